@@ -1,0 +1,32 @@
+"""MRLATO in JAX: meta reinforcement learning for offloading task DAGs in mobile edge computing."""
+
+from mrlato_jax.dag.daggen import daggen
+from mrlato_jax.dag.formats import read_dot
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError
+from mrlato_jax.mec.arrays import DagArrays, pack
+from mrlato_jax.mec.latency import Schedule, makespan, simulate
+from mrlato_jax.mec.priority import priority_order
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners import Plan, all_local, all_offload, greedy, heft
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DagArrays",
+    "InputError",
+    "Plan",
+    "Schedule",
+    "System",
+    "TaskGraph",
+    "all_local",
+    "all_offload",
+    "daggen",
+    "greedy",
+    "heft",
+    "makespan",
+    "pack",
+    "priority_order",
+    "read_dot",
+    "simulate",
+]

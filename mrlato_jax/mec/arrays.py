@@ -1,0 +1,107 @@
+"""DAGs as padded arrays in scheduling order: the form that every jitted function takes.
+
+Letters used for shapes throughout the project:
+    B  DAGs in a batch          G  DAGs of one learning task      R  rollouts (trajectories) of one DAG
+    N  positions of a padded DAG (N >= n, its number of tasks)    T  learning tasks        F  features
+A *position* is a place in the scheduling order; padding comes after the last task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.mec.priority import check_order, priority_order
+from mrlato_jax.mec.system import System, task_times
+
+
+@dataclasses.dataclass(frozen=True)
+class DagArrays:
+    """One DAG under one system (or a batch of them, with leading axes), in scheduling order.
+
+    Attributes:
+        ue, uplink, vm, downlink: float[..., N], `T_ue`, `T_ul`, `T_m`, `T_dl` in seconds; 0 on padding.
+        parents: bool[..., N, N], `parents[i, j]`: the task at position j is a parent of the one at i (so j < i).
+        mask: bool[..., N], True for tasks, False for padding.
+        order: int32[..., N], task id at each position; -1 on padding.
+        channel: name of the channel rules; static, so each is compiled apart.
+    """
+
+    ue: Any
+    uplink: Any
+    vm: Any
+    downlink: Any
+    parents: Any
+    mask: Any
+    order: Any
+    channel: str = "paper"
+
+
+jax.tree_util.register_dataclass(
+    DagArrays,
+    data_fields=["ue", "uplink", "vm", "downlink", "parents", "mask", "order"],
+    meta_fields=["channel"],
+)
+
+
+def pack(
+    graphs: Sequence[TaskGraph],
+    system: System,
+    *,
+    orders: Sequence[Any] | None = None,
+    num_positions: int | None = None,
+    dtype: Any = np.float32,
+) -> DagArrays:
+    """Packs graphs for the jittable core; runs on the host.
+
+    Args:
+        graphs: the DAGs, any sizes.
+        system: the system they run on.
+        orders: a scheduling order for each graph; by default `priority_order`.
+        num_positions: N; by default the largest number of tasks.
+        dtype: of the times.
+
+    Returns:
+        numpy-backed `DagArrays` with leading axis B = len(graphs).
+
+    Raises:
+        InputError: no graphs, a graph of more than `num_positions` tasks, or an order that is no linear extension.
+    """
+    graphs = list(graphs)
+    for i, graph in enumerate(graphs):
+        if not isinstance(graph, TaskGraph):
+            raise InputError(f"graphs[{i}] is {shorten(graph)}; accepted: a TaskGraph")
+    if not isinstance(system, System):
+        raise InputError(f"system is {shorten(system)}; accepted: a System")
+    if not graphs:
+        raise InputError("graphs is empty; accepted: at least one TaskGraph")
+    largest = max(graph.num_tasks for graph in graphs)
+    size = largest if num_positions is None else num_positions
+    if size < largest:
+        raise InputError(f"num_positions is {size}; accepted: at least {largest}, the size of the largest graph")
+    if orders is None:
+        checked = [priority_order(graph, system) for graph in graphs]
+    elif len(orders) != len(graphs):
+        raise InputError(f"orders has {len(orders)} entries; accepted: {len(graphs)}, one for each graph")
+    else:
+        checked = [check_order(graph, order) for graph, order in zip(graphs, orders, strict=True)]
+    batch = len(graphs)
+    ue, uplink, vm, downlink = (np.zeros((batch, size), dtype) for _ in range(4))
+    parents = np.zeros((batch, size, size), bool)
+    mask = np.zeros((batch, size), bool)
+    order = np.full((batch, size), -1, np.int32)
+    for b, (graph, o) in enumerate(zip(graphs, checked, strict=True)):
+        n, times = graph.num_tasks, task_times(graph, system)
+        ue[b, :n], uplink[b, :n] = times.ue[o], times.uplink[o]
+        vm[b, :n], downlink[b, :n] = times.vm[o], times.downlink[o]
+        position = np.empty(n, np.int64)
+        position[o] = np.arange(n)
+        parents[b, position[graph.edges[:, 1]], position[graph.edges[:, 0]]] = True
+        mask[b, :n], order[b, :n] = True, o
+    return DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel=system.channel)

@@ -1,0 +1,247 @@
+"""The latency recurrence (7)-(11): the only one in the project.
+
+Four FIFO resources serve the tasks of a DAG in scheduling order. `step` places one task; `run` scans it over a DAG;
+greedy planning, the decision process, `makespan` and `simulate` are all built on these.
+
+Everything here is written for one DAG in jnp; `jax.vmap` makes batches. float32 on devices; `simulate` runs the same
+code in float64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.mec.arrays import DagArrays, pack
+from mrlato_jax.mec.system import CHANNELS, System
+
+LOCAL, OFFLOAD = 0, 1
+
+
+class Task(NamedTuple):
+    """The task at one position, as `step` sees it; `tasks` stacks all of a DAG for `lax.scan`."""
+
+    position: jax.Array  # int32
+    ue: jax.Array  # T_ue, seconds
+    uplink: jax.Array  # T_ul
+    vm: jax.Array  # T_m
+    downlink: jax.Array  # T_dl
+    parents: jax.Array  # bool[N]
+    valid: jax.Array  # bool, False on padding
+
+
+class Queues(NamedTuple):
+    """What the placed tasks leave behind; seconds."""
+
+    uplink: jax.Array  # A_ul: when the uplink is free
+    vm: jax.Array  # A_m
+    downlink: jax.Array  # A_dl
+    ue: jax.Array  # A_ue
+    makespan: jax.Array  # (11) over the tasks placed so far
+    result_at_ue: jax.Array  # [N], max(ET_ue, ET_dl) of each placed task, else 0
+    data_at_sender: jax.Array | None  # [N], max(ET_ue, ET_ul); kept only by channels whose uploads wait for uploads
+
+
+class TaskEnds(NamedTuple):
+    """When a task leaves each resource; 0 for one that it does not use. Seconds."""
+
+    upload: jax.Array  # ET_ul
+    vm: jax.Array  # ET_m
+    download: jax.Array  # ET_dl
+    ue: jax.Array  # ET_ue
+
+
+def tasks(dag: DagArrays) -> Task:
+    """The positions of one DAG, stacked along axis 0."""
+    positions = jnp.arange(dag.mask.shape[-1], dtype=jnp.int32)
+    return Task(positions, dag.ue, dag.uplink, dag.vm, dag.downlink, dag.parents, dag.mask)
+
+
+def empty_queues(dag: DagArrays) -> Queues:
+    """All resources free at time 0, nothing placed."""
+    zero, zeros = jnp.zeros((), dag.ue.dtype), jnp.zeros(dag.ue.shape, dag.ue.dtype)
+    waits_for_download = CHANNELS[dag.channel].upload_waits_for_download
+    return Queues(zero, zero, zero, zero, zero, zeros, None if waits_for_download else zeros)
+
+
+def candidate_ends(channel: str, queues: Queues, task: Task) -> TaskEnds:
+    """(7)-(10) for one task under both actions: `ue` if it ran locally, the other three if it were offloaded.
+
+    (8)'s `max_j ET_m_j` needs no term of its own: the VM serves in scheduling order, so `A_m` already is the largest
+    end time of any earlier task there. The same holds for the parents' uploads where entry tasks queue.
+    """
+    rules = CHANNELS[channel]
+    ready = jnp.max(jnp.where(task.parents, queues.result_at_ue, 0))
+    sendable = ready
+    if not rules.upload_waits_for_download:
+        sendable = jnp.max(jnp.where(task.parents, queues.data_at_sender, 0))
+    upload = jnp.maximum(queues.uplink, sendable) + task.uplink
+    vm = jnp.maximum(queues.vm, upload) + task.vm
+    download = (jnp.maximum(queues.downlink, vm) if rules.downloads_queue else vm) + task.downlink
+    ue = jnp.maximum(queues.ue, ready) + task.ue
+    return TaskEnds(upload, vm, download, ue)
+
+
+def place(channel: str, queues: Queues, task: Task, ends: TaskEnds, action: jax.Array) -> tuple[Queues, TaskEnds]:
+    """Commits `action` (0 local, 1 offload) for `task`, given its `candidate_ends`; padding changes nothing.
+
+    Returns:
+        The queues afterwards and the task's end times with the unused ones 0.
+    """
+    offloaded = task.valid & (action == OFFLOAD)
+    local = task.valid & (action != OFFLOAD)
+    upload, vm, download = (jnp.where(offloaded, end, 0) for end in ends[:3])
+    ue = jnp.where(local, ends.ue, 0)
+    result = jnp.maximum(ue, download)
+    occupies_uplink = upload
+    if not CHANNELS[channel].entry_uploads_queue:
+        occupies_uplink = jnp.where(task.parents.any(), upload, 0)
+    data_at_sender = queues.data_at_sender
+    if data_at_sender is not None:
+        data_at_sender = _put(data_at_sender, task.position, jnp.maximum(ue, upload))
+    after = Queues(
+        uplink=jnp.maximum(queues.uplink, occupies_uplink),
+        vm=jnp.maximum(queues.vm, vm),
+        downlink=jnp.maximum(queues.downlink, download),
+        ue=jnp.maximum(queues.ue, ue),
+        makespan=jnp.maximum(queues.makespan, result),
+        result_at_ue=_put(queues.result_at_ue, task.position, result),
+        data_at_sender=data_at_sender,
+    )
+    return after, TaskEnds(upload, vm, download, ue)
+
+
+def _put(array: jax.Array, position: jax.Array, value: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(array, value, position, axis=0)
+
+
+def step(channel: str, queues: Queues, task: Task, action: jax.Array) -> tuple[Queues, TaskEnds]:
+    """Places one task: (7)-(10)."""
+    return place(channel, queues, task, candidate_ends(channel, queues, task), action)
+
+
+def run(dag: DagArrays, actions: jax.Array) -> tuple[Queues, TaskEnds]:
+    """Places every task of one DAG.
+
+    Args:
+        dag: one DAG, no leading axes.
+        actions: int or bool[N] in scheduling order.
+
+    Returns:
+        The final queues, whose `makespan` is (11), and the end times, each [N].
+    """
+
+    def body(queues: Queues, inputs: tuple[Task, jax.Array]) -> tuple[Queues, TaskEnds]:
+        return step(dag.channel, queues, *inputs)
+
+    return jax.lax.scan(body, empty_queues(dag), (tasks(dag), actions))
+
+
+@jax.jit
+def makespan(arrays: DagArrays, actions: jax.Array) -> jax.Array:
+    """Makespan (11) of each DAG of a batch.
+
+    Args:
+        arrays: `pack`'s, leading axis B.
+        actions: int or bool[B, N], 0 local or 1 offload, in scheduling order; padding is ignored.
+
+    Returns:
+        float[B], seconds.
+
+    Raises:
+        InputError: `actions` of another shape or a float dtype.
+    """
+    if actions.shape != arrays.mask.shape or arrays.mask.ndim != 2 or jnp.issubdtype(actions.dtype, jnp.floating):
+        raise InputError(
+            f"actions has shape {actions.shape} and dtype {actions.dtype}; "
+            f"accepted: integers of shape [B, N] = {arrays.mask.shape}"
+        )
+    return jax.vmap(lambda dag, a: run(dag, a)[0].makespan)(arrays, actions)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """A simulated plan: when each task leaves each resource.
+
+    Attributes:
+        makespan: (11), seconds.
+        upload_end, vm_end, download_end, ue_end: float64[n] by task id, seconds; 0 where the resource is not used.
+    """
+
+    makespan: float
+    upload_end: np.ndarray
+    vm_end: np.ndarray
+    download_end: np.ndarray
+    ue_end: np.ndarray
+
+
+def check_placement(graph: TaskGraph, placement: Any) -> np.ndarray:
+    """`placement` as int32[n], once it is known to hold one 0 or 1 for each task.
+
+    Raises:
+        InputError: wrong dtype, length or value.
+    """
+    array, n = np.asarray(placement), graph.num_tasks
+    accepted = f"accepted: {n} integers, 0 (local) or 1 (offload), by task id"
+    if array.shape != (n,) or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"placement is {shorten(placement)} ({array.dtype}, shape {array.shape}); {accepted}")
+    wrong = np.flatnonzero((array != LOCAL) & (array != OFFLOAD))
+    if wrong.size:
+        raise InputError(f"placement[{wrong[0]}] is {array[wrong[0]]}; {accepted}")
+    return array.astype(np.int32)
+
+
+def padded_size(num_tasks: int) -> int:
+    """Positions to compile for, so that graphs of similar size share one program: multiples of 8, 32, 128, ..."""
+    step_size = 8
+    while num_tasks > 8 * step_size:
+        step_size *= 4
+    return -(-num_tasks // step_size) * step_size
+
+
+def pack_float64(graph: TaskGraph, system: System, order: Any = None) -> DagArrays:
+    """One DAG (no leading axis) in float64, for use inside `jax.enable_x64(True)`."""
+    orders = None if order is None else [order]
+    batch = pack([graph], system, orders=orders, num_positions=padded_size(graph.num_tasks), dtype=np.float64)
+    return jax.tree.map(lambda leaf: leaf[0], batch)
+
+
+_run = jax.jit(run)
+
+
+def simulate(graph: TaskGraph, system: System, placement: Any, order: Any = None) -> Schedule:
+    """Simulates one plan in float64.
+
+    Args:
+        graph: the application.
+        system: the system it runs on.
+        placement: 0 (local) or 1 (offload) for each task id.
+        order: scheduling order, task ids; by default `priority_order(graph, system)`.
+
+    Returns:
+        The `Schedule`, by task id.
+
+    Raises:
+        InputError: a placement that is not one 0 or 1 for each task, or an order that is no linear extension.
+    """
+    placed = check_placement(graph, placement)
+    dag = pack_float64(graph, system, order)
+    actions = np.where(dag.mask, placed[dag.order], LOCAL)
+    with jax.enable_x64(True):
+        queues, ends = jax.device_get(_run(dag, actions))
+    return schedule(graph, dag, queues, ends)
+
+
+def schedule(graph: TaskGraph, dag: DagArrays, queues: Queues, ends: TaskEnds) -> Schedule:
+    """The result of `run`, put back from positions to task ids."""
+    ids = dag.order[: graph.num_tasks]
+    by_id = [np.zeros(graph.num_tasks) for _ in ends]
+    for target, source in zip(by_id, ends, strict=True):
+        target[ids] = source[: graph.num_tasks]
+    return Schedule(float(queues.makespan), *by_id)

@@ -1,0 +1,89 @@
+"""Scheduling orders: the priority (13), and the check that an order is a linear extension."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, check_choice, shorten
+from mrlato_jax.mec.system import System, task_times
+
+RANKS = ("total", "min")
+
+
+def ranks(graph: TaskGraph, system: System, rank: str = "total") -> np.ndarray:
+    """Priority (13): a task's own time plus the highest rank among its children.
+
+    Args:
+        graph: the application.
+        system: gives the times.
+        rank: "total" takes `t_i = T_ul + T_m + T_dl` (paper); "min" takes `min(T_ue, T_ul + T_m + T_dl)` (MRLCO).
+
+    Returns:
+        float64[n], seconds, by task id.
+
+    Raises:
+        InputError: unknown `rank`.
+    """
+    check_choice("rank", rank, RANKS)
+    times = task_times(graph, system)
+    own = times.offloaded if rank == "total" else np.minimum(times.ue, times.offloaded)
+    result = own.copy()
+    for task in graph.topological_order()[::-1]:
+        children = graph.children(task)
+        if len(children):
+            result[task] += result[children].max()
+    return result
+
+
+def priority_order(graph: TaskGraph, system: System, rank: str = "total") -> np.ndarray:
+    """The scheduling order: of the tasks whose parents are placed, the one of highest rank, then lowest id.
+
+    It decreases in rank wherever ranks differ and is a linear extension also where tasks cost nothing.
+
+    Returns:
+        int64[n], task ids in scheduling order.
+    """
+    priority = ranks(graph, system, rank)
+    waiting_for = graph.adjacency.sum(axis=0)
+    ready = [(-priority[task], task) for task in np.flatnonzero(waiting_for == 0).tolist()]
+    heapq.heapify(ready)
+    order = np.empty(graph.num_tasks, np.int64)
+    for position in range(graph.num_tasks):
+        _, task = heapq.heappop(ready)
+        order[position] = task
+        for child in graph.children(task).tolist():
+            waiting_for[child] -= 1
+            if waiting_for[child] == 0:
+                heapq.heappush(ready, (-priority[child], child))
+    return order
+
+
+def check_order(graph: TaskGraph, order: Any) -> np.ndarray:
+    """`order` as int64[n], once it is known to be a linear extension of `graph`.
+
+    Raises:
+        InputError: wrong dtype or length, not a permutation of the task ids, or a child before its parent.
+    """
+    n = graph.num_tasks
+    array = np.asarray(order)
+    if array.shape != (n,) or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(
+            f"order is {shorten(order)} ({array.dtype}, shape {array.shape}); accepted: {n} integers, each task id once"
+        )
+    if not np.array_equal(np.sort(array), np.arange(n)):
+        raise InputError(f"order is {shorten(array.tolist())}; accepted: each task id from 0 to {n - 1} once")
+    position = np.empty(n, np.int64)
+    position[array] = np.arange(n)
+    parent, child = graph.edges[:, 0], graph.edges[:, 1]
+    late = np.flatnonzero(position[parent] > position[child])
+    if late.size:
+        p, c = graph.edges[late[0]].tolist()
+        raise InputError(
+            f"order places task {c} (position {position[c]}) before its parent {p} (position {position[p]}); "
+            "accepted: a linear extension, every parent before its children"
+        )
+    return array.astype(np.int64)

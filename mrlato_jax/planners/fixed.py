@@ -1,0 +1,25 @@
+"""Plans that do not look at the application."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.mec.latency import LOCAL, OFFLOAD
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners.plan import Plan, simulated_plan
+
+
+def all_local(graph: TaskGraph, system: System) -> Plan:
+    """Every task on the UE."""
+    return simulated_plan(graph, system, np.full(graph.num_tasks, LOCAL))
+
+
+def all_offload(graph: TaskGraph, system: System) -> Plan:
+    """Every task on the MEC host."""
+    return simulated_plan(graph, system, np.full(graph.num_tasks, OFFLOAD))
+
+
+def random_placement(graph: TaskGraph, system: System, rng: np.random.Generator) -> Plan:
+    """Each task on either side with probability 1/2."""
+    return simulated_plan(graph, system, rng.integers(0, 2, graph.num_tasks))

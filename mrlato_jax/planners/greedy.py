@@ -1,0 +1,51 @@
+"""Each task in turn takes the side where it would itself finish sooner (Table II: Greedy, HEFT-based)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.mec import latency
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.priority import priority_order
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners.plan import Plan, simulated_plan
+
+
+@jax.jit
+def earliest_finish(dag: DagArrays) -> jax.Array:
+    """Places the tasks of one DAG one by one, each where its own result is at the UE first; ties offload.
+
+    Args:
+        dag: one DAG, no leading axes.
+
+    Returns:
+        int32[N] actions in scheduling order.
+    """
+
+    def body(queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
+        ends = latency.candidate_ends(dag.channel, queues, task)
+        action = jnp.where(ends.download <= ends.ue, latency.OFFLOAD, latency.LOCAL)
+        return latency.place(dag.channel, queues, task, ends, action)[0], action
+
+    return jax.lax.scan(body, latency.empty_queues(dag), latency.tasks(dag))[1]
+
+
+def greedy(graph: TaskGraph, system: System) -> Plan:
+    """`earliest_finish` in topological order of the task ids (smallest ready id first)."""
+    return _plan_in_order(graph, system, graph.topological_order())
+
+
+def heft(graph: TaskGraph, system: System) -> Plan:
+    """HEFT-based: `earliest_finish` in `priority_order` (13), after Topcuoglu et al., IEEE TPDS 2002."""
+    return _plan_in_order(graph, system, priority_order(graph, system))
+
+
+def _plan_in_order(graph: TaskGraph, system: System, order: np.ndarray) -> Plan:
+    with jax.enable_x64(True):
+        actions = np.asarray(earliest_finish(latency.pack_float64(graph, system, order)))
+    placement = np.empty(graph.num_tasks, np.int32)
+    placement[order] = actions[: graph.num_tasks]
+    return simulated_plan(graph, system, placement, order)

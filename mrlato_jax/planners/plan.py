@@ -1,0 +1,44 @@
+"""What every planner returns, and the signature they share: `planner(graph, system) -> Plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.mec.latency import Schedule, simulate
+from mrlato_jax.mec.priority import priority_order
+from mrlato_jax.mec.system import System
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """A decision for every task, and what it costs.
+
+    Attributes:
+        placement: int32[n] by task id, 0 local or 1 offload.
+        order: int64[n], task ids in the scheduling order the plan was made for.
+        makespan: seconds, float64, by the one simulator in `order`.
+        schedule: the end times behind it.
+    """
+
+    placement: np.ndarray
+    order: np.ndarray
+    makespan: float
+    schedule: Schedule
+
+
+def simulated_plan(graph: TaskGraph, system: System, placement: Any, order: Any = None) -> Plan:
+    """Times a placement; every `Plan` is made here, so none can report a time of its own.
+
+    Args:
+        graph: the application.
+        system: the system it runs on.
+        placement: 0 or 1 for each task id.
+        order: task ids in scheduling order; by default `priority_order`.
+    """
+    order = priority_order(graph, system) if order is None else order
+    result = simulate(graph, system, placement, order)
+    return Plan(np.asarray(placement, np.int32), np.asarray(order, np.int64), result.makespan, result)
