@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 
 class InputError(ValueError):
@@ -22,7 +25,7 @@ def shorten(value: Any, limit: int = 60) -> str:
 
 def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
     """Raises InputError unless `value` is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise InputError(f"{field} is {shorten(value)}; accepted: {', '.join(choices)}")
 
 
@@ -40,6 +43,24 @@ def check_number(
     left = "(" if open_low or low == -math.inf else "["
     right = ")" if high == math.inf else "]"
     accepted = f"{kind} in {left}{low:g}, {high:g}{right}"
-    is_number = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+    is_number = isinstance(value, numbers.Integral if integer else numbers.Real) and not isinstance(value, bool)
+    try:
+        usable = is_number and math.isfinite(value) and low <= value <= high and not (open_low and value == low)
+    except OverflowError:  # an integer beyond float range
+        usable = False
+    if not usable:
         raise InputError(f"{field} is {shorten(value)}; accepted: {accepted}")
+
+
+def check_type(field: str, value: Any, kind: type) -> None:
+    """Raises InputError unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        raise InputError(f"{field} is {shorten(value)}; accepted: a {kind.__name__}")
+
+
+def as_array(field: str, value: Any, accepted: str) -> np.ndarray:
+    """`value` as a numpy array; raises InputError where it is ragged."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"{field} is {shorten(value)}; accepted: {accepted}") from error

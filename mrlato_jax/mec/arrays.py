@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.errors import InputError, check_number, check_type, shorten
 from mrlato_jax.mec.priority import check_order, priority_order
 from mrlato_jax.mec.system import System, task_times
 
@@ -71,22 +71,21 @@ def pack(
         numpy-backed `DagArrays` with leading axis B = len(graphs).
 
     Raises:
-        InputError: no graphs, a graph of more than `num_positions` tasks, or an order that is no linear extension.
+        InputError: no graphs, a graph of more than `num_positions` tasks, an order that is no linear extension, or times
+            beyond the range of `dtype`.
     """
-    graphs = list(graphs)
+    if not isinstance(graphs, Sequence) or not graphs:
+        raise InputError(f"graphs is {shorten(graphs)}; accepted: a sequence of at least one TaskGraph")
     for i, graph in enumerate(graphs):
-        if not isinstance(graph, TaskGraph):
-            raise InputError(f"graphs[{i}] is {shorten(graph)}; accepted: a TaskGraph")
-    if not isinstance(system, System):
-        raise InputError(f"system is {shorten(system)}; accepted: a System")
-    if not graphs:
-        raise InputError("graphs is empty; accepted: at least one TaskGraph")
+        check_type(f"graphs[{i}]", graph, TaskGraph)
+    check_type("system", system, System)
     largest = max(graph.num_tasks for graph in graphs)
     size = largest if num_positions is None else num_positions
-    if size < largest:
-        raise InputError(f"num_positions is {size}; accepted: at least {largest}, the size of the largest graph")
+    check_number("num_positions", size, low=largest, integer=True)
     if orders is None:
         checked = [priority_order(graph, system) for graph in graphs]
+    elif not isinstance(orders, Sequence):
+        raise InputError(f"orders is {shorten(orders)}; accepted: a sequence, one order for each graph")
     elif len(orders) != len(graphs):
         raise InputError(f"orders has {len(orders)} entries; accepted: {len(graphs)}, one for each graph")
     else:
@@ -104,4 +103,6 @@ def pack(
         position[o] = np.arange(n)
         parents[b, position[graph.edges[:, 1]], position[graph.edges[:, 0]]] = True
         mask[b, :n], order[b, :n] = True, o
+    if not all(np.isfinite(times.sum()) for times in (ue, uplink, vm, downlink)):
+        raise InputError(f"the times of these graphs under {system} overflow {np.dtype(dtype)}; accepted: smaller ones")
     return DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel=system.channel)

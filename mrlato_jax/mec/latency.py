@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.errors import InputError, as_array, check_type, shorten
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.system import CHANNELS, System
 
@@ -149,7 +149,7 @@ def makespan(arrays: DagArrays, actions: jax.Array) -> jax.Array:
 
     Args:
         arrays: `pack`'s, leading axis B.
-        actions: int or bool[B, N], 0 local or 1 offload, in scheduling order; padding is ignored.
+        actions: int or bool[B, N] in scheduling order, 1 offload, else local; padding is ignored.
 
     Returns:
         float[B], seconds.
@@ -157,7 +157,9 @@ def makespan(arrays: DagArrays, actions: jax.Array) -> jax.Array:
     Raises:
         InputError: `actions` of another shape or a float dtype.
     """
-    if actions.shape != arrays.mask.shape or arrays.mask.ndim != 2 or jnp.issubdtype(actions.dtype, jnp.floating):
+    actions = jnp.asarray(actions)
+    discrete = jnp.issubdtype(actions.dtype, jnp.integer) or actions.dtype == bool
+    if actions.shape != arrays.mask.shape or arrays.mask.ndim != 2 or not discrete:
         raise InputError(
             f"actions has shape {actions.shape} and dtype {actions.dtype}; "
             f"accepted: integers of shape [B, N] = {arrays.mask.shape}"
@@ -187,8 +189,9 @@ def check_placement(graph: TaskGraph, placement: Any) -> np.ndarray:
     Raises:
         InputError: wrong dtype, length or value.
     """
-    array, n = np.asarray(placement), graph.num_tasks
-    accepted = f"accepted: {n} integers, 0 (local) or 1 (offload), by task id"
+    n = graph.num_tasks
+    values = f"{n} integers, 0 (local) or 1 (offload), by task id"
+    array, accepted = as_array("placement", placement, values), f"accepted: {values}"
     if array.shape != (n,) or not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"placement is {shorten(placement)} ({array.dtype}, shape {array.shape}); {accepted}")
     wrong = np.flatnonzero((array != LOCAL) & (array != OFFLOAD))
@@ -230,6 +233,7 @@ def simulate(graph: TaskGraph, system: System, placement: Any, order: Any = None
     Raises:
         InputError: a placement that is not one 0 or 1 for each task, or an order that is no linear extension.
     """
+    check_type("graph", graph, TaskGraph)
     placed = check_placement(graph, placement)
     dag = pack_float64(graph, system, order)
     actions = np.where(dag.mask, placed[dag.order], LOCAL)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError, check_choice, shorten
+from mrlato_jax.errors import InputError, as_array, check_choice, shorten
 from mrlato_jax.mec.system import System, task_times
 
 RANKS = ("total", "min")
@@ -69,7 +69,7 @@ def check_order(graph: TaskGraph, order: Any) -> np.ndarray:
         InputError: wrong dtype or length, not a permutation of the task ids, or a child before its parent.
     """
     n = graph.num_tasks
-    array = np.asarray(order)
+    array = as_array("order", order, f"{n} integers, each task id once")
     if array.shape != (n,) or not np.issubdtype(array.dtype, np.integer):
         raise InputError(
             f"order is {shorten(order)} ({array.dtype}, shape {array.shape}); accepted: {n} integers, each task id once"

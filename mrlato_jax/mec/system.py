@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import check_choice, check_number
+from mrlato_jax.errors import check_choice, check_number, check_type
 
 BITS_PER_BYTE = 8.0
 
@@ -75,7 +75,13 @@ class TaskTimes(NamedTuple):
 
 
 def task_times(graph: TaskGraph, system: System) -> TaskTimes:
-    """The four times of every task of `graph` under `system` (paper III-C.1)."""
+    """The four times of every task of `graph` under `system` (paper III-C.1).
+
+    Raises:
+        InputError: arguments of other types (swapped, say).
+    """
+    check_type("graph", graph, TaskGraph)
+    check_type("system", system, System)
     return TaskTimes(
         ue=graph.cycles / system.ue_hz,
         uplink=BITS_PER_BYTE * graph.upload_bytes / system.uplink_bps,

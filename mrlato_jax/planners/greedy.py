@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.priority import priority_order
@@ -35,6 +36,7 @@ def earliest_finish(dag: DagArrays) -> jax.Array:
 
 def greedy(graph: TaskGraph, system: System) -> Plan:
     """`earliest_finish` in topological order of the task ids (smallest ready id first)."""
+    check_type("graph", graph, TaskGraph)
     return _plan_in_order(graph, system, graph.topological_order())
 
 

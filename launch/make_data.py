@@ -1,0 +1,69 @@
+"""Draws the paper's DAG sets and stores them as padded arrays with a manifest (see mrlato_jax/dag/dataset.py).
+
+python launch/make_data.py --experiment=exp1
+python launch/make_data.py --check
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+from _cli import run
+from absl import flags
+
+from mrlato_jax.dag.daggen import DATA_UNITS
+from mrlato_jax.dag.dataset import FAMILIES, DagDataset, build, load, save
+from mrlato_jax.errors import InputError
+
+_CHECKOUT_DATA = Path(__file__).resolve().parents[1] / "data"
+
+_EXPERIMENT = flags.DEFINE_enum("experiment", "all", [*FAMILIES, "all"], "Which data sets to make.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write to, or to check; by default the checkout's data/.")
+_DATA_UNIT = flags.DEFINE_enum(
+    "data_unit", "KB", list(DATA_UNITS), "A task sends 5 to 50 of these (1 KB = 1000 bytes); MB is the paper's text."
+)
+_CHECK = flags.DEFINE_bool("check", False, "Draw anew, compare with what is stored, write nothing; exit 1 if unlike.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise InputError(f"argument is {argv[1]!r}; accepted: flags only")
+    folder = Path(_OUT.value) if _OUT.value else _CHECKOUT_DATA
+    if _DATA_UNIT.value != "KB" and folder.resolve() == _CHECKOUT_DATA:
+        raise InputError(f"data_unit is {_DATA_UNIT.value}; accepted with the checkout's data/: KB (give --out)")
+    rows, unlike = [], []
+    for name in FAMILIES if _EXPERIMENT.value == "all" else (_EXPERIMENT.value,):
+        stored = load(name, folder) if _CHECK.value else None
+        dataset = build(name, _DATA_UNIT.value, progress=functools.partial(_show, name))
+        if stored is None:
+            rows.append(_row(dataset, save(dataset, folder)))
+        else:
+            rows.append(_row(stored, folder / f"{name}.npz"))
+            if stored.content_hash != dataset.content_hash:
+                unlike.append(f"{name}: stored {stored.content_hash[:12]}, drawn anew {dataset.content_hash[:12]}")
+    _print_table([("experiment", "sets", "DAGs", "tasks", "edges", "KiB", "content hash"), *rows])
+    if unlike:
+        print("unlike what is stored:", *unlike, sep="\n")
+        sys.exit(1)
+    print(f"{'same as stored' if _CHECK.value else 'written'}: {folder}")
+
+
+def _show(name: str, done: int, total: int) -> None:
+    print(f"\r{name}: {done}/{total} sets", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _row(dataset: DagDataset, path: Path) -> tuple[str, ...]:
+    size = f"{path.stat().st_size / 1024:.0f}"
+    return (dataset.name, *map(str, dataset.counts.values()), size, dataset.content_hash[:12])
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+if __name__ == "__main__":
+    run(main)

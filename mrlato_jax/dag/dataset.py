@@ -1,0 +1,510 @@
+"""The paper's DAG sets (section V-A) as padded arrays: defined, drawn, stored and verified.
+
+A data set is one experiment: S sets (learning tasks) of G graphs each, padded to N tasks. It holds nothing of a
+system; clocks and rates enter when a set is used. Every graph has a generator of its own, seeded by (seed,
+experiment, set, graph), so any part can be drawn again and compared.
+
+Storage is one compressed `.npz` per experiment, which describes itself, beside `manifest.json`, which holds the hash
+of each one's contents. `load` believes nothing that it has not checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrlato_jax.dag.daggen import CCR_CHOICES, DATA_UNITS, GENERATOR_VERSION, SEND_KB, daggen
+from mrlato_jax.dag.task_graph import TaskGraph, check_index
+from mrlato_jax.errors import InputError, check_choice, check_number, shorten
+
+SEED = 2025
+SPLITS = ("train", "test")
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+
+# Stored with the package in a wheel, beside it in a checkout.
+_FOLDERS = (Path(__file__).resolve().parents[1] / "data", Path(__file__).resolve().parents[2] / "data")
+_DTYPES = {
+    "cycles": np.dtype("<f8"),
+    "upload_bytes": np.dtype("<f8"),
+    "download_bytes": np.dtype("<f8"),
+    "adjacency": np.dtype("bool"),
+    "task_mask": np.dtype("bool"),
+}
+_COSTS = ("cycles", "upload_bytes", "download_bytes")
+_METADATA = "metadata"  # uint8 array in the file: UTF-8 JSON of everything that is no array
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the graphs of one set are drawn from: a number of tasks, and uniform ranges of fat and density."""
+
+    set_name: str
+    split: str
+    num_tasks: int
+    fat: tuple[float, float]
+    density: tuple[float, float]
+
+    def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
+        """Draws one graph: its fat, its density, then `daggen` with ccr drawn as well."""
+        fat, density = (low + (high - low) * rng.random() for low, high in (self.fat, self.density))
+        return daggen(self.num_tasks, fat, density, rng, data_unit=data_unit)
+
+
+def _topology_families() -> tuple[Family, ...]:
+    """Experiment 1: a grid of shapes."""
+    grid = (0.4, 0.5, 0.6, 0.7, 0.8)
+    test = ((0.7, 0.4), (0.7, 0.7), (0.8, 0.6))
+    return tuple(
+        Family(
+            f"fat{fat}_density{density}",
+            "test" if (fat, density) in test else "train",
+            num_tasks=25,
+            fat=(fat, fat),
+            density=(density, density),
+        )
+        for fat in grid
+        for density in grid
+    )
+
+
+def _size_families() -> tuple[Family, ...]:
+    """Experiment 2: numbers of tasks."""
+    return tuple(
+        Family(f"n{n}", "test" if n in (20, 30, 40) else "train", num_tasks=n, fat=(0.4, 0.8), density=(0.4, 0.8))
+        for n in (10, 15, 20, 25, 30, 35, 40, 45, 50)
+    )
+
+
+def _rate_families() -> tuple[Family, ...]:
+    """Experiment 3: one family throughout; what differs is the rate, which belongs to the system."""
+    names = [*(f"train{i:02d}" for i in range(24)), "test"]
+    return tuple(
+        Family(name, "test" if name == "test" else "train", num_tasks=25, fat=(0.4, 0.8), density=(0.4, 0.8))
+        for name in names
+    )
+
+
+FAMILIES: Mapping[str, tuple[Family, ...]] = {
+    "exp1": _topology_families(),
+    "exp2": _size_families(),
+    "exp3": _rate_families(),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class DagDataset:
+    """S sets of G graphs padded to N tasks. Compared by identity; by contents through `content_hash`.
+
+    Tasks stand in the order of their ids, which is topological. The valid tasks of a graph come first; padding is
+    zero and has no edges. The constructor checks all that is said here and makes the arrays read-only copies.
+
+    Attributes:
+        name: names the file: letters, digits, _ and -.
+        set_names: S distinct strings.
+        splits: S of "train" or "test".
+        settings: JSON object saying how the sets were drawn.
+        cycles: float64[S, G, N], CPU cycles.
+        upload_bytes: float64[S, G, N], bytes.
+        download_bytes: float64[S, G, N], bytes.
+        adjacency: bool[S, G, N, N], true at [..., parent, child].
+        task_mask: bool[S, G, N], true where there is a task.
+
+    Raises:
+        InputError: naming the array, and the set, graph and task where there is one.
+    """
+
+    name: str
+    set_names: tuple[str, ...]
+    splits: tuple[str, ...]
+    settings: Mapping[str, Any]
+    cycles: NDArray[np.float64]
+    upload_bytes: NDArray[np.float64]
+    download_bytes: NDArray[np.float64]
+    adjacency: NDArray[np.bool_]
+    task_mask: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        self._check_description()
+        self._check_arrays()
+        self._check_graphs()
+
+    def __repr__(self) -> str:
+        return f"DagDataset({self.name!r}, sets={self.num_sets}, graphs_per_set={self.graphs_per_set})"
+
+    @classmethod
+    def from_graphs(
+        cls,
+        name: str,
+        sets: Mapping[str, list[TaskGraph]],
+        splits: tuple[str, ...],
+        settings: Mapping[str, Any],
+    ) -> Self:
+        """Pads graphs, equally many in each set, to the largest one's number of tasks. Task names are not kept.
+
+        Raises:
+            InputError: if the sets are empty or unequal, or ids are not in topological order.
+        """
+        counts = {set_name: len(graphs) for set_name, graphs in sets.items()}
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            raise InputError(f"sets have {shorten(counts)} graphs; accepted: equally many in each set, at least 1")
+        width = max(graph.num_tasks for graphs in sets.values() for graph in graphs)
+        shape = (len(sets), next(iter(counts.values())), width)
+        arrays: dict[str, NDArray[Any]] = {
+            field: np.zeros((*shape, width) if field == "adjacency" else shape, dtype)
+            for field, dtype in _DTYPES.items()
+        }
+        for set_index, graphs in enumerate(sets.values()):
+            for graph_index, graph in enumerate(graphs):
+                for field in _COSTS:
+                    arrays[field][set_index, graph_index, : graph.num_tasks] = getattr(graph, field)
+                parents, children = graph.edges.T
+                arrays["adjacency"][set_index, graph_index, parents, children] = True
+                arrays["task_mask"][set_index, graph_index, : graph.num_tasks] = True
+        return cls(name, tuple(sets), splits, settings, **arrays)
+
+    @property
+    def num_sets(self) -> int:
+        """S."""
+        return self.task_mask.shape[0]
+
+    @property
+    def graphs_per_set(self) -> int:
+        """G."""
+        return self.task_mask.shape[1]
+
+    @property
+    def max_tasks(self) -> int:
+        """N."""
+        return self.task_mask.shape[2]
+
+    @property
+    def train_sets(self) -> tuple[int, ...]:
+        """Indices of the sets to train on."""
+        return tuple(i for i, split in enumerate(self.splits) if split == "train")
+
+    @property
+    def test_sets(self) -> tuple[int, ...]:
+        """Indices of the sets that nothing may be chosen by."""
+        return tuple(i for i, split in enumerate(self.splits) if split == "test")
+
+    def graph(self, set_index: int, graph_index: int) -> TaskGraph:
+        """One graph without its padding."""
+        here = (
+            check_index("set_index", set_index, self.num_sets),
+            check_index("graph_index", graph_index, self.graphs_per_set),
+        )
+        tasks = slice(int(self.task_mask[here].sum()))
+        return TaskGraph.from_edges(
+            **{field: getattr(self, field)[here][tasks] for field in _COSTS},
+            edges=np.argwhere(self.adjacency[here]),
+        )
+
+    def graphs(self, set_name_or_index: str | int) -> list[TaskGraph]:
+        """All graphs of one set."""
+        set_index = set_name_or_index
+        if isinstance(set_index, str):
+            check_choice("set_name", set_index, self.set_names)
+            set_index = self.set_names.index(set_index)
+        return [self.graph(set_index, graph_index) for graph_index in range(self.graphs_per_set)]
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256, hexadecimal, of the arrays and of what they mean; the same on every platform."""
+        digest = hashlib.sha256()
+        for field in sorted(_DTYPES):
+            array = np.ascontiguousarray(getattr(self, field), dtype=_DTYPES[field])
+            digest.update(_canonical_json([field, _DTYPES[field].str, array.shape]))
+            digest.update(array.tobytes())
+        digest.update(_canonical_json([self.set_names, self.splits, self.settings]))
+        return digest.hexdigest()
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Numbers of sets, graphs, tasks and edges."""
+        return {
+            "sets": self.num_sets,
+            "graphs": self.num_sets * self.graphs_per_set,
+            "tasks": int(self.task_mask.sum()),
+            "edges": int(self.adjacency.sum()),
+        }
+
+    def _check_description(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise InputError(f"name is {shorten(self.name)}; accepted: up to 64 letters, digits, _ and -")
+        for field in ("set_names", "splits"):
+            values = getattr(self, field)
+            if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
+                raise InputError(f"{field} is {shorten(values)}; accepted: a tuple of strings")
+        if len(set(self.set_names)) != len(self.set_names):
+            raise InputError(f"set_names is {shorten(self.set_names)}; accepted: distinct names")
+        if len(self.splits) != len(self.set_names):
+            raise InputError(f"splits has {len(self.splits)} values; accepted: one per set ({len(self.set_names)})")
+        for split in self.splits:
+            check_choice("splits", split, SPLITS)
+        if not isinstance(self.settings, Mapping):
+            raise InputError(f"settings is {shorten(self.settings)}; accepted: a JSON object")
+        try:
+            # A copy of our own, in the form in which it comes back from a file.
+            object.__setattr__(self, "settings", json.loads(_canonical_json(self.settings)))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"settings is {shorten(self.settings)} ({error}); accepted: a JSON object") from None
+
+    def _check_arrays(self) -> None:
+        shape: tuple[int, ...] | None = None
+        for field, dtype in _DTYPES.items():
+            array = getattr(self, field)
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+                raise InputError(f"{field} is of type {found}; accepted: an array of {dtype.name}")
+            if shape is None:
+                shape = array.shape
+                if len(shape) != 3 or not all(shape) or shape[0] != len(self.set_names):
+                    raise InputError(
+                        f"{field} has shape {shape}; accepted: ({len(self.set_names)} sets, graphs, tasks), none 0"
+                    )
+            expected = (*shape, shape[-1]) if field == "adjacency" else shape
+            if array.shape != expected:
+                raise InputError(f"{field} has shape {array.shape}; accepted: {expected}")
+            copy = np.array(array, dtype=dtype.newbyteorder("="), order="C")
+            copy.setflags(write=False)
+            object.__setattr__(self, field, copy)
+
+    def _check_graphs(self) -> None:
+        mask, adjacency = self.task_mask, self.adjacency
+        front = np.less(np.arange(self.max_tasks), mask.sum(axis=-1, keepdims=True))
+        self._refuse("task_mask", mask ^ front, "valid tasks first, then padding")
+        self._refuse("task_mask", ~mask[..., :1], "at least one task in every graph")
+        for field in _COSTS:
+            values = getattr(self, field)
+            self._refuse(field, ~(np.isfinite(values) & (values >= 0)), "finite numbers >= 0")
+            self._refuse(field, (values != 0) & ~mask, "0 where there is no task")
+        self._refuse("adjacency", adjacency & ~(mask[..., :, None] & mask[..., None, :]), "no edges of padding")
+        self._refuse("adjacency", np.tril(adjacency), "edges from a lower to a higher id only (topological order)")
+
+    def _refuse(self, field: str, wrong: NDArray[np.bool_], accepted: str) -> None:
+        if wrong.any():
+            set_index, graph_index, *place = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
+            raise InputError(
+                f"{field} is wrong in set {self.set_names[set_index]}, graph {graph_index}, at {place};"
+                f" accepted: {accepted}"
+            )
+
+
+def build_graph(experiment: str, set_index: int, graph_index: int, data_unit: str = "KB") -> TaskGraph:
+    """Draws one graph of an experiment: the one that `build` puts at [set_index, graph_index].
+
+    Raises:
+        InputError: for an unknown experiment, set or unit.
+    """
+    check_choice("experiment", experiment, tuple(FAMILIES))
+    families = FAMILIES[experiment]
+    set_index = check_index("set_index", set_index, len(families))
+    check_number("graph_index", graph_index, low=0, integer=True)
+    check_choice("data_unit", data_unit, tuple(DATA_UNITS))
+    number = list(FAMILIES).index(experiment) + 1
+    rng = np.random.default_rng([SEED, number, set_index, graph_index])
+    return families[set_index].sample(rng, data_unit)
+
+
+def build(
+    experiment: str,
+    data_unit: str = "KB",
+    graphs_per_set: int = 100,
+    progress: Callable[[int, int], None] | None = None,
+) -> DagDataset:
+    """Draws all sets of an experiment: always the same ones, whatever the platform.
+
+    Args:
+        experiment: "exp1", "exp2" or "exp3".
+        data_unit: "KB", or "MB" for the paper's literal text (see `daggen`).
+        graphs_per_set: G.
+        progress: called with (sets drawn, sets in all) after each set.
+
+    Raises:
+        InputError: for an unknown experiment or unit, or a number of graphs below 1.
+    """
+    check_choice("experiment", experiment, tuple(FAMILIES))
+    check_choice("data_unit", data_unit, tuple(DATA_UNITS))
+    check_number("graphs_per_set", graphs_per_set, low=1, integer=True)
+    families = FAMILIES[experiment]
+    sets = {}
+    for set_index, family in enumerate(families):
+        sets[family.set_name] = [build_graph(experiment, set_index, i, data_unit) for i in range(graphs_per_set)]
+        if progress:
+            progress(set_index + 1, len(families))
+    settings = {
+        "experiment": experiment,
+        "seed": SEED,
+        "generator_version": GENERATOR_VERSION,
+        "data_unit": data_unit,
+        "graphs_per_set": graphs_per_set,
+        "send": SEND_KB,
+        "ccr": CCR_CHOICES,
+        "families": [
+            {field: getattr(family, field) for field in ("num_tasks", "fat", "density")} for family in families
+        ],
+    }
+    return DagDataset.from_graphs(experiment, sets, tuple(family.split for family in families), settings)
+
+
+def save(dataset: DagDataset, folder: str | os.PathLike[str]) -> Path:
+    """Writes `<name>.npz` and the data set's entry in `manifest.json`; other entries stay.
+
+    Each file is written beside its place and then moved there, so neither is ever half written.
+
+    Returns:
+        The path of the `.npz`.
+
+    Raises:
+        InputError: if the folder cannot be written, or its manifest cannot be read.
+    """
+    folder = Path(folder)
+    target = folder / _file_name(dataset.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = _read_manifest(folder) if (folder / MANIFEST).exists() else {}
+        entries[dataset.name] = _manifest_entry(dataset)
+        manifest = {"format": MANIFEST_FORMAT, "experiments": dict(sorted(entries.items()))}
+        _replace(target, _npz_bytes(dataset))
+        _replace(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    except OSError as error:
+        raise InputError(f"folder is {shorten(str(folder))}: {error.strerror}; accepted: one to write in") from None
+    return target
+
+
+def load(experiment: str, folder: str | os.PathLike[str] | None = None) -> DagDataset:
+    """Reads a stored data set and verifies all of it against its own rules and the manifest.
+
+    Args:
+        experiment: its name in the manifest.
+        folder: where the manifest is; None finds the data that comes with the package.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    folder = _data_folder() if folder is None else Path(folder)
+    entries = _read_manifest(folder)
+    check_choice("experiment", experiment, tuple(entries))
+    path = folder / _file_name(experiment)
+    try:
+        dataset = _read_npz(path, experiment)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    expected, found = entries[experiment], _manifest_entry(dataset)
+    if not isinstance(expected, dict) or sorted(expected) != sorted(found):
+        raise InputError(f"{folder / MANIFEST}: entry {experiment} is {shorten(expected)}; accepted: {sorted(found)}")
+    for field, value in found.items():
+        if expected[field] != value:
+            raise InputError(
+                f"{path}: {field} is {shorten(value)}, not as in {MANIFEST} ({shorten(expected[field])});"
+                " accepted: the file that belongs to the manifest"
+            )
+    return dataset
+
+
+def _canonical_json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _file_name(name: str) -> str:
+    return f"{name}.npz"
+
+
+def _data_folder() -> Path:
+    for folder in _FOLDERS:
+        if (folder / MANIFEST).is_file():
+            return folder
+    sought = ", ".join(str(folder / MANIFEST) for folder in _FOLDERS)
+    raise InputError(f"folder is not given, and there is no stored data (sought: {sought}); make it with make_data.py")
+
+
+def _manifest_entry(dataset: DagDataset) -> dict[str, Any]:
+    entry = {
+        "file": _file_name(dataset.name),
+        "content_hash": dataset.content_hash,
+        "set_names": dataset.set_names,
+        "splits": dataset.splits,
+        "settings": dataset.settings,
+        "counts": dataset.counts,
+    }
+    return json.loads(_canonical_json(entry))  # as it comes back from the file
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest's entries by name."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; accepted: a folder with stored data") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: is not JSON; accepted: a manifest of stored data") from None
+    entries = manifest.get("experiments") if isinstance(manifest, dict) else None
+    if not isinstance(entries, dict) or manifest.get("format") != MANIFEST_FORMAT:
+        raise InputError(f"{path}: is no manifest of format {MANIFEST_FORMAT}; accepted: one that make_data.py wrote")
+    return entries
+
+
+def _npz_bytes(dataset: DagDataset) -> bytes:
+    """A compressed `.npz` with fixed time stamps: the same contents give the same bytes (under the same zlib)."""
+    description = {"set_names": dataset.set_names, "splits": dataset.splits, "settings": dataset.settings}
+    members = {field: np.asarray(getattr(dataset, field), dtype) for field, dtype in _DTYPES.items()}
+    members[_METADATA] = np.frombuffer(_canonical_json(description), np.uint8)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, array in members.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
+            archive.writestr(_member(name), content.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
+    return buffer.getvalue()
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+
+
+def _read_npz(path: Path, name: str) -> DagDataset:
+    expected = sorted([*_DTYPES, _METADATA])
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Whole members, so that their checksums are looked at before numpy reads a header.
+            contents = {member.removesuffix(".npy"): archive.read(member) for member in archive.namelist()}
+        members = {
+            member: np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+            for member, content in contents.items()
+        }
+        found = sorted(members)
+        description = json.loads(members.pop(_METADATA, np.frombuffer(b"{}", np.uint8)).tobytes())
+        set_names, splits = (tuple(description.get(field, ())) for field in ("set_names", "splits"))
+    except Exception as error:  # a damaged file makes zipfile, zlib, numpy and json raise nearly anything
+        raise InputError(f"cannot be read ({shorten(str(error))}); accepted: a file that make_data.py wrote") from error
+    if found != expected:
+        raise InputError(f"holds {shorten(found)}; accepted: {', '.join(expected)}")
+    return DagDataset(name, set_names, splits, description.get("settings"), **members)
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Puts `content` at `target` in one step."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

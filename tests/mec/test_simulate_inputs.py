@@ -1,0 +1,191 @@
+"""Every rejected input is an InputError that names the field and the value."""
+
+from __future__ import annotations
+
+import math
+
+import hypothesis.strategies as st
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from helpers import dags, to_graph
+from hypothesis import given, settings
+
+import mrlato_jax as mj
+from mrlato_jax.errors import InputError, shorten
+
+RATES = ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")
+NOT_POSITIVE = st.one_of(st.floats(max_value=0.0), st.integers(max_value=0))
+NOT_FINITE = st.sampled_from([math.nan, math.inf, -math.inf])
+NOT_A_NUMBER = st.one_of(st.booleans(), st.text(max_size=8), st.none(), st.just([7e6]), st.just(7e6 + 0j))
+CHAIN = mj.TaskGraph.from_edges(
+    cycles=[1e7] * 3, upload_bytes=[1e4] * 3, download_bytes=[1e4] * 3, edges=[(0, 1), (1, 2)]
+)
+SYSTEM = mj.System()
+
+
+def message(call) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert isinstance(caught.value, ValueError)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@given(st.sampled_from(RATES), st.one_of(NOT_POSITIVE, NOT_FINITE, NOT_A_NUMBER))
+def test_system_rejects_what_is_no_positive_finite_number(field: str, value: object) -> None:
+    text = message(lambda: mj.System(**{field: value}))
+    assert field in text
+    assert repr(value)[:20] in text
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 5e-324 / 2, "7e6", b"7", {}, object, np.nan], ids=shorten)
+def test_system_rejects_extremes(value: object) -> None:
+    assert "uplink_bps" in message(lambda: mj.System(uplink_bps=value))
+
+
+@given(st.sampled_from(RATES), st.one_of(st.floats(1e-3, 1e15), st.integers(1, 10**12)))
+def test_system_accepts_positive_finite_numbers(field: str, value: float) -> None:
+    assert getattr(mj.System(**{field: value}), field) == value
+
+
+@given(st.one_of(st.text(max_size=12).filter(lambda s: s not in oracle.CHANNELS), st.none(), st.integers()))
+def test_system_rejects_unknown_channels(value: object) -> None:
+    text = message(lambda: mj.System(channel=value))
+    assert "channel" in text
+    assert repr(value)[:50] in text  # a longer one is cut
+    assert all(name in text for name in oracle.CHANNELS)
+
+
+@pytest.mark.parametrize("value", [np.float64(7e6), np.float32(7e6), np.int64(7e6)], ids=lambda v: type(v).__name__)
+def test_system_accepts_numpy_numbers(value: np.number) -> None:
+    """A rate drawn from an array of rates is a number."""
+    assert mj.System(uplink_bps=value) == mj.System(uplink_bps=7e6)
+
+
+def test_system_defaults_are_the_papers() -> None:
+    assert mj.System() == mj.System(ue_hz=1e9, vm_hz=10e9, uplink_bps=7e6, downlink_bps=7e6, channel="paper")
+    with pytest.raises(AttributeError):
+        mj.System().ue_hz = 2e9
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(-3, 5), min_size=3, max_size=3).filter(lambda p: not set(p) <= {0, 1}))
+def test_placement_values(placement: list[int]) -> None:
+    text = message(lambda: mj.simulate(CHAIN, SYSTEM, placement))
+    assert "placement" in text
+    assert any(str(value) in text for value in placement if value not in (0, 1))
+
+
+@given(st.lists(st.integers(0, 1), max_size=8).filter(lambda p: len(p) != 3))
+def test_placement_length(placement: list[int]) -> None:
+    text = message(lambda: mj.simulate(CHAIN, SYSTEM, placement))
+    assert "placement" in text
+    assert "3" in text
+    assert str(len(placement)) in text or repr(placement) in text
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        [0.0, 1.0, 0.5],
+        [0.0, 1.0, 0.0],
+        [0.0, 1.0, math.nan],
+        ["0", "1", "0"],
+        "010",
+        [None, 0, 1],
+        None,
+        1,
+        {0: 1, 1: 0, 2: 1},
+        [[0, 1, 0]],
+        [[0], [1], [0]],
+        [[0, 1], [1], [0]],
+        np.zeros((3, 3), int),
+        np.array([0, 1, 0], dtype=object),
+        np.array([0.0, 1.0, 1.0], np.float32),
+        [0j, 1, 0],
+    ],
+    ids=repr,
+)
+def test_placement_type_and_rank(placement: object) -> None:
+    assert "placement" in message(lambda: mj.simulate(CHAIN, SYSTEM, placement))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])
+def test_placements_in_any_integer_type(dtype: type) -> None:
+    want = mj.simulate(CHAIN, SYSTEM, [0, 1, 1]).makespan
+    assert mj.simulate(CHAIN, SYSTEM, np.array([0, 1, 1], dtype)).makespan == want
+    assert mj.simulate(CHAIN, SYSTEM, (0, 1, 1)).makespan == want
+    assert mj.simulate(CHAIN, SYSTEM, jnp.array([0, 1, 1])).makespan == want
+
+
+@settings(max_examples=100)
+@given(st.data(), dags())
+def test_orders_that_are_no_linear_extension(data: st.DataObject, dag: oracle.Dag) -> None:
+    num_tasks = dag.num_tasks
+    ids = st.lists(st.integers(-1, num_tasks), min_size=num_tasks, max_size=num_tasks)
+    order = data.draw(st.one_of(st.permutations(range(num_tasks)), ids))
+    graph, placement = to_graph(dag), [0] * num_tasks
+    if oracle.is_linear_extension(dag, order):
+        assert mj.simulate(graph, SYSTEM, placement, order=order).makespan >= 0
+    else:
+        assert "order" in message(lambda: mj.simulate(graph, SYSTEM, placement, order=order))
+
+
+def test_order_message_names_the_edge() -> None:
+    text = message(lambda: mj.simulate(CHAIN, SYSTEM, [0, 0, 0], order=[0, 2, 1]))
+    assert "order" in text
+    assert "1" in text
+    assert "2" in text
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        [0, 1],
+        [0, 1, 2, 2],
+        [0.0, 1.0, 2.0],
+        [[0, 1, 2]],
+        "012",
+        ["0", "1", "2"],
+        0,
+        [True, False, True],
+        [None] * 3,
+        [[0, 1], [2]],
+    ],
+    ids=repr,
+)
+def test_order_type_and_length(order: object) -> None:
+    assert "order" in message(lambda: mj.simulate(CHAIN, SYSTEM, [0, 0, 0], order=order))
+
+
+@pytest.mark.parametrize("call", [mj.priority_order, mj.greedy, mj.heft, mj.all_local, mj.all_offload])
+def test_swapped_or_foreign_arguments(call) -> None:
+    for arguments in ((SYSTEM, CHAIN), (None, SYSTEM), (CHAIN, None), (CHAIN, {"ue_hz": 1e9})):
+        message(lambda arguments=arguments: call(*arguments))
+
+
+def test_pack_rejects_what_is_no_graph() -> None:
+    for graphs in ([], CHAIN, [CHAIN, None], None):
+        message(lambda graphs=graphs: mj.pack(graphs, SYSTEM))
+    message(lambda: mj.pack([CHAIN], None))
+
+
+def test_pack_rejects_bad_orders_and_sizes() -> None:
+    for orders in ([], [[0, 1, 2]] * 2, [[0, 2, 1]], [[0, 1]], 5):
+        assert "order" in message(lambda orders=orders: mj.pack([CHAIN], SYSTEM, orders=orders))
+    for size in (0, 2, -1, 7.5, "7", math.nan):
+        text = message(lambda size=size: mj.pack([CHAIN], SYSTEM, num_positions=size))
+        assert "num_positions" in text
+        assert str(size) in text
+
+
+def test_core_rejects_actions_of_the_wrong_shape_or_type() -> None:
+    """Shapes and types are known when tracing; values are not, so the host side checks them."""
+    arrays = mj.pack([CHAIN, CHAIN], SYSTEM)
+    wrong_shapes = [np.zeros(shape, int) for shape in ((2, 4), (1, 3), (3,), (2, 3, 1))]
+    wrong_types = [np.zeros((2, 3)), np.zeros((2, 3), np.float16), np.zeros((2, 3), complex)]
+    for actions in wrong_shapes + wrong_types:
+        assert "actions" in message(lambda actions=actions: mj.makespan(arrays, actions))

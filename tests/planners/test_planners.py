@@ -1,0 +1,132 @@
+"""Greedy, HEFT-based, all-local and all-offload plans against the oracle and the exhaustive optimum."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+from helpers import (
+    SCHEDULE_FIELDS,
+    assert_schedule,
+    dags,
+    mecs,
+    random_dag,
+    random_mec,
+    relabel,
+    to_graph,
+    to_system,
+)
+from hypothesis import given, settings
+from oracle import CHANNELS, Dag
+
+import mrlato_jax as mj
+
+PLANNERS = {"greedy": mj.greedy, "heft": mj.heft, "all_local": mj.all_local, "all_offload": mj.all_offload}
+ORACLES = {"greedy": oracle.greedy, "heft": oracle.heft}
+
+
+def assert_consistent(dag: Dag, mec: oracle.Mec, plan: mj.Plan) -> None:
+    """What a plan says about itself is what the one simulator and the oracle say about it."""
+    graph, system = to_graph(dag), to_system(mec)
+    assert np.shape(plan.placement) == np.shape(plan.order) == (dag.num_tasks,)
+    assert set(np.asarray(plan.placement).tolist()) <= {0, 1}
+    assert oracle.is_linear_extension(dag, plan.order)
+    assert isinstance(plan.makespan, float)
+    assert plan.makespan == plan.schedule.makespan
+    again = mj.simulate(graph, system, plan.placement, order=plan.order)
+    for field in SCHEDULE_FIELDS:
+        np.testing.assert_array_equal(getattr(plan.schedule, field), getattr(again, field))
+    placement, order = np.asarray(plan.placement).tolist(), np.asarray(plan.order).tolist()
+    assert_schedule(plan.schedule, oracle.simulate(dag, mec, placement, order))
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+@pytest.mark.parametrize("name", ORACLES)
+def test_random_plans_match_the_oracle(name: str, channel: str) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(25):
+        dag, mec = random_dag(rng, int(rng.choice([1, 4, 8, 16, 20]))), random_mec(rng, channel)
+        plan, want = PLANNERS[name](to_graph(dag), to_system(mec)), ORACLES[name](dag, mec)
+        assert np.asarray(plan.order).tolist() == want.order
+        assert np.asarray(plan.placement).tolist() == want.placement
+        assert plan.makespan == pytest.approx(want.makespan, rel=1e-12)
+        assert_consistent(dag, mec, plan)
+
+
+@settings(max_examples=60)
+@given(dags(), mecs)
+def test_ties_offload_and_the_optimum_bounds_every_plan(dag: Dag, mec: oracle.Mec) -> None:
+    """Exact times with many ties; 2^n placements in the plan's own order are never worse than the optimum."""
+    for name, planner in PLANNERS.items():
+        plan = planner(to_graph(dag), to_system(mec))
+        if name in ORACLES:
+            want = ORACLES[name](dag, mec)
+            assert np.asarray(plan.placement).tolist() == want.placement
+            assert np.asarray(plan.order).tolist() == want.order
+        best = oracle.best_placement(dag, mec, np.asarray(plan.order).tolist())
+        assert best.makespan <= plan.makespan
+
+
+def test_optimum_bounds_the_plans_of_random_graphs() -> None:
+    rng = np.random.default_rng(2)
+    strictly = 0
+    for channel in CHANNELS:
+        for _ in range(3):
+            dag, mec = random_dag(rng, 8, free=0.0), random_mec(rng, channel)
+            for planner in PLANNERS.values():
+                plan = planner(to_graph(dag), to_system(mec))
+                best = oracle.best_placement(dag, mec, np.asarray(plan.order).tolist())
+                assert best.makespan <= plan.makespan * (1 + 1e-12)
+                strictly += best.makespan < plan.makespan
+    assert strictly
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_all_local_and_all_offload(channel: str) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        dag, mec = random_dag(rng, 12), random_mec(rng, channel)
+        for name, side in (("all_local", 0), ("all_offload", 1)):
+            plan = PLANNERS[name](to_graph(dag), to_system(mec))
+            assert np.asarray(plan.placement).tolist() == [side] * dag.num_tasks
+            assert_consistent(dag, mec, plan)
+        local = mj.all_local(to_graph(dag), to_system(mec))
+        assert local.makespan == pytest.approx(sum(dag.cycles) / mec.ue_hz, rel=1e-12)
+
+
+def test_a_tie_offloads() -> None:
+    # T_ue = 4 s; T_ul + T_m + T_dl = 1 + 2 + 1 = 4 s.
+    system = mj.System(ue_hz=1.0, vm_hz=2.0, uplink_bps=8.0, downlink_bps=8.0)
+    graph = mj.TaskGraph.from_edges(cycles=[4.0], upload_bytes=[1.0], download_bytes=[1.0], edges=[])
+    for planner in (mj.greedy, mj.heft):
+        assert np.asarray(planner(graph, system).placement).tolist() == [1]
+
+
+def test_greedy_goes_by_id_and_heft_by_rank() -> None:
+    # Independent tasks with T_ue = 2, 6 s and T_ul = 1, 2 s (T_m = 0.2, 0.6; T_dl = 0).
+    # greedy, by id: task 0 offloads (1.2 < 2), then task 1: upload 1..3, VM 3.6 < 6: offloads. Makespan 3.6.
+    # heft takes task 1 first (rank 2.6 > 1.2): 2.6 < 6: offloads; task 0: upload 2..3, VM 3.2 > 2: local. 2.6.
+    system = mj.System(ue_hz=1.0, vm_hz=10.0, uplink_bps=8.0, downlink_bps=8.0)
+    graph = mj.TaskGraph.from_edges(cycles=[2.0, 6.0], upload_bytes=[1.0, 2.0], download_bytes=[0.0, 0.0], edges=[])
+    greedy, heft = mj.greedy(graph, system), mj.heft(graph, system)
+    assert (np.asarray(greedy.order).tolist(), np.asarray(greedy.placement).tolist()) == ([0, 1], [1, 1])
+    assert (np.asarray(heft.order).tolist(), np.asarray(heft.placement).tolist()) == ([1, 0], [0, 1])
+    assert greedy.makespan == pytest.approx(3.6, rel=1e-12)
+    assert heft.makespan == pytest.approx(2.6, rel=1e-12)
+
+
+def test_greedy_makes_ids_topological() -> None:
+    # Edges 3 -> 1 and 2 -> 0: ready {2, 3} -> 2, then 0 is ready and smaller than 3.
+    dag = Dag([1e7] * 4, [1e4] * 4, [1e4] * 4, edges=[(3, 1), (2, 0)])
+    assert np.asarray(mj.greedy(to_graph(dag), mj.System()).order).tolist() == [2, 0, 3, 1]
+
+
+def test_relabelling_does_not_change_heft() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(10):
+        dag, mec = random_dag(rng, 15, free=0.0), random_mec(rng, "paper")
+        new_id = rng.permutation(15)
+        before = mj.heft(to_graph(dag), to_system(mec))
+        after = mj.heft(to_graph(relabel(dag, new_id)), to_system(mec))
+        assert after.makespan == before.makespan
+        np.testing.assert_array_equal(np.asarray(after.placement)[new_id], before.placement)
