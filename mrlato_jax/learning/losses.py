@@ -1,0 +1,87 @@
+"""The inner objective: clipped surrogate (23)-(24), value loss (26), their sum (27)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mrlato_jax.config import LearningConfig
+from mrlato_jax.policy.decode import Decisions
+
+
+class Batch(NamedTuple):
+    """One collection with everything about it that stays fixed during the gradient steps."""
+
+    actions: jax.Array  # int32[G, R, N]
+    log_probs: jax.Array  # [G, R, N], under the sampling policy
+    advantages: jax.Array  # [G, R, N]
+    returns: jax.Array  # [G, R, N], value targets
+    mask: jax.Array  # bool[G, 1, N]
+
+
+class LossMetrics(NamedTuple):
+    """What to watch while the objective is maximised; scalars, means over valid steps unless said otherwise."""
+
+    policy_objective: jax.Array  # L_P (23)
+    value_loss: jax.Array  # L_V (26)
+    entropy: jax.Array  # nats per decision
+    approx_kl: jax.Array  # of the sampling policy from the current one (Schulman's k3), nats per decision
+    clip_fraction: jax.Array  # decisions whose ratio left the clip range
+    explained_variance: jax.Array  # of the value targets by the values: 1 is perfect, 0 is a constant
+
+
+def per_dag_sum(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Sum over a DAG's tasks, mean over trajectories.
+
+    In a batch that mixes sizes each DAG counts by its own mean over steps (times the batch's mean size, so that for
+    equal sizes this is the plain sum).
+
+    Args:
+        values: [G, R, N].
+        mask: bool[G, 1, N].
+    """
+    sizes = mask.sum(axis=-1)
+    means = jnp.where(mask, values, 0).sum(axis=-1) / sizes
+    return means.mean() * sizes.mean(dtype=values.dtype)
+
+
+def clipped_surrogate(
+    log_probs: jax.Array, old_log_probs: jax.Array, advantages: jax.Array, clip_epsilon: float
+) -> jax.Array:
+    """`min(Pr A, clip(Pr, 1 - eps, 1 + eps) A)` of each decision, `Pr` the probability ratio (24)."""
+    ratio = jnp.exp(log_probs - old_log_probs)
+    clipped = jnp.clip(ratio, 1 - clip_epsilon, 1 + clip_epsilon)
+    return jnp.minimum(ratio * advantages, clipped * advantages)
+
+
+def inner_loss(learning: LearningConfig, batch: Batch, decisions: Decisions) -> tuple[jax.Array, LossMetrics]:
+    """`-(L_P - c1 L_V + c_H H)`: (27) negated, with an entropy bonus where `entropy_coef` is set.
+
+    Args:
+        learning: coefficients.
+        batch: the collection.
+        decisions: `batch.actions` as the current parameters score them.
+    """
+    mask = batch.mask
+    surrogate = clipped_surrogate(decisions.log_probs, batch.log_probs, batch.advantages, learning.clip_epsilon)
+    policy_objective = per_dag_sum(surrogate, mask)
+    value_loss = per_dag_sum(jnp.square(decisions.values - batch.returns), mask)
+    entropy_bonus = per_dag_sum(decisions.entropies, mask)
+    loss = -policy_objective + learning.value_coef * value_loss - learning.entropy_coef * entropy_bonus
+
+    valid = jnp.broadcast_to(mask, batch.returns.shape)
+    log_ratio = decisions.log_probs - batch.log_probs
+    ratio = jnp.exp(log_ratio)
+    residual = jnp.square(batch.returns - decisions.values).mean(where=valid)
+    variance = batch.returns.var(where=valid)
+    metrics = LossMetrics(
+        policy_objective=policy_objective,
+        value_loss=value_loss,
+        entropy=decisions.entropies.mean(where=valid),
+        approx_kl=(ratio - 1 - log_ratio).mean(where=valid),
+        clip_fraction=(jnp.abs(ratio - 1) > learning.clip_epsilon).mean(where=valid),
+        explained_variance=1 - residual / jnp.maximum(variance, 1e-12),
+    )
+    return loss, metrics

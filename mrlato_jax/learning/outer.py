@@ -1,0 +1,147 @@
+"""The outer loop of Algorithm 1: (28)-(29) and the iteration that ties both loops together."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.errors import InputError
+from mrlato_jax.learning.inner import InnerMetrics, inner_adapt
+from mrlato_jax.learning.rollout import init_params
+from mrlato_jax.learning.tasks import LearningTask, trim
+
+
+class TaskPool(NamedTuple):
+    """The learning tasks that training draws from.
+
+    A set of DAGs may be met under several systems (Experiment 3's rates): those are its variants, and one is drawn
+    each time the set enters a meta-batch.
+    """
+
+    tasks: LearningTask  # leading axes [sets, variants]
+    sizes: tuple[int, ...]  # of each set's largest DAG
+
+
+jax.tree_util.register_pytree_node(
+    TaskPool, lambda pool: ((pool.tasks,), pool.sizes), lambda sizes, children: TaskPool(children[0], sizes)
+)
+
+
+class LearnerState(NamedTuple):
+    """Everything that meta-training carries from one iteration to the next."""
+
+    params: Any  # theta
+    opt_state: optax.OptState  # of the outer update
+    iteration: jax.Array  # int32, iterations done
+    key: jax.Array  # of the run; never consumed: iteration i uses fold_in(key, i)
+
+
+class MetaMetrics(NamedTuple):
+    """Scalars of one meta-iteration; means over its tasks."""
+
+    inner: InnerMetrics
+    update_norm: jax.Array  # of the outer step
+
+
+def outer_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
+    """SGD(beta) for `reptile`, Adam(beta) for `reptile_adam`."""
+    return {"reptile": optax.sgd, "reptile_adam": optax.adam}[learning.meta_update](learning.outer_lr)
+
+
+def meta_gradient(params: Any, adapted: Any, inner_lr: float, inner_steps: int) -> Any:
+    """(29): `g = mean_i (theta_i' - theta) / (alpha m)`.
+
+    Args:
+        params: theta.
+        adapted: theta_i', stacked along axis 0.
+        inner_lr: alpha.
+        inner_steps: m.
+    """
+    return jax.tree.map(lambda a, p: (a - p).mean(axis=0) / (inner_lr * inner_steps), adapted, params)
+
+
+def init_state(policy: PolicyConfig, learning: LearningConfig, seed: int) -> LearnerState:
+    """The learner before its first iteration."""
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    params = init_params(policy, init_key)
+    return LearnerState(params, outer_optimizer(learning).init(params), jnp.zeros((), jnp.int32), run_key)
+
+
+def draw_meta_batch(pool: TaskPool, key: jax.Array, meta_batch: int) -> tuple[jax.Array, jax.Array]:
+    """Draws sets without replacement, and a variant of each.
+
+    Returns:
+        int32[meta_batch] each: set and variant indices.
+
+    Raises:
+        InputError: more tasks asked for than the pool has sets.
+    """
+    num_sets, num_variants = pool.tasks.features.shape[:2]
+    if meta_batch > num_sets:
+        raise InputError(f"meta_batch is {meta_batch}; accepted: at most {num_sets}, the number of training sets")
+    set_key, variant_key = jax.random.split(key)
+    sets = jax.random.permutation(set_key, num_sets)[:meta_batch]
+    return sets, jax.random.randint(variant_key, (meta_batch,), 0, num_variants)
+
+
+def adapt_tasks(
+    policy: PolicyConfig,
+    learning: LearningConfig,
+    params: Any,
+    pool: TaskPool,
+    sets: jax.Array,
+    variants: jax.Array,
+    key: jax.Array,
+) -> tuple[Any, InnerMetrics]:
+    """Runs the inner loop on each task of a meta-batch.
+
+    A task's key derives from its set's index, so the order of the batch changes nothing. With `task_axis` map, one
+    task runs at a time and is compiled at each of the pool's sizes, so that small DAGs cost no padding; with vmap all
+    run side by side at the largest.
+
+    Returns:
+        theta_i' and metrics, stacked along axis 0.
+    """
+
+    def adapt(set_index: jax.Array, variant: jax.Array) -> tuple[Any, InnerMetrics]:
+        task = jax.tree.map(lambda leaf: leaf[set_index, variant], pool.tasks)
+        task_key = jax.random.fold_in(key, set_index)
+        if task_axis(learning) == "vmap":
+            return inner_adapt(policy, learning, params, task, task_key)
+        sizes = sorted(set(pool.sizes))
+        which = jnp.asarray([sizes.index(size) for size in pool.sizes])[set_index]
+        at_size = [lambda task, key, n=n: inner_adapt(policy, learning, params, trim(task, n), key) for n in sizes]
+        return jax.lax.switch(which, at_size, task, task_key)
+
+    if task_axis(learning) == "vmap":
+        return jax.vmap(adapt)(sets, variants)
+    return jax.lax.map(lambda pair: adapt(*pair), (sets, variants))
+
+
+def task_axis(learning: LearningConfig) -> str:
+    """`learning.task_axis`, with auto resolved: map on CPU, where batched matmuls are slower, else vmap."""
+    if learning.task_axis != "auto":
+        return learning.task_axis
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+@partial(jax.jit, static_argnames=("policy", "learning"), donate_argnames=("state",))
+def meta_iteration(
+    policy: PolicyConfig, learning: LearningConfig, state: LearnerState, pool: TaskPool
+) -> tuple[LearnerState, MetaMetrics]:
+    """One iteration of Algorithm 1, lines 3-9."""
+    key = jax.random.fold_in(state.key, state.iteration)
+    draw_key, task_key = jax.random.split(key)
+    sets, variants = draw_meta_batch(pool, draw_key, learning.meta_batch)
+    adapted, metrics = adapt_tasks(policy, learning, state.params, pool, sets, variants, task_key)
+    ascent = meta_gradient(state.params, adapted, learning.inner_lr, learning.inner_steps)
+    descent = jax.tree.map(jnp.negative, ascent)
+    updates, opt_state = outer_optimizer(learning).update(descent, state.opt_state, state.params)
+    after = LearnerState(optax.apply_updates(state.params, updates), opt_state, state.iteration + 1, state.key)
+    means = jax.tree.map(jnp.mean, metrics)
+    return after, MetaMetrics(means, optax.global_norm(updates))

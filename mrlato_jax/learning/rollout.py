@@ -1,0 +1,102 @@
+"""Trajectories of the current policy on a learning task: sampled, scored again, or decoded greedily."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.learning.tasks import LearningTask
+from mrlato_jax.mec import latency, mdp
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.policy import decode
+from mrlato_jax.policy.decode import Decisions, Environment
+from mrlato_jax.policy.seq2seq import Memory, Seq2SeqPolicy
+
+
+class Trajectories(NamedTuple):
+    """R rollouts of each of G DAGs."""
+
+    decisions: Decisions  # each [G, R, N], under the policy that sampled them
+    rewards: jax.Array  # [G, R, N], (14), seconds
+    makespans: jax.Array  # [G, R], seconds
+
+
+def init_params(policy: PolicyConfig, key: jax.Array) -> Any:
+    """Random parameters of the policy."""
+    features = jnp.zeros((1, 1, mdp.TASK_FEATURES + 2 * policy.neighbour_width))
+    observations = jnp.zeros((1, mdp.SIMULATOR_FEATURES if policy.decoder_input == "task_sim" else 0))
+    return jax.jit(Seq2SeqPolicy(policy).init)(key, features, jnp.ones((1, 1), bool), observations)
+
+
+def encode(policy: PolicyConfig, params: Any, task: LearningTask) -> Memory:
+    """Runs the encoder once for each DAG."""
+    return Seq2SeqPolicy(policy).apply(params, task.features, task.dags.mask, method="encode")
+
+
+def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environment:
+    """The decision process of R trajectories of each DAG, as the decoder meets it; outcomes are rewards (14).
+
+    Args:
+        policy: says whether the decoder sees the simulator.
+        dags: leading axis G.
+        rollouts: R.
+    """
+    channel = dags.channel
+
+    def observe(queues: latency.Queues, step: tuple[latency.Task, jax.Array]) -> jax.Array:
+        task, scale = step
+        if policy.decoder_input != "task_sim":
+            return jnp.zeros(0)
+        return mdp.simulator_features(scale, queues, latency.candidate_ends(channel, queues, task))
+
+    def advance(
+        queues: latency.Queues, step: tuple[latency.Task, jax.Array], action: jax.Array
+    ) -> tuple[latency.Queues, jax.Array]:
+        after, _ = latency.step(channel, queues, step[0], action)
+        return after, mdp.reward(queues, after)
+
+    graphs, size = dags.mask.shape
+    scales = jnp.broadcast_to(jax.vmap(mdp.time_scale)(dags)[:, None], (graphs, size))
+    empty = jax.vmap(latency.empty_queues)(dags)
+    return Environment(
+        state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), empty),
+        inputs=(jax.vmap(latency.tasks)(dags), scales),
+        observe=jax.vmap(jax.vmap(observe, in_axes=(0, None))),
+        advance=jax.vmap(jax.vmap(advance, in_axes=(0, None, 0))),
+    )
+
+
+def sample(policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array, rollouts: int) -> Trajectories:
+    """Samples R rollouts of each DAG; consumes `key`."""
+    noise = decode.sampling_noise(key, (task.num_graphs, rollouts), task.num_positions)
+    surroundings = environment(policy, task.dags, rollouts)
+    memory = encode(policy, params, task)
+    decisions, rewards = decode.decode(policy, params, memory, rollouts, surroundings, decode.sample, noise)
+    return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
+
+
+def score(policy: PolicyConfig, params: Any, task: LearningTask, actions: jax.Array) -> Decisions:
+    """What the policy thinks of given actions [G, R, N], with the encoder run once for each DAG."""
+    rollouts = actions.shape[1]
+    if policy.decoder_input == "task_sim":
+        surroundings = environment(policy, task.dags, rollouts)
+    else:
+        surroundings = decode.blind(task.num_graphs, rollouts, task.num_positions)
+    memory = encode(policy, params, task)
+    return decode.decode(policy, params, memory, rollouts, surroundings, decode.given, actions)[0]
+
+
+def decode_greedily(policy: PolicyConfig, params: Any, task: LearningTask) -> tuple[jax.Array, jax.Array]:
+    """Argmax decoding of each DAG.
+
+    Returns:
+        Actions int32[G, N] in scheduling order and makespans [G], seconds.
+    """
+    nothing = jnp.zeros((task.num_graphs, 1, task.num_positions, 0))
+    surroundings = environment(policy, task.dags, 1)
+    memory = encode(policy, params, task)
+    decisions, rewards = decode.decode(policy, params, memory, 1, surroundings, decode.argmax, nothing)
+    return decisions.actions[:, 0], -rewards[:, 0].sum(axis=-1)

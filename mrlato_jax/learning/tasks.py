@@ -1,0 +1,75 @@
+"""Learning tasks as the jitted core takes them: a set of DAGs under one system, packed and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.mec import mdp
+from mrlato_jax.mec.arrays import DagArrays, pack
+from mrlato_jax.mec.system import System
+
+
+class LearningTask(NamedTuple):
+    """One learning task (or several, stacked along leading axes)."""
+
+    dags: DagArrays  # [G, ...]
+    features: jax.Array  # [G, N, F], `mdp.encode` of each
+
+    @property
+    def num_graphs(self) -> int:
+        """G."""
+        return self.features.shape[-3]
+
+    @property
+    def num_positions(self) -> int:
+        """N."""
+        return self.features.shape[-2]
+
+
+def learning_task(
+    graphs: Sequence[TaskGraph], system: System, policy: PolicyConfig, num_positions: int | None = None
+) -> LearningTask:
+    """Packs and encodes one set of DAGs under one system; runs on the host.
+
+    Args:
+        graphs: the DAGs.
+        system: the system all of them run on.
+        policy: gives the neighbour width.
+        num_positions: N to pad to; by default the largest DAG's.
+
+    Raises:
+        InputError: a task with more neighbours than the policy has room for.
+    """
+    arrays = pack(graphs, system, num_positions=num_positions)
+    mdp.check_neighbour_width(arrays, policy.neighbour_width)
+    dags = jax.tree.map(jnp.asarray, arrays)
+    return LearningTask(dags, _encode_all(dags, policy.neighbour_width))
+
+
+def _encode_all(dags: DagArrays, neighbour_width: int) -> jax.Array:
+    return jax.jit(jax.vmap(lambda dag: mdp.encode(dag, neighbour_width)))(dags)
+
+
+def stack(tasks: Sequence[LearningTask]) -> LearningTask:
+    """Stacks tasks of equal shapes along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
+
+
+def trim(task: LearningTask, num_positions: int) -> LearningTask:
+    """The same DAGs with fewer padded positions; `num_positions` must hold the largest of them."""
+    size = num_positions
+    dags, features = task
+    short = {name: getattr(dags, name)[..., :size] for name in ("ue", "uplink", "vm", "downlink", "mask", "order")}
+    dags = DagArrays(**short, parents=dags.parents[..., :size, :size], channel=dags.channel)
+    return LearningTask(dags, features[..., :size, :])
+
+
+def take(task: LearningTask, index: jax.Array) -> LearningTask:
+    """Indexes the leading axis of every array."""
+    return jax.tree.map(lambda leaf: leaf[index], task)

@@ -1,0 +1,63 @@
+"""The recurrent cell of encoder and decoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+GATES = 4  # input, candidate, forget, output
+FORGET_BIAS = 1.0
+EPSILON = 1e-5
+
+
+class CellState(NamedTuple):
+    """An LSTM layer between two steps; each [B, units]."""
+
+    cell: jax.Array
+    hidden: jax.Array
+
+
+def zero_state(batch: int, units: int) -> CellState:
+    """The state before the first step."""
+    return CellState(jnp.zeros((batch, units)), jnp.zeros((batch, units)))
+
+
+class LayerNormLSTMCell(nn.Module):
+    """LSTM cell with layer normalisation of each gate's pre-activation and of the cell state (Ba et al., 2016).
+
+    The input's share of the pre-activations is a call of its own (`project`), so that it can be computed for many
+    steps in one matrix product; `__call__` adds the recurrent share and advances the state.
+    """
+
+    units: int
+
+    def setup(self) -> None:
+        width = GATES * self.units
+        self.input_kernel = nn.Dense(width, use_bias=False, kernel_init=nn.initializers.glorot_uniform())
+        self.recurrent_kernel = nn.Dense(width, use_bias=False, kernel_init=nn.initializers.orthogonal())
+        self.gate_scale = self.param("gate_scale", nn.initializers.ones, (GATES, self.units))
+        self.gate_bias = self.param("gate_bias", nn.initializers.zeros, (GATES, self.units))
+        self.cell_scale = self.param("cell_scale", nn.initializers.ones, (self.units,))
+        self.cell_bias = self.param("cell_bias", nn.initializers.zeros, (self.units,))
+
+    def project(self, inputs: jax.Array) -> jax.Array:
+        """The input's share of the gates' pre-activations: [..., inputs] -> [..., 4 units]."""
+        return self.input_kernel(inputs)
+
+    def __call__(self, state: CellState, projected: jax.Array) -> CellState:
+        """One step from `projected` [B, 4 units]."""
+        gates = (projected + self.recurrent_kernel(state.hidden)).reshape(-1, GATES, self.units)
+        gates = normalise(gates) * self.gate_scale + self.gate_bias
+        write, candidate, forget, read = (gates[:, i] for i in range(GATES))
+        cell = state.cell * nn.sigmoid(forget + FORGET_BIAS) + nn.sigmoid(write) * jnp.tanh(candidate)
+        cell = normalise(cell) * self.cell_scale + self.cell_bias
+        return CellState(cell, jnp.tanh(cell) * nn.sigmoid(read))
+
+
+def normalise(values: jax.Array) -> jax.Array:
+    """Zero mean, unit variance along the last axis."""
+    centred = values - values.mean(axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + EPSILON)

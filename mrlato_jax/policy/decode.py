@@ -1,0 +1,127 @@
+"""The one autoregressive recurrence: sampling, scoring given actions, and greedy decoding.
+
+The three differ only in how an action is chosen. What the decoder may see of its surroundings, and what comes of an
+action there, is supplied as an `Environment`, so the policy needs no simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.policy.seq2seq import NUM_ACTIONS, DecoderState, Memory, Seq2SeqPolicy, start_state
+
+
+class Environment(NamedTuple):
+    """Surroundings of R trajectories of each of G DAGs.
+
+    Attributes:
+        state: before the first decision; pytree with leading axes [G, R].
+        inputs: pytree with leading axes [G, N], one entry per position.
+        observe: `(state, input [G, ...]) -> [G, R, K]`, what the decoder sees before deciding.
+        advance: `(state, input [G, ...], actions [G, R]) -> (state, outcome [G, R])`.
+    """
+
+    state: Any
+    inputs: Any
+    observe: Callable[[Any, Any], jax.Array]
+    advance: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
+
+
+class Decisions(NamedTuple):
+    """What the policy decided and thought at each position; each [G, R, N]."""
+
+    actions: jax.Array  # int32
+    log_probs: jax.Array  # of the action taken
+    values: jax.Array
+    entropies: jax.Array  # nats
+
+
+ChooseFn = Callable[[jax.Array, Any], jax.Array]
+
+
+def blind(graphs: int, rollouts: int, num_positions: int) -> Environment:
+    """Surroundings of decoders that see nothing of them and act on nothing."""
+    state, inputs = jnp.zeros((graphs, rollouts, 0)), jnp.zeros((graphs, num_positions, 0))
+    return Environment(state, inputs, lambda state, _: state, lambda state, _, actions: (state, ()))
+
+
+def decode(
+    config: PolicyConfig,
+    params: Any,
+    memory: Memory,
+    rollouts: int,
+    environment: Environment,
+    choose: ChooseFn,
+    choose_inputs: Any,
+) -> tuple[Decisions, Any]:
+    """Decides the tasks of G DAGs one after the other, R trajectories each.
+
+    Args:
+        config: the network's.
+        params: its parameters.
+        memory: `encode`'s, of these DAGs.
+        rollouts: R.
+        environment: what the decoders see and what actions cause.
+        choose: `(logits [G, R, 2], entry of choose_inputs) -> actions [G, R]`: `argmax`, `given`, or `sample`.
+        choose_inputs: pytree with leading axes [G, R, N].
+
+    Returns:
+        `Decisions`, and the environment's outcomes, [G, R, N].
+    """
+    network = Seq2SeqPolicy(config)
+    graphs = memory.mask.shape[0]
+
+    def body(carry: tuple[DecoderState, Any], entry: Any) -> tuple[Any, Any]:
+        state, surroundings = carry
+        tasks, env_input, choose_input = entry
+        observations = environment.observe(surroundings, env_input).reshape(graphs * rollouts, -1)
+        layers, logits, values = network.apply(params, state, memory, tasks, observations, method="decode_step")
+        logits, values = logits.reshape(graphs, rollouts, NUM_ACTIONS), values.reshape(graphs, rollouts)
+        actions = choose(jax.lax.stop_gradient(logits), choose_input).astype(jnp.int32)
+        log_p = jax.nn.log_softmax(logits)
+        log_probs = jnp.sum(log_p * jax.nn.one_hot(actions, NUM_ACTIONS), axis=-1)
+        entropies = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+        surroundings, outcomes = environment.advance(surroundings, env_input, actions)
+        after = DecoderState(layers, layers[-1].hidden, actions.reshape(-1))
+        return (after, surroundings), (Decisions(actions, log_probs, values, entropies), outcomes)
+
+    # Recomputing a step in the backward pass is cheaper than keeping its intermediates: they are 20 times what the step
+    # hands on, and writing them to memory costs more than the arithmetic.
+    body = jax.checkpoint(body, prevent_cse=False)
+    entries = (
+        jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (memory.tasks, environment.inputs)),
+        jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), choose_inputs),
+    )
+    start = (start_state(memory, rollouts), environment.state)
+    _, results = jax.lax.scan(lambda carry, e: body(carry, (*e[0], e[1])), start, entries)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), results)
+
+
+def argmax(logits: jax.Array, _: Any) -> jax.Array:
+    """The likeliest action (inference)."""
+    return jnp.argmax(logits, axis=-1)
+
+
+def given(_: jax.Array, actions: jax.Array) -> jax.Array:
+    """The actions handed in (teacher forcing)."""
+    return actions
+
+
+def sample(logits: jax.Array, noise: jax.Array) -> jax.Array:
+    """Actions drawn from the policy, given `sampling_noise`."""
+    return jnp.argmax(logits + noise, axis=-1)
+
+
+def sampling_noise(key: jax.Array, trajectories: tuple[int, ...], num_positions: int) -> jax.Array:
+    """Gumbel noise [*trajectories, N, actions] for `sample`; consumes `key`.
+
+    Each position has a key of its own, so that padding a DAG does not change what is drawn for its tasks.
+    """
+    keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(jnp.arange(num_positions))
+    noise = jax.vmap(lambda k: jax.random.gumbel(k, (*trajectories, NUM_ACTIONS)))(keys)
+    return jnp.moveaxis(noise, 0, -2)

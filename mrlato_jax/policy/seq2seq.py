@@ -1,0 +1,149 @@
+"""The seq2seq policy with multi-head attention, (16)-(22): a network that knows no simulator.
+
+`encode` runs once per DAG; its `Memory` is shared by all R rollouts of that DAG. The G x R trajectories of a decoder step
+are one flat axis B wherever weights are applied: a weight gradient that contracts over two axes costs XLA's CPU backend
+a transposed copy of both operands, every step.
+
+The decoder's input, `PolicyConfig.decoder_input`:
+    paper     previous action and attention context (17)
+    task      and the encoder output of the task being decided
+    task_sim  and the simulator's quantities for it, given by the caller
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.policy.cells import GATES, CellState, LayerNormLSTMCell, zero_state
+
+NUM_ACTIONS = 2
+START = 2  # a_0, a symbol of its own
+
+
+class Memory(NamedTuple):
+    """What the encoder tells the decoder about each of G DAGs."""
+
+    keys: jax.Array  # [G, N, heads, units / heads]
+    values: jax.Array  # [G, N, heads, units / heads]
+    mask: jax.Array  # bool[G, N]
+    tasks: jax.Array  # [G, N, 4 units], each task's share of the decoder's input; [G, N, 0] where it is shown none
+    state: tuple[CellState, ...]  # of each layer after the last task, each [G, units]
+
+
+class DecoderState(NamedTuple):
+    """The decoder between two tasks, B = G x R trajectories."""
+
+    layers: tuple[CellState, ...]  # each [B, units]
+    output: jax.Array  # d_{j-1} [B, units], d_0 = 0
+    action: jax.Array  # int32[B], a_{j-1}
+
+
+class Seq2SeqPolicy(nn.Module):
+    """Encoder (16), decoder (17), attention (18)-(22), and two linear heads on a shared trunk."""
+
+    config: PolicyConfig
+
+    def setup(self) -> None:
+        units, layers = self.config.units, self.config.layers
+        self.embedding = nn.Dense(units)
+        self.encoder = [LayerNormLSTMCell(units) for _ in range(layers)]
+        self.decoder = [LayerNormLSTMCell(units) for _ in range(layers)]
+        self.query = nn.Dense(units, use_bias=False)
+        self.key = nn.Dense(units, use_bias=False)
+        self.value = nn.Dense(units, use_bias=False)
+        self.context = nn.Dense(units, use_bias=False)
+        if self.config.decoder_input != "paper":
+            self.task_input = nn.Dense(GATES * units, use_bias=False)
+        self.logits_head = nn.Dense(NUM_ACTIONS, kernel_init=nn.initializers.orthogonal(0.01))
+        self.value_head = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0))
+
+    def encode(self, features: jax.Array, mask: jax.Array) -> Memory:
+        """Encodes G DAGs.
+
+        Args:
+            features: [G, N, F] task embeddings in scheduling order.
+            mask: bool[G, N]; padding comes last and leaves the state as the last task left it.
+        """
+        outputs = jnp.tanh(self.embedding(features))
+        states = []
+        for cell in self.encoder:
+            outputs, state = _scan_layer(cell, outputs, mask)
+            states.append(state)
+        heads = (*mask.shape, self.config.heads, -1)
+        shown = self.config.decoder_input != "paper"
+        return Memory(
+            keys=self.key(outputs).reshape(heads),
+            values=self.value(outputs).reshape(heads),
+            mask=mask,
+            tasks=self.task_input(outputs) if shown else outputs[..., :0],
+            state=tuple(states),
+        )
+
+    def decode_step(
+        self, state: DecoderState, memory: Memory, tasks: jax.Array, observations: jax.Array
+    ) -> tuple[tuple[CellState, ...], jax.Array, jax.Array]:
+        """One decision of each of G x R trajectories.
+
+        Args:
+            state: the decoder after the previous decision.
+            memory: of the DAGs; its `tasks` are not read here.
+            tasks: [G, 4 units], the column of `memory.tasks` being decided.
+            observations: [B, K], the simulator's quantities; K = 0 unless `decoder_input` is task_sim.
+
+        Returns:
+            The layers' new states, logits [B, 2], and values [B].
+        """
+        context = self.attend(state.output, memory)
+        previous = jax.nn.one_hot(state.action, NUM_ACTIONS + 1)
+        projected = self.decoder[0].project(jnp.concatenate([previous, context, observations], axis=-1))
+        if self.config.decoder_input != "paper":
+            projected = projected + jnp.repeat(tasks, projected.shape[0] // tasks.shape[0], axis=0)
+        layers = [self.decoder[0](state.layers[0], projected)]
+        for cell, before in zip(self.decoder[1:], state.layers[1:], strict=True):
+            layers.append(cell(before, cell.project(layers[-1].hidden)))
+        output = layers[-1].hidden
+        return tuple(layers), self.logits_head(output), self.value_head(output)[..., 0]
+
+    def attend(self, outputs: jax.Array, memory: Memory) -> jax.Array:
+        """(18)-(22): the context vectors [B, units] for queries `outputs` [B, units]."""
+        graphs = memory.mask.shape[0]
+        query = self.query(outputs).reshape(graphs, -1, *memory.keys.shape[2:])
+        scores = jnp.einsum("grhd,gnhd->ghrn", query, memory.keys) * query.shape[-1] ** -0.5
+        weights = nn.softmax(scores, axis=-1, where=memory.mask[:, None, None, :])
+        context = jnp.einsum("ghrn,gnhd->grhd", weights, memory.values)
+        return self.context(context.reshape(outputs.shape))
+
+    def __call__(self, features: jax.Array, mask: jax.Array, observations: jax.Array) -> jax.Array:
+        """Touches every parameter once; only for `init`."""
+        memory = self.encode(features, mask)
+        return self.decode_step(start_state(memory, 1), memory, memory.tasks[:, 0], observations)[1]
+
+
+def start_state(memory: Memory, rollouts: int) -> DecoderState:
+    """The decoder before its first decision: the encoder's last valid state, d_0 = 0 and the start symbol.
+
+    Args:
+        memory: of G DAGs.
+        rollouts: R, trajectories of each.
+    """
+    layers = jax.tree.map(lambda leaf: jnp.repeat(leaf, rollouts, axis=0), memory.state)
+    output = jnp.zeros_like(layers[-1].hidden)
+    return DecoderState(layers, output, jnp.full(output.shape[0], START, jnp.int32))
+
+
+def _scan_layer(cell: LayerNormLSTMCell, inputs: jax.Array, mask: jax.Array) -> tuple[jax.Array, CellState]:
+    """One encoder layer over all positions: outputs [G, N, units] and the states after the last valid one."""
+
+    def body(cell: LayerNormLSTMCell, state: CellState, step: Any) -> tuple[CellState, jax.Array]:
+        projected, valid = step
+        after = jax.tree.map(lambda new, old: jnp.where(valid[:, None], new, old), cell(state, projected), state)
+        return after, after.hidden
+
+    scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
+    state, outputs = scan(cell, zero_state(mask.shape[0], cell.units), (cell.project(inputs), mask))
+    return outputs, state
