@@ -8,6 +8,7 @@ from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.latency import Schedule, makespan, simulate
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
+from mrlato_jax.offloader import Offloader, load_offloader
 from mrlato_jax.planners import Plan, all_local, all_offload, greedy, heft
 
 __version__ = "0.1.0"
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DagArrays",
     "InputError",
+    "Offloader",
     "Plan",
     "Schedule",
     "System",
@@ -24,6 +26,7 @@ __all__ = [
     "daggen",
     "greedy",
     "heft",
+    "load_offloader",
     "makespan",
     "pack",
     "priority_order",

@@ -18,6 +18,7 @@ REWARD_SCALES = ("all_local", "none")
 TASK_AXES = ("auto", "map", "vmap")
 EXPERIMENTS = ("exp1", "exp2", "exp3")
 METHODS = ("mrlato",)
+BUDGET = ("meta_batch", "graphs_per_task", "rollouts", "task_axis")  # settings that no method's name mentions
 
 
 class _JsonRecord:
@@ -113,13 +114,15 @@ class TrainConfig(_JsonRecord):
 
     @property
     def label(self) -> str:
-        """The method's name with everything it adds to SPEC section 5's, as its row in a table says it."""
-        policy, learning = self.policy, self.learning
+        """The method's name with everything it adds to SPEC section 5's, as its row in a table says it.
+
+        How much is spent (iterations, rollouts, ...) is no part of it: the run's record has that.
+        """
+        plain = TrainConfig()
         additions = [
-            policy.decoder_input if policy.decoder_input != "paper" else "",
-            "entropy" if learning.entropy_coef else "",
-            "raw_reward" if learning.reward_scale == "none" else "",
-            "raw_advantage" if not learning.normalise_advantages else "",
-            learning.meta_update if learning.meta_update != "reptile" else "",
+            value if isinstance(value, str) else f"{name}={value:g}"
+            for ours, theirs in ((self.policy, plain.policy), (self.learning, plain.learning))
+            for name, value in ours.to_json().items()
+            if name not in BUDGET and value != getattr(theirs, name)
         ]
-        return "+".join([self.method, *filter(None, additions)])
+        return "+".join([self.method, *additions])

@@ -114,7 +114,7 @@ def inner_adapt(
 class AdaptationMetrics(NamedTuple):
     """One round of adaptation: one collection and m updates."""
 
-    latencies: jax.Array  # [m, G], argmax-decoded makespan of each DAG after each update, seconds
+    latencies: jax.Array  # [m, G], argmax-decoded makespan of each measured DAG after each update, seconds
     sampled_latency: jax.Array  # mean makespan of the collection, seconds
     loss: LossMetrics  # of the last update
 
@@ -126,6 +126,7 @@ def adaptation_round(
     params: Any,
     opt_state: optax.OptState,
     task: LearningTask,
+    measured: LearningTask,
     key: jax.Array,
 ) -> tuple[Any, optax.OptState, AdaptationMetrics]:
     """m updates on one collection from all DAGs of a task, the Adam state kept from round to round.
@@ -137,14 +138,15 @@ def adaptation_round(
         learning: the learning settings; `graphs_per_task` does not apply.
         params: the current policy, which samples.
         opt_state: of `inner_optimizer`.
-        task: the test set.
+        task: the DAGs that are adapted to.
+        measured: the DAGs whose latency is measured after each update; the same ones in the paper's protocol.
         key: consumed.
     """
     batch, sampled_latency = collect(policy, learning, params, task, key)
 
     def body(carry: Any, _: None) -> tuple[Any, tuple[jax.Array, LossMetrics]]:
         params, opt_state, loss = gradient_step(policy, learning, *carry, task, batch)
-        return (params, opt_state), (rollout.decode_greedily(policy, params, task)[1], loss)
+        return (params, opt_state), (rollout.decode_greedily(policy, params, measured)[1], loss)
 
     (params, opt_state), (latencies, losses) = jax.lax.scan(
         body, (params, opt_state), None, length=learning.inner_steps

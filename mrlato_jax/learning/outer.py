@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -72,6 +73,12 @@ def init_state(policy: PolicyConfig, learning: LearningConfig, seed: int) -> Lea
     return LearnerState(params, outer_optimizer(learning).init(params), jnp.zeros((), jnp.int32), run_key)
 
 
+def check_meta_batch(meta_batch: int, num_sets: int) -> None:
+    """Raises InputError where more tasks are to be drawn without replacement than there are training sets."""
+    if meta_batch > num_sets:
+        raise InputError(f"meta_batch is {meta_batch}; accepted: at most {num_sets}, the number of training sets")
+
+
 def draw_meta_batch(pool: TaskPool, key: jax.Array, meta_batch: int) -> tuple[jax.Array, jax.Array]:
     """Draws sets without replacement, and a variant of each.
 
@@ -82,8 +89,7 @@ def draw_meta_batch(pool: TaskPool, key: jax.Array, meta_batch: int) -> tuple[ja
         InputError: more tasks asked for than the pool has sets.
     """
     num_sets, num_variants = pool.tasks.features.shape[:2]
-    if meta_batch > num_sets:
-        raise InputError(f"meta_batch is {meta_batch}; accepted: at most {num_sets}, the number of training sets")
+    check_meta_batch(meta_batch, num_sets)
     set_key, variant_key = jax.random.split(key)
     sets = jax.random.permutation(set_key, num_sets)[:meta_batch]
     return sets, jax.random.randint(variant_key, (meta_batch,), 0, num_variants)
@@ -101,8 +107,8 @@ def adapt_tasks(
     """Runs the inner loop on each task of a meta-batch.
 
     A task's key derives from its set's index, so the order of the batch changes nothing. With `task_axis` map, one
-    task runs at a time and is compiled at each of the pool's sizes, so that small DAGs cost no padding; with vmap all
-    run side by side at the largest.
+    task runs at a time, compiled at a few of the pool's sizes so that small DAGs do not pay for large ones; with vmap
+    all run side by side at the largest.
 
     Returns:
         theta_i' and metrics, stacked along axis 0.
@@ -113,14 +119,26 @@ def adapt_tasks(
         task_key = jax.random.fold_in(key, set_index)
         if task_axis(learning) == "vmap":
             return inner_adapt(policy, learning, params, task, task_key)
-        sizes = sorted(set(pool.sizes))
-        which = jnp.asarray([sizes.index(size) for size in pool.sizes])[set_index]
+        sizes, size_of_set = padded_sizes(pool.sizes)
         at_size = [lambda task, key, n=n: inner_adapt(policy, learning, params, trim(task, n), key) for n in sizes]
-        return jax.lax.switch(which, at_size, task, task_key)
+        return jax.lax.switch(jnp.asarray(size_of_set)[set_index], at_size, task, task_key)
 
     if task_axis(learning) == "vmap":
         return jax.vmap(adapt)(sets, variants)
     return jax.lax.map(lambda pair: adapt(*pair), (sets, variants))
+
+
+def padded_sizes(sizes: Sequence[int], ratio: float = 1.5) -> tuple[list[int], list[int]]:
+    """Few sizes to compile for, such that none of `sizes` is padded to more than `ratio` times itself.
+
+    Returns:
+        The sizes to pad to, and for each entry of `sizes` the index of its own.
+    """
+    tops: list[int] = []
+    for size in sorted(set(sizes), reverse=True):
+        if not tops or size * ratio < tops[-1]:
+            tops.append(size)
+    return tops, [max(i for i, top in enumerate(tops) if top >= size) for size in sizes]
 
 
 def task_axis(learning: LearningConfig) -> str:

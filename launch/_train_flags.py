@@ -1,0 +1,92 @@
+"""One flag for each setting of a training run. Ranges are checked by `mrlato_jax.config`, not here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from mrlato_jax.config import (
+    DECODER_INPUTS,
+    EXPERIMENTS,
+    META_UPDATES,
+    METHODS,
+    REWARD_SCALES,
+    TASK_AXES,
+    TrainConfig,
+)
+from mrlato_jax.mec.system import CHANNELS
+
+
+def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Declares the flags, with the defaults of the records."""
+    run = TrainConfig()
+    policy, learning = run.policy, run.learning
+
+    def choice(name: str, default: str, choices: Any, text: str) -> None:
+        flags.DEFINE_enum(name, default, list(choices), text, flag_values=flag_values)
+
+    def integer(name: str, default: int, text: str) -> None:
+        flags.DEFINE_integer(name, default, text, flag_values=flag_values)
+
+    def number(name: str, default: float, text: str) -> None:
+        flags.DEFINE_float(name, default, text, flag_values=flag_values)
+
+    choice("experiment", run.experiment, EXPERIMENTS, "Data and split: unseen topologies, task numbers, or rates.")
+    choice("method", run.method, METHODS, "What is trained.")
+    integer("iterations", run.iterations, "Meta-iterations of the whole run.")
+    integer("seed", run.seed, "Of every random draw of the run.")
+    choice("channel", run.channel, CHANNELS, "Channel rules of the simulator.")
+
+    choice("decoder_input", policy.decoder_input, DECODER_INPUTS, "What the decoder sees beside its own state.")
+    integer("units", policy.units, "LSTM units a layer, embedding width and width of the attention.")
+    integer("layers", policy.layers, "LSTM layers in the encoder and in the decoder.")
+    integer("heads", policy.heads, "Attention heads; a divisor of --units.")
+    integer("neighbour_width", policy.neighbour_width, "Most parents, and most children, that a task may have.")
+
+    number("inner_lr", learning.inner_lr, "alpha: learning rate of Adam in the inner loop.")
+    number("outer_lr", learning.outer_lr, "beta: learning rate of the outer loop.")
+    integer("inner_steps", learning.inner_steps, "m: gradient steps of the inner loop on one collection.")
+    integer("meta_batch", learning.meta_batch, "Learning tasks a meta-iteration, drawn without replacement.")
+    integer("graphs_per_task", learning.graphs_per_task, "DAGs of a learning task in one collection.")
+    integer("rollouts", learning.rollouts, "Trajectories per DAG in one collection.")
+    number("gamma", learning.gamma, "Discount per step, in [0, 1].")
+    number("gae_lambda", learning.gae_lambda, "lambda of the advantage estimate, in [0, 1].")
+    number("clip_epsilon", learning.clip_epsilon, "Clipping of the probability ratio, in (0, 1].")
+    number("value_coef", learning.value_coef, "c1: weight of the value loss.")
+    number("entropy_coef", learning.entropy_coef, "Weight of the entropy per step; the paper has none.")
+    choice(
+        "reward_scale",
+        learning.reward_scale,
+        REWARD_SCALES,
+        "Divide a DAG's rewards by its all-local makespan, or not at all: seconds.",
+    )
+    flags.DEFINE_bool(
+        "normalise_advantages",
+        learning.normalise_advantages,
+        "Bring advantages to mean 0 and deviation 1 over a learning task's steps.",
+        flag_values=flag_values,
+    )
+    choice("meta_update", learning.meta_update, META_UPDATES, "Step of the outer loop.")
+    choice("task_axis", learning.task_axis, TASK_AXES, "How a meta-batch is batched: auto maps on CPU, else vmaps.")
+
+
+def train_config(base: TrainConfig | None = None, flag_values: flags.FlagValues = flags.FLAGS) -> TrainConfig:
+    """The settings of `base` (by default, the defaults), with each flag that was given in its place.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+    base = TrainConfig() if base is None else base
+
+    def given(record: Any) -> dict[str, Any]:
+        names = [field.name for field in dataclasses.fields(record) if field.name in flag_values]
+        return {name: flag_values[name].value for name in names if flag_values[name].present}
+
+    return dataclasses.replace(
+        base,
+        policy=dataclasses.replace(base.policy, **given(base.policy)),
+        learning=dataclasses.replace(base.learning, **given(base.learning)),
+        **given(base),
+    )

@@ -1,0 +1,71 @@
+"""Meta-trains an offloading policy on one experiment's training sets, then adapts it to the sets it has never seen.
+
+    python launch/meta_train.py --flagfile=exp2.flags                        the paper's settings, for a GPU
+    python launch/meta_train.py --flagfile=exp2.flags --flagfile=cpu.flags   smaller, for a laptop
+
+Ends with a table of mean latencies in milliseconds and a figure of the adaptation curves, both also in the run folder.
+SIGTERM or Ctrl-C saves a checkpoint and ends; --resume --run=FOLDER continues.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from _cli import run
+from _evaluate import evaluate_run
+from _train_flags import define_train_flags, train_config
+from absl import flags
+
+from mrlato_jax.dag import dataset as datasets
+from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.experiments.progress import format_duration
+from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, new_run_path
+from mrlato_jax.experiments.settings import training_pool
+from mrlato_jax.experiments.training import train
+from mrlato_jax.learning.outer import check_meta_batch
+
+FLAGS = flags.FLAGS
+define_train_flags()
+flags.DEFINE_string("run", None, "Run folder. Default: runs/<date>-<time>-<experiment>-<method>, made anew.")
+flags.DEFINE_bool("resume", False, "Continue the run in --run; it must have the same settings.")
+flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
+flags.DEFINE_integer("checkpoint_every", 25, "Iterations from one checkpoint to the next.")
+flags.DEFINE_integer("updates", 30, "Gradient steps of the adaptation to each unseen set; 0 only measures.")
+
+
+def main(_: list[str]) -> int:
+    started = time.monotonic()
+    check_number("updates", FLAGS.updates, low=0, integer=True)
+    check_number("checkpoint_every", FLAGS.checkpoint_every, low=1, integer=True)
+    if FLAGS.resume and FLAGS.run is None:
+        raise InputError("--resume needs --run; accepted: the folder of the run to continue")
+    base = RunFolder.open(Path(FLAGS.run)).config if FLAGS.resume else None
+    config = train_config(base)
+    dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
+    check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
+    print(
+        f"data: {config.experiment} verified, {len(dataset.train_sets)} training and {len(dataset.test_sets)} test sets "
+        f"of {dataset.graphs_per_set} DAGs, sha256 {dataset.content_hash[:12]}",
+        flush=True,
+    )
+    if FLAGS.resume:
+        folder = RunFolder.resume(Path(FLAGS.run), config, dataset.content_hash)
+    else:
+        path = Path(FLAGS.run) if FLAGS.run else new_run_path(Path("runs"), config)
+        folder = RunFolder.create(path, config, dataset.content_hash)
+    with folder, GracefulStop() as stop:
+        print(f"run: {folder.path}, method {config.label}, seed {config.seed}", flush=True)
+        pool = training_pool(dataset, config.policy, config.channel)
+        state = train(folder, config, dataset.content_hash, pool, stop, FLAGS.checkpoint_every)
+        finished = state is not None and evaluate_run(
+            folder.path, config, state.params, dataset, FLAGS.updates, name="adaptation", held_out=False, stop=stop
+        )
+    if not finished:
+        print(f"continue with: python launch/meta_train.py --resume --run={folder.path}", flush=True)
+    print(f"total time {format_duration(time.monotonic() - started)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

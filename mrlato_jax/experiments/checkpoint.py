@@ -1,0 +1,275 @@
+"""Checkpoints: one file each, written whole or not at all, and checked bit by bit when read.
+
+A checkpoint is an ordinary uncompressed `.npz`: one array per leaf of the pytree, named by its key path
+(`params/params/encoder/kernel`), beside `header.json` with the format version, the step, the kinds of the typed PRNG
+keys and the caller's metadata. The archive's comment, its last 64 bytes, is the SHA-256 of every byte before it, so
+a file cut short or changed in any bit is known for what it is. Equal contents give equal files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrlato_jax.errors import InputError, check_number, shorten
+
+FORMAT = 1
+
+_HEADER = "header.json"
+_DIGEST_BYTES = 64  # hexadecimal SHA-256
+_NAME = re.compile(r"step_(\d{8})\.npz")
+_ABSENT = object()
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held, in the structure that was asked for."""
+
+    step: int
+    tree: Any
+    meta: dict[str, Any]
+
+
+def save(folder: Path, step: int, tree: Any, meta: Mapping[str, Any], keep: int = 3) -> Path:
+    """Writes `folder/step_<step>.npz` and then deletes all but the newest `keep` up to `step`.
+
+    The file appears under its name only when it is whole and on the disk; until then nothing older is deleted.
+
+    Args:
+        folder: the run's checkpoints; made if missing. One process writes it at a time (see `run_folder`).
+        step: meta-iterations done, in [0, 99999999]; an existing checkpoint of the same step is replaced.
+        tree: pytree of jax or numpy arrays of booleans or numbers, and typed PRNG keys.
+        meta: JSON values stored beside the arrays.
+        keep: how many checkpoints remain, at least 1.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InputError: a leaf, a key of the tree, `step`, `meta` or `keep` that cannot be stored.
+    """
+    check_number("step", step, low=0, high=99_999_999, integer=True)
+    check_number("keep", keep, low=1, integer=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".step_*.tmp"):  # of a writer that was killed
+        stale.unlink()
+    path = folder / f"step_{step:08d}.npz"
+    write_atomically(path, _pack(step, tree, meta))
+    older = [found for found_step, found in _list(folder) if found_step <= step]
+    for found in older[:-keep]:
+        found.unlink()
+    return path
+
+
+def restore(folder: Path, like: Any, expected: Mapping[str, Any]) -> Restored | None:
+    """The newest whole checkpoint of `folder`, in the structure of `like`; None where there is none at all.
+
+    A broken file is named in one warning and the one before it is used.
+
+    Args:
+        folder: what `save` was given; need not exist.
+        like: pytree of arrays or `jax.ShapeDtypeStruct`s with the wanted structure, shapes and dtypes. Leaves come
+            back as numpy arrays where `like` has numpy arrays (no dtype is narrowed) and as jax arrays elsewhere.
+        expected: entries that the stored metadata must have, compared as JSON values.
+
+    Raises:
+        InputError: every file is broken, the metadata differ from `expected`, or the arrays from `like`.
+    """
+    newest = _newest(Path(folder))
+    if newest is None:
+        return None
+    path, header, arrays = newest
+    differences = differing_fields(header["meta"], expected)
+    if differences:
+        raise InputError(f"{path} was saved under other settings: {'; '.join(differences)}")
+    return Restored(header["step"], _fill(like, header, arrays, path), header["meta"])
+
+
+def read_params(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads what the saved tree had under `params`, without knowing the network that it belongs to.
+
+    Args:
+        path: a checkpoint, or a folder of them, of which the newest whole one is read.
+
+    Returns:
+        The parameters as nested dicts of numpy arrays, as flax gives them, and the checkpoint's metadata.
+
+    Raises:
+        InputError: no such path, no whole checkpoint, or one without `params`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        newest = _newest(path)
+        if newest is None:
+            raise InputError(f"checkpoint folder is {path}, which holds no checkpoint; accepted: one with step_*.npz")
+        path, header, arrays = newest
+    else:
+        try:
+            header, arrays = _read(path)
+        except FileNotFoundError:
+            raise InputError(f"checkpoint is {path}, which does not exist; accepted: a file or folder") from None
+        except _BrokenError as error:
+            raise InputError(f"checkpoint {path} is broken ({error}); accepted: a whole checkpoint") from None
+    params = _nest(arrays).get("params")
+    if not isinstance(params, dict):
+        raise InputError(f"checkpoint {path} has no params among its arrays {shorten(list(arrays))}")
+    return params, header["meta"]
+
+
+def differing_fields(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """One phrase for each entry of `wanted`, nested ones by dotted name, that `stored` has otherwise or not at all."""
+    return _compare(stored, json.loads(json.dumps(wanted)), "")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes `data` so that a reader, also after a power cut, finds the old file or the new one, both whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)  # the new name lives in the folder: it too must reach the disk
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class _BrokenError(Exception):
+    """A file that is not what `save` wrote; says how it shows."""
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Each leaf with its key path, its parts joined by slashes, in the tree's order."""
+    named = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        parts = [jax.tree_util.keystr((part,), simple=True) for part in path]
+        if not parts or any(not part or "/" in part for part in parts):
+            raise InputError(f"tree has a leaf at {parts}; accepted: leaves below keys without a slash")
+        named.append(("/".join(parts), leaf))
+    return named
+
+
+def _pack(step: int, tree: Any, meta: Mapping[str, Any]) -> bytes:
+    arrays, keys = {}, {}
+    for name, leaf in _named_leaves(tree):
+        if _is_key(leaf):
+            keys[name] = str(jax.random.key_impl(leaf))
+            arrays[name] = np.asarray(jax.random.key_data(leaf))
+        elif isinstance(leaf, (jax.Array, np.ndarray, np.generic)) and np.asarray(leaf).dtype.kind in "biufc":
+            arrays[name] = np.asarray(leaf)
+        else:
+            raise InputError(f"tree leaf {name} is {shorten(leaf)}; accepted: arrays of booleans or numbers, PRNG keys")
+    try:
+        header = json.dumps({"format": FORMAT, "step": step, "keys": keys, "meta": dict(meta)}, indent=1)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"meta is {shorten(meta)}; accepted: JSON values ({error})") from None
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.comment = b" " * _DIGEST_BYTES
+        archive.writestr(zipfile.ZipInfo(_HEADER), header)  # ZipInfo: no time of writing in the file
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
+    contents = buffer.getvalue()[:-_DIGEST_BYTES]
+    return contents + _digest(contents)
+
+
+def _digest(contents: bytes) -> bytes:
+    return hashlib.sha256(contents).hexdigest().encode()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    data = path.read_bytes()
+    if data[-_DIGEST_BYTES:] != _digest(data[:-_DIGEST_BYTES]):
+        raise _BrokenError(f"its {len(data)} bytes do not end in their SHA-256")
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        header = json.loads(archive[_HEADER])
+        if header["format"] != FORMAT:
+            raise InputError(f"format of checkpoint {path} is {shorten(header['format'])}; accepted: {FORMAT}")
+        return header, {name: archive[name] for name in archive.files if name != _HEADER}
+
+
+def _list(folder: Path) -> list[tuple[int, Path]]:
+    """Step and path of each checkpoint, oldest first."""
+    matches = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def _newest(folder: Path) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:
+    found = _list(folder)
+    for _, path in reversed(found):
+        try:
+            return path, *_read(path)
+        except _BrokenError as error:
+            _log.warning("checkpoint %s is broken (%s); using the one before it", path, error)
+    if found:
+        # Going on as if nothing had been saved would silently start the run anew.
+        raise InputError(f"checkpoint folder is {folder}, where all {len(found)} are broken; accepted: a whole one")
+    return None
+
+
+def _fill(like: Any, header: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> Any:
+    named = _named_leaves(like)
+    wanted, stored = {name for name, _ in named}, set(arrays)
+    if wanted != stored:
+        raise InputError(
+            f"arrays of {path} differ: stored but not wanted {shorten(sorted(stored - wanted))}, "
+            f"wanted but not stored {shorten(sorted(wanted - stored))}"
+        )
+    leaves, problems = [], []
+    for name, leaf in named:
+        array: Any = arrays[name]
+        if name in header["keys"]:
+            array = jax.random.wrap_key_data(array, impl=header["keys"][name])
+        if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+            problems.append(f"{name}: stored {array.dtype}{[*array.shape]}, wanted {leaf.dtype}{[*leaf.shape]}")
+        is_numpy = isinstance(leaf, (np.ndarray, np.generic))
+        leaves.append(array if is_numpy or _is_key(array) else jnp.asarray(array))
+    if problems:
+        raise InputError(f"arrays of {path} differ: {'; '.join(problems)}")
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
+
+
+def _nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *folders, last = name.split("/")
+        place = nested
+        for part in folders:
+            place = place.setdefault(part, {})
+        place[last] = array
+    return nested
+
+
+def _compare(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str) -> list[str]:
+    differences = []
+    for name, value in wanted.items():
+        found = stored.get(name, _ABSENT)
+        if isinstance(found, Mapping) and isinstance(value, Mapping):
+            differences += _compare(found, value, f"{prefix}{name}.")
+        elif found != value:
+            was = "nothing" if found is _ABSENT else shorten(found)
+            differences.append(f"{prefix}{name}: stored {was}, wanted {shorten(value)}")
+    return differences

@@ -1,0 +1,347 @@
+"""The folder of one run: what was asked, on what it ran, what each iteration gave, and its checkpoints.
+
+    config.json     settings, data hash, and for each session of the run: versions, commit, device
+    metrics.jsonl   one line an iteration and nothing of the clock: a run that was interrupted and resumed has the
+                    same lines, bit for bit, as one that was not
+    timing.jsonl    the clock's side of the same iterations
+    checkpoints/    see `checkpoint`
+    .lock           held by the process that writes the run
+
+Figures and tables of the run go beside these.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from mrlato_jax.config import TrainConfig
+from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.experiments.checkpoint import differing_fields, write_atomically
+
+_CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
+_RECORD_FIELDS = {"config": dict, "data_hash": str, "sessions": list}
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """One run on the disk. `create` and `resume` give a writer, which locks the run until closed; `open` a reader.
+
+    Attributes:
+        path: the folder.
+        record: the contents of `config.json`.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any], lock: int | None = None) -> None:
+        self.path = path
+        self.record = record
+        self._lock = lock  # file descriptor; the kernel frees the lock when the process ends, however it ends
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig, data_hash: str) -> RunFolder:
+        """Starts a run in a folder that is missing or empty.
+
+        Raises:
+            InputError: the folder holds something, or another process is at it.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"run folder is {path}, which is a file; accepted: a folder that is new or empty")
+        path.mkdir(parents=True, exist_ok=True)
+        _check_empty(path)
+        run = cls(path, {"config": config.to_json(), "data_hash": data_hash, "sessions": [_session()]}, _acquire(path))
+        try:
+            _check_empty(path)  # nobody else can have filled it from here on
+            run._write_record()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Reads an existing run, which may be in progress.
+
+        Raises:
+            InputError: no such folder, or no `config.json` in it that can be used.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise InputError(f"run folder is {path}, which does not exist; accepted: the folder of an existing run")
+        try:
+            record = json.loads((path / _CONFIG).read_bytes())
+        except FileNotFoundError:
+            raise InputError(f"run folder is {path}, which has no {_CONFIG}; accepted: a folder of a run") from None
+        except ValueError as error:
+            raise InputError(f"{path / _CONFIG} is not JSON ({error}); accepted: what the run wrote") from None
+        for name, kind in _RECORD_FIELDS.items():
+            if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+                raise InputError(f"{path / _CONFIG} has no usable {name}; accepted: what the run wrote")
+        run = cls(path, record)
+        try:
+            _ = run.config
+        except (InputError, TypeError) as error:
+            raise InputError(f"{path / _CONFIG}: {error}") from None
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, config: TrainConfig, data_hash: str) -> RunFolder:
+        """Continues an existing run under `config`, which `check_resumable` must accept, and records the session.
+
+        Raises:
+            InputError: as `open` and `check_resumable`, or another process is at the run.
+        """
+        run = cls.open(path)  # also keeps the lock file out of a folder that is no run
+        run._lock = _acquire(run.path)
+        try:
+            run.record = cls.open(path).record  # as the last writer left it
+            run.check_resumable(config, data_hash)
+            session, last = _session(), run.record["sessions"][-1:]
+            changes = differing_fields(last[0], session) if last else []
+            if changes:
+                _log.warning("run %s continues elsewhere, bits may differ: %s", run.path, "; ".join(changes))
+            run.record = {**run.record, "config": config.to_json(), "sessions": [*run.record["sessions"], session]}
+            run._write_record()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @property
+    def config(self) -> TrainConfig:
+        """The settings of the run."""
+        return TrainConfig.from_json(self.record["config"])
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return self.path / _CHECKPOINTS
+
+    @property
+    def metrics(self) -> Path:
+        """File of the run's metrics, for `read_metrics`; missing before the first iteration."""
+        return self.path / _METRICS
+
+    @property
+    def timing(self) -> Path:
+        """File of the run's times, for `read_metrics`; missing before the first iteration."""
+        return self.path / _TIMING
+
+    def check_resumable(self, config: TrainConfig, data_hash: str) -> None:
+        """Raises InputError unless the run can go on under `config`: the same settings, or more iterations."""
+        stored, wanted = self.record["config"], config.to_json()
+        if wanted["iterations"] >= stored["iterations"]:
+            stored = {**stored, "iterations": wanted["iterations"]}
+        differences = differing_fields(stored, wanted)
+        differences += differing_fields({"data_hash": self.record["data_hash"]}, {"data_hash": data_hash})
+        if differences:
+            raise InputError(
+                f"run {self.path} cannot be resumed: {'; '.join(differences)}; accepted: the run's own settings, "
+                "only iterations may be raised"
+            )
+
+    def metrics_log(self, resume_step: int = 0) -> MetricsLog:
+        """Opens the run's metrics for appending, first dropping what came after the checkpoint at `resume_step`.
+
+        Iterations after the checkpoint are computed again, to the same lines.
+
+        Raises:
+            InputError: the run was opened for reading, or a line other than the last is malformed.
+        """
+        if self._lock is None:
+            raise InputError(f"run {self.path} is open for reading; accepted: one from RunFolder.create or .resume")
+        for path in (self.metrics, self.timing):
+            _truncate(path, resume_step)
+        return MetricsLog(self.metrics, self.timing)
+
+    def close(self) -> None:
+        """Lets other processes write the run."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _write_record(self) -> None:
+        write_atomically(self.path / _CONFIG, json.dumps(self.record, indent=2).encode() + b"\n")
+
+
+class MetricsLog:
+    """Appends one line an iteration to each of two files; each line is out of the process before `append` returns."""
+
+    def __init__(self, metrics: Path, timing: Path) -> None:
+        self._metrics = open(metrics, "ab")  # noqa: SIM115 - closed by close()
+        self._timing = open(timing, "ab")  # noqa: SIM115
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def append(self, iteration: int, metrics: Mapping[str, Any], seconds: float) -> None:
+        """Writes what iteration number `iteration` gave.
+
+        Args:
+            iteration: of the run, as the checkpoints count.
+            metrics: JSON values, numpy or jax arrays; nothing that depends on the clock or the machine.
+            seconds: wall-clock time that the iteration took, > 0.
+        """
+        timing = {"iteration": iteration, "seconds": seconds, "iterations_per_second": 1.0 / seconds}
+        for file, record in ((self._timing, timing), (self._metrics, {"iteration": iteration, **metrics})):
+            file.write(_line(record))
+            file.flush()
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._metrics.close()
+        self._timing.close()
+
+
+class GracefulStop:
+    """Within the context SIGTERM and SIGINT only set `requested`, so that a loop can save and end between steps.
+
+    A SIGINT when a stop is already requested raises KeyboardInterrupt: who presses Ctrl-C twice means it. For the
+    main thread, which alone receives signals.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl` or `timing.jsonl`, oldest first, without the torn last line of a killed writer.
+
+    Raises:
+        InputError: no such file, or a line other than the last that is malformed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"metrics file is {path}, which does not exist; accepted: a file that a run wrote")
+    return [record for _, record in _whole_lines(path)]
+
+
+def new_run_path(root: Path, config: TrainConfig) -> Path:
+    """Makes an empty folder `root/<date>-<time>-<experiment>-<method>` for a run.
+
+    Runs that start in the same second get `-2`, `-3` and so on.
+    """
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.experiment}-{config.label}"
+    attempt = 1
+    while True:
+        path = root / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            path.mkdir()  # made here: making a folder is the one test that two processes cannot both pass
+        except FileExistsError:
+            attempt += 1
+        else:
+            return path
+
+
+def _check_empty(path: Path) -> None:
+    found = sorted({entry.name for entry in path.iterdir()} - {_LOCK, f".{_CONFIG}.tmp"})
+    if found:
+        raise InputError(
+            f"run folder is {path}, which holds {shorten(found)}; accepted: a folder that is new or empty, "
+            "or --resume to continue its run"
+        )
+
+
+def _acquire(path: Path) -> int:
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"run {path} is being written by another process; accepted: a run that is at rest") from None
+    return descriptor
+
+
+def _session() -> dict[str, Any]:
+    """What the results may depend on beside the settings."""
+    # The package's version is that of the code that runs, whatever an installation recorded.
+    versions = {"python": platform.python_version(), "mrlato_jax": sys.modules["mrlato_jax"].__version__}
+    versions |= {name: metadata.version(name) for name in _PACKAGES}
+    device = jax.devices()[0]
+    devices = {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()}
+    return {"versions": versions, "commit": _commit(), "device": devices}
+
+
+def _commit() -> str | None:
+    """Commit of the package's code, with `-dirty` if changed since; None if git does not track the code."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie in another project's checkout
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, default=lambda value: np.asarray(value).tolist()).encode() + b"\n"
+
+
+def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Each line with its record. Only the last can be torn, when its writer was killed; it is left out."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            usable = isinstance(record["iteration"], int) and line.endswith(b"\n")
+        except (ValueError, TypeError, KeyError):
+            usable = False
+        if usable:
+            whole.append((line, record))
+        elif number < len(lines):
+            raise InputError(f"{path}, line {number} is {shorten(line)}; accepted: a JSON object with an iteration")
+    return whole
+
+
+def _truncate(path: Path, last_iteration: int) -> None:
+    if not path.exists():
+        return
+    kept = b"".join(line for line, record in _whole_lines(path) if record["iteration"] <= last_iteration)
+    if len(kept) != path.stat().st_size:
+        write_atomically(path, kept)

@@ -1,0 +1,62 @@
+"""The paper's three experiments: what is trained on, and the nine settings that are evaluated (V-C)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError
+from mrlato_jax.learning.outer import TaskPool
+from mrlato_jax.learning.tasks import learning_task, stack
+from mrlato_jax.mec.system import System
+
+DEFAULT_RATE_BPS = 7e6
+TRAIN_RATES_BPS = {"exp3": tuple(1e6 * rate for rate in range(4, 23, 3))}
+TEST_RATES_BPS = {"exp3": (5.5e6, 8.5e6, 11.5e6)}
+
+
+@dataclasses.dataclass(frozen=True)
+class TestSetting:
+    """One panel of the paper's figures: a set of unseen DAGs under one system."""
+
+    name: str
+    graphs: tuple[TaskGraph, ...]
+    system: System
+
+    __test__ = False  # a record, whatever its name suggests to pytest
+
+
+def training_systems(experiment: str, channel: str) -> list[System]:
+    """The systems a training set may be met under: one, or Experiment 3's seven rates (U_r = D_r)."""
+    rates = TRAIN_RATES_BPS.get(experiment, (DEFAULT_RATE_BPS,))
+    return [System(uplink_bps=rate, downlink_bps=rate, channel=channel) for rate in rates]
+
+
+def training_pool(dataset: DagDataset, policy: PolicyConfig, channel: str) -> TaskPool:
+    """Every training set of an experiment under every training system, packed, encoded and on the device."""
+    systems = training_systems(dataset.name, channel)
+    sets = [dataset.graphs(index) for index in dataset.train_sets]
+    sizes = tuple(max(graph.num_tasks for graph in graphs) for graphs in sets)
+    tasks = [stack([learning_task(graphs, system, policy, max(sizes)) for system in systems]) for graphs in sets]
+    return jax.block_until_ready(TaskPool(stack(tasks), sizes))
+
+
+def test_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
+    """The three evaluated settings of an experiment, in the paper's order."""
+    settings = []
+    for index in dataset.test_sets:
+        graphs = tuple(dataset.graphs(index))
+        if dataset.name in TEST_RATES_BPS:
+            for rate in TEST_RATES_BPS[dataset.name]:
+                system = System(uplink_bps=rate, downlink_bps=rate, channel=channel)
+                settings.append(TestSetting(f"{rate / 1e6:g} Mbit/s", graphs, system))
+        else:
+            system = System(uplink_bps=DEFAULT_RATE_BPS, downlink_bps=DEFAULT_RATE_BPS, channel=channel)
+            settings.append(TestSetting(dataset.set_names[index], graphs, system))
+    if not settings:
+        raise InputError(f"data set {dataset.name!r} has no test sets; accepted: one of Experiments 1 to 3")
+    return settings

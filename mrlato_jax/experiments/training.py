@@ -1,0 +1,79 @@
+"""The loop around the jitted meta-iteration: progress, metrics, checkpoints, stopping and resuming."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+
+from mrlato_jax.config import TrainConfig
+from mrlato_jax.experiments import checkpoint
+from mrlato_jax.experiments.progress import Progress
+from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
+from mrlato_jax.learning.outer import LearnerState, MetaMetrics, TaskPool, init_state, meta_iteration
+
+
+def train(
+    run: RunFolder, config: TrainConfig, data_hash: str, pool: TaskPool, stop: GracefulStop, checkpoint_every: int = 25
+) -> LearnerState | None:
+    """Meta-trains from the run's last whole checkpoint, or from the start, to `config.iterations`.
+
+    Args:
+        run: opened for writing.
+        config: the run's settings.
+        data_hash: of the data set that `pool` holds.
+        pool: the training tasks.
+        stop: when it is requested, the loop saves and ends at the next step boundary.
+        checkpoint_every: iterations from one checkpoint to the next.
+
+    Returns:
+        The learner after the last iteration, or None where a stop was requested before it.
+
+    Raises:
+        InputError: the run's checkpoint belongs to other settings, network or data.
+    """
+    state = init_state(config.policy, config.learning, config.seed)
+    meta = checkpoint_meta(config, data_hash)
+    restored = checkpoint.restore(run.checkpoints, state._asdict(), meta)
+    done = 0
+    if restored is not None:
+        state, done = LearnerState(**restored.tree), restored.step
+    if done >= config.iterations:
+        return state
+    with (
+        run.metrics_log(done) as log,
+        Progress(config.iterations, f"meta-training {config.label}", start=done) as progress,
+    ):
+        for iteration in range(done + 1, config.iterations + 1):
+            started = time.monotonic()
+            state, metrics = meta_iteration(config.policy, config.learning, state, pool)
+            values = flatten(jax.device_get(metrics))
+            log.append(iteration, values, time.monotonic() - started)
+            progress.update(iteration, latency_ms=values["latency_ms"], entropy=values["entropy"])
+            last = iteration == config.iterations
+            if iteration % checkpoint_every == 0 or last or stop.requested:
+                checkpoint.save(run.checkpoints, iteration, state._asdict(), meta)
+            if stop.requested and not last:
+                progress.print(f"stopped after iteration {iteration}; checkpoint saved")
+                return None
+    return state
+
+
+def checkpoint_meta(config: TrainConfig, data_hash: str) -> dict[str, Any]:
+    """What a checkpoint must agree with to be continued: everything but how long the run is to last."""
+    settings = config.to_json()
+    del settings["iterations"]
+    return {"config": settings, "data_hash": data_hash}
+
+
+def flatten(metrics: MetaMetrics) -> dict[str, float]:
+    """The metrics of an iteration as they are written: plain names, milliseconds where the name says so."""
+    inner = metrics.inner
+    return {
+        "latency_ms": 1e3 * float(inner.latency),
+        "entropy": float(inner.entropy),
+        "value_explained": float(inner.value_explained),
+        **{name: float(value) for name, value in inner.loss._asdict().items() if name != "entropy"},
+        "update_norm": float(metrics.update_norm),
+    }

@@ -1,0 +1,116 @@
+"""Inference for other programs: a trained policy that plans applications.
+
+    policy = load_offloader("runs/20260101-120000-exp2-mrlato")
+    plan = policy.plan(graph, system)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import jax
+import numpy as np
+
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, check_choice, check_type, shorten
+from mrlato_jax.experiments import checkpoint
+from mrlato_jax.experiments.run_folder import RunFolder
+from mrlato_jax.learning import rollout
+from mrlato_jax.learning.tasks import LearningTask, learning_task
+from mrlato_jax.mec.latency import padded_size
+from mrlato_jax.mec.priority import priority_order
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners import Plan, simulated_plan
+
+MODES = ("argmax",)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Offloader:
+    """A trained policy.
+
+    Attributes:
+        policy: the network's settings.
+        params: its parameters.
+        label: the method that trained it.
+    """
+
+    policy: PolicyConfig
+    params: Any
+    label: str
+
+    @overload
+    def plan(self, graphs: TaskGraph, system: System, mode: str = "argmax") -> Plan: ...
+
+    @overload
+    def plan(self, graphs: Sequence[TaskGraph], system: System, mode: str = "argmax") -> list[Plan]: ...
+
+    def plan(self, graphs: TaskGraph | Sequence[TaskGraph], system: System, mode: str = "argmax") -> Plan | list[Plan]:
+        """Decides every task of one application, or of each of several.
+
+        The network is compiled once for each padded size and batch size (a power of two), so a program that plans
+        similar applications again and again compiles once.
+
+        Args:
+            graphs: one graph or a sequence of them, any sizes.
+            system: the system they run on.
+            mode: "argmax", the likeliest action at each step.
+
+        Returns:
+            A `Plan` for each graph, timed in float64 by the one simulator.
+
+        Raises:
+            InputError: no graph, an unknown mode, or a task with more parents or children than the policy has room for.
+        """
+        check_choice("mode", mode, MODES)
+        check_type("system", system, System)
+        if isinstance(graphs, TaskGraph):
+            return self.plan([graphs], system, mode)[0]
+        if not isinstance(graphs, Sequence) or not graphs:
+            raise InputError(f"graphs is {shorten(graphs)}; accepted: a TaskGraph or a sequence of at least one")
+        for i, graph in enumerate(graphs):
+            check_type(f"graphs[{i}]", graph, TaskGraph)
+        batch = [*graphs, *[graphs[-1]] * (_power_of_two(len(graphs)) - len(graphs))]
+        size = padded_size(max(graph.num_tasks for graph in graphs))
+        task = learning_task(batch, system, self.policy, size)
+        actions = np.asarray(_decode(self.policy, self.params, task))
+        return [_plan(graph, system, row) for graph, row in zip(graphs, actions, strict=False)]
+
+
+def load_offloader(source: str | Path) -> Offloader:
+    """A policy that plans, from the newest whole checkpoint of a run.
+
+    Args:
+        source: a run folder, as `launch/meta_train.py` leaves it.
+
+    Raises:
+        InputError: no run there, or no whole checkpoint in it.
+    """
+    run = RunFolder.open(Path(source))
+    params, meta = checkpoint.read_params(run.checkpoints)
+    config = run.config
+    stored = meta.get("config", {}).get("policy")
+    if stored != config.policy.to_json():
+        raise InputError(f"{run.checkpoints} holds a network {stored}, but config.json says {config.policy.to_json()}")
+    return Offloader(config.policy, jax.tree.map(jax.numpy.asarray, params), config.label)
+
+
+@partial(jax.jit, static_argnames="policy")
+def _decode(policy: PolicyConfig, params: Any, task: LearningTask) -> jax.Array:
+    return rollout.decode_greedily(policy, params, task)[0]
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _plan(graph: TaskGraph, system: System, actions: np.ndarray) -> Plan:
+    order = priority_order(graph, system)
+    placement = np.empty(graph.num_tasks, np.int32)
+    placement[order] = actions[: graph.num_tasks]
+    return simulated_plan(graph, system, placement, order)

@@ -1,0 +1,334 @@
+"""Flags, flag files, help and errors, as a user of the scripts meets them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from absl import flags
+
+from mrlato_jax.config import LearningConfig, PolicyConfig, TrainConfig
+from mrlato_jax.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = ROOT / "launch"
+sys.path.insert(0, str(LAUNCH))
+
+from _cli import Argument, expand, help_text, parse  # noqa: E402
+from _train_flags import define_train_flags, train_config  # noqa: E402
+
+SETTINGS = {
+    field.name: field
+    for record in (TrainConfig, PolicyConfig, LearningConfig)
+    for field in dataclasses.fields(record)
+    if field.name not in ("policy", "learning")
+}
+
+
+@pytest.fixture
+def values() -> flags.FlagValues:
+    found = flags.FlagValues()
+    define_train_flags(found)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config(values: flags.FlagValues, *arguments: str, base: TrainConfig | None = None) -> TrainConfig:
+    assert parse(["prog", *arguments], values) == ["prog"]
+    return train_config(base, values)
+
+
+def error(values: flags.FlagValues, *arguments: str) -> str:
+    with pytest.raises(InputError) as caught:
+        config(values, *arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Every setting has a flag of its own name.
+
+
+def test_settings_have_names_of_their_own() -> None:
+    records = (TrainConfig, PolicyConfig, LearningConfig)
+    assert len(SETTINGS) == sum(len(dataclasses.fields(record)) for record in records) - 2
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_has_a_flag(values: flags.FlagValues, name: str) -> None:
+    assert name in values
+    assert values[name].default == SETTINGS[name].default
+    assert values[name].help.endswith(".")
+
+
+def test_no_flags_are_the_defaults(values: flags.FlagValues) -> None:
+    assert config(values) == TrainConfig()
+
+
+OTHER: dict[str, Any] = {
+    "experiment": "exp3", "iterations": 3, "seed": 4, "channel": "mrlco", "decoder_input": "task_sim", "units": 24,
+    "layers": 1, "heads": 3, "neighbour_width": 9, "inner_lr": 0.25, "outer_lr": 0.125, "inner_steps": 2,
+    "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2, "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3,
+    "value_coef": 2.0, "entropy_coef": 0.01, "reward_scale": "none", "normalise_advantages": False,
+    "meta_update": "reptile_adam", "task_axis": "vmap",
+}  # fmt: skip
+
+
+def test_every_flag_reaches_its_setting(values: flags.FlagValues) -> None:
+    assert OTHER.keys() == SETTINGS.keys() - {"method"}  # of which there is one so far
+    built = config(values, *(f"--{name}={value}" for name, value in OTHER.items()))
+    flat = built.to_json()
+    flat |= flat.pop("policy") | flat.pop("learning")
+    assert flat == OTHER | {"method": "mrlato"}
+
+
+def test_only_given_flags_replace_those_of_a_resumed_run(values: flags.FlagValues) -> None:
+    stored = TrainConfig(seed=5, policy=PolicyConfig(units=16), learning=LearningConfig(rollouts=2))
+    assert config(values, "--iterations=9", base=stored) == dataclasses.replace(stored, iterations=9)
+
+
+# What the command line may look like.
+
+
+def test_forms_of_a_flag(values: flags.FlagValues) -> None:
+    built = config(values, "--seed", "3", "-units=16", "--nonormalise_advantages", "--seed=4")
+    assert (built.seed, built.policy.units, built.learning.normalise_advantages) == (4, 16, False)
+    assert config(values, "--normalise_advantages").learning.normalise_advantages
+    assert not config(values, "--normalise_advantages=false").learning.normalise_advantages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--itertions=3"], "unknown flag --itertions; did you mean --iterations?"),
+        (["--flagfil=a"], "unknown flag --flagfil; did you mean --flagfile?"),
+        (["--zzz"], "unknown flag --zzz; --help lists what is accepted"),
+        (["--noseed"], "unknown flag --noseed; did you mean --seed?"),
+        (["--seed=x"], "--seed is 'x'; accepted: an integer"),
+        (["--seed=1.5"], "--seed is '1.5'; accepted: an integer"),
+        (["--gamma=high"], "--gamma is 'high'; accepted: a number"),
+        (["--experiment=exp9"], "--experiment is 'exp9'; accepted: exp1, exp2, exp3"),
+        (["--normalise_advantages=2"], "--normalise_advantages is '2'; accepted: true, false"),
+        (["--nonormalise_advantages=1"], "--nonormalise_advantages is '1'; accepted: no value"),
+        (["--seed"], "--seed has no value; accepted: an integer"),
+        (["--flagfile"], "--flagfile has no value; accepted: the name of a flag file"),
+        (["exp2.flags"], "argument is 'exp2.flags'; accepted: --name=value flags only"),
+        (["--normalise_advantages", "false"], "argument is 'false'; accepted: --name=value flags only"),
+        (["--"], "unknown flag --; --help lists what is accepted"),
+        (["--iterations=0"], "iterations is 0; accepted: an integer in [1, inf)"),
+        (["--gamma=nan"], "gamma is nan; accepted: a finite number in [0, 1]"),
+        (["--heads=7"], "heads is 7; accepted: a divisor of units (128)"),
+    ],
+)
+def test_wrong_flags(values: flags.FlagValues, arguments: list[str], message: str) -> None:
+    assert error(values, *arguments) == message
+
+
+def test_required_flags_and_validators(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("run", None, "A run folder.", flag_values=values)
+    flags.mark_flag_as_required("run", flag_values=values)
+    assert "--run" in error(values)
+    assert parse(["prog", "--run="], values) == ["prog"]
+    assert values.run == ""
+
+
+# Flag files.
+
+
+def test_flag_file_is_what_it_says(values: flags.FlagValues, folder: Path) -> None:
+    (folder / "a.flags").write_text(
+        "# a comment\n// another\n\n   --seed=3  \n  # --seed=4\n-units=16\n--nonormalise_advantages\n"
+    )
+    built = config(values, "--flagfile=a.flags")
+    assert (built.seed, built.policy.units, built.learning.normalise_advantages) == (3, 16, False)
+
+
+@pytest.mark.parametrize("form", [["--flagfile=a.flags"], ["--flagfile", "a.flags"], ["-flagfile=a.flags"]])
+def test_the_last_wins(values: flags.FlagValues, folder: Path, form: list[str]) -> None:
+    (folder / "a.flags").write_text("--seed=3\n--units=16\n")
+    assert config(values, *form, "--seed=9").seed == 9
+    assert config(values, "--seed=9", *form).seed == 3
+
+
+def test_search_order_of_a_bare_name(values: flags.FlagValues, folder: Path) -> None:
+    assert config(values, "--flagfile=exp3.flags").experiment == "exp3"  # beside the scripts
+    (folder / "exp3.flags").write_text("--experiment=exp1\n")
+    assert config(values, "--flagfile=exp3.flags").experiment == "exp1"  # the working directory first
+
+
+def test_a_name_with_a_folder_is_not_looked_for_beside_the_scripts(values: flags.FlagValues, folder: Path) -> None:
+    message = error(values, "--flagfile=./exp3.flags")
+    assert message == f"--flagfile=./exp3.flags not found; sought: {folder / 'exp3.flags'}"
+    assert config(values, f"--flagfile={LAUNCH / 'exp3.flags'}").experiment == "exp3"
+
+
+def test_missing_file_lists_where_it_was_sought(values: flags.FlagValues, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "a.flags").write_text("--seed=1\n--flagfile=none.flags\n")
+    places = [folder / "none.flags", LAUNCH / "none.flags"]
+    assert error(values, "--flagfile=none.flags").endswith("sought: " + ", ".join(map(str, places)))
+    nested = error(values, "--flagfile=sub/a.flags")
+    assert nested.startswith(f"{folder / 'sub' / 'a.flags'}:2: --flagfile=none.flags not found")
+    assert nested.endswith("sought: " + ", ".join(map(str, [folder / "sub" / "none.flags", *places])))
+
+
+def test_nested_files_beside_their_parent_first(values: flags.FlagValues, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "outer.flags").write_text("--seed=1\n--flagfile=inner.flags\n--units=16\n")
+    (folder / "inner.flags").write_text("--seed=2\n--units=24\n")
+    assert config(values, "--flagfile=sub/outer.flags").seed == 2
+    (folder / "sub" / "inner.flags").write_text("--seed=3\n")
+    built = config(values, "--flagfile=sub/outer.flags")
+    assert (built.seed, built.policy.units) == (3, 16)
+
+
+def test_a_file_may_come_twice_but_not_within_itself(values: flags.FlagValues, folder: Path) -> None:
+    (folder / "a.flags").write_text("--flagfile=b.flags\n--flagfile=b.flags\n")
+    (folder / "b.flags").write_text("--seed=2\n")
+    assert config(values, "--flagfile=a.flags", "--flagfile=a.flags").seed == 2
+    (folder / "b.flags").write_text("\n--flagfile=./a.flags\n")
+    message = error(values, "--flagfile=a.flags")
+    assert message == f"{folder / 'b.flags'}:2: --flagfile=./a.flags includes itself: a.flags -> b.flags -> a.flags"
+
+
+@pytest.mark.parametrize(
+    ("line", "phrase"),
+    [
+        ("seed=3", "line is 'seed=3'; accepted: --name=value"),
+        ("--seed 3", "line is '--seed 3'; accepted: one --name=value and nothing behind it"),
+        ("--seed=3 # three", "nothing behind it"),
+        ("--seed=3 // three", "nothing behind it"),
+        ("--seed=3 --units=16", "nothing behind it"),
+        ("--seed=3 4", "--seed is '3 4'; accepted: an integer"),
+        ("--seed", "--seed has no value; accepted: an integer"),
+        ("--flagfile", "--flagfile has no value"),
+        ("--sed=3", "unknown flag --sed; did you mean --seed?"),
+        ("--experiment=exp9", "accepted: exp1, exp2, exp3"),
+    ],
+)
+def test_wrong_lines_are_named_by_number(values: flags.FlagValues, folder: Path, line: str, phrase: str) -> None:
+    (folder / "a.flags").write_text(f"# first\n--units=16\n{line}\n")
+    message = error(values, "--flagfile=a.flags", "--seed=1")
+    assert message.startswith(f"{folder / 'a.flags'}:3: ")
+    assert phrase in message
+
+
+def test_a_flag_file_that_is_no_text(values: flags.FlagValues, folder: Path) -> None:
+    (folder / "a.flags").write_bytes(b"--seed=\xff\n")
+    assert "cannot be read" in error(values, "--flagfile=a.flags")
+
+
+def test_a_value_may_have_spaces(folder: Path) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string("out", None, "Folder.", flag_values=values)
+    (folder / "a.flags").write_text("--out=my runs/exp 2\n")
+    parse(["prog", "--flagfile=a.flags"], values)
+    assert values.out == "my runs/exp 2"
+
+
+# The flag files that are shipped.
+
+
+def stated(name: str) -> list[str]:
+    return [line.text.lstrip("-").partition("=")[0] for line in expand([Argument(f"--flagfile={LAUNCH / name}")])]
+
+
+@pytest.mark.parametrize(("name", "meta_batch"), [("exp1", 10), ("exp2", 5), ("exp3", 10)])
+def test_papers_settings_in_full(values: flags.FlagValues, name: str, meta_batch: int) -> None:
+    built = config(values, f"--flagfile={LAUNCH / name}.flags")
+    assert built == TrainConfig(experiment=name, learning=LearningConfig(meta_batch=meta_batch))
+    # The seed is the user's, and how a batch is laid out changes no result.
+    assert sorted(stated(f"{name}.flags")) == sorted(SETTINGS.keys() - {"seed", "task_axis"})
+
+
+def test_cpu_takes_less_of_the_same(values: flags.FlagValues) -> None:
+    full = config(values, "--flagfile=exp2.flags")
+    less = config(values, "--flagfile=exp2.flags", "--flagfile=cpu.flags")
+    changed = {name for name in ("graphs_per_task", "rollouts") if name in stated("cpu.flags")}
+    assert set(stated("cpu.flags")) == changed | {"iterations"}
+    assert less.iterations < full.iterations
+    assert all(getattr(less.learning, name) < getattr(full.learning, name) for name in changed)
+
+
+# Whole programs.
+
+SCRIPT = '''"""Trains a toy.
+
+python toy.py --out=FOLDER
+"""
+import sys
+sys.path.insert(0, {launch!r})
+from _cli import run
+from _train_flags import define_train_flags, train_config
+from absl import flags
+from mrlato_jax.errors import InputError
+
+OUT = flags.DEFINE_string("out", None, "Folder to write to.")
+define_train_flags()
+
+def main(argv):
+    config = train_config()
+    if OUT.value == "bad":
+        raise InputError("out is 'bad'; accepted: good")
+    print(config.iterations, argv[1:])
+    return 3 if OUT.value == "three" else None
+
+if __name__ == "__main__":
+    run(main)
+'''
+
+
+def toy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "toy.py"
+    script.write_text(SCRIPT.format(launch=str(LAUNCH)))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, str(script), *arguments]
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_program_runs_with_a_shipped_file_from_anywhere(tmp_path: Path) -> None:
+    ran = toy(tmp_path, "--flagfile=exp2.flags", "--flagfile=cpu.flags", "--iterations=7", "--out=three")
+    assert (ran.returncode, ran.stdout) == (3, "7 []\n"), ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--iteratons=3", "error: unknown flag --iteratons; did you mean --iterations?\n"),
+        ("--out=bad", "error: out is 'bad'; accepted: good\n"),
+    ],
+)
+def test_program_ends_with_one_line(tmp_path: Path, argument: str, message: str) -> None:
+    ran = toy(tmp_path, argument)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", message)
+
+
+def test_help_of_a_program(tmp_path: Path) -> None:
+    ran = toy(tmp_path, "--help")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("Trains a toy.\n\npython toy.py --out=FOLDER\n\nflags:\n")
+    listed = [line.split("=")[0].split()[0] for line in ran.stdout.splitlines() if line.startswith("  --")]
+    own = ["--[no]normalise_advantages" if name == "normalise_advantages" else f"--{name}" for name in SETTINGS]
+    assert sorted(listed) == sorted(["--out", "--flagfile", *own])
+    assert "  --experiment=<exp1, exp2, exp3>  (default: exp2)" in ran.stdout
+    assert "beside the scripts" in " ".join(ran.stdout.split())
+
+
+def test_help_keeps_the_order_of_the_declarations(values: flags.FlagValues) -> None:
+    text = help_text("About.", "prog", values)
+    places = [
+        text.index(f"{name}") for name in ("--experiment", "--iterations", "--units", "--inner_lr", "--task_axis")
+    ]
+    assert places == sorted(places)
