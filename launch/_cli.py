@@ -129,8 +129,8 @@ def help_text(doc: str, program: str, flag_values: flags.FlagValues = flags.FLAG
     lines = [doc.strip(), "", "flags:"]
     for flag in _own_flags(program, flag_values):
         name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}=<{_accepted(flag)}>"
-        default = "" if flag.default is None else f"  (default: {flag.default_as_str.strip("'")})"
-        lines += [f"  {name}{default}", *_wrap(flag.help)]
+        default = (flag.default_as_str or "").strip("'")
+        lines += [f"  {name}" + (f"  (default: {default})" if default else ""), *_wrap(_help(flag))]
     lines += ["  --flagfile=<FILE>", *_wrap(_FLAGFILE_HELP)]
     return "\n".join(lines)
 
@@ -156,6 +156,12 @@ def _accepted(flag: flags.Flag) -> str:
     if isinstance(flag.parser, flags.EnumParser):
         return ", ".join(flag.parser.enum_values)
     return "true, false" if flag.boolean else flag.parser.syntactic_help or "text"
+
+
+def _help(flag: flags.Flag) -> str:
+    """Without the choices that absl puts before the text of a flag that has some: they are shown as its value."""
+    choices = flag.parser.enum_values if isinstance(flag.parser, flags.EnumParser) else []
+    return flag.help.removeprefix(f"<{'|'.join(choices)}>: ")
 
 
 def _find_file(file: str, argument: Argument, within: tuple[Path, ...]) -> Path:

@@ -25,7 +25,7 @@ def evaluate_run(
     held_out: bool,
     stop: GracefulStop,
 ) -> bool:
-    """Evaluates every setting and writes `name`.json, .md and .png into `folder`; False where stopped before the end."""
+    """Evaluates every setting, writes `name`.json, .md and .png into `folder`; False where stopped before the end."""
     results = []
     for index, setting in enumerate(test_settings(dataset, config.channel)):
         with Progress(max(updates, 1), f"adapting to {setting.name}") as progress:
@@ -36,9 +36,7 @@ def evaluate_run(
                     raise KeyboardInterrupt
 
             try:
-                result = evaluate_setting(
-                    config, params, setting, index, updates, held_out=held_out, on_round=on_round
-                )
+                result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, on_round=on_round)
             except KeyboardInterrupt:
                 progress.print("stopped while adapting; nothing of the evaluation was written")
                 return False

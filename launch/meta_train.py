@@ -45,7 +45,7 @@ def main(_: list[str]) -> int:
     dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
     check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
     print(
-        f"data: {config.experiment} verified, {len(dataset.train_sets)} training and {len(dataset.test_sets)} test sets "
+        f"data: {config.experiment} verified, {len(dataset.train_sets)} training, {len(dataset.test_sets)} test sets "
         f"of {dataset.graphs_per_set} DAGs, sha256 {dataset.content_hash[:12]}",
         flush=True,
     )

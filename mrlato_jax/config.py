@@ -33,8 +33,10 @@ class _JsonRecord:
         fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown, missing = sorted(set(values) - set(fields)), sorted(set(fields) - set(values))
         if unknown or missing:
-            raise InputError(f"{cls.__name__} has unknown names {unknown} and lacks {missing}; accepted: {list(fields)}")
-        nested = {"policy": PolicyConfig, "learning": LearningConfig}
+            raise InputError(
+                f"{cls.__name__} has unknown names {unknown} and lacks {missing}; accepted: {list(fields)}"
+            )
+        nested: dict[str, type[_JsonRecord]] = {"policy": PolicyConfig, "learning": LearningConfig}
         return cls(**{name: nested[name].from_json(v) if name in nested else v for name, v in values.items()})
 
 
@@ -120,7 +122,7 @@ class TrainConfig(_JsonRecord):
         """
         plain = TrainConfig()
         additions = [
-            value if isinstance(value, str) else f"{name}={value:g}"
+            str(value) if name in ("decoder_input", "meta_update") else f"{name}={value}"
             for ours, theirs in ((self.policy, plain.policy), (self.learning, plain.learning))
             for name, value in ours.to_json().items()
             if name not in BUDGET and value != getattr(theirs, name)

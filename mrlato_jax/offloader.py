@@ -1,7 +1,7 @@
 """Inference for other programs: a trained policy that plans applications.
 
-    policy = load_offloader("runs/20260101-120000-exp2-mrlato")
-    plan = policy.plan(graph, system)
+policy = load_offloader("runs/20260101-120000-exp2-mrlato")
+plan = policy.plan(graph, system)
 """
 
 from __future__ import annotations

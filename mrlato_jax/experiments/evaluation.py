@@ -17,7 +17,7 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.learning.inner import adaptation_round, inner_optimizer
 from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners import all_local, all_offload, greedy, heft, random_placement
+from mrlato_jax.planners import Plan, all_local, all_offload, greedy, heft, random_placement
 
 MILLISECONDS = 1e3
 BASELINES = ("all-local", "all-offload", "random", "greedy", "HEFT-based")
@@ -106,8 +106,8 @@ def evaluation_key(config: TrainConfig, setting_index: int) -> jax.Array:
 
 def baseline_latencies(graphs: Sequence[TaskGraph], system: System, seed: int) -> dict[str, float]:
     """Mean makespan of each unlearned plan over `graphs`, milliseconds, by the names of `BASELINES`."""
-    rng = np.random.default_rng(seed)
-    planners = (all_local, all_offload, partial(random_placement, rng=rng), greedy, heft)
+    random = partial(random_placement, rng=np.random.default_rng(seed))
+    planners: tuple[Callable[[TaskGraph, System], Plan], ...] = (all_local, all_offload, random, greedy, heft)
     return {
         name: MILLISECONDS * float(np.mean([planner(graph, system).makespan for graph in graphs]))
         for name, planner in zip(BASELINES, planners, strict=True)

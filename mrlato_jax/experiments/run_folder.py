@@ -263,7 +263,7 @@ def new_run_path(root: Path, config: TrainConfig) -> Path:
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.experiment}-{config.label}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.experiment}-{config.method}"
     attempt = 1
     while True:
         path = root / (name if attempt == 1 else f"{name}-{attempt}")

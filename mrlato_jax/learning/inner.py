@@ -102,12 +102,13 @@ def inner_adapt(
     batch, latency = collect(policy, learning, params, task, rollout_key)
 
     def body(carry: Any, _: None) -> tuple[Any, LossMetrics]:
-        params, opt_state, metrics = gradient_step(policy, learning, *carry, task, batch)
+        params, opt_state = carry
+        params, opt_state, metrics = gradient_step(policy, learning, params, opt_state, task, batch)
         return (params, opt_state), metrics
 
     start = (params, inner_optimizer(learning).init(params))
     (adapted, _), steps = jax.lax.scan(body, start, None, length=learning.inner_steps)
-    first, last = (jax.tree.map(lambda leaf: leaf[i], steps) for i in (0, -1))
+    first, last = jax.tree.map(lambda leaf: leaf[0], steps), jax.tree.map(lambda leaf: leaf[-1], steps)
     return adapted, InnerMetrics(latency, last, first.explained_variance, first.entropy)
 
 
@@ -129,7 +130,7 @@ def adaptation_round(
     measured: LearningTask,
     key: jax.Array,
 ) -> tuple[Any, optax.OptState, AdaptationMetrics]:
-    """m updates on one collection from all DAGs of a task, the Adam state kept from round to round.
+    """Takes m updates on one collection from all DAGs of a task, the Adam state kept from round to round.
 
     An update is one Adam gradient step (SPEC section 7); a test set's adaptation is a sequence of these rounds.
 
@@ -145,7 +146,8 @@ def adaptation_round(
     batch, sampled_latency = collect(policy, learning, params, task, key)
 
     def body(carry: Any, _: None) -> tuple[Any, tuple[jax.Array, LossMetrics]]:
-        params, opt_state, loss = gradient_step(policy, learning, *carry, task, batch)
+        params, opt_state = carry
+        params, opt_state, loss = gradient_step(policy, learning, params, opt_state, task, batch)
         return (params, opt_state), (rollout.decode_greedily(policy, params, measured)[1], loss)
 
     (params, opt_state), (latencies, losses) = jax.lax.scan(

@@ -71,8 +71,8 @@ def pack(
         numpy-backed `DagArrays` with leading axis B = len(graphs).
 
     Raises:
-        InputError: no graphs, a graph of more than `num_positions` tasks, an order that is no linear extension, or times
-            beyond the range of `dtype`.
+        InputError: no graphs, a graph of more than `num_positions` tasks, an order that is no linear extension, or
+            times beyond the range of `dtype`.
     """
     if not isinstance(graphs, Sequence) or not graphs:
         raise InputError(f"graphs is {shorten(graphs)}; accepted: a sequence of at least one TaskGraph")

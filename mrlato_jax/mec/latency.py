@@ -79,7 +79,7 @@ def candidate_ends(channel: str, queues: Queues, task: Task) -> TaskEnds:
     rules = CHANNELS[channel]
     ready = jnp.max(jnp.where(task.parents, queues.result_at_ue, 0))
     sendable = ready
-    if not rules.upload_waits_for_download:
+    if queues.data_at_sender is not None:
         sendable = jnp.max(jnp.where(task.parents, queues.data_at_sender, 0))
     upload = jnp.maximum(queues.uplink, sendable) + task.uplink
     vm = jnp.maximum(queues.vm, upload) + task.vm

@@ -1,8 +1,8 @@
 """The seq2seq policy with multi-head attention, (16)-(22): a network that knows no simulator.
 
-`encode` runs once per DAG; its `Memory` is shared by all R rollouts of that DAG. The G x R trajectories of a decoder step
-are one flat axis B wherever weights are applied: a weight gradient that contracts over two axes costs XLA's CPU backend
-a transposed copy of both operands, every step.
+`encode` runs once per DAG; its `Memory` is shared by all R rollouts of that DAG. The G x R trajectories of a decoder
+step are one flat axis B wherever weights are applied: a weight gradient that contracts over two axes costs XLA's CPU
+backend a transposed copy of both operands, every step.
 
 The decoder's input, `PolicyConfig.decoder_input`:
     paper     previous action and attention context (17)

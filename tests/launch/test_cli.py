@@ -322,7 +322,7 @@ def test_help_of_a_program(tmp_path: Path) -> None:
     listed = [line.split("=")[0].split()[0] for line in ran.stdout.splitlines() if line.startswith("  --")]
     own = ["--[no]normalise_advantages" if name == "normalise_advantages" else f"--{name}" for name in SETTINGS]
     assert sorted(listed) == sorted(["--out", "--flagfile", *own])
-    assert "  --experiment=<exp1, exp2, exp3>  (default: exp2)" in ran.stdout
+    assert "  --experiment=<exp1, exp2, exp3>  (default: exp2)\n      Data and split" in ran.stdout
     assert "beside the scripts" in " ".join(ran.stdout.split())
 
 

@@ -1,0 +1,33 @@
+# The two commands of the README are `make run` and `make test`; each makes the environment if it is absent.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: run test test-slow lint clean
+
+run: $(READY)
+	$(BIN)/python launch/meta_train.py --flagfile=exp2.flags --flagfile=cpu.flags
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A broken install leaves no mark, so the next call starts over.
+$(READY): pyproject.toml constraints.txt
+	@echo "making the environment in $(VENV) ..."
+	@start=$$(date +%s) && \
+	$(PYTHON) -m venv $(VENV) && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[plots,test]' && \
+	touch $@ && echo "environment ready after $$(($$(date +%s) - start)) s"
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
