@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from mrlato_jax.errors import InputError, shorten
 
@@ -47,6 +47,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             sys.exit(_report(error))
 
     def guarded(argv: list[str]) -> int | None:
+        logging.set_verbosity(logging.WARNING)  # JAX's remarks on backends it did not find are no news to a user
         try:
             return main(argv)
         except InputError as error:
