@@ -20,6 +20,7 @@ from mrlato_jax.mec.system import System
 from mrlato_jax.planners import Plan, all_local, all_offload, greedy, heft, random_placement
 
 MILLISECONDS = 1e3
+MARKS = (0, 1, 10, 30, 100)  # numbers of updates that tables show
 BASELINES = ("all-local", "all-offload", "random", "greedy", "HEFT-based")
 
 
@@ -29,7 +30,7 @@ class Adaptation:
 
     Attributes:
         latency_ms: [updates + 1], mean argmax-decoded makespan of the measured DAGs: entry k is L(k), after k updates.
-        latency_ms_by_dag: [updates + 1, G], the same for each DAG.
+        latency_ms_by_dag: the same for each DAG, [G], after as many updates as its key in `MARKS` says, and at the end.
         sampled_ms: one entry a collection, mean makespan of the sampled trajectories.
         entropy: one entry a collection, nats per decision at its last update.
         value_explained: one entry a collection, variance of the value targets explained at its last update.
@@ -37,7 +38,7 @@ class Adaptation:
     """
 
     latency_ms: list[float]
-    latency_ms_by_dag: list[list[float]]
+    latency_ms_by_dag: dict[int, list[float]]
     sampled_ms: list[float]
     entropy: list[float]
     value_explained: list[float]
@@ -91,12 +92,17 @@ def adapt(
     latencies = MILLISECONDS * np.stack(by_dag[: updates + 1]).astype(np.float64)
     return params, Adaptation(
         latency_ms=latencies.mean(axis=1).tolist(),
-        latency_ms_by_dag=np.round(latencies, 3).tolist(),
+        latency_ms_by_dag={mark: np.round(latencies[mark], 3).tolist() for mark in marks(updates)},
         sampled_ms=sampled,
         entropy=entropy,
         value_explained=explained,
         simulator_evaluations=rounds * task.num_graphs * learning.rollouts,
     )
+
+
+def marks(updates: int) -> list[int]:
+    """Those of `MARKS` that `updates` reaches, and `updates` itself."""
+    return sorted({mark for mark in MARKS if mark <= updates} | {updates})
 
 
 def evaluation_key(config: TrainConfig, setting_index: int) -> jax.Array:

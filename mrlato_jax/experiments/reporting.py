@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mrlato_jax.experiments.checkpoint import write_atomically
-from mrlato_jax.experiments.evaluation import BASELINES, SettingResult
+from mrlato_jax.experiments.evaluation import BASELINES, SettingResult, marks
 from mrlato_jax.experiments.progress import format_table
-
-MARKS = (0, 1, 10, 30, 100)  # updates that have a row in the table
 
 
 def table(label: str, results: Sequence[SettingResult]) -> str:
@@ -25,7 +23,7 @@ def table(label: str, results: Sequence[SettingResult]) -> str:
     header = ["mean latency, ms", *(result.setting for result in results), "vs HEFT-based"]
     rows = [_row(name, [result.baselines_ms[name] for result in results], results) for name in BASELINES]
     updates = len(results[0].adaptation.latency_ms) - 1
-    for mark in sorted({mark for mark in MARKS if mark <= updates} | {updates}):
+    for mark in marks(updates):
         name = f"{label}, {'before any update' if mark == 0 else f'after {mark}'}"
         rows.append(_row(name, [result.adaptation.latency_ms[mark] for result in results], results))
     if all(result.held_out is not None for result in results):

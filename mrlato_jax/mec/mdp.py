@@ -40,7 +40,8 @@ def encode(dag: DagArrays, neighbour_width: int) -> jax.Array:
 
     Args:
         dag: one DAG, no leading axes.
-        neighbour_width: W, room for that many parents and as many children; see `check_neighbour_width`.
+        neighbour_width: W, room for that many parents and as many children. `check_neighbour_width` refuses what does
+            not fit; where that was not called, the features of such a task are NaN, never silently cut.
 
     Returns:
         float[N, 5 + 2 W], 0 on padding.
@@ -61,11 +62,11 @@ def encode(dag: DagArrays, neighbour_width: int) -> jax.Array:
 
 
 def _neighbour_positions(adjacent: jax.Array, own_position: jax.Array, width: int) -> jax.Array:
-    """Scaled positions of each row's neighbours, nearest in order first to last, 0 beyond: [N, width]."""
-    absent = jnp.inf
-    found = jnp.sort(jnp.where(adjacent, own_position[None, :], absent), axis=-1)[:, :width]
+    """Scaled positions of each row's neighbours in ascending order, then 0: [N, width]."""
+    found = jnp.sort(jnp.where(adjacent, own_position[None, :], jnp.inf), axis=-1)[:, :width]
     found = jnp.where(jnp.isinf(found), 0, found)
-    return jnp.pad(found, ((0, 0), (0, width - found.shape[-1])))
+    found = jnp.pad(found, ((0, 0), (0, width - found.shape[-1])))
+    return jnp.where(adjacent.sum(axis=-1, keepdims=True) > width, jnp.nan, found)
 
 
 def time_scale(dag: DagArrays) -> jax.Array:

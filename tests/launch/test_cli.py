@@ -250,13 +250,18 @@ def test_papers_settings_in_full(values: flags.FlagValues, name: str, meta_batch
     assert sorted(stated(f"{name}.flags")) == sorted(SETTINGS.keys() - {"seed", "task_axis"})
 
 
-def test_cpu_takes_less_of_the_same(values: flags.FlagValues) -> None:
+@pytest.mark.parametrize("name", ["cpu", "cpu_hour"])
+def test_cpu_presets_are_smaller_and_say_what_they_add(values: flags.FlagValues, name: str) -> None:
     full = config(values, "--flagfile=exp2.flags")
-    less = config(values, "--flagfile=exp2.flags", "--flagfile=cpu.flags")
-    changed = {name for name in ("graphs_per_task", "rollouts") if name in stated("cpu.flags")}
-    assert set(stated("cpu.flags")) == changed | {"iterations"}
+    less = config(values, "--flagfile=exp2.flags", f"--flagfile={name}.flags")
+    budget, beyond = {"iterations", "graphs_per_task", "rollouts"}, {"decoder_input", "outer_lr"}
+    assert set(stated(f"{name}.flags")) == budget | beyond
     assert less.iterations < full.iterations
-    assert all(getattr(less.learning, name) < getattr(full.learning, name) for name in changed)
+    assert less.learning.graphs_per_task < full.learning.graphs_per_task
+    assert less.learning.rollouts < full.learning.rollouts
+    assert less.label == "mrlato+task_sim+outer_lr=0.0015"
+    # (29) with this beta moves theta to the mean of the adapted parameters.
+    assert less.learning.outer_lr == pytest.approx(less.learning.inner_lr * less.learning.inner_steps)
 
 
 # Whole programs.

@@ -1,0 +1,163 @@
+"""What an evaluation leaves behind says what was measured, and is written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrlato_jax.experiments import reporting
+from mrlato_jax.experiments.evaluation import BASELINES, Adaptation, SettingResult, marks
+
+LABEL = "mrlato+a|b"
+# HEFT-based is 100 ms on one setting and 400 ms on the other.
+FIRST = dict(zip(BASELINES, (300.0, 200.0, 150.04, 110.0, 100.0), strict=True))
+SECOND = dict(zip(BASELINES, (800.0, 600.0, 500.0, 380.0, 400.0), strict=True))
+
+
+def adaptation(curve: list[float]) -> Adaptation:
+    by_dag = {mark: [curve[mark] - 1, curve[mark] + 1] for mark in marks(len(curve) - 1)}
+    return Adaptation(curve, by_dag, [1.5], [0.6], [0.1], 80)
+
+
+def results(updates: int, *, held_out: bool = False) -> list[SettingResult]:
+    curves = [[start - 0.5 * k for k in range(updates + 1)] for start in (140.0, 480.0)]
+    others = [adaptation([value + 1000 for value in curve]) if held_out else None for curve in curves]
+    return [
+        SettingResult(name, baselines, adaptation(curve), other)
+        for name, baselines, curve, other in zip(("n20", "n30"), (FIRST, SECOND), curves, others, strict=True)
+    ]
+
+
+def table(updates: int, **options: Any) -> list[list[str]]:
+    text = reporting.table("mrlato", results(updates, **options))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+
+
+def test_rows_and_columns() -> None:
+    header, _, *body = table(30)
+    assert header == ["mean latency, ms", "n20", "n30", "vs HEFT-based"]
+    names = [*BASELINES, "mrlato, before any update", "mrlato, after 1", "mrlato, after 10", "mrlato, after 30"]
+    assert [row[0] for row in body] == names
+    assert BASELINES == ("all-local", "all-offload", "random", "greedy", "HEFT-based")
+
+
+def test_values_by_hand() -> None:
+    body = {row[0]: row[1:] for row in table(30)[2:]}
+    assert body["all-local"] == ["300.0", "800.0", "+150.0 %"]  # 3 and 2 times HEFT-based: 2.5 in the mean
+    assert body["random"] == ["150.0", "500.0", "+37.5 %"]
+    assert body["greedy"] == ["110.0", "380.0", "+2.5 %"]  # 1.10 and 0.95
+    assert body["HEFT-based"] == ["100.0", "400.0", ""]
+    assert body["mrlato, before any update"] == ["140.0", "480.0", "+30.0 %"]
+    assert body["mrlato, after 1"] == ["139.5", "479.5", "+29.7 %"]  # 1.395 and 1.19875
+    assert body["mrlato, after 10"] == ["135.0", "475.0", "+26.9 %"]  # 1.35 and 1.1875
+    assert body["mrlato, after 30"] == ["125.0", "465.0", "+20.6 %"]  # 1.25 and 1.1625
+
+
+def test_better_than_heft_is_negative() -> None:
+    better = SettingResult("n20", FIRST, adaptation([90.0]), None)
+    assert reporting.table("mrlato", [better]).splitlines()[-1].split("|")[-2].strip() == "-10.0 %"
+
+
+@pytest.mark.parametrize(
+    ("updates", "shown"), [(0, [0]), (1, [0, 1]), (4, [0, 1, 4]), (30, [0, 1, 10, 30]), (100, [0, 1, 10, 30, 100])]
+)
+def test_marks_that_were_reached_and_the_last(updates: int, shown: list[int]) -> None:
+    learned = [row for row in table(updates)[2:] if row[0].startswith("mrlato")]
+    names = [f"mrlato, {'before any update' if mark == 0 else f'after {mark}'}" for mark in shown]
+    assert [row[0] for row in learned] == names
+    assert [row[1] for row in learned] == [f"{140 - 0.5 * mark:.1f}" for mark in shown]
+
+
+def test_the_other_half_has_rows_of_its_own() -> None:
+    plain, both = table(4), table(4, held_out=True)
+    assert both[: len(plain)] == [row for row in both[: len(plain)] if "other half" not in row[0]]
+    assert [row[1:] for row in both[len(plain) :]] == [["1140.0", "1480.0", ""], ["1138.0", "1478.0", ""]]
+    assert all("other half" in row[0] for row in both[len(plain) :])
+
+
+def test_the_other_half_is_not_repeated_without_updates() -> None:
+    assert [row[1] for row in table(0, held_out=True) if "other half" in row[0]] == ["1140.0"]
+
+
+def test_files(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    text = reporting.write(tmp_path, "evaluation-4", LABEL, results(4), {"updates": 4, "data_hash": "ab"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"evaluation-4.{end}" for end in ("json", "md", "png")]
+    markdown = (tmp_path / "evaluation-4.md").read_text()
+    assert markdown == reporting.table(LABEL, results(4)) + "\n"
+    assert text.startswith(markdown)
+    assert text.endswith(f"in {tmp_path}: evaluation-4.json, evaluation-4.md, evaluation-4.png")
+    assert "mrlato+a\\|b, after 4" in markdown  # a bar in a label is no column
+    record = json.loads((tmp_path / "evaluation-4.json").read_text())
+    assert (record["method"], record["updates"], record["data_hash"]) == (LABEL, 4, "ab")
+    assert [setting["setting"] for setting in record["settings"]] == ["n20", "n30"]
+    assert record["settings"][1]["baselines_ms"] == SECOND
+    assert record["settings"][0]["adaptation"]["latency_ms"] == [140.0, 139.5, 139.0, 138.5, 138.0]
+    assert record["settings"][0]["adaptation"]["latency_ms_by_dag"]["4"] == [137.0, 139.0]
+    assert record["settings"][0]["held_out"] is None
+
+
+def test_figure_has_a_panel_for_each_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    closed: list[Any] = []
+    close = pyplot.close
+    monkeypatch.setattr(pyplot, "close", lambda figure: closed.append(figure) or close(figure))
+    image = reporting.adaptation_figure("mrlato", results(4))
+    assert image.startswith(b"\x89PNG\r\n\x1a\n")
+    (figure,) = closed
+    assert [axis.get_title() for axis in figure.axes] == ["n20", "n30"]
+    for axis, result in zip(figure.axes, results(4), strict=True):
+        lines = {line.get_label(): list(line.get_ydata()) for line in axis.get_lines()}
+        assert lines.pop("mrlato") == result.adaptation.latency_ms
+        named = axis.texts[0].get_text()
+        for name, value in result.baselines_ms.items():
+            if name in lines:
+                assert lines[name] == [value, value]
+            else:
+                assert f"{name} {value:.0f} ms" in named
+        assert {"HEFT-based", "greedy"} <= lines.keys()
+        assert f"all-local {result.baselines_ms['all-local']:.0f} ms" in named
+    assert pyplot.get_fignums() == []
+
+
+def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # the import fails as if it were not installed
+    text = reporting.write(tmp_path, "adaptation", "mrlato", results(1), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adaptation.json", "adaptation.md"]
+    *_, files, note = text.splitlines()
+    assert files.endswith("adaptation.json, adaptation.md")
+    assert "matplotlib is not installed" in note
+    assert "mrlato-jax[plots]" in note
+
+
+@pytest.mark.parametrize("dies_at", [0, 1, 2])
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int) -> None:
+    pytest.importorskip("matplotlib")
+    names = [f"adaptation.{end}" for end in ("json", "md", "png")]
+    for name in names:
+        (tmp_path / name).write_text("old")
+    replaced: list[str] = []
+    replace = os.replace
+
+    def dying(source: Any, target: Any) -> None:
+        if len(replaced) == dies_at:
+            raise KeyboardInterrupt
+        replaced.append(Path(target).name)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            reporting.write(tmp_path, "adaptation", "mrlato", results(1), {})
+    assert replaced == names[:dies_at]
+    contents = {name: (tmp_path / name).read_bytes() for name in names}
+    assert all((contents[name] == b"old") == (name not in replaced) for name in names)
+    if "adaptation.json" in replaced:
+        assert json.loads(contents["adaptation.json"])["method"] == "mrlato"

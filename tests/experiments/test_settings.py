@@ -1,0 +1,152 @@
+"""What is trained on and what is evaluated: SPEC section 3, and never one in the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mrlato_jax as mj
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.dag.dataset import FAMILIES, DagDataset, build_graph, load
+from mrlato_jax.experiments import settings
+from mrlato_jax.experiments.settings import training_pool, training_systems
+from mrlato_jax.learning.outer import TaskPool
+
+POLICY = PolicyConfig(units=16, heads=2)
+TRAIN_MBPS = (4, 7, 10, 13, 16, 19, 22)
+TEST_MBPS = (5.5, 8.5, 11.5)
+
+
+def part(experiment: str, graphs: int = 2, most: int = 3) -> DagDataset:
+    """The first sets of each split, the first graphs of each."""
+    chosen: dict[str, list[mj.TaskGraph]] = {}
+    splits = []
+    for index, family in enumerate(FAMILIES[experiment]):
+        if splits.count(family.split) < most:
+            chosen[family.set_name] = [build_graph(experiment, index, i) for i in range(graphs)]
+            splits.append(family.split)
+    return DagDataset.from_graphs(experiment, chosen, tuple(splits), {})
+
+
+@pytest.fixture(scope="module", params=["exp1", "exp2", "exp3"])
+def data(request: pytest.FixtureRequest) -> DagDataset:
+    return part(request.param)
+
+
+@pytest.fixture(scope="module")
+def pool(data: DagDataset) -> TaskPool:
+    return training_pool(data, POLICY, "paper")
+
+
+# What the data sets are.
+
+
+def test_experiment_1_is_unseen_topologies() -> None:
+    data = load("exp1")
+    tests = settings.test_settings(data, "paper")
+    assert [setting.name for setting in tests] == ["fat0.7_density0.4", "fat0.7_density0.7", "fat0.8_density0.6"]
+    grid = {f"fat{fat}_density{density}" for fat in (0.4, 0.5, 0.6, 0.7, 0.8) for density in (0.4, 0.5, 0.6, 0.7, 0.8)}
+    train = [data.set_names[i] for i in data.train_sets]
+    assert len(train) == 22
+    assert set(train) == grid - {setting.name for setting in tests}
+    assert (data.task_mask.sum(-1) == 25).all()
+    assert all(len(setting.graphs) == data.graphs_per_set == 100 for setting in tests)
+    assert {setting.system for setting in tests} == {mj.System(uplink_bps=7e6, downlink_bps=7e6)}
+
+
+def test_experiment_2_is_unseen_sizes() -> None:
+    data = load("exp2")
+    tests = settings.test_settings(data, "paper")
+    assert [{graph.num_tasks for graph in setting.graphs} for setting in tests] == [{20}, {30}, {40}]
+    assert [setting.name for setting in tests] == ["n20", "n30", "n40"]
+    sizes = [set(data.task_mask[i].sum(-1)) for i in data.train_sets]
+    assert sizes == [{10}, {15}, {25}, {35}, {45}, {50}]
+    assert all(len(setting.graphs) == data.graphs_per_set == 100 for setting in tests)
+    assert {setting.system for setting in tests} == {mj.System(uplink_bps=7e6, downlink_bps=7e6)}
+
+
+def test_experiment_3_is_unseen_rates() -> None:
+    data = load("exp3")
+    tests = settings.test_settings(data, "paper")
+    assert [setting.system for setting in tests] == [
+        mj.System(uplink_bps=1e6 * rate, downlink_bps=1e6 * rate) for rate in TEST_MBPS
+    ]
+    assert [setting.name for setting in tests] == ["5.5 Mbit/s", "8.5 Mbit/s", "11.5 Mbit/s"]
+    assert tests[0].graphs == tests[1].graphs == tests[2].graphs  # one set under three rates
+    assert len(tests[0].graphs) == 100
+    assert len(data.train_sets) == 24
+    assert (data.task_mask.sum(-1) == 25).all()
+
+
+def test_training_systems() -> None:
+    for experiment in ("exp1", "exp2"):
+        assert training_systems(experiment, "mrlco") == [mj.System(uplink_bps=7e6, downlink_bps=7e6, channel="mrlco")]
+    assert training_systems("exp3", "paper") == [
+        mj.System(uplink_bps=1e6 * rate, downlink_bps=1e6 * rate) for rate in TRAIN_MBPS
+    ]
+    assert not set(TRAIN_MBPS) & set(TEST_MBPS)
+
+
+# The pool, by its contents.
+
+
+def costs(graph: mj.TaskGraph) -> tuple[float, ...]:
+    """Time on the UE of each task, sorted: what tells graphs apart whatever their order, padding and system."""
+    return tuple(np.sort((graph.cycles / 1e9).astype(np.float32)).tolist())
+
+
+def test_the_pool_has_every_training_graph_and_no_test_graph(data: DagDataset, pool: TaskPool) -> None:
+    ue, mask = np.asarray(pool.tasks.dags.ue), np.asarray(pool.tasks.dags.mask)
+    assert ue.shape[:3] == (len(data.train_sets), len(training_systems(data.name, "paper")), data.graphs_per_set)
+    for place, index in enumerate(data.train_sets):
+        for variant in range(ue.shape[1]):
+            found = [
+                tuple(np.sort(row[valid]).tolist())
+                for row, valid in zip(ue[place, variant], mask[place, variant], strict=True)
+            ]
+            assert found == [costs(graph) for graph in data.graphs(index)]
+    packed = {tuple(np.sort(row[valid]).tolist()) for row, valid in zip(_rows(ue), _rows(mask), strict=True)}
+    tests = [graph for setting in settings.test_settings(data, "paper") for graph in setting.graphs]
+    assert tests
+    assert not packed & {costs(graph) for graph in tests}
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1, array.shape[-1])
+
+
+def test_the_pool_is_padded_to_its_own_largest(data: DagDataset, pool: TaskPool) -> None:
+    largest = [max(graph.num_tasks for graph in data.graphs(index)) for index in data.train_sets]
+    assert pool.sizes == tuple(largest)
+    # The sizes of unseen sets leave no trace, and no position is wasted.
+    assert pool.tasks.features.shape[-2] == max(largest)
+    assert (np.asarray(pool.tasks.dags.mask).sum(-1) == np.array(largest)[:, None, None]).all()
+
+
+def test_variants_are_the_rates(data: DagDataset, pool: TaskPool) -> None:
+    rates = 1e6 * np.array(TRAIN_MBPS if data.name == "exp3" else [7])
+    graph = data.graph(data.train_sets[0], 0)
+    for variant, rate in enumerate(rates):
+        order = np.asarray(pool.tasks.dags.order[0, variant, 0])
+        order = order[order >= 0]
+        np.testing.assert_array_equal(order, mj.priority_order(graph, mj.System(uplink_bps=rate, downlink_bps=rate)))
+        for field, sent in (("uplink", graph.upload_bytes), ("downlink", graph.download_bytes)):
+            times = np.asarray(getattr(pool.tasks.dags, field)[0, variant, 0])[: graph.num_tasks]
+            np.testing.assert_allclose(times, 8 * sent[order] / rate, rtol=1e-6)
+
+
+def test_the_channel_reaches_the_pool_and_the_settings(data: DagDataset) -> None:
+    small = part(data.name, graphs=1, most=1)
+    assert training_pool(small, POLICY, "mrlco").tasks.dags.channel == "mrlco"
+    assert {setting.system.channel for setting in settings.test_settings(small, "mrlco_code")} == {"mrlco_code"}
+
+
+def test_no_test_sets() -> None:
+    graphs = {"a": [build_graph("exp2", 0, 0)]}
+    with pytest.raises(mj.InputError, match="has no test sets"):
+        settings.test_settings(DagDataset.from_graphs("exp2", graphs, ("train",), {}), "paper")
+
+
+def test_a_graph_beyond_the_policys_width(data: DagDataset) -> None:
+    with pytest.raises(mj.InputError, match="neighbour_width = 1"):
+        training_pool(data, PolicyConfig(neighbour_width=1), "paper")

@@ -1,0 +1,85 @@
+"""`evaluate.py` on a finished run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_run
+from tiny_run import Workplace
+
+from mrlato_jax.dag import dataset
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return tiny_run.make_workplace(tmp_path_factory)
+
+
+@pytest.fixture
+def run(place: Workplace, tmp_path: Path) -> Path:
+    return shutil.copytree(place.reference, tmp_path / "run")
+
+
+def test_writes_beside_what_is_there(place: Workplace, run: Path) -> None:
+    before = tiny_run.hashes(run)
+    ran = place.run("evaluate.py", f"--run={run}", f"--data={place.data}", "--updates=2")
+    assert ran.returncode == 0, ran.stderr
+    after = tiny_run.hashes(run)
+    assert after.keys() - before.keys() == {f"evaluation-2.{end}" for end in ("json", "md", "png")}
+    assert {name: after[name] for name in before} == before
+    assert (run / "evaluation-2.md").read_text() in ran.stdout
+    assert "\r" not in ran.stdout + ran.stderr
+
+    record, trained = (json.loads((run / name).read_text()) for name in ("evaluation-2.json", "adaptation.json"))
+    assert record["updates"] == 2
+    assert [setting["setting"] for setting in record["settings"]] == ["test0", "test1"]
+    for ours, theirs in zip(record["settings"], trained["settings"], strict=True):
+        # The same run adapted by the same keys: the beginning of what training ended with, whichever script asked.
+        assert ours["adaptation"]["latency_ms"] == theirs["adaptation"]["latency_ms"][:3]
+        assert ours["baselines_ms"] == theirs["baselines_ms"]
+        assert len(ours["held_out"]["latency_ms"]) == 3
+        assert len(ours["held_out"]["latency_ms_by_dag"]["0"]) == tiny_run.GRAPHS // 2
+        assert theirs["held_out"] is None
+
+
+def test_only_measuring_and_without_the_other_half(place: Workplace, run: Path) -> None:
+    ran = place.run("evaluate.py", f"--run={run}", f"--data={place.data}", "--updates=0", "--noheld_out")
+    assert ran.returncode == 0, ran.stderr
+    record = json.loads((run / "evaluation-0.json").read_text())
+    assert [len(setting["adaptation"]["latency_ms"]) for setting in record["settings"]] == [1, 1]
+    assert [setting["held_out"] for setting in record["settings"]] == [None, None]
+    assert "other half" not in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "phrase"),
+    [
+        (["--updates=-1"], "updates is -1; accepted: an integer in [0, inf)"),
+        (["--run=none"], "none, which does not exist"),
+        (["--run=."], "has no config.json"),
+        (["--data={other}"], "was trained on data"),
+        (["--update=3"], "unknown flag --update; did you mean --updates?"),
+        (["--flagfile=none.flags"], "none.flags not found; sought: "),
+    ],
+)
+def test_refused(place: Workplace, run: Path, tmp_path: Path, arguments: list[str], phrase: str) -> None:
+    dataset.save(tiny_run.dataset(seed=1), tmp_path / "other")
+    before = tiny_run.hashes(tmp_path)
+    given = [argument.format(other=tmp_path / "other") for argument in arguments]
+    assert phrase in place.refused("evaluate.py", f"--run={run}", f"--data={place.data}", *given, cwd=tmp_path)
+    assert tiny_run.hashes(tmp_path) == before
+
+
+def test_run_is_asked_for(place: Workplace, tmp_path: Path) -> None:
+    assert place.refused("evaluate.py", cwd=tmp_path).startswith("--run is missing; accepted: the folder of a run")
+
+
+def test_a_run_without_a_checkpoint(place: Workplace, run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    before = tiny_run.hashes(run)
+    message = place.refused("evaluate.py", f"--run={run}", f"--data={place.data}", "--updates=2")
+    assert "holds no checkpoint" in message
+    assert tiny_run.hashes(run) == before

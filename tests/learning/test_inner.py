@@ -1,0 +1,165 @@
+"""The inner loop: one collection, m Adam steps from a fresh state, and adaptation rounds whose state is kept."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import random_dag, to_graph
+
+import mrlato_jax as mj
+from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.learning import inner, rollout
+from mrlato_jax.learning.losses import Batch, inner_loss
+from mrlato_jax.learning.tasks import LearningTask, learning_task, take
+from mrlato_jax.policy.decode import Decisions
+
+POLICY = PolicyConfig(decoder_input="task", units=16, heads=2, layers=1, neighbour_width=8)
+LEARNING = LearningConfig(inner_lr=3e-3, inner_steps=3, graphs_per_task=4, rollouts=3, entropy_coef=0.01)
+SIZES = (5, 3, 4, 5, 2, 5)
+CLOSE = {"rtol": 1e-4, "atol": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def task() -> LearningTask:
+    rng = np.random.default_rng(1)
+    return learning_task([to_graph(random_dag(rng, n, free=0.0)) for n in SIZES], mj.System(), POLICY)
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    like = jax.eval_shape(partial(rollout.init_params, POLICY), jax.random.key(0))
+    rng = np.random.default_rng(2)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.1, 0.5, leaf.shape), jnp.float32), like)
+
+
+collect = jax.jit(partial(inner.collect, POLICY, LEARNING))
+greedy = jax.jit(partial(rollout.decode_greedily, POLICY))
+
+
+@jax.jit
+def gradient(params: Any, task: LearningTask, batch: Batch) -> Any:
+    def loss(params: Any) -> Any:
+        return inner_loss(LEARNING, batch, rollout.score(POLICY, params, task, batch.actions))
+
+    return jax.grad(loss, has_aux=True)(params)
+
+
+def adam_by_hand(params: Any, task: LearningTask, batch: Batch, opt_state: Any, steps: int = 3) -> Any:
+    """`steps` updates on one batch: parameters after each, the optimiser's state, and each step's metrics."""
+    optimizer, history, metrics = optax.adam(LEARNING.inner_lr), [], []
+    opt_state = optimizer.init(params) if opt_state is None else opt_state
+    update = jax.jit(optimizer.update)
+    for _ in range(steps):
+        slope, measured = gradient(params, task, batch)
+        updates, opt_state = update(slope, opt_state)
+        params = optax.apply_updates(params, updates)
+        history.append(params)
+        metrics.append(measured)
+    return history, opt_state, metrics
+
+
+def assert_trees_close(got: Any, want: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), got, want)
+
+
+def test_inner_loop_is_m_adam_steps_from_a_fresh_state(task: LearningTask, params: Any) -> None:
+    adapt = jax.jit(partial(inner.inner_adapt, POLICY, LEARNING))
+    key = jax.random.key(3)
+    adapted, metrics = adapt(params, task, key)
+    again, _ = adapt(params, task, key)
+    jax.tree.map(np.testing.assert_array_equal, adapted, again)
+    graphs_key, rollout_key = jax.random.split(key)
+    drawn = inner.draw_graphs(task, graphs_key, 4)
+    batch, latency = collect(params, drawn, rollout_key)
+    history, _, steps = adam_by_hand(params, drawn, batch, None)
+    assert_trees_close(adapted, history[-1])
+    assert metrics.latency == pytest.approx(float(latency), rel=1e-5)
+    assert_trees_close(metrics.loss, steps[-1])
+    assert metrics.value_explained == pytest.approx(float(steps[0].explained_variance), rel=1e-4)
+    assert metrics.entropy == pytest.approx(float(steps[0].entropy), rel=1e-4)
+    # The first step is taken where the current policy is the one that sampled.
+    assert steps[0].approx_kl == pytest.approx(0, abs=1e-7)
+    assert steps[0].clip_fraction == 0
+    assert steps[-1].approx_kl > 1e-5
+    other, _ = adapt(params, task, jax.random.key(4))
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), adapted, other))) > 1e-4
+
+
+def test_adaptation_rounds_keep_the_optimisers_state(task: LearningTask, params: Any) -> None:
+    """Two rounds of three updates on all DAGs; the latency of the measured DAGs after each update."""
+    measured = take(task, np.array([0, 1, 2, 3, 4, 5])[::-1])
+    opt_state = inner.inner_optimizer(LEARNING).init(params)
+    by_hand, hand_state = params, None
+    for number in range(2):
+        key = jax.random.key(10 + number)
+        batch, latency = collect(by_hand, task, key)
+        history, hand_state, steps = adam_by_hand(by_hand, task, batch, hand_state)
+        params, opt_state, metrics = inner.adaptation_round(POLICY, LEARNING, params, opt_state, task, measured, key)
+        by_hand = history[-1]
+        assert_trees_close(params, by_hand)
+        assert metrics.latencies.shape == (3, 6)
+        want = np.stack([greedy(p, measured)[1] for p in history])
+        np.testing.assert_allclose(metrics.latencies, want, rtol=1e-5)
+        assert metrics.sampled_latency == pytest.approx(float(latency), rel=1e-5)
+        assert_trees_close(metrics.loss, steps[-1])
+    assert opt_state[0].count == 6
+
+
+def test_collection_is_what_its_parts_say(task: LearningTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rewards in units of the all-local makespan, GAE and returns of each trajectory, advantages normalised."""
+    rng = np.random.default_rng(5)
+    valid = np.broadcast_to(np.asarray(task.dags.mask)[:, None, :], (6, 3, 5))
+    numbers = rng.normal(size=(4, 6, 3, 5)).astype(np.float32)
+    rewards, values, log_probs, entropies = (jnp.asarray(x) for x in np.where(valid, numbers, 1e3))
+    rewards = jnp.where(valid, rewards, 0)
+    decisions = Decisions(jnp.ones((6, 3, 5), jnp.int32), log_probs, values, entropies)
+    sampled = rollout.Trajectories(decisions, rewards, -rewards.sum(axis=-1))
+    monkeypatch.setattr(rollout, "sample", lambda *_: sampled)
+    batch, latency = inner.collect(POLICY, LEARNING, None, task, None)
+    assert batch.actions is decisions.actions
+    assert batch.log_probs is decisions.log_probs
+    np.testing.assert_array_equal(batch.mask[:, 0], task.dags.mask)
+    assert latency == pytest.approx(float(-rewards.sum(axis=-1).mean()), rel=1e-5)
+    local = mj.makespan(task.dags, jnp.zeros((6, 5), jnp.int32))
+    raw, returns = np.zeros((6, 3, 5)), np.zeros((6, 3, 5))
+    for g, n in enumerate(SIZES):
+        for r in range(3):
+            ahead, advantage, value = 0.0, 0.0, 0.0
+            for k in reversed(range(n)):
+                reward = float(rewards[g, r, k]) / float(local[g])
+                ahead = reward + 0.99 * ahead
+                advantage = reward + 0.99 * value - float(values[g, r, k]) + 0.99 * 0.95 * advantage
+                value = float(values[g, r, k])
+                returns[g, r, k], raw[g, r, k] = ahead, advantage
+    np.testing.assert_allclose(batch.returns, returns, rtol=1e-4, atol=1e-4)
+    want = np.where(valid, (raw - raw[valid].mean()) / raw[valid].std(), 0)
+    np.testing.assert_allclose(batch.advantages, want, rtol=1e-4, atol=1e-4)
+    plain = LearningConfig(reward_scale="none", normalise_advantages=False, gamma=1.0, gae_lambda=1.0)
+    seconds, _ = inner.collect(POLICY, plain, None, task, None)
+    np.testing.assert_allclose(seconds.returns[..., 0], rewards.sum(axis=-1), rtol=1e-5, atol=1e-5)
+    want = np.where(valid, seconds.returns - values, 0)
+    np.testing.assert_allclose(seconds.advantages, want, rtol=1e-4, atol=1e-5)
+
+
+def test_graphs_are_drawn_without_replacement() -> None:
+    marks = jnp.arange(6.0)
+    dags = mj.DagArrays(*[marks[:, None]] * 4, parents=marks[:, None, None] > 0, mask=marks[:, None] >= 0, order=marks)
+    task = LearningTask(dags, marks[:, None, None])
+    seen = set()
+    for seed in range(30):
+        drawn = inner.draw_graphs(task, jax.random.key(seed), 4)
+        chosen = drawn.features[:, 0, 0].tolist()
+        assert len(set(chosen)) == 4
+        assert drawn.dags.ue[:, 0].tolist() == chosen  # features stay with their DAG
+        seen.add(tuple(chosen))
+    assert len(seen) > 20
+    assert set().union(*seen) == set(range(6))
+    for count in (6, 100):
+        whole = inner.draw_graphs(task, jax.random.key(0), count)
+        assert whole.features[:, 0, 0].tolist() == marks.tolist()

@@ -1,0 +1,64 @@
+"""It learns: meta-training on small DAGs comes close to the proven optimum on DAGs that it has never seen."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mrlato_jax as mj
+from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.learning import rollout
+from mrlato_jax.learning.outer import TaskPool, init_state, meta_iteration
+from mrlato_jax.learning.tasks import LearningTask, learning_task, stack
+
+NUM_TASKS, NUM_GRAPHS, NUM_SETS = 6, 40, 4
+POLICY = PolicyConfig(decoder_input="task_sim", units=32, heads=2, layers=1, neighbour_width=8)
+LEARNING = LearningConfig(
+    inner_lr=3e-3, outer_lr=9e-3, meta_batch=3, graphs_per_task=12, rollouts=16, gamma=1.0, task_axis="map"
+)
+MEASURED_AFTER = (120, 130, 140, 150, 160)
+
+
+def draw_task(rng: np.random.Generator) -> LearningTask:
+    graphs = [
+        mj.daggen(num_tasks=NUM_TASKS, fat=0.6, density=0.6, ccr=float(rng.choice([0.3, 0.4, 0.5])), rng=rng)
+        for _ in range(NUM_GRAPHS)
+    ]
+    return learning_task(graphs, mj.System(), POLICY)
+
+
+def mean_optimum(task: LearningTask) -> float:
+    """Over all 2^n placements of each DAG, in its scheduling order."""
+    placements = jnp.array(list(itertools.product((0, 1), repeat=NUM_TASKS)), jnp.int32)
+    each = [mj.makespan(task.dags, jnp.broadcast_to(row, (NUM_GRAPHS, NUM_TASKS))) for row in placements]
+    return float(jnp.stack(each).min(axis=0).mean())
+
+
+@jax.jit
+def mean_greedy_makespan(params: Any, task: LearningTask) -> jax.Array:
+    return rollout.decode_greedily(POLICY, params, task)[1].mean()
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_meta_training_comes_within_two_percent_of_the_optimum(seed: int) -> None:
+    """From over 10 % above it to the median of five measurements below 2 % (0.5-0.9 % for seeds 0 to 5)."""
+    rng = np.random.default_rng(1000 + seed)
+    sets = [draw_task(rng) for _ in range(NUM_SETS)]
+    pool = TaskPool(jax.tree.map(lambda leaf: leaf[:, None], stack(sets)), (NUM_TASKS,) * NUM_SETS)
+    unseen = draw_task(rng)
+    optimum = mean_optimum(unseen)
+    state = init_state(POLICY, LEARNING, seed)
+    before = float(mean_greedy_makespan(state.params, unseen)) / optimum - 1
+    gaps = []
+    for iteration in range(1, max(MEASURED_AFTER) + 1):
+        state, _ = meta_iteration(POLICY, LEARNING, state, pool)
+        if iteration in MEASURED_AFTER:
+            gaps.append(float(mean_greedy_makespan(state.params, unseen)) / optimum - 1)
+    assert min(gaps) > -1e-6  # an optimum is an optimum
+    assert before > 0.10
+    assert np.median(gaps) < 0.02, gaps

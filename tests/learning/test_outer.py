@@ -1,0 +1,236 @@
+"""The outer loop (28)-(29): its gradient, its draws, and what a meta-iteration must not depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from functools import partial
+from typing import Any
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import random_dag, to_graph
+from hypothesis import given
+
+import mrlato_jax as mj
+from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.errors import InputError
+from mrlato_jax.learning import outer
+from mrlato_jax.learning.outer import LearnerState, TaskPool, meta_gradient, padded_sizes
+from mrlato_jax.learning.tasks import learning_task, stack
+
+POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
+VMAP = LearningConfig(meta_batch=3, graphs_per_task=2, rollouts=3, task_axis="vmap")
+MAP = dataclasses.replace(VMAP, task_axis="map")
+SIZES = (6, 3, 6, 4)  # of each set's largest DAG
+RATES = (4e6, 12e6)
+
+
+def make_pool(sizes: tuple[int, ...] = SIZES, num_graphs: int = 3, *, free: float = 0.0) -> TaskPool:
+    """Sets of DAGs of several sizes, each under two rates, padded alike; `free` = 1 makes every cost zero."""
+    rng = np.random.default_rng(1)
+    sets = []
+    for size in sizes:
+        graphs = [to_graph(random_dag(rng, n, free=free)) for n in (size, *rng.integers(1, size, num_graphs - 1))]
+        systems = [mj.System(uplink_bps=rate, downlink_bps=rate) for rate in RATES]
+        sets.append(stack([learning_task(graphs, system, POLICY, num_positions=max(SIZES)) for system in systems]))
+    return TaskPool(stack(sets), sizes)
+
+
+@pytest.fixture(scope="module")
+def pool() -> TaskPool:
+    return make_pool()
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    return jax.device_get(outer.init_state(POLICY, VMAP, 0).params)
+
+
+adapt_side_by_side = jax.jit(partial(outer.adapt_tasks, POLICY, VMAP))
+adapt_in_turn = jax.jit(partial(outer.adapt_tasks, POLICY, MAP))
+KEY = jax.random.key(7)
+
+
+def distance(a: Any, b: Any) -> float:
+    """Largest absolute difference of two trees."""
+    return max(
+        float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    )
+
+
+def rows(tree: Any, index: list[int]) -> Any:
+    return jax.tree.map(lambda leaf: leaf[np.array(index)], tree)
+
+
+def adapt(axis: str, params: Any, pool: TaskPool, sets: list[int], variants: list[int]) -> Any:
+    run = {"vmap": adapt_side_by_side, "map": adapt_in_turn}[axis]
+    return run(params, pool, jnp.array(sets, jnp.int32), jnp.array(variants, jnp.int32), KEY)
+
+
+def test_meta_gradient_by_hand() -> None:
+    theta = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
+    adapted = {"w": jnp.array([[1.5, -2.0], [1.3, -2.6]]), "b": jnp.array([0.5, 0.1])}
+    gradient = meta_gradient(theta, adapted, inner_lr=0.1, inner_steps=4)
+    # Mean displacements (0.4, -0.3) and -0.2, over 0.1 x 4.
+    np.testing.assert_allclose(gradient["w"], [1.0, -0.75], rtol=1e-5)
+    np.testing.assert_allclose(gradient["b"], -0.5, rtol=1e-5)
+    still = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), theta)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(meta_gradient(theta, still, 0.1, 4)))
+
+
+def test_table_one_moves_theta_by_a_third_of_the_mean_displacement(pool: TaskPool) -> None:
+    """alpha = beta = 5e-4 and m = 3, on the tasks that the iteration's key draws."""
+    assert (VMAP.inner_lr, VMAP.outer_lr, VMAP.inner_steps, VMAP.meta_update) == (5e-4, 5e-4, 3, "reptile")
+    state = outer.init_state(POLICY, VMAP, 1)
+    theta, run_key = jax.device_get(state.params), state.key.copy()
+    after, metrics = outer.meta_iteration(POLICY, VMAP, state, pool)
+    draw_key, task_key = jax.random.split(jax.random.fold_in(run_key, 0))
+    sets, variants = outer.draw_meta_batch(pool, draw_key, 3)
+    adapted, inner = adapt_side_by_side(theta, pool, sets, variants, task_key)
+    third = jax.tree.map(lambda a, t: (np.asarray(a, np.float64) - t).mean(axis=0) / 3, adapted, theta)
+    assert distance(after.params, jax.tree.map(np.add, theta, third)) < 1e-6
+    assert distance(after.params, theta) > 1e-4
+    assert after.iteration == 1
+    assert metrics.inner.latency == pytest.approx(float(inner.latency.mean()), rel=1e-5)
+    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(third)))
+    assert metrics.update_norm == pytest.approx(norm, rel=1e-3)
+
+
+def test_reptile_adam_is_adam_on_the_negated_gradient(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three iterations, with an inner loop that takes a step of its task and key alone."""
+    learning = dataclasses.replace(VMAP, meta_update="reptile_adam", outer_lr=2e-3)
+
+    def adapt(_: Any, __: Any, params: Any, task: Any, key: jax.Array) -> tuple[Any, tuple[()]]:
+        step = 1e-3 * (task.features.mean() + jax.random.normal(key))
+        return jax.tree.map(lambda leaf: leaf + step * jnp.cos(7 * leaf), params), ()
+
+    monkeypatch.setattr(outer, "inner_adapt", adapt)
+    theta = {"w": jnp.array([0.3, -0.2, 1.0]), "b": jnp.array([0.1])}
+    optimizer = optax.adam(2e-3)
+    moments = optimizer.init(theta)
+    state = LearnerState(theta, outer.outer_optimizer(learning).init(theta), jnp.zeros((), jnp.int32), KEY)
+    iterate = jax.jit(lambda state: outer.meta_iteration.__wrapped__(POLICY, learning, state, pool))
+    for iteration in range(3):
+        draw_key, task_key = jax.random.split(jax.random.fold_in(KEY, iteration))
+        sets, variants = outer.draw_meta_batch(pool, draw_key, 3)
+        moved = []
+        for s, v in zip(sets.tolist(), variants.tolist(), strict=True):
+            task = jax.tree.map(lambda leaf, s=s, v=v: leaf[s, v], pool.tasks)
+            moved.append(adapt(None, None, theta, task, jax.random.fold_in(task_key, s))[0])
+        descent = jax.tree.map(lambda t, *m: (t - sum(m) / 3) / (3 * 5e-4), theta, *moved)
+        updates, moments = optimizer.update(descent, moments)
+        theta = optax.apply_updates(theta, updates)
+        state, _ = iterate(state)
+        assert distance(state.params, theta) < 1e-6
+
+
+@pytest.mark.parametrize("axis", ["vmap", "map"])
+def test_a_task_depends_neither_on_its_place_nor_on_the_others(axis: str, pool: TaskPool, params: Any) -> None:
+    adapted, metrics = adapt(axis, params, pool, [0, 1, 2], [0, 1, 0])
+    turned, turned_metrics = adapt(axis, params, pool, [2, 0, 1], [0, 0, 1])
+    assert distance(rows(turned, [1, 2, 0]), adapted) < 1e-6
+    assert distance(rows(turned_metrics, [1, 2, 0]), metrics) < 1e-5
+    gradients = [meta_gradient(params, tree, 5e-4, 3) for tree in (adapted, turned)]
+    assert distance(*(jax.tree.map(lambda leaf: leaf * 5e-4, tree) for tree in gradients)) < 1e-6
+    others, _ = adapt(axis, params, pool, [3, 1, 0], [1, 1, 1])
+    assert distance(rows(others, [1]), rows(adapted, [1])) < 1e-6
+    # The same set at another rate is another task.
+    assert distance(rows(others, [2]), rows(adapted, [0])) > 1e-4
+
+
+def test_both_ways_of_batching_tasks_agree_on_mixed_sizes(pool: TaskPool, params: Any) -> None:
+    """map trims the padding of small sets; vmap runs all at the largest size."""
+    for sets in ([0, 1, 2], [3, 1, 0]):
+        side_by_side, in_turn = (adapt(axis, params, pool, sets, [0, 1, 1]) for axis in ("vmap", "map"))
+        assert distance(side_by_side[0], in_turn[0]) < 1e-5
+        assert distance(side_by_side[1], in_turn[1]) < 1e-4
+        assert distance(side_by_side[0], jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), params)) > 1e-4
+
+
+def test_tasks_are_trimmed_to_their_size(pool: TaskPool, params: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def spy(policy: PolicyConfig, learning: LearningConfig, params: Any, task: Any, key: Any) -> Any:
+        compiled.append(task.num_positions)
+        assert task.dags.parents.shape[-2:] == (task.num_positions,) * 2
+        return params, ()
+
+    monkeypatch.setattr(outer, "inner_adapt", spy)
+    three = jnp.zeros(3, jnp.int32)
+    jax.eval_shape(partial(outer.adapt_tasks, POLICY, MAP), params, pool, three, three, KEY)
+    assert set(compiled) == {6, 3}
+    assert set(compiled) == set(padded_sizes(SIZES)[0])
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=12), st.sampled_from([1.0, 1.25, 1.5, 3.0]))
+def test_padded_sizes_are_few_and_tight(sizes: list[int], ratio: float) -> None:
+    tops, index = padded_sizes(sizes, ratio)
+    own = [tops[i] for i in index]
+    assert set(tops) <= set(sizes)
+    assert set(own) == set(tops)  # none compiled for nothing
+    assert all(size <= top <= ratio * size for size, top in zip(sizes, own, strict=True))
+    assert all(larger > ratio * smaller for larger, smaller in itertools.pairwise(tops))
+    assert all(top == min(t for t in tops if t >= size) for size, top in zip(sizes, own, strict=True))
+
+
+def test_padded_sizes_of_experiment_two() -> None:
+    assert padded_sizes((10, 15, 25, 35, 45, 50)) == ([50, 25, 15], [2, 2, 1, 0, 0, 0])
+
+
+def test_meta_batches_are_drawn_without_replacement(pool: TaskPool) -> None:
+    draw = jax.jit(lambda key: outer.draw_meta_batch(pool, key, 3))
+    counts, batches = np.zeros((4, 2), int), set()
+    for seed in range(400):
+        sets, variants = (np.asarray(x) for x in draw(jax.random.key(seed)))
+        assert len(set(sets.tolist())) == 3
+        counts[sets, variants] += 1
+        batches.add(tuple(sets.tolist()))
+    assert len(batches) == 24  # every ordered choice of 3 of 4
+    assert abs(counts - 150).max() < 5 * np.sqrt(150)
+    sets, _ = outer.draw_meta_batch(pool, KEY, 4)
+    assert sorted(sets.tolist()) == [0, 1, 2, 3]
+
+
+def test_a_meta_batch_larger_than_the_pool_is_refused(pool: TaskPool) -> None:
+    with pytest.raises(InputError, match=r"meta_batch is 5.*at most 4"):
+        outer.draw_meta_batch(pool, KEY, 5)
+    with pytest.raises(InputError, match=r"meta_batch is 5.*at most 4"):
+        outer.check_meta_batch(5, 4)
+    outer.check_meta_batch(4, 4)
+
+
+def test_iterations_are_compiled_once_donate_their_state_and_repeat(pool: TaskPool) -> None:
+    before = outer.meta_iteration._cache_size()
+    ends = []
+    for _ in range(2):
+        state = outer.init_state(POLICY, VMAP, 3)
+        draws = []
+        for _ in range(3):
+            given_away = state
+            state, metrics = outer.meta_iteration(POLICY, VMAP, state, pool)
+            draws.append(float(metrics.inner.latency))
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given_away.params))
+        ends.append(jax.device_get(state.params))
+        assert len(set(draws)) == 3  # every iteration has keys of its own
+    assert outer.meta_iteration._cache_size() <= before + 1
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+def test_theta_stays_where_no_inner_step_moves(pool: TaskPool) -> None:
+    """Nothing costs anything and the values are exact: advantages, gradients and the outer step are zero."""
+    worthless = make_pool(free=1.0)
+    assert not worthless.tasks.dags.ue.any()
+    state = outer.init_state(POLICY, VMAP, 4)
+    params = dict(state.params["params"])
+    params["value_head"] = jax.tree.map(jnp.zeros_like, params["value_head"])
+    state = LearnerState({"params": params}, state.opt_state, state.iteration, state.key)
+    before = jax.device_get(state.params)
+    after, metrics = outer.meta_iteration(POLICY, VMAP, state, worthless)
+    jax.tree.map(np.testing.assert_array_equal, after.params, before)
+    assert metrics.update_norm == 0
+    assert metrics.inner.latency == 0

@@ -1,0 +1,279 @@
+"""Sampling, scoring and greedy decoding on real DAGs: consistent with each other, with the simulator, and with SPEC."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import random_dag, random_mec, to_graph, to_system
+
+import mrlato_jax as mj
+from mrlato_jax.config import DECODER_INPUTS, LearningConfig, PolicyConfig
+from mrlato_jax.learning import rollout
+from mrlato_jax.learning.losses import Batch, inner_loss
+from mrlato_jax.learning.rollout import Trajectories
+from mrlato_jax.learning.tasks import LearningTask, learning_task
+from mrlato_jax.mec import mdp
+from mrlato_jax.policy import decode
+from mrlato_jax.policy.decode import Decisions
+
+ROLLOUTS = 5
+SIZES = (6, 3, 1, 6, 4)
+CHANNEL_OF = {"paper": "mrlco", "task": "paper", "task_sim": "paper"}
+TIGHT = {"rtol": 1e-5, "atol": 1e-5}
+
+
+class Case(NamedTuple):
+    """A policy far from its initial one, a few DAGs, and what it samples on them."""
+
+    policy: PolicyConfig
+    params: Any
+    graphs: list[mj.TaskGraph]
+    system: mj.System
+    task: LearningTask
+    trajectories: Trajectories
+    sample: Callable[[LearningTask], Trajectories]
+    score: Callable[[LearningTask, jax.Array], Decisions]
+    greedy: Callable[[LearningTask], tuple[jax.Array, jax.Array]]
+
+    @property
+    def valid(self) -> np.ndarray:
+        """bool[G, R, N]."""
+        mask = np.asarray(self.task.dags.mask)[:, None, :]
+        return np.broadcast_to(mask, (len(SIZES), ROLLOUTS, max(SIZES)))
+
+
+def random_params(policy: PolicyConfig, seed: int = 0) -> Any:
+    """Every parameter far from its initial value, so that decisions differ and nothing is zero."""
+    like = jax.eval_shape(partial(rollout.init_params, policy), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(np.float32), like)
+
+
+@pytest.fixture(scope="module", params=DECODER_INPUTS)
+def case(request: pytest.FixtureRequest) -> Case:
+    policy = PolicyConfig(decoder_input=request.param, units=16, heads=2, layers=1, neighbour_width=8)
+    params, rng = random_params(policy), np.random.default_rng(1)
+    graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in SIZES]
+    system = to_system(random_mec(rng, CHANNEL_OF[request.param]))
+    task = learning_task(graphs, system, policy)
+    sample = jax.jit(lambda task: rollout.sample(policy, params, task, jax.random.key(2), ROLLOUTS))
+    score = jax.jit(lambda task, actions: rollout.score(policy, params, task, actions))
+    greedy = jax.jit(lambda task: rollout.decode_greedily(policy, params, task))
+    return Case(policy, params, graphs, system, task, sample(task), sample, score, greedy)
+
+
+def assert_close(got: Decisions, want: Decisions, valid: np.ndarray) -> None:
+    np.testing.assert_array_equal(got.actions[valid], want.actions[valid])
+    for name in ("log_probs", "values", "entropies"):
+        np.testing.assert_allclose(getattr(got, name)[valid], getattr(want, name)[valid], **TIGHT, err_msg=name)
+
+
+def test_scoring_a_sampled_trajectory_gives_what_sampling_gave(case: Case) -> None:
+    sampled = case.trajectories.decisions
+    assert 0.1 < sampled.actions[case.valid].mean() < 0.9  # both actions occur
+    assert_close(case.score(case.task, sampled.actions), sampled, case.valid)
+
+
+def test_probabilities_of_the_two_actions_sum_to_one(case: Case) -> None:
+    """The last decision of a DAG, flipped: nothing else about the trajectory changes."""
+    sampled, last = case.trajectories.decisions, (slice(None), slice(None), -1)
+    full = np.array([n == max(SIZES) for n in SIZES])
+    flipped = case.score(case.task, sampled.actions.at[last].add(1) % 2)
+    log_p, log_q = (np.asarray(d.log_probs[last], np.float64)[full] for d in (sampled, flipped))
+    p, q = np.exp(log_p), np.exp(log_q)
+    np.testing.assert_allclose(p + q, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(sampled.entropies[last][full], -p * log_p - q * log_q, **TIGHT)
+
+
+def test_rewards_sum_to_minus_the_makespan(case: Case) -> None:
+    decisions, rewards, makespans = case.trajectories
+    for r in range(ROLLOUTS):
+        want = mj.makespan(case.task.dags, decisions.actions[:, r])
+        np.testing.assert_allclose(makespans[:, r], want, rtol=1e-5)
+        np.testing.assert_allclose(rewards[:, r].sum(axis=-1), -want, rtol=1e-5)
+    assert not rewards[~case.valid].any()
+    assert (rewards[case.valid] <= 0).all()
+
+
+def test_greedy_decoding_takes_the_likeliest_action_every_time(case: Case) -> None:
+    actions, makespans = case.greedy(case.task)
+    scored = case.score(case.task, jnp.repeat(actions[:, None], ROLLOUTS, axis=1))
+    assert (scored.log_probs[case.valid] >= math.log(0.5)).all()
+    assert set(actions[case.valid[:, 0]].tolist()) == {0, 1}
+    np.testing.assert_allclose(makespans, mj.makespan(case.task.dags, actions), rtol=1e-5)
+
+
+def test_padding_changes_no_decision(case: Case) -> None:
+    wide = learning_task(case.graphs, case.system, case.policy, num_positions=11)
+    sampled = case.sample(wide)
+    cut = jax.tree.map(lambda leaf: leaf[..., : max(SIZES)], sampled.decisions)
+    assert_close(cut, case.trajectories.decisions, case.valid)
+    np.testing.assert_allclose(sampled.makespans, case.trajectories.makespans, rtol=1e-5)
+    (actions, makespans), (wide_actions, wide_makespans) = case.greedy(case.task), case.greedy(wide)
+    mask = case.valid[:, 0]
+    np.testing.assert_array_equal(wide_actions[:, : max(SIZES)][mask], actions[mask])
+    np.testing.assert_allclose(wide_makespans, makespans, rtol=1e-5)
+
+
+def test_a_dag_does_not_see_the_others_of_its_batch(case: Case) -> None:
+    """Two of five DAGs change, and their actions with them: nothing changes for the other three."""
+    rng = np.random.default_rng(3)
+    graphs = list(case.graphs)
+    graphs[0], graphs[2] = (to_graph(random_dag(rng, n, free=0.0)) for n in (5, 6))
+    other = learning_task(graphs, case.system, case.policy)
+    kept = case.valid & np.array([False, True, False, True, True])[:, None, None]
+    sampled = case.sample(other)
+    assert_close(sampled.decisions, case.trajectories.decisions, kept)
+    assert_close(case.score(other, sampled.decisions.actions), case.trajectories.decisions, kept)
+    assert abs(sampled.decisions.values[0, :, 0] - case.trajectories.decisions.values[0, :, 0]).max() > 1e-3
+    (actions, _), (other_actions, _) = case.greedy(case.task), case.greedy(other)
+    np.testing.assert_array_equal(actions[kept[:, 0]], other_actions[kept[:, 0]])
+    # In another place of the batch, scored again.
+    turned = learning_task(case.graphs[::-1], case.system, case.policy)
+    want = case.trajectories.decisions
+    again = jax.tree.map(lambda leaf: leaf[::-1], case.score(turned, want.actions[::-1]))
+    assert_close(again, want, case.valid)
+
+
+@pytest.mark.parametrize("position", [0, 2, 4])
+def test_a_decision_reaches_only_later_ones(case: Case, position: int) -> None:
+    """In all three modes: what the decoder is shown depends on the DAG and on the decisions so far."""
+    actions = case.trajectories.decisions.actions
+    before = case.score(case.task, actions)
+    after = case.score(case.task, actions.at[:, :, position].add(1) % 2)
+    for name in ("log_probs", "values", "entropies"):
+        changed = abs(getattr(after, name) - getattr(before, name)) > 1e-5
+        upto = position if name == "log_probs" else position + 1
+        assert not changed[..., :upto].any(), name
+        assert changed[[0, 3], :, position + 1].any(axis=1).all(), name  # the two DAGs of six tasks
+
+
+def test_rollouts_do_not_see_each_other(case: Case) -> None:
+    actions = case.trajectories.decisions.actions
+    turned = case.score(case.task, actions[:, ::-1])
+    assert_close(jax.tree.map(lambda leaf: leaf[:, ::-1], turned), case.trajectories.decisions, case.valid)
+
+
+def test_only_task_sim_sees_the_simulator(case: Case) -> None:
+    """Slower uplink, same embedding: without the simulator's quantities nothing can change."""
+    dags = case.task.dags
+    slower = mj.DagArrays(
+        dags.ue, 3 * dags.uplink, dags.vm, dags.downlink, dags.parents, dags.mask, dags.order, dags.channel
+    )
+    want = case.trajectories.decisions
+    got = case.score(case.task._replace(dags=slower), want.actions)
+    if case.policy.decoder_input == "task_sim":
+        assert (abs(got.log_probs - want.log_probs)[case.valid] > 1e-4).mean() > 0.5
+    else:
+        assert_close(got, want, case.valid)
+
+
+def test_paper_mode_does_not_see_which_task_it_decides(case: Case) -> None:
+    """Attention is over a set: with the encoder's outputs in another order, `paper` decides alike; others do not."""
+    policy, params = case.policy, case.params
+    if policy.decoder_input == "task_sim":
+        pytest.skip("the simulator walks the positions as well")
+    actions = case.trajectories.decisions.actions
+    memory = rollout.encode(policy, params, case.task)
+    surroundings = decode.blind(len(SIZES), ROLLOUTS, max(SIZES))
+    score = jax.jit(
+        lambda memory: decode.decode(policy, params, memory, ROLLOUTS, surroundings, decode.given, actions)[0]
+    )
+    turn = np.stack([[*reversed(range(n)), *range(n, max(SIZES))] for n in SIZES])
+    moved = {name: getattr(memory, name)[np.arange(len(SIZES))[:, None], turn] for name in ("keys", "values", "tasks")}
+    got, want = score(memory._replace(**moved)), score(memory)
+    assert_close(want, case.trajectories.decisions, case.valid)
+    if policy.decoder_input == "paper":
+        assert_close(got, want, case.valid)
+    else:
+        assert (abs(got.log_probs - want.log_probs)[case.valid] > 1e-4).mean() > 0.5
+
+
+def multiplications(jaxpr: Any) -> int:
+    """Scalar multiplications of all matrix products, those in loops as often as they run."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            contracted = equation.params["dimension_numbers"][0][0]
+            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += depth * equation.outvars[0].aval.size
+        repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += repeats * multiplications(inner)
+    return total
+
+
+@pytest.mark.parametrize("differentiate", [False, True], ids=["forward", "gradient"])
+def test_all_rollouts_of_a_dag_share_one_encoder_pass(case: Case, differentiate: bool) -> None:
+    """The work that does not grow with R is exactly one encoder pass, and in the gradient exactly its gradient."""
+    policy, params, task = case.policy, case.params, case.task
+
+    def total(tree: Any) -> jax.Array:
+        return sum((leaf.sum() for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float32), jnp.zeros(()))
+
+    def work(function: Callable[..., Any], *args: Any) -> int:
+        wrapped = jax.grad(lambda params: total(function(params, *args))) if differentiate else function
+        traced = jax.make_jaxpr(wrapped)(params, *([] if differentiate else args))
+        return multiplications(traced.jaxpr)
+
+    def score(params: Any, actions: jax.Array) -> Decisions:
+        return rollout.score(policy, params, task, actions)
+
+    encoder = work(lambda params: rollout.encode(policy, params, task))
+    cells = len(SIZES) * max(SIZES)
+    own = 2 * 4 * 16 * 16 + (16 * 16 * 2) + 21 * 16  # two gate kernels, keys and values, the embedding
+    shown = 4 * 16 * 16 if policy.decoder_input != "paper" else 0
+    if not differentiate:
+        assert encoder == cells * (own + shown)
+    works = [work(score, jnp.zeros((len(SIZES), rollouts, max(SIZES)), jnp.int32)) for rollouts in (1, 2, 9)]
+    per_rollout = works[1] - works[0]
+    assert works[0] - per_rollout == encoder
+    assert works[2] == encoder + 9 * per_rollout
+
+
+def test_gradient_of_the_loss_equals_finite_differences() -> None:
+    """(27) through the decoder, the attention and the encoder, in float64, one direction for each parameter array."""
+    policy = PolicyConfig(decoder_input="task_sim", units=8, heads=2, neighbour_width=4)
+    learning = LearningConfig(entropy_coef=0.05)
+    rng = np.random.default_rng(5)
+    graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in (4, 2)]
+    arrays = mj.pack(graphs, to_system(random_mec(rng, "paper")), dtype=np.float64)
+    with jax.enable_x64(True):
+        features = jax.vmap(lambda dag: mdp.encode(dag, policy.neighbour_width))(arrays)
+        task = LearningTask(jax.tree.map(jnp.asarray, arrays), features)
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), random_params(policy, 6))
+        actions = jnp.asarray(rng.integers(0, 2, (2, 3, 4)), jnp.int32)
+        old_log_probs = -rng.uniform(0.3, 1.5, (2, 3, 4))
+        advantages, returns = rng.normal(size=(2, 2, 3, 4))
+        mask = task.dags.mask[:, None, :]
+        batch = Batch(actions, *map(jnp.asarray, (old_log_probs, advantages, returns)), mask)
+
+        @jax.jit
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            return inner_loss(learning, batch, rollout.score(policy, params, task, actions))
+
+        gradient = jax.jit(jax.grad(lambda params: loss(params)[0]))(params)
+        _, metrics = loss(params)
+        assert 0 < metrics.clip_fraction < 1  # some decisions are clipped, some are not
+        leaves, structure = jax.tree.flatten(params)
+        step = 1e-5
+        for i, (leaf, slope) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
+            assert slope.dtype == np.float64
+            direction = rng.normal(size=leaf.shape)
+
+            def moved(by: float, i: int = i, direction: np.ndarray = direction) -> float:
+                changed = [x + by * direction if i == j else x for j, x in enumerate(leaves)]
+                return float(loss(jax.tree.unflatten(structure, changed))[0])
+
+            numeric = (moved(step) - moved(-step)) / (2 * step)
+            assert np.vdot(slope, direction) == pytest.approx(numeric, rel=1e-6, abs=1e-8)
+            assert abs(numeric) > 1e-6  # every parameter matters

@@ -1,0 +1,139 @@
+"""The smallest run that is still one: a data set, settings and the scripts that take them. Shared by the run tests."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrlato_jax.config import LearningConfig, PolicyConfig, TrainConfig
+from mrlato_jax.dag.daggen import daggen
+from mrlato_jax.dag.dataset import DagDataset, save
+
+ROOT = Path(__file__).resolve().parents[1]
+GRAPHS = 4  # in each set
+
+# Large steps and a decoder that sees the simulator: decisions differ from the first iteration on.
+POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
+LEARNING = LearningConfig(inner_lr=0.02, outer_lr=0.02, meta_batch=2, graphs_per_task=2, rollouts=2)
+CONFIG = TrainConfig(iterations=6, seed=3, policy=POLICY, learning=LEARNING)
+REFERENCE_ITERATIONS = 150
+
+
+def dataset(seed: int = 0, num_tasks: int = 6) -> DagDataset:
+    """Three training and two test sets under the name and system of Experiment 2."""
+    rng = np.random.default_rng(seed)
+    names = ("train0", "train1", "train2", "test0", "test1")
+    sets = {name: [daggen(num_tasks, 0.6, 0.6, rng) for _ in range(GRAPHS)] for name in names}
+    return DagDataset.from_graphs("exp2", sets, ("train",) * 3 + ("test",) * 2, {"tests": seed})
+
+
+def flags_of(config: TrainConfig) -> list[str]:
+    """The flags that give `config`: every setting that is not the default."""
+
+    def differing(ours: Any, plain: Any) -> dict[str, Any]:
+        values = {field.name: getattr(ours, field.name) for field in dataclasses.fields(ours)}
+        return {name: value for name, value in values.items() if value != getattr(plain, name)}
+
+    plain = TrainConfig()
+    given = differing(config, plain) | differing(config.learning, plain.learning)
+    given |= differing(config.policy, plain.policy)
+    return [f"--{name}={value}" for name, value in given.items() if name not in ("policy", "learning")]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file below `folder` by name, with the hash of its contents."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@dataclasses.dataclass(frozen=True)
+class Workplace:
+    """Where scripts are run: data, a cache of compiled programs, and one finished run to compare with."""
+
+    path: Path
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def reference(self) -> Path:
+        """A run of REFERENCE_ITERATIONS that nothing interrupted, made by `meta_train.py`; to be copied, not used."""
+        return self.path / "reference"
+
+    @property
+    def flags(self) -> list[str]:
+        """Of the reference run, but for `--run`."""
+        config = dataclasses.replace(CONFIG, iterations=REFERENCE_ITERATIONS)
+        return [*flags_of(config), f"--data={self.data}"]
+
+    def start(self, script: str, *arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
+        """Starts `launch/<script>`, output piped."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(self.path / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        command = [sys.executable, str(ROOT / "launch" / script), *map(str, arguments)]
+        return subprocess.Popen(
+            command, env=environment, cwd=cwd or self.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(
+        self, script: str, *arguments: object, cwd: Path | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs `launch/<script>` to its end."""
+        with self.start(script, *arguments, cwd=cwd) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def refused(self, script: str, *arguments: object, cwd: Path | None = None) -> str:
+        """Runs what must end with exit status 2, nothing on standard output that promises more, and one line."""
+        ran = self.run(script, *arguments, cwd=cwd)
+        assert ran.returncode == 2, ran.stderr
+        assert ran.stderr.startswith("error: "), ran.stderr
+        assert ran.stderr.count("\n") == 1, ran.stderr
+        return ran.stderr.removeprefix("error: ").rstrip("\n")
+
+
+def make_workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """The session's one workplace; with pytest-xdist the workers share it, and the first to come makes it."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "workplace"
+    path.mkdir(exist_ok=True)
+    place = Workplace(path)
+    with _locked(path / "lock"):
+        if not (path / "made").exists():
+            save(dataset(), place.data)
+            # A cold cache: this one compiles everything, which is most of its time.
+            ran = place.run("meta_train.py", *place.flags, f"--run={place.reference}", "--updates=4", timeout=600)
+            assert ran.returncode == 0, ran.stderr
+            (path / "reference.out").write_text(ran.stdout)
+            (path / "reference.err").write_text(ran.stderr)
+            (path / "made").touch()
+    return place
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
