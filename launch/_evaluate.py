@@ -28,7 +28,7 @@ def evaluate_run(
     """Evaluates every setting, writes `name`.json, .md and .png into `folder`; False where stopped before the end."""
     results = []
     for index, setting in enumerate(test_settings(dataset, config.channel)):
-        with Progress(max(updates, 1), f"adapting to {setting.name}") as progress:
+        with Progress(max(updates * (1 + held_out), 1), f"adapting to {setting.name}") as progress:
 
             def on_round(update: int, latency_ms: float, entropy: float, progress: Progress = progress) -> None:
                 progress.update(update, latency_ms=latency_ms, entropy=entropy)

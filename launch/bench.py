@@ -14,7 +14,7 @@ from pathlib import Path
 from _cli import run
 from absl import flags
 
-from mrlato_jax.errors import check_choice
+from mrlato_jax.errors import InputError, check_choice
 from mrlato_jax.experiments import bench
 from mrlato_jax.experiments.checkpoint import write_atomically
 from mrlato_jax.experiments.progress import format_table
@@ -27,6 +27,8 @@ flags.DEFINE_string("json", None, "File for the record; - prints it as the last 
 def main(_: list[str]) -> int:
     for name in FLAGS.only:
         check_choice("--only", name, tuple(bench.SECTIONS))
+    if FLAGS.json and not Path(FLAGS.json).absolute().parent.is_dir():
+        raise InputError(f"--json is {FLAGS.json!r}; accepted: a file in an existing folder, or -")
     record = {name: bench.SECTIONS[name]() for name in FLAGS.only}
     record["environment"] = bench.environment()
     rows = [[section, name, f"{value:.4g}"] for section in FLAGS.only for name, value in record[section].items()]

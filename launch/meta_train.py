@@ -9,6 +9,7 @@ SIGTERM or Ctrl-C saves a checkpoint and ends; --resume --run=FOLDER continues.
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments.progress import format_duration
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, new_run_path
-from mrlato_jax.experiments.settings import training_pool
+from mrlato_jax.experiments.settings import check_room, training_pool
 from mrlato_jax.experiments.training import train
 from mrlato_jax.learning.outer import check_meta_batch
 
@@ -44,6 +45,7 @@ def main(_: list[str]) -> int:
     config = train_config(base)
     dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
     check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
+    check_room(dataset, config.policy)
     print(
         f"data: {config.experiment} verified, {len(dataset.train_sets)} training, {len(dataset.test_sets)} test sets "
         f"of {dataset.graphs_per_set} DAGs, sha256 {dataset.content_hash[:12]}",
@@ -62,7 +64,11 @@ def main(_: list[str]) -> int:
             folder.path, config, state.params, dataset, FLAGS.updates, name="adaptation", held_out=False, stop=stop
         )
     if not finished:
-        print(f"continue with: python launch/meta_train.py --resume --run={folder.path}", flush=True)
+        given = [
+            f"--{name}={FLAGS[name].value}" for name in ("data", "updates", "checkpoint_every") if FLAGS[name].present
+        ]
+        words = ["--resume", f"--run={folder.path}", *given]
+        print(f"continue with: python launch/meta_train.py {shlex.join(words)}", flush=True)
     print(f"total time {format_duration(time.monotonic() - started)}", flush=True)
     return 0
 

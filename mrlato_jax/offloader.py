@@ -19,7 +19,7 @@ from mrlato_jax.config import PolicyConfig
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_choice, check_type, shorten
 from mrlato_jax.experiments import checkpoint
-from mrlato_jax.experiments.run_folder import RunFolder
+from mrlato_jax.experiments.run_folder import RunFolder, checkpoint_meta
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec.latency import padded_size
@@ -89,14 +89,14 @@ def load_offloader(source: str | Path) -> Offloader:
         source: a run folder, as `launch/meta_train.py` leaves it.
 
     Raises:
-        InputError: no run there, or no whole checkpoint in it.
+        InputError: no run there, no whole checkpoint in it, or one of other settings or data.
     """
     run = RunFolder.open(Path(source))
     params, meta = checkpoint.read_params(run.checkpoints)
     config = run.config
-    stored = meta.get("config", {}).get("policy")
-    if stored != config.policy.to_json():
-        raise InputError(f"{run.checkpoints} holds a network {stored}, but config.json says {config.policy.to_json()}")
+    differences = checkpoint.differing_fields(meta, checkpoint_meta(config, run.record["data_hash"]))
+    if differences:
+        raise InputError(f"{run.checkpoints} was saved under other settings than config.json: {'; '.join(differences)}")
     return Offloader(config.policy, jax.tree.map(jax.numpy.asarray, params), config.label)
 
 

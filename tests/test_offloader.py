@@ -14,8 +14,7 @@ import tiny_run
 import mrlato_jax as mj
 from mrlato_jax import offloader
 from mrlato_jax.experiments import checkpoint
-from mrlato_jax.experiments.run_folder import RunFolder
-from mrlato_jax.experiments.training import checkpoint_meta
+from mrlato_jax.experiments.run_folder import RunFolder, checkpoint_meta
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.outer import LearnerState, init_state
 from mrlato_jax.learning.tasks import learning_task
@@ -92,16 +91,16 @@ def test_plan_is_timed_by_the_simulator_in_its_order(policy: mj.Offloader) -> No
 
 
 def test_placement_is_by_task_id(policy: mj.Offloader) -> None:
+    several = graphs(5, 6, 7, 8, seed=1)
+    decode = jax.jit(rollout.decode_greedily, static_argnums=0)
+    actions, spans = decode(policy.policy, policy.params, learning_task(several, SYSTEM, policy.policy))
     told_apart = 0
-    for graph in graphs(5, 6, 7, 8, seed=1):
-        actions, spans = rollout.decode_greedily(
-            policy.policy, policy.params, learning_task([graph], SYSTEM, policy.policy)
-        )
-        order = mj.priority_order(graph, SYSTEM)
+    for graph, row, span in zip(several, actions, spans, strict=True):
         plan = policy.plan(graph, SYSTEM)
-        assert [plan.placement[task] for task in order] == actions[0].tolist()
-        assert plan.makespan == pytest.approx(float(spans[0]), rel=1e-5)
-        told_apart += plan.placement.tolist() != actions[0].tolist()
+        in_order = [plan.placement[task] for task in mj.priority_order(graph, SYSTEM)]
+        assert in_order == row[: graph.num_tasks].tolist()
+        assert plan.makespan == pytest.approx(float(span), rel=1e-5)
+        told_apart += plan.placement.tolist() != in_order
     assert told_apart  # else ids and positions could be mixed up unseen
 
 
@@ -168,7 +167,7 @@ def test_no_run() -> None:
 
 def test_a_run_without_checkpoints(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, CONFIG, "ab").close()
-    with pytest.raises(mj.InputError, match="holds no checkpoint"):
+    with pytest.raises(mj.InputError, match="checkpoints, which does not exist"):
         mj.load_offloader(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(mj.InputError, match=r"has no config\.json"):
@@ -182,13 +181,26 @@ def test_only_torn_checkpoints(tmp_path: Path) -> None:
         mj.load_offloader(tmp_path)
 
 
-def test_checkpoint_of_another_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("at", "value", "phrase"),
+    [
+        (("config", "policy", "layers"), 2, "config.policy.layers: stored 1, wanted 2"),
+        (("config", "seed"), 4, "config.seed: stored 3, wanted 4"),
+        (("data_hash",), "cd", "data_hash"),
+    ],
+    ids=["network", "config", "data"],
+)
+def test_checkpoint_of_another_run(tmp_path: Path, at: tuple[str, ...], value: Any, phrase: str) -> None:
     make_run(tmp_path, 1)
     record = json.loads((tmp_path / "config.json").read_text())
-    record["config"]["policy"]["layers"] = 2
+    inner = record
+    for name in at[:-1]:
+        inner = inner[name]
+    inner[at[-1]] = value
     (tmp_path / "config.json").write_text(json.dumps(record))
-    with pytest.raises(mj.InputError, match="holds a network") as caught:
+    with pytest.raises(mj.InputError, match="saved under other settings") as caught:
         mj.load_offloader(tmp_path)
+    assert phrase in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

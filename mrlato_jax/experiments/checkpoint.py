@@ -131,6 +131,16 @@ def read_params(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return params, header["meta"]
 
 
+def newest_meta(folder: Path) -> dict[str, Any] | None:
+    """The metadata of the checkpoint that `restore` would use; None where there is none at all.
+
+    Raises:
+        InputError: every file is broken.
+    """
+    newest = _newest(Path(folder), warn=False)
+    return None if newest is None else newest[1]["meta"]
+
+
 def differing_fields(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """One phrase for each entry of `wanted`, nested ones by dotted name, that `stored` has otherwise or not at all."""
     return _compare(stored, json.loads(json.dumps(wanted)), "")
@@ -217,13 +227,14 @@ def _list(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-def _newest(folder: Path) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:
+def _newest(folder: Path, warn: bool = True) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:
     found = _list(folder)
     for _, path in reversed(found):
         try:
             return path, *_read(path)
         except _BrokenError as error:
-            _log.warning("checkpoint %s is broken (%s); using the one before it", path, error)
+            if warn:
+                _log.warning("checkpoint %s is broken (%s); using the one before it", path, error)
     if found:
         # Going on as if nothing had been saved would silently start the run anew.
         raise InputError(f"checkpoint folder is {folder}, where all {len(found)} are broken; accepted: a whole one")

@@ -12,6 +12,7 @@ import numpy as np
 
 from mrlato_jax.config import LearningConfig, PolicyConfig, TrainConfig
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError
 from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.inner import adaptation_round, inner_optimizer
@@ -81,7 +82,10 @@ def adapt(
     rounds = -(-updates // learning.inner_steps)
     for index in range(rounds):
         round_key = jax.random.fold_in(key, index)
-        params, opt_state, metrics = adaptation_round(policy, learning, params, opt_state, task, measured, round_key)
+        left = updates - index * learning.inner_steps
+        params, opt_state, metrics = adaptation_round(
+            policy, learning, params, opt_state, task, measured, round_key, left
+        )
         metrics = jax.device_get(metrics)
         by_dag.extend(metrics.latencies)
         sampled.append(MILLISECONDS * float(metrics.sampled_latency))
@@ -156,11 +160,13 @@ def evaluate_setting(
         index: the setting's place among its experiment's, which gives its random key.
         updates: Adam steps.
         held_out: also adapt to half of the DAGs and measure on the other half.
-        on_round: as in `adapt`; called for the main adaptation.
+        on_round: as in `adapt`; the held-out adaptation counts on from `updates`.
 
     Raises:
-        InputError: a DAG that the policy has no room for.
+        InputError: a DAG that the policy has no room for, or a single DAG to be halved.
     """
+    if held_out and len(setting.graphs) < 2:
+        raise InputError(f"held_out is true, but set {setting.name} has 1 DAG; accepted: at least 2, or held_out false")
     task = learning_task(setting.graphs, setting.system, config.policy)
     key = evaluation_key(config, index)
     _, adaptation = adapt(config.policy, config.learning, params, task, task, updates, key, on_round)
@@ -169,6 +175,15 @@ def evaluate_setting(
         half, size = len(setting.graphs) // 2, task.num_positions
         first = learning_task(setting.graphs[:half], setting.system, config.policy, size)
         second = learning_task(setting.graphs[half:], setting.system, config.policy, size)
-        _, halves = adapt(config.policy, config.learning, params, first, second, updates, jax.random.fold_in(key, 1))
+        _, halves = adapt(
+            config.policy,
+            config.learning,
+            params,
+            first,
+            second,
+            updates,
+            jax.random.fold_in(key, 1),
+            lambda update, *measures: on_round(updates + update, *measures),
+        )
     baselines = baseline_latencies(setting.graphs, setting.system, seed=index)
     return SettingResult(setting.name, baselines, adaptation, halves)

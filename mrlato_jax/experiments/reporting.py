@@ -27,7 +27,7 @@ def table(label: str, results: Sequence[SettingResult]) -> str:
         name = f"{label}, {'before any update' if mark == 0 else f'after {mark}'}"
         rows.append(_row(name, [result.adaptation.latency_ms[mark] for result in results], results))
     if all(result.held_out is not None for result in results):
-        for mark in (0, updates):
+        for mark in sorted({0, updates}):
             values = [result.held_out.latency_ms[mark] for result in results if result.held_out]
             rows.append([f"  on the other half, after {mark}", *(f"{value:.1f}" for value in values), ""])
     return format_table(header, rows)

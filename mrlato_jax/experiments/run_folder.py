@@ -32,7 +32,7 @@ import numpy as np
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.errors import InputError, shorten
-from mrlato_jax.experiments.checkpoint import differing_fields, write_atomically
+from mrlato_jax.experiments.checkpoint import differing_fields, newest_meta, write_atomically
 
 _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
 _RECORD_FIELDS = {"config": dict, "data_hash": str, "sessions": list}
@@ -63,7 +63,10 @@ class RunFolder:
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise InputError(f"run folder is {path}, which is a file; accepted: a folder that is new or empty")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"run folder is {path}: {error.strerror}; accepted: a folder to write in") from None
         _check_empty(path)
         run = cls(path, {"config": config.to_json(), "data_hash": data_hash, "sessions": [_session()]}, _acquire(path))
         try:
@@ -155,6 +158,11 @@ class RunFolder:
                 f"run {self.path} cannot be resumed: {'; '.join(differences)}; accepted: the run's own settings, "
                 "only iterations may be raised"
             )
+        stored_meta = newest_meta(self.checkpoints)
+        if stored_meta is not None:
+            differences = differing_fields(stored_meta, checkpoint_meta(config, data_hash))
+            if differences:
+                raise InputError(f"{self.checkpoints} was saved under other settings: {'; '.join(differences)}")
 
     def metrics_log(self, resume_step: int = 0) -> MetricsLog:
         """Opens the run's metrics for appending, first dropping what came after the checkpoint at `resume_step`.
@@ -184,6 +192,13 @@ class RunFolder:
 
     def _write_record(self) -> None:
         write_atomically(self.path / _CONFIG, json.dumps(self.record, indent=2).encode() + b"\n")
+
+
+def checkpoint_meta(config: TrainConfig, data_hash: str) -> dict[str, Any]:
+    """What a checkpoint must agree with to be continued: everything but how long the run is to last."""
+    settings = config.to_json()
+    del settings["iterations"]
+    return {"config": settings, "data_hash": data_hash}
 
 
 class MetricsLog:

@@ -36,6 +36,17 @@ def training_systems(experiment: str, channel: str) -> list[System]:
     return [System(uplink_bps=rate, downlink_bps=rate, channel=channel) for rate in rates]
 
 
+def check_room(dataset: DagDataset, policy: PolicyConfig) -> None:
+    """Raises InputError where a task of any set has more parents or children than the policy has room for."""
+    for kind, axis in (("children", -1), ("parents", -2)):
+        most = int(dataset.adjacency.sum(axis=axis).max())
+        if most > policy.neighbour_width:
+            raise InputError(
+                f"neighbour_width is {policy.neighbour_width}; accepted: at least {most}, the most {kind} of a task "
+                f"in data set {dataset.name}"
+            )
+
+
 def training_pool(dataset: DagDataset, policy: PolicyConfig, channel: str) -> TaskPool:
     """Every training set of an experiment under every training system, packed, encoded and on the device."""
     systems = training_systems(dataset.name, channel)

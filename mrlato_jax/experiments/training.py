@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import jax
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.experiments import checkpoint
 from mrlato_jax.experiments.progress import Progress
-from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
+from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, checkpoint_meta
 from mrlato_jax.learning.outer import LearnerState, MetaMetrics, TaskPool, init_state, meta_iteration
 
 
@@ -45,6 +44,7 @@ def train(
         run.metrics_log(done) as log,
         Progress(config.iterations, f"meta-training {config.label}", start=done) as progress,
     ):
+        progress.print(f"compiling the meta-iteration for {jax.devices()[0].device_kind} ...")
         for iteration in range(done + 1, config.iterations + 1):
             started = time.monotonic()
             state, metrics = meta_iteration(config.policy, config.learning, state, pool)
@@ -58,13 +58,6 @@ def train(
                 progress.print(f"stopped after iteration {iteration}; checkpoint saved")
                 return None
     return state
-
-
-def checkpoint_meta(config: TrainConfig, data_hash: str) -> dict[str, Any]:
-    """What a checkpoint must agree with to be continued: everything but how long the run is to last."""
-    settings = config.to_json()
-    del settings["iterations"]
-    return {"config": settings, "data_hash": data_hash}
 
 
 def flatten(metrics: MetaMetrics) -> dict[str, float]:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mrlato_jax.config import LearningConfig, PolicyConfig
@@ -129,8 +130,9 @@ def adaptation_round(
     task: LearningTask,
     measured: LearningTask,
     key: jax.Array,
+    updates: jax.Array | int | None = None,
 ) -> tuple[Any, optax.OptState, AdaptationMetrics]:
-    """Takes m updates on one collection from all DAGs of a task, the Adam state kept from round to round.
+    """Takes up to m updates on one collection from all DAGs of a task, the Adam state kept from round to round.
 
     An update is one Adam gradient step (SPEC section 7); a test set's adaptation is a sequence of these rounds.
 
@@ -142,15 +144,15 @@ def adaptation_round(
         task: the DAGs that are adapted to.
         measured: the DAGs whose latency is measured after each update; the same ones in the paper's protocol.
         key: consumed.
+        updates: how many of the m are taken, by default all; traced, so that a shorter round compiles nothing anew.
     """
+    taken = learning.inner_steps if updates is None else updates
     batch, sampled_latency = collect(policy, learning, params, task, key)
 
-    def body(carry: Any, _: None) -> tuple[Any, tuple[jax.Array, LossMetrics]]:
-        params, opt_state = carry
-        params, opt_state, loss = gradient_step(policy, learning, params, opt_state, task, batch)
+    def body(carry: Any, step: jax.Array) -> tuple[Any, tuple[jax.Array, LossMetrics]]:
+        *after, loss = gradient_step(policy, learning, carry[0], carry[1], task, batch)
+        params, opt_state = jax.tree.map(lambda new, old: jnp.where(step < taken, new, old), tuple(after), carry)
         return (params, opt_state), (rollout.decode_greedily(policy, params, measured)[1], loss)
 
-    (params, opt_state), (latencies, losses) = jax.lax.scan(
-        body, (params, opt_state), None, length=learning.inner_steps
-    )
+    (params, opt_state), (latencies, losses) = jax.lax.scan(body, (params, opt_state), jnp.arange(learning.inner_steps))
     return params, opt_state, AdaptationMetrics(latencies, sampled_latency, jax.tree.map(lambda x: x[-1], losses))

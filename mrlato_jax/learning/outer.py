@@ -63,7 +63,7 @@ def meta_gradient(params: Any, adapted: Any, inner_lr: float, inner_steps: int) 
         inner_lr: alpha.
         inner_steps: m.
     """
-    return jax.tree.map(lambda a, p: (a - p).mean(axis=0) / (inner_lr * inner_steps), adapted, params)
+    return jax.tree.map(lambda a, p: (a - p[None]).mean(axis=0) / (inner_lr * inner_steps), adapted, params)
 
 
 def init_state(policy: PolicyConfig, learning: LearningConfig, seed: int) -> LearnerState:
@@ -162,4 +162,4 @@ def meta_iteration(
     updates, opt_state = outer_optimizer(learning).update(descent, state.opt_state, state.params)
     after = LearnerState(optax.apply_updates(state.params, updates), opt_state, state.iteration + 1, state.key)
     means = jax.tree.map(jnp.mean, metrics)
-    return after, MetaMetrics(means, optax.global_norm(updates))
+    return after, MetaMetrics(means, optax.tree.norm(updates))

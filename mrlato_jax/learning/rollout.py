@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,11 +25,12 @@ class Trajectories(NamedTuple):
     makespans: jax.Array  # [G, R], seconds
 
 
+@partial(jax.jit, static_argnames="policy")
 def init_params(policy: PolicyConfig, key: jax.Array) -> Any:
     """Random parameters of the policy."""
     features = jnp.zeros((1, 1, mdp.TASK_FEATURES + 2 * policy.neighbour_width))
     observations = jnp.zeros((1, mdp.SIMULATOR_FEATURES if policy.decoder_input == "task_sim" else 0))
-    return jax.jit(Seq2SeqPolicy(policy).init)(key, features, jnp.ones((1, 1), bool), observations)
+    return Seq2SeqPolicy(policy).init(key, features, jnp.ones((1, 1), bool), observations)
 
 
 def encode(policy: PolicyConfig, params: Any, task: LearningTask) -> Memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -52,8 +53,9 @@ def learning_task(
     return LearningTask(dags, _encode_all(dags, policy.neighbour_width))
 
 
+@partial(jax.jit, static_argnames="neighbour_width")
 def _encode_all(dags: DagArrays, neighbour_width: int) -> jax.Array:
-    return jax.jit(jax.vmap(lambda dag: mdp.encode(dag, neighbour_width)))(dags)
+    return jax.vmap(lambda dag: mdp.encode(dag, neighbour_width))(dags)
 
 
 def stack(tasks: Sequence[LearningTask]) -> LearningTask:

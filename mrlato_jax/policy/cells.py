@@ -50,10 +50,10 @@ class LayerNormLSTMCell(nn.Module):
     def __call__(self, state: CellState, projected: jax.Array) -> CellState:
         """One step from `projected` [B, 4 units]."""
         gates = (projected + self.recurrent_kernel(state.hidden)).reshape(-1, GATES, self.units)
-        gates = normalise(gates) * self.gate_scale + self.gate_bias
+        gates = normalise(gates) * self.gate_scale[None] + self.gate_bias[None]
         write, candidate, forget, read = (gates[:, i] for i in range(GATES))
         cell = state.cell * nn.sigmoid(forget + FORGET_BIAS) + nn.sigmoid(write) * jnp.tanh(candidate)
-        cell = normalise(cell) * self.cell_scale + self.cell_bias
+        cell = normalise(cell) * self.cell_scale[None] + self.cell_bias[None]
         return CellState(cell, jnp.tanh(cell) * nn.sigmoid(read))
 
 

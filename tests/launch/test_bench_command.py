@@ -30,16 +30,9 @@ def test_last_line_is_one_object(place: Workplace) -> None:
     ("arguments", "phrase"),
     [
         (["--only=matmul,simulate"], "--only is 'simulate'; accepted: matmul, simulator, meta_iteration"),
-        (["--onyl=matmul"], "unknown flag --onyl; did you mean --only?"),
         (["--only=matmul", "--json=none/bench.json"], "none"),
     ],
 )
 def test_refused(place: Workplace, tmp_path: Path, arguments: list[str], phrase: str) -> None:
     assert phrase in place.refused("bench.py", *arguments, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file(place: Workplace, tmp_path: Path) -> None:
-    ran = place.run("bench.py", "--only=matmul", f"--json={tmp_path / 'bench.json'}")
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads((tmp_path / "bench.json").read_text()).keys() == {"matmul", "environment"}

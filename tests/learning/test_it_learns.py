@@ -54,11 +54,12 @@ def test_meta_training_comes_within_two_percent_of_the_optimum(seed: int) -> Non
     optimum = mean_optimum(unseen)
     state = init_state(POLICY, LEARNING, seed)
     before = float(mean_greedy_makespan(state.params, unseen)) / optimum - 1
-    gaps = []
+    compiled, gaps = meta_iteration._cache_size(), []
     for iteration in range(1, max(MEASURED_AFTER) + 1):
         state, _ = meta_iteration(POLICY, LEARNING, state, pool)
         if iteration in MEASURED_AFTER:
             gaps.append(float(mean_greedy_makespan(state.params, unseen)) / optimum - 1)
+    assert meta_iteration._cache_size() == compiled + 1  # no iteration is compiled again
     assert min(gaps) > -1e-6  # an optimum is an optimum
     assert before > 0.10
     assert np.median(gaps) < 0.02, gaps

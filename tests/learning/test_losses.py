@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from mrlato_jax.config import LearningConfig
-from mrlato_jax.learning.losses import Batch, clipped_surrogate, inner_loss, per_dag_sum
+from mrlato_jax.learning import losses
+from mrlato_jax.learning.losses import Batch, clipped_surrogate, per_dag_sum
 from mrlato_jax.policy.decode import Decisions
 
 LOG = math.log
+inner_loss = jax.jit(losses.inner_loss, static_argnames="learning")
 
 # Two DAGs of 1 and 3 tasks, two trajectories each; what stands on padding is rubbish.
 JUNK = 1e3
@@ -117,7 +119,7 @@ def test_padding_reaches_neither_loss_nor_gradient() -> None:
     def loss_of(log_probs: jax.Array, values: jax.Array, entropies: jax.Array) -> jax.Array:
         return inner_loss(learning, BATCH, Decisions(BATCH.actions, log_probs, values, entropies))[0]
 
-    gradients = jax.grad(loss_of, argnums=(0, 1, 2))(NEW, VALUES, ENTROPIES)
+    gradients = jax.jit(jax.grad(loss_of, argnums=(0, 1, 2)))(NEW, VALUES, ENTROPIES)
     for gradient in gradients:
         assert not gradient[0, :, 1:].any()
         assert jnp.isfinite(gradient).all()

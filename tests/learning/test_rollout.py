@@ -116,6 +116,8 @@ def test_padding_changes_no_decision(case: Case) -> None:
     cut = jax.tree.map(lambda leaf: leaf[..., : max(SIZES)], sampled.decisions)
     assert_close(cut, case.trajectories.decisions, case.valid)
     np.testing.assert_allclose(sampled.makespans, case.trajectories.makespans, rtol=1e-5)
+    if case.policy.decoder_input != "task_sim":
+        return  # one of the three modes is enough for greedy decoding, the same recurrence
     (actions, makespans), (wide_actions, wide_makespans) = case.greedy(case.task), case.greedy(wide)
     mask = case.valid[:, 0]
     np.testing.assert_array_equal(wide_actions[:, : max(SIZES)][mask], actions[mask])
@@ -242,7 +244,7 @@ def test_all_rollouts_of_a_dag_share_one_encoder_pass(case: Case, differentiate:
 
 def test_gradient_of_the_loss_equals_finite_differences() -> None:
     """(27) through the decoder, the attention and the encoder, in float64, one direction for each parameter array."""
-    policy = PolicyConfig(decoder_input="task_sim", units=8, heads=2, neighbour_width=4)
+    policy = PolicyConfig(decoder_input="task_sim", units=8, heads=2, layers=1, neighbour_width=4)
     learning = LearningConfig(entropy_coef=0.05)
     rng = np.random.default_rng(5)
     graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in (4, 2)]
@@ -258,11 +260,11 @@ def test_gradient_of_the_loss_equals_finite_differences() -> None:
         batch = Batch(actions, *map(jnp.asarray, (old_log_probs, advantages, returns)), mask)
 
         @jax.jit
+        @partial(jax.value_and_grad, has_aux=True)
         def loss(params: Any) -> tuple[jax.Array, Any]:
             return inner_loss(learning, batch, rollout.score(policy, params, task, actions))
 
-        gradient = jax.jit(jax.grad(lambda params: loss(params)[0]))(params)
-        _, metrics = loss(params)
+        (_, metrics), gradient = loss(params)
         assert 0 < metrics.clip_fraction < 1  # some decisions are clipped, some are not
         leaves, structure = jax.tree.flatten(params)
         step = 1e-5
@@ -272,7 +274,7 @@ def test_gradient_of_the_loss_equals_finite_differences() -> None:
 
             def moved(by: float, i: int = i, direction: np.ndarray = direction) -> float:
                 changed = [x + by * direction if i == j else x for j, x in enumerate(leaves)]
-                return float(loss(jax.tree.unflatten(structure, changed))[0])
+                return float(loss(jax.tree.unflatten(structure, changed))[0][0])
 
             numeric = (moved(step) - moved(-step)) / (2 * step)
             assert np.vdot(slope, direction) == pytest.approx(numeric, rel=1e-6, abs=1e-8)

@@ -18,7 +18,7 @@ def test_sampling_follows_the_softmax_of_the_logits() -> None:
     np.testing.assert_array_less(abs(actions.mean(axis=0) - want), 4 * np.sqrt(want * (1 - want) / draws))
     # Neither positions nor trajectories share a draw.
     first = np.asarray(noise[:200]).reshape(-1)
-    assert np.unique(first).size == first.size
+    assert np.unique(first).size > 0.99 * first.size  # float32 numbers coincide now and then
 
 
 def test_noise_of_a_position_does_not_see_how_many_positions_follow() -> None:
