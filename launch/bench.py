@@ -16,8 +16,8 @@ from absl import flags
 
 from mrlato_jax.errors import InputError, check_choice
 from mrlato_jax.experiments import bench
-from mrlato_jax.experiments.checkpoint import write_atomically
 from mrlato_jax.experiments.progress import format_table
+from mrlato_jax.files import write_atomically
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", list(bench.SECTIONS), "Sections to run, comma-separated.")

@@ -4,6 +4,9 @@
 
 An update is one Adam gradient step on one test set, from a fresh optimiser; trajectories of all its DAGs are drawn
 anew every --inner_steps of the run. Writes evaluation-<updates>.json, .md and .png into the run folder.
+
+Choose settings by --on=validation, which takes fresh DAGs of the training families instead and writes
+validation-<updates>.*: what was chosen by the test sets says nothing about unseen applications.
 """
 
 from __future__ import annotations
@@ -12,17 +15,21 @@ from pathlib import Path
 
 import jax
 from _cli import run
-from _evaluate import evaluate_run
 from absl import flags
 
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.experiments import reporting
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
+from mrlato_jax.experiments.settings import test_settings, validation_settings
 from mrlato_jax.offloader import load_offloader
+
+SETTINGS = {"test": ("evaluation", test_settings), "validation": ("validation", validation_settings)}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Run folder, as meta_train.py leaves it. Required.")
 flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each test set; 0 only measures.")
+flags.DEFINE_enum("on", "test", list(SETTINGS), "Which DAGs: the test sets, or fresh ones of the training families.")
 flags.DEFINE_bool("held_out", True, "Also adapt to half of each set's DAGs and measure on the other half.")
 flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
 
@@ -37,19 +44,28 @@ def main(_: list[str]) -> int:
     stored = folder.record["data_hash"]
     if stored != dataset.content_hash:
         raise InputError(f"run {folder.path} was trained on data {stored[:12]}, this is {dataset.content_hash[:12]}")
-    params = load_offloader(folder.path).params
-    print(f"run: {folder.path}, method {config.label}, on {jax.devices()[0].device_kind}", flush=True)
+    name, settings = SETTINGS[FLAGS.on]
+    policy = load_offloader(folder.path)
+    print(
+        f"run: {folder.path}, method {config.label}, after {policy.iteration} of {config.iterations} meta-iterations, "
+        f"on {jax.devices()[0].device_kind}",
+        flush=True,
+    )
     with GracefulStop() as stop:
-        evaluate_run(
+        report = reporting.evaluate(
             folder.path,
+            f"{name}-{FLAGS.updates}",
             config,
-            params,
-            dataset,
+            policy.params,
+            settings(dataset, config.channel),
             FLAGS.updates,
-            name=f"evaluation-{FLAGS.updates}",
+            reporting.provenance(config, dataset, policy.iteration, FLAGS.updates),
+            stop,
             held_out=FLAGS.held_out,
-            stop=stop,
         )
+    if report is None:
+        return 1
+    print(f"\n{report}", flush=True)
     return 0
 
 

@@ -16,6 +16,7 @@ from absl import flags
 from mrlato_jax.dag.daggen import DATA_UNITS
 from mrlato_jax.dag.dataset import FAMILIES, DagDataset, build, load, save
 from mrlato_jax.errors import InputError
+from mrlato_jax.experiments.progress import format_table
 
 _CHECKOUT_DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
             rows.append(_row(stored, folder / f"{name}.npz"))
             if stored.content_hash != dataset.content_hash:
                 unlike.append(f"{name}: stored {stored.content_hash[:12]}, drawn anew {dataset.content_hash[:12]}")
-    _print_table([("experiment", "sets", "DAGs", "tasks", "edges", "KiB", "content hash"), *rows])
+    print(format_table(["experiment", "sets", "DAGs", "tasks", "edges", "KiB", "content hash"], rows))
     if unlike:
         print("unlike what is stored:", *unlike, sep="\n")
         sys.exit(1)
@@ -57,12 +58,6 @@ def _show(name: str, done: int, total: int) -> None:
 def _row(dataset: DagDataset, path: Path) -> tuple[str, ...]:
     size = f"{path.stat().st_size / 1024:.0f}"
     return (dataset.name, *map(str, dataset.counts.values()), size, dataset.content_hash[:12])
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
 
 
 if __name__ == "__main__":

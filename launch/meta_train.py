@@ -14,15 +14,15 @@ import time
 from pathlib import Path
 
 from _cli import run
-from _evaluate import evaluate_run
 from _train_flags import define_train_flags, train_config
 from absl import flags
 
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.experiments import reporting
 from mrlato_jax.experiments.progress import format_duration
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, new_run_path
-from mrlato_jax.experiments.settings import check_room, training_pool
+from mrlato_jax.experiments.settings import check_room, test_settings, training_pool
 from mrlato_jax.experiments.training import train
 from mrlato_jax.learning.outer import check_meta_batch
 
@@ -45,6 +45,7 @@ def main(_: list[str]) -> int:
     config = train_config(base)
     dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
     check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
+    check_number("graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True)
     check_room(dataset, config.policy)
     print(
         f"data: {config.experiment} verified, {len(dataset.train_sets)} training, {len(dataset.test_sets)} test sets "
@@ -60,10 +61,19 @@ def main(_: list[str]) -> int:
         print(f"run: {folder.path}, method {config.label}, seed {config.seed}", flush=True)
         pool = training_pool(dataset, config.policy, config.channel)
         state = train(folder, config, dataset.content_hash, pool, stop, FLAGS.checkpoint_every)
-        finished = state is not None and evaluate_run(
-            folder.path, config, state.params, dataset, FLAGS.updates, name="adaptation", held_out=False, stop=stop
+        report = state and reporting.evaluate(
+            folder.path,
+            "adaptation",
+            config,
+            state.params,
+            test_settings(dataset, config.channel),
+            FLAGS.updates,
+            reporting.provenance(config, dataset, config.iterations, FLAGS.updates),
+            stop,
         )
-    if not finished:
+    if report:
+        print(f"\n{report}", flush=True)
+    else:
         given = [
             f"--{name}={FLAGS[name].value}" for name in ("data", "updates", "checkpoint_every") if FLAGS[name].present
         ]

@@ -18,6 +18,7 @@ REWARD_SCALES = ("all_local", "none")
 TASK_AXES = ("auto", "map", "vmap")
 EXPERIMENTS = ("exp1", "exp2", "exp3")
 METHODS = ("mrlato",)
+CHANNEL_NAMES = ("paper", "mrlco", "mrlco_code")  # what they mean: mec/system.py
 BUDGET = ("meta_batch", "graphs_per_task", "rollouts", "task_axis")  # settings that no method's name mentions
 
 
@@ -112,7 +113,7 @@ class TrainConfig(_JsonRecord):
         check_choice("method", self.method, METHODS)
         check_number("iterations", self.iterations, low=1, integer=True)
         check_number("seed", self.seed, low=0, high=2**32 - 1, integer=True)
-        check_choice("channel", self.channel, ("paper", "mrlco", "mrlco_code"))
+        check_choice("channel", self.channel, CHANNEL_NAMES)
 
     @property
     def label(self) -> str:

@@ -23,7 +23,6 @@ from mrlato_jax.experiments.run_folder import RunFolder, checkpoint_meta
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec.latency import padded_size
-from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import Plan, simulated_plan
 
@@ -38,11 +37,13 @@ class Offloader:
         policy: the network's settings.
         params: its parameters.
         label: the method that trained it.
+        iteration: how many meta-iterations did.
     """
 
     policy: PolicyConfig
     params: Any
     label: str
+    iteration: int = 0
 
     @overload
     def plan(self, graphs: TaskGraph, system: System, mode: str = "argmax") -> Plan: ...
@@ -79,7 +80,8 @@ class Offloader:
         size = padded_size(max(graph.num_tasks for graph in graphs))
         task = learning_task(batch, system, self.policy, size)
         actions = np.asarray(_decode(self.policy, self.params, task))
-        return [_plan(graph, system, row) for graph, row in zip(graphs, actions, strict=False)]
+        orders = np.asarray(task.dags.order)
+        return [_plan(graph, system, *rows) for graph, *rows in zip(graphs, orders, actions, strict=False)]
 
 
 def load_offloader(source: str | Path) -> Offloader:
@@ -91,13 +93,16 @@ def load_offloader(source: str | Path) -> Offloader:
     Raises:
         InputError: no run there, no whole checkpoint in it, or one of other settings or data.
     """
+    if not isinstance(source, (str, Path)):
+        raise InputError(f"source is {shorten(source)}; accepted: the path of a run folder")
     run = RunFolder.open(Path(source))
-    params, meta = checkpoint.read_params(run.checkpoints)
+    found = checkpoint.read_params(run.checkpoints)
     config = run.config
-    differences = checkpoint.differing_fields(meta, checkpoint_meta(config, run.record["data_hash"]))
+    differences = checkpoint.differing_fields(found.meta, checkpoint_meta(config, run.record["data_hash"]))
     if differences:
         raise InputError(f"{run.checkpoints} was saved under other settings than config.json: {'; '.join(differences)}")
-    return Offloader(config.policy, jax.tree.map(jax.numpy.asarray, params), config.label)
+    params = jax.tree.map(jax.numpy.asarray, found.tree)
+    return Offloader(config.policy, params, config.label, found.step)
 
 
 @partial(jax.jit, static_argnames="policy")
@@ -109,8 +114,8 @@ def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _plan(graph: TaskGraph, system: System, actions: np.ndarray) -> Plan:
-    order = priority_order(graph, system)
+def _plan(graph: TaskGraph, system: System, order: np.ndarray, actions: np.ndarray) -> Plan:
+    order = order[: graph.num_tasks]
     placement = np.empty(graph.num_tasks, np.int32)
     placement[order] = actions[: graph.num_tasks]
     return simulated_plan(graph, system, placement, order)

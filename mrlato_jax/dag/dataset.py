@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from mrlato_jax.dag.daggen import CCR_CHOICES, DATA_UNITS, GENERATOR_VERSION, SEND_KB, daggen
 from mrlato_jax.dag.task_graph import TaskGraph, check_index
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
+from mrlato_jax.files import write_atomically
 
 SEED = 2025
 SPLITS = ("train", "test")
@@ -379,8 +380,8 @@ def save(dataset: DagDataset, folder: str | os.PathLike[str]) -> Path:
         entries = _read_manifest(folder) if (folder / MANIFEST).exists() else {}
         entries[dataset.name] = _manifest_entry(dataset)
         manifest = {"format": MANIFEST_FORMAT, "experiments": dict(sorted(entries.items()))}
-        _replace(target, _npz_bytes(dataset))
-        _replace(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        write_atomically(target, _npz_bytes(dataset))
+        write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     except OSError as error:
         raise InputError(f"folder is {shorten(str(folder))}: {error.strerror}; accepted: one to write in") from None
     return target
@@ -495,16 +496,3 @@ def _read_npz(path: Path, name: str) -> DagDataset:
     if found != expected:
         raise InputError(f"holds {shorten(found)}; accepted: {', '.join(expected)}")
     return DagDataset(name, set_names, splits, description.get("settings"), **members)
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Puts `content` at `target` in one step."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

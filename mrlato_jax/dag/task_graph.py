@@ -163,7 +163,9 @@ class TaskGraph:
 
     @cached_property
     def _kahn(self) -> NDArray[np.int64]:
-        return _read_only(_smallest_first_order(self.num_tasks, self.edges))
+        if (self.edges[:, 0] < self.edges[:, 1]).all():
+            return _read_only(np.arange(self.num_tasks))  # already topological: the smallest ready id is the next one
+        return _read_only(smallest_first(self.edges, np.arange(self.num_tasks)))
 
 
 def check_index(field: str, value: Any, size: int) -> int:
@@ -253,25 +255,30 @@ def _edge_array(values: Any, num_tasks: int) -> NDArray[np.int64]:
     return _read_only(edges)
 
 
-def _smallest_first_order(num_tasks: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Kahn's algorithm with a heap of ready ids, O(m + n log n); shorter than n if there is a cycle.
+def smallest_first(edges: NDArray[np.int64], keys: NDArray[Any]) -> NDArray[np.int64]:
+    """Kahn's algorithm with a heap: of the tasks whose parents are placed, the one of smallest key, then smallest id.
 
-    `edges` is in lexicographic order.
+    Args:
+        edges: int64[m, 2], rows (parent, child) in lexicographic order.
+        keys: [n], one for each task.
+
+    Returns:
+        int64[n] task ids, fewer if there is a cycle. O(m + n log n).
     """
-    if (edges[:, 0] < edges[:, 1]).all():
-        return np.arange(num_tasks)  # already topological, so the smallest ready id is always the next one
+    num_tasks, keys = len(keys), keys.tolist()
     starts = np.searchsorted(edges[:, 0], np.arange(num_tasks + 1)).tolist()
     children = edges[:, 1].tolist()
     waiting = np.bincount(edges[:, 1], minlength=num_tasks).tolist()
-    ready = [task for task, parents in enumerate(waiting) if not parents]  # ascending: a heap
+    ready = [(keys[task], task) for task, parents in enumerate(waiting) if not parents]
+    heapq.heapify(ready)
     order = []
     while ready:
-        task = heapq.heappop(ready)
+        _, task = heapq.heappop(ready)
         order.append(task)
         for child in children[starts[task] : starts[task + 1]]:
             waiting[child] -= 1
             if not waiting[child]:
-                heapq.heappush(ready, child)
+                heapq.heappush(ready, (keys[child], child))
     return np.array(order, dtype=np.int64)
 
 

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -23,8 +22,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from mrlato_jax.errors import InputError, check_number, shorten
+from mrlato_jax.files import write_atomically
 
 FORMAT = 1
 
@@ -100,14 +101,14 @@ def restore(folder: Path, like: Any, expected: Mapping[str, Any]) -> Restored | 
     return Restored(header["step"], _fill(like, header, arrays, path), header["meta"])
 
 
-def read_params(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_params(path: Path) -> Restored:
     """Reads what the saved tree had under `params`, without knowing the network that it belongs to.
 
     Args:
         path: a checkpoint, or a folder of them, of which the newest whole one is read.
 
     Returns:
-        The parameters as nested dicts of numpy arrays, as flax gives them, and the checkpoint's metadata.
+        The step, the parameters as nested dicts of numpy arrays, as flax gives them, and the metadata.
 
     Raises:
         InputError: no such path, no whole checkpoint, or one without `params`.
@@ -125,10 +126,10 @@ def read_params(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise InputError(f"checkpoint is {path}, which does not exist; accepted: a file or folder") from None
         except _BrokenError as error:
             raise InputError(f"checkpoint {path} is broken ({error}); accepted: a whole checkpoint") from None
-    params = _nest(arrays).get("params")
+    params = unflatten_dict(arrays, sep="/").get("params")
     if not isinstance(params, dict):
         raise InputError(f"checkpoint {path} has no params among its arrays {shorten(list(arrays))}")
-    return params, header["meta"]
+    return Restored(header["step"], params, header["meta"])
 
 
 def newest_meta(folder: Path) -> dict[str, Any] | None:
@@ -144,21 +145,6 @@ def newest_meta(folder: Path) -> dict[str, Any] | None:
 def differing_fields(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """One phrase for each entry of `wanted`, nested ones by dotted name, that `stored` has otherwise or not at all."""
     return _compare(stored, json.loads(json.dumps(wanted)), "")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` so that a reader, also after a power cut, finds the old file or the new one, both whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)  # the new name lives in the folder: it too must reach the disk
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class _BrokenError(Exception):
@@ -211,7 +197,12 @@ def _digest(contents: bytes) -> bytes:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"checkpoint {path}: {error.strerror}; accepted: a file that can be read") from None
     if data[-_DIGEST_BYTES:] != _digest(data[:-_DIGEST_BYTES]):
         raise _BrokenError(f"its {len(data)} bytes do not end in their SHA-256")
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
@@ -232,6 +223,8 @@ def _newest(folder: Path, warn: bool = True) -> tuple[Path, dict[str, Any], dict
     for _, path in reversed(found):
         try:
             return path, *_read(path)
+        except FileNotFoundError:
+            continue  # the run that is being read has just deleted it
         except _BrokenError as error:
             if warn:
                 _log.warning("checkpoint %s is broken (%s); using the one before it", path, error)
@@ -261,17 +254,6 @@ def _fill(like: Any, header: dict[str, Any], arrays: dict[str, np.ndarray], path
     if problems:
         raise InputError(f"arrays of {path} differ: {'; '.join(problems)}")
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
-
-
-def _nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *folders, last = name.split("/")
-        place = nested
-        for part in folders:
-            place = place.setdefault(part, {})
-        place[last] = array
-    return nested
 
 
 def _compare(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str) -> list[str]:

@@ -168,7 +168,7 @@ def evaluate_setting(
     if held_out and len(setting.graphs) < 2:
         raise InputError(f"held_out is true, but set {setting.name} has 1 DAG; accepted: at least 2, or held_out false")
     task = learning_task(setting.graphs, setting.system, config.policy)
-    key = evaluation_key(config, index)
+    key, other_key = jax.random.split(evaluation_key(config, index))
     _, adaptation = adapt(config.policy, config.learning, params, task, task, updates, key, on_round)
     halves = None
     if held_out:
@@ -182,7 +182,7 @@ def evaluate_setting(
             first,
             second,
             updates,
-            jax.random.fold_in(key, 1),
+            other_key,
             lambda update, *measures: on_round(updates + update, *measures),
         )
     baselines = baseline_latencies(setting.graphs, setting.system, seed=index)

@@ -134,10 +134,7 @@ class Progress:
 
 
 def format_duration(seconds: float) -> str:
-    """Two units at most.
-
-    >>> [format_duration(s) for s in (0.84, 59.7, 588, 3720, 273600)]
-    ['0.8s', '1m00s', '9m48s', '1h02m', '3d04h']
+    """Two units at most: 0.8s, 1m00s, 9m48s, 1h02m, 3d04h.
 
     Args:
         seconds: finite, not negative.

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a record, a table and a figure."""
+"""Evaluating a whole experiment, and what that leaves behind: a record, a table and a figure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,66 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrlato_jax.experiments.checkpoint import write_atomically
-from mrlato_jax.experiments.evaluation import BASELINES, SettingResult, marks
-from mrlato_jax.experiments.progress import format_table
+from mrlato_jax.config import TrainConfig
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.experiments.evaluation import BASELINES, SettingResult, evaluate_setting, marks
+from mrlato_jax.experiments.progress import Progress, format_table
+from mrlato_jax.experiments.run_folder import GracefulStop, session
+from mrlato_jax.experiments.settings import TestSetting
+from mrlato_jax.files import write_atomically
+
+
+class _StoppedError(Exception):
+    """A stop was requested between two collections."""
+
+
+def evaluate(
+    folder: Path,
+    name: str,
+    config: TrainConfig,
+    params: Any,
+    settings: Sequence[TestSetting],
+    updates: int,
+    provenance: dict[str, Any],
+    stop: GracefulStop,
+    *,
+    held_out: bool = False,
+) -> str | None:
+    """Evaluates every setting, with progress, and writes `name`.json, .md and .png into `folder`.
+
+    Args:
+        folder: where to write; exists.
+        name: of the files.
+        config: of the run that trained `params`.
+        params: the meta-policy.
+        settings: what to adapt to.
+        updates: Adam steps on each.
+        provenance: JSON values that the record begins with.
+        stop: when it is requested, the evaluation ends after the collection at hand.
+        held_out: also adapt to half of each setting's DAGs and measure on the other half.
+
+    Returns:
+        What `write` does, or None where a stop was requested: then nothing is written.
+
+    Raises:
+        InputError: as `evaluate_setting`.
+    """
+    results = []
+    for index, setting in enumerate(settings):
+        with Progress(max(updates * (1 + held_out), 1), f"adapting to {setting.name}") as progress:
+
+            def on_round(update: int, latency_ms: float, entropy: float, progress: Progress = progress) -> None:
+                progress.update(update, latency_ms=latency_ms, entropy=entropy)
+                if stop.requested:
+                    raise _StoppedError
+
+            try:
+                result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, on_round=on_round)
+            except _StoppedError:
+                progress.print("stopped while adapting; nothing of the evaluation was written")
+                return None
+        results.append(result)
+    return write(folder, name, config.label, results, provenance)
 
 
 def table(label: str, results: Sequence[SettingResult]) -> str:
@@ -37,6 +94,17 @@ def _row(name: str, values: Sequence[float], results: Sequence[SettingResult]) -
     ratios = [value / result.baselines_ms["HEFT-based"] for value, result in zip(values, results, strict=True)]
     change = 100 * (sum(ratios) / len(ratios) - 1)
     return [name, *(f"{value:.1f}" for value in values), "" if name == "HEFT-based" else f"{change:+.1f} %"]
+
+
+def provenance(config: TrainConfig, dataset: DagDataset, iteration: int, updates: int) -> dict[str, Any]:
+    """What a record says of its origin: settings, meta-iterations done, data, updates, and this session's software."""
+    return {
+        "config": config.to_json(),
+        "iteration": iteration,
+        "data_hash": dataset.content_hash,
+        "updates": updates,
+        **session(config),
+    }
 
 
 def record(label: str, results: Sequence[SettingResult], provenance: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,9 @@ import numpy as np
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.errors import InputError, shorten
-from mrlato_jax.experiments.checkpoint import differing_fields, newest_meta, write_atomically
+from mrlato_jax.experiments.checkpoint import differing_fields, newest_meta
+from mrlato_jax.files import write_atomically
+from mrlato_jax.learning.outer import task_axis
 
 _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
 _RECORD_FIELDS = {"config": dict, "data_hash": str, "sessions": list}
@@ -68,7 +71,8 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"run folder is {path}: {error.strerror}; accepted: a folder to write in") from None
         _check_empty(path)
-        run = cls(path, {"config": config.to_json(), "data_hash": data_hash, "sessions": [_session()]}, _acquire(path))
+        record = {"config": config.to_json(), "data_hash": data_hash, "sessions": [session(config)]}
+        run = cls(path, record, _acquire(path))
         try:
             _check_empty(path)  # nobody else can have filled it from here on
             run._write_record()
@@ -96,6 +100,8 @@ class RunFolder:
         for name, kind in _RECORD_FIELDS.items():
             if not isinstance(record, dict) or not isinstance(record.get(name), kind):
                 raise InputError(f"{path / _CONFIG} has no usable {name}; accepted: what the run wrote")
+        if not all(isinstance(entry, dict) for entry in record["sessions"]):
+            raise InputError(f"{path / _CONFIG} has no usable sessions; accepted: what the run wrote")
         run = cls(path, record)
         try:
             _ = run.config
@@ -115,11 +121,11 @@ class RunFolder:
         try:
             run.record = cls.open(path).record  # as the last writer left it
             run.check_resumable(config, data_hash)
-            session, last = _session(), run.record["sessions"][-1:]
-            changes = differing_fields(last[0], session) if last else []
+            current, last = session(config), run.record["sessions"][-1:]
+            changes = differing_fields(last[0], current) if last else []
             if changes:
                 _log.warning("run %s continues elsewhere, bits may differ: %s", run.path, "; ".join(changes))
-            run.record = {**run.record, "config": config.to_json(), "sessions": [*run.record["sessions"], session]}
+            run.record = {**run.record, "config": config.to_json(), "sessions": [*run.record["sessions"], current]}
             run._write_record()
         except BaseException:
             run.close()
@@ -170,10 +176,13 @@ class RunFolder:
         Iterations after the checkpoint are computed again, to the same lines.
 
         Raises:
-            InputError: the run was opened for reading, or a line other than the last is malformed.
+            InputError: the run was opened for reading, a line other than the last is malformed, or an iteration up to
+            `resume_step` has no line.
         """
         if self._lock is None:
             raise InputError(f"run {self.path} is open for reading; accepted: one from RunFolder.create or .resume")
+        for path in (self.metrics, self.timing):
+            _check_gapless(path, resume_step)
         for path in (self.metrics, self.timing):
             _truncate(path, resume_step)
         return MetricsLog(self.metrics, self.timing)
@@ -219,13 +228,18 @@ class MetricsLog:
 
         Args:
             iteration: of the run, as the checkpoints count.
-            metrics: JSON values, numpy or jax arrays; nothing that depends on the clock or the machine.
+            metrics: JSON values, numpy or jax arrays, all finite; nothing that depends on the clock or the machine.
             seconds: wall-clock time that the iteration took, > 0.
         """
         timing = {"iteration": iteration, "seconds": seconds, "iterations_per_second": 1.0 / seconds}
         for file, record in ((self._timing, timing), (self._metrics, {"iteration": iteration, **metrics})):
             file.write(_line(record))
             file.flush()
+
+    def sync(self) -> None:
+        """Returns when all lines are on the disk: before a checkpoint, which must not outlive them in a power cut."""
+        for file in (self._timing, self._metrics):
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Closes both files."""
@@ -275,9 +289,15 @@ def new_run_path(root: Path, config: TrainConfig) -> Path:
     """Makes an empty folder `root/<date>-<time>-<experiment>-<method>` for a run.
 
     Runs that start in the same second get `-2`, `-3` and so on.
+
+    Raises:
+        InputError: the folder cannot be made.
     """
     root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"folder of runs is {root}: {error.strerror}; accepted: a folder to write in") from None
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.experiment}-{config.method}"
     attempt = 1
     while True:
@@ -286,12 +306,15 @@ def new_run_path(root: Path, config: TrainConfig) -> Path:
             path.mkdir()  # made here: making a folder is the one test that two processes cannot both pass
         except FileExistsError:
             attempt += 1
+        except OSError as error:
+            raise InputError(f"run folder is {path}: {error.strerror}; accepted: a folder to write in") from None
         else:
             return path
 
 
 def _check_empty(path: Path) -> None:
-    found = sorted({entry.name for entry in path.iterdir()} - {_LOCK, f".{_CONFIG}.tmp"})
+    left_by_killed = re.compile(rf"{re.escape(_LOCK)}|\.{re.escape(_CONFIG)}\.\d+\.tmp")
+    found = sorted(entry.name for entry in path.iterdir() if not left_by_killed.fullmatch(entry.name))
     if found:
         raise InputError(
             f"run folder is {path}, which holds {shorten(found)}; accepted: a folder that is new or empty, "
@@ -309,14 +332,19 @@ def _acquire(path: Path) -> int:
     return descriptor
 
 
-def _session() -> dict[str, Any]:
-    """What the results may depend on beside the settings."""
+def session(config: TrainConfig) -> dict[str, Any]:
+    """What results may depend on beside the settings: versions, commit, device, and what "auto" stands for there."""
     # The package's version is that of the code that runs, whatever an installation recorded.
     versions = {"python": platform.python_version(), "mrlato_jax": sys.modules["mrlato_jax"].__version__}
     versions |= {name: metadata.version(name) for name in _PACKAGES}
     device = jax.devices()[0]
     devices = {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()}
-    return {"versions": versions, "commit": _commit(), "device": devices}
+    return {
+        "versions": versions,
+        "commit": _commit(),
+        "device": devices,
+        "task_axis": task_axis(config.learning),
+    }
 
 
 def _commit() -> str | None:
@@ -334,7 +362,7 @@ def _commit() -> str | None:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, default=lambda value: np.asarray(value).tolist()).encode() + b"\n"
+    return json.dumps(record, default=lambda value: np.asarray(value).tolist(), allow_nan=False).encode() + b"\n"
 
 
 def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
@@ -352,6 +380,16 @@ def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
         elif number < len(lines):
             raise InputError(f"{path}, line {number} is {shorten(line)}; accepted: a JSON object with an iteration")
     return whole
+
+
+def _check_gapless(path: Path, last_iteration: int) -> None:
+    records = _whole_lines(path) if path.exists() else []
+    iterations = [record["iteration"] for _, record in records if record["iteration"] <= last_iteration]
+    if iterations != list(range(1, last_iteration + 1)):
+        raise InputError(
+            f"{path} has {len(iterations)} of the {last_iteration} iterations before the checkpoint; accepted: what "
+            "the run wrote"
+        )
 
 
 def _truncate(path: Path, last_iteration: int) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 
 from mrlato_jax.config import PolicyConfig
-from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.dag.dataset import FAMILIES, SEED, DagDataset, build_graph
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning.outer import TaskPool
@@ -70,4 +70,29 @@ def test_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
             settings.append(TestSetting(dataset.set_names[index], graphs, system))
     if not settings:
         raise InputError(f"data set {dataset.name!r} has no test sets; accepted: one of Experiments 1 to 3")
+    return settings
+
+
+def validation_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
+    """Fresh DAGs of the training families under training systems: what models and settings may be chosen by.
+
+    Each family's graphs are the ones that its generator draws next after those in the data set, equally many. In
+    Experiment 3, where all families are alike, there is one setting for each training rate.
+
+    Raises:
+        InputError: the data set was not drawn by this package's generator and seed.
+    """
+    families = FAMILIES.get(dataset.name, ())
+    drawn_here = tuple(family.set_name for family in families) == dataset.set_names
+    if not drawn_here or dataset.settings.get("seed") != SEED:
+        raise InputError(f"data set {dataset.name!r} was not drawn by make_data.py; accepted: exp1, exp2, exp3")
+    systems = training_systems(dataset.name, channel)
+    several = len(systems) > 1
+    pairs = list(zip(dataset.train_sets, systems if several else systems * len(dataset.train_sets), strict=False))
+    first, unit = dataset.graphs_per_set, dataset.settings["data_unit"]
+    settings = []
+    for index, system in pairs:
+        graphs = tuple(build_graph(dataset.name, index, first + i, unit) for i in range(first))
+        name = f"{system.uplink_bps / 1e6:g} Mbit/s" if several else dataset.set_names[index]
+        settings.append(TestSetting(name, graphs, system))
     return settings

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import jax
 
 from mrlato_jax.config import TrainConfig
+from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint
 from mrlato_jax.experiments.progress import Progress
-from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, checkpoint_meta
+from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, checkpoint_meta, session
 from mrlato_jax.learning.outer import LearnerState, MetaMetrics, TaskPool, init_state, meta_iteration
 
 
@@ -30,11 +32,13 @@ def train(
         The learner after the last iteration, or None where a stop was requested before it.
 
     Raises:
-        InputError: the run's checkpoint belongs to other settings, network or data.
+        InputError: the run's checkpoint belongs to other settings, network or data; or training diverged, where
+            what was saved before stays.
     """
     state = init_state(config.policy, config.learning, config.seed)
     meta = checkpoint_meta(config, data_hash)
     restored = checkpoint.restore(run.checkpoints, state._asdict(), meta)
+    versions = {"versions": session(config)["versions"]}
     done = 0
     if restored is not None:
         state, done = LearnerState(**restored.tree), restored.step
@@ -49,11 +53,18 @@ def train(
             started = time.monotonic()
             state, metrics = meta_iteration(config.policy, config.learning, state, pool)
             values = flatten(jax.device_get(metrics))
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise InputError(
+                        f"training diverged: {name} is {value} at iteration {iteration}; accepted: finite values "
+                        "(try a lower inner_lr or outer_lr)"
+                    )
             log.append(iteration, values, time.monotonic() - started)
             progress.update(iteration, latency_ms=values["latency_ms"], entropy=values["entropy"])
             last = iteration == config.iterations
             if iteration % checkpoint_every == 0 or last or stop.requested:
-                checkpoint.save(run.checkpoints, iteration, state._asdict(), meta)
+                log.sync()
+                checkpoint.save(run.checkpoints, iteration, state._asdict(), meta | versions)
             if stop.requested and not last:
                 progress.print(f"stopped after iteration {iteration}; checkpoint saved")
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -33,6 +34,8 @@ def gae(rewards: jax.Array, values: jax.Array, mask: jax.Array, gamma: float, ga
         gamma: discount.
         gae_lambda: lambda.
     """
+    chex.assert_rank(rewards, 1)
+    chex.assert_equal_shape([rewards, values, mask])
     rewards, values = jnp.where(mask, rewards, 0), jnp.where(mask, values, 0)
     next_values = jnp.append(values[1:], 0)
     return discounted_suffix_sums(rewards + gamma * next_values - values, gamma * gae_lambda)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -65,6 +66,8 @@ def inner_loss(learning: LearningConfig, batch: Batch, decisions: Decisions) -> 
         decisions: `batch.actions` as the current parameters score them.
     """
     mask = batch.mask
+    chex.assert_equal_shape([batch.actions, batch.log_probs, batch.advantages, batch.returns, *decisions])
+    chex.assert_shape(mask, (batch.actions.shape[0], 1, batch.actions.shape[-1]))
     surrogate = clipped_surrogate(decisions.log_probs, batch.log_probs, batch.advantages, learning.clip_epsilon)
     policy_objective = per_dag_sum(surrogate, mask)
     value_loss = per_dag_sum(jnp.square(decisions.values - batch.returns), mask)

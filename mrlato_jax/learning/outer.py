@@ -92,7 +92,8 @@ def draw_meta_batch(pool: TaskPool, key: jax.Array, meta_batch: int) -> tuple[ja
     check_meta_batch(meta_batch, num_sets)
     set_key, variant_key = jax.random.split(key)
     sets = jax.random.permutation(set_key, num_sets)[:meta_batch]
-    return sets, jax.random.randint(variant_key, (meta_batch,), 0, num_variants)
+    draw = jax.vmap(lambda index: jax.random.randint(jax.random.fold_in(variant_key, index), (), 0, num_variants))
+    return sets, draw(sets)  # a set's variant derives from the set, not from its place in the batch
 
 
 def adapt_tasks(
@@ -152,7 +153,17 @@ def task_axis(learning: LearningConfig) -> str:
 def meta_iteration(
     policy: PolicyConfig, learning: LearningConfig, state: LearnerState, pool: TaskPool
 ) -> tuple[LearnerState, MetaMetrics]:
-    """One iteration of Algorithm 1, lines 3-9."""
+    """One iteration of Algorithm 1, lines 3-9.
+
+    Args:
+        policy: the network's settings.
+        learning: the learning settings.
+        state: theta and what belongs to it; its buffers are given away, so it cannot be used again.
+        pool: the learning tasks to draw from.
+
+    Returns:
+        The state after the iteration, and its metrics.
+    """
     key = jax.random.fold_in(state.key, state.iteration)
     draw_key, task_key = jax.random.split(key)
     sets, variants = draw_meta_batch(pool, draw_key, learning.meta_batch)

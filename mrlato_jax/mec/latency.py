@@ -143,9 +143,8 @@ def run(dag: DagArrays, actions: jax.Array) -> tuple[Queues, TaskEnds]:
     return jax.lax.scan(body, empty_queues(dag), (tasks(dag), actions))
 
 
-@jax.jit
-def makespan(arrays: DagArrays, actions: jax.Array) -> jax.Array:
-    """Makespan (11) of each DAG of a batch.
+def makespan(arrays: DagArrays, actions: jax.Array | np.ndarray) -> jax.Array:
+    """Makespan (11) of each DAG of a batch, jitted; of a single one where arrays have no batch axis (`jax.vmap`).
 
     Args:
         arrays: `pack`'s, leading axis B.
@@ -155,15 +154,23 @@ def makespan(arrays: DagArrays, actions: jax.Array) -> jax.Array:
         float[B], seconds.
 
     Raises:
-        InputError: `actions` of another shape or a float dtype.
+        InputError: `arrays` that are not `pack`'s, or `actions` of another shape or a float dtype.
     """
+    check_type("arrays", arrays, DagArrays)
     actions = jnp.asarray(actions)
     discrete = jnp.issubdtype(actions.dtype, jnp.integer) or actions.dtype == bool
-    if actions.shape != arrays.mask.shape or arrays.mask.ndim != 2 or not discrete:
+    if actions.shape != arrays.mask.shape or arrays.mask.ndim not in (1, 2) or not discrete:
         raise InputError(
             f"actions has shape {actions.shape} and dtype {actions.dtype}; "
-            f"accepted: integers of shape [B, N] = {arrays.mask.shape}"
+            f"accepted: integers of shape {arrays.mask.shape}, as arrays has"
         )
+    return _makespan(arrays, actions)
+
+
+@jax.jit
+def _makespan(arrays: DagArrays, actions: jax.Array) -> jax.Array:
+    if actions.ndim == 1:
+        return run(arrays, actions)[0].makespan
     return jax.vmap(lambda dag, a: run(dag, a)[0].makespan)(arrays, actions)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 from typing import Any
 
 import numpy as np
 
-from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.dag.task_graph import TaskGraph, smallest_first
 from mrlato_jax.errors import InputError, as_array, check_choice, shorten
 from mrlato_jax.mec.system import System, task_times
 
@@ -47,19 +46,8 @@ def priority_order(graph: TaskGraph, system: System, rank: str = "total") -> np.
     Returns:
         int64[n], task ids in scheduling order.
     """
-    priority = ranks(graph, system, rank)
-    waiting_for = graph.adjacency.sum(axis=0)
-    ready = [(-priority[task], task) for task in np.flatnonzero(waiting_for == 0).tolist()]
-    heapq.heapify(ready)
-    order = np.empty(graph.num_tasks, np.int64)
-    for position in range(graph.num_tasks):
-        _, task = heapq.heappop(ready)
-        order[position] = task
-        for child in graph.children(task).tolist():
-            waiting_for[child] -= 1
-            if waiting_for[child] == 0:
-                heapq.heappush(ready, (-priority[child], child))
-    return order
+    priority = ranks(graph, system, rank)  # also checks the arguments
+    return smallest_first(graph.edges, -priority)
 
 
 def check_order(graph: TaskGraph, order: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import check_choice, check_number, check_type
+from mrlato_jax.errors import InputError, check_choice, check_number, check_type
 
 BITS_PER_BYTE = 8.0
 
@@ -78,13 +78,19 @@ def task_times(graph: TaskGraph, system: System) -> TaskTimes:
     """The four times of every task of `graph` under `system` (paper III-C.1).
 
     Raises:
-        InputError: arguments of other types (swapped, say).
+        InputError: arguments of other types (swapped, say), or a time beyond float64's range.
     """
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
-    return TaskTimes(
-        ue=graph.cycles / system.ue_hz,
-        uplink=BITS_PER_BYTE * graph.upload_bytes / system.uplink_bps,
-        vm=graph.cycles / system.vm_hz,
-        downlink=BITS_PER_BYTE * graph.download_bytes / system.downlink_bps,
-    )
+    with np.errstate(over="ignore"):
+        times = TaskTimes(
+            ue=graph.cycles / system.ue_hz,
+            uplink=BITS_PER_BYTE * graph.upload_bytes / system.uplink_bps,
+            vm=graph.cycles / system.vm_hz,
+            downlink=BITS_PER_BYTE * graph.download_bytes / system.downlink_bps,
+        )
+    for name, values in times._asdict().items():
+        if not np.isfinite(values).all():
+            task = int(np.argmin(np.isfinite(values)))
+            raise InputError(f"time {name} of task {task} is {values[task]} s under {system}; accepted: finite times")
+    return times

@@ -16,14 +16,14 @@ from mrlato_jax.planners.plan import Plan, simulated_plan
 
 
 @jax.jit
-def earliest_finish(dag: DagArrays) -> jax.Array:
+def earliest_finish(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
     """Places the tasks of one DAG one by one, each where its own result is at the UE first; ties offload.
 
     Args:
         dag: one DAG, no leading axes.
 
     Returns:
-        int32[N] actions in scheduling order.
+        int32[N] actions in scheduling order, and the makespan that the queues reached meanwhile, seconds.
     """
 
     def body(queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
@@ -31,7 +31,8 @@ def earliest_finish(dag: DagArrays) -> jax.Array:
         action = jnp.where(ends.download <= ends.ue, latency.OFFLOAD, latency.LOCAL)
         return latency.place(dag.channel, queues, task, ends, action)[0], action
 
-    return jax.lax.scan(body, latency.empty_queues(dag), latency.tasks(dag))[1]
+    queues, actions = jax.lax.scan(body, latency.empty_queues(dag), latency.tasks(dag))
+    return actions, queues.makespan
 
 
 def greedy(graph: TaskGraph, system: System) -> Plan:
@@ -47,7 +48,7 @@ def heft(graph: TaskGraph, system: System) -> Plan:
 
 def _plan_in_order(graph: TaskGraph, system: System, order: np.ndarray) -> Plan:
     with jax.enable_x64(True):
-        actions = np.asarray(earliest_finish(latency.pack_float64(graph, system, order)))
+        actions = np.asarray(earliest_finish(latency.pack_float64(graph, system, order))[0])
     placement = np.empty(graph.num_tasks, np.int32)
     placement[order] = actions[: graph.num_tasks]
     return simulated_plan(graph, system, placement, order)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 GATES = 4  # input, candidate, forget, output
 FORGET_BIAS = 1.0
@@ -20,13 +21,17 @@ class CellState(NamedTuple):
     hidden: jax.Array
 
 
-def zero_state(batch: int, units: int) -> CellState:
+def zero_state(batch: int, units: int, dtype: DTypeLike) -> CellState:
     """The state before the first step."""
-    return CellState(jnp.zeros((batch, units)), jnp.zeros((batch, units)))
+    zeros = jnp.zeros((batch, units), dtype)
+    return CellState(zeros, zeros)
 
 
 class LayerNormLSTMCell(nn.Module):
-    """LSTM cell with layer normalisation of each gate's pre-activation and of the cell state (Ba et al., 2016).
+    """LSTM cell with layer normalisation (Ba et al., 2016) of each gate's pre-activation and of the cell state.
+
+    The normalised cell state is also what the next step starts from, as in TensorFlow 1's LayerNormBasicLSTMCell, the
+    cell of MRLCO's public code; Ba et al. normalise it only on its way to the output.
 
     The input's share of the pre-activations is a call of its own (`project`), so that it can be computed for many
     steps in one matrix product; `__call__` adds the recurrent share and advances the state.
@@ -38,10 +43,10 @@ class LayerNormLSTMCell(nn.Module):
         width = GATES * self.units
         self.input_kernel = nn.Dense(width, use_bias=False, kernel_init=nn.initializers.glorot_uniform())
         self.recurrent_kernel = nn.Dense(width, use_bias=False, kernel_init=nn.initializers.orthogonal())
-        self.gate_scale = self.param("gate_scale", nn.initializers.ones, (GATES, self.units))
-        self.gate_bias = self.param("gate_bias", nn.initializers.zeros, (GATES, self.units))
-        self.cell_scale = self.param("cell_scale", nn.initializers.ones, (self.units,))
-        self.cell_bias = self.param("cell_bias", nn.initializers.zeros, (self.units,))
+        self.gate_scale = self.param("gate_scale", nn.initializers.ones, (GATES, self.units), jnp.float32)
+        self.gate_bias = self.param("gate_bias", nn.initializers.zeros, (GATES, self.units), jnp.float32)
+        self.cell_scale = self.param("cell_scale", nn.initializers.ones, (self.units,), jnp.float32)
+        self.cell_bias = self.param("cell_bias", nn.initializers.zeros, (self.units,), jnp.float32)
 
     def project(self, inputs: jax.Array) -> jax.Array:
         """The input's share of the gates' pre-activations: [..., inputs] -> [..., 4 units]."""

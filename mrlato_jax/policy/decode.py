@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -74,7 +75,10 @@ def decode(
         `Decisions`, and the environment's outcomes, [G, R, N].
     """
     network = Seq2SeqPolicy(config)
-    graphs = memory.mask.shape[0]
+    graphs, num_positions = memory.mask.shape
+    chex.assert_tree_shape_prefix(environment.inputs, (graphs, num_positions))
+    chex.assert_tree_shape_prefix(environment.state, (graphs, rollouts))
+    chex.assert_tree_shape_prefix(choose_inputs, (graphs, rollouts, num_positions))
 
     def body(carry: tuple[DecoderState, Any], entry: Any) -> tuple[Any, Any]:
         state, surroundings = carry

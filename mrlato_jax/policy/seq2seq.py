@@ -145,5 +145,6 @@ def _scan_layer(cell: LayerNormLSTMCell, inputs: jax.Array, mask: jax.Array) -> 
         return after, after.hidden
 
     scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
-    state, outputs = scan(cell, zero_state(mask.shape[0], cell.units), (cell.project(inputs), mask))
+    projected = cell.project(inputs)
+    state, outputs = scan(cell, zero_state(mask.shape[0], cell.units, projected.dtype), (projected, mask))
     return outputs, state

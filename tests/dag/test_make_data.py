@@ -29,7 +29,7 @@ def test_makes_what_is_committed_and_checks_it(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     committed = load("exp2", ROOT / "data")
     assert load("exp2", tmp_path).content_hash == committed.content_hash
-    header, row = (line.split() for line in made.stdout.splitlines()[:2])
+    header, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in made.stdout.splitlines()[:3])
     assert header[0] == "experiment"
     assert row[:4] == ["exp2", "9", "900", "27000"]
     assert row[-1] == committed.content_hash[:12]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -83,9 +84,15 @@ def test_create_refuses_a_run(tmp_path: Path) -> None:
 
 def test_create_where_another_creation_was_killed(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
-    (tmp_path / ".config.json.tmp").write_text("{")
+    (tmp_path / ".config.json.123.tmp").write_text("{")
     RunFolder.create(tmp_path, CONFIG, HASH).close()
     assert RunFolder.open(tmp_path).config == CONFIG
+
+
+def test_where_no_folder_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(InputError, match=r"runs: .*accepted: a folder to write in"):
+        run_folder.new_run_path(tmp_path / "runs", CONFIG)
 
 
 def test_open_what_is_no_run(tmp_path: Path) -> None:
@@ -194,6 +201,29 @@ def test_lines_are_complete_at_once(tmp_path: Path) -> None:
         assert read_metrics(run.timing) == [{"iteration": 1, "seconds": 0.25, "iterations_per_second": 4.0}]
 
 
+@pytest.mark.parametrize("lost", ["metrics", "timing"])
+def test_lines_that_are_missing_before_the_checkpoint(tmp_path: Path, lost: str) -> None:
+    with RunFolder.create(tmp_path, CONFIG, HASH) as run:
+        log_iterations(run, 1, 4)
+        path = getattr(run, lost)
+        for kept in ([1, 2, 4], [1, 2]):
+            lines = path.read_bytes().splitlines(keepends=True)
+            path.write_bytes(b"".join(line for line in lines if json.loads(line)["iteration"] in kept))
+            before = run.metrics.read_bytes(), run.timing.read_bytes()
+            with pytest.raises(InputError, match=f"{path.name} has {len(kept) - (4 in kept)} of the 3 iterations"):
+                run.metrics_log(3)
+            assert (run.metrics.read_bytes(), run.timing.read_bytes()) == before
+
+
+def test_a_value_that_is_no_number_is_never_written(tmp_path: Path) -> None:
+    with (
+        RunFolder.create(tmp_path, CONFIG, HASH) as run,
+        run.metrics_log() as log,
+        pytest.raises(ValueError, match="JSON"),
+    ):
+        log.append(1, {"latency_s": math.nan}, seconds=0.5)
+
+
 @settings(max_examples=60)
 @given(done=st.integers(0, 6), step=st.integers(0, 6), torn=st.integers(0, 40))
 def test_an_interrupted_run_has_the_same_lines(
@@ -202,7 +232,7 @@ def test_an_interrupted_run_has_the_same_lines(
     step = min(step, done)
     path = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "_session", dict)  # git is slow, and not what is tested
+        patch.setattr(run_folder, "session", lambda config: {})  # git is slow, and not what is tested
         with RunFolder.create(path / "whole", CONFIG, HASH) as whole:
             log_iterations(whole, 1, 8)
         with RunFolder.create(path / "killed", CONFIG, HASH) as killed:

@@ -150,3 +150,34 @@ def test_no_test_sets() -> None:
 def test_a_graph_beyond_the_policys_width(data: DagDataset) -> None:
     with pytest.raises(mj.InputError, match="neighbour_width = 1"):
         training_pool(data, PolicyConfig(neighbour_width=1), "paper")
+
+
+# What settings may be chosen by.
+
+
+@pytest.mark.parametrize(
+    ("experiment", "names"),
+    [
+        ("exp1", [family.set_name for family in FAMILIES["exp1"] if family.split == "train"]),
+        ("exp2", ["n10", "n15", "n25", "n35", "n45", "n50"]),
+        ("exp3", [f"{rate:g} Mbit/s" for rate in TRAIN_MBPS]),
+    ],
+)
+def test_validation_is_fresh_graphs_of_the_training_families(experiment: str, names: list[str]) -> None:
+    data = load(experiment)
+    found = settings.validation_settings(data, "mrlco")
+    assert [setting.name for setting in found] == names
+    assert all(setting.system in training_systems(experiment, "mrlco") for setting in found)
+    assert all(len(setting.graphs) == data.graphs_per_set for setting in found)
+    stored = {graph for index in range(data.num_sets) for graph in data.graphs(index)[:5]}
+    fresh = {graph for setting in found for graph in setting.graphs}
+    assert len(fresh) == len(names) * data.graphs_per_set
+    assert not fresh & stored
+    for setting, index in zip(found, data.train_sets, strict=False):
+        assert setting.graphs[0] == build_graph(experiment, index, data.graphs_per_set)
+        assert {graph.num_tasks for graph in setting.graphs} == {FAMILIES[experiment][index].num_tasks}
+
+
+def test_validation_needs_data_of_known_families() -> None:
+    with pytest.raises(mj.InputError, match="was not drawn by"):
+        settings.validation_settings(part("exp2"), "paper")

@@ -20,9 +20,9 @@ import tiny_run
 from mrlato_jax.config import LearningConfig, PolicyConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint, run_folder, training
-from mrlato_jax.experiments.run_folder import GracefulStop, MetricsLog, RunFolder, read_metrics
+from mrlato_jax.experiments.run_folder import GracefulStop, MetricsLog, RunFolder, checkpoint_meta, read_metrics
 from mrlato_jax.experiments.settings import training_pool
-from mrlato_jax.experiments.training import checkpoint_meta, train
+from mrlato_jax.experiments.training import train
 from mrlato_jax.learning.outer import LearnerState, TaskPool, init_state
 
 CONFIG = tiny_run.CONFIG  # of 6 iterations
@@ -145,9 +145,11 @@ def test_the_last_iteration_is_saved_whatever_the_interval(whole: Outcome, pool:
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
         f"step_{step:08d}.npz" for step in (4, 6)
     ]
-    params, meta = checkpoint.read_params(tmp_path / "run" / "checkpoints")
-    assert meta == checkpoint_meta(CONFIG, HASH)
-    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(whole.state.params), strict=True):
+    found = checkpoint.read_params(tmp_path / "run" / "checkpoints")
+    assert found.step == 6
+    assert {name: found.meta[name] for name in ("config", "data_hash")} == checkpoint_meta(CONFIG, HASH)
+    assert found.meta["versions"]["jax"] == jax.__version__
+    for ours, theirs in zip(jax.tree.leaves(found.tree), jax.tree.leaves(whole.state.params), strict=True):
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 
 

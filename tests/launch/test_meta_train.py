@@ -22,8 +22,7 @@ from tiny_run import CONFIG, REFERENCE_ITERATIONS, Workplace
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag import dataset
 from mrlato_jax.experiments import checkpoint
-from mrlato_jax.experiments.run_folder import read_metrics
-from mrlato_jax.experiments.training import checkpoint_meta
+from mrlato_jax.experiments.run_folder import checkpoint_meta, read_metrics
 from mrlato_jax.learning.outer import init_state
 
 BASELINES = ("all-local", "all-offload", "random", "greedy", "HEFT-based")
@@ -107,7 +106,6 @@ def test_the_run_folder(place: Workplace) -> None:
     assert len(read_metrics(place.reference / "metrics.jsonl")) == REFERENCE_ITERATIONS
 
 
-@pytest.mark.slow
 def test_the_shipped_flag_files_on_the_shipped_sizes(place: Workplace, tmp_path: Path) -> None:
     """The README's command but for its size: every family of Experiment 2, four DAGs a set."""
     dataset.save(dataset.build("exp2", graphs_per_set=4), tmp_path / "data")

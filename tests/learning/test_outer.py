@@ -194,6 +194,15 @@ def test_meta_batches_are_drawn_without_replacement(pool: TaskPool) -> None:
     assert sorted(sets.tolist()) == [0, 1, 2, 3]
 
 
+def test_a_sets_variant_does_not_depend_on_its_place(pool: TaskPool) -> None:
+    for seed in range(20):
+        key = jax.random.key(seed)
+        sets, variants = (np.asarray(x) for x in outer.draw_meta_batch(pool, key, 4))
+        variant_key = jax.random.split(key)[1]
+        for index, variant in zip(sets, variants, strict=True):
+            assert variant == jax.random.randint(jax.random.fold_in(variant_key, index), (), 0, 2)
+
+
 def test_a_meta_batch_larger_than_the_pool_is_refused(pool: TaskPool) -> None:
     with pytest.raises(InputError, match=r"meta_batch is 5.*at most 4"):
         outer.draw_meta_batch(pool, KEY, 5)

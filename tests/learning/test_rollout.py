@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -175,6 +176,19 @@ def test_only_task_sim_sees_the_simulator(case: Case) -> None:
         assert (abs(got.log_probs - want.log_probs)[case.valid] > 1e-4).mean() > 0.5
     else:
         assert_close(got, want, case.valid)
+
+
+def test_scaling_all_times_alike_changes_no_decision(case: Case) -> None:
+    """SPEC section 3; by a power of two, so that not a bit differs."""
+    system = case.system
+    rates = {name: getattr(system, name) / 4 for name in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")}
+    slower = dataclasses.replace(system, **rates)
+    task = learning_task(case.graphs, slower, case.policy, case.task.num_positions)
+    np.testing.assert_array_equal(task.dags.uplink, 4 * case.task.dags.uplink)
+    got = case.sample(task)
+    jax.tree.map(np.testing.assert_array_equal, got.decisions, case.trajectories.decisions)
+    np.testing.assert_array_equal(got.makespans, 4 * case.trajectories.makespans)
+    np.testing.assert_array_equal(case.greedy(task)[0], case.greedy(case.task)[0])
 
 
 def test_paper_mode_does_not_see_which_task_it_decides(case: Case) -> None:

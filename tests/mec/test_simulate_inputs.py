@@ -13,7 +13,9 @@ from helpers import dags, to_graph
 from hypothesis import given, settings
 
 import mrlato_jax as mj
+from mrlato_jax.config import CHANNEL_NAMES
 from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.mec.system import CHANNELS
 
 RATES = ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")
 NOT_POSITIVE = st.one_of(st.floats(max_value=0.0), st.integers(max_value=0))
@@ -189,3 +191,11 @@ def test_core_rejects_actions_of_the_wrong_shape_or_type() -> None:
     wrong_types = [np.zeros((2, 3)), np.zeros((2, 3), np.float16), np.zeros((2, 3), complex)]
     for actions in wrong_shapes + wrong_types:
         assert "actions" in message(lambda actions=actions: mj.makespan(arrays, actions))
+
+
+def test_core_rejects_what_is_not_packed() -> None:
+    assert "arrays" in message(lambda: mj.makespan(CHAIN, np.zeros((1, 3), int)))
+
+
+def test_settings_know_the_simulators_channels() -> None:
+    assert tuple(CHANNELS) == CHANNEL_NAMES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import oracle
 import pytest
@@ -20,6 +21,8 @@ from hypothesis import given, settings
 from oracle import CHANNELS, Dag
 
 import mrlato_jax as mj
+from mrlato_jax.mec import latency
+from mrlato_jax.planners.greedy import earliest_finish
 
 PLANNERS = {"greedy": mj.greedy, "heft": mj.heft, "all_local": mj.all_local, "all_offload": mj.all_offload}
 ORACLES = {"greedy": oracle.greedy, "heft": oracle.heft}
@@ -92,6 +95,20 @@ def test_all_local_and_all_offload(channel: str) -> None:
             assert_consistent(dag, mec, plan)
         local = mj.all_local(to_graph(dag), to_system(mec))
         assert local.makespan == pytest.approx(sum(dag.cycles) / mec.ue_hz, rel=1e-12)
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_greedys_own_time_is_the_simulators(channel: str) -> None:
+    """What its queues said while it chose, against the plan simulated afterwards."""
+    rng = np.random.default_rng(4)
+    for _ in range(10):
+        dag, mec = random_dag(rng, 12), random_mec(rng, channel)
+        graph, system = to_graph(dag), to_system(mec)
+        for planner in (mj.greedy, mj.heft):
+            plan = planner(graph, system)
+            with jax.enable_x64(True):
+                own = float(earliest_finish(latency.pack_float64(graph, system, plan.order))[1])
+            assert own == plan.makespan
 
 
 def test_a_tie_offloads() -> None:

@@ -1,0 +1,28 @@
+"""Writing files so that no reader ever meets half of one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes `data` so that a reader, also after a power cut, finds the old file or the new one, both whole.
+
+    Raises:
+        OSError: as writing does; what was at `path` is then still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)  # the new name lives in the folder: it too must reach the disk
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
