@@ -1,6 +1,6 @@
 """Frozen, validated settings. Every number that shapes a result lives here and is stored with the run.
 
-Defaults are the paper's (Table I) where it gives one and SPEC's choices where it does not; the module
+Defaults are the paper's (Table I) where it gives one and ours where it does not; the module
 docstring of `mrlato_jax.learning` says which equation each setting enters.
 """
 
@@ -117,7 +117,7 @@ class TrainConfig(_JsonRecord):
 
     @property
     def label(self) -> str:
-        """The method's name with everything it adds to SPEC section 5's, as its row in a table says it.
+        """The method's name with everything it adds to the paper's, as its row in a table says it.
 
         How much is spent (iterations, rollouts, ...) is no part of it: the run's record has that.
         """

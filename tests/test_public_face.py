@@ -42,8 +42,8 @@ def test_version_is_a_version() -> None:
     assert mj.__version__.split(".")[0].isdigit()
 
 
-def test_the_page_in_the_specification_runs() -> None:
-    """Lines of SPEC section 9, in their order."""
+def test_every_public_name_in_one_program() -> None:
+    """An application and a system through orders, schedules, plans and batches."""
     system = mj.System(ue_hz=1e9, vm_hz=10e9, uplink_bps=7e6, downlink_bps=7e6, channel="paper")
     graph = mj.TaskGraph.from_edges(
         cycles=[1e8, 5e7, 2e7], upload_bytes=[5e4, 2e4, 1e4], download_bytes=[5e4, 2e4, 1e4], edges=[(0, 1), (0, 2)]

@@ -1,4 +1,4 @@
-"""Adapting a meta-policy to applications it has never seen, and what it is compared with (SPEC section 7)."""
+"""Adapting a meta-policy to applications it has never seen, and what it is compared with."""
 
 from __future__ import annotations
 

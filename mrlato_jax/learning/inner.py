@@ -134,7 +134,7 @@ def adaptation_round(
 ) -> tuple[Any, optax.OptState, AdaptationMetrics]:
     """Takes up to m updates on one collection from all DAGs of a task, the Adam state kept from round to round.
 
-    An update is one Adam gradient step (SPEC section 7); a test set's adaptation is a sequence of these rounds.
+    An update is one Adam gradient step; a test set's adaptation is a sequence of these rounds.
 
     Args:
         policy: the network's settings.

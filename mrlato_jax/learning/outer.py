@@ -67,7 +67,13 @@ def meta_gradient(params: Any, adapted: Any, inner_lr: float, inner_steps: int) 
 
 
 def init_state(policy: PolicyConfig, learning: LearningConfig, seed: int) -> LearnerState:
-    """The learner before its first iteration."""
+    """The learner before its first iteration.
+
+    Args:
+        policy: the network's settings.
+        learning: the learning settings.
+        seed: decides the parameters and every draw of the run.
+    """
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = init_params(policy, init_key)
     return LearnerState(params, outer_optimizer(learning).init(params), jnp.zeros((), jnp.int32), run_key)
@@ -111,8 +117,17 @@ def adapt_tasks(
     task runs at a time, compiled at a few of the pool's sizes so that small DAGs do not pay for large ones; with vmap
     all run side by side at the largest.
 
+    Args:
+        policy: the network's settings.
+        learning: the learning settings.
+        params: theta.
+        pool: the learning tasks that the indices point into.
+        sets: int32[B], each set once.
+        variants: int32[B], of each set.
+        key: consumed.
+
     Returns:
-        theta_i' and metrics, stacked along axis 0.
+        theta_i' and metrics, stacked along axis 0 in the order of `sets`.
     """
 
     def adapt(set_index: jax.Array, variant: jax.Array) -> tuple[Any, InnerMetrics]:

@@ -34,7 +34,7 @@ def init_params(policy: PolicyConfig, key: jax.Array) -> Any:
 
 
 def encode(policy: PolicyConfig, params: Any, task: LearningTask) -> Memory:
-    """Runs the encoder once for each DAG."""
+    """Runs the encoder once for each DAG; what it returns serves all rollouts of that DAG."""
     return Seq2SeqPolicy(policy).apply(params, task.features, task.dags.mask, method="encode")
 
 
@@ -72,7 +72,15 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
 
 
 def sample(policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array, rollouts: int) -> Trajectories:
-    """Samples R rollouts of each DAG; consumes `key`."""
+    """Samples trajectories of each DAG (Algorithm 1, line 5).
+
+    Args:
+        policy: the network's settings.
+        params: of the policy that samples.
+        task: G DAGs padded to N positions.
+        key: consumed.
+        rollouts: R, trajectories of each DAG.
+    """
     noise = decode.sampling_noise(key, (task.num_graphs, rollouts), task.num_positions)
     surroundings = environment(policy, task.dags, rollouts)
     memory = encode(policy, params, task)
@@ -81,7 +89,14 @@ def sample(policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array
 
 
 def score(policy: PolicyConfig, params: Any, task: LearningTask, actions: jax.Array) -> Decisions:
-    """What the policy thinks of given actions [G, R, N], with the encoder run once for each DAG."""
+    """What the policy thinks of given actions: the log-probabilities, entropies and values of (23)-(27).
+
+    Args:
+        policy: the network's settings.
+        params: of the policy that is asked.
+        task: G DAGs padded to N positions.
+        actions: int32[G, R, N] in scheduling order.
+    """
     rollouts = actions.shape[1]
     if policy.decoder_input == "task_sim":
         surroundings = environment(policy, task.dags, rollouts)
@@ -93,6 +108,11 @@ def score(policy: PolicyConfig, params: Any, task: LearningTask, actions: jax.Ar
 
 def decode_greedily(policy: PolicyConfig, params: Any, task: LearningTask) -> tuple[jax.Array, jax.Array]:
     """Argmax decoding of each DAG.
+
+    Args:
+        policy: the network's settings.
+        params: of the policy that decides.
+        task: G DAGs padded to N positions.
 
     Returns:
         Actions int32[G, N] in scheduling order and makespans [G], seconds.

@@ -1,4 +1,7 @@
-"""Plans that do not look at the application."""
+"""Plans that do not look at the application (Table II: Local, All-Offload; and a random one).
+
+Each takes the application and the system it runs on, and raises InputError where either is of another type.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def all_offload(graph: TaskGraph, system: System) -> Plan:
 
 
 def random_placement(graph: TaskGraph, system: System, rng: np.random.Generator) -> Plan:
-    """Each task on either side with probability 1/2."""
+    """Each task on either side with probability 1/2, drawn from `rng`."""
     check_type("graph", graph, TaskGraph)
     return simulated_plan(graph, system, rng.integers(0, 2, graph.num_tasks))
 

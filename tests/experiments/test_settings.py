@@ -1,4 +1,4 @@
-"""What is trained on and what is evaluated: SPEC section 3, and never one in the other."""
+"""What is trained on and what is evaluated, and never one in the other."""
 
 from __future__ import annotations
 

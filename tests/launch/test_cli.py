@@ -250,18 +250,33 @@ def test_papers_settings_in_full(values: flags.FlagValues, name: str, meta_batch
     assert sorted(stated(f"{name}.flags")) == sorted(SETTINGS.keys() - {"seed", "task_axis"})
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu_hour"])
-def test_cpu_presets_are_smaller_and_say_what_they_add(values: flags.FlagValues, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "beyond", "label"),
+    [
+        ("cpu", {"decoder_input", "outer_lr"}, "mrlato+task_sim+outer_lr=0.0015"),
+        (
+            "cpu_hour",
+            {"decoder_input", "outer_lr", "entropy_coef", "meta_update"},
+            "mrlato+task_sim+outer_lr=0.0007+entropy_coef=0.01+reptile_adam",
+        ),
+    ],
+)
+def test_cpu_presets_are_smaller_and_say_what_they_add(
+    values: flags.FlagValues, name: str, beyond: set[str], label: str
+) -> None:
     full = config(values, "--flagfile=exp2.flags")
     less = config(values, "--flagfile=exp2.flags", f"--flagfile={name}.flags")
-    budget, beyond = {"iterations", "graphs_per_task", "rollouts"}, {"decoder_input", "outer_lr"}
-    assert set(stated(f"{name}.flags")) == budget | beyond
+    assert set(stated(f"{name}.flags")) == {"iterations", "graphs_per_task", "rollouts"} | beyond
+    assert less.label == label
     assert less.iterations < full.iterations
-    assert less.learning.graphs_per_task < full.learning.graphs_per_task
-    assert less.learning.rollouts < full.learning.rollouts
-    assert less.label == "mrlato+task_sim+outer_lr=0.0015"
-    # (29) with this beta moves theta to the mean of the adapted parameters.
-    assert less.learning.outer_lr == pytest.approx(less.learning.inner_lr * less.learning.inner_steps)
+    fewer, more = (made.learning.graphs_per_task * made.learning.rollouts for made in (less, full))
+    assert fewer < more
+
+
+def test_the_cpu_preset_moves_to_the_mean_of_the_adapted(values: flags.FlagValues) -> None:
+    learning = config(values, "--flagfile=exp2.flags", "--flagfile=cpu.flags").learning
+    assert learning.meta_update == "reptile"
+    assert learning.outer_lr == pytest.approx(learning.inner_lr * learning.inner_steps)
 
 
 # Whole programs.

@@ -1,4 +1,4 @@
-"""Sampling, scoring and greedy decoding on real DAGs: consistent with each other, with the simulator, and with SPEC."""
+"""Sampling, scoring and greedy decoding on real DAGs: consistent with each other, and with the simulator."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_only_task_sim_sees_the_simulator(case: Case) -> None:
 
 
 def test_scaling_all_times_alike_changes_no_decision(case: Case) -> None:
-    """SPEC section 3; by a power of two, so that not a bit differs."""
+    """By a power of two, so that not a bit differs."""
     system = case.system
     rates = {name: getattr(system, name) / 4 for name in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")}
     slower = dataclasses.replace(system, **rates)
