@@ -1,4 +1,4 @@
-"""Plans that do not look at the application (Table II: Local, All-Offload; and a random one).
+"""Plans that do not look at the application.
 
 Each takes the application and the system it runs on, and raises InputError where either is of another type.
 """

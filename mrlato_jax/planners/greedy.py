@@ -1,4 +1,4 @@
-"""Each task in turn takes the side where it would itself finish sooner (Table II: Greedy, HEFT-based).
+"""Each task in turn takes the side where it would itself finish sooner.
 
 The planners take the application and the system it runs on, and raise InputError where either is of another type.
 """
