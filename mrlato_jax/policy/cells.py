@@ -7,11 +7,13 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 GATES = 4  # input, candidate, forget, output
 FORGET_BIAS = 1.0
 EPSILON = 1e-5
+PRE_ACTIVATIONS = "pre_activations"  # their name to `jax.checkpoint`: they cost two matrix products
 
 
 class CellState(NamedTuple):
@@ -54,7 +56,8 @@ class LayerNormLSTMCell(nn.Module):
 
     def __call__(self, state: CellState, projected: jax.Array) -> CellState:
         """One step from `projected` [B, 4 units]."""
-        gates = (projected + self.recurrent_kernel(state.hidden)).reshape(-1, GATES, self.units)
+        gates = checkpoint_name(projected + self.recurrent_kernel(state.hidden), PRE_ACTIVATIONS)
+        gates = gates.reshape(-1, GATES, self.units)
         gates = normalise(gates) * self.gate_scale[None] + self.gate_bias[None]
         write, candidate, forget, read = (gates[:, i] for i in range(GATES))
         cell = state.cell * nn.sigmoid(forget + FORGET_BIAS) + nn.sigmoid(write) * jnp.tanh(candidate)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mrlato_jax.config import PolicyConfig
+from mrlato_jax.policy.cells import PRE_ACTIVATIONS
 from mrlato_jax.policy.seq2seq import NUM_ACTIONS, DecoderState, Memory, Seq2SeqPolicy, start_state
 
 
@@ -94,9 +95,10 @@ def decode(
         after = DecoderState(layers, layers[-1].hidden, actions.reshape(-1))
         return (after, surroundings), (Decisions(actions, log_probs, values, entropies), outcomes)
 
-    # Recomputing a step in the backward pass is cheaper than keeping its intermediates: they are 20 times what the step
-    # hands on, and writing them to memory costs more than the arithmetic.
-    body = jax.checkpoint(body, prevent_cse=False)
+    # The backward pass recomputes what is elementwise: kept, it would be 20 times what a step hands on, and writing it
+    # to memory costs more than the arithmetic.
+    keep = jax.checkpoint_policies.save_only_these_names(PRE_ACTIVATIONS)
+    body = jax.checkpoint(body, prevent_cse=False, policy=keep)
     entries = (
         jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (memory.tasks, environment.inputs)),
         jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), choose_inputs),

@@ -28,8 +28,8 @@ START = 2  # a_0, a symbol of its own
 class Memory(NamedTuple):
     """What the encoder tells the decoder about each of G DAGs."""
 
-    keys: jax.Array  # [G, N, heads, units / heads]
-    values: jax.Array  # [G, N, heads, units / heads]
+    keys: jax.Array  # [G, heads, units / heads, N], laid out as the decoder's products read them
+    values: jax.Array  # [G, heads, N, units / heads]
     mask: jax.Array  # bool[G, N]
     tasks: jax.Array  # [G, N, 4 units], each task's share of the decoder's input; [G, N, 0] where it is shown none
     state: tuple[CellState, ...]  # of each layer after the last task, each [G, units]
@@ -77,8 +77,8 @@ class Seq2SeqPolicy(nn.Module):
         heads = (*mask.shape, self.config.heads, -1)
         shown = self.config.decoder_input != "paper"
         return Memory(
-            keys=self.key(outputs).reshape(heads),
-            values=self.value(outputs).reshape(heads),
+            keys=self.key(outputs).reshape(heads).transpose(0, 2, 3, 1),
+            values=self.value(outputs).reshape(heads).transpose(0, 2, 1, 3),
             mask=mask,
             tasks=self.task_input(outputs) if shown else outputs[..., :0],
             state=tuple(states),
@@ -111,11 +111,11 @@ class Seq2SeqPolicy(nn.Module):
 
     def attend(self, outputs: jax.Array, memory: Memory) -> jax.Array:
         """(18)-(22): the context vectors [B, units] for queries `outputs` [B, units]."""
-        graphs = memory.mask.shape[0]
-        query = self.query(outputs).reshape(graphs, -1, *memory.keys.shape[2:])
-        scores = jnp.einsum("grhd,gnhd->ghrn", query, memory.keys) * query.shape[-1] ** -0.5
+        graphs, heads, width, _ = memory.keys.shape
+        query = self.query(outputs).reshape(graphs, -1, heads, width).swapaxes(1, 2)
+        scores = query @ memory.keys * width**-0.5
         weights = nn.softmax(scores, axis=-1, where=memory.mask[:, None, None, :])
-        context = jnp.einsum("ghrn,gnhd->grhd", weights, memory.values)
+        context = (weights @ memory.values).swapaxes(1, 2)
         return self.context(context.reshape(outputs.shape))
 
     def __call__(self, features: jax.Array, mask: jax.Array, observations: jax.Array) -> jax.Array:

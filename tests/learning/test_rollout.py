@@ -203,7 +203,11 @@ def test_paper_mode_does_not_see_which_task_it_decides(case: Case) -> None:
         lambda memory: decode.decode(policy, params, memory, ROLLOUTS, surroundings, decode.given, actions)[0]
     )
     turn = np.stack([[*reversed(range(n)), *range(n, max(SIZES))] for n in SIZES])
-    moved = {name: getattr(memory, name)[np.arange(len(SIZES))[:, None], turn] for name in ("keys", "values", "tasks")}
+    moved = {
+        "keys": np.take_along_axis(memory.keys, turn[:, None, None, :], axis=3),
+        "values": np.take_along_axis(memory.values, turn[:, None, :, None], axis=2),
+        "tasks": np.take_along_axis(memory.tasks, turn[:, :, None], axis=1),
+    }
     got, want = score(memory._replace(**moved)), score(memory)
     assert_close(want, case.trajectories.decisions, case.valid)
     if policy.decoder_input == "paper":

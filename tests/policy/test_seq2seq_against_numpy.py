@@ -196,15 +196,17 @@ def test_attention_sees_no_padding(encoded: tuple[PolicyConfig, Any, Memory]) ->
     queries = jax.random.normal(jax.random.key(0), (3 * ROLLOUTS, UNITS))
     attend = jax.jit(lambda memory: Seq2SeqPolicy(policy).apply(params, queries, memory, method="attend"))
     want = attend(memory)
-    valid = memory.mask[..., None, None]
-    padded = memory._replace(keys=jnp.where(valid, memory.keys, 1e4), values=jnp.where(valid, memory.values, -1e4))
+    padded = memory._replace(
+        keys=jnp.where(memory.mask[:, None, None, :], memory.keys, 1e4),
+        values=jnp.where(memory.mask[:, None, :, None], memory.values, -1e4),
+    )
     np.testing.assert_array_equal(attend(padded), want)
-    third = jnp.arange(POSITIONS)[None, :, None, None] == 2  # a task of the first two DAGs, padding of the last
+    third = jnp.arange(POSITIONS)[None, None, :, None] == 2  # a task of the first two DAGs, padding of the last
     moved = attend(memory._replace(values=jnp.where(third, memory.values + 1, memory.values)))
     changed = (moved != want).any(axis=1)
     assert changed.tolist() == [True] * (2 * ROLLOUTS) + [False] * ROLLOUTS
     # One task has nothing to choose from: its value, whatever the query.
-    only = memory.values[2, 0].reshape(-1) @ params["params"]["context"]["kernel"]
+    only = memory.values[2, :, 0].reshape(-1) @ params["params"]["context"]["kernel"]
     np.testing.assert_allclose(want[-ROLLOUTS:], jnp.stack([only] * ROLLOUTS), rtol=1e-5, atol=1e-5)
 
 
