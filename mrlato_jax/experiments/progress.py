@@ -105,12 +105,14 @@ class Progress:
         (since, first), (now, last) = self._marks[0], self._marks[-1]
         rate = (last - first) / (now - since) if now > since else 0.0
         remaining = self._total - step
-        eta = [f"ETA {format_duration(remaining / rate) if rate > 0 else '?'}"] if remaining > 0 else []
+        pace = [f"{rate:.3g} it/s"]
+        if remaining > 0:  # what the first update tells of the rate is how long it compiled
+            pace = ["ETA ?"] if self._compiling or rate <= 0 else [*pace, f"ETA {format_duration(remaining / rate)}"]
         shown = [
             f"{name} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in metrics.items()
         ]
         share = f"{step}/{self._total} {100 * step // self._total}%"
-        return "  ".join([f"{self._label} {share}", f"{rate:.3g} it/s", *eta, *shown])
+        return "  ".join([f"{self._label} {share}", *pace, *shown])
 
     def _show(self, now: float) -> None:
         if self._on_terminal:

@@ -46,7 +46,7 @@ def train(
         return state
     with (
         run.metrics_log(done) as log,
-        Progress(config.iterations, f"meta-training {config.label}", start=done) as progress,
+        Progress(config.iterations, "meta-training", start=done) as progress,
     ):
         progress.print(f"compiling the meta-iteration for {jax.devices()[0].device_kind} ...")
         for iteration in range(done + 1, config.iterations + 1):

@@ -91,11 +91,11 @@ def test_print_leaves_the_line_whole(clock: Clock, terminal: Terminal) -> None:
     clock.now += 1
     progress.update(1)
     progress.print("checkpoint saved")
-    assert terminal.screen() == ["checkpoint saved", "exp2 1/10 10%  1 it/s  ETA 9.0s"]
+    assert terminal.screen() == ["checkpoint saved", "exp2 1/10 10%  ETA ?"]
     progress.close()
     progress.close()
     progress.print("done")
-    assert terminal.screen() == ["checkpoint saved", "exp2 1/10 10%  1 it/s  ETA 9.0s", "done", ""]
+    assert terminal.screen() == ["checkpoint saved", "exp2 1/10 10%  ETA ?", "done", ""]
 
 
 def test_pipe_gets_first_last_and_a_few_between(clock: Clock) -> None:
@@ -107,7 +107,7 @@ def test_pipe_gets_first_last_and_a_few_between(clock: Clock) -> None:
             if step == 5:
                 progress.print("a note")
     lines = pipe.getvalue().splitlines()
-    assert lines[0] == "exp2 1/100 1%  1 it/s  ETA 1m39s  loss -0.5"
+    assert lines[0] == "exp2 1/100 1%  ETA ?  loss -0.5"
     assert lines[1] == "a note"
     assert [line.split()[1].split("/")[0] for line in lines[2:]] == ["16", "31", "46", "61", "76", "91", "100"]
     assert "\r" not in pipe.getvalue()
@@ -130,8 +130,9 @@ def test_rate_is_of_this_session_and_forgets_compilation(clock: Clock) -> None:
         for step in range(1502, 1600):
             clock.now += 0.25 if step < 1560 else 0.5
             progress.update(step)
-    rates = [line.split()[3] for line in pipe.getvalue().splitlines()]
-    assert rates[:3] == ["0.01", "4", "4"]
+    assert "it/s" not in pipe.getvalue().splitlines()[0]
+    rates = [line.split()[3] for line in pipe.getvalue().splitlines()[1:]]
+    assert rates[:2] == ["4", "4"]
     assert rates[-1] == "2"
     assert "1599/2000 79%" in pipe.getvalue().splitlines()[-1]
     assert "ETA 3m20s" in pipe.getvalue().splitlines()[-1]
@@ -141,7 +142,8 @@ def test_no_time_passed_no_rate(clock: Clock) -> None:
     pipe = io.StringIO()
     with Progress(2, "exp2", stream=pipe, clock=clock) as progress:
         progress.update(1)
-    assert pipe.getvalue() == "exp2 1/2 50%  0 it/s  ETA ?\n"
+        progress.update(2)
+    assert pipe.getvalue() == "exp2 1/2 50%  ETA ?\nexp2 2/2 100%  0 it/s\n"
 
 
 def test_writes_to_standard_error_by_default(capsys: pytest.CaptureFixture[str]) -> None:
