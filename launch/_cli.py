@@ -34,7 +34,8 @@ class Argument:
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs a script: parses its flags, calls `main` with the program's name alone in a list, and exits.
 
-    Bad input, be it a flag or an InputError out of `main`, is one line on standard error and exit status 2.
+    Bad input, be it a flag or an InputError out of `main`, is one line on standard error and exit status 2; a file
+    that the system will not read or write is one line and status 1; an insistent Ctrl-C is status 130.
     """
 
     def parse_or_exit(argv: Sequence[str]) -> list[str]:
@@ -52,6 +53,12 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             return main(argv)
         except InputError as error:
             return _report(error)
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
 
     app.run(guarded, flags_parser=parse_or_exit)
 

@@ -17,7 +17,7 @@ from absl import flags
 from mrlato_jax.errors import InputError, check_choice
 from mrlato_jax.experiments import bench
 from mrlato_jax.experiments.progress import format_table
-from mrlato_jax.files import write_atomically
+from mrlato_jax.files import check_writable, write_atomically
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", list(bench.SECTIONS), "Sections to run, comma-separated.")
@@ -27,8 +27,11 @@ flags.DEFINE_string("json", None, "File for the record; - prints it as the last 
 def main(_: list[str]) -> int:
     for name in FLAGS.only:
         check_choice("--only", name, tuple(bench.SECTIONS))
-    if FLAGS.json and not Path(FLAGS.json).absolute().parent.is_dir():
-        raise InputError(f"--json is {FLAGS.json!r}; accepted: a file in an existing folder, or -")
+    if FLAGS.json and FLAGS.json != "-":
+        path = Path(FLAGS.json).absolute()
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"--json is {FLAGS.json!r}; accepted: a file in an existing folder, or -")
+        check_writable(path.parent)
     record = {name: bench.SECTIONS[name]() for name in FLAGS.only}
     record["environment"] = bench.environment()
     rows = [[section, name, f"{value:.4g}"] for section in FLAGS.only for name, value in record[section].items()]

@@ -3,7 +3,8 @@
     python launch/evaluate.py --run=runs/20260101-120000-exp2-mrlato --updates=100
 
 An update is one Adam gradient step on one test set, from a fresh optimiser; trajectories of all its DAGs are drawn
-anew every --inner_steps of the run. Writes evaluation-<updates>.json, .md and .png into the run folder.
+anew every --inner_steps of the run. Writes evaluation-<updates>.json, .md and .png into the run folder. A SIGTERM or
+Ctrl-C ends it with nothing written, exit status 1.
 
 Choose settings by --on=validation, which takes fresh DAGs of the training families instead and writes
 validation-<updates>.*: what was chosen by the test sets says nothing about unseen applications.
@@ -22,6 +23,7 @@ from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments import reporting
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
 from mrlato_jax.experiments.settings import test_settings, validation_settings
+from mrlato_jax.files import check_writable
 from mrlato_jax.offloader import load_offloader
 
 SETTINGS = {"test": ("evaluation", test_settings), "validation": ("validation", validation_settings)}
@@ -51,21 +53,16 @@ def main(_: list[str]) -> int:
         f"on {jax.devices()[0].device_kind}",
         flush=True,
     )
+    check_writable(folder.path)
     with GracefulStop() as stop:
-        report = reporting.evaluate(
-            folder.path,
-            f"{name}-{FLAGS.updates}",
-            config,
-            policy.params,
-            settings(dataset, config.channel),
-            FLAGS.updates,
-            reporting.provenance(config, dataset, policy.iteration, FLAGS.updates),
-            stop,
-            held_out=FLAGS.held_out,
+        results = reporting.evaluate(
+            config, policy.params, settings(dataset, config.channel), FLAGS.updates, stop, held_out=FLAGS.held_out
         )
-    if report is None:
+    if results is None:
         return 1
-    print(f"\n{report}", flush=True)
+    print(f"\n{reporting.table(config.label, results)}\n", flush=True)
+    origin = reporting.provenance(config, dataset, policy.iteration, FLAGS.updates, FLAGS.held_out)
+    print(reporting.write(folder.path, f"{name}-{FLAGS.updates}", config.label, results, origin), flush=True)
     return 0
 
 

@@ -20,24 +20,23 @@ from mrlato_jax.experiments.progress import format_table
 
 _CHECKOUT_DATA = Path(__file__).resolve().parents[1] / "data"
 
-_EXPERIMENT = flags.DEFINE_enum("experiment", "all", [*FAMILIES, "all"], "Which data sets to make.")
-_OUT = flags.DEFINE_string("out", None, "Folder to write to, or to check; by default the checkout's data/.")
-_DATA_UNIT = flags.DEFINE_enum(
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("experiment", "all", [*FAMILIES, "all"], "Which data sets to make.")
+flags.DEFINE_string("out", None, "Folder to write to, or to check; by default the checkout's data/.")
+flags.DEFINE_enum(
     "data_unit", "KB", list(DATA_UNITS), "A task sends 5 to 50 of these (1 KB = 1000 bytes); MB is the paper's text."
 )
-_CHECK = flags.DEFINE_bool("check", False, "Draw anew, compare with what is stored, write nothing; exit 1 if unlike.")
+flags.DEFINE_bool("check", False, "Draw anew, compare with what is stored, write nothing; exit 1 if unlike.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise InputError(f"argument is {argv[1]!r}; accepted: flags only")
-    folder = Path(_OUT.value) if _OUT.value else _CHECKOUT_DATA
-    if _DATA_UNIT.value != "KB" and folder.resolve() == _CHECKOUT_DATA:
-        raise InputError(f"data_unit is {_DATA_UNIT.value}; accepted with the checkout's data/: KB (give --out)")
+def main(_: list[str]) -> int:
+    folder = Path(FLAGS.out) if FLAGS.out else _CHECKOUT_DATA
+    if FLAGS.data_unit != "KB" and folder.resolve() == _CHECKOUT_DATA:
+        raise InputError(f"data_unit is {FLAGS.data_unit}; accepted with the checkout's data/: KB (give --out)")
     rows, unlike = [], []
-    for name in FAMILIES if _EXPERIMENT.value == "all" else (_EXPERIMENT.value,):
-        stored = load(name, folder) if _CHECK.value else None
-        dataset = build(name, _DATA_UNIT.value, progress=functools.partial(_show, name))
+    for name in FAMILIES if FLAGS.experiment == "all" else (FLAGS.experiment,):
+        stored = load(name, folder) if FLAGS.check else None
+        dataset = build(name, FLAGS.data_unit, progress=functools.partial(_show, name))
         if stored is None:
             rows.append(_row(dataset, save(dataset, folder)))
         else:
@@ -47,8 +46,9 @@ def main(argv: list[str]) -> None:
     print(format_table(["experiment", "sets", "DAGs", "tasks", "edges", "KiB", "content hash"], rows))
     if unlike:
         print("unlike what is stored:", *unlike, sep="\n")
-        sys.exit(1)
-    print(f"{'same as stored' if _CHECK.value else 'written'}: {folder}")
+        return 1
+    print(f"{'same as stored' if FLAGS.check else 'written'}: {folder}")
+    return 0
 
 
 def _show(name: str, done: int, total: int) -> None:

@@ -10,6 +10,7 @@ SIGTERM or Ctrl-C saves a checkpoint and ends; --resume --run=FOLDER continues.
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments import reporting
 from mrlato_jax.experiments.progress import format_duration
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, new_run_path
-from mrlato_jax.experiments.settings import check_room, test_settings, training_pool
+from mrlato_jax.experiments.settings import check_room, test_settings, training_pool, validation_settings
 from mrlato_jax.experiments.training import train
 from mrlato_jax.learning.outer import check_meta_batch
 
@@ -33,6 +34,12 @@ flags.DEFINE_bool("resume", False, "Continue the run in --run; it must have the 
 flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
 flags.DEFINE_integer("checkpoint_every", 25, "Iterations from one checkpoint to the next.")
 flags.DEFINE_integer("updates", 30, "Gradient steps of the adaptation to each unseen set; 0 only measures.")
+flags.DEFINE_enum(
+    "on",
+    "test",
+    ["test", "validation", "none"],
+    "What to adapt to in the end: the unseen sets; or, to choose settings by, fresh DAGs of the training families.",
+)
 
 
 def main(_: list[str]) -> int:
@@ -47,6 +54,9 @@ def main(_: list[str]) -> int:
     check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
     check_number("graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True)
     check_room(dataset, config.policy)
+    settings = []
+    if FLAGS.on != "none":
+        settings = {"test": test_settings, "validation": validation_settings}[FLAGS.on](dataset, config.channel)
     print(
         f"data: {config.experiment} verified, {len(dataset.train_sets)} training, {len(dataset.test_sets)} test sets "
         f"of {dataset.graphs_per_set} DAGs, sha256 {dataset.content_hash[:12]}",
@@ -61,24 +71,17 @@ def main(_: list[str]) -> int:
         print(f"run: {folder.path}, method {config.label}, seed {config.seed}", flush=True)
         pool = training_pool(dataset, config.policy, config.channel)
         state = train(folder, config, dataset.content_hash, pool, stop, FLAGS.checkpoint_every)
-        report = state and reporting.evaluate(
-            folder.path,
-            "adaptation",
-            config,
-            state.params,
-            test_settings(dataset, config.channel),
-            FLAGS.updates,
-            reporting.provenance(config, dataset, config.iterations, FLAGS.updates),
-            stop,
-        )
-    if report:
-        print(f"\n{report}", flush=True)
-    else:
-        given = [
-            f"--{name}={FLAGS[name].value}" for name in ("data", "updates", "checkpoint_every") if FLAGS[name].present
-        ]
-        words = ["--resume", f"--run={folder.path}", *given]
-        print(f"continue with: python launch/meta_train.py {shlex.join(words)}", flush=True)
+        results = None if state is None else reporting.evaluate(config, state.params, settings, FLAGS.updates, stop)
+        if results:
+            print(f"\n{reporting.table(config.label, results)}\n", flush=True)
+            name = {"test": "adaptation", "validation": f"validation-{FLAGS.updates}"}[FLAGS.on]
+            origin = reporting.provenance(config, dataset, config.iterations, FLAGS.updates, held_out=False)
+            print(reporting.write(folder.path, name, config.label, results, origin), flush=True)
+    if results is None:
+        kept = ("data", "on", "updates", "checkpoint_every")
+        given = [f"--{name}={FLAGS[name].value}" for name in kept if FLAGS[name].present]
+        words = [sys.executable, sys.argv[0], "--resume", f"--run={folder.path}", *given]
+        print(f"continue with: {shlex.join(words)}", flush=True)
     print(f"total time {format_duration(time.monotonic() - started)}", flush=True)
     return 0
 

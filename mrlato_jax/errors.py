@@ -42,7 +42,8 @@ def check_number(
     kind = "an integer" if integer else "a finite number"
     left = "(" if open_low or low == -math.inf else "["
     right = ")" if high == math.inf else "]"
-    accepted = f"{kind} in {left}{low:g}, {high:g}{right}"
+    bounds = [str(bound) if isinstance(bound, int) else f"{bound:g}" for bound in (low, high)]
+    accepted = f"{kind} in {left}{bounds[0]}, {bounds[1]}{right}"
     is_number = isinstance(value, numbers.Integral if integer else numbers.Real) and not isinstance(value, bool)
     try:
         usable = is_number and math.isfinite(value) and low <= value <= high and not (open_low and value == low)

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+
+from mrlato_jax.errors import InputError
+
+
+def check_writable(folder: Path) -> None:
+    """Raises InputError where no file can be made in `folder`: better before long work than after it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"folder is {folder}: {error.strerror}; accepted: a folder to write in") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

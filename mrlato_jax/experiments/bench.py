@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -74,12 +75,13 @@ SECTIONS: dict[str, Callable[[], dict[str, float]]] = {
 
 
 def environment() -> dict[str, Any]:
-    """The device and its core count, and the process's largest memory so far."""
+    """The device, the cores that this process may use, and its largest memory so far."""
     device = jax.devices()[0]
     in_bytes = 1 if sys.platform == "darwin" else 1024
     return {
         "device": device.device_kind,
         "platform": device.platform,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "jax": jax.__version__,
         "peak_memory_gb": 1e-9 * in_bytes * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }

@@ -75,6 +75,9 @@ def adapt(
 
     Returns:
         The adapted parameters and the record.
+
+    Raises:
+        InputError: the policy became NaN.
     """
     opt_state = inner_optimizer(learning).init(params)
     by_dag = [np.asarray(_measure(policy, params, measured))]
@@ -87,6 +90,11 @@ def adapt(
             policy, learning, params, opt_state, task, measured, round_key, left
         )
         metrics = jax.device_get(metrics)
+        if not np.isfinite(metrics.loss.entropy):
+            raise InputError(
+                f"adaptation diverged: entropy is {metrics.loss.entropy} after {updates - left} of {updates} updates; "
+                "accepted: finite values (try a run with a lower inner_lr)"
+            )
         by_dag.extend(metrics.latencies)
         sampled.append(MILLISECONDS * float(metrics.sampled_latency))
         entropy.append(float(metrics.loss.entropy))
@@ -133,12 +141,14 @@ class SettingResult:
         baselines_ms: by the names of `BASELINES`.
         adaptation: adapting to and measuring on all of its DAGs, the paper's protocol.
         held_out: adapting to the first half and measuring on the second; None where that was not asked for.
+        held_out_baselines_ms: `baselines_ms` of that second half.
     """
 
     setting: str
     baselines_ms: dict[str, float]
     adaptation: Adaptation
-    held_out: Adaptation | None
+    held_out: Adaptation | None = None
+    held_out_baselines_ms: dict[str, float] | None = None
 
 
 def evaluate_setting(
@@ -170,20 +180,22 @@ def evaluate_setting(
     task = learning_task(setting.graphs, setting.system, config.policy)
     key, other_key = jax.random.split(evaluation_key(config, index))
     _, adaptation = adapt(config.policy, config.learning, params, task, task, updates, key, on_round)
-    halves = None
-    if held_out:
-        half, size = len(setting.graphs) // 2, task.num_positions
-        first = learning_task(setting.graphs[:half], setting.system, config.policy, size)
-        second = learning_task(setting.graphs[half:], setting.system, config.policy, size)
-        _, halves = adapt(
-            config.policy,
-            config.learning,
-            params,
-            first,
-            second,
-            updates,
-            other_key,
-            lambda update, *measures: on_round(updates + update, *measures),
-        )
     baselines = baseline_latencies(setting.graphs, setting.system, seed=index)
-    return SettingResult(setting.name, baselines, adaptation, halves)
+    if not held_out:
+        return SettingResult(setting.name, baselines, adaptation)
+    half, size = len(setting.graphs) // 2, task.num_positions
+    first = learning_task(setting.graphs[:half], setting.system, config.policy, size)
+    second = learning_task(setting.graphs[half:], setting.system, config.policy, size)
+    _, halves = adapt(
+        config.policy,
+        config.learning,
+        params,
+        first,
+        second,
+        updates,
+        other_key,
+        lambda update, *measures: on_round(updates + update, *measures),
+    )
+    return SettingResult(
+        setting.name, baselines, adaptation, halves, baseline_latencies(setting.graphs[half:], setting.system, index)
+    )

@@ -86,6 +86,8 @@ class Progress:
             self._stream.write("\r" + " " * self._width() + "\r" + text + "\n")
             self._draw(self._shown_line)
         else:
+            if self._line != self._shown_line:
+                self._show(self._clock())
             self._stream.write(text + "\n")
         self._stream.flush()
 
@@ -99,7 +101,7 @@ class Progress:
         if self._on_terminal and self._shown_line:
             self._stream.write("\n")
             self._stream.flush()
-        self._shown_line = ""
+        self._line = self._shown_line = ""
 
     def _describe(self, step: int, metrics: dict[str, float | str]) -> str:
         (since, first), (now, last) = self._marks[0], self._marks[-1]

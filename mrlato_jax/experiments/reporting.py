@@ -16,7 +16,15 @@ from mrlato_jax.experiments.run_folder import GracefulStop, session
 from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.files import write_atomically
 
-FAR = 1.15  # times the curve
+FAR = 1.15  # times the curve's highest point
+_REFERENCE = "HEFT-based"
+_STYLES: dict[str, tuple[str, Any]] = {
+    "HEFT-based": ("C1", "-"),
+    "greedy": ("C2", "-."),
+    "all-offload": ("C3", "--"),
+    "random": ("C4", ":"),
+    "all-local": ("C5", (0, (5, 1, 1, 1, 1, 1))),
+}
 
 
 class _StoppedError(Exception):
@@ -24,32 +32,26 @@ class _StoppedError(Exception):
 
 
 def evaluate(
-    folder: Path,
-    name: str,
     config: TrainConfig,
     params: Any,
     settings: Sequence[TestSetting],
     updates: int,
-    provenance: dict[str, Any],
     stop: GracefulStop,
     *,
     held_out: bool = False,
-) -> str | None:
-    """Evaluates every setting, with progress, and writes `name`.json, .md and .png into `folder`.
+) -> list[SettingResult] | None:
+    """Evaluates every setting, with progress.
 
     Args:
-        folder: where to write; exists.
-        name: of the files.
         config: of the run that trained `params`.
         params: the meta-policy.
         settings: what to adapt to.
         updates: Adam steps on each.
-        provenance: JSON values that the record begins with.
         stop: when it is requested, the evaluation ends after the collection at hand.
         held_out: also adapt to half of each setting's DAGs and measure on the other half.
 
     Returns:
-        What `write` does, or None where a stop was requested: then nothing is written.
+        One result a setting, or None where a stop was requested.
 
     Raises:
         InputError: as `evaluate_setting`.
@@ -69,42 +71,54 @@ def evaluate(
                 progress.print("stopped while adapting; nothing of the evaluation was written")
                 return None
         results.append(result)
-    return write(folder, name, config.label, results, provenance)
+    return results
 
 
 def table(label: str, results: Sequence[SettingResult]) -> str:
-    """Mean latency of each plan on each setting, and its distance from HEFT-based.
+    """Mean latency of each plan on each setting, and its distance from HEFT-based on the same DAGs.
 
     Args:
         label: the learned method's name.
         results: one entry a setting.
     """
     header = ["mean latency, ms", *(result.setting for result in results), "vs HEFT-based"]
-    rows = [_row(name, [result.baselines_ms[name] for result in results], results) for name in BASELINES]
+    heft = [result.baselines_ms[_REFERENCE] for result in results]
+    rows = [_row(name, [result.baselines_ms[name] for result in results], heft) for name in BASELINES]
     updates = len(results[0].adaptation.latency_ms) - 1
     for mark in marks(updates):
-        name = f"{label}, {'before any update' if mark == 0 else f'after {mark}'}"
-        rows.append(_row(name, [result.adaptation.latency_ms[mark] for result in results], results))
-    if all(result.held_out is not None for result in results):
+        values = [result.adaptation.latency_ms[mark] for result in results]
+        rows.append(_row(f"{label}, {_when(mark)}", values, heft))
+    halves = [(result.held_out, result.held_out_baselines_ms) for result in results]
+    measured = [(half, baselines) for half, baselines in halves if half is not None and baselines is not None]
+    if len(measured) == len(results):
+        heft = [baselines[_REFERENCE] for _, baselines in measured]
+        rows.append(_row(f"  the other half: {_REFERENCE}", heft, heft))
         for mark in sorted({0, updates}):
-            values = [result.held_out.latency_ms[mark] for result in results if result.held_out]
-            rows.append([f"  on the other half, after {mark}", *(f"{value:.1f}" for value in values), ""])
+            values = [half.latency_ms[mark] for half, _ in measured]
+            rows.append(_row(f"  the other half: {_when(mark)}", values, heft))
     return format_table(header, rows)
 
 
-def _row(name: str, values: Sequence[float], results: Sequence[SettingResult]) -> list[str]:
-    ratios = [value / result.baselines_ms["HEFT-based"] for value, result in zip(values, results, strict=True)]
+def _when(updates: int) -> str:
+    return f"after {updates}" if updates else "before any update"
+
+
+def _row(name: str, values: Sequence[float], heft: Sequence[float]) -> list[str]:
+    ratios = [value / reference for value, reference in zip(values, heft, strict=True)]
     change = 100 * (sum(ratios) / len(ratios) - 1)
-    return [name, *(f"{value:.1f}" for value in values), "" if name == "HEFT-based" else f"{change:+.1f} %"]
+    return [name, *(f"{value:.1f}" for value in values), "" if name.endswith(_REFERENCE) else f"{change:+.1f} %"]
 
 
-def provenance(config: TrainConfig, dataset: DagDataset, iteration: int, updates: int) -> dict[str, Any]:
-    """What a record says of its origin: settings, meta-iterations done, data, updates, and this session's software."""
+def provenance(
+    config: TrainConfig, dataset: DagDataset, iteration: int, updates: int, held_out: bool
+) -> dict[str, Any]:
+    """What a record says of its origin: what was measured, of which policy, and this session's software."""
     return {
         "config": config.to_json(),
         "iteration": iteration,
         "data_hash": dataset.content_hash,
         "updates": updates,
+        "held_out": held_out,
         **session(config),
     }
 
@@ -117,23 +131,41 @@ def record(label: str, results: Sequence[SettingResult], provenance: dict[str, A
 def write(folder: Path, name: str, label: str, results: Sequence[SettingResult], provenance: dict[str, Any]) -> str:
     """Writes `name`.json and `name`.md into `folder`, and `name`.png where matplotlib is installed.
 
+    A record of something else that stands there already stays: then `name`-2 is written, or `name`-3 and so on.
+
     Returns:
-        The table, with a line on where the files are.
+        A line on where the files are.
     """
-    text = table(label, results)
-    contents = json.dumps(record(label, results, provenance)) + "\n"
+    name = _free_name(folder, name, provenance)
+    contents = json.dumps(record(label, results, provenance), allow_nan=False) + "\n"
     write_atomically(folder / f"{name}.json", contents.encode())
-    write_atomically(folder / f"{name}.md", (text + "\n").encode())
+    write_atomically(folder / f"{name}.md", (table(label, results) + "\n").encode())
     files = [f"{name}.json", f"{name}.md"]
     try:
         image = adaptation_figure(label, results)
     except ImportError:
-        note = "no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')"
+        note = "; no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')"
     else:
         write_atomically(folder / f"{name}.png", image)
         files.append(f"{name}.png")
         note = ""
-    return "\n".join(filter(None, [text, "", f"in {folder}: {', '.join(files)}", note]))
+    return f"in {folder}: {', '.join(files)}{note}"
+
+
+def _free_name(folder: Path, name: str, provenance: dict[str, Any]) -> str:
+    """`name`, or with a number behind it, such that no record of another measurement is there."""
+    measured = {key: provenance.get(key) for key in ("config", "iteration", "data_hash", "updates", "held_out")}
+    candidate, number = name, 1
+    while (folder / f"{candidate}.json").exists():
+        try:
+            stored = json.loads((folder / f"{candidate}.json").read_bytes())
+        except ValueError:
+            stored = {}
+        if isinstance(stored, dict) and {key: stored.get(key) for key in measured} == measured:
+            break
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
 
 
 def adaptation_figure(label: str, results: Sequence[SettingResult]) -> bytes:
@@ -149,20 +181,18 @@ def adaptation_figure(label: str, results: Sequence[SettingResult]) -> bytes:
     """
     import io
 
-    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot: a caller's backend and open figures are theirs
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    styles = {"HEFT-based": ("C1", "-"), "greedy": ("C2", "-."), "all-offload": ("C3", "--"), "random": ("C4", ":")}
-    figure, axes = plt.subplots(1, len(results), figsize=(4.2 * len(results), 3.8), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4.2 * len(results), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(results), squeeze=False)
     for axis, result in zip(axes[0], results, strict=True):
         curve = result.adaptation.latency_ms
         axis.plot(range(len(curve)), curve, "C0", label=label, linewidth=2, zorder=3)
         beyond = []
         for name, value in result.baselines_ms.items():
-            if name in styles and value <= FAR * max(curve):
-                axis.axhline(value, color=styles[name][0], linestyle=styles[name][1], linewidth=1.3, label=name)
+            if value <= FAR * max(curve):
+                colour, style = _STYLES[name]
+                axis.axhline(value, color=colour, linestyle=style, linewidth=1.3, label=name)
             else:
                 beyond.append(f"{name} {value:.0f}")
         axis.set_title(result.setting)
@@ -186,5 +216,4 @@ def adaptation_figure(label: str, results: Sequence[SettingResult]) -> bytes:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    plt.close(figure)
     return buffer.getvalue()

@@ -12,7 +12,6 @@ Figures and tables of the run go beside these.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -95,6 +94,8 @@ class RunFolder:
             record = json.loads((path / _CONFIG).read_bytes())
         except FileNotFoundError:
             raise InputError(f"run folder is {path}, which has no {_CONFIG}; accepted: a folder of a run") from None
+        except OSError as error:
+            raise InputError(f"{path / _CONFIG}: {error.strerror}; accepted: a file to read") from None
         except ValueError as error:
             raise InputError(f"{path / _CONFIG} is not JSON ({error}); accepted: what the run wrote") from None
         for name, kind in _RECORD_FIELDS.items():
@@ -270,6 +271,8 @@ class GracefulStop:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
+        if not self.requested:
+            os.write(2, b"\nstopping after the step at hand; Ctrl-C again aborts\n")  # print is not for handlers
         self.requested = True
 
 
@@ -323,7 +326,12 @@ def _check_empty(path: Path) -> None:
 
 
 def _acquire(path: Path) -> int:
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    import fcntl  # not on every system; those without can still read runs
+
+    try:
+        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(f"run folder is {path}: {error.strerror}; accepted: a folder to write in") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -48,6 +48,9 @@ def train(
         run.metrics_log(done) as log,
         Progress(config.iterations, "meta-training", start=done) as progress,
     ):
+        if stop.requested:
+            progress.print(f"stopped before iteration {done + 1}")
+            return None
         progress.print(f"compiling the meta-iteration for {jax.devices()[0].device_kind} ...")
         for iteration in range(done + 1, config.iterations + 1):
             started = time.monotonic()

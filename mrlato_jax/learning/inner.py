@@ -155,4 +155,5 @@ def adaptation_round(
         return (params, opt_state), (rollout.decode_greedily(policy, params, measured)[1], loss)
 
     (params, opt_state), (latencies, losses) = jax.lax.scan(body, (params, opt_state), jnp.arange(learning.inner_steps))
-    return params, opt_state, AdaptationMetrics(latencies, sampled_latency, jax.tree.map(lambda x: x[-1], losses))
+    last = jnp.minimum(taken, learning.inner_steps) - 1
+    return params, opt_state, AdaptationMetrics(latencies, sampled_latency, jax.tree.map(lambda x: x[last], losses))

@@ -97,12 +97,13 @@ def pack(
     order = np.full((batch, size), -1, np.int32)
     for b, (graph, o) in enumerate(zip(graphs, checked, strict=True)):
         n, times = graph.num_tasks, task_times(graph, system)
-        ue[b, :n], uplink[b, :n] = times.ue[o], times.uplink[o]
-        vm[b, :n], downlink[b, :n] = times.vm[o], times.downlink[o]
+        with np.errstate(over="ignore"):  # refused below
+            ue[b, :n], uplink[b, :n] = times.ue[o], times.uplink[o]
+            vm[b, :n], downlink[b, :n] = times.vm[o], times.downlink[o]
         position = np.empty(n, np.int64)
         position[o] = np.arange(n)
         parents[b, position[graph.edges[:, 1]], position[graph.edges[:, 0]]] = True
         mask[b, :n], order[b, :n] = True, o
-    if not all(np.isfinite(times.sum()) for times in (ue, uplink, vm, downlink)):
+    if not all(np.isfinite(times).all() for times in (ue, uplink, vm, downlink)):
         raise InputError(f"the times of these graphs under {system} overflow {np.dtype(dtype)}; accepted: smaller ones")
     return DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel=system.channel)

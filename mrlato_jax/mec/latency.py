@@ -148,22 +148,27 @@ def makespan(arrays: DagArrays, actions: jax.Array | np.ndarray) -> jax.Array:
 
     Args:
         arrays: `pack`'s, leading axis B.
-        actions: int or bool[B, N] in scheduling order, 1 offload, else local; padding is ignored.
+        actions: integers 0 (local) or 1 (offload), or bool, [B, N] in scheduling order; padding is ignored.
 
     Returns:
         float[B], seconds.
 
     Raises:
-        InputError: `arrays` that are not `pack`'s, or `actions` of another shape or a float dtype.
+        InputError: `arrays` that are not `pack`'s, or `actions` of another shape, a float dtype or other values; the
+            values of a `jax.Array` are not looked at, which would wait for the device.
     """
     check_type("arrays", arrays, DagArrays)
-    actions = jnp.asarray(actions)
-    discrete = jnp.issubdtype(actions.dtype, jnp.integer) or actions.dtype == bool
+    accepted = f"accepted: integers 0 or 1 of shape {arrays.mask.shape}, as arrays has"
+    if not isinstance(actions, jax.Array):
+        actions = as_array("actions", actions, accepted.removeprefix("accepted: "))
+    discrete = np.issubdtype(actions.dtype, np.integer) or actions.dtype == bool
     if actions.shape != arrays.mask.shape or arrays.mask.ndim not in (1, 2) or not discrete:
-        raise InputError(
-            f"actions has shape {actions.shape} and dtype {actions.dtype}; "
-            f"accepted: integers of shape {arrays.mask.shape}, as arrays has"
-        )
+        raise InputError(f"actions has shape {actions.shape} and dtype {actions.dtype}; {accepted}")
+    if isinstance(actions, np.ndarray) and not isinstance(arrays.mask, jax.core.Tracer):
+        wrong = ((actions != LOCAL) & (actions != OFFLOAD) & np.asarray(arrays.mask)).nonzero()
+        if wrong[0].size:
+            where = [int(index[0]) for index in wrong]
+            raise InputError(f"actions{where} is {actions[tuple(where)]}; {accepted}")
     return _makespan(arrays, actions)
 
 

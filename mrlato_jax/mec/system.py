@@ -54,11 +54,6 @@ class System:
             check_number(f"System.{name}", getattr(self, name), low=0.0, open_low=True)
         check_choice("System.channel", self.channel, tuple(CHANNELS))
 
-    @property
-    def rules(self) -> ChannelRules:
-        """The channel rules that `channel` names."""
-        return CHANNELS[self.channel]
-
 
 class TaskTimes(NamedTuple):
     """How long each task occupies each resource, seconds; float64[n] by task id."""

@@ -27,6 +27,7 @@ def all_offload(graph: TaskGraph, system: System) -> Plan:
 def random_placement(graph: TaskGraph, system: System, rng: np.random.Generator) -> Plan:
     """Each task on either side with probability 1/2, drawn from `rng`."""
     check_type("graph", graph, TaskGraph)
+    check_type("rng", rng, np.random.Generator)
     return simulated_plan(graph, system, rng.integers(0, 2, graph.num_tasks))
 
 

@@ -11,6 +11,7 @@ import pytest
 import tiny_run
 
 import mrlato_jax as mj
+from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import evaluation
 from mrlato_jax.experiments import settings as experiments
 from mrlato_jax.experiments.evaluation import Adaptation, adapt, baseline_latencies, evaluate_setting
@@ -201,6 +202,23 @@ def test_random_draws_belong_to_the_seed_and_the_setting(
     elsewhere = evaluate_setting(CONFIG, params, settings[1], 0, 1)
     assert elsewhere.adaptation.sampled_ms[0] != results[1].adaptation.sampled_ms[0]
     assert elsewhere.adaptation.latency_ms[0] == results[1].adaptation.latency_ms[0]
+
+
+def test_the_other_half_has_baselines_of_its_own(
+    settings: list[TestSetting], results: list[evaluation.SettingResult]
+) -> None:
+    for setting, result in zip(settings, results, strict=True):
+        second = setting.graphs[GRAPHS // 2 :]
+        want = 1e3 * np.mean([mj.heft(graph, setting.system).makespan for graph in second])
+        assert result.held_out_baselines_ms is not None
+        assert result.held_out_baselines_ms["HEFT-based"] == pytest.approx(want, rel=1e-9)
+        assert result.held_out_baselines_ms["HEFT-based"] != result.baselines_ms["HEFT-based"]
+
+
+def test_a_policy_of_nan_is_named(params: Any, task: LearningTask) -> None:
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, params)
+    with pytest.raises(InputError, match="adaptation diverged: entropy is nan"):
+        run(broken, task, 3)
 
 
 def test_measured_halves_are_the_second(results: list[evaluation.SettingResult]) -> None:

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from mrlato_jax.config import TrainConfig
 from mrlato_jax.experiments import reporting
 from mrlato_jax.experiments.evaluation import BASELINES, Adaptation, SettingResult, marks
+from mrlato_jax.experiments.run_folder import GracefulStop
+from mrlato_jax.experiments.settings import TestSetting
+from mrlato_jax.mec.system import System
 
 LABEL = "mrlato+a|b"
 # HEFT-based is 100 ms on one setting and 400 ms on the other.
@@ -28,7 +32,7 @@ def results(updates: int, *, held_out: bool = False) -> list[SettingResult]:
     curves = [[start - 0.5 * k for k in range(updates + 1)] for start in (140.0, 480.0)]
     others = [adaptation([value + 1000 for value in curve]) if held_out else None for curve in curves]
     return [
-        SettingResult(name, baselines, adaptation(curve), other)
+        SettingResult(name, baselines, adaptation(curve), other, other and {**baselines, "HEFT-based": 1000.0})
         for name, baselines, curve, other in zip(("n20", "n30"), (FIRST, SECOND), curves, others, strict=True)
     ]
 
@@ -76,12 +80,14 @@ def test_marks_that_were_reached_and_the_last(updates: int, shown: list[int]) ->
 def test_the_other_half_has_rows_of_its_own() -> None:
     plain, both = table(4), table(4, held_out=True)
     assert both[: len(plain)] == [row for row in both[: len(plain)] if "other half" not in row[0]]
-    assert [row[1:] for row in both[len(plain) :]] == [["1140.0", "1480.0", ""], ["1138.0", "1478.0", ""]]
-    assert all("other half" in row[0] for row in both[len(plain) :])
+    heft, before, after = both[len(plain) :]
+    assert heft == ["the other half: HEFT-based", "1000.0", "1000.0", ""]
+    assert before == ["the other half: before any update", "1140.0", "1480.0", "+31.0 %"]  # against HEFT-based there
+    assert after == ["the other half: after 4", "1138.0", "1478.0", "+30.8 %"]
 
 
 def test_the_other_half_is_not_repeated_without_updates() -> None:
-    assert [row[1] for row in table(0, held_out=True) if "other half" in row[0]] == ["1140.0"]
+    assert [row[1] for row in table(0, held_out=True) if "other half" in row[0]] == ["1000.0", "1140.0"]
 
 
 def test_files(tmp_path: Path) -> None:
@@ -90,8 +96,7 @@ def test_files(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"evaluation-4.{end}" for end in ("json", "md", "png")]
     markdown = (tmp_path / "evaluation-4.md").read_text()
     assert markdown == reporting.table(LABEL, results(4)) + "\n"
-    assert text.startswith(markdown)
-    assert text.endswith(f"in {tmp_path}: evaluation-4.json, evaluation-4.md, evaluation-4.png")
+    assert text == f"in {tmp_path}: evaluation-4.json, evaluation-4.md, evaluation-4.png"
     assert "mrlato+a\\|b, after 4" in markdown  # a bar in a label is no column
     record = json.loads((tmp_path / "evaluation-4.json").read_text())
     assert (record["method"], record["updates"], record["data_hash"]) == (LABEL, 4, "ab")
@@ -102,27 +107,75 @@ def test_files(tmp_path: Path) -> None:
     assert record["settings"][0]["held_out"] is None
 
 
-def test_figure_has_a_panel_for_each_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pyplot = pytest.importorskip("matplotlib.pyplot")
-    closed: list[Any] = []
-    close = pyplot.close
-    monkeypatch.setattr(pyplot, "close", lambda figure: closed.append(figure) or close(figure))
-    image = reporting.adaptation_figure("mrlato", results(4))
-    assert image.startswith(b"\x89PNG\r\n\x1a\n")
-    (figure,) = closed
-    assert [axis.get_title() for axis in figure.axes] == ["n20", "n30"]
-    for axis, result in zip(figure.axes, results(4), strict=True):
-        lines = {line.get_label(): list(line.get_ydata()) for line in axis.get_lines()}
-        assert lines.pop("mrlato") == result.adaptation.latency_ms
-        named = axis.texts[0].get_text()
-        for name, value in result.baselines_ms.items():
-            if name in lines:
-                assert lines[name] == [value, value]
-            else:
-                assert f"{name} {value:.0f}" in named
-        assert {"HEFT-based", "greedy"} <= lines.keys()
-        assert f"all-local {result.baselines_ms['all-local']:.0f}" in named
-    assert pyplot.get_fignums() == []
+def drawn(monkeypatch: pytest.MonkeyPatch, results: list[SettingResult]) -> tuple[list[dict[str, list]], list[str]]:
+    """The lines of each panel by their names, and what its corner says."""
+    figure_type = pytest.importorskip("matplotlib.figure").Figure
+    saved: list[Any] = []
+    save = figure_type.savefig
+    monkeypatch.setattr(figure_type, "savefig", lambda figure, *a, **k: saved.append(figure) or save(figure, *a, **k))
+    assert reporting.adaptation_figure("mrlato", results).startswith(b"\x89PNG\r\n\x1a\n")
+    (figure,) = saved
+    assert [axis.get_title() for axis in figure.axes] == [result.setting for result in results]
+    lines = [{line.get_label(): list(line.get_ydata()) for line in axis.get_lines()} for axis in figure.axes]
+    return lines, ["".join(text.get_text() for text in axis.texts) for axis in figure.axes]
+
+
+def test_figure_has_a_panel_for_each_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves from 140 and from 480 ms: what is up to 15 % above them is drawn, what is beyond is named."""
+    lines, corners = drawn(monkeypatch, results(4))
+    for panel, result in zip(lines, results(4), strict=True):
+        assert panel.pop("mrlato") == result.adaptation.latency_ms
+        assert panel == {name: [result.baselines_ms[name]] * 2 for name in panel}
+    assert lines[0].keys() == {"random", "greedy", "HEFT-based"}
+    assert lines[1].keys() == {"random", "greedy", "HEFT-based"}
+    assert corners == ["above: all-local 300, all-offload 200 ms", "above: all-local 800, all-offload 600 ms"]
+
+
+def test_figure_draws_whatever_is_below_the_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where data is heavy, all-local is the plan to beat."""
+    heavy = dict(zip(BASELINES, (100.0, 900.0, 162.0, 100.0, 100.0), strict=True))
+    lines, corners = drawn(monkeypatch, [SettingResult("n20", heavy, adaptation([140.0, 139.0]))])
+    assert lines[0].keys() == {"mrlato", "all-local", "greedy", "HEFT-based"}
+    assert corners == ["above: all-offload 900, random 162 ms"]
+
+
+def test_a_record_of_another_measurement_stays(tmp_path: Path) -> None:
+    first, second = ({"updates": updates, "iteration": 5} for updates in (1, 4))
+    reporting.write(tmp_path, "adaptation", "mrlato", results(1), first)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "adaptation-2.json" in reporting.write(tmp_path, "adaptation", "mrlato", results(4), second)
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    # The same measurement again takes its own place.
+    assert "adaptation-2.json" in reporting.write(tmp_path, "adaptation", "mrlato", results(4), second)
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    (tmp_path / "adaptation.json").write_text("{torn")
+    assert "adaptation-2.json" in reporting.write(tmp_path, "adaptation", "mrlato", results(4), second)
+    assert (tmp_path / "adaptation.json").read_text() == "{torn"
+
+
+def test_no_record_of_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        reporting.write(tmp_path, "adaptation", "mrlato", [SettingResult("n20", FIRST, adaptation([float("nan")]))], {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_ends_the_evaluation_after_the_collection_at_hand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop, rounds = GracefulStop(), []
+
+    def evaluate_setting(*arguments: Any, on_round: Any, **options: Any) -> SettingResult:
+        for update in (3, 6, 9):
+            rounds.append(update)
+            stop.requested = update == 6
+            on_round(update, 100.0, 0.5)
+        return results(1)[0]
+
+    monkeypatch.setattr(reporting, "evaluate_setting", evaluate_setting)
+    settings = [TestSetting("n20", (), System())] * 2
+    assert reporting.evaluate(TrainConfig(), None, settings, 9, stop) is None
+    assert rounds == [3, 6]
+    assert "stopped while adapting; nothing of the evaluation was written" in capsys.readouterr().err
 
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +184,7 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # the import fails as if it were not installed
     text = reporting.write(tmp_path, "adaptation", "mrlato", results(1), {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adaptation.json", "adaptation.md"]
-    *_, files, note = text.splitlines()
+    files, note = text.split("; ")
     assert files.endswith("adaptation.json, adaptation.md")
     assert "matplotlib is not installed" in note
     assert "mrlato-jax[plots]" in note
@@ -141,8 +194,8 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int) -> None:
     pytest.importorskip("matplotlib")
     names = [f"adaptation.{end}" for end in ("json", "md", "png")]
-    for name in names:
-        (tmp_path / name).write_text("old")
+    reporting.write(tmp_path, "adaptation", "mrlato", results(4), {})
+    old = {name: (tmp_path / name).read_bytes() for name in names}
     replaced: list[str] = []
     replace = os.replace
 
@@ -158,6 +211,5 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
             reporting.write(tmp_path, "adaptation", "mrlato", results(1), {})
     assert replaced == names[:dies_at]
     contents = {name: (tmp_path / name).read_bytes() for name in names}
-    assert all((contents[name] == b"old") == (name not in replaced) for name in names)
-    if "adaptation.json" in replaced:
-        assert json.loads(contents["adaptation.json"])["method"] == "mrlato"
+    assert all((contents[name] == old[name]) == (name not in replaced) for name in names)
+    assert json.loads(contents["adaptation.json"])["method"] == "mrlato"

@@ -106,6 +106,33 @@ def assert_same(got: LearnerState | None, want: LearnerState) -> None:
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 
 
+def test_a_stop_before_the_first_iteration_computes_nothing(pool: TaskPool, tmp_path: Path) -> None:
+    stop = GracefulStop()
+    stop.requested = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "meta_iteration", None)
+        assert start(tmp_path / "run", pool, stop) is None
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == b""
+    assert resume(tmp_path / "run", pool) is not None
+
+
+def test_divergence_ends_the_run_and_leaves_what_was_saved(
+    pool: TaskPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterate = training.meta_iteration
+
+    def diverging(policy: Any, learning: Any, state: LearnerState, pool: TaskPool) -> Any:
+        iteration = int(state.iteration) + 1
+        after, metrics = iterate(policy, learning, state, pool)
+        return after, metrics._replace(update_norm=metrics.update_norm * (np.nan if iteration == 4 else 1))
+
+    monkeypatch.setattr(training, "meta_iteration", diverging)
+    with pytest.raises(InputError, match="training diverged: update_norm is nan at iteration 4"):
+        start(tmp_path / "run", pool, checkpoint_every=2)
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step_00000002.npz"]
+
+
 # What a run leaves.
 
 

@@ -299,6 +299,10 @@ def main(argv):
     config = train_config()
     if OUT.value == "bad":
         raise InputError("out is 'bad'; accepted: good")
+    if OUT.value == "missing":
+        open("/missing/file")
+    if OUT.value == "interrupted":
+        raise KeyboardInterrupt
     print(config.iterations, argv[1:])
     return 3 if OUT.value == "three" else None
 
@@ -333,6 +337,18 @@ def test_program_runs_with_a_shipped_file_from_anywhere(tmp_path: Path) -> None:
 def test_program_ends_with_one_line(tmp_path: Path, argument: str, message: str) -> None:
     ran = toy(tmp_path, argument)
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", message)
+
+
+@pytest.mark.parametrize(
+    ("out", "status", "message"),
+    [
+        ("missing", 1, "error: [Errno 2] No such file or directory: '/missing/file'\n"),
+        ("interrupted", 130, "interrupted\n"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, out: str, status: int, message: str) -> None:
+    ran = toy(tmp_path, f"--out={out}")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", message)
 
 
 def test_help_of_a_program(tmp_path: Path) -> None:

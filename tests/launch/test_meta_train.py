@@ -8,9 +8,11 @@ import fcntl
 import json
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -140,11 +142,14 @@ def test_sigterm_saves_and_says_how_to_continue_then_a_torn_checkpoint(place: Wo
     assert newest.exists()
     assert place.reference.joinpath("metrics.jsonl").read_bytes().startswith(metrics(run))
     assert not list(run.glob("adaptation.*"))
-    (advice,) = re.findall(r"^continue with: python launch/meta_train\.py (.*)$", out, re.MULTILINE)
-    assert f"--run={run}" in advice.split()
+    (advice,) = re.findall(r"^continue with: (.*)$", out, re.MULTILINE)
+    program, script, *words = shlex.split(advice)
+    assert Path(program).samefile(sys.executable)
+    assert Path(script).name == "meta_train.py"
+    assert f"--run={run}" in words
 
     newest.write_bytes(newest.read_bytes()[:-5])
-    ran = place.run("meta_train.py", *advice.split(), "--updates=0")  # as it stands: it knows of --data
+    ran = place.run("meta_train.py", *words, "--updates=0")  # as it stands: it knows of --data
     assert ran.returncode == 0, ran.stderr
     assert [str(newest) in line for line in ran.stderr.splitlines() if "broken" in line] == [True]
     assert metrics(run) == metrics(place.reference)
@@ -271,6 +276,9 @@ def test_a_second_writer_is_refused(place: Workplace, run: Path) -> None:
         (["--meta_batch=4"], "meta_batch is 4; accepted: at most 3"),
         (["--data=none"], "none/manifest.json: "),
         (["--neighbour_width=1"], "neighbour_width"),
+        (["--graphs_per_task=5"], "graphs_per_task is 5; accepted: an integer in [1, 4]"),
+        (["--on=validation"], "was not drawn by make_data.py"),
+        (["--on=all"], "--on is 'all'; accepted: test, validation, none"),
         (["--run={file}/run"], "file"),
     ],
 )

@@ -133,8 +133,9 @@ def test_a_task_depends_neither_on_its_place_nor_on_the_others(axis: str, pool: 
     turned, turned_metrics = adapt(axis, params, pool, [2, 0, 1], [0, 0, 1])
     assert distance(rows(turned, [1, 2, 0]), adapted) < 1e-6
     assert distance(rows(turned_metrics, [1, 2, 0]), metrics) < 1e-5
+    # (29) divides by alpha m, and batched products round as their place in the batch has it.
     gradients = [meta_gradient(params, tree, 5e-4, 3) for tree in (adapted, turned)]
-    assert distance(*(jax.tree.map(lambda leaf: leaf * 5e-4, tree) for tree in gradients)) < 1e-6
+    assert distance(*gradients) < {"map": 1e-6, "vmap": 3e-5}[axis]
     others, _ = adapt(axis, params, pool, [3, 1, 0], [1, 1, 1])
     assert distance(rows(others, [1]), rows(adapted, [1])) < 1e-6
     # The same set at another rate is another task.

@@ -193,6 +193,27 @@ def test_core_rejects_actions_of_the_wrong_shape_or_type() -> None:
         assert "actions" in message(lambda actions=actions: mj.makespan(arrays, actions))
 
 
+@pytest.mark.parametrize("actions", [[[0, 2, 1]], [[0, 1, -1]]])
+def test_core_rejects_other_values(actions: list[list[int]]) -> None:
+    arrays = mj.pack([CHAIN], SYSTEM, num_positions=3)
+    assert "; accepted: integers 0 or 1 of shape (1, 3)" in message(lambda: mj.makespan(arrays, actions))
+    padded = mj.pack([CHAIN], SYSTEM, num_positions=4)
+    want = mj.makespan(arrays, [[0, 1, 1]])
+    assert mj.makespan(padded, [[0, 1, 1, 7]]) == want  # padding may hold anything
+
+
+@pytest.mark.parametrize("actions", [None, "010", [[0, 1], [1]], [[None, 0, 1]]])
+def test_core_rejects_what_is_no_array(actions: object) -> None:
+    assert "actions" in message(lambda: mj.makespan(mj.pack([CHAIN], SYSTEM), actions))
+
+
+def test_times_beyond_the_dtype_are_refused() -> None:
+    huge = mj.TaskGraph.from_edges(cycles=[1e38] * 2, upload_bytes=[0.0] * 2, download_bytes=[0.0] * 2, edges=[])
+    text = message(lambda: mj.pack([huge], mj.System(ue_hz=1e-3)))
+    assert "overflow float32" in text
+    assert mj.simulate(huge, mj.System(ue_hz=1e-3), [0, 0]).makespan == 2e41  # the public simulator has float64
+
+
 def test_core_rejects_what_is_not_packed() -> None:
     assert "arrays" in message(lambda: mj.makespan(CHAIN, np.zeros((1, 3), int)))
 

@@ -22,6 +22,7 @@ from oracle import CHANNELS, Dag
 
 import mrlato_jax as mj
 from mrlato_jax.mec import latency
+from mrlato_jax.planners import random_placement
 from mrlato_jax.planners.greedy import earliest_finish
 
 PLANNERS = {"greedy": mj.greedy, "heft": mj.heft, "all_local": mj.all_local, "all_offload": mj.all_offload}
@@ -147,3 +148,9 @@ def test_relabelling_does_not_change_heft() -> None:
         after = mj.heft(to_graph(relabel(dag, new_id)), to_system(mec))
         assert after.makespan == before.makespan
         np.testing.assert_array_equal(np.asarray(after.placement)[new_id], before.placement)
+
+
+def test_random_placement_wants_a_generator() -> None:
+    graph = mj.daggen(num_tasks=3, fat=0.5, density=0.5, rng=np.random.default_rng(0))
+    with pytest.raises(mj.InputError, match="rng is 3; accepted: a Generator"):
+        random_placement(graph, mj.System(), rng=3)
