@@ -188,7 +188,7 @@ def test_a_result_does_not_depend_on_what_else_is_evaluated(
     alone = evaluate_setting(CONFIG, params, settings[1], 1, 4, held_out=True)
     assert alone == results[1]
     without_halves = evaluate_setting(CONFIG, params, settings[1], 1, 4)
-    assert without_halves == dataclasses.replace(alone, held_out=None)
+    assert without_halves == dataclasses.replace(alone, held_out=None, held_out_baselines_ms=None)
 
 
 def test_random_draws_belong_to_the_seed_and_the_setting(

@@ -11,6 +11,8 @@ import tiny_run
 from tiny_run import Workplace
 
 from mrlato_jax.dag import dataset
+from mrlato_jax.errors import InputError
+from mrlato_jax.files import check_writable
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_also_measures_the_other_half(place: Workplace, run: Path, updates: int)
         assert len(setting["adaptation"]["latency_ms"]) == len(setting["held_out"]["latency_ms"]) == updates + 1
         measured = setting["adaptation"]["latency_ms_by_dag"]["0"][tiny_run.GRAPHS // 2 :]
         assert setting["held_out"]["latency_ms_by_dag"]["0"] == measured
-    assert "on the other half" in ran.stdout
+    assert "the other half: HEFT-based" in ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -82,3 +84,17 @@ def test_a_run_without_a_checkpoint(place: Workplace, run: Path) -> None:
     message = place.refused("evaluate.py", f"--run={run}", f"--data={place.data}", "--updates=2")
     assert "checkpoints, which does not exist" in message
     assert tiny_run.hashes(run) == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_adapting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # root, who may run this, can write anywhere
+    with pytest.raises(InputError, match="Permission denied; accepted: a folder to write in"):
+        check_writable(tmp_path)
+    monkeypatch.undo()
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []

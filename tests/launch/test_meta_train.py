@@ -209,6 +209,18 @@ def test_a_finished_run_is_only_evaluated(place: Workplace, run: Path) -> None:
     assert after.keys() == before.keys()
 
 
+def test_training_alone(place: Workplace, run: Path) -> None:
+    """Settings are chosen without a look at the test sets."""
+    for path in run.glob("adaptation.*"):
+        path.unlink()
+    before = tiny_run.hashes(run)
+    ran = place.run("meta_train.py", "--resume", f"--run={run}", f"--data={place.data}", "--on=none")
+    assert ran.returncode == 0, ran.stderr
+    assert "adapting" not in ran.stderr
+    assert "continue with" not in ran.stdout
+    assert tiny_run.hashes(run).keys() == before.keys()
+
+
 # Refused: one line, exit status 2, and nothing changed.
 
 
