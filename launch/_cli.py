@@ -94,6 +94,8 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> l
             if argument.where or not arguments or arguments[0].where:
                 raise InputError(f"{argument.where}--{name} has no value; accepted: {_accepted(flag)}")
             value, arguments = arguments[0].text, arguments[1:]
+        if not value:  # as from a shell variable that is not set
+            raise InputError(f"{argument.where}--{name} is empty; accepted: {_accepted(flag)}")
         try:
             flag.parser.parse(value)
         except (ValueError, TypeError):

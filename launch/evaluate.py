@@ -16,22 +16,23 @@ from pathlib import Path
 
 import jax
 from _cli import run
+from _test_flags import define_test_flags, settings_on
 from absl import flags
 
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments import reporting
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
-from mrlato_jax.experiments.settings import test_settings, validation_settings
 from mrlato_jax.files import check_writable
 from mrlato_jax.offloader import load_offloader
 
-SETTINGS = {"test": ("evaluation", test_settings), "validation": ("validation", validation_settings)}
+RECORDS = {"test": "evaluation", "validation": "validation"}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Run folder, as meta_train.py leaves it. Required.")
 flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each test set; 0 only measures.")
-flags.DEFINE_enum("on", "test", list(SETTINGS), "Which DAGs: the test sets, or fresh ones of the training families.")
+flags.DEFINE_enum("on", "test", list(RECORDS), "Which DAGs: the test sets, or fresh ones of the training families.")
+define_test_flags()
 flags.DEFINE_bool("held_out", True, "Also adapt to half of each set's DAGs and measure on the other half.")
 flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
 
@@ -45,9 +46,12 @@ def main(_: list[str]) -> int:
     dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
     stored = folder.record["data_hash"]
     if stored != dataset.content_hash:
-        raise InputError(f"run {folder.path} was trained on data {stored[:12]}, this is {dataset.content_hash[:12]}")
-    name, settings = SETTINGS[FLAGS.on]
+        raise InputError(
+            f"data has hash {dataset.content_hash[:12]}; accepted: {stored[:12]}, what run {folder.path} was trained on"
+        )
+    name, settings = f"{RECORDS[FLAGS.on]}-{FLAGS.updates}", settings_on(FLAGS.on, dataset, config.channel)
     policy = load_offloader(folder.path)
+    print(f"data: {dataset.summary()}", flush=True)
     print(
         f"run: {folder.path}, method {config.label}, after {policy.iteration} of {config.iterations} meta-iterations, "
         f"on {jax.devices()[0].device_kind}",
@@ -55,14 +59,12 @@ def main(_: list[str]) -> int:
     )
     check_writable(folder.path)
     with GracefulStop() as stop:
-        results = reporting.evaluate(
-            config, policy.params, settings(dataset, config.channel), FLAGS.updates, stop, held_out=FLAGS.held_out
-        )
+        results = reporting.evaluate(config, policy.params, settings, FLAGS.updates, stop, held_out=FLAGS.held_out)
     if results is None:
         return 1
     print(f"\n{reporting.table(config.label, results)}\n", flush=True)
     origin = reporting.provenance(config, dataset, policy.iteration, FLAGS.updates, FLAGS.held_out)
-    print(reporting.write(folder.path, f"{name}-{FLAGS.updates}", config.label, results, origin), flush=True)
+    print(reporting.write(folder.path, name, config.label, results, origin), flush=True)
     return 0
 
 

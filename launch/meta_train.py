@@ -4,7 +4,7 @@
     python launch/meta_train.py --flagfile=exp2.flags --flagfile=cpu.flags   smaller, for a laptop
 
 Ends with a table of mean latencies in milliseconds and a figure of the adaptation curves, both also in the run folder.
-SIGTERM or Ctrl-C saves a checkpoint and ends; --resume --run=FOLDER continues.
+SIGTERM or Ctrl-C saves a checkpoint and ends, exit status 0; --resume --run=FOLDER continues.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from _cli import run
+from _test_flags import define_test_flags, settings_on
 from _train_flags import define_train_flags, train_config
 from absl import flags
 
@@ -23,7 +24,7 @@ from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments import reporting
 from mrlato_jax.experiments.progress import format_duration
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, new_run_path
-from mrlato_jax.experiments.settings import check_room, test_settings, training_pool, validation_settings
+from mrlato_jax.experiments.settings import check_room, training_pool
 from mrlato_jax.experiments.training import train
 from mrlato_jax.learning.outer import check_meta_batch
 
@@ -40,6 +41,7 @@ flags.DEFINE_enum(
     ["test", "validation", "none"],
     "What to adapt to in the end: the unseen sets; or, to choose settings by, fresh DAGs of the training families.",
 )
+define_test_flags()
 
 
 def main(_: list[str]) -> int:
@@ -54,14 +56,8 @@ def main(_: list[str]) -> int:
     check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
     check_number("graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True)
     check_room(dataset, config.policy)
-    settings = []
-    if FLAGS.on != "none":
-        settings = {"test": test_settings, "validation": validation_settings}[FLAGS.on](dataset, config.channel)
-    print(
-        f"data: {config.experiment} verified, {len(dataset.train_sets)} training, {len(dataset.test_sets)} test sets "
-        f"of {dataset.graphs_per_set} DAGs, sha256 {dataset.content_hash[:12]}",
-        flush=True,
-    )
+    settings = settings_on(FLAGS.on, dataset, config.channel)
+    print(f"data: {dataset.summary()}", flush=True)
     if FLAGS.resume:
         folder = RunFolder.resume(Path(FLAGS.run), config, dataset.content_hash)
     else:
@@ -78,8 +74,8 @@ def main(_: list[str]) -> int:
             origin = reporting.provenance(config, dataset, config.iterations, FLAGS.updates, held_out=False)
             print(reporting.write(folder.path, name, config.label, results, origin), flush=True)
     if results is None:
-        kept = ("data", "on", "updates", "checkpoint_every")
-        given = [f"--{name}={FLAGS[name].value}" for name in kept if FLAGS[name].present]
+        kept = ("data", "on", "test_rates_mbps", "updates", "checkpoint_every")
+        given = [FLAGS[name].serialize() for name in kept if FLAGS[name].present]
         words = [sys.executable, sys.argv[0], "--resume", f"--run={folder.path}", *given]
         print(f"continue with: {shlex.join(words)}", flush=True)
     print(f"total time {format_duration(time.monotonic() - started)}", flush=True)

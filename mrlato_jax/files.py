@@ -10,8 +10,9 @@ from mrlato_jax.errors import InputError
 
 
 def check_writable(folder: Path) -> None:
-    """Raises InputError where no file can be made in `folder`: better before long work than after it."""
+    """Makes `folder` if it is missing; raises InputError where no file can be made in it, before long work is lost."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -41,25 +41,25 @@ class Offloader:
     """
 
     policy: PolicyConfig
-    params: Any
+    params: Any = dataclasses.field(repr=False)
     label: str
     iteration: int = 0
 
     @overload
-    def plan(self, graphs: TaskGraph, system: System, mode: str = "argmax") -> Plan: ...
+    def plan(self, graph: TaskGraph, system: System, mode: str = "argmax") -> Plan: ...
 
     @overload
-    def plan(self, graphs: Sequence[TaskGraph], system: System, mode: str = "argmax") -> list[Plan]: ...
+    def plan(self, graph: Sequence[TaskGraph], system: System, mode: str = "argmax") -> list[Plan]: ...
 
-    def plan(self, graphs: TaskGraph | Sequence[TaskGraph], system: System, mode: str = "argmax") -> Plan | list[Plan]:
+    def plan(self, graph: TaskGraph | Sequence[TaskGraph], system: System, mode: str = "argmax") -> Plan | list[Plan]:
         """Decides every task of one application, or of each of several.
 
         The network is compiled once for each padded size and batch size (a power of two), so a program that plans
         similar applications again and again compiles once.
 
         Args:
-            graphs: one graph or a sequence of them, any sizes.
-            system: the system they run on.
+            graph: one graph or a sequence of them, any sizes.
+            system: the system they run on; the further it is from the one of training, the less the plan is worth.
             mode: "argmax", the likeliest action at each step.
 
         Returns:
@@ -70,18 +70,19 @@ class Offloader:
         """
         check_choice("mode", mode, MODES)
         check_type("system", system, System)
-        if isinstance(graphs, TaskGraph):
-            return self.plan([graphs], system, mode)[0]
-        if not isinstance(graphs, Sequence) or not graphs:
-            raise InputError(f"graphs is {shorten(graphs)}; accepted: a TaskGraph or a sequence of at least one")
-        for i, graph in enumerate(graphs):
-            check_type(f"graphs[{i}]", graph, TaskGraph)
+        if isinstance(graph, TaskGraph):
+            return self.plan([graph], system, mode)[0]
+        if not isinstance(graph, Sequence) or not graph:
+            raise InputError(f"graph is {shorten(graph)}; accepted: a TaskGraph or a sequence of at least one")
+        graphs = list(graph)
+        for i, entry in enumerate(graphs):
+            check_type(f"graph[{i}]", entry, TaskGraph)
         batch = [*graphs, *[graphs[-1]] * (_power_of_two(len(graphs)) - len(graphs))]
-        size = padded_size(max(graph.num_tasks for graph in graphs))
+        size = padded_size(max(entry.num_tasks for entry in graphs))
         task = learning_task(batch, system, self.policy, size)
         actions = np.asarray(_decode(self.policy, self.params, task))
         orders = np.asarray(task.dags.order)
-        return [_plan(graph, system, *rows) for graph, *rows in zip(graphs, orders, actions, strict=False)]
+        return [_plan(entry, system, *rows) for entry, *rows in zip(graphs, orders, actions, strict=False)]
 
 
 def load_offloader(source: str | Path) -> Offloader:
@@ -100,7 +101,10 @@ def load_offloader(source: str | Path) -> Offloader:
     config = run.config
     differences = checkpoint.differing_fields(found.meta, checkpoint_meta(config, run.record["data_hash"]))
     if differences:
-        raise InputError(f"{run.checkpoints} was saved under other settings than config.json: {'; '.join(differences)}")
+        raise InputError(
+            f"{run.checkpoints} was saved under other settings than config.json: {'; '.join(differences)}; accepted: a "
+            "run folder as it was written"
+        )
     params = jax.tree.map(jax.numpy.asarray, found.tree)
     return Offloader(config.policy, params, config.label, found.step)
 

@@ -167,7 +167,7 @@ def test_no_run() -> None:
 
 def test_a_run_without_checkpoints(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, CONFIG, "ab").close()
-    with pytest.raises(mj.InputError, match="checkpoints, which does not exist"):
+    with pytest.raises(mj.InputError, match="checkpoints does not exist; accepted: a checkpoint"):
         mj.load_offloader(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(mj.InputError, match=r"has no config\.json"):
@@ -213,12 +213,12 @@ def star(children: int) -> mj.TaskGraph:
 @pytest.mark.parametrize(
     ("wrong", "phrase"),
     [
-        ([], r"graphs is \[\]; accepted: a TaskGraph or a sequence of at least one"),
-        (None, "graphs is None; accepted"),
-        (3, "graphs is 3; accepted"),
-        ("ab", r"graphs\[0\] is 'a'; accepted: a TaskGraph"),
-        ([star(1), "b"], r"graphs\[1\] is 'b'; accepted: a TaskGraph"),
-        ([star(1), [star(1)]], r"graphs\[1\] is \[.*accepted: a TaskGraph"),
+        ([], r"graph is \[\]; accepted: a TaskGraph or a sequence of at least one"),
+        (None, "graph is None; accepted"),
+        (3, "graph is 3; accepted"),
+        ("ab", r"graph\[0\] is 'a'; accepted: a TaskGraph"),
+        ([star(1), "b"], r"graph\[1\] is 'b'; accepted: a TaskGraph"),
+        ([star(1), [star(1)]], r"graph\[1\] is \[.*accepted: a TaskGraph"),
         (star(9), "graph 0 has a task with 9 children; accepted: at most neighbour_width = 8"),
         ([star(8), star(2), star(9)], "graph 2 has a task with 9 children"),
     ],

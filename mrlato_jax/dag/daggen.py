@@ -34,7 +34,7 @@ def daggen(
     """Draws one application.
 
     A level has `max(1, int(x * (1 + r)))` tasks with `x = int(num_tasks**fat)` and r uniform in
-    +-(1 - regularity); the last one is cut. A task below the first level draws `min(1 + int(U(0, density * w)), w)`
+    +-regularity; the last one is cut. A task below the first level draws `min(1 + int(U(0, density * w)), w)`
     parents, w being the width of the level above it. For each parent a level is drawn uniformly 1..jump levels
     above (beyond the first level: the first), and within a level the parents are a uniform subset; where a level
     has fewer tasks than were drawn for it, all of them are parents. Ids run level by level, so every edge goes
@@ -52,7 +52,8 @@ def daggen(
         density: share of the level above that a task may depend on, in [0, 1].
         rng: source of randomness; advanced.
         ccr: communication-to-computation ratio of the graph, > 0; None draws one of 0.3, 0.4, 0.5.
-        regularity: 1 gives levels of equal width, in [0, 1].
+        regularity: how far a level's width may deviate, in [0, 1]; 0 gives levels of equal width. (The tool's own
+            argument is 1 minus this; at the default both are the same.)
         jump: how many levels an edge may span, >= 1.
         data_unit: "KB" or "MB".
 
@@ -92,7 +93,7 @@ def _draw_level_widths(num_tasks: int, fat: float, regularity: float, rng: np.ra
     widths: list[int] = []
     left = num_tasks
     while left:
-        deviation = (1.0 - regularity) * (2.0 * rng.random() - 1.0)
+        deviation = regularity * (2.0 * rng.random() - 1.0)
         widths.append(min(max(1, int(mean_width * (1.0 + deviation))), left))
         left -= widths[-1]
     return widths

@@ -243,6 +243,13 @@ class DagDataset:
             "edges": int(self.adjacency.sum()),
         }
 
+    def summary(self) -> str:
+        """What a reader of a log must know of it, on one line."""
+        return (
+            f"{self.name} verified, {len(self.train_sets)} training, {len(self.test_sets)} test sets of "
+            f"{self.graphs_per_set} DAGs, sha256 {self.content_hash[:12]}"
+        )
+
     def _check_description(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise InputError(f"name is {shorten(self.name)}; accepted: up to 64 letters, digits, _ and -")

@@ -136,7 +136,10 @@ class _DotParser:
         for (parent, child), start in self.edges.items():
             for task in (parent, child):
                 if task not in self.tasks:
-                    self._fail(_Token("edge", f"{parent} -> {child}", start), f"task {task} is declared nowhere")
+                    self._fail(
+                        _Token("edge", f"{parent} -> {child}", start),
+                        f"task {task} is declared nowhere; accepted: edges between declared tasks",
+                    )
 
     def _statement(self) -> None:
         if self._take_mark(";"):
@@ -158,7 +161,7 @@ class _DotParser:
             end = self._take_value("a task number")
             child = self._task_id(end)
             if parent == child:
-                self._fail(end, f"task {child} depends on itself")
+                self._fail(end, f"task {child} depends on itself; accepted: two different tasks")
             self.edges.setdefault((parent, child), first.start)
             parent = child
         self._attributes()
@@ -166,7 +169,7 @@ class _DotParser:
     def _node_statement(self, first: _Token) -> None:
         task = self._task_id(first)
         if task in self.tasks:
-            self._fail(first, f"task {task} is declared twice")
+            self._fail(first, f"task {task} is declared twice; accepted: each task once")
         attributes = self._attributes()
         self.tasks[task] = _Task(
             first.text, self._bytes(first, attributes, "size"), self._bytes(first, attributes, "expect_size")
@@ -181,7 +184,7 @@ class _DotParser:
                 self._expect("=")
                 value = self._take_value("an attribute's value")
                 if name.text in values:
-                    self._fail(name, "the attribute is repeated")
+                    self._fail(name, "the attribute is repeated; accepted: each attribute once")
                 values[name.text] = value
                 if not self._take_mark(","):
                     self._take_mark(";")
@@ -193,7 +196,7 @@ class _DotParser:
         token = attributes[name]
         value = float(token.text) if _NUMBER.fullmatch(token.text) else float("nan")
         if not 0.0 <= value < float("inf"):
-            self._fail(token, f"{name} must be a finite number of bytes >= 0")
+            self._fail(token, f"{name} is {shorten(token.text)}; accepted: a finite number of bytes >= 0")
         return value
 
     def _task_id(self, token: _Token) -> int:
@@ -229,7 +232,10 @@ class _DotParser:
         while position < len(self._text):
             match = _TOKEN.match(self._text, position)
             if match is None:
-                self._fail(_Token("noise", self._text[position : position + 200], position), "not DOT text")
+                self._fail(
+                    _Token("noise", self._text[position : position + 200], position),
+                    "not DOT text; accepted: what daggen --dot writes",
+                )
             kind = match.lastgroup or ""
             if kind != "skip":
                 yield _Token(kind, match[kind], position)

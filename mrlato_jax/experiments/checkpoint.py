@@ -97,7 +97,7 @@ def restore(folder: Path, like: Any, expected: Mapping[str, Any]) -> Restored | 
     path, header, arrays = newest
     differences = differing_fields(header["meta"], expected)
     if differences:
-        raise InputError(f"{path} was saved under other settings: {'; '.join(differences)}")
+        raise InputError(f"{path} was saved under other settings: {'; '.join(differences)}; accepted: the run's own")
     return Restored(header["step"], _fill(like, header, arrays, path), header["meta"])
 
 
@@ -123,7 +123,7 @@ def read_params(path: Path) -> Restored:
         try:
             header, arrays = _read(path)
         except FileNotFoundError:
-            raise InputError(f"checkpoint is {path}, which does not exist; accepted: a file or folder") from None
+            raise InputError(f"{path} does not exist; accepted: a checkpoint, or a run that has saved one") from None
         except _BrokenError as error:
             raise InputError(f"checkpoint {path} is broken ({error}); accepted: a whole checkpoint") from None
     params = unflatten_dict(arrays, sep="/").get("params")

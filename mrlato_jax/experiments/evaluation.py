@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -46,6 +47,14 @@ class Adaptation:
     simulator_evaluations: int
 
 
+OnRound = Callable[[int, float, float], None]  # (updates done, latency in ms, entropy), after each collection
+Watch = Callable[[str, float], AbstractContextManager[OnRound]]
+
+
+def _ignore(update: int, latency_ms: float, entropy: float) -> None:
+    pass
+
+
 @partial(jax.jit, static_argnames="policy")
 def _measure(policy: PolicyConfig, params: Any, task: LearningTask) -> jax.Array:
     return rollout.decode_greedily(policy, params, task)[1]
@@ -59,7 +68,7 @@ def adapt(
     measured: LearningTask,
     updates: int,
     key: jax.Array,
-    on_round: Callable[[int, float, float], None] = lambda update, latency_ms, entropy: None,
+    on_round: OnRound = _ignore,
 ) -> tuple[Any, Adaptation]:
     """Adapts from `params` by `updates` Adam steps, trajectories resampled every `inner_steps` of them.
 
@@ -159,7 +168,7 @@ def evaluate_setting(
     updates: int,
     *,
     held_out: bool = False,
-    on_round: Callable[[int, float, float], None] = lambda update, latency_ms, entropy: None,
+    watch: Watch = lambda name, heft_ms: nullcontext(_ignore),
 ) -> SettingResult:
     """Measures one setting.
 
@@ -170,7 +179,8 @@ def evaluate_setting(
         index: the setting's place among its experiment's, which gives its random key.
         updates: Adam steps.
         held_out: also adapt to half of the DAGs and measure on the other half.
-        on_round: as in `adapt`; the held-out adaptation counts on from `updates`.
+        watch: called before each adaptation with its name and the mean latency of the measured DAGs' HEFT-based plans;
+            gives the context in which it runs and the `on_round` that `adapt` is given.
 
     Raises:
         InputError: a DAG that the policy has no room for, or a single DAG to be halved.
@@ -179,23 +189,15 @@ def evaluate_setting(
         raise InputError(f"held_out is true, but set {setting.name} has 1 DAG; accepted: at least 2, or held_out false")
     task = learning_task(setting.graphs, setting.system, config.policy)
     key, other_key = jax.random.split(evaluation_key(config, index))
-    _, adaptation = adapt(config.policy, config.learning, params, task, task, updates, key, on_round)
     baselines = baseline_latencies(setting.graphs, setting.system, seed=index)
+    with watch(setting.name, baselines["HEFT-based"]) as on_round:
+        _, adaptation = adapt(config.policy, config.learning, params, task, task, updates, key, on_round)
     if not held_out:
         return SettingResult(setting.name, baselines, adaptation)
     half, size = len(setting.graphs) // 2, task.num_positions
     first = learning_task(setting.graphs[:half], setting.system, config.policy, size)
     second = learning_task(setting.graphs[half:], setting.system, config.policy, size)
-    _, halves = adapt(
-        config.policy,
-        config.learning,
-        params,
-        first,
-        second,
-        updates,
-        other_key,
-        lambda update, *measures: on_round(updates + update, *measures),
-    )
-    return SettingResult(
-        setting.name, baselines, adaptation, halves, baseline_latencies(setting.graphs[half:], setting.system, index)
-    )
+    half_baselines = baseline_latencies(setting.graphs[half:], setting.system, index)
+    with watch(f"{setting.name}, held out", half_baselines["HEFT-based"]) as on_round:
+        _, halves = adapt(config.policy, config.learning, params, first, second, updates, other_key, on_round)
+    return SettingResult(setting.name, baselines, adaptation, halves, half_baselines)

@@ -133,7 +133,8 @@ class Progress:
         try:
             columns = os.get_terminal_size(self._stream.fileno()).columns
         except (OSError, ValueError):  # a terminal in name only
-            columns = shutil.get_terminal_size().columns
+            columns = 0
+        columns = columns or shutil.get_terminal_size().columns  # some say 0
         return max(columns, 2) - 1  # some terminals wrap when the last column is filled
 
 
@@ -156,6 +157,11 @@ def format_duration(seconds: float) -> str:
         return f"{minutes // 60}h{minutes % 60:02d}m"
     hours = round(seconds / 3600)
     return f"{hours // 24}d{hours % 24:02d}h"
+
+
+def percent(fraction: float) -> str:
+    """A signed change for people: +3.7%."""
+    return f"{100 * fraction:+.1f}%"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
-from mrlato_jax.experiments.evaluation import BASELINES, SettingResult, evaluate_setting, marks
-from mrlato_jax.experiments.progress import Progress, format_table
+from mrlato_jax.experiments.evaluation import BASELINES, OnRound, SettingResult, evaluate_setting, marks
+from mrlato_jax.experiments.progress import Progress, format_table, percent
 from mrlato_jax.experiments.run_folder import GracefulStop, session
 from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.files import write_atomically
@@ -56,22 +57,31 @@ def evaluate(
     Raises:
         InputError: as `evaluate_setting`.
     """
-    results = []
-    for index, setting in enumerate(settings):
-        with Progress(max(updates * (1 + held_out), 1), f"adapting to {setting.name}") as progress:
 
-            def on_round(update: int, latency_ms: float, entropy: float, progress: Progress = progress) -> None:
-                progress.update(update, latency_ms=latency_ms, entropy=entropy)
+    @contextmanager
+    def watch(name: str, heft_ms: float) -> Iterator[OnRound]:
+        with Progress(max(updates, 1), f"adapting to {name}") as progress:
+            progress.print(f"measuring {name} before any update; where its shape is new this compiles ...")
+
+            def on_round(update: int, latency_ms: float, entropy: float) -> None:
+                gap = percent(latency_ms / heft_ms - 1)
+                progress.update(update, latency_ms=latency_ms, vs_heft=gap, entropy=entropy)
                 if stop.requested:
                     raise _StoppedError
 
             try:
-                result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, on_round=on_round)
+                yield on_round
             except _StoppedError:
                 progress.print("stopped while adapting; nothing of the evaluation was written")
-                return None
-        results.append(result)
-    return results
+                raise
+
+    try:
+        return [
+            evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
+            for index, setting in enumerate(settings)
+        ]
+    except _StoppedError:
+        return None
 
 
 def table(label: str, results: Sequence[SettingResult]) -> str:
@@ -136,7 +146,7 @@ def write(folder: Path, name: str, label: str, results: Sequence[SettingResult],
     Returns:
         A line on where the files are.
     """
-    name = _free_name(folder, name, provenance)
+    name = _free_name(folder, name, results, provenance)
     contents = json.dumps(record(label, results, provenance), allow_nan=False) + "\n"
     write_atomically(folder / f"{name}.json", contents.encode())
     write_atomically(folder / f"{name}.md", (table(label, results) + "\n").encode())
@@ -152,16 +162,18 @@ def write(folder: Path, name: str, label: str, results: Sequence[SettingResult],
     return f"in {folder}: {', '.join(files)}{note}"
 
 
-def _free_name(folder: Path, name: str, provenance: dict[str, Any]) -> str:
+def _free_name(folder: Path, name: str, results: Sequence[SettingResult], provenance: dict[str, Any]) -> str:
     """`name`, or with a number behind it, such that no record of another measurement is there."""
     measured = {key: provenance.get(key) for key in ("config", "iteration", "data_hash", "updates", "held_out")}
+    names = [result.setting for result in results]
     candidate, number = name, 1
     while (folder / f"{candidate}.json").exists():
         try:
             stored = json.loads((folder / f"{candidate}.json").read_bytes())
         except ValueError:
             stored = {}
-        if isinstance(stored, dict) and {key: stored.get(key) for key in measured} == measured:
+        same = isinstance(stored, dict) and {key: stored.get(key) for key in measured} == measured
+        if same and [entry["setting"] for entry in stored.get("settings", [])] == names:
             break
         number += 1
         candidate = f"{name}-{number}"
@@ -187,7 +199,9 @@ def adaptation_figure(label: str, results: Sequence[SettingResult]) -> bytes:
     axes = figure.subplots(1, len(results), squeeze=False)
     for axis, result in zip(axes[0], results, strict=True):
         curve = result.adaptation.latency_ms
-        axis.plot(range(len(curve)), curve, "C0", label=label, linewidth=2, zorder=3)
+        marker = "o" if len(curve) == 1 else None  # a line of one point would not show
+        axis.plot(range(len(curve)), curve, "C0", label=label, linewidth=2, zorder=3, marker=marker)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         beyond = []
         for name, value in result.baselines_ms.items():
             if value <= FAR * max(curve):

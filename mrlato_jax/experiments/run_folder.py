@@ -89,7 +89,8 @@ class RunFolder:
         """
         path = Path(path)
         if not path.is_dir():
-            raise InputError(f"run folder is {path}, which does not exist; accepted: the folder of an existing run")
+            what = "is a file" if path.exists() else "does not exist"
+            raise InputError(f"run folder is {path}, which {what}; accepted: the folder of an existing run")
         try:
             record = json.loads((path / _CONFIG).read_bytes())
         except FileNotFoundError:
@@ -169,7 +170,9 @@ class RunFolder:
         if stored_meta is not None:
             differences = differing_fields(stored_meta, checkpoint_meta(config, data_hash))
             if differences:
-                raise InputError(f"{self.checkpoints} was saved under other settings: {'; '.join(differences)}")
+                raise InputError(
+                    f"{self.checkpoints} was saved under other settings: {'; '.join(differences)}; accepted: the run's"
+                )
 
     def metrics_log(self, resume_step: int = 0) -> MetricsLog:
         """Opens the run's metrics for appending, first dropping what came after the checkpoint at `resume_step`.
@@ -177,13 +180,19 @@ class RunFolder:
         Iterations after the checkpoint are computed again, to the same lines.
 
         Raises:
-            InputError: the run was opened for reading, a line other than the last is malformed, or an iteration up to
-            `resume_step` has no line.
+            InputError: the run was opened for reading, a line other than the last is malformed, an iteration up to
+            `resume_step` has no line, or that is 0 although a checkpoint was saved, so that all lines would be dropped.
         """
         if self._lock is None:
             raise InputError(f"run {self.path} is open for reading; accepted: one from RunFolder.create or .resume")
         for path in (self.metrics, self.timing):
             _check_gapless(path, resume_step)
+        saved = max((record.get("checkpoint", 0) for _, record in _whole_lines(self.timing)), default=0)
+        if saved and not resume_step:
+            raise InputError(
+                f"{self.checkpoints} holds no checkpoint, though one was saved after iteration {saved}; accepted: a "
+                "run with its checkpoints, or a new run in another folder"
+            )
         for path in (self.metrics, self.timing):
             _truncate(path, resume_step)
         return MetricsLog(self.metrics, self.timing)
@@ -224,15 +233,17 @@ class MetricsLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def append(self, iteration: int, metrics: Mapping[str, Any], seconds: float) -> None:
+    def append(self, iteration: int, metrics: Mapping[str, Any], seconds: float, checkpoint: int = 0) -> None:
         """Writes what iteration number `iteration` gave.
 
         Args:
             iteration: of the run, as the checkpoints count.
             metrics: JSON values, numpy or jax arrays, all finite; nothing that depends on the clock or the machine.
             seconds: wall-clock time that the iteration took, > 0.
+            checkpoint: iteration of the last checkpoint that is on the disk, 0 without one.
         """
         timing = {"iteration": iteration, "seconds": seconds, "iterations_per_second": 1.0 / seconds}
+        timing["checkpoint"] = checkpoint
         for file, record in ((self._timing, timing), (self._metrics, {"iteration": iteration, **metrics})):
             file.write(_line(record))
             file.flush()
@@ -321,7 +332,7 @@ def _check_empty(path: Path) -> None:
     if found:
         raise InputError(
             f"run folder is {path}, which holds {shorten(found)}; accepted: a folder that is new or empty, "
-            "or --resume to continue its run"
+            + ("or --resume to continue its run" if _CONFIG in found else "for example another --run")
         )
 
 
@@ -375,7 +386,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     """Each line with its record. Only the last can be torn, when its writer was killed; it is left out."""
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     whole = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -391,8 +402,7 @@ def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 
 
 def _check_gapless(path: Path, last_iteration: int) -> None:
-    records = _whole_lines(path) if path.exists() else []
-    iterations = [record["iteration"] for _, record in records if record["iteration"] <= last_iteration]
+    iterations = [record["iteration"] for _, record in _whole_lines(path) if record["iteration"] <= last_iteration]
     if iterations != list(range(1, last_iteration + 1)):
         raise InputError(
             f"{path} has {len(iterations)} of the {last_iteration} iterations before the checkpoint; accepted: what "

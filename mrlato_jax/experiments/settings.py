@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 
@@ -56,13 +57,27 @@ def training_pool(dataset: DagDataset, policy: PolicyConfig, channel: str) -> Ta
     return jax.block_until_ready(TaskPool(stack(tasks), sizes))
 
 
-def test_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
-    """The three evaluated settings of an experiment, in the paper's order."""
+def unseen_settings(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSetting]:
+    """The three evaluated settings of an experiment, in the paper's order.
+
+    Args:
+        dataset: of the experiment.
+        channel: channel rules.
+        rates_bps: Experiment 3's test rates if they are to be others (the paper's text has 13.5 Mbit/s as the third).
+
+    Raises:
+        InputError: a data set without test sets, rates for one that is not tested by rates, none, or one twice.
+    """
+    if rates_bps is not None and dataset.name not in TEST_RATES_BPS:
+        raise InputError(f"test rates are {list(rates_bps)} bit/s for {dataset.name}; accepted: none, but for exp3")
+    rates = TEST_RATES_BPS.get(dataset.name) if rates_bps is None else tuple(rates_bps)
+    if rates is not None and (not rates or len(set(rates)) < len(rates)):
+        raise InputError(f"test rates are {list(rates)} bit/s; accepted: at least one, each once")
     settings = []
     for index in dataset.test_sets:
         graphs = tuple(dataset.graphs(index))
-        if dataset.name in TEST_RATES_BPS:
-            for rate in TEST_RATES_BPS[dataset.name]:
+        if rates is not None:
+            for rate in rates:
                 system = System(uplink_bps=rate, downlink_bps=rate, channel=channel)
                 settings.append(TestSetting(f"{rate / 1e6:g} Mbit/s", graphs, system))
         else:

@@ -21,6 +21,7 @@ class InnerMetrics(NamedTuple):
     """Scalars of one inner loop."""
 
     latency: jax.Array  # mean sampled makespan of the collection, seconds
+    heft: jax.Array  # mean makespan of the HEFT-based plans of the same DAGs, seconds
     loss: LossMetrics  # of the last gradient step, before it was taken
     value_explained: jax.Array  # explained variance before the first step: the values on unseen trajectories
     entropy: jax.Array  # of the sampling policy
@@ -110,7 +111,7 @@ def inner_adapt(
     start = (params, inner_optimizer(learning).init(params))
     (adapted, _), steps = jax.lax.scan(body, start, None, length=learning.inner_steps)
     first, last = jax.tree.map(lambda leaf: leaf[0], steps), jax.tree.map(lambda leaf: leaf[-1], steps)
-    return adapted, InnerMetrics(latency, last, first.explained_variance, first.entropy)
+    return adapted, InnerMetrics(latency, task.heft.mean(), last, first.explained_variance, first.entropy)
 
 
 class AdaptationMetrics(NamedTuple):

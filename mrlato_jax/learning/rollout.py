@@ -51,7 +51,7 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
     def observe(queues: latency.Queues, step: tuple[latency.Task, jax.Array]) -> jax.Array:
         task, scale = step
         if policy.decoder_input != "task_sim":
-            return jnp.zeros(0)
+            return jnp.zeros(0, scale.dtype)
         return mdp.simulator_features(scale, queues, latency.candidate_ends(channel, queues, task))
 
     def advance(

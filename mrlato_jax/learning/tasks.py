@@ -14,6 +14,7 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.mec import mdp
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.system import System
+from mrlato_jax.planners import earliest_finish
 
 
 class LearningTask(NamedTuple):
@@ -21,6 +22,7 @@ class LearningTask(NamedTuple):
 
     dags: DagArrays  # [G, ...]
     features: jax.Array  # [G, N, F], `mdp.encode` of each
+    heft: jax.Array  # [G], makespan of each one's HEFT-based plan, seconds; nothing learns from it, progress shows it
 
     @property
     def num_graphs(self) -> int:
@@ -50,12 +52,13 @@ def learning_task(
     arrays = pack(graphs, system, num_positions=num_positions)
     mdp.check_neighbour_width(arrays, policy.neighbour_width)
     dags = jax.tree.map(jnp.asarray, arrays)
-    return LearningTask(dags, _encode_all(dags, policy.neighbour_width))
+    return LearningTask(dags, *_encode_all(dags, policy.neighbour_width))
 
 
 @partial(jax.jit, static_argnames="neighbour_width")
-def _encode_all(dags: DagArrays, neighbour_width: int) -> jax.Array:
-    return jax.vmap(lambda dag: mdp.encode(dag, neighbour_width))(dags)
+def _encode_all(dags: DagArrays, neighbour_width: int) -> tuple[jax.Array, jax.Array]:
+    features = jax.vmap(lambda dag: mdp.encode(dag, neighbour_width))(dags)
+    return features, jax.vmap(earliest_finish)(dags)[1]
 
 
 def stack(tasks: Sequence[LearningTask]) -> LearningTask:
@@ -66,10 +69,10 @@ def stack(tasks: Sequence[LearningTask]) -> LearningTask:
 def trim(task: LearningTask, num_positions: int) -> LearningTask:
     """The same DAGs with fewer padded positions; `num_positions` must hold the largest of them."""
     size = num_positions
-    dags, features = task
+    dags, features, heft = task
     short = {name: getattr(dags, name)[..., :size] for name in ("ue", "uplink", "vm", "downlink", "mask", "order")}
     dags = DagArrays(**short, parents=dags.parents[..., :size, :size], channel=dags.channel)
-    return LearningTask(dags, features[..., :size, :])
+    return LearningTask(dags, features[..., :size, :], heft)
 
 
 def take(task: LearningTask, index: jax.Array) -> LearningTask:

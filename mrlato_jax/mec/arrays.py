@@ -9,6 +9,7 @@ A *position* is a place in the scheduling order; padding comes after the last ta
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, check_type, shorten
 from mrlato_jax.mec.priority import check_order, priority_order
 from mrlato_jax.mec.system import System, task_times
+
+MAX_PARENTS_BYTES = 2**30  # of `DagArrays.parents`: one DAG of 32,768 positions, or 2.7 million of 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,23 +68,34 @@ def pack(
         system: the system they run on.
         orders: a scheduling order for each graph; by default `priority_order`.
         num_positions: N; by default the largest number of tasks.
-        dtype: of the times.
+        dtype: of the times, a floating-point one.
 
     Returns:
         numpy-backed `DagArrays` with leading axis B = len(graphs).
 
     Raises:
-        InputError: no graphs, a graph of more than `num_positions` tasks, an order that is no linear extension, or
-            times beyond the range of `dtype`.
+        InputError: no graphs, a graph of more than `num_positions` tasks, more than `MAX_PARENTS_BYTES` of parents, an
+            order that is no linear extension, a `dtype` of integers, or times beyond its range.
     """
     if not isinstance(graphs, Sequence) or not graphs:
         raise InputError(f"graphs is {shorten(graphs)}; accepted: a sequence of at least one TaskGraph")
     for i, graph in enumerate(graphs):
         check_type(f"graphs[{i}]", graph, TaskGraph)
     check_type("system", system, System)
+    try:
+        floating = np.issubdtype(np.dtype(dtype), np.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise InputError(f"dtype is {shorten(dtype)}; accepted: float32 or float64")
     largest = max(graph.num_tasks for graph in graphs)
     size = largest if num_positions is None else num_positions
     check_number("num_positions", size, low=largest, integer=True)
+    most = math.isqrt(MAX_PARENTS_BYTES // len(graphs))
+    if size > most:
+        raise InputError(
+            f"num_positions is {size} for {len(graphs)} graphs (largest {largest}); accepted: at most {most}"
+        )
     if orders is None:
         checked = [priority_order(graph, system) for graph in graphs]
     elif not isinstance(orders, Sequence):

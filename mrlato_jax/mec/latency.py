@@ -196,15 +196,15 @@ class Schedule:
 
 
 def check_placement(graph: TaskGraph, placement: Any) -> np.ndarray:
-    """`placement` as int32[n], once it is known to hold one 0 or 1 for each task.
+    """`placement` as int32[n], once it is known to hold one 0 or 1 (or bool) for each task.
 
     Raises:
         InputError: wrong dtype, length or value.
     """
     n = graph.num_tasks
-    values = f"{n} integers, 0 (local) or 1 (offload), by task id"
+    values = f"{n} integers 0 (local) or 1 (offload), or bool, by task id"
     array, accepted = as_array("placement", placement, values), f"accepted: {values}"
-    if array.shape != (n,) or not np.issubdtype(array.dtype, np.integer):
+    if array.shape != (n,) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
         raise InputError(f"placement is {shorten(placement)} ({array.dtype}, shape {array.shape}); {accepted}")
     wrong = np.flatnonzero((array != LOCAL) & (array != OFFLOAD))
     if wrong.size:
@@ -236,7 +236,7 @@ def simulate(graph: TaskGraph, system: System, placement: Any, order: Any = None
     Args:
         graph: the application.
         system: the system it runs on.
-        placement: 0 (local) or 1 (offload) for each task id.
+        placement: 0 (local) or 1 (offload), or bool, for each task id.
         order: scheduling order, task ids; by default `priority_order(graph, system)`.
 
     Returns:

@@ -43,8 +43,16 @@ def priority_order(graph: TaskGraph, system: System, rank: str = "total") -> np.
 
     It decreases in rank wherever ranks differ and is a linear extension also where tasks cost nothing.
 
+    Args:
+        graph: the application.
+        system: gives the times.
+        rank: as `ranks` takes it, "total" or "min".
+
     Returns:
         int64[n], task ids in scheduling order.
+
+    Raises:
+        InputError: an argument of another type, or an unknown `rank`.
     """
     priority = ranks(graph, system, rank)  # also checks the arguments
     return smallest_first(graph.edges, -priority)

@@ -37,7 +37,7 @@ class System:
         vm_hz: VM clock, cycles per second (paper: 4 cores x 2.5 GHz).
         uplink_bps: uplink rate `U_r`, bit/s.
         downlink_bps: downlink rate `D_r`, bit/s.
-        channel: channel rules by name, a key of `CHANNELS`.
+        channel: "paper" (MRLATO's rules), "mrlco" (of MRLCO's text) or "mrlco_code" (of its public code): `CHANNELS`.
 
     Raises:
         InputError: a clock or rate that is not a positive finite number, or an unknown channel.

@@ -1,7 +1,4 @@
-"""Plans that do not look at the application.
-
-Each takes the application and the system it runs on, and raises InputError where either is of another type.
-"""
+"""Plans that do not look at the application."""
 
 from __future__ import annotations
 
@@ -15,17 +12,25 @@ from mrlato_jax.planners.plan import Plan, simulated_plan
 
 
 def all_local(graph: TaskGraph, system: System) -> Plan:
-    """Every task on the UE."""
+    """Every task on the UE.
+
+    Args:
+        graph: the application.
+        system: the system it runs on.
+
+    Raises:
+        InputError: an argument of another type.
+    """
     return _same_side(graph, system, LOCAL)
 
 
 def all_offload(graph: TaskGraph, system: System) -> Plan:
-    """Every task on the MEC host."""
+    """Every task on the MEC host. Arguments and errors as `all_local`."""
     return _same_side(graph, system, OFFLOAD)
 
 
 def random_placement(graph: TaskGraph, system: System, rng: np.random.Generator) -> Plan:
-    """Each task on either side with probability 1/2, drawn from `rng`."""
+    """Each task on either side with probability 1/2, drawn from `rng`. Errors as `all_local`."""
     check_type("graph", graph, TaskGraph)
     check_type("rng", rng, np.random.Generator)
     return simulated_plan(graph, system, rng.integers(0, 2, graph.num_tasks))

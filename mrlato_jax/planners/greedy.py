@@ -1,7 +1,4 @@
-"""Each task in turn takes the side where it would itself finish sooner.
-
-The planners take the application and the system it runs on, and raise InputError where either is of another type.
-"""
+"""Each task in turn takes the side where it would itself finish sooner."""
 
 from __future__ import annotations
 
@@ -39,13 +36,35 @@ def earliest_finish(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
 
 
 def greedy(graph: TaskGraph, system: System) -> Plan:
-    """`earliest_finish` in topological order of the task ids (smallest ready id first)."""
+    """`earliest_finish` in topological order of the task ids (smallest ready id first).
+
+    Args:
+        graph: the application.
+        system: the system it runs on.
+
+    Returns:
+        A `Plan`, timed in float64 in that order.
+
+    Raises:
+        InputError: an argument of another type.
+    """
     check_type("graph", graph, TaskGraph)
     return _plan_in_order(graph, system, graph.topological_order())
 
 
 def heft(graph: TaskGraph, system: System) -> Plan:
-    """HEFT-based: `earliest_finish` in `priority_order` (13), after Topcuoglu et al., IEEE TPDS 2002."""
+    """HEFT-based: `earliest_finish` in `priority_order` (13), after Topcuoglu et al., IEEE TPDS 2002.
+
+    Args:
+        graph: the application.
+        system: the system it runs on.
+
+    Returns:
+        A `Plan`, timed in float64 in that order.
+
+    Raises:
+        InputError: an argument of another type.
+    """
     return _plan_in_order(graph, system, priority_order(graph, system))
 
 

@@ -48,7 +48,7 @@ ChooseFn = Callable[[jax.Array, Any], jax.Array]
 
 def blind(graphs: int, rollouts: int, num_positions: int) -> Environment:
     """Surroundings of decoders that see nothing of them and act on nothing."""
-    state, inputs = jnp.zeros((graphs, rollouts, 0)), jnp.zeros((graphs, num_positions, 0))
+    state, inputs = (jnp.zeros((graphs, size, 0), jnp.float32) for size in (rollouts, num_positions))
     return Environment(state, inputs, lambda state, _: state, lambda state, _, actions: (state, ()))
 
 
@@ -89,7 +89,7 @@ def decode(
         logits, values = logits.reshape(graphs, rollouts, NUM_ACTIONS), values.reshape(graphs, rollouts)
         actions = choose(jax.lax.stop_gradient(logits), choose_input).astype(jnp.int32)
         log_p = jax.nn.log_softmax(logits)
-        log_probs = jnp.sum(log_p * jax.nn.one_hot(actions, NUM_ACTIONS), axis=-1)
+        log_probs = jnp.sum(log_p * jax.nn.one_hot(actions, NUM_ACTIONS, dtype=log_p.dtype), axis=-1)
         entropies = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
         surroundings, outcomes = environment.advance(surroundings, env_input, actions)
         after = DecoderState(layers, layers[-1].hidden, actions.reshape(-1))
@@ -129,5 +129,5 @@ def sampling_noise(key: jax.Array, trajectories: tuple[int, ...], num_positions:
     Each position has a key of its own, so that padding a DAG does not change what is drawn for its tasks.
     """
     keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(jnp.arange(num_positions))
-    noise = jax.vmap(lambda k: jax.random.gumbel(k, (*trajectories, NUM_ACTIONS)))(keys)
+    noise = jax.vmap(lambda k: jax.random.gumbel(k, (*trajectories, NUM_ACTIONS), jnp.float32))(keys)
     return jnp.moveaxis(noise, 0, -2)

@@ -99,7 +99,7 @@ class Seq2SeqPolicy(nn.Module):
             The layers' new states, logits [B, 2], and values [B].
         """
         context = self.attend(state.output, memory)
-        previous = jax.nn.one_hot(state.action, NUM_ACTIONS + 1)
+        previous = jax.nn.one_hot(state.action, NUM_ACTIONS + 1, dtype=context.dtype)
         projected = self.decoder[0].project(jnp.concatenate([previous, context, observations], axis=-1))
         if self.config.decoder_input != "paper":
             projected = projected + jnp.repeat(tasks, projected.shape[0] // tasks.shape[0], axis=0)

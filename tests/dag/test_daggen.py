@@ -38,7 +38,7 @@ def test_shape(num_tasks: int, fat: float, density: float, regularity: float, se
     levels = levels_of(graph)
     assert list(itertools.chain(*levels)) == list(range(num_tasks)), "ids run level by level"
     mean_width = int(num_tasks**fat)
-    low, high = mean_width * regularity, mean_width * (2 - regularity)
+    low, high = mean_width * (1 - regularity), mean_width * (1 + regularity)
     for i, level in enumerate(levels):
         if i < len(levels) - 1:
             assert max(1, int(low)) <= len(level) <= max(1, int(high))
@@ -54,8 +54,8 @@ def test_shape(num_tasks: int, fat: float, density: float, regularity: float, se
 def test_jump_keeps_every_task_below_the_first_level_fed(
     num_tasks: int, fat: float, density: float, jump: int, seed: int
 ) -> None:
-    graph = draw(seed, num_tasks=num_tasks, fat=fat, density=density, jump=jump, regularity=1.0)
-    width = max(1, int(num_tasks**fat))  # every level's, at regularity 1
+    graph = draw(seed, num_tasks=num_tasks, fat=fat, density=density, jump=jump, regularity=0.0)
+    width = max(1, int(num_tasks**fat))  # every level's, at regularity 0
     for task in range(num_tasks):
         spans = task // width - graph.parents(task) // width
         assert (len(spans) >= 1) == (task >= width)
@@ -63,7 +63,7 @@ def test_jump_keeps_every_task_below_the_first_level_fed(
 
 
 def test_jump_draws_every_level_in_reach() -> None:
-    graph = draw(0, num_tasks=3000, fat=0.5, density=0.5, jump=3, regularity=1.0)
+    graph = draw(0, num_tasks=3000, fat=0.5, density=0.5, jump=3, regularity=0.0)
     width = int(3000**0.5)
     spans = graph.edges[:, 1] // width - graph.edges[:, 0] // width
     shares = np.bincount(spans, minlength=4)[1:] / len(spans)
@@ -81,7 +81,7 @@ def test_widths_are_uniform_around_the_mean() -> None:
 
 @pytest.mark.parametrize("density", [0.0, 0.3, 0.8, 1.0])
 def test_number_of_parents_follows_density(density: float) -> None:
-    graphs = [draw(i, num_tasks=1000, fat=0.5, density=density, regularity=1.0) for i in range(5)]
+    graphs = [draw(i, num_tasks=1000, fat=0.5, density=density, regularity=0.0) for i in range(5)]
     width = int(1000**0.5)
     counts = np.concatenate([graph.adjacency.sum(axis=0)[width:] for graph in graphs])
     reach = np.arange(10_000) / 10_000 * density * width
@@ -91,7 +91,7 @@ def test_number_of_parents_follows_density(density: float) -> None:
 
 
 def test_parents_are_a_uniform_subset() -> None:
-    graph = draw(0, num_tasks=40_000, fat=0.25, density=0.5, regularity=1.0)
+    graph = draw(0, num_tasks=40_000, fat=0.25, density=0.5, regularity=0.0)
     width = int(40_000**0.25)
     shares = np.bincount(graph.edges[:, 0] % width) / len(graph.edges)
     assert shares == pytest.approx([1 / width] * width, rel=0.05)

@@ -121,10 +121,10 @@ NODES = "digraph G {\n1 [size=5, expect_size=5]\n2 [size=5, expect_size=5]\n"
         (NODES + '3 [size="5', 4, "not DOT"),
         (NODES + "/* }", 4, "not DOT"),
         *(
-            (NODES + f'3 [size="{value}", expect_size=5] }}', 4, "size must be a finite number")
+            (NODES + f'3 [size="{value}", expect_size=5] }}', 4, f"size is {value!r}; accepted: a finite number")
             for value in ("nan", "inf", "-1", "1e999", "", "5 KB", "1_000", "0x10", "--1", "1,5")
         ),
-        (NODES + '3 [size=5, expect_size="-0.1"] }', 4, "expect_size must be"),
+        (NODES + '3 [size=5, expect_size="-0.1"] }', 4, "expect_size is '-0.1'; accepted: a finite number"),
     ],
 )
 def test_refuses_with_file_and_line(write: Any, text: str, line: int, found: str) -> None:

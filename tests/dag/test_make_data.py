@@ -33,7 +33,7 @@ def test_makes_what_is_committed_and_checks_it(tmp_path: Path) -> None:
     assert header[0] == "experiment"
     assert row[:4] == ["exp2", "9", "900", "27000"]
     assert row[-1] == committed.content_hash[:12]
-    assert "exp2: 9/9 sets" in made.stderr
+    assert "drawing exp2 9/9 100%" in made.stderr
 
     save(build("exp2", graphs_per_set=1), tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -41,6 +41,13 @@ def test_makes_what_is_committed_and_checks_it(tmp_path: Path) -> None:
     assert unlike.returncode == 1
     assert f"drawn anew {committed.content_hash[:12]}" in unlike.stdout
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+    refused = make_data("--experiment=exp2", f"--out={tmp_path}")
+    assert refused.returncode == 2
+    assert "accepted: another --out, or --overwrite" in refused.stderr
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert make_data("--experiment=exp2", f"--out={tmp_path}", "--overwrite").returncode == 0
+    assert load("exp2", tmp_path).content_hash == committed.content_hash
 
 
 def test_check_of_the_committed_data() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -34,7 +36,7 @@ def params() -> Any:
 
 @pytest.fixture(scope="module")
 def settings() -> list[TestSetting]:
-    return experiments.test_settings(tiny_run.dataset(), "paper")
+    return experiments.unseen_settings(tiny_run.dataset(), "paper")
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +243,7 @@ def test_adaptation_never_sees_the_measured_half(
 
     monkeypatch.setattr(evaluation, "adapt", spy)
     half = GRAPHS // 2
-    strangers = experiments.test_settings(tiny_run.dataset(seed=9), "paper")[0].graphs[half:]
+    strangers = experiments.unseen_settings(tiny_run.dataset(seed=9), "paper")[0].graphs[half:]
     for measured in (settings[0].graphs[half:], strangers):
         setting = dataclasses.replace(settings[0], graphs=(*settings[0].graphs[:half], *measured))
         evaluate_setting(CONFIG, params, setting, 0, 6, held_out=True)
@@ -256,10 +258,18 @@ def test_adaptation_never_sees_the_measured_half(
     assert not all(jax.tree.leaves(same))
 
 
-def test_progress_goes_on_through_the_other_half(params: Any, settings: list[TestSetting]) -> None:
-    told: list[int] = []
-    evaluate_setting(CONFIG, params, settings[0], 0, 4, held_out=True, on_round=lambda update, *_: told.append(update))
-    assert told == [3, 4, 7, 8]
+def test_each_adaptation_is_watched_with_its_own_reference(params: Any, settings: list[TestSetting]) -> None:
+    told: list[tuple[str, float, int]] = []
+
+    @contextmanager
+    def watch(name: str, heft_ms: float) -> Iterator[evaluation.OnRound]:
+        yield lambda update, latency_ms, entropy: told.append((name, heft_ms, update))
+
+    result = evaluate_setting(CONFIG, params, settings[0], 0, 4, held_out=True, watch=watch)
+    assert result.held_out_baselines_ms is not None
+    name, ours, other = settings[0].name, result.baselines_ms["HEFT-based"], result.held_out_baselines_ms["HEFT-based"]
+    assert ours != other
+    assert told == [(name, ours, 3), (name, ours, 4), *((f"{name}, held out", other, done) for done in (3, 4))]
 
 
 def test_one_dag_has_no_other_half(params: Any, settings: list[TestSetting]) -> None:

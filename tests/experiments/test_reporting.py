@@ -164,18 +164,21 @@ def test_a_stop_ends_the_evaluation_after_the_collection_at_hand(
 ) -> None:
     stop, rounds = GracefulStop(), []
 
-    def evaluate_setting(*arguments: Any, on_round: Any, **options: Any) -> SettingResult:
-        for update in (3, 6, 9):
-            rounds.append(update)
-            stop.requested = update == 6
-            on_round(update, 100.0, 0.5)
+    def evaluate_setting(*arguments: Any, watch: Any, **options: Any) -> SettingResult:
+        with watch("n20", 80.0) as on_round:
+            for update in (3, 6, 9):
+                rounds.append(update)
+                stop.requested = update == 6
+                on_round(update, 100.0, 0.5)
         return results(1)[0]
 
     monkeypatch.setattr(reporting, "evaluate_setting", evaluate_setting)
     settings = [TestSetting("n20", (), System())] * 2
     assert reporting.evaluate(TrainConfig(), None, settings, 9, stop) is None
     assert rounds == [3, 6]
-    assert "stopped while adapting; nothing of the evaluation was written" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "adapting to n20 3/9 33%  ETA ?  latency_ms 100  vs_heft +25.0%  entropy 0.5" in shown
+    assert "stopped while adapting; nothing of the evaluation was written" in shown
 
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

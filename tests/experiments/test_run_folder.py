@@ -69,7 +69,7 @@ def test_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_create_refuses_what_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").touch()
-    with pytest.raises(InputError, match=r"holds \['precious.txt'\]; accepted: .* empty, or --resume"):
+    with pytest.raises(InputError, match=r"holds \['precious.txt'\]; accepted: .* empty, for example another --run"):
         RunFolder.create(tmp_path, CONFIG, HASH)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
     with pytest.raises(InputError, match="is a file"):
@@ -198,7 +198,11 @@ def test_lines_are_complete_at_once(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path, CONFIG, HASH) as run, run.metrics_log() as log:
         log.append(1, {"latency_s": 0.5}, seconds=0.25)
         assert run.metrics.read_bytes() == b'{"iteration": 1, "latency_s": 0.5}\n'
-        assert read_metrics(run.timing) == [{"iteration": 1, "seconds": 0.25, "iterations_per_second": 4.0}]
+        log.append(2, {"latency_s": 0.5}, seconds=0.5, checkpoint=1)
+        assert read_metrics(run.timing) == [
+            {"iteration": 1, "seconds": 0.25, "iterations_per_second": 4.0, "checkpoint": 0},
+            {"iteration": 2, "seconds": 0.5, "iterations_per_second": 2.0, "checkpoint": 1},
+        ]
 
 
 @pytest.mark.parametrize("lost", ["metrics", "timing"])

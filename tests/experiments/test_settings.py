@@ -43,7 +43,7 @@ def pool(data: DagDataset) -> TaskPool:
 
 def test_experiment_1_is_unseen_topologies() -> None:
     data = load("exp1")
-    tests = settings.test_settings(data, "paper")
+    tests = settings.unseen_settings(data, "paper")
     assert [setting.name for setting in tests] == ["fat0.7_density0.4", "fat0.7_density0.7", "fat0.8_density0.6"]
     grid = {f"fat{fat}_density{density}" for fat in (0.4, 0.5, 0.6, 0.7, 0.8) for density in (0.4, 0.5, 0.6, 0.7, 0.8)}
     train = [data.set_names[i] for i in data.train_sets]
@@ -56,7 +56,7 @@ def test_experiment_1_is_unseen_topologies() -> None:
 
 def test_experiment_2_is_unseen_sizes() -> None:
     data = load("exp2")
-    tests = settings.test_settings(data, "paper")
+    tests = settings.unseen_settings(data, "paper")
     assert [{graph.num_tasks for graph in setting.graphs} for setting in tests] == [{20}, {30}, {40}]
     assert [setting.name for setting in tests] == ["n20", "n30", "n40"]
     sizes = [set(data.task_mask[i].sum(-1)) for i in data.train_sets]
@@ -67,7 +67,7 @@ def test_experiment_2_is_unseen_sizes() -> None:
 
 def test_experiment_3_is_unseen_rates() -> None:
     data = load("exp3")
-    tests = settings.test_settings(data, "paper")
+    tests = settings.unseen_settings(data, "paper")
     assert [setting.system for setting in tests] == [
         mj.System(uplink_bps=1e6 * rate, downlink_bps=1e6 * rate) for rate in TEST_MBPS
     ]
@@ -106,7 +106,7 @@ def test_the_pool_has_every_training_graph_and_no_test_graph(data: DagDataset, p
             ]
             assert found == [costs(graph) for graph in data.graphs(index)]
     packed = {tuple(np.sort(row[valid]).tolist()) for row, valid in zip(_rows(ue), _rows(mask), strict=True)}
-    tests = [graph for setting in settings.test_settings(data, "paper") for graph in setting.graphs]
+    tests = [graph for setting in settings.unseen_settings(data, "paper") for graph in setting.graphs]
     assert tests
     assert not packed & {costs(graph) for graph in tests}
 
@@ -138,13 +138,34 @@ def test_variants_are_the_rates(data: DagDataset, pool: TaskPool) -> None:
 def test_the_channel_reaches_the_pool_and_the_settings(data: DagDataset) -> None:
     small = part(data.name, graphs=1, most=1)
     assert training_pool(small, POLICY, "mrlco").tasks.dags.channel == "mrlco"
-    assert {setting.system.channel for setting in settings.test_settings(small, "mrlco_code")} == {"mrlco_code"}
+    assert {setting.system.channel for setting in settings.unseen_settings(small, "mrlco_code")} == {"mrlco_code"}
+
+
+def test_experiment_3_at_other_rates() -> None:
+    data = part("exp3")
+    tests = settings.unseen_settings(data, "paper", [5.5e6, 13.5e6])
+    assert [setting.name for setting in tests] == ["5.5 Mbit/s", "13.5 Mbit/s"]
+    assert tests[1].system == mj.System(uplink_bps=13.5e6, downlink_bps=13.5e6)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "rates", "phrase"),
+    [
+        ("exp1", [7e6], "for exp1; accepted: none, but for exp3"),
+        ("exp3", [], "accepted: at least one, each once"),
+        ("exp3", [7e6, 7e6], "accepted: at least one, each once"),
+        ("exp3", [-1.0], r"uplink_bps is -1.0; accepted: a finite number in \(0, inf\)"),
+    ],
+)
+def test_rates_that_are_refused(experiment: str, rates: list[float], phrase: str) -> None:
+    with pytest.raises(mj.InputError, match=phrase):
+        settings.unseen_settings(part(experiment, graphs=1, most=1), "paper", rates)
 
 
 def test_no_test_sets() -> None:
     graphs = {"a": [build_graph("exp2", 0, 0)]}
     with pytest.raises(mj.InputError, match="has no test sets"):
-        settings.test_settings(DagDataset.from_graphs("exp2", graphs, ("train",), {}), "paper")
+        settings.unseen_settings(DagDataset.from_graphs("exp2", graphs, ("train",), {}), "paper")
 
 
 def test_a_graph_beyond_the_policys_width(data: DagDataset) -> None:

@@ -28,7 +28,7 @@ from mrlato_jax.learning.outer import LearnerState, TaskPool, init_state
 CONFIG = tiny_run.CONFIG  # of 6 iterations
 HASH = "ab" * 32
 FIELDS = {
-    "iteration", "latency_ms", "entropy", "value_explained", "policy_objective", "value_loss", "approx_kl",
+    "iteration", "latency_ms", "heft_ms", "entropy", "value_explained", "policy_objective", "value_loss", "approx_kl",
     "clip_fraction", "explained_variance", "update_norm",
 }  # fmt: skip
 
@@ -249,13 +249,13 @@ class Countdown:
         self.left = writes
         replace, fsync, unlink, append = os.replace, os.fsync, Path.unlink, MetricsLog.append
 
-        def torn_append(log: MetricsLog, iteration: int, metrics: Any, seconds: float) -> None:
+        def torn_append(log: MetricsLog, iteration: int, metrics: Any, *rest: float) -> None:
             if self._over():
                 for file in (log._timing, log._metrics):
                     file.write(json.dumps({"iteration": iteration, **metrics}).encode()[:37])
                     file.flush()
                 raise KilledError
-            append(log, iteration, metrics, seconds)
+            append(log, iteration, metrics, *rest)
 
         patch.setattr(os, "replace", self._guard(replace))
         patch.setattr(os, "fsync", self._guard(fsync))
@@ -343,6 +343,14 @@ def test_all_checkpoints_torn_is_no_fresh_start(whole: Outcome, pool: TaskPool, 
     for file in (path / "checkpoints").iterdir():
         file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(InputError, match="all 3 are broken"):
+        resume(path, pool)
+    assert (path / "metrics.jsonl").read_bytes() == whole.metrics
+
+
+def test_lost_checkpoints_are_no_fresh_start(whole: Outcome, pool: TaskPool, tmp_path: Path) -> None:
+    path = shutil.copytree(whole.path, tmp_path / "run")
+    shutil.rmtree(path / "checkpoints")
+    with pytest.raises(InputError, match="holds no checkpoint, though one was saved after iteration 4"):
         resume(path, pool)
     assert (path / "metrics.jsonl").read_bytes() == whole.metrics
 

@@ -137,8 +137,15 @@ def test_required_flags_and_validators(values: flags.FlagValues) -> None:
     flags.DEFINE_string("run", None, "A run folder.", flag_values=values)
     flags.mark_flag_as_required("run", flag_values=values)
     assert "--run" in error(values)
-    assert parse(["prog", "--run="], values) == ["prog"]
-    assert values.run == ""
+    assert parse(["prog", "--run=a"], values) == ["prog"]
+    assert values.run == "a"
+
+
+@pytest.mark.parametrize("given", [["--run="], ["--run", ""], ["--seed="]])
+def test_an_empty_value_is_refused(values: flags.FlagValues, given: list[str]) -> None:
+    """As from a shell variable that is not set."""
+    flags.DEFINE_string("run", None, "A run folder.", flag_values=values)
+    assert "is empty; accepted: " in error(values, *given)
 
 
 # Flag files.

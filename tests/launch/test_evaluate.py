@@ -63,7 +63,7 @@ def test_also_measures_the_other_half(place: Workplace, run: Path, updates: int)
     [
         (["--updates=-1"], "updates is -1; accepted: an integer in [0, inf)"),
         (["--run=none"], "none, which does not exist"),
-        (["--data={other}"], "was trained on data"),
+        (["--data={other}"], "was trained on"),
     ],
 )
 def test_refused(place: Workplace, run: Path, tmp_path: Path, arguments: list[str], phrase: str) -> None:
@@ -82,7 +82,7 @@ def test_a_run_without_a_checkpoint(place: Workplace, run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     before = tiny_run.hashes(run)
     message = place.refused("evaluate.py", f"--run={run}", f"--data={place.data}", "--updates=2")
-    assert "checkpoints, which does not exist" in message
+    assert "checkpoints does not exist; accepted: a checkpoint" in message
     assert tiny_run.hashes(run) == before
 
 

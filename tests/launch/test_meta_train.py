@@ -94,7 +94,9 @@ def test_piped_output_is_plain_lines(place: Workplace) -> None:
     assert any(f"{REFERENCE_ITERATIONS}/{REFERENCE_ITERATIONS} 100%" in line for line in lines)
     assert any(line.startswith("adapting to test1 4/4 100%") for line in lines)
     training = [line for line in lines if line.startswith("meta-training")]
-    assert all(re.search(r"(it/s|ETA) .*latency_ms [\d.]+ +entropy [\d.]+", line) for line in training)
+    assert all(
+        re.search(r"(it/s|ETA) .*latency_ms [\d.]+ +vs_heft [+-][\d.]+% +entropy [\d.]+", line) for line in training
+    )
     assert "ETA ?" in training[0]
     assert "it/s" in training[-1]
 

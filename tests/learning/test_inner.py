@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from helpers import random_dag, to_graph
 
 import mrlato_jax as mj
-from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.config import DECODER_INPUTS, LearningConfig, PolicyConfig
 from mrlato_jax.learning import inner, rollout
 from mrlato_jax.learning.losses import Batch, inner_loss
 from mrlato_jax.learning.tasks import LearningTask, learning_task, take
@@ -147,16 +148,43 @@ def test_collection_is_what_its_parts_say(task: LearningTask, monkeypatch: pytes
     np.testing.assert_allclose(seconds.advantages, want, rtol=1e-4, atol=1e-5)
 
 
+def test_progress_is_measured_by_the_heft_based_plans() -> None:
+    rng = np.random.default_rng(1)
+    graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in SIZES]
+    task = learning_task(graphs, mj.System(), POLICY, num_positions=9)
+    want = [mj.heft(graph, mj.System()).makespan for graph in graphs]
+    np.testing.assert_allclose(task.heft, want, rtol=1e-6)
+    slower = learning_task(graphs, mj.System(uplink_bps=1e6), POLICY)
+    assert (np.asarray(slower.heft) > want).all()
+
+
+@pytest.mark.parametrize("decoder_input", DECODER_INPUTS)
+def test_adapts_in_a_program_of_64_bits(decoder_input: str) -> None:
+    policy = dataclasses.replace(POLICY, decoder_input=decoder_input)
+    rng = np.random.default_rng(3)
+    graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in (4, 3)]
+
+    def adapted() -> Any:
+        params = rollout.init_params(policy, jax.random.key(0))
+        task = learning_task(graphs, mj.System(), policy)
+        return jax.jit(partial(inner.inner_adapt, policy, LEARNING))(params, task, jax.random.key(1))[0]
+
+    want = jax.device_get(adapted())
+    with jax.enable_x64(True):
+        jax.clear_caches()
+        jax.tree.map(lambda leaf, like: np.testing.assert_allclose(leaf, like, rtol=1e-3, atol=1e-4), adapted(), want)
+
+
 def test_graphs_are_drawn_without_replacement() -> None:
     marks = jnp.arange(6.0)
     dags = mj.DagArrays(*[marks[:, None]] * 4, parents=marks[:, None, None] > 0, mask=marks[:, None] >= 0, order=marks)
-    task = LearningTask(dags, marks[:, None, None])
+    task = LearningTask(dags, marks[:, None, None], marks)
     seen = set()
     for seed in range(30):
         drawn = inner.draw_graphs(task, jax.random.key(seed), 4)
         chosen = drawn.features[:, 0, 0].tolist()
         assert len(set(chosen)) == 4
-        assert drawn.dags.ue[:, 0].tolist() == chosen  # features stay with their DAG
+        assert drawn.dags.ue[:, 0].tolist() == drawn.heft.tolist() == chosen  # what belongs to a DAG stays with it
         seen.add(tuple(chosen))
     assert len(seen) > 20
     assert set().union(*seen) == set(range(6))

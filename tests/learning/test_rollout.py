@@ -269,7 +269,7 @@ def test_gradient_of_the_loss_equals_finite_differences() -> None:
     arrays = mj.pack(graphs, to_system(random_mec(rng, "paper")), dtype=np.float64)
     with jax.enable_x64(True):
         features = jax.vmap(lambda dag: mdp.encode(dag, policy.neighbour_width))(arrays)
-        task = LearningTask(jax.tree.map(jnp.asarray, arrays), features)
+        task = LearningTask(jax.tree.map(jnp.asarray, arrays), features, arrays.ue.sum(axis=-1))
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), random_params(policy, 6))
         actions = jnp.asarray(rng.integers(0, 2, (2, 3, 4)), jnp.int32)
         old_log_probs = -rng.uniform(0.3, 1.5, (2, 3, 4))

@@ -115,7 +115,7 @@ def test_placement_type_and_rank(placement: object) -> None:
     assert "placement" in message(lambda: mj.simulate(CHAIN, SYSTEM, placement))
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int32, np.int64])
 def test_placements_in_any_integer_type(dtype: type) -> None:
     want = mj.simulate(CHAIN, SYSTEM, [0, 1, 1]).makespan
     assert mj.simulate(CHAIN, SYSTEM, np.array([0, 1, 1], dtype)).makespan == want
@@ -182,6 +182,16 @@ def test_pack_rejects_bad_orders_and_sizes() -> None:
         text = message(lambda size=size: mj.pack([CHAIN], SYSTEM, num_positions=size))
         assert "num_positions" in text
         assert str(size) in text
+
+
+def test_pack_refuses_to_fill_the_memory() -> None:
+    text = message(lambda: mj.pack([CHAIN] * 4, SYSTEM, num_positions=2**14 + 1))
+    assert text == "num_positions is 16385 for 4 graphs (largest 3); accepted: at most 16384"
+
+
+@pytest.mark.parametrize("dtype", [np.int32, bool, "nonsense", object])
+def test_pack_packs_floats(dtype: object) -> None:
+    assert "accepted: float32 or float64" in message(lambda: mj.pack([CHAIN], SYSTEM, dtype=dtype))
 
 
 def test_core_rejects_actions_of_the_wrong_shape_or_type() -> None:

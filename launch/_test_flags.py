@@ -1,0 +1,46 @@
+"""What a policy is adapted to: flags that training, which ends with it, and evaluation share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.experiments.settings import TEST_RATES_BPS, TestSetting, unseen_settings, validation_settings
+
+_DEFAULT = ",".join(f"{rate / 1e6:g}" for rate in TEST_RATES_BPS["exp3"])
+
+
+class _NumbersParser(flags.ArgumentParser[list[float]]):
+    syntactic_help = "numbers, with commas between them"
+
+    def parse(self, argument: str | Sequence[float]) -> list[float]:
+        parts = argument.split(",") if isinstance(argument, str) else argument
+        return [float(part) for part in parts]
+
+
+def define_test_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Declares them."""
+    flags.DEFINE(
+        _NumbersParser(),
+        "test_rates_mbps",
+        None,
+        f"Rates that Experiment 3 is tested at, Mbit/s. Default: {_DEFAULT}; the paper's text has 13.5 as the third.",
+        flag_values=flag_values,
+        serializer=flags.CsvListSerializer(","),
+    )
+
+
+def settings_on(
+    name: str, dataset: DagDataset, channel: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> list[TestSetting]:
+    """The settings that `--on=name` stands for: test, validation or none.
+
+    Raises:
+        InputError: rates that are not positive, or for another experiment.
+    """
+    rates = flag_values["test_rates_mbps"].value
+    if name == "test":
+        return unseen_settings(dataset, channel, None if rates is None else [1e6 * rate for rate in rates])
+    return validation_settings(dataset, channel) if name == "validation" else []
