@@ -12,6 +12,7 @@ from mrlato_jax.config import (
     EXPERIMENTS,
     META_UPDATES,
     METHODS,
+    NEIGHBOURS,
     PARALLEL,
     REWARD_SCALES,
     TASK_AXES,
@@ -47,7 +48,17 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     integer("units", policy.units, "LSTM units a layer, embedding width and width of the attention.")
     integer("layers", policy.layers, "LSTM layers in the encoder and in the decoder.")
     integer("heads", policy.heads, "Attention heads; a divisor of --units.")
-    integer("neighbour_width", policy.neighbour_width, "Most parents, and most children, that a task may have.")
+    integer(
+        "neighbour_width",
+        policy.neighbour_width,
+        "Most parents, and most children, that a task may have. Of --neighbours=listed only.",
+    )
+    choice(
+        "neighbours",
+        policy.neighbours,
+        NEIGHBOURS,
+        "A task's parents and children as lists of positions, or pooled: in summaries that hold any number of them.",
+    )
 
     number("inner_lr", learning.inner_lr, "alpha: learning rate of Adam in the inner loop.")
     number("outer_lr", learning.outer_lr, "beta: learning rate of the outer loop.")

@@ -13,6 +13,7 @@ from typing import Any, Self
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
 
 DECODER_INPUTS = ("paper", "task", "task_sim")
+NEIGHBOURS = ("listed", "pooled")
 META_UPDATES = ("reptile", "reptile_adam")
 REWARD_SCALES = ("all_local", "none")
 TASK_AXES = ("auto", "map", "vmap")
@@ -50,7 +51,8 @@ class PolicyConfig(_JsonRecord):
     units: int = 128  # LSTM units, embedding width and d_model
     layers: int = 2  # LSTM layers in the encoder and in the decoder
     heads: int = 8  # attention heads
-    neighbour_width: int = 32  # parents (and children) a task may have
+    neighbour_width: int = 32  # parents (and children) a task may have where they are listed
+    neighbours: str = "listed"  # how the encoder is told of parents and children; see mec/mdp.py
 
     def __post_init__(self) -> None:
         check_choice("decoder_input", self.decoder_input, DECODER_INPUTS)
@@ -58,6 +60,17 @@ class PolicyConfig(_JsonRecord):
             check_number(name, getattr(self, name), low=1, integer=True)
         if self.units % self.heads:
             raise InputError(f"heads is {self.heads}; accepted: a divisor of units ({self.units})")
+        check_choice("neighbours", self.neighbours, NEIGHBOURS)
+        if self.neighbours == "pooled" and self.neighbour_width != PolicyConfig.neighbour_width:
+            raise InputError(
+                f"neighbour_width is {self.neighbour_width} with neighbours=pooled, which has no width; accepted: the "
+                f"default, {PolicyConfig.neighbour_width}"
+            )
+
+    @property
+    def neighbour_limit(self) -> int | None:
+        """Most parents, and most children, that a task may have; None where any number can be told."""
+        return self.neighbour_width if self.neighbours == "listed" else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +157,7 @@ class TrainConfig(_JsonRecord):
         """
         plain = TrainConfig()
         additions = [
-            str(value) if name in ("decoder_input", "meta_update") else f"{name}={value}"
+            str(value) if name in ("decoder_input", "neighbours", "meta_update") else f"{name}={value}"
             for ours, theirs in ((self.policy, plain.policy), (self.learning, plain.learning))
             for name, value in ours.to_json().items()
             if name not in BUDGET and value != getattr(theirs, name)

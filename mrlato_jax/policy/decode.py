@@ -19,6 +19,7 @@ from mrlato_jax.policy.cells import PRE_ACTIVATIONS
 from mrlato_jax.policy.seq2seq import NUM_ACTIONS, DecoderState, Memory, Seq2SeqPolicy, start_state
 
 ACTIONS = "actions"  # their name to `jax.checkpoint`: chosen anew, a near tie could turn out otherwise
+OBSERVATIONS = "observations"  # their name to `jax.checkpoint`
 
 
 class Environment(NamedTuple):
@@ -88,6 +89,7 @@ def decode(
         state, surroundings = carry
         tasks, env_input, choose_input = entry
         observations = environment.observe(surroundings, env_input).reshape(graphs * rollouts, -1)
+        observations = checkpoint_name(observations, OBSERVATIONS)
         layers, logits, values = network.apply(params, state, memory, tasks, observations, method="decode_step")
         logits, values = logits.reshape(graphs, rollouts, NUM_ACTIONS), values.reshape(graphs, rollouts)
         actions = choose(jax.lax.stop_gradient(logits), choose_input).astype(jnp.int32)
@@ -100,8 +102,9 @@ def decode(
         return (after, surroundings), (Decisions(actions, log_probs, values, entropies), outcomes)
 
     # The backward pass recomputes what is elementwise: kept, it would be 20 times what a step hands on, and writing it
-    # to memory costs more than the arithmetic.
-    keep = jax.checkpoint_policies.save_only_these_names(PRE_ACTIVATIONS, ACTIONS)
+    # to memory costs more than the arithmetic. Observations are kept lest the surroundings be, which for the simulator
+    # are N numbers a step and trajectory.
+    keep = jax.checkpoint_policies.save_only_these_names(PRE_ACTIVATIONS, ACTIONS, OBSERVATIONS)
     body = jax.checkpoint(body, prevent_cse=False, policy=keep)
     entries = (
         jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (memory.tasks, environment.inputs)),

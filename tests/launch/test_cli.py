@@ -77,9 +77,9 @@ def test_no_flags_are_the_defaults(values: flags.FlagValues) -> None:
 
 OTHER: dict[str, Any] = {
     "experiment": "exp3", "iterations": 3, "seed": 4, "channel": "mrlco", "decoder_input": "task_sim", "units": 24,
-    "layers": 1, "heads": 3, "neighbour_width": 9, "inner_lr": 0.25, "outer_lr": 0.125, "inner_steps": 2,
-    "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2, "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3,
-    "value_coef": 2.0, "entropy_coef": 0.01, "reward_scale": "none", "normalise_advantages": False,
+    "layers": 1, "heads": 3, "neighbour_width": 9, "neighbours": "listed", "inner_lr": 0.25, "outer_lr": 0.125,
+    "inner_steps": 2, "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2, "gamma": 0.5, "gae_lambda": 0.75,
+    "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01, "reward_scale": "none", "normalise_advantages": False,
     "meta_update": "reptile_adam",
 }  # fmt: skip
 
@@ -90,6 +90,12 @@ def test_every_flag_reaches_its_setting(values: flags.FlagValues) -> None:
     flat = built.to_json()
     flat |= flat.pop("policy") | flat.pop("learning")
     assert flat == OTHER | {"method": "mrlato"}
+
+
+def test_pooled_neighbours_are_named(values: flags.FlagValues) -> None:
+    built = config(values, f"--flagfile={LAUNCH / 'exp2.flags'}", "--neighbours=pooled")  # whose width is the default
+    assert built.policy.neighbours == "pooled"
+    assert built.label == "mrlato+pooled"
 
 
 def test_only_given_flags_replace_those_of_a_resumed_run(values: flags.FlagValues) -> None:
@@ -152,6 +158,11 @@ def test_forms_of_a_flag(values: flags.FlagValues) -> None:
         (["--iterations=0"], "iterations is 0; accepted: an integer in [1, inf)"),
         (["--gamma=nan"], "gamma is nan; accepted: a finite number in [0, 1]"),
         (["--heads=7"], "heads is 7; accepted: a divisor of units (128)"),
+        (["--neighbours=some"], "--neighbours is 'some'; accepted: listed, pooled"),
+        (
+            ["--neighbours=pooled", "--neighbour_width=9"],
+            "neighbour_width is 9 with neighbours=pooled, which has no width; accepted: the default, 32",
+        ),
     ],
 )
 def test_wrong_flags(values: flags.FlagValues, arguments: list[str], message: str) -> None:
