@@ -71,11 +71,12 @@ def main(_: list[str]) -> int:
     if oracle is None and "simulator" in FLAGS.only:
         print(f"plain Python is not timed: {ORACLE} is not here", file=sys.stderr)
 
+    failed: list[str] = []
     if len(FLAGS.only) == 1:
         make_planner = lambda policy, params: partial(Offloader(policy, params, "bench").plan, system=System())  # noqa: E731
         record = run_section(FLAGS.only[0], Options(make_planner, FLAGS.full, oracle, peer))
     else:
-        record = _run_apart(FLAGS.only)
+        record, failed = _run_apart(FLAGS.only)
     print(table(record), flush=True)
     if stored is not None:
         ratios, warnings = compare(stored, record)
@@ -91,7 +92,9 @@ def main(_: list[str]) -> int:
         print(_draw(record, files), flush=True)
     if FLAGS.json == "-":
         print(json.dumps(record), flush=True)
-    return 0
+    if failed:
+        print(f"error: no figures of {', '.join(failed)}: what ended it stands above", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _output(flag: str) -> Path:
@@ -104,21 +107,29 @@ def _output(flag: str) -> Path:
     return path
 
 
-def _run_apart(names: list[str]) -> dict[str, Any]:
-    """Each section in a process of its own; this one never touches a device, which may admit one process only."""
+def _run_apart(names: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Each section in a process of its own; this one never touches a device, which may admit one process only.
+
+    Returns:
+        The record of the sections that ended well, and the names of the others.
+    """
     record: dict[str, Any] = {}
     environment: dict[str, Any] = {}
+    failed = []
     for name in names:
         passed = [f"--{flag}={FLAGS[flag].value}" for flag in ("peer",) if FLAGS[flag].value is not None]
         command = [sys.executable, __file__, f"--only={name}", "--json=-", *passed, *(["--full"] * FLAGS.full)]
         ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if ran.returncode:
-            raise OSError(f"section {name} ended with exit status {ran.returncode}")
+            failed.append(name)
+            continue
         part = json.loads(ran.stdout.splitlines()[-1])
         record[name] = part[name]
         peak = max(part["environment"]["peak_memory_gb"], environment.get("peak_memory_gb", 0.0))
         environment = {**part["environment"], "peak_memory_gb": peak}
-    return {**record, "environment": environment}
+    if not record:
+        raise OSError(f"no figures of {', '.join(failed)}: what ended it stands above")
+    return {**record, "environment": environment}, failed
 
 
 def _draw(record: dict[str, Any], files: list[Path]) -> str:

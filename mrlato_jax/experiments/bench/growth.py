@@ -23,14 +23,14 @@ from mrlato_jax.experiments.bench.simulator import makespan_seconds
 from mrlato_jax.experiments.bench.timing import Tick, quiet, random_graphs
 from mrlato_jax.learning import rollout
 
-BASE = Workload(meta_batch=1, graphs=10, rollouts=10, num_tasks=20)
+BASE = Workload(meta_batch=1, graphs=10, rollouts=10, num_tasks=50)
 """Where all axes meet; each axis changes one of its fields."""
 
 AXES: dict[str, tuple[int, ...]] = {
-    "num_tasks": (10, 20, 50, 200),
+    "num_tasks": (10, 50, 200),
     "graphs": (1, 10, 100),
     "rollouts": (1, 10, 100),
-    "meta_batch": (1, 4, 16),
+    "meta_batch": (1, 8),
 }
 FULL_AXES: dict[str, tuple[int, ...]] = {
     "num_tasks": (10, 20, 50, 100, 200, 500, 1000),
