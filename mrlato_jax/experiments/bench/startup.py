@@ -1,0 +1,88 @@
+"""How long a program waits for its first meta-iteration: imports, compilation cold and with a persistent cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.experiments.bench.iteration import Workload, compile_iteration, prepare
+from mrlato_jax.experiments.bench.timing import Tick, quiet
+
+# Programs of any size compile in about the same time, so little is run.
+SMALL = Workload(meta_batch=2, graphs=4, rollouts=2, num_tasks=20, inner_steps=3)
+
+_PROGRAM = """
+import json, sys, time
+marks = {"started": time.time()}
+import jax
+marks["jax"] = time.time()
+import mrlato_jax
+marks["package"] = time.time()
+from mrlato_jax.experiments.bench import startup
+print(json.dumps(startup.first_iteration(marks, json.loads(sys.argv[1]))))
+"""
+
+
+def startup(workload: Workload = SMALL, tick: Tick = quiet) -> dict[str, Any]:
+    """Starts a fresh process twice on one empty compilation cache of its own: `cold` fills it, `cached` reads it.
+
+    Args:
+        workload: what the first iteration does.
+        tick: shows progress.
+
+    Returns:
+        For both: `compile_seconds` of tracing and compiling the meta-iteration, and `first_iteration_seconds` from the
+        start of the process to the end of its first iteration. And how long `import jax` takes, and then
+        `import mrlato_jax` (the faster of both times each).
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        marks = {}
+        for i, name in enumerate(("cold", "cached")):
+            tick(i, 2, name)
+            marks[name] = _start(workload, cache)
+    figures: dict[str, Any] = workload.sizes()
+    figures["import_jax_seconds"] = min(at["jax"] - at["started"] for at in marks.values())
+    figures["import_mrlato_jax_seconds"] = min(at["package"] - at["jax"] for at in marks.values())
+    for name, at in marks.items():
+        figures[name] = {
+            "compile_seconds": at["compiled"] - at["prepared"],
+            "first_iteration_seconds": at["done"] - at["launched"],
+        }
+    return figures
+
+
+def first_iteration(marks: dict[str, float], workload: dict[str, Any]) -> dict[str, float]:
+    """In the fresh process: adds when data and parameters were ready, the program compiled, an iteration done."""
+    prepared = prepare(Workload(**{**workload, "policy": PolicyConfig.from_json(workload["policy"])}))
+    jax.block_until_ready(prepared.state.params)
+    marks["prepared"] = time.time()
+    run = compile_iteration(prepared)
+    marks["compiled"] = time.time()
+    jax.block_until_ready(run(prepared.state))
+    marks["done"] = time.time()
+    return marks
+
+
+def _start(workload: Workload, cache: str) -> dict[str, float]:
+    package = str(Path(__file__).resolve().parents[3])  # the same code, however this process came to find it
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    command = [sys.executable, "-c", _PROGRAM, json.dumps(dataclasses.asdict(workload))]
+    launched = time.time()
+    ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return {"launched": launched, **json.loads(ran.stdout.splitlines()[-1])}

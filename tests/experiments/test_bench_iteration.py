@@ -1,0 +1,168 @@
+"""The parts of a meta-iteration are the whole of it, and their FLOPs are what XLA counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.experiments.bench import flops, growth, iteration, startup
+from mrlato_jax.experiments.bench.iteration import Workload
+from mrlato_jax.experiments.bench.timing import random_graphs
+from mrlato_jax.learning import inner, rollout
+from mrlato_jax.learning.losses import Batch, inner_loss
+from mrlato_jax.learning.outer import draw_meta_batch
+from mrlato_jax.learning.tasks import learning_task
+from mrlato_jax.mec.system import System
+
+TINY = PolicyConfig(units=8, heads=2, layers=1, neighbour_width=4)
+SMALL = Workload(meta_batch=2, graphs=2, rollouts=2, num_tasks=5, inner_steps=2, policy=TINY)
+
+
+@pytest.fixture(scope="module")
+def prepared() -> iteration.Prepared:
+    return iteration.prepare(SMALL)
+
+
+def test_the_parts_are_the_iteration(prepared: iteration.Prepared) -> None:
+    """Sampling, advantages, gradient steps and outer update, each called as it is timed, give the iteration's theta."""
+    policy, learning, state, pool = prepared
+    draw_key, task_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
+    sets, _ = draw_meta_batch(pool, draw_key, learning.meta_batch)
+
+    @jax.vmap
+    def parts(index: jax.Array) -> Any:
+        task = jax.tree.map(lambda leaf: leaf[index, 0], pool.tasks)
+        _, key = jax.random.split(jax.random.fold_in(task_key, index))
+        trajectories = rollout.sample(policy, state.params, task, key, learning.rollouts)
+        batch = iteration.estimate(learning, task, trajectories)
+        adapted = iteration.gradient_steps(policy, learning, state.params, task, batch)
+        return adapted, batch, inner.collect(policy, learning, state.params, task, key)[0]
+
+    adapted, batches, collected = jax.jit(parts)(sets)
+    chex.assert_trees_all_close(batches, collected, rtol=1e-5)
+    expected = iteration.outer_update(learning, state.params, state.opt_state, adapted)
+    before = jax.tree.map(np.asarray, state.params)
+    copy = jax.tree.map(lambda leaf: leaf.copy(), state)
+    after, _ = iteration.compile_iteration(prepared)(copy)
+    moved = jax.tree.map(lambda new, old: new - old, after.params, before)
+    wanted = jax.tree.map(lambda new, old: new - old, expected, before)
+    chex.assert_trees_all_close(moved, wanted, rtol=2e-3, atol=2e-6)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted)) > 1e-4  # it moved
+
+
+def test_figures_of_an_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iteration, "matmul_peak", lambda: 50.0)
+    figures = iteration.iteration(SMALL, repeats=1)
+    parts = [figures[f"{name}_seconds"] for name in iteration.PARTS]
+    assert min(parts) > 0
+    assert figures["parts_fraction_of_whole"] == pytest.approx(sum(parts) / figures["seconds"])
+    assert 0.1 < figures["parts_fraction_of_whole"] < 10  # so small a case measures the calls, not the work
+    assert figures["decisions_per_second"] == pytest.approx(2 * 2 * 2 * 5 / figures["seconds"])
+    size = (TINY, 2, 2, 5, 5 + 2 * TINY.neighbour_width)
+    gradient = 2 * 2 * flops.gradient(*size) / 1e9  # two tasks, two steps
+    assert figures["gradient_steps_matmul_gflop"] == pytest.approx(gradient)
+    assert figures["matmul_gflop"] == pytest.approx(gradient + 2 * flops.forward(*size) / 1e9)
+    assert figures["fraction_of_matmul_peak"] == pytest.approx(figures["matmul_gflop"] / figures["seconds"] / 50)
+    assert figures["gradient_steps_fraction_of_matmul_peak"] == pytest.approx(gradient / parts[2] / 50)
+    assert (figures["meta_batch"], figures["graphs"], figures["rollouts"], figures["num_tasks"]) == (2, 2, 2, 5)
+
+
+def counts(what: str, units: int, num_tasks: int, decoder_input: str) -> np.ndarray:
+    """FLOPs of the forward pass or of a gradient as XLA counts them, loops unrolled, and as we do."""
+    graphs = rollouts = 8
+    policy = PolicyConfig(units=units, heads=1, neighbour_width=8, decoder_input=decoder_input)
+    task = learning_task(random_graphs(graphs, num_tasks, seed=0), System(), policy)
+    params = jax.eval_shape(partial(rollout.init_params, policy), jax.random.key(0))
+    values = jnp.ones((graphs, rollouts, num_tasks))
+    batch = Batch(values.astype(jnp.int32), values, values, values, task.dags.mask[:, None])
+
+    def loss(params: Any) -> jax.Array:
+        return inner_loss(LearningConfig(), batch, rollout.score(policy, params, task, batch.actions))[0]
+
+    def sample(params: Any) -> Any:
+        return rollout.sample(policy, params, task, jax.random.key(0), rollouts)
+
+    size = (policy, graphs, rollouts, num_tasks, task.features.shape[-1])
+    function, ours = {"forward": (sample, flops.forward), "gradient": (jax.grad(loss), flops.gradient)}[what]
+    return np.array([jax.jit(function).lower(params).cost_analysis()["flops"], ours(*size)])
+
+
+@pytest.mark.parametrize("decoder_input", ["paper", "task_sim"])
+def test_flops_are_what_xla_counts(decoder_input: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = jax.lax.scan
+    monkeypatch.setattr(jax.lax, "scan", lambda *args, **kwargs: scan(*args, **{**kwargs, "unroll": True}))
+    monkeypatch.setattr(jax, "checkpoint", lambda function, **_: function)
+    small, wide, long = (counts("gradient", *size, decoder_input) for size in ((64, 2), (128, 2), (64, 4)))
+    # All of it: elementwise work, which is not counted, comes to a few per cent of the products at 128 units.
+    for xla, ours in (wide, counts("forward", 128, 2, decoder_input)):
+        assert 1 < xla / ours < 1.04
+    # What grows with the square of the width has no elementwise part: the kernels, to half a per cent.
+    xla, ours = wide - 2 * small
+    assert xla == pytest.approx(ours, rel=5e-3)
+    # What grows with the square of n is attention, and the softmax of its one head.
+    xla, ours = long - 2 * small
+    assert xla == pytest.approx(ours, rel=0.1)
+
+
+def test_flops_grow_with_each_size_as_the_equations_say() -> None:
+    size = (PolicyConfig(), 3, 4, 5, 69)
+    encoded = 3 * 5 * (69 * 128 + 2 * 2 * 128 * 512 + 2 * 128 * 128)
+    decided = 3 * 4 * 5 * ((3 + 128) * 512 + 3 * 128 * 512 + 2 * 128 * 128 + 2 * 128 * 5 + 128 * 3)
+    assert flops.forward(*size) == 2 * (encoded + decided)
+    assert flops.gradient(*size) == 6 * (encoded + decided) - 2 * 3 * 5 * 69 * 128
+
+
+def test_growth_measures_each_axis_and_shared_points_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Workload] = []
+
+    def train(workload: Workload) -> float:
+        trained.append(workload)
+        return float(workload.decisions)
+
+    monkeypatch.setattr(growth, "_training_seconds", train)
+    monkeypatch.setattr(growth, "without_learning", lambda workload: {"simulator_seconds": float(workload.graphs)})
+    monkeypatch.setattr(growth, "_MOST_DECISIONS", 100)
+    base = dataclasses.replace(SMALL, meta_batch=1)
+    figures = growth.growth({"num_tasks": (5, 7), "rollouts": (2, 3, 1000)}, base)
+    assert figures == {
+        "base": {"meta_batch": 1, "graphs": 2, "rollouts": 2, "num_tasks": 5, "inner_steps": 2},
+        "num_tasks": {
+            "5": {"simulator_seconds": 2.0, "training_seconds": 20.0},
+            "7": {"simulator_seconds": 2.0, "training_seconds": 28.0},
+        },
+        "rollouts": {"2": {"training_seconds": 20.0}, "3": {"training_seconds": 30.0}, "1000": {}},
+    }
+    assert len(trained) == len(set(trained)) == 3
+
+
+def test_growth_of_the_real_thing() -> None:
+    wide = dataclasses.replace(SMALL, meta_batch=1, num_tasks=30)  # its tasks have more neighbours than the policy room
+    figures = growth.growth({"num_tasks": (30,)}, wide)
+    assert set(figures["num_tasks"]["30"]) == {"simulator_seconds", "planning_seconds", "training_seconds"}
+    assert min(figures["num_tasks"]["30"].values()) > 0
+
+
+def test_over_devices_reads_the_last_line() -> None:
+    program = "import json, os; print('a table'); print(json.dumps({'flags': os.environ['XLA_FLAGS'].split()[-1]}))"
+    assert growth.over_devices((1, 2), [sys.executable, "-c", program]) == {
+        str(count): {"flags": f"--xla_force_host_platform_device_count={count}"} for count in (1, 2)
+    }
+
+
+def test_startup_is_colder_without_a_cache() -> None:
+    figures = json.loads(json.dumps(startup.startup(SMALL)))
+    assert 0 < figures["cached"]["compile_seconds"] < figures["cold"]["compile_seconds"]
+    assert 0.01 < figures["import_jax_seconds"] < figures["cold"]["first_iteration_seconds"]
+    assert figures["import_mrlato_jax_seconds"] > 0
+    cold = figures["cold"]
+    assert cold["compile_seconds"] + figures["import_jax_seconds"] < cold["first_iteration_seconds"] < 300
