@@ -13,6 +13,7 @@ from mrlato_jax.config import LearningConfig, PolicyConfig
 from mrlato_jax.learning import advantages as adv
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.losses import Batch, LossMetrics, inner_loss
+from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.learning.tasks import LearningTask, take
 from mrlato_jax.mec import mdp
 from mrlato_jax.policy.decode import Decisions
@@ -50,22 +51,26 @@ def collect(
         seconds.
     """
     trajectories = rollout.sample(policy, params, task, key, learning.rollouts)
+    return estimate(learning, task, trajectories), trajectories.decisions, trajectories.makespans.mean()
+
+
+def estimate(learning: LearningConfig, task: LearningTask, trajectories: Trajectories) -> Batch:
+    """Advantages (25) and value targets (26) of a collection, and all else of it that the gradient steps hold fixed."""
     actions, log_probs, values, _ = jax.lax.stop_gradient(trajectories.decisions)
     mask = task.dags.mask[:, None, :]
     rewards = trajectories.rewards
     if learning.reward_scale == "all_local":
         rewards = rewards / jax.vmap(mdp.all_local_makespan)(task.dags)[:, None, None]
 
-    def estimate(rewards: jax.Array, values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_rollout(rewards: jax.Array, values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         advantages = adv.gae(rewards, values, mask, learning.gamma, learning.gae_lambda)
         return advantages, adv.returns_to_go(rewards, mask, learning.gamma)
 
-    per_rollout = jax.vmap(estimate, in_axes=(0, 0, None))
+    per_rollout = jax.vmap(of_rollout, in_axes=(0, 0, None))
     advantages, returns = jax.vmap(per_rollout)(rewards, values, task.dags.mask)
     if learning.normalise_advantages:
         advantages = adv.normalise(advantages, mask)
-    batch = Batch(actions, log_probs, advantages, returns, mask)
-    return batch, trajectories.decisions, trajectories.makespans.mean()
+    return Batch(actions, log_probs, advantages, returns, mask)
 
 
 def sampling_gradient(
