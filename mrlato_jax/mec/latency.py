@@ -3,8 +3,8 @@
 Four FIFO resources serve the tasks of a DAG in scheduling order. `step` places one task; `run` scans it over a DAG;
 greedy planning, the decision process, `makespan` and `simulate` are all built on these.
 
-Everything here is written for one DAG in jnp; `jax.vmap` makes batches. float32 on devices; `simulate` runs the same
-code in float64.
+Everything here is written for one DAG in jnp; `jax.vmap` makes batches, and so do axes that follow N, since all is
+elementwise along them. float32 on devices; `simulate` runs the same code in float64.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class TaskEnds(NamedTuple):
 
 def tasks(dag: DagArrays) -> Task:
     """The positions of one DAG, stacked along axis 0."""
-    positions = jnp.arange(dag.mask.shape[-1], dtype=jnp.int32)
+    positions = jnp.arange(dag.mask.shape[0], dtype=jnp.int32)
     return Task(positions, dag.ue, dag.uplink, dag.vm, dag.downlink, dag.parents, dag.mask)
 
 
 def empty_queues(dag: DagArrays) -> Queues:
     """All resources free at time 0, nothing placed."""
-    zero, zeros = jnp.zeros((), dag.ue.dtype), jnp.zeros(dag.ue.shape, dag.ue.dtype)
+    zero, zeros = jnp.zeros(dag.ue.shape[1:], dag.ue.dtype), jnp.zeros(dag.ue.shape, dag.ue.dtype)
     waits_for_download = CHANNELS[dag.channel].upload_waits_for_download
     return Queues(zero, zero, zero, zero, zero, zeros, None if waits_for_download else zeros)
 
@@ -77,10 +77,10 @@ def candidate_ends(channel: str, queues: Queues, task: Task) -> TaskEnds:
     end time of any earlier task there. The same holds for the parents' uploads where entry tasks queue.
     """
     rules = CHANNELS[channel]
-    ready = jnp.max(jnp.where(task.parents, queues.result_at_ue, 0))
+    ready = jnp.max(jnp.where(task.parents, queues.result_at_ue, 0), axis=0)
     sendable = ready
     if queues.data_at_sender is not None:
-        sendable = jnp.max(jnp.where(task.parents, queues.data_at_sender, 0))
+        sendable = jnp.max(jnp.where(task.parents, queues.data_at_sender, 0), axis=0)
     upload = jnp.maximum(queues.uplink, sendable) + task.uplink
     vm = jnp.maximum(queues.vm, upload) + task.vm
     download = (jnp.maximum(queues.downlink, vm) if rules.downloads_queue else vm) + task.downlink
@@ -101,7 +101,7 @@ def place(channel: str, queues: Queues, task: Task, ends: TaskEnds, action: jax.
     result = jnp.maximum(ue, download)
     occupies_uplink = upload
     if not CHANNELS[channel].entry_uploads_queue:
-        occupies_uplink = jnp.where(task.parents.any(), upload, 0)
+        occupies_uplink = jnp.where(task.parents.any(axis=0), upload, 0)
     data_at_sender = queues.data_at_sender
     if data_at_sender is not None:
         data_at_sender = _put(data_at_sender, task.position, jnp.maximum(ue, upload))
@@ -164,7 +164,8 @@ def makespan(arrays: DagArrays, actions: jax.Array | np.ndarray) -> jax.Array:
     discrete = np.issubdtype(actions.dtype, np.integer) or actions.dtype == bool
     if actions.shape != arrays.mask.shape or arrays.mask.ndim not in (1, 2) or not discrete:
         raise InputError(f"actions has shape {actions.shape} and dtype {actions.dtype}; {accepted}")
-    if isinstance(actions, np.ndarray) and not isinstance(arrays.mask, jax.core.Tracer):
+    known = isinstance(actions, np.ndarray) and not isinstance(arrays.mask, jax.core.Tracer)
+    if known and actions.size and (actions.min() < LOCAL or actions.max() > OFFLOAD):
         wrong = ((actions != LOCAL) & (actions != OFFLOAD) & np.asarray(arrays.mask)).nonzero()
         if wrong[0].size:
             where = [int(index[0]) for index in wrong]
@@ -176,7 +177,11 @@ def makespan(arrays: DagArrays, actions: jax.Array | np.ndarray) -> jax.Array:
 def _makespan(arrays: DagArrays, actions: jax.Array) -> jax.Array:
     if actions.ndim == 1:
         return run(arrays, actions)[0].makespan
-    return jax.vmap(lambda dag, a: run(dag, a)[0].makespan)(arrays, actions)
+    batch, size = actions.shape
+    if batch < size:
+        return jax.vmap(run)(arrays, actions)[0].makespan
+    # Short rows make poor vectors: the batch goes last instead.
+    return run(*jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), (arrays, actions)))[0].makespan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
