@@ -12,11 +12,16 @@ from mrlato_jax.config import (
     EXPERIMENTS,
     META_UPDATES,
     METHODS,
+    NEIGHBOURS,
+    PARALLEL,
     REWARD_SCALES,
     TASK_AXES,
+    ExecutionConfig,
     TrainConfig,
 )
 from mrlato_jax.mec.system import CHANNELS
+
+LAYOUT_FLAGS = tuple(ExecutionConfig().to_json())
 
 
 def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -43,7 +48,17 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     integer("units", policy.units, "LSTM units a layer, embedding width and width of the attention.")
     integer("layers", policy.layers, "LSTM layers in the encoder and in the decoder.")
     integer("heads", policy.heads, "Attention heads; a divisor of --units.")
-    integer("neighbour_width", policy.neighbour_width, "Most parents, and most children, that a task may have.")
+    integer(
+        "neighbour_width",
+        policy.neighbour_width,
+        "Most parents, and most children, that a task may have. Of --neighbours=listed only.",
+    )
+    choice(
+        "neighbours",
+        policy.neighbours,
+        NEIGHBOURS,
+        "A task's parents and children as lists of positions, or pooled: in summaries that hold any number of them.",
+    )
 
     number("inner_lr", learning.inner_lr, "alpha: learning rate of Adam in the inner loop.")
     number("outer_lr", learning.outer_lr, "beta: learning rate of the outer loop.")
@@ -69,7 +84,30 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values=flag_values,
     )
     choice("meta_update", learning.meta_update, META_UPDATES, "Step of the outer loop.")
-    choice("task_axis", learning.task_axis, TASK_AXES, "How a meta-batch is batched: auto maps on CPU, else vmaps.")
+
+    execution = ExecutionConfig()
+    choice(
+        "parallel",
+        execution.parallel,
+        PARALLEL,
+        "How the tasks of a meta-batch are spread over all devices; auto is shard_map where there are several.",
+    )
+    integer("num_devices", execution.num_devices, "Devices used; 0 is all, or one with --parallel=single.")
+    choice("task_axis", execution.task_axis, TASK_AXES, "How a device batches its tasks: auto maps on CPU, else vmaps.")
+    integer(
+        "metrics_every",
+        execution.metrics_every,
+        "Iterations from one fetch of metrics to the next, which waits for the device; 0 is 1 on CPU, else 10.",
+    )
+
+
+def execution_config(flag_values: flags.FlagValues = flags.FLAGS) -> ExecutionConfig:
+    """How the work is laid out.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+    return ExecutionConfig(**{name: flag_values[name].value for name in LAYOUT_FLAGS})
 
 
 def train_config(base: TrainConfig | None = None, flag_values: flags.FlagValues = flags.FLAGS) -> TrainConfig:

@@ -2,34 +2,48 @@
 
     python launch/meta_train.py --flagfile=exp2.flags                        the paper's settings, for a GPU
     python launch/meta_train.py --flagfile=exp2.flags --flagfile=cpu.flags   smaller, for a laptop
+    python launch/meta_train.py --flagfile=exp2.flags --num_seeds=3          seeds 0, 1, 2 in one program
+    srun python launch/meta_train.py --flagfile=exp2.flags --distributed     several processes, here under SLURM
+
+All devices share the tasks of a meta-batch (--parallel); results are the same on any number of them.
 
 Ends with a table of mean latencies in milliseconds and a figure of the adaptation curves, both also in the run folder.
-SIGTERM or Ctrl-C saves a checkpoint and ends, exit status 0; --resume --run=FOLDER continues.
+SIGTERM or Ctrl-C saves a checkpoint and ends, exit status 0; --resume --run=FOLDER continues. Where one of several
+processes is lost the others say so and end, exit status 75 (134 where JAX aborts them).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shlex
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from _cli import run
+from _host_flags import HOST_FLAGS, define_host_flags, join
 from _test_flags import define_test_flags, settings_on
-from _train_flags import define_train_flags, train_config
+from _train_flags import LAYOUT_FLAGS, define_train_flags, execution_config, train_config
 from absl import flags
 
+from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
-from mrlato_jax.experiments import reporting
+from mrlato_jax.experiments import hosts, reporting
 from mrlato_jax.experiments.progress import format_duration
-from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, new_run_path
+from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, new_run_path, run_paths, seed_path
 from mrlato_jax.experiments.settings import check_room, training_pool
 from mrlato_jax.experiments.training import train
+from mrlato_jax.learning.devices import resolve
 from mrlato_jax.learning.outer import check_meta_batch
 
 FLAGS = flags.FLAGS
 define_train_flags()
+flags.DEFINE_integer("num_seeds", 1, "Train seeds --seed, --seed + 1, ... in one program, each in RUN/seed<number>.")
 flags.DEFINE_string("run", None, "Run folder. Default: runs/<date>-<time>-<experiment>-<method>, made anew.")
 flags.DEFINE_bool("resume", False, "Continue the run in --run; it must have the same settings.")
 flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
@@ -42,44 +56,92 @@ flags.DEFINE_enum(
     "What to adapt to in the end: the unseen sets; or, to choose settings by, fresh DAGs of the training families.",
 )
 define_test_flags()
+define_host_flags()
 
 
 def main(_: list[str]) -> int:
     started = time.monotonic()
     check_number("updates", FLAGS.updates, low=0, integer=True)
     check_number("checkpoint_every", FLAGS.checkpoint_every, low=1, integer=True)
+    check_number("num_seeds", FLAGS.num_seeds, low=1, integer=True)
     if FLAGS.resume and FLAGS.run is None:
         raise InputError("--resume needs --run; accepted: the folder of the run to continue")
-    base = RunFolder.open(Path(FLAGS.run)).config if FLAGS.resume else None
-    config = train_config(base)
-    dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
-    check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
-    check_number("graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True)
-    check_room(dataset, config.policy)
-    settings = settings_on(FLAGS.on, dataset, config.channel)
-    print(f"data: {dataset.summary()}", flush=True)
-    if FLAGS.resume:
-        folder = RunFolder.resume(Path(FLAGS.run), config, dataset.content_hash)
-    else:
-        path = Path(FLAGS.run) if FLAGS.run else new_run_path(Path("runs"), config)
-        folder = RunFolder.create(path, config, dataset.content_hash)
-    with folder, GracefulStop() as stop:
-        print(f"run: {folder.path}, method {config.label}, seed {config.seed}", flush=True)
-        pool = training_pool(dataset, config.policy, config.channel)
-        state = train(folder, config, dataset.content_hash, pool, stop, FLAGS.checkpoint_every)
-        results = None if state is None else reporting.evaluate(config, state.params, settings, FLAGS.updates, stop)
-        if results:
-            print(f"\n{reporting.table(config.label, results)}\n", flush=True)
-            name = {"test": "adaptation", "validation": f"validation-{FLAGS.updates}"}[FLAGS.on]
-            origin = reporting.provenance(config, dataset, config.iterations, FLAGS.updates, held_out=False)
-            print(reporting.write(folder.path, name, config.label, results, origin), flush=True)
-    if results is None:
-        kept = ("data", "on", "test_rates_mbps", "updates", "checkpoint_every")
+    execution = execution_config()
+    join()
+    execution = resolve(execution)  # refuses devices that are not there
+    say = partial(print, flush=True) if hosts.is_first() else _ignore
+    with GracefulStop() as stop, ExitStack() as folders:
+        with hosts.watched():
+            config, num_seeds = _settings()
+            dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
+            check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
+            check_number(
+                "graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True
+            )
+            check_room(dataset, config.policy)
+            settings = settings_on(FLAGS.on, dataset, config.channel)
+            configs = [dataclasses.replace(config, seed=config.seed + i) for i in range(num_seeds)]
+            say(f"data: {dataset.summary()}")
+            runs: list[RunFolder] = []
+            with hosts.step_of_first():
+                if hosts.is_first():
+                    runs = _open_runs(configs, dataset.content_hash, execution, folders)
+                    where = runs[0].path if num_seeds == 1 else runs[0].path.parent
+            for folder, config in zip(runs, configs, strict=False):
+                say(f"run: {folder.path}, method {config.label}, seed {config.seed}")
+            pool = training_pool(dataset, config.policy, config.channel)
+            states = train(runs, configs, dataset.content_hash, pool, stop, FLAGS.checkpoint_every, execution)
+        hosts.leave()
+        if not hosts.is_first():
+            return 0
+        finished = states is not None
+        for folder, config, state in zip(runs, configs, states or [], strict=False):
+            results = reporting.evaluate(config, state.params, settings, FLAGS.updates, stop)
+            if results is None:
+                finished = False
+                break
+            if results:
+                say(f"\n{reporting.table(config.label, results)}\n")
+                name = {"test": "adaptation", "validation": f"validation-{FLAGS.updates}"}[FLAGS.on]
+                origin = reporting.provenance(config, dataset, config.iterations, FLAGS.updates, held_out=False)
+                say(reporting.write(folder.path, name, config.label, results, origin))
+    if not finished:
+        kept = ("data", "on", "test_rates_mbps", "updates", "checkpoint_every", *LAYOUT_FLAGS, *HOST_FLAGS)
         given = [FLAGS[name].serialize() for name in kept if FLAGS[name].present]
-        words = [sys.executable, sys.argv[0], "--resume", f"--run={folder.path}", *given]
-        print(f"continue with: {shlex.join(words)}", flush=True)
-    print(f"total time {format_duration(time.monotonic() - started)}", flush=True)
+        say(f"continue with: {shlex.join([sys.executable, sys.argv[0], '--resume', f'--run={where}', *given])}")
+    say(f"total time {format_duration(time.monotonic() - started)}")
     return 0
+
+
+def _ignore(text: str) -> None:
+    """Only the first process speaks."""
+
+
+def _settings() -> tuple[TrainConfig, int]:
+    """The first seed's settings and the number of seeds, as the first process knows them."""
+    text = ""
+    with hosts.step_of_first():
+        if hosts.is_first():
+            stored = run_paths(Path(FLAGS.run)) if FLAGS.resume else []
+            config = train_config(RunFolder.open(stored[0]).config if stored else None)
+            num_seeds = FLAGS.num_seeds if FLAGS["num_seeds"].present else max(len(stored), 1)
+            check_number("seed", config.seed + num_seeds - 1, low=0, high=2**32 - 1, integer=True)
+            text = json.dumps([config.to_json(), num_seeds])
+    values, num_seeds = json.loads(hosts.text_from_first(text))
+    return TrainConfig.from_json(values), num_seeds
+
+
+def _open_runs(
+    configs: Sequence[TrainConfig], data_hash: str, execution: ExecutionConfig, folders: ExitStack
+) -> list[RunFolder]:
+    """A folder for each seed: RUN itself, or RUN/seed<number> where there are several."""
+    root = Path(FLAGS.run) if FLAGS.run else new_run_path(Path("runs"), configs[0])
+    paths = [root] if len(configs) == 1 and not seed_path(root, configs[0].seed).exists() else None
+    runs = []
+    for config, path in zip(configs, paths or [seed_path(root, config.seed) for config in configs], strict=True):
+        begin = RunFolder.resume if FLAGS.resume and (path.exists() or len(configs) == 1) else RunFolder.create
+        runs.append(folders.enter_context(begin(path, config, data_hash, execution)))
+    return runs
 
 
 if __name__ == "__main__":

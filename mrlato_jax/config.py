@@ -13,13 +13,15 @@ from typing import Any, Self
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
 
 DECODER_INPUTS = ("paper", "task", "task_sim")
+NEIGHBOURS = ("listed", "pooled")
 META_UPDATES = ("reptile", "reptile_adam")
 REWARD_SCALES = ("all_local", "none")
 TASK_AXES = ("auto", "map", "vmap")
+PARALLEL = ("auto", "single", "shard_map", "pmap")
 EXPERIMENTS = ("exp1", "exp2", "exp3")
 METHODS = ("mrlato",)
 CHANNEL_NAMES = ("paper", "mrlco", "mrlco_code")  # what they mean: mec/system.py
-BUDGET = ("meta_batch", "graphs_per_task", "rollouts", "task_axis")  # settings that no method's name mentions
+BUDGET = ("meta_batch", "graphs_per_task", "rollouts")  # settings that no method's name mentions
 
 
 class _JsonRecord:
@@ -49,7 +51,8 @@ class PolicyConfig(_JsonRecord):
     units: int = 128  # LSTM units, embedding width and d_model
     layers: int = 2  # LSTM layers in the encoder and in the decoder
     heads: int = 8  # attention heads
-    neighbour_width: int = 32  # parents (and children) a task may have
+    neighbour_width: int = 32  # parents (and children) a task may have where they are listed
+    neighbours: str = "listed"  # how the encoder is told of parents and children; see mec/mdp.py
 
     def __post_init__(self) -> None:
         check_choice("decoder_input", self.decoder_input, DECODER_INPUTS)
@@ -57,6 +60,17 @@ class PolicyConfig(_JsonRecord):
             check_number(name, getattr(self, name), low=1, integer=True)
         if self.units % self.heads:
             raise InputError(f"heads is {self.heads}; accepted: a divisor of units ({self.units})")
+        check_choice("neighbours", self.neighbours, NEIGHBOURS)
+        if self.neighbours == "pooled" and self.neighbour_width != PolicyConfig.neighbour_width:
+            raise InputError(
+                f"neighbour_width is {self.neighbour_width} with neighbours=pooled, which has no width; accepted: the "
+                f"default, {PolicyConfig.neighbour_width}"
+            )
+
+    @property
+    def neighbour_limit(self) -> int | None:
+        """Most parents, and most children, that a task may have; None where any number can be told."""
+        return self.neighbour_width if self.neighbours == "listed" else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +91,6 @@ class LearningConfig(_JsonRecord):
     reward_scale: str = "all_local"  # divide a DAG's rewards by its all-local makespan, or none: seconds
     normalise_advantages: bool = True  # over a learning task's valid steps
     meta_update: str = "reptile"
-    task_axis: str = "auto"  # how a meta-batch is batched: map on CPU, vmap on accelerators
 
     def __post_init__(self) -> None:
         for name in ("inner_lr", "outer_lr"):
@@ -91,9 +104,30 @@ class LearningConfig(_JsonRecord):
             check_number(name, getattr(self, name), low=0.0)
         check_choice("reward_scale", self.reward_scale, REWARD_SCALES)
         check_choice("meta_update", self.meta_update, META_UPDATES)
-        check_choice("task_axis", self.task_axis, TASK_AXES)
         if not isinstance(self.normalise_advantages, bool):
             raise InputError(f"normalise_advantages is {shorten(self.normalise_advantages)}; accepted: true, false")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionConfig(_JsonRecord):
+    """How the work is laid out on devices: what it costs, never, beyond rounding, what comes of it.
+
+    So it is no part of a run's settings: a run may be continued under another one. `learning.devices.resolve` says what
+    the defaults stand for.
+    """
+
+    parallel: str = "auto"  # how the tasks of a meta-batch are spread over devices: shard_map where there are several
+    num_devices: int = 0  # devices used; 0: all, or one with parallel single
+    task_axis: str = "auto"  # how a device batches its tasks: map on CPU, vmap on accelerators
+    metrics_every: int = 0  # iterations from one fetch of metrics to the next; 0: 1 on CPU, 10 on accelerators
+
+    def __post_init__(self) -> None:
+        check_choice("parallel", self.parallel, PARALLEL)
+        check_choice("task_axis", self.task_axis, TASK_AXES)
+        for name in ("num_devices", "metrics_every"):
+            check_number(name, getattr(self, name), low=0, integer=True)
+        if self.parallel == "single" and self.num_devices > 1:
+            raise InputError(f"num_devices is {self.num_devices}; accepted with parallel single: 0 or 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +157,7 @@ class TrainConfig(_JsonRecord):
         """
         plain = TrainConfig()
         additions = [
-            str(value) if name in ("decoder_input", "meta_update") else f"{name}={value}"
+            str(value) if name in ("decoder_input", "neighbours", "meta_update") else f"{name}={value}"
             for ours, theirs in ((self.policy, plain.policy), (self.learning, plain.learning))
             for name, value in ours.to_json().items()
             if name not in BUDGET and value != getattr(theirs, name)

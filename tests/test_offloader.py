@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tiny_run
 
 import mrlato_jax as mj
 from mrlato_jax import offloader
+from mrlato_jax.config import PolicyConfig
 from mrlato_jax.experiments import checkpoint
 from mrlato_jax.experiments.run_folder import RunFolder, checkpoint_meta
 from mrlato_jax.learning import rollout
@@ -124,6 +126,25 @@ def test_the_system_matters(policy: mj.Offloader) -> None:
     for system in (mj.System(), mj.System(channel="mrlco"), mj.System(uplink_bps=1e5, downlink_bps=1e5)):
         plan = policy.plan(graph, system)
         assert plan.makespan == mj.simulate(graph, system, plan.placement).makespan
+
+
+# Applications larger than any in the data.
+
+
+def test_three_hundred_tasks_of_any_degree() -> None:
+    """A task with 299 children, and a DAG that daggen draws: each as alone, so also padded to another size."""
+    large = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
+    shapes = jax.eval_shape(partial(rollout.init_params, large), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(np.float32), shapes)
+    policy = mj.Offloader(large, params, "mrlato+pooled")
+    several = [star(299), *graphs(300, 90)]
+    plans = policy.plan(several, SYSTEM)
+    for graph, plan in zip(several, plans, strict=True):
+        alone = policy.plan(graph, SYSTEM)
+        np.testing.assert_array_equal(plan.placement, alone.placement)
+        assert plan.makespan == mj.simulate(graph, SYSTEM, plan.placement).makespan
+        assert 0 < plan.placement.sum() < graph.num_tasks
 
 
 # Speed: what is compiled once stays compiled.

@@ -30,12 +30,12 @@ CONFIG = TrainConfig(iterations=6, seed=3, policy=POLICY, learning=LEARNING)
 REFERENCE_ITERATIONS = 150
 
 
-def dataset(seed: int = 0, num_tasks: int = 6) -> DagDataset:
-    """Three training and two test sets under the name and system of Experiment 2."""
+def dataset(seed: int = 0, num_tasks: int = 6, train: int = 3) -> DagDataset:
+    """Training and two test sets under the name and system of Experiment 2."""
     rng = np.random.default_rng(seed)
-    names = ("train0", "train1", "train2", "test0", "test1")
+    names = (*(f"train{i}" for i in range(train)), "test0", "test1")
     sets = {name: [daggen(num_tasks, 0.6, 0.6, rng) for _ in range(GRAPHS)] for name in names}
-    return DagDataset.from_graphs("exp2", sets, ("train",) * 3 + ("test",) * 2, {"tests": seed})
+    return DagDataset.from_graphs("exp2", sets, ("train",) * train + ("test",) * 2, {"tests": seed})
 
 
 def flags_of(config: TrainConfig) -> list[str]:

@@ -77,7 +77,7 @@ def save(folder: Path, step: int, tree: Any, meta: Mapping[str, Any], keep: int 
     return path
 
 
-def restore(folder: Path, like: Any, expected: Mapping[str, Any]) -> Restored | None:
+def restore(folder: Path, like: Any, expected: Mapping[str, Any], at_most: int | None = None) -> Restored | None:
     """The newest whole checkpoint of `folder`, in the structure of `like`; None where there is none at all.
 
     A broken file is named in one warning and the one before it is used.
@@ -87,11 +87,12 @@ def restore(folder: Path, like: Any, expected: Mapping[str, Any]) -> Restored | 
         like: pytree of arrays or `jax.ShapeDtypeStruct`s with the wanted structure, shapes and dtypes. Leaves come
             back as numpy arrays where `like` has numpy arrays (no dtype is narrowed) and as jax arrays elsewhere.
         expected: entries that the stored metadata must have, compared as JSON values.
+        at_most: pass over checkpoints of later steps.
 
     Raises:
         InputError: every file is broken, the metadata differ from `expected`, or the arrays from `like`.
     """
-    newest = _newest(Path(folder))
+    newest = _newest(Path(folder), at_most=at_most)
     if newest is None:
         return None
     path, header, arrays = newest
@@ -218,8 +219,10 @@ def _list(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-def _newest(folder: Path, warn: bool = True) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:
-    found = _list(folder)
+def _newest(
+    folder: Path, warn: bool = True, at_most: int | None = None
+) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:
+    found = [(step, path) for step, path in _list(folder) if at_most is None or step <= at_most]
     for _, path in reversed(found):
         try:
             return path, *_read(path)

@@ -129,7 +129,7 @@ def provenance(
         "data_hash": dataset.content_hash,
         "updates": updates,
         "held_out": held_out,
-        **session(config),
+        **session(),
     }
 
 

@@ -30,11 +30,11 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from mrlato_jax.config import TrainConfig
+from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.experiments.checkpoint import differing_fields, newest_meta
 from mrlato_jax.files import write_atomically
-from mrlato_jax.learning.outer import task_axis
+from mrlato_jax.learning import devices
 
 _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
 _RECORD_FIELDS = {"config": dict, "data_hash": str, "sessions": list}
@@ -56,7 +56,9 @@ class RunFolder:
         self._lock = lock  # file descriptor; the kernel frees the lock when the process ends, however it ends
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig, data_hash: str) -> RunFolder:
+    def create(
+        cls, path: Path, config: TrainConfig, data_hash: str, execution: ExecutionConfig | None = None
+    ) -> RunFolder:
         """Starts a run in a folder that is missing or empty.
 
         Raises:
@@ -70,7 +72,7 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"run folder is {path}: {error.strerror}; accepted: a folder to write in") from None
         _check_empty(path)
-        record = {"config": config.to_json(), "data_hash": data_hash, "sessions": [session(config)]}
+        record = {"config": config.to_json(), "data_hash": data_hash, "sessions": [session(execution)]}
         run = cls(path, record, _acquire(path))
         try:
             _check_empty(path)  # nobody else can have filled it from here on
@@ -112,7 +114,9 @@ class RunFolder:
         return run
 
     @classmethod
-    def resume(cls, path: Path, config: TrainConfig, data_hash: str) -> RunFolder:
+    def resume(
+        cls, path: Path, config: TrainConfig, data_hash: str, execution: ExecutionConfig | None = None
+    ) -> RunFolder:
         """Continues an existing run under `config`, which `check_resumable` must accept, and records the session.
 
         Raises:
@@ -123,7 +127,7 @@ class RunFolder:
         try:
             run.record = cls.open(path).record  # as the last writer left it
             run.check_resumable(config, data_hash)
-            current, last = session(config), run.record["sessions"][-1:]
+            current, last = session(execution), run.record["sessions"][-1:]
             changes = differing_fields(last[0], current) if last else []
             if changes:
                 _log.warning("run %s continues elsewhere, bits may differ: %s", run.path, "; ".join(changes))
@@ -299,6 +303,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [record for _, record in _whole_lines(path)]
 
 
+def seed_path(root: Path, seed: int) -> Path:
+    """Folder of one seed's run where several are trained together."""
+    return root / f"seed{seed}"
+
+
+def run_paths(root: Path) -> list[Path]:
+    """The run at `root`, or the runs of several seeds below it, by seed."""
+    if (root / _CONFIG).exists() or not root.is_dir():
+        return [root]
+    seeds = [(int(match[1]), path) for path in root.iterdir() if (match := re.fullmatch(r"seed(\d+)", path.name))]
+    return [path for _, path in sorted(seeds)] or [root]
+
+
 def new_run_path(root: Path, config: TrainConfig) -> Path:
     """Makes an empty folder `root/<date>-<time>-<experiment>-<method>` for a run.
 
@@ -351,18 +368,18 @@ def _acquire(path: Path) -> int:
     return descriptor
 
 
-def session(config: TrainConfig) -> dict[str, Any]:
-    """What results may depend on beside the settings: versions, commit, device, and what "auto" stands for there."""
+def session(execution: ExecutionConfig | None = None) -> dict[str, Any]:
+    """What rounding may depend on beside the settings: versions, commit, devices, and how the work was laid out."""
     # The package's version is that of the code that runs, whatever an installation recorded.
     versions = {"python": platform.python_version(), "mrlato_jax": sys.modules["mrlato_jax"].__version__}
     versions |= {name: metadata.version(name) for name in _PACKAGES}
     device = jax.devices()[0]
-    devices = {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()}
     return {
         "versions": versions,
         "commit": _commit(),
-        "device": devices,
-        "task_axis": task_axis(config.learning),
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "processes": jax.process_count(),
+        "execution": devices.resolve(execution or ExecutionConfig()).to_json(),
     }
 
 

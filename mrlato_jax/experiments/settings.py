@@ -39,12 +39,13 @@ def training_systems(experiment: str, channel: str) -> list[System]:
 
 def check_room(dataset: DagDataset, policy: PolicyConfig) -> None:
     """Raises InputError where a task of any set has more parents or children than the policy has room for."""
+    limit = policy.neighbour_limit
     for kind, axis in (("children", -1), ("parents", -2)):
         most = int(dataset.adjacency.sum(axis=axis).max())
-        if most > policy.neighbour_width:
+        if limit is not None and most > limit:
             raise InputError(
-                f"neighbour_width is {policy.neighbour_width}; accepted: at least {most}, the most {kind} of a task "
-                f"in data set {dataset.name}"
+                f"neighbour_width is {limit}; accepted: at least {most}, the most {kind} of a task in data set "
+                f"{dataset.name}"
             )
 
 

@@ -3,80 +3,156 @@
 from __future__ import annotations
 
 import math
+import os
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from mrlato_jax.config import TrainConfig
+from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments import checkpoint
+from mrlato_jax.experiments import checkpoint, hosts
 from mrlato_jax.experiments.progress import Progress, percent
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, checkpoint_meta, session
-from mrlato_jax.learning.outer import LearnerState, MetaMetrics, TaskPool, init_state, meta_iteration
+from mrlato_jax.learning import devices
+from mrlato_jax.learning.outer import LearnerState, MetaMetrics, TaskPool, init_state, iteration_program
 
 
 def train(
-    run: RunFolder, config: TrainConfig, data_hash: str, pool: TaskPool, stop: GracefulStop, checkpoint_every: int = 25
-) -> LearnerState | None:
-    """Meta-trains from the run's last whole checkpoint, or from the start, to `config.iterations`.
+    runs: Sequence[RunFolder],
+    configs: Sequence[TrainConfig],
+    data_hash: str,
+    pool: TaskPool,
+    stop: GracefulStop,
+    checkpoint_every: int = 25,
+    execution: ExecutionConfig | None = None,
+) -> list[LearnerState] | None:
+    """Meta-trains from the runs' last whole checkpoint, or from the start, to `iterations`; all seeds in one program.
 
     Args:
-        run: opened for writing.
-        config: the run's settings.
+        runs: one for each of `configs`, opened for writing; none in a process that is not the first.
+        configs: the settings of each run, alike but for the seed.
         data_hash: of the data set that `pool` holds.
         pool: the training tasks.
-        stop: when it is requested, the loop saves and ends at the next step boundary.
+        stop: when it is requested (in any process), the loop saves and ends when metrics are fetched next.
         checkpoint_every: iterations from one checkpoint to the next.
+        execution: how the work is laid out on devices.
 
     Returns:
-        The learner after the last iteration, or None where a stop was requested before it.
+        The learners after the last iteration, or None where a stop was requested before it.
 
     Raises:
-        InputError: the run's checkpoint belongs to other settings, network or data, or its checkpoints are gone; or
+        InputError: a run's checkpoint belongs to other settings, network or data, or its checkpoints are gone; or
             training diverged, where what was saved before stays.
+        PeerLostError: another process is gone.
     """
-    state = init_state(config.policy, config.learning, config.seed)
-    meta = checkpoint_meta(config, data_hash)
-    restored = checkpoint.restore(run.checkpoints, state._asdict(), meta)
-    versions = {"versions": session(config)["versions"]}
+    first, execution = configs[0], devices.resolve(execution or ExecutionConfig())
+    states = [init_state(config.policy, config.learning, config.seed) for config in configs]
+    metas = [checkpoint_meta(config, data_hash) for config in configs]
+    versions = {"versions": session()["versions"]}
     done = 0
-    if restored is not None:
-        state, done = LearnerState(**restored.tree), restored.step
-    if done >= config.iterations:
-        return state
-    with (
-        run.metrics_log(done) as log,
-        Progress(config.iterations, "meta-training", start=done) as progress,
-    ):
-        if stop.requested:
+    with hosts.step_of_first():
+        if runs:
+            states, done = _restore(runs, states, metas)
+    done = int(hosts.from_first(np.asarray(done)))
+    stacked = hosts.from_first(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+    if done >= first.iterations:
+        return _unstack(stacked)
+    with ExitStack() as stack:
+        with hosts.step_of_first():
+            logs = [stack.enter_context(run.metrics_log(done)) for run in runs]
+        stream = None if hosts.is_first() else stack.enter_context(open(os.devnull, "w"))
+        progress = stack.enter_context(Progress(first.iterations, "meta-training", start=done, stream=stream))
+        if hosts.any_of_all(stop.requested):
             progress.print(f"stopped before iteration {done + 1}")
             return None
         if done:
             progress.print(f"continuing after iteration {done}, the last whole checkpoint")
-        progress.print(f"compiling the meta-iteration for {jax.devices()[0].device_kind} ...")
-        saved = done
-        for iteration in range(done + 1, config.iterations + 1):
-            started = time.monotonic()
-            state, metrics = meta_iteration(config.policy, config.learning, state, pool)
-            values = flatten(jax.device_get(metrics))
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    raise InputError(
-                        f"training diverged: {name} is {value} at iteration {iteration}; accepted: finite values "
-                        "(try a lower inner_lr or outer_lr)"
-                    )
-            log.append(iteration, values, time.monotonic() - started, saved)
-            gap = percent(values["latency_ms"] / values["heft_ms"] - 1)
-            progress.update(iteration, latency_ms=values["latency_ms"], vs_heft=gap, entropy=values["entropy"])
-            last = iteration == config.iterations
-            if iteration % checkpoint_every == 0 or last or stop.requested:
-                log.sync()
-                checkpoint.save(run.checkpoints, iteration, state._asdict(), meta | versions)
+        progress.print(f"compiling the meta-iteration for {_describe(execution)} ...")
+        program = iteration_program(first.policy, first.learning, execution)
+        placed, placed_pool = devices.place(stacked, execution), devices.place(pool, execution)
+        saved, pending, started = done, [], time.monotonic()
+        stack.enter_context(hosts.together())
+        for iteration in range(done + 1, first.iterations + 1):
+            placed, metrics = program(placed, placed_pool)
+            pending.append(devices.fetch(metrics, execution))
+            last, due = iteration == first.iterations, iteration % checkpoint_every == 0
+            if not (last or due or len(pending) == execution.metrics_every):
+                continue  # nothing is waited for, so that the devices never wait for the host
+            values = [[flatten(_seed(m, s)) for s in range(len(configs))] for m in jax.device_get(pending)]
+            seconds = (time.monotonic() - started) / len(pending)
+            numbers = range(iteration - len(pending) + 1, iteration + 1)
+            for number, by_seed in zip(numbers, values, strict=True):
+                for config, of_seed in zip(configs, by_seed, strict=True):
+                    _check_finite(of_seed, number, config.seed)
+                for log, of_seed in zip(logs, by_seed, strict=False):
+                    log.append(number, of_seed, seconds, saved)
+            latency, heft, entropy = (
+                math.fsum(of_seed[name] for of_seed in values[-1]) / len(configs)
+                for name in ("latency_ms", "heft_ms", "entropy")
+            )
+            progress.update(iteration, latency_ms=latency, vs_heft=percent(latency / heft - 1), entropy=entropy)
+            stopping = hosts.any_of_all(stop.requested)
+            if last or due or stopping:
+                states = _unstack(devices.fetch(placed, execution))
+                for run, log, state, meta in zip(runs, logs, states, metas, strict=False):
+                    log.sync()
+                    checkpoint.save(run.checkpoints, iteration, state._asdict(), meta | versions)
                 saved = iteration
-            if stop.requested and not last:
+            if stopping and not last:
                 progress.print(f"stopped after iteration {iteration}; checkpoint saved")
                 return None
-    return state
+            pending, started = [], time.monotonic()
+    return states
+
+
+def _restore(
+    runs: Sequence[RunFolder], states: Sequence[LearnerState], metas: Sequence[dict[str, Any]]
+) -> tuple[list[LearnerState], int]:
+    """The newest iteration of which every run has a whole checkpoint; the states as given where there is none."""
+    newest: int | None = None
+    while True:
+        found = [
+            checkpoint.restore(run.checkpoints, state._asdict(), meta, newest)
+            for run, state, meta in zip(runs, states, metas, strict=True)
+        ]
+        steps = [0 if restored is None else restored.step for restored in found]
+        if len(set(steps)) == 1:
+            return [
+                state if restored is None else LearnerState(**restored.tree)
+                for state, restored in zip(states, found, strict=True)
+            ], steps[0]
+        newest = min(steps)  # a process that was killed between two runs' checkpoints left them apart
+
+
+def _seed(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _unstack(states: LearnerState) -> list[LearnerState]:
+    return [_seed(states, index) for index in range(states.iteration.shape[0])]
+
+
+def _check_finite(values: dict[str, float], iteration: int, seed: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise InputError(
+                f"training diverged: {name} is {value} at iteration {iteration} of seed {seed}; accepted: finite "
+                "values (try a lower inner_lr or outer_lr)"
+            )
+
+
+def _describe(execution: ExecutionConfig) -> str:
+    """The devices of a run, for people."""
+    count, kind = execution.num_devices, jax.devices()[0].device_kind
+    if count == 1:
+        return kind
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{count} x {kind}{processes} ({execution.parallel})"
 
 
 def flatten(metrics: MetaMetrics) -> dict[str, float]:

@@ -13,8 +13,10 @@ from mrlato_jax.config import LearningConfig, PolicyConfig
 from mrlato_jax.learning import advantages as adv
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.losses import Batch, LossMetrics, inner_loss
+from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.learning.tasks import LearningTask, take
 from mrlato_jax.mec import mdp
+from mrlato_jax.policy.decode import Decisions
 
 
 class InnerMetrics(NamedTuple):
@@ -41,47 +43,120 @@ def draw_graphs(task: LearningTask, key: jax.Array, num_graphs: int) -> Learning
 
 def collect(
     policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
-) -> tuple[Batch, jax.Array]:
+) -> tuple[Batch, Decisions, jax.Array]:
     """Samples `rollouts` trajectories of each DAG and estimates their advantages; consumes `key`.
 
     Returns:
-        The batch, and the mean sampled makespan in seconds.
+        The batch, which is constant to differentiation; the decisions, which are not; and the mean sampled makespan in
+        seconds.
     """
     trajectories = rollout.sample(policy, params, task, key, learning.rollouts)
+    return estimate(learning, task, trajectories), trajectories.decisions, trajectories.makespans.mean()
+
+
+def estimate(learning: LearningConfig, task: LearningTask, trajectories: Trajectories) -> Batch:
+    """Advantages (25) and value targets (26) of a collection, and all else of it that the gradient steps hold fixed."""
+    actions, log_probs, values, _ = jax.lax.stop_gradient(trajectories.decisions)
     mask = task.dags.mask[:, None, :]
     rewards = trajectories.rewards
     if learning.reward_scale == "all_local":
         rewards = rewards / jax.vmap(mdp.all_local_makespan)(task.dags)[:, None, None]
 
-    def estimate(rewards: jax.Array, values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_rollout(rewards: jax.Array, values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         advantages = adv.gae(rewards, values, mask, learning.gamma, learning.gae_lambda)
         return advantages, adv.returns_to_go(rewards, mask, learning.gamma)
 
-    per_rollout = jax.vmap(estimate, in_axes=(0, 0, None))
-    values = trajectories.decisions.values
+    per_rollout = jax.vmap(of_rollout, in_axes=(0, 0, None))
     advantages, returns = jax.vmap(per_rollout)(rewards, values, task.dags.mask)
     if learning.normalise_advantages:
         advantages = adv.normalise(advantages, mask)
-    decisions = trajectories.decisions
-    return Batch(decisions.actions, decisions.log_probs, advantages, returns, mask), trajectories.makespans.mean()
+    return Batch(actions, log_probs, advantages, returns, mask)
 
 
-def gradient_step(
-    policy: PolicyConfig,
-    learning: LearningConfig,
-    params: Any,
-    opt_state: optax.OptState,
-    task: LearningTask,
-    batch: Batch,
-) -> tuple[Any, optax.OptState, LossMetrics]:
-    """One full-batch Adam step on (27); the encoder runs once for each DAG, forward and backward."""
+def sampling_gradient(
+    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+) -> tuple[Any, LossMetrics, Batch, jax.Array]:
+    """Collects, and differentiates (27) at the parameters that sample: their forward pass serves both.
+
+    Returns:
+        The gradient, the loss's metrics, and the batch and mean makespan of `collect`.
+    """
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[LossMetrics, Batch, jax.Array]]:
+        batch, decisions, latency = collect(policy, learning, params, task, key)
+        loss, metrics = inner_loss(learning, batch, decisions)
+        return loss, (metrics, batch, latency)
+
+    gradient, collected = jax.grad(loss_fn, has_aux=True)(params)
+    return gradient, *collected
+
+
+def scoring_gradient(
+    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, batch: Batch
+) -> tuple[Any, LossMetrics]:
+    """Differentiates (27) on a batch; the encoder runs once for each DAG, forward and backward."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, LossMetrics]:
         return inner_loss(learning, batch, rollout.score(policy, params, task, batch.actions))
 
-    gradient, metrics = jax.grad(loss_fn, has_aux=True)(params)
-    updates, opt_state = inner_optimizer(learning).update(gradient, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, metrics
+    return jax.grad(loss_fn, has_aux=True)(params)
+
+
+class InnerState(NamedTuple):
+    """What one gradient step hands to the next."""
+
+    params: Any
+    opt_state: optax.OptState  # of `inner_optimizer`
+
+
+def descend(learning: LearningConfig, state: InnerState, gradient: Any) -> InnerState:
+    """One step of `inner_optimizer`."""
+    updates, opt_state = inner_optimizer(learning).update(gradient, state.opt_state, state.params)
+    return InnerState(optax.apply_updates(state.params, updates), opt_state)
+
+
+class Updates(NamedTuple):
+    """The m gradient steps on one collection; leading axis m."""
+
+    params: Any  # after each step
+    loss: LossMetrics  # before it
+
+
+def update(
+    policy: PolicyConfig,
+    learning: LearningConfig,
+    state: InnerState,
+    task: LearningTask,
+    key: jax.Array,
+    taken: jax.Array | int,
+) -> tuple[InnerState, Updates, jax.Array]:
+    """One collection from all DAGs of a task and m full-batch Adam steps on it, of which the first `taken` count.
+
+    Args:
+        policy: the network's settings.
+        learning: the learning settings; `graphs_per_task` does not apply.
+        state: the parameters, which sample, and the optimiser's state.
+        task: the DAGs.
+        key: consumed.
+        taken: at least 1.
+
+    Returns:
+        The state afterwards, its way there, and the mean sampled makespan in seconds.
+    """
+
+    def body(state: InnerState, step: jax.Array) -> tuple[InnerState, Updates]:
+        gradient, loss = scoring_gradient(policy, learning, state.params, task, batch)
+        after = descend(learning, state, gradient)
+        state = jax.tree.map(lambda new, old: jnp.where(step < taken, new, old), after, state)
+        return state, Updates(state.params, loss)
+
+    gradient, loss, batch, latency = sampling_gradient(policy, learning, state.params, task, key)
+    state = descend(learning, state, gradient)
+    first = jax.tree.map(lambda leaf: leaf[None], Updates(state.params, loss))
+    if learning.inner_steps == 1:
+        return state, first, latency
+    state, others = jax.lax.scan(body, state, jnp.arange(1, learning.inner_steps))
+    return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, others), latency
 
 
 def inner_adapt(
@@ -101,17 +176,10 @@ def inner_adapt(
     """
     graphs_key, rollout_key = jax.random.split(key)
     task = draw_graphs(task, graphs_key, learning.graphs_per_task)
-    batch, latency = collect(policy, learning, params, task, rollout_key)
-
-    def body(carry: Any, _: None) -> tuple[Any, LossMetrics]:
-        params, opt_state = carry
-        params, opt_state, metrics = gradient_step(policy, learning, params, opt_state, task, batch)
-        return (params, opt_state), metrics
-
-    start = (params, inner_optimizer(learning).init(params))
-    (adapted, _), steps = jax.lax.scan(body, start, None, length=learning.inner_steps)
-    first, last = jax.tree.map(lambda leaf: leaf[0], steps), jax.tree.map(lambda leaf: leaf[-1], steps)
-    return adapted, InnerMetrics(latency, task.heft.mean(), last, first.explained_variance, first.entropy)
+    start = InnerState(params, inner_optimizer(learning).init(params))
+    state, steps, latency = update(policy, learning, start, task, rollout_key, learning.inner_steps)
+    first, last = jax.tree.map(lambda leaf: leaf[0], steps.loss), jax.tree.map(lambda leaf: leaf[-1], steps.loss)
+    return state.params, InnerMetrics(latency, task.heft.mean(), last, first.explained_variance, first.entropy)
 
 
 class AdaptationMetrics(NamedTuple):
@@ -145,16 +213,11 @@ def adaptation_round(
         task: the DAGs that are adapted to.
         measured: the DAGs whose latency is measured after each update; the same ones in the paper's protocol.
         key: consumed.
-        updates: how many of the m are taken, by default all; traced, so that a shorter round compiles nothing anew.
+        updates: how many of the m are taken, at least 1, by default all; traced, so that a shorter round compiles
+            nothing anew.
     """
     taken = learning.inner_steps if updates is None else updates
-    batch, sampled_latency = collect(policy, learning, params, task, key)
-
-    def body(carry: Any, step: jax.Array) -> tuple[Any, tuple[jax.Array, LossMetrics]]:
-        *after, loss = gradient_step(policy, learning, carry[0], carry[1], task, batch)
-        params, opt_state = jax.tree.map(lambda new, old: jnp.where(step < taken, new, old), tuple(after), carry)
-        return (params, opt_state), (rollout.decode_greedily(policy, params, measured)[1], loss)
-
-    (params, opt_state), (latencies, losses) = jax.lax.scan(body, (params, opt_state), jnp.arange(learning.inner_steps))
+    state, steps, sampled_latency = update(policy, learning, InnerState(params, opt_state), task, key, taken)
+    latencies = jax.lax.map(lambda params: rollout.decode_greedily(policy, params, measured)[1], steps.params)
     last = jnp.minimum(taken, learning.inner_steps) - 1
-    return params, opt_state, AdaptationMetrics(latencies, sampled_latency, jax.tree.map(lambda x: x[last], losses))
+    return *state, AdaptationMetrics(latencies, sampled_latency, jax.tree.map(lambda x: x[last], steps.loss))

@@ -28,7 +28,7 @@ class Trajectories(NamedTuple):
 @partial(jax.jit, static_argnames="policy")
 def init_params(policy: PolicyConfig, key: jax.Array) -> Any:
     """Random parameters of the policy."""
-    features = jnp.zeros((1, 1, mdp.TASK_FEATURES + 2 * policy.neighbour_width))
+    features = jnp.zeros((1, 1, mdp.num_features(policy.neighbour_limit)))
     observations = jnp.zeros((1, mdp.SIMULATOR_FEATURES if policy.decoder_input == "task_sim" else 0))
     return Seq2SeqPolicy(policy).init(key, features, jnp.ones((1, 1), bool), observations)
 

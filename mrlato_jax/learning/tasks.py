@@ -43,22 +43,21 @@ def learning_task(
     Args:
         graphs: the DAGs.
         system: the system all of them run on.
-        policy: gives the neighbour width.
+        policy: says how neighbours are encoded, and how many there may be.
         num_positions: N to pad to; by default the largest DAG's.
 
     Raises:
         InputError: a task with more neighbours than the policy has room for.
     """
     arrays = pack(graphs, system, num_positions=num_positions)
-    mdp.check_neighbour_width(arrays, policy.neighbour_width)
+    mdp.check_neighbour_width(arrays, policy.neighbour_limit)
     dags = jax.tree.map(jnp.asarray, arrays)
-    return LearningTask(dags, *_encode_all(dags, policy.neighbour_width))
+    return LearningTask(dags, *_encode_all(dags, policy.neighbour_limit))
 
 
 @partial(jax.jit, static_argnames="neighbour_width")
-def _encode_all(dags: DagArrays, neighbour_width: int) -> tuple[jax.Array, jax.Array]:
-    features = jax.vmap(lambda dag: mdp.encode(dag, neighbour_width))(dags)
-    return features, jax.vmap(earliest_finish)(dags)[1]
+def _encode_all(dags: DagArrays, neighbour_width: int | None) -> tuple[jax.Array, jax.Array]:
+    return mdp.encode_all(dags, neighbour_width), jax.vmap(earliest_finish)(dags)[1]
 
 
 def stack(tasks: Sequence[LearningTask]) -> LearningTask:

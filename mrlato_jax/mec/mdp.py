@@ -15,11 +15,20 @@ from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 
 TASK_FEATURES = 5
+POOLED_FEATURES = 12  # of a task's parents, and as many of its children
 SIMULATOR_FEATURES = 7
+ENCODING_BYTES = 2**26  # of one float[N, N] for each of the DAGs that are encoded side by side
 
 
-def check_neighbour_width(arrays: DagArrays, width: int) -> None:
+def num_features(neighbour_width: int | None) -> int:
+    """F, the features of a task as `encode` gives them."""
+    return TASK_FEATURES + 2 * (POOLED_FEATURES if neighbour_width is None else neighbour_width)
+
+
+def check_neighbour_width(arrays: DagArrays, width: int | None) -> None:
     """Raises InputError where a task of the (host-side) batch has more than `width` parents or children."""
+    if width is None:
+        return
     parents = np.asarray(arrays.parents)
     for kind, axis in (("parents", -1), ("children", -2)):
         counts = parents.sum(axis=axis)
@@ -31,9 +40,11 @@ def check_neighbour_width(arrays: DagArrays, width: int) -> None:
             )
 
 
-def encode(dag: DagArrays, neighbour_width: int) -> jax.Array:
-    """The embedding of each task (IV-B): position, the four times, parents' and children's positions.
+def encode(dag: DagArrays, neighbour_width: int | None) -> jax.Array:
+    """The embedding of each task (IV-B): position, the four times, and what is told of parents and of children.
 
+    That is their positions up to a width, as in the paper; or, without a width, summaries that hold any number of them:
+    `log(1 + count)`, their mean, nearest and farthest position, and mean and maximum of each of their four times.
     Times are divided by the DAG's mean `T_ue` (by its mean total time where no task computes): one scalar, so that
     ratios between computing and channel stay visible. Positions are (1-based) divided by n; an absent neighbour is 0.
     Nothing depends on padding or on other DAGs.
@@ -41,24 +52,40 @@ def encode(dag: DagArrays, neighbour_width: int) -> jax.Array:
     Args:
         dag: one DAG, no leading axes.
         neighbour_width: W, room for that many parents and as many children. `check_neighbour_width` refuses what does
-            not fit; where that was not called, the features of such a task are NaN, never silently cut.
+            not fit; where that was not called, the features of such a task are NaN, never silently cut. None takes
+            summaries.
 
     Returns:
-        float[N, 5 + 2 W], 0 on padding.
+        float[N, F], F = 5 + 2 W, or 29 with summaries (`num_features`); 0 on padding.
     """
     n = jnp.maximum(dag.mask.sum(), 1)
     own_position = ((jnp.arange(dag.mask.shape[0]) + 1) / n).astype(dag.ue.dtype)
     times = jnp.stack([dag.ue, dag.uplink, dag.vm, dag.downlink], axis=-1) / time_scale(dag)
-    features = jnp.concatenate(
-        [
-            own_position[:, None],
-            times,
-            _neighbour_positions(dag.parents, own_position, neighbour_width),
-            _neighbour_positions(dag.parents.T, own_position, neighbour_width),
-        ],
-        axis=-1,
-    )
+    if neighbour_width is None:
+        parents = _pooled_neighbours(dag.parents, own_position, times, nearest_is_last=True)
+        children = _pooled_neighbours(dag.parents.T, own_position, times, nearest_is_last=False)
+    else:
+        parents = _neighbour_positions(dag.parents, own_position, neighbour_width)
+        children = _neighbour_positions(dag.parents.T, own_position, neighbour_width)
+    features = jnp.concatenate([own_position[:, None], times, parents, children], axis=-1)
     return jnp.where(dag.mask[:, None], features, 0)
+
+
+def encode_all(dags: DagArrays, neighbour_width: int | None) -> jax.Array:
+    """`encode` of each of G DAGs, so many at a time that what is made between costs `ENCODING_BYTES` at most.
+
+    Args:
+        dags: leading axis G.
+        neighbour_width: as `encode` takes it.
+
+    Returns:
+        float[G, N, F].
+    """
+    graphs, size = dags.mask.shape
+    at_once = max(1, ENCODING_BYTES // (size * size * dags.ue.dtype.itemsize))
+    if graphs <= at_once:
+        return jax.vmap(lambda dag: encode(dag, neighbour_width))(dags)
+    return jax.lax.map(lambda dag: encode(dag, neighbour_width), dags, batch_size=at_once)
 
 
 def _neighbour_positions(adjacent: jax.Array, own_position: jax.Array, width: int) -> jax.Array:
@@ -67,6 +94,35 @@ def _neighbour_positions(adjacent: jax.Array, own_position: jax.Array, width: in
     found = jnp.where(jnp.isinf(found), 0, found)
     found = jnp.pad(found, ((0, 0), (0, width - found.shape[-1])))
     return jnp.where(adjacent.sum(axis=-1, keepdims=True) > width, jnp.nan, found)
+
+
+def _pooled_neighbours(
+    adjacent: jax.Array, own_position: jax.Array, times: jax.Array, *, nearest_is_last: bool
+) -> jax.Array:
+    """Summaries of each row's neighbours, of any number and in any order; 0 where there are none.
+
+    Args:
+        adjacent: bool[N, N].
+        own_position: float[N].
+        times: float[N, 4], scaled.
+        nearest_is_last: the nearest of parents is the last of them, of children the first.
+
+    Returns:
+        float[N, 12]: log(1 + count); mean, nearest and farthest position; mean and maximum of each time.
+    """
+    dtype = times.dtype
+    count = adjacent.sum(axis=-1).astype(dtype)
+    each = jnp.concatenate([own_position[:, None], times], axis=-1)
+    # Full precision: accelerators round the operands of products otherwise, and these are inputs.
+    sums = jnp.matmul(adjacent.astype(dtype), each, precision=jax.lax.Precision.HIGHEST)
+    means = sums / jnp.maximum(count, 1)[:, None]
+    # One column at a time: a reduction of [N, N] that is never stored, where [N, N, 4] would be.
+    last, *largest = (jnp.where(adjacent, column[None, :], 0).max(axis=-1) for column in each.T)
+    first = jnp.where(adjacent, own_position[None, :], jnp.inf).min(axis=-1)
+    first = jnp.where(count > 0, first, 0)
+    nearest, farthest = (last, first) if nearest_is_last else (first, last)
+    own = [jnp.log1p(count), means[:, 0], nearest, farthest]
+    return jnp.concatenate([jnp.stack(own, axis=-1), means[:, 1:], jnp.stack(largest, axis=-1)], axis=-1)
 
 
 def time_scale(dag: DagArrays) -> jax.Array:

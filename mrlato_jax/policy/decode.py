@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.policy.cells import PRE_ACTIVATIONS
 from mrlato_jax.policy.seq2seq import NUM_ACTIONS, DecoderState, Memory, Seq2SeqPolicy, start_state
+
+ACTIONS = "actions"  # their name to `jax.checkpoint`: chosen anew, a near tie could turn out otherwise
+OBSERVATIONS = "observations"  # their name to `jax.checkpoint`
 
 
 class Environment(NamedTuple):
@@ -85,9 +89,11 @@ def decode(
         state, surroundings = carry
         tasks, env_input, choose_input = entry
         observations = environment.observe(surroundings, env_input).reshape(graphs * rollouts, -1)
+        observations = checkpoint_name(observations, OBSERVATIONS)
         layers, logits, values = network.apply(params, state, memory, tasks, observations, method="decode_step")
         logits, values = logits.reshape(graphs, rollouts, NUM_ACTIONS), values.reshape(graphs, rollouts)
         actions = choose(jax.lax.stop_gradient(logits), choose_input).astype(jnp.int32)
+        actions = checkpoint_name(actions, ACTIONS)
         log_p = jax.nn.log_softmax(logits)
         log_probs = jnp.sum(log_p * jax.nn.one_hot(actions, NUM_ACTIONS, dtype=log_p.dtype), axis=-1)
         entropies = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
@@ -96,8 +102,9 @@ def decode(
         return (after, surroundings), (Decisions(actions, log_probs, values, entropies), outcomes)
 
     # The backward pass recomputes what is elementwise: kept, it would be 20 times what a step hands on, and writing it
-    # to memory costs more than the arithmetic.
-    keep = jax.checkpoint_policies.save_only_these_names(PRE_ACTIVATIONS)
+    # to memory costs more than the arithmetic. Observations are kept lest the surroundings be, which for the simulator
+    # are N numbers a step and trajectory.
+    keep = jax.checkpoint_policies.save_only_these_names(PRE_ACTIVATIONS, ACTIONS, OBSERVATIONS)
     body = jax.checkpoint(body, prevent_cse=False, policy=keep)
     entries = (
         jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (memory.tasks, environment.inputs)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from mrlato_jax.config import LearningConfig, PolicyConfig, TrainConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint, run_folder, training
 from mrlato_jax.experiments.run_folder import GracefulStop, MetricsLog, RunFolder, checkpoint_meta, read_metrics
@@ -87,14 +88,19 @@ class StopAfter(GracefulStop):
 
 def start(path: Path, pool: TaskPool, stop: GracefulStop | None = None, **options: Any) -> LearnerState | None:
     with RunFolder.create(path, CONFIG, HASH) as run:
-        return train(run, CONFIG, HASH, pool, stop or GracefulStop(), **options)
+        return only(train([run], [CONFIG], HASH, pool, stop or GracefulStop(), **options))
 
 
 def resume(
     path: Path, pool: TaskPool, config: TrainConfig = CONFIG, data_hash: str = HASH, **options: Any
 ) -> LearnerState | None:
     with RunFolder.resume(path, config, data_hash) as run:
-        return train(run, config, data_hash, pool, GracefulStop(), **options)
+        return only(train([run], [config], data_hash, pool, GracefulStop(), **options))
+
+
+def only(states: list[LearnerState] | None) -> LearnerState | None:
+    """The learner of a run of one seed."""
+    return None if states is None else states[0]
 
 
 def assert_same(got: LearnerState | None, want: LearnerState) -> None:
@@ -110,7 +116,7 @@ def test_a_stop_before_the_first_iteration_computes_nothing(pool: TaskPool, tmp_
     stop = GracefulStop()
     stop.requested = True
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "meta_iteration", None)
+        patch.setattr(training, "iteration_program", None)
         assert start(tmp_path / "run", pool, stop) is None
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == b""
     assert resume(tmp_path / "run", pool) is not None
@@ -119,15 +125,20 @@ def test_a_stop_before_the_first_iteration_computes_nothing(pool: TaskPool, tmp_
 def test_divergence_ends_the_run_and_leaves_what_was_saved(
     pool: TaskPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    iterate = training.meta_iteration
+    make_program = training.iteration_program
 
-    def diverging(policy: Any, learning: Any, state: LearnerState, pool: TaskPool) -> Any:
-        iteration = int(state.iteration) + 1
-        after, metrics = iterate(policy, learning, state, pool)
-        return after, metrics._replace(update_norm=metrics.update_norm * (np.nan if iteration == 4 else 1))
+    def diverging(*settings: Any) -> Any:
+        program = make_program(*settings)
 
-    monkeypatch.setattr(training, "meta_iteration", diverging)
-    with pytest.raises(InputError, match="training diverged: update_norm is nan at iteration 4"):
+        def iterate(states: LearnerState, pool: TaskPool) -> Any:
+            iteration = int(states.iteration[0]) + 1
+            after, metrics = program(states, pool)
+            return after, metrics._replace(update_norm=metrics.update_norm * (np.nan if iteration == 4 else 1))
+
+        return iterate
+
+    monkeypatch.setattr(training, "iteration_program", diverging)
+    with pytest.raises(InputError, match="training diverged: update_norm is nan at iteration 4 of seed 3"):
         start(tmp_path / "run", pool, checkpoint_every=2)
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step_00000002.npz"]
@@ -185,7 +196,7 @@ def test_the_seed_is_what_makes_it_the_same(whole: Outcome, pool: TaskPool, tmp_
     assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == whole.metrics
     other = dataclasses.replace(CONFIG, seed=CONFIG.seed + 1)
     with RunFolder.create(tmp_path / "other", other, HASH) as run:
-        train(run, other, HASH, pool, GracefulStop())
+        train([run], [other], HASH, pool, GracefulStop())
     assert (tmp_path / "other" / "metrics.jsonl").read_bytes() != whole.metrics
 
 
@@ -214,7 +225,7 @@ def test_a_finished_run_is_read_not_trained(
 ) -> None:
     path = shutil.copytree(whole.path, tmp_path / "run")
     before = tiny_run.hashes(path)
-    monkeypatch.setattr(training, "meta_iteration", None)
+    monkeypatch.setattr(training, "iteration_program", None)
     assert_same(resume(path, pool), whole.state)
     after = tiny_run.hashes(path)
     assert {name for name in after if after[name] != before.get(name)} <= {"config.json"}  # one more session
@@ -230,8 +241,83 @@ def test_more_iterations_continue(whole: Outcome, pool: TaskPool, tmp_path: Path
     assert RunFolder.open(path).config.iterations == 9
     longer = dataclasses.replace(CONFIG, iterations=9)
     with RunFolder.create(tmp_path / "at once", longer, HASH) as run:
-        assert_same(state, train(run, longer, HASH, pool, GracefulStop()))
+        assert_same(state, only(train([run], [longer], HASH, pool, GracefulStop())))
     assert (tmp_path / "at once" / "metrics.jsonl").read_bytes() == lines
+
+
+@pytest.mark.parametrize("metrics_every", [4, 100])
+def test_metrics_fetched_now_and_then_are_the_same(
+    whole: Outcome, pool: TaskPool, tmp_path: Path, metrics_every: int
+) -> None:
+    """Also before every checkpoint and at the end, so that no checkpoint outlives its metrics."""
+    execution = ExecutionConfig(metrics_every=metrics_every)
+    assert_same(start(tmp_path / "run", pool, checkpoint_every=5, execution=execution), whole.state)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == whole.metrics
+    lines = read_metrics(tmp_path / "run" / "timing.jsonl")
+    assert [line["checkpoint"] for line in lines] == [0, 0, 0, 0, 0, 5]
+
+
+def test_divergence_between_two_fetches_is_found_at_its_iteration(
+    pool: TaskPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flatten = training.flatten
+    calls = iter(range(1, 7))
+    monkeypatch.setattr(
+        training, "flatten", lambda metrics: flatten(metrics) | ({"entropy": math.inf} if next(calls) == 3 else {})
+    )
+    with pytest.raises(InputError, match="entropy is inf at iteration 3 of seed 3"):
+        start(tmp_path / "run", pool, execution=ExecutionConfig(metrics_every=6))
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 2
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+# Several seeds.
+
+
+SEEDS = [dataclasses.replace(CONFIG, seed=seed) for seed in (3, 4)]
+
+
+def train_seeds(root: Path, pool: TaskPool, begin: Any = RunFolder.create, **options: Any) -> list[LearnerState] | None:
+    with contextlib.ExitStack() as stack:
+        runs = [stack.enter_context(begin(root / f"seed{c.seed}", c, HASH)) for c in SEEDS]
+        return train(runs, SEEDS, HASH, pool, options.pop("stop", None) or GracefulStop(), **options)
+
+
+@pytest.fixture(scope="module")
+def both(pool: TaskPool, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[LearnerState]]:
+    root = tmp_path_factory.mktemp("seeds")
+    states = train_seeds(root, pool, checkpoint_every=2)
+    assert states is not None
+    return root, states
+
+
+def test_seeds_trained_together_are_the_seeds_trained_alone(
+    whole: Outcome, both: tuple[Path, list[LearnerState]]
+) -> None:
+    root, states = both
+    for ours, theirs in zip(jax.tree.leaves(states[0].params), jax.tree.leaves(whole.state.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for ours, theirs in zip(
+        read_metrics(root / "seed3" / "metrics.jsonl"), read_metrics(whole.path / "metrics.jsonl"), strict=True
+    ):
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-4, atol=1e-5)
+    assert (root / "seed4" / "metrics.jsonl").read_bytes() != (root / "seed3" / "metrics.jsonl").read_bytes()
+    assert checkpoint.read_params(root / "seed4" / "checkpoints").meta["config"]["seed"] == 4
+
+
+def test_seeds_whose_checkpoints_differ_go_on_from_the_last_common_one(
+    both: tuple[Path, list[LearnerState]], pool: TaskPool, tmp_path: Path
+) -> None:
+    """As when the process was killed between writing one seed's checkpoint and the other's."""
+    root = shutil.copytree(both[0], tmp_path / "runs")
+    (root / "seed4" / "checkpoints" / "step_00000006.npz").unlink()
+    states = train_seeds(root, pool, RunFolder.resume)
+    assert states is not None
+    for seed, ours, theirs in zip((3, 4), states, both[1], strict=True):
+        assert_same(ours, theirs)
+        name = f"seed{seed}/metrics.jsonl"
+        assert (root / name).read_bytes() == (both[0] / name).read_bytes()
+        assert (root / f"seed{seed}" / "checkpoints" / "step_00000006.npz").exists()
 
 
 # Killed. A process that dies between two of its writes leaves what had been written: here each write in turn is the
@@ -380,7 +466,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     run = RunFolder(path, RunFolder.open(path).record)
     before = tiny_run.hashes(path)
     with pytest.raises(InputError) as caught:
-        train(run, longer, HASH, pool, GracefulStop())
+        train([run], [longer], HASH, pool, GracefulStop())
     assert phrase in str(caught.value)
     assert "step_00000007.npz" in str(caught.value)
     assert "\n" not in str(caught.value)

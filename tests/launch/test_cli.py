@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from absl import flags
 
-from mrlato_jax.config import LearningConfig, PolicyConfig, TrainConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig, TrainConfig
 from mrlato_jax.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +21,7 @@ LAUNCH = ROOT / "launch"
 sys.path.insert(0, str(LAUNCH))
 
 from _cli import Argument, expand, help_text, parse  # noqa: E402
-from _train_flags import define_train_flags, train_config  # noqa: E402
+from _train_flags import LAYOUT_FLAGS, define_train_flags, execution_config, train_config  # noqa: E402
 
 SETTINGS = {
     field.name: field
@@ -76,10 +77,10 @@ def test_no_flags_are_the_defaults(values: flags.FlagValues) -> None:
 
 OTHER: dict[str, Any] = {
     "experiment": "exp3", "iterations": 3, "seed": 4, "channel": "mrlco", "decoder_input": "task_sim", "units": 24,
-    "layers": 1, "heads": 3, "neighbour_width": 9, "inner_lr": 0.25, "outer_lr": 0.125, "inner_steps": 2,
-    "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2, "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3,
-    "value_coef": 2.0, "entropy_coef": 0.01, "reward_scale": "none", "normalise_advantages": False,
-    "meta_update": "reptile_adam", "task_axis": "vmap",
+    "layers": 1, "heads": 3, "neighbour_width": 9, "neighbours": "listed", "inner_lr": 0.25, "outer_lr": 0.125,
+    "inner_steps": 2, "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2, "gamma": 0.5, "gae_lambda": 0.75,
+    "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01, "reward_scale": "none", "normalise_advantages": False,
+    "meta_update": "reptile_adam",
 }  # fmt: skip
 
 
@@ -91,9 +92,39 @@ def test_every_flag_reaches_its_setting(values: flags.FlagValues) -> None:
     assert flat == OTHER | {"method": "mrlato"}
 
 
+def test_pooled_neighbours_are_named(values: flags.FlagValues) -> None:
+    built = config(values, f"--flagfile={LAUNCH / 'exp2.flags'}", "--neighbours=pooled")  # whose width is the default
+    assert built.policy.neighbours == "pooled"
+    assert built.label == "mrlato+pooled"
+
+
 def test_only_given_flags_replace_those_of_a_resumed_run(values: flags.FlagValues) -> None:
     stored = TrainConfig(seed=5, policy=PolicyConfig(units=16), learning=LearningConfig(rollouts=2))
     assert config(values, "--iterations=9", base=stored) == dataclasses.replace(stored, iterations=9)
+
+
+def test_layout_flags_reach_their_settings(values: flags.FlagValues) -> None:
+    """How the work is laid out on devices is no part of a run's settings."""
+    assert sorted(LAYOUT_FLAGS) == sorted(field.name for field in dataclasses.fields(ExecutionConfig))
+    assert not set(LAYOUT_FLAGS) & SETTINGS.keys()
+    assert execution_config(values) == ExecutionConfig()
+    other = ExecutionConfig(parallel="pmap", num_devices=2, task_axis="vmap", metrics_every=7)
+    parse(["prog", *(f"--{name}={value}" for name, value in other.to_json().items())], values)
+    assert execution_config(values) == other
+
+
+@pytest.mark.parametrize(
+    ("given", "phrase"),
+    [
+        (["--num_devices=-1"], "num_devices is -1; accepted: an integer"),
+        (["--metrics_every=-1"], "metrics_every is -1; accepted: an integer"),
+        (["--parallel=single", "--num_devices=2"], "num_devices is 2; accepted with parallel single: 0 or 1"),
+    ],
+)
+def test_layouts_that_are_refused(values: flags.FlagValues, given: list[str], phrase: str) -> None:
+    parse(["prog", *given], values)
+    with pytest.raises(InputError, match=re.escape(phrase)):
+        execution_config(values)
 
 
 # What the command line may look like.
@@ -127,6 +158,11 @@ def test_forms_of_a_flag(values: flags.FlagValues) -> None:
         (["--iterations=0"], "iterations is 0; accepted: an integer in [1, inf)"),
         (["--gamma=nan"], "gamma is nan; accepted: a finite number in [0, 1]"),
         (["--heads=7"], "heads is 7; accepted: a divisor of units (128)"),
+        (["--neighbours=some"], "--neighbours is 'some'; accepted: listed, pooled"),
+        (
+            ["--neighbours=pooled", "--neighbour_width=9"],
+            "neighbour_width is 9 with neighbours=pooled, which has no width; accepted: the default, 32",
+        ),
     ],
 )
 def test_wrong_flags(values: flags.FlagValues, arguments: list[str], message: str) -> None:
@@ -253,8 +289,7 @@ def stated(name: str) -> list[str]:
 def test_papers_settings_in_full(values: flags.FlagValues, name: str, meta_batch: int) -> None:
     built = config(values, f"--flagfile={LAUNCH / name}.flags")
     assert built == TrainConfig(experiment=name, learning=LearningConfig(meta_batch=meta_batch))
-    # The seed is the user's, and how a batch is laid out changes no result.
-    assert sorted(stated(f"{name}.flags")) == sorted(SETTINGS.keys() - {"seed", "task_axis"})
+    assert sorted(stated(f"{name}.flags")) == sorted(SETTINGS.keys() - {"seed"})  # which is the user's
 
 
 @pytest.mark.parametrize(
@@ -364,7 +399,7 @@ def test_help_of_a_program(tmp_path: Path) -> None:
     assert ran.stdout.startswith("Trains a toy.\n\npython toy.py --out=FOLDER\n\nflags:\n")
     listed = [line.split("=")[0].split()[0] for line in ran.stdout.splitlines() if line.startswith("  --")]
     own = ["--[no]normalise_advantages" if name == "normalise_advantages" else f"--{name}" for name in SETTINGS]
-    assert sorted(listed) == sorted(["--out", "--flagfile", *own])
+    assert sorted(listed) == sorted(["--out", "--flagfile", *own, *(f"--{name}" for name in LAYOUT_FLAGS)])
     assert "  --experiment=<exp1, exp2, exp3>  (default: exp2)\n      Data and split" in ran.stdout
     assert "beside the scripts" in " ".join(ran.stdout.split())
 

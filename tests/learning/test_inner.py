@@ -77,7 +77,7 @@ def test_inner_loop_is_m_adam_steps_from_a_fresh_state(task: LearningTask, param
     jax.tree.map(np.testing.assert_array_equal, adapted, again)
     graphs_key, rollout_key = jax.random.split(key)
     drawn = inner.draw_graphs(task, graphs_key, 4)
-    batch, latency = collect(params, drawn, rollout_key)
+    batch, _, latency = collect(params, drawn, rollout_key)
     history, _, steps = adam_by_hand(params, drawn, batch, None)
     assert_trees_close(adapted, history[-1])
     assert metrics.latency == pytest.approx(float(latency), rel=1e-5)
@@ -92,6 +92,19 @@ def test_inner_loop_is_m_adam_steps_from_a_fresh_state(task: LearningTask, param
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), adapted, other))) > 1e-4
 
 
+@pytest.mark.parametrize("decoder_input", DECODER_INPUTS)
+def test_gradient_at_the_sampling_parameters_is_that_of_the_scored_batch(decoder_input: str) -> None:
+    policy = dataclasses.replace(POLICY, decoder_input=decoder_input)
+    like = jax.eval_shape(partial(rollout.init_params, policy), jax.random.key(0))
+    rng = np.random.default_rng(4)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.1, 0.5, leaf.shape), jnp.float32), like)
+    task = learning_task([to_graph(random_dag(rng, n, free=0.0)) for n in SIZES], mj.System(), policy)
+    sampling = jax.jit(partial(inner.sampling_gradient, policy, LEARNING))
+    gradient, metrics, batch, _ = sampling(params, task, jax.random.key(5))
+    want = jax.jit(partial(inner.scoring_gradient, policy, LEARNING))(params, task, batch)
+    assert_trees_close((gradient, metrics), want)
+
+
 def test_adaptation_rounds_keep_the_optimisers_state(task: LearningTask, params: Any) -> None:
     """Two rounds of three updates on all DAGs; the latency of the measured DAGs after each update."""
     measured = take(task, np.array([0, 1, 2, 3, 4, 5])[::-1])
@@ -99,7 +112,7 @@ def test_adaptation_rounds_keep_the_optimisers_state(task: LearningTask, params:
     by_hand, hand_state = params, None
     for number in range(2):
         key = jax.random.key(10 + number)
-        batch, latency = collect(by_hand, task, key)
+        batch, _, latency = collect(by_hand, task, key)
         history, hand_state, steps = adam_by_hand(by_hand, task, batch, hand_state)
         params, opt_state, metrics = inner.adaptation_round(POLICY, LEARNING, params, opt_state, task, measured, key)
         by_hand = history[-1]
@@ -122,9 +135,10 @@ def test_collection_is_what_its_parts_say(task: LearningTask, monkeypatch: pytes
     decisions = Decisions(jnp.ones((6, 3, 5), jnp.int32), log_probs, values, entropies)
     sampled = rollout.Trajectories(decisions, rewards, -rewards.sum(axis=-1))
     monkeypatch.setattr(rollout, "sample", lambda *_: sampled)
-    batch, latency = inner.collect(POLICY, LEARNING, None, task, None)
-    assert batch.actions is decisions.actions
-    assert batch.log_probs is decisions.log_probs
+    batch, differentiable, latency = inner.collect(POLICY, LEARNING, None, task, None)
+    assert differentiable is decisions
+    np.testing.assert_array_equal(batch.actions, decisions.actions)
+    np.testing.assert_array_equal(batch.log_probs, decisions.log_probs)
     np.testing.assert_array_equal(batch.mask[:, 0], task.dags.mask)
     assert latency == pytest.approx(float(-rewards.sum(axis=-1).mean()), rel=1e-5)
     local = mj.makespan(task.dags, jnp.zeros((6, 5), jnp.int32))
@@ -142,7 +156,7 @@ def test_collection_is_what_its_parts_say(task: LearningTask, monkeypatch: pytes
     want = np.where(valid, (raw - raw[valid].mean()) / raw[valid].std(), 0)
     np.testing.assert_allclose(batch.advantages, want, rtol=1e-4, atol=1e-4)
     plain = LearningConfig(reward_scale="none", normalise_advantages=False, gamma=1.0, gae_lambda=1.0)
-    seconds, _ = inner.collect(POLICY, plain, None, task, None)
+    seconds, *_ = inner.collect(POLICY, plain, None, task, None)
     np.testing.assert_allclose(seconds.returns[..., 0], rewards.sum(axis=-1), rtol=1e-5, atol=1e-5)
     want = np.where(valid, seconds.returns - values, 0)
     np.testing.assert_allclose(seconds.advantages, want, rtol=1e-4, atol=1e-5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +10,15 @@ import numpy as np
 import pytest
 
 import mrlato_jax as mj
-from mrlato_jax.config import LearningConfig, PolicyConfig
-from mrlato_jax.learning import rollout
-from mrlato_jax.learning.outer import TaskPool, init_state, meta_iteration
+from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
+from mrlato_jax.learning import devices, rollout
+from mrlato_jax.learning.outer import LearnerState, TaskPool, init_states, meta_iteration
 from mrlato_jax.learning.tasks import LearningTask, learning_task, stack
 
 NUM_TASKS, NUM_GRAPHS, NUM_SETS = 6, 40, 4
 POLICY = PolicyConfig(decoder_input="task_sim", units=32, heads=2, layers=1, neighbour_width=8)
-LEARNING = LearningConfig(
-    inner_lr=3e-3, outer_lr=9e-3, meta_batch=3, graphs_per_task=12, rollouts=16, gamma=1.0, task_axis="map"
-)
+LEARNING = LearningConfig(inner_lr=3e-3, outer_lr=9e-3, meta_batch=3, graphs_per_task=12, rollouts=16, gamma=1.0)
+EXECUTION = devices.resolve(ExecutionConfig(parallel="single", task_axis="map"))
 MEASURED_AFTER = (120, 130, 140, 150, 160)
 
 
@@ -40,7 +38,8 @@ def mean_optimum(task: LearningTask) -> float:
 
 
 @jax.jit
-def mean_greedy_makespan(params: Any, task: LearningTask) -> jax.Array:
+def mean_greedy_makespan(states: LearnerState, task: LearningTask) -> jax.Array:
+    params = jax.tree.map(lambda leaf: leaf[0], states.params)
     return rollout.decode_greedily(POLICY, params, task)[1].mean()
 
 
@@ -52,13 +51,13 @@ def test_meta_training_comes_within_two_percent_of_the_optimum(seed: int) -> Non
     pool = TaskPool(jax.tree.map(lambda leaf: leaf[:, None], stack(sets)), (NUM_TASKS,) * NUM_SETS)
     unseen = draw_task(rng)
     optimum = mean_optimum(unseen)
-    state = init_state(POLICY, LEARNING, seed)
-    before = float(mean_greedy_makespan(state.params, unseen)) / optimum - 1
+    states = init_states(POLICY, LEARNING, [seed])
+    before = float(mean_greedy_makespan(states, unseen)) / optimum - 1
     compiled, gaps = meta_iteration._cache_size(), []
     for iteration in range(1, max(MEASURED_AFTER) + 1):
-        state, _ = meta_iteration(POLICY, LEARNING, state, pool)
+        states, _ = meta_iteration(POLICY, LEARNING, EXECUTION, states, pool)
         if iteration in MEASURED_AFTER:
-            gaps.append(float(mean_greedy_makespan(state.params, unseen)) / optimum - 1)
+            gaps.append(float(mean_greedy_makespan(states, unseen)) / optimum - 1)
     assert meta_iteration._cache_size() == compiled + 1  # no iteration is compiled again
     assert min(gaps) > -1e-6  # an optimum is an optimum
     assert before > 0.10

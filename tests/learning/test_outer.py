@@ -17,15 +17,15 @@ from helpers import random_dag, to_graph
 from hypothesis import given
 
 import mrlato_jax as mj
-from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
 from mrlato_jax.errors import InputError
-from mrlato_jax.learning import outer
-from mrlato_jax.learning.outer import LearnerState, TaskPool, meta_gradient, padded_sizes
+from mrlato_jax.learning import devices, outer
+from mrlato_jax.learning.outer import LearnerState, MetaBatch, TaskPool, padded_sizes
 from mrlato_jax.learning.tasks import learning_task, stack
 
 POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
-VMAP = LearningConfig(meta_batch=3, graphs_per_task=2, rollouts=3, task_axis="vmap")
-MAP = dataclasses.replace(VMAP, task_axis="map")
+LEARNING = LearningConfig(meta_batch=3, graphs_per_task=2, rollouts=3)
+EXECUTION = devices.resolve(ExecutionConfig(parallel="single"))
 SIZES = (6, 3, 6, 4)  # of each set's largest DAG
 RATES = (4e6, 12e6)
 
@@ -48,11 +48,11 @@ def pool() -> TaskPool:
 
 @pytest.fixture(scope="module")
 def params() -> Any:
-    return jax.device_get(outer.init_state(POLICY, VMAP, 0).params)
+    return jax.device_get(outer.init_states(POLICY, LEARNING, [0]).params)
 
 
-adapt_side_by_side = jax.jit(partial(outer.adapt_tasks, POLICY, VMAP))
-adapt_in_turn = jax.jit(partial(outer.adapt_tasks, POLICY, MAP))
+adapt_side_by_side = jax.jit(partial(outer.adapt_tasks, POLICY, LEARNING, "vmap"))
+adapt_in_turn = jax.jit(partial(outer.adapt_tasks, POLICY, LEARNING, "map"))
 KEY = jax.random.key(7)
 
 
@@ -63,24 +63,47 @@ def distance(a: Any, b: Any) -> float:
     )
 
 
-def rows(tree: Any, index: list[int]) -> Any:
+def rows(tree: Any, index: list[int] | int) -> Any:
     return jax.tree.map(lambda leaf: leaf[np.array(index)], tree)
+
+
+def batch_of(sets: list[int], variants: list[int] | None = None, seeds: list[int] | None = None) -> MetaBatch:
+    """Tasks as a meta-batch has them: keys derive from the sets."""
+    nothing = [0] * len(sets)
+    index = [jnp.array(values, jnp.int32) for values in (seeds or nothing, sets, variants or nothing)]
+    keys = jax.vmap(partial(jax.random.fold_in, KEY))(index[1])
+    return MetaBatch(*index, keys, jnp.ones(len(sets), bool))
+
+
+def meta_gradient(params: Any, adapted: Any, batch: MetaBatch, learning: LearningConfig = LEARNING) -> Any:
+    return outer.meta_gradient(params, adapted, batch, dataclasses.replace(learning, meta_batch=len(batch.seed)))
 
 
 def adapt(axis: str, params: Any, pool: TaskPool, sets: list[int], variants: list[int]) -> Any:
     run = {"vmap": adapt_side_by_side, "map": adapt_in_turn}[axis]
-    return run(params, pool, jnp.array(sets, jnp.int32), jnp.array(variants, jnp.int32), KEY)
+    return run(params, pool, batch_of(sets, variants))
 
 
 def test_meta_gradient_by_hand() -> None:
-    theta = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
+    learning = LearningConfig(inner_lr=0.1, inner_steps=4, meta_batch=2)
+    theta = {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([0.5])}
     adapted = {"w": jnp.array([[1.5, -2.0], [1.3, -2.6]]), "b": jnp.array([0.5, 0.1])}
-    gradient = meta_gradient(theta, adapted, inner_lr=0.1, inner_steps=4)
+    gradient = outer.meta_gradient(theta, adapted, batch_of([0, 1]), learning)
     # Mean displacements (0.4, -0.3) and -0.2, over 0.1 x 4.
-    np.testing.assert_allclose(gradient["w"], [1.0, -0.75], rtol=1e-5)
-    np.testing.assert_allclose(gradient["b"], -0.5, rtol=1e-5)
-    still = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), theta)
-    assert not any(leaf.any() for leaf in jax.tree.leaves(meta_gradient(theta, still, 0.1, 4)))
+    np.testing.assert_allclose(gradient["w"], [[1.0, -0.75]], rtol=1e-5)
+    np.testing.assert_allclose(gradient["b"], [-0.5], rtol=1e-5)
+    still = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), theta)
+    nothing = outer.meta_gradient(theta, still, batch_of([0, 1]), learning)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(nothing))
+
+
+def test_meta_gradient_of_two_seeds_in_any_order() -> None:
+    """Each seed's own tasks, its own theta; what only fills up a device's share does not count, not even as NaN."""
+    learning = LearningConfig(inner_lr=0.5, inner_steps=1, meta_batch=2)
+    theta = jnp.array([1.0, 10.0])
+    batch = batch_of([0, 1, 2, 3, 0], seeds=[1, 0, 1, 0, 0])._replace(valid=jnp.array([True] * 4 + [False]))
+    adapted = jnp.array([11.0, 1.5, 13.0, 2.5, jnp.nan])
+    np.testing.assert_allclose(outer.meta_gradient(theta, adapted, batch, learning), [2.0, 4.0], rtol=1e-6)
 
 
 def step_of_task_and_key(_: Any, __: Any, params: Any, task: Any, key: jax.Array) -> tuple[Any, jax.Array]:
@@ -90,20 +113,21 @@ def step_of_task_and_key(_: Any, __: Any, params: Any, task: Any, key: jax.Array
 
 
 def small_state(learning: LearningConfig) -> LearnerState:
-    theta = {"w": jnp.array([0.3, -0.2, 1.0]), "b": jnp.array([0.1])}
-    return LearnerState(theta, outer.outer_optimizer(learning).init(theta), jnp.zeros((), jnp.int32), KEY.copy())
+    theta = {"w": jnp.array([[0.3, -0.2, 1.0]]), "b": jnp.array([[0.1]])}
+    optimizer = outer.outer_optimizer(learning)
+    return LearnerState(theta, jax.vmap(optimizer.init)(theta), jnp.zeros(1, jnp.int32), KEY[None])
 
 
 @pytest.mark.parametrize("meta_update", ["reptile", "reptile_adam"])
 def test_iterations_by_hand(meta_update: str, pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three iterations: a third of the mean displacement at Table I's values, or Adam on the negated gradient."""
-    learning = dataclasses.replace(VMAP, meta_update=meta_update)
+    learning = dataclasses.replace(LEARNING, meta_update=meta_update)
     assert (learning.inner_lr, learning.outer_lr, learning.inner_steps) == (5e-4, 5e-4, 3)
     monkeypatch.setattr(outer, "inner_adapt", step_of_task_and_key)
     optimizer, state = optax.adam(5e-4), small_state(learning)
-    theta = state.params
+    theta = jax.tree.map(lambda leaf: leaf[0], state.params)
     moments = optimizer.init(theta)
-    iterate = jax.jit(lambda state: outer.meta_iteration.__wrapped__(POLICY, learning, state, pool))
+    iterate = jax.jit(lambda state: outer.iterate(POLICY, learning, "vmap", None, state, pool))
     for iteration in range(3):
         draw_key, task_key = jax.random.split(jax.random.fold_in(KEY, iteration))
         sets, variants = outer.draw_meta_batch(pool, draw_key, 3)
@@ -120,11 +144,11 @@ def test_iterations_by_hand(meta_update: str, pool: TaskPool, monkeypatch: pytes
             updates, moments = optimizer.update(descent, moments)
         theta = optax.apply_updates(theta, updates)
         state, metrics = iterate(state)
-        assert distance(state.params, theta) < 1e-6
-        assert state.iteration == iteration + 1
-        assert metrics.inner == pytest.approx(np.mean(steps), rel=1e-4)
+        assert distance(rows(state.params, 0), theta) < 1e-6
+        assert state.iteration.tolist() == [iteration + 1]
+        assert metrics.inner[0] == pytest.approx(np.mean(steps), rel=1e-4)
         norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(updates)))
-        assert metrics.update_norm == pytest.approx(norm, rel=1e-3)
+        assert metrics.update_norm[0] == pytest.approx(norm, rel=1e-3)
 
 
 @pytest.mark.parametrize("axis", ["vmap", "map"])
@@ -134,7 +158,9 @@ def test_a_task_depends_neither_on_its_place_nor_on_the_others(axis: str, pool: 
     assert distance(rows(turned, [1, 2, 0]), adapted) < 1e-6
     assert distance(rows(turned_metrics, [1, 2, 0]), metrics) < 1e-5
     # (29) divides by alpha m, and batched products round as their place in the batch has it.
-    gradients = [meta_gradient(params, tree, 5e-4, 3) for tree in (adapted, turned)]
+    gradients = [
+        meta_gradient(params, tree, batch_of(sets)) for tree, sets in ((adapted, [0, 1, 2]), (turned, [2, 0, 1]))
+    ]
     assert distance(*gradients) < {"map": 1e-6, "vmap": 3e-5}[axis]
     others, _ = adapt(axis, params, pool, [3, 1, 0], [1, 1, 1])
     assert distance(rows(others, [1]), rows(adapted, [1])) < 1e-6
@@ -148,7 +174,7 @@ def test_both_ways_of_batching_tasks_agree_on_mixed_sizes(pool: TaskPool, params
         side_by_side, in_turn = (adapt(axis, params, pool, sets, [0, 1, 1]) for axis in ("vmap", "map"))
         assert distance(side_by_side[0], in_turn[0]) < 1e-5
         assert distance(side_by_side[1], in_turn[1]) < 1e-4
-        assert distance(side_by_side[0], jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), params)) > 1e-4
+        assert distance(side_by_side[0], jax.tree.map(lambda leaf: jnp.concatenate([leaf] * 3), params)) > 1e-4
 
 
 def test_tasks_are_trimmed_to_their_size(pool: TaskPool, params: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +186,7 @@ def test_tasks_are_trimmed_to_their_size(pool: TaskPool, params: Any, monkeypatc
         return params, ()
 
     monkeypatch.setattr(outer, "inner_adapt", spy)
-    three = jnp.zeros(3, jnp.int32)
-    jax.eval_shape(partial(outer.adapt_tasks, POLICY, MAP), params, pool, three, three, KEY)
+    jax.eval_shape(partial(outer.adapt_tasks, POLICY, LEARNING, "map"), params, pool, batch_of([0, 0, 0]))
     assert set(compiled) == {6, 3}
     assert set(compiled) == set(padded_sizes(SIZES)[0])
 
@@ -216,15 +241,15 @@ def test_iterations_are_compiled_once_donate_their_state_and_repeat(
     pool: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outer, "inner_adapt", step_of_task_and_key)
-    learning = dataclasses.replace(VMAP, inner_lr=4e-4)  # a compilation of its own
+    learning = dataclasses.replace(LEARNING, inner_lr=4e-4)  # a compilation of its own
     before = outer.meta_iteration._cache_size()
     ends = []
     for _ in range(2):
         state, draws = small_state(learning), []
         for _ in range(3):
             given_away = state
-            state, metrics = outer.meta_iteration(POLICY, learning, state, pool)
-            draws.append(float(metrics.inner))
+            state, metrics = outer.meta_iteration(POLICY, learning, EXECUTION, state, pool)
+            draws.append(float(metrics.inner[0]))
             assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given_away.params))
         ends.append(jax.device_get(state.params))
         assert len(set(draws)) == 3  # every iteration has keys of its own
@@ -239,4 +264,4 @@ def test_theta_stays_where_no_inner_step_moves(params: Any) -> None:
     still = {"params": {**params["params"], "value_head": jax.tree.map(np.zeros_like, params["params"]["value_head"])}}
     adapted, metrics = adapt("vmap", still, worthless, [0, 1, 3], [0, 1, 0])
     assert not metrics.latency.any()
-    assert not any(leaf.any() for leaf in jax.tree.leaves(meta_gradient(still, adapted, 5e-4, 3)))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(meta_gradient(still, adapted, batch_of([0, 1, 3]))))

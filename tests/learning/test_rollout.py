@@ -260,6 +260,19 @@ def test_all_rollouts_of_a_dag_share_one_encoder_pass(case: Case, differentiate:
     assert works[2] == encoder + 9 * per_rollout
 
 
+def test_no_gradient_keeps_the_simulators_state_of_every_step(case: Case) -> None:
+    """It holds N numbers for each step of each trajectory; what the decoder was shown of it, if anything, holds 7."""
+    actions = case.trajectories.decisions.actions
+    graphs, rollouts, size = actions.shape
+
+    def loss(params: Any) -> jax.Array:
+        return rollout.score(case.policy, params, case.task, actions).log_probs.sum()
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(case.params))
+    assert f"f32[{size},{graphs},{rollouts},{size}]" not in program
+    assert (f"f32[{size},{graphs * rollouts},7]" in program) == (case.policy.decoder_input == "task_sim")
+
+
 def test_gradient_of_the_loss_equals_finite_differences() -> None:
     """(27) through the decoder, the attention and the encoder, in float64, one direction for each parameter array."""
     policy = PolicyConfig(decoder_input="task_sim", units=8, heads=2, layers=1, neighbour_width=4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,26 +21,47 @@ WIDTH = 32
 TIMES = {"ue": 1, "uplink": 2, "vm": 3, "downlink": 4}  # columns; 0 is the task's own position
 
 
+POOLED = None  # no width: summaries
+both_encodings = pytest.mark.parametrize("width", [WIDTH, POOLED], ids=["listed", "pooled"])
+
 # Compiled once for each padded size.
-encode_batch = jax.jit(jax.vmap(lambda dag: mdp.encode(dag, WIDTH)))
+encode_batch = jax.jit(mdp.encode_all, static_argnums=1)
 
 
-def encode_alone(graph: mj.TaskGraph, system: mj.System, num_positions: int = 40, **options: object) -> np.ndarray:
+def encode_alone(
+    graph: mj.TaskGraph, system: mj.System, width: int | None = WIDTH, num_positions: int = 40, **options: object
+) -> np.ndarray:
     arrays = mj.pack([graph], system, num_positions=num_positions, **options)
-    return np.asarray(encode_batch(arrays))[0, : graph.num_tasks]
+    return np.asarray(encode_batch(arrays, width))[0, : graph.num_tasks]
 
 
-def encode_plainly(dag: Dag, mec: Mec, order: list[int]) -> np.ndarray:
+def encode_plainly(dag: Dag, mec: Mec, order: list[int], width: int | None = WIDTH) -> np.ndarray:
     """IV-B task by task; positions count from 1, so that 0 can say "no neighbour"."""
     n, times = dag.num_tasks, oracle.task_times(dag, mec)
     place = {task: (position + 1) / n for position, task in enumerate(order)}
     mean = sum(times.ue) / n
+    parents, children = dag.parents(), dag.children()
+    four = np.array([times.ue, times.upload, times.vm, times.download]).T / mean
     rows = []
     for task in order:
-        neighbours = [sorted(place[other] for other in group[task]) for group in (dag.parents(), dag.children())]
-        own = [place[task], *(t[task] / mean for t in (times.ue, times.upload, times.vm, times.download))]
-        rows.append(own + [p for group in neighbours for p in group + [0.0] * (WIDTH - len(group))])
+        own = [place[task], *four[task]]
+        if width is None:
+            told = [summary(parents[task], place, four, max, min), summary(children[task], place, four, min, max)]
+        else:
+            listed = [sorted(place[other] for other in group[task]) for group in (parents, children)]
+            told = [group + [0.0] * (width - len(group)) for group in listed]
+        rows.append([*own, *told[0], *told[1]])
     return np.array(rows)
+
+
+def summary(group: list[int], place: dict[int, float], four: np.ndarray, nearest: Any, farthest: Any) -> list[float]:
+    """What is told of a group of neighbours of any size; `nearest` and `farthest` choose among positions."""
+    if not group:
+        return [0.0] * 12
+    positions = [place[other] for other in group]
+    theirs = four[group]
+    told = [math.log(1 + len(group)), sum(positions) / len(group), nearest(positions), farthest(positions)]
+    return [*told, *theirs.mean(axis=0), *theirs.max(axis=0)]
 
 
 def trace(dag_arrays: mj.DagArrays, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,23 +81,25 @@ def trace(dag_arrays: mj.DagArrays, actions: np.ndarray) -> tuple[np.ndarray, np
 trace_batch = jax.jit(jax.vmap(trace))
 
 
-def test_encoding_matches_the_text() -> None:
+@both_encodings
+def test_encoding_matches_the_text(width: int | None) -> None:
     rng = np.random.default_rng(1)
     for _ in range(40):
         dag, mec = random_dag(rng, int(rng.integers(1, 25))), random_mec(rng, str(rng.choice(CHANNELS)))
         dag.cycles[0] = 1e8  # some task computes
-        got = encode_alone(to_graph(dag), to_system(mec))
-        assert got.shape == (dag.num_tasks, 69)
+        got = encode_alone(to_graph(dag), to_system(mec), width)
+        assert got.shape == (dag.num_tasks, 69 if width else 29) == (dag.num_tasks, mdp.num_features(width))
         assert got.dtype == np.float32
-        np.testing.assert_allclose(got, encode_plainly(dag, mec, oracle.priority_order(dag, mec)), rtol=2e-6)
+        np.testing.assert_allclose(got, encode_plainly(dag, mec, oracle.priority_order(dag, mec), width), rtol=2e-6)
 
 
-def test_encoding_follows_a_given_order() -> None:
+@both_encodings
+def test_encoding_follows_a_given_order(width: int | None) -> None:
     rng = np.random.default_rng(2)
     dag, mec = random_dag(rng, 15, free=0.0), random_mec(rng, "paper")
     order = random_order(rng, dag)
-    got = encode_alone(to_graph(dag), to_system(mec), orders=[order])
-    np.testing.assert_allclose(got, encode_plainly(dag, mec, order), rtol=2e-6)
+    got = encode_alone(to_graph(dag), to_system(mec), width, orders=[order])
+    np.testing.assert_allclose(got, encode_plainly(dag, mec, order, width), rtol=2e-6)
 
 
 def test_encoding_of_a_diamond_by_hand() -> None:
@@ -84,52 +110,85 @@ def test_encoding_of_a_diamond_by_hand() -> None:
         download_bytes=[2, 4, 6, 2],
         edges=[(0, 1), (0, 2), (1, 3), (2, 3)],
     )
-    got = encode_alone(graph, mj.System(ue_hz=1.0, vm_hz=4.0, uplink_bps=8.0, downlink_bps=16.0))
+    system = mj.System(ue_hz=1.0, vm_hz=4.0, uplink_bps=8.0, downlink_bps=16.0)
+    got = encode_alone(graph, system)
     own = [[0.25, 0.8, 0.3, 0.2, 0.1], [0.5, 1.2, 0.5, 0.3, 0.2], [0.75, 0.4, 0.2, 0.1, 0.3], [1.0, 1.6, 0.4, 0.4, 0.1]]
     np.testing.assert_allclose(got[:, :5], own, rtol=1e-6)
     np.testing.assert_allclose(got[:, 5:8], [[0, 0, 0], [0.25, 0, 0], [0.25, 0, 0], [0.5, 0.75, 0]])
     np.testing.assert_allclose(got[:, 37:40], [[0.5, 0.75, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]])
     assert not got[:, 8:37].any()
     assert not got[:, 40:].any()
+    pooled = encode_alone(graph, system, POOLED)
+    np.testing.assert_allclose(pooled[:, :5], own, rtol=1e-6)
+    # log(1 + count); mean, nearest, farthest position; means, then maxima, of T_ue, T_ul, T_m, T_dl.
+    middle = [0.8, 0.35, 0.2, 0.25, 1.2, 0.5, 0.3, 0.3]
+    np.testing.assert_allclose(pooled[3, 5:17], [math.log(3), 0.625, 0.75, 0.5, *middle], rtol=1e-6)
+    np.testing.assert_allclose(pooled[0, 17:], [math.log(3), 0.625, 0.5, 0.75, *middle], rtol=1e-6)
+    np.testing.assert_allclose(pooled[1, 5:17], [math.log(2), 0.25, 0.25, 0.25, *own[0][1:], *own[0][1:]], rtol=1e-6)
+    np.testing.assert_allclose(pooled[1, 17:], [math.log(2), 1, 1, 1, *own[3][1:], *own[3][1:]], rtol=1e-6)
+    assert not pooled[0, 5:17].any()
+    assert not pooled[3, 17:].any()
 
 
-def test_encoding_sees_neither_padding_nor_other_graphs() -> None:
+@both_encodings
+def test_encoding_sees_neither_padding_nor_other_graphs(width: int | None) -> None:
     rng = np.random.default_rng(3)
     sizes = [20, 3, 1, 20, 3, 3]
     graphs, system = [to_graph(random_dag(rng, n, free=0.0)) for n in sizes], to_system(random_mec(rng, "paper"))
-    batch = encode_batch(mj.pack(graphs, system))
-    wide = encode_batch(mj.pack(graphs[::-1], system, num_positions=29))[::-1]
-    assert wide.shape == (6, 29, 69)
+    batch = encode_batch(mj.pack(graphs, system), width)
+    wide = encode_batch(mj.pack(graphs[::-1], system, num_positions=29), width)[::-1]
+    assert wide.shape == (6, 29, mdp.num_features(width))
     for row, wide_row, graph, n in zip(batch, wide, graphs, sizes, strict=True):
-        np.testing.assert_allclose(row[:n], encode_alone(graph, system, num_positions=n), rtol=1e-6)
+        np.testing.assert_allclose(row[:n], encode_alone(graph, system, width, num_positions=n), rtol=1e-6)
         np.testing.assert_allclose(wide_row[:n], row[:n], rtol=1e-6)
         assert not row[n:].any()
         assert not wide_row[n:].any()
 
 
+@both_encodings
+def test_many_graphs_are_encoded_a_few_at_a_time(width: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as room allows, and the rest that remain; each as if it were alone."""
+    rng = np.random.default_rng(11)
+    arrays = mj.pack([to_graph(random_dag(rng, 12, free=0.0)) for _ in range(7)], mj.System())
+    want = mdp.encode_all(arrays, width)
+
+    def holds(graphs: int) -> bool:
+        """Whether a float[N, N] for so many graphs at once occurs."""
+        return f":f32[{graphs},12,12]" in str(jax.make_jaxpr(lambda dags: mdp.encode_all(dags, width))(arrays))
+
+    assert holds(7)
+    monkeypatch.setattr(mdp, "ENCODING_BYTES", 3 * 12 * 12 * 4)
+    assert holds(3)
+    assert not holds(7)
+    np.testing.assert_allclose(mdp.encode_all(arrays, width), want, rtol=1e-6)
+
+
+@both_encodings
 @pytest.mark.parametrize(("factor", "rtol"), [(4.0, 0.0), (3.0, 1e-5), (1e3, 1e-5), (1e-3, 1e-5)])
-def test_scaling_all_times_alike_changes_no_encoding(factor: float, rtol: float) -> None:
+def test_scaling_all_times_alike_changes_no_encoding(factor: float, rtol: float, width: int | None) -> None:
     rng = np.random.default_rng(4)
     for _ in range(5):
         dag, mec = random_dag(rng, 20, free=0.0), random_mec(rng, "paper")
         slower = Mec(*(value / factor for value in mec[:4]), "paper")
         heavier = Dag(*([value * factor for value in costs] for costs in dag[:3]), dag.edges)
-        want = encode_alone(to_graph(dag), to_system(mec))
-        np.testing.assert_allclose(encode_alone(to_graph(dag), to_system(slower)), want, rtol=rtol)
-        np.testing.assert_allclose(encode_alone(to_graph(heavier), to_system(mec)), want, rtol=rtol)
+        want = encode_alone(to_graph(dag), to_system(mec), width)
+        np.testing.assert_allclose(encode_alone(to_graph(dag), to_system(slower), width), want, rtol=rtol)
+        np.testing.assert_allclose(encode_alone(to_graph(heavier), to_system(mec), width), want, rtol=rtol)
 
 
+@both_encodings
 @pytest.mark.parametrize(("field", "column"), [("uplink_bps", "uplink"), ("downlink_bps", "downlink"), ("vm_hz", "vm")])
-def test_one_rate_changes_its_own_column_only(field: str, column: str) -> None:
+def test_one_rate_changes_its_own_columns_only(field: str, column: str, width: int | None) -> None:
     """In a chain, whose order no rate can change. (The device's clock is the unit, so it changes the other three.)"""
     rng = np.random.default_rng(5)
     dag, mec = random_dag(rng, 10, free=0.0), random_mec(rng, "paper")
     graph = to_graph(dag._replace(edges=[(i, i + 1) for i in range(9)]))
-    before = encode_alone(graph, to_system(mec))
-    after = encode_alone(graph, to_system(mec._replace(**{field: getattr(mec, field) / 2.0})))
-    changed = (before != after).any(axis=0)
-    assert np.flatnonzero(changed).tolist() == [TIMES[column]]
-    np.testing.assert_array_equal(after[:, TIMES[column]], 2.0 * before[:, TIMES[column]])
+    before = encode_alone(graph, to_system(mec), width)
+    after = encode_alone(graph, to_system(mec._replace(**{field: getattr(mec, field) / 2.0})), width)
+    own = TIMES[column]
+    columns = [own] if width else [own, own + 8, own + 12, own + 20, own + 24]  # and its means and maxima
+    assert np.flatnonzero((before != after).any(axis=0)).tolist() == columns
+    np.testing.assert_array_equal(after[:, columns], 2.0 * before[:, columns])
 
 
 def test_the_devices_clock_is_the_unit() -> None:
@@ -143,23 +202,27 @@ def test_the_devices_clock_is_the_unit() -> None:
     np.testing.assert_allclose(before[:, 1].mean(), 1.0, rtol=1e-6)
 
 
-def test_encoding_does_not_see_labels() -> None:
+@both_encodings
+def test_encoding_does_not_see_labels(width: int | None) -> None:
     rng = np.random.default_rng(7)
     for _ in range(10):
         dag, mec = random_dag(rng, 18, free=0.0), random_mec(rng, "paper")
         moved = relabel(dag, rng.permutation(18))
         np.testing.assert_array_equal(
-            encode_alone(to_graph(moved), to_system(mec)), encode_alone(to_graph(dag), to_system(mec))
+            encode_alone(to_graph(moved), to_system(mec), width), encode_alone(to_graph(dag), to_system(mec), width)
         )
 
 
+@both_encodings
 @pytest.mark.parametrize("costs", [(0.0, 0.0, 0.0), (0.0, 1e4, 1e4), (1e7, 0.0, 0.0)])
-def test_encoding_and_rewards_are_finite_where_costs_are_zero(costs: tuple[float, float, float]) -> None:
+def test_encoding_and_rewards_are_finite_where_costs_are_zero(
+    costs: tuple[float, float, float], width: int | None
+) -> None:
     graph = mj.TaskGraph.from_edges(
         cycles=[costs[0]] * 3, upload_bytes=[costs[1]] * 3, download_bytes=[costs[2]] * 3, edges=[(0, 2)]
     )
     arrays = mj.pack([graph], mj.System())
-    assert np.isfinite(encode_alone(graph, mj.System())).all()
+    assert np.isfinite(encode_alone(graph, mj.System(), width)).all()
     rewards, features = trace_batch(arrays, np.array([[0, 1, 1]], np.int32))
     assert np.isfinite(rewards).all()
     assert np.isfinite(features).all()
@@ -183,6 +246,10 @@ def test_neighbours_beyond_the_width_are_an_error() -> None:
             else:
                 with pytest.raises(InputError, match=rf"graph 1.*33 {kind}.*neighbour_width.*32"):
                     mdp.check_neighbour_width(arrays, WIDTH)
+                mdp.check_neighbour_width(arrays, POOLED)
+                assert np.isnan(encode_alone(graph, mj.System())).any()  # unchecked, it is not cut either
+                told = encode_alone(graph, mj.System(), POOLED)[:, 5 if kind == "parents" else 17]
+                assert told.max() == pytest.approx(math.log(34), rel=1e-6)
 
 
 @pytest.mark.parametrize("channel", CHANNELS)

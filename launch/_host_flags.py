@@ -1,0 +1,43 @@
+"""Several processes that train one run: the flags by which they find each other."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from mrlato_jax.errors import InputError
+from mrlato_jax.experiments import hosts
+
+_ADDRESS = ("coordinator", "num_processes", "process_id")
+HOST_FLAGS = ("distributed", *_ADDRESS, "heartbeat_timeout_s")
+
+
+def define_host_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Declares them."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "This is one of several processes that train one run. SLURM and Open MPI tell them of each other; elsewhere "
+        "give the three flags below.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string("coordinator", None, "host:port of process 0, reachable from all.", flag_values=flag_values)
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.", flag_values=flag_values)
+    flags.DEFINE_integer("process_id", None, "This process's number, from 0.", flag_values=flag_values)
+    flags.DEFINE_integer(
+        "heartbeat_timeout_s", 100, "Seconds of silence after which a process counts as lost.", flag_values=flag_values
+    )
+
+
+def join(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Meets the other processes where `--distributed` is given.
+
+    Raises:
+        InputError: flags of several processes without `--distributed`, or as `hosts.join`.
+    """
+    values = {name: flag_values[name].value for name in _ADDRESS}
+    if flag_values["distributed"].value:
+        hosts.join(**values, heartbeat_timeout_s=flag_values["heartbeat_timeout_s"].value)
+        return
+    given = [f"--{name}" for name, value in values.items() if value is not None]
+    if given:
+        raise InputError(f"{', '.join(given)} given without --distributed; accepted: both, or neither")

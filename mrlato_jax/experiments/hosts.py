@@ -1,0 +1,172 @@
+"""Several processes that train one run: how they find each other, agree, and learn that one of them is gone.
+
+Every process runs the same program on the same settings and data; the first one alone reads and writes the
+run's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.learning import devices
+
+LOST_PEER = 75  # exit status, EX_TEMPFAIL: start all processes again
+_GONE = (
+    "error: another process of this run ended or cannot be reached; all end here. The run keeps its last checkpoint: "
+    "start every process again with --resume"
+)
+
+
+class PeerLostError(RuntimeError):
+    """Another process of the run is gone, so that what all compute together cannot go on."""
+
+
+def join(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, heartbeat_timeout_s: int = 100
+) -> None:
+    """Meets the run's other processes; call it before anything else of JAX.
+
+    Args:
+        coordinator: host:port of the first process. With this and the two below None, a scheduler (SLURM, Open MPI,
+            ...) is asked.
+        num_processes: how many there are.
+        process_id: this one's number, from 0.
+        heartbeat_timeout_s: seconds of silence after which a process counts as lost.
+
+    Raises:
+        InputError: some but not all of the three given, a value out of range, no scheduler that tells, or nobody met.
+    """
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise InputError(
+            f"{', '.join(missing)} not given; accepted: coordinator, num_processes and process_id together, or none of "
+            "them where a scheduler such as SLURM tells"
+        )
+    if num_processes is not None and process_id is not None:
+        check_number("num_processes", num_processes, low=1, integer=True)
+        check_number("process_id", process_id, low=0, high=num_processes - 1, integer=True)
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise InputError(f"coordinator is {coordinator!r}; accepted: host:port")
+    check_number("heartbeat_timeout_s", heartbeat_timeout_s, low=1, integer=True)
+    try:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, heartbeat_timeout_seconds=heartbeat_timeout_s
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"cannot join the other processes ({reason}); accepted: a reachable coordinator, num_processes and "
+            "process_id, or a scheduler that tells them"
+        ) from None
+
+
+def is_first() -> bool:
+    """Whether this process reads and writes for all."""
+    return jax.process_index() == 0
+
+
+def any_of_all(flag: bool) -> bool:
+    """Whether `flag` is true in any process; all must ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def from_first(tree: Any) -> Any:
+    """The first process's values, in every process: arrays of the same shapes everywhere, typed keys included."""
+    if jax.process_count() == 1:
+        return tree
+    plain, typed = devices.without_keys(tree)
+    return typed(jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(plain)))
+
+
+def text_from_first(text: str) -> str:
+    """The first process's text, in every process."""
+    if jax.process_count() == 1:
+        return text
+    data = np.frombuffer(text.encode(), np.uint8)
+    size = int(from_first(np.asarray(data.size)))
+    return from_first(np.resize(data, size) if data.size else np.zeros(size, np.uint8)).tobytes().decode()
+
+
+@contextmanager
+def step_of_first() -> Iterator[None]:
+    """For what only the first process does: where it fails there, every process fails.
+
+    Raises:
+        InputError: in the other processes, where the first failed.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except (InputError, OSError) as error:
+        failure = error
+    if any_of_all(failure is not None):
+        raise failure or InputError("the first process of this run could not go on; its own output says why")
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """For what all processes compute together.
+
+    Raises:
+        PeerLostError: the computation broke off because another process is gone.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise PeerLostError(str(error).splitlines()[0]) from error
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Makes the loss of another process plain: within the context it ends this one with `LOST_PEER` and a clear line.
+
+    JAX may abort a process from outside Python when another is gone, so the line is then said by a small child that
+    waits for this process.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    script = f'read line || echo "{_GONE}" >&2'
+    with subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True) as child:
+        assert child.stdin is not None
+        try:
+            yield
+        except PeerLostError as error:
+            print(f"{_GONE} ({error})", file=sys.stderr, flush=True)
+            _leave(child, LOST_PEER)
+        except (InputError, OSError, KeyboardInterrupt) as error:
+            # The others wait for this process in a computation; leaving at once is how they hear of it.
+            print(f"error: {error}" if str(error) else "interrupted", file=sys.stderr, flush=True)
+            _leave(child, 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, InputError) else 1)
+        child.stdin.write(b"ended\n")
+        child.stdin.flush()
+
+
+def _leave(child: subprocess.Popen[bytes], status: int) -> None:
+    assert child.stdin is not None
+    child.stdin.write(b"ended\n")
+    child.stdin.flush()
+    child.wait()
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def leave() -> None:
+    """Parts from the other processes, once nothing is computed together any more."""
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()

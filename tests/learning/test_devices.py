@@ -1,0 +1,158 @@
+"""The same numbers however many devices share the tasks of a meta-iteration.
+
+The devices are pretended ones, which JAX makes only as it starts: the runs below are made by this file, as a program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from mrlato_jax.config import ExecutionConfig
+from mrlato_jax.errors import InputError
+from mrlato_jax.learning import devices
+
+HERE = Path(__file__).resolve()
+NUM_DEVICES = 8
+SEEDS = (3, 4)
+TASKS = 5  # a seed, as in Experiment 2: no number of devices but one divides it
+
+# (devices, parallel, task_axis) of each run; with the real inner loop, and with one that costs nothing to compile.
+REAL = [(1, "single", "map"), (4, "shard_map", "map")]
+SLOW = [(4, "pmap", "map"), (1, "single", "vmap"), (8, "shard_map", "vmap"), (3, "pmap", "vmap")]
+CHEAP = [(1, "single", "map"), *[(n, parallel, "map") for n in (1, 2, 4, 8) for parallel in ("shard_map", "pmap")]]
+CHEAP += [(1, "single", "vmap"), (3, "shard_map", "vmap"), (8, "pmap", "vmap")]
+
+
+def name(case: tuple[int, str, str]) -> str:
+    return "-".join(map(str, case))
+
+
+def run_program(folder: Path, cases: str) -> dict[str, Any]:
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES}",
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[2], HERE.parents[1], HERE.parent))),
+    }
+    out = folder / f"{cases}.npz"
+    subprocess.run([sys.executable, str(HERE), cases, str(out)], env=environment, check=True, timeout=900)
+    with np.load(out) as stored:
+        return dict(stored)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_program(tmp_path_factory.mktemp("devices"), "quick")
+
+
+def assert_alike(results: dict[str, Any], cases: list[tuple[int, str, str]], prefix: str, atol: float) -> None:
+    reference = results[f"{prefix}/{name(cases[0])}/theta"], results[f"{prefix}/{name(cases[0])}/metrics"]
+    assert reference[0].shape[0] == len(SEEDS)
+    assert np.abs(reference[0] - results[f"{prefix}/start"]).max() > 100 * atol  # it moved
+    assert np.abs(reference[0][0] - reference[0][1]).max() > 100 * atol  # the seeds differ
+    for case in cases[1:]:
+        found = results[f"{prefix}/{name(case)}/theta"], results[f"{prefix}/{name(case)}/metrics"]
+        for ours, theirs in zip(found, reference, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=atol, err_msg=f"{prefix}, {name(case)}")
+
+
+def test_ppo_gives_the_same_theta_on_any_number_of_devices(results: dict[str, Any]) -> None:
+    """Each device takes gradients of its own tasks at parameters that all devices share."""
+    assert_alike(results, REAL, "real", atol=1e-5)
+
+
+def test_every_layout_gives_the_same_theta(results: dict[str, Any]) -> None:
+    """Nothing of the uneven case is dropped, nothing counted twice."""
+    assert_alike(results, CHEAP, "cheap", atol=5e-7)
+
+
+@pytest.mark.slow
+def test_ppo_side_by_side_gives_the_same_theta(tmp_path: Path) -> None:
+    assert_alike(run_program(tmp_path, "slow"), [REAL[0], *SLOW], "real", atol=1e-5)
+
+
+# What the defaults stand for.
+
+
+def test_one_cpu_is_one_device() -> None:
+    assert devices.resolve(ExecutionConfig()) == ExecutionConfig("single", 1, "map", 1)
+    assert devices.resolve(ExecutionConfig("shard_map", 0, "vmap", 5)) == ExecutionConfig("shard_map", 1, "vmap", 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [
+        (ExecutionConfig(), ExecutionConfig("shard_map", 4, "vmap", 10)),
+        (ExecutionConfig(num_devices=1), ExecutionConfig("single", 1, "vmap", 10)),
+        (ExecutionConfig("pmap", 2), ExecutionConfig("pmap", 2, "vmap", 10)),
+        (ExecutionConfig("single"), ExecutionConfig("single", 1, "vmap", 10)),
+    ],
+)
+def test_four_gpus(given: ExecutionConfig, resolved: ExecutionConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    assert devices.resolve(given) == resolved
+
+
+def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="num_devices is 99; accepted: at most 1"):
+        devices.resolve(ExecutionConfig(num_devices=99))
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="num_devices is 4; accepted: 0 or, with several processes, all 8"):
+        devices.resolve(ExecutionConfig(num_devices=4))
+
+
+def main(cases: str, out: str) -> None:
+    """Two iterations of two seeds in each layout, to an archive."""
+    import jax.numpy as jnp
+    import tiny_run
+    from test_outer import step_of_task_and_key
+
+    from mrlato_jax.experiments.settings import training_pool
+    from mrlato_jax.learning import outer
+
+    assert jax.device_count() == NUM_DEVICES
+    policy = dataclasses.replace(tiny_run.POLICY, units=8)
+    learning = dataclasses.replace(tiny_run.LEARNING, meta_batch=TASKS, inner_steps=2)
+    pool = training_pool(tiny_run.dataset(train=TASKS + 1), policy, "paper")
+    found: dict[str, Any] = {}
+
+    def flat(tree: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(leaf).reshape(len(SEEDS), -1) for leaf in jax.tree.leaves(tree)], axis=1)
+
+    def run(prefix: str, case: tuple[int, str, str], start: outer.LearnerState) -> None:
+        execution = devices.resolve(ExecutionConfig(case[1], case[0], case[2]))
+        start = jax.tree.map(jnp.copy, start)
+        found[f"{prefix}/start"] = flat(start.params)
+        program = outer.iteration_program(policy, learning, execution)
+        states, placed = devices.place(start, execution), devices.place(pool, execution)
+        for _ in range(2):
+            states, metrics = program(states, placed)
+        for what, tree in (("theta", states.params), ("metrics", metrics)):
+            found[f"{prefix}/{name(case)}/{what}"] = flat(jax.device_get(devices.fetch(tree, execution)))
+
+    for case in {"quick": REAL, "slow": [REAL[0], *SLOW]}[cases]:
+        run("real", case, outer.init_states(policy, learning, SEEDS))
+    if cases == "quick":
+        jax.clear_caches()
+        outer.pmapped_iteration.cache_clear()
+        outer.inner_adapt = step_of_task_and_key
+        theta = {"w": jnp.array([[0.3, -0.2, 1.0], [0.1, 0.5, 0.4]]), "b": jnp.array([[0.1], [0.2]])}
+        optimizer = jax.vmap(outer.outer_optimizer(learning).init)(theta)
+        states = outer.LearnerState(theta, optimizer, jnp.zeros(2, jnp.int32), jax.random.split(jax.random.key(0)))
+        for case in CHEAP:
+            run("cheap", case, states)
+    np.savez(out, **found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
