@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import tempfile
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 from mrlato_jax.config import LearningConfig, PolicyConfig
 from mrlato_jax.experiments.bench import flops, growth, iteration, startup
 from mrlato_jax.experiments.bench.iteration import Workload
+from mrlato_jax.experiments.bench.parts import Parts, parts_of
 from mrlato_jax.experiments.bench.timing import random_graphs
-from mrlato_jax.learning import inner, rollout
+from mrlato_jax.learning import rollout
 from mrlato_jax.learning.losses import Batch, inner_loss
 from mrlato_jax.learning.outer import draw_meta_batch
 from mrlato_jax.learning.tasks import learning_task
@@ -33,42 +35,43 @@ def prepared() -> iteration.Prepared:
     return iteration.prepare(SMALL)
 
 
-def test_the_parts_are_the_iteration(prepared: iteration.Prepared) -> None:
-    """Sampling, advantages, gradient steps and outer update, each called as it is timed, give the iteration's theta."""
+@pytest.fixture(scope="module")
+def compiled(prepared: iteration.Prepared) -> iteration.Iteration:
+    return iteration.compile_iteration(prepared)
+
+
+def test_the_parts_are_the_iteration(prepared: iteration.Prepared, compiled: iteration.Iteration) -> None:
+    """Run one after the other, with the keys that the iteration would use, they give its theta."""
     policy, learning, state, pool = prepared
     draw_key, task_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
     sets, _ = draw_meta_batch(pool, draw_key, learning.meta_batch)
+    keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(task_key, index))[1])(sets)
+    tasks = jax.tree.map(lambda leaf: leaf[sets, 0], pool.tasks)
+    parts = parts_of(policy, learning)
+    trajectories = parts.sampling(state.params, tasks, keys)
+    batches = parts.advantages(state.params, tasks, trajectories)
+    adapted = parts.gradient_steps(state.params, tasks, batches)
+    expected = parts.outer_update(state.params, state.opt_state, adapted)
 
-    @jax.vmap
-    def parts(index: jax.Array) -> Any:
-        task = jax.tree.map(lambda leaf: leaf[index, 0], pool.tasks)
-        _, key = jax.random.split(jax.random.fold_in(task_key, index))
-        trajectories = rollout.sample(policy, state.params, task, key, learning.rollouts)
-        batch = iteration.estimate(learning, task, trajectories)
-        adapted = iteration.gradient_steps(policy, learning, state.params, task, batch)
-        return adapted, batch, inner.collect(policy, learning, state.params, task, key)[0]
-
-    adapted, batches, collected = jax.jit(parts)(sets)
-    chex.assert_trees_all_close(batches, collected, rtol=1e-5)
-    expected = iteration.outer_update(learning, state.params, state.opt_state, adapted)
     before = jax.tree.map(np.asarray, state.params)
-    copy = jax.tree.map(lambda leaf: leaf.copy(), state)
-    after, _ = iteration.compile_iteration(prepared)(copy)
-    moved = jax.tree.map(lambda new, old: new - old, after.params, before)
-    wanted = jax.tree.map(lambda new, old: new - old, expected, before)
+    after, _ = compiled(jax.tree.map(lambda leaf: leaf.copy(), state))
+    moved, wanted = (jax.tree.map(lambda new, old: new - old, theta, before) for theta in (after.params, expected))
     chex.assert_trees_all_close(moved, wanted, rtol=2e-3, atol=2e-6)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted)) > 1e-4  # it moved
 
 
-def test_figures_of_an_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_of_an_iteration(
+    prepared: iteration.Prepared, compiled: iteration.Iteration, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(iteration, "matmul_peak", lambda: 50.0)
+    monkeypatch.setattr(iteration, "compile_iteration", lambda _: compiled)
     figures = iteration.iteration(SMALL, repeats=1)
-    parts = [figures[f"{name}_seconds"] for name in iteration.PARTS]
+    parts = [figures[f"{name}_seconds"] for name in Parts._fields]
     assert min(parts) > 0
     assert figures["parts_fraction_of_whole"] == pytest.approx(sum(parts) / figures["seconds"])
     assert 0.1 < figures["parts_fraction_of_whole"] < 10  # so small a case measures the calls, not the work
     assert figures["decisions_per_second"] == pytest.approx(2 * 2 * 2 * 5 / figures["seconds"])
-    size = (TINY, 2, 2, 5, 5 + 2 * TINY.neighbour_width)
+    size = (TINY, 2, 2, 5, prepared.pool.tasks.features.shape[-1])
     gradient = 2 * 2 * flops.gradient(*size) / 1e9  # two tasks, two steps
     assert figures["gradient_steps_matmul_gflop"] == pytest.approx(gradient)
     assert figures["matmul_gflop"] == pytest.approx(gradient + 2 * flops.forward(*size) / 1e9)
@@ -97,20 +100,30 @@ def counts(what: str, units: int, num_tasks: int, decoder_input: str) -> np.ndar
     return np.array([jax.jit(function).lower(params).cost_analysis()["flops"], ours(*size)])
 
 
-@pytest.mark.parametrize("decoder_input", ["paper", "task_sim"])
-def test_flops_are_what_xla_counts(decoder_input: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def unrolled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA counts the body of a loop once, and what a checkpoint computes twice twice."""
     scan = jax.lax.scan
     monkeypatch.setattr(jax.lax, "scan", lambda *args, **kwargs: scan(*args, **{**kwargs, "unroll": True}))
     monkeypatch.setattr(jax, "checkpoint", lambda function, **_: function)
-    small, wide, long = (counts("gradient", *size, decoder_input) for size in ((64, 2), (128, 2), (64, 4)))
+
+
+@pytest.mark.usefixtures("unrolled")
+@pytest.mark.parametrize("decoder_input", ["paper", "task_sim"])
+def test_flops_are_what_xla_counts(decoder_input: str) -> None:
+    small, wide = (counts("gradient", units, 2, decoder_input) for units in (64, 128))
     # All of it: elementwise work, which is not counted, comes to a few per cent of the products at 128 units.
     for xla, ours in (wide, counts("forward", 128, 2, decoder_input)):
         assert 1 < xla / ours < 1.04
     # What grows with the square of the width has no elementwise part: the kernels, to half a per cent.
     xla, ours = wide - 2 * small
     assert xla == pytest.approx(ours, rel=5e-3)
-    # What grows with the square of n is attention, and the softmax of its one head.
-    xla, ours = long - 2 * small
+
+
+@pytest.mark.usefixtures("unrolled")
+def test_flops_of_attention_are_what_xla_counts() -> None:
+    short, long = (counts("gradient", 64, num_tasks, "paper") for num_tasks in (2, 4))
+    xla, ours = long - 2 * short  # what grows with the square of n: its two products, and the softmax of one head
     assert xla == pytest.approx(ours, rel=0.1)
 
 
@@ -145,6 +158,7 @@ def test_growth_measures_each_axis_and_shared_points_once(monkeypatch: pytest.Mo
     assert len(trained) == len(set(trained)) == 3
 
 
+@pytest.mark.slow
 def test_growth_of_the_real_thing() -> None:
     wide = dataclasses.replace(SMALL, meta_batch=1, num_tasks=30)  # its tasks have more neighbours than the policy room
     figures = growth.growth({"num_tasks": (30,)}, wide)
@@ -159,6 +173,25 @@ def test_over_devices_reads_the_last_line() -> None:
     }
 
 
+def test_startup_subtracts_the_right_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    caches: list[str] = []
+
+    def start(workload: Workload, cache: str) -> dict[str, float]:
+        caches.append(cache)
+        clocks = {"launched": 0.0, "started": 1.0, "jax": 3.0, "package": 6.0, "prepared": 10.0}
+        return (
+            {**clocks, "compiled": 30.0, "done": 31.0} if len(caches) == 1 else {**clocks, "compiled": 11, "done": 12}
+        )
+
+    monkeypatch.setattr(startup, "_start", start)
+    figures = startup.startup(SMALL)
+    assert figures.pop("cold") == {"compile_seconds": 20.0, "first_iteration_seconds": 31.0}
+    assert figures.pop("cached") == {"compile_seconds": 1.0, "first_iteration_seconds": 12.0}
+    assert (figures["import_jax_seconds"], figures["import_mrlato_jax_seconds"]) == (2.0, 3.0)
+    assert caches[0] == caches[1] != tempfile.gettempdir()  # filled by the first, read by the second
+
+
+@pytest.mark.slow
 def test_startup_is_colder_without_a_cache() -> None:
     figures = json.loads(json.dumps(startup.startup(SMALL)))
     assert 0 < figures["cached"]["compile_seconds"] < figures["cold"]["compile_seconds"]

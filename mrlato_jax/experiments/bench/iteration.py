@@ -1,37 +1,22 @@
-"""A meta-iteration: whole, and split into the parts of Algorithm 1, each jitted apart and run on the same data."""
+"""A meta-iteration: whole, and split into the parts of Algorithm 1."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import optax
 
 from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.experiments.bench import flops
+from mrlato_jax.experiments.bench.parts import parts_of
 from mrlato_jax.experiments.bench.timing import Tick, best, largest_degree, matmul_peak, quiet, random_graphs
-from mrlato_jax.learning import advantages as adv
-from mrlato_jax.learning import inner, rollout
-from mrlato_jax.learning.losses import Batch
-from mrlato_jax.learning.outer import (
-    LearnerState,
-    TaskPool,
-    init_state,
-    meta_gradient,
-    meta_iteration,
-    outer_optimizer,
-    task_axis,
-)
-from mrlato_jax.learning.rollout import Trajectories
-from mrlato_jax.learning.tasks import LearningTask, learning_task, stack
-from mrlato_jax.mec import mdp
+from mrlato_jax.learning.outer import LearnerState, TaskPool, init_state, meta_iteration
+from mrlato_jax.learning.tasks import learning_task, stack
 from mrlato_jax.mec.system import System
-
-PARTS = ("sampling", "advantages", "gradient_steps", "outer_update")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +68,7 @@ def prepare(workload: Workload) -> Prepared:
     return Prepared(policy, workload.learning, init_state(policy, workload.learning, seed=0), pool)
 
 
-def wide_enough(policy: PolicyConfig, graphs: list[Any]) -> PolicyConfig:
+def wide_enough(policy: PolicyConfig, graphs: list[TaskGraph]) -> PolicyConfig:
     """`policy` with room for the neighbours of every task of `graphs`."""
     return dataclasses.replace(policy, neighbour_width=max(policy.neighbour_width, largest_degree(graphs)))
 
@@ -154,64 +139,18 @@ def iteration(workload: Workload | None = None, repeats: int = 2, tick: Tick = q
 
 
 def part_seconds(prepared: Prepared, params: Any, opt_state: Any, repeats: int) -> dict[str, float]:
-    """Seconds of each of `PARTS` for the whole meta-batch, batched over tasks as the iteration does it."""
+    """Seconds of each part for the whole meta-batch."""
     policy, learning, _, pool = prepared
+    run = parts_of(policy, learning)
     tasks = jax.tree.map(lambda leaf: leaf[:, 0], pool.tasks)
     keys = jax.random.split(jax.random.key(1), learning.meta_batch)
-    rolled = _over_tasks(learning, lambda p, task, key: rollout.sample(policy, p, task, key, learning.rollouts))
-    estimated = _over_tasks(learning, lambda _, task, t: estimate(learning, task, t))
-    adapted = _over_tasks(learning, lambda p, task, batch: gradient_steps(policy, learning, p, task, batch))
-    updated = jax.jit(partial(outer_update, learning))
-
-    trajectories = rolled(params, tasks, keys)
-    batches = estimated(params, tasks, trajectories)
-    after = adapted(params, tasks, batches)
+    trajectories = run.sampling(params, tasks, keys)
+    batches = run.advantages(params, tasks, trajectories)
+    adapted = run.gradient_steps(params, tasks, batches)
     calls: dict[str, Callable[[], Any]] = {
-        "sampling": lambda: rolled(params, tasks, keys),
-        "advantages": lambda: estimated(params, tasks, trajectories),
-        "gradient_steps": lambda: adapted(params, tasks, batches),
-        "outer_update": lambda: updated(params, opt_state, after),
+        "sampling": lambda: run.sampling(params, tasks, keys),
+        "advantages": lambda: run.advantages(params, tasks, trajectories),
+        "gradient_steps": lambda: run.gradient_steps(params, tasks, batches),
+        "outer_update": lambda: run.outer_update(params, opt_state, adapted),
     }
-    return {name: best(calls[name], repeats) for name in PARTS}
-
-
-def _over_tasks(learning: LearningConfig, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(params, task, more)` for each task of a meta-batch, jitted; side by side, or one after the other."""
-    if task_axis(learning) == "vmap":
-        return jax.jit(jax.vmap(function, in_axes=(None, 0, 0)))
-    return jax.jit(lambda params, *stacked: jax.lax.map(lambda pair: function(params, *pair), stacked))
-
-
-def estimate(learning: LearningConfig, task: LearningTask, trajectories: Trajectories) -> Batch:
-    """What `inner.collect` does after sampling; a test holds the two together."""
-    rewards, mask = trajectories.rewards, task.dags.mask[:, None, :]
-    if learning.reward_scale == "all_local":
-        rewards = rewards / jax.vmap(mdp.all_local_makespan)(task.dags)[:, None, None]
-    decisions = trajectories.decisions
-    each = jax.vmap(jax.vmap(partial(adv.gae, gamma=learning.gamma, gae_lambda=learning.gae_lambda), (0, 0, None)))
-    advantages = each(rewards, decisions.values, task.dags.mask)
-    returns = jax.vmap(jax.vmap(partial(adv.returns_to_go, gamma=learning.gamma), (0, None)))(rewards, task.dags.mask)
-    if learning.normalise_advantages:
-        advantages = adv.normalise(advantages, mask)
-    return Batch(decisions.actions, decisions.log_probs, advantages, returns, mask)
-
-
-def gradient_steps(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, batch: Batch
-) -> Any:
-    """The m Adam steps of one task from a fresh state: theta'."""
-
-    def body(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
-        params, opt_state, _metrics = inner.gradient_step(policy, learning, *carry, task, batch)
-        return (params, opt_state), None
-
-    start = (params, inner.inner_optimizer(learning).init(params))
-    return jax.lax.scan(body, start, None, length=learning.inner_steps)[0][0]
-
-
-def outer_update(learning: LearningConfig, params: Any, opt_state: Any, adapted: Any) -> Any:
-    """(29): theta after one iteration."""
-    ascent = meta_gradient(params, adapted, learning.inner_lr, learning.inner_steps)
-    descent = jax.tree.map(lambda leaf: -leaf, ascent)
-    updates, _ = outer_optimizer(learning).update(descent, opt_state, params)
-    return optax.apply_updates(params, updates)
+    return {name: best(call, repeats) for name, call in calls.items()}
