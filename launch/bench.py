@@ -7,7 +7,8 @@
 
 Sections: matmul, the machine's rate of matrix products; simulator, beside plain Python; meta_iteration, the workload
 of MRLCO's public code, whole and in parts; compile, cold and with a persistent cache, each in a fresh process;
-planning, by the argmax policy; growth, against n, DAGs, rollouts and learning tasks, with a figure beside the JSON.
+planning, by the argmax policy; growth, against n, DAGs, rollouts, learning tasks and devices, with a figure beside the
+JSON.
 
 Where several sections run, each has a process of its own, so that peak_memory_gb (resident memory of the host,
 getrusage) is the section's alone. Every section also has the matmul rate that its process met right after it: absolute

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import tempfile
 from functools import partial
 from typing import Any
@@ -22,11 +21,18 @@ from mrlato_jax.experiments.bench.parts import Parts, parts_of
 from mrlato_jax.experiments.bench.timing import random_graphs
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.losses import Batch, inner_loss
-from mrlato_jax.learning.outer import draw_meta_batch
+from mrlato_jax.learning.outer import meta_batches
 from mrlato_jax.learning.tasks import learning_task
 from mrlato_jax.mec.system import System
 
 TINY = PolicyConfig(units=8, heads=2, layers=1, neighbour_width=4)
+COUNT_DEVICES = """
+import json, sys, jax
+from mrlato_jax.experiments.bench import fresh
+workload = fresh.read_workload(sys.argv[1])
+print("not the last line")
+print(json.dumps({"seconds": jax.device_count() * workload.graphs}))
+"""
 SMALL = Workload(meta_batch=2, graphs=2, rollouts=2, num_tasks=5, inner_steps=2, policy=TINY)
 
 
@@ -41,20 +47,22 @@ def compiled(prepared: iteration.Prepared) -> iteration.Iteration:
 
 
 def test_the_parts_are_the_iteration(prepared: iteration.Prepared, compiled: iteration.Iteration) -> None:
-    """Run one after the other, with the keys that the iteration would use, they give its theta."""
-    policy, learning, state, pool = prepared
-    draw_key, task_key = jax.random.split(jax.random.fold_in(state.key, state.iteration))
-    sets, _ = draw_meta_batch(pool, draw_key, learning.meta_batch)
-    keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(task_key, index))[1])(sets)
-    tasks = jax.tree.map(lambda leaf: leaf[sets, 0], pool.tasks)
-    parts = parts_of(policy, learning)
-    trajectories = parts.sampling(state.params, tasks, keys)
-    batches = parts.advantages(state.params, tasks, trajectories)
-    adapted = parts.gradient_steps(state.params, tasks, batches)
-    expected = parts.outer_update(state.params, state.opt_state, adapted)
+    """Run one after the other, on the tasks and with the keys that the iteration draws, they give its theta."""
+    policy, learning, _, states, pool = prepared
+    batch = meta_batches(pool, learning, jax.vmap(jax.random.fold_in)(states.key, states.iteration))
+    params = jax.tree.map(lambda leaf: leaf[0], states.params)
+    parts = parts_of(policy, learning, batched=False)
+    adapted = []
+    for index, key in zip(batch.set, batch.key, strict=True):
+        task = jax.tree.map(lambda leaf, index=index: leaf[index, 0], pool.tasks)
+        trajectories, pullback = parts.sampling(params, task, jax.random.split(key)[1])
+        advantages = parts.advantages(task, trajectories)
+        adapted.append(parts.gradient_steps(params, task, trajectories, pullback, advantages))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *adapted)
+    expected = parts.outer_update(states, stacked, batch)
 
-    before = jax.tree.map(np.asarray, state.params)
-    after, _ = compiled(jax.tree.map(lambda leaf: leaf.copy(), state))
+    before = jax.tree.map(np.asarray, states.params)
+    after, _ = compiled(jax.tree.map(jnp.copy, states))
     moved, wanted = (jax.tree.map(lambda new, old: new - old, theta, before) for theta in (after.params, expected))
     chex.assert_trees_all_close(moved, wanted, rtol=2e-3, atol=2e-6)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted)) > 1e-4  # it moved
@@ -66,15 +74,16 @@ def test_figures_of_an_iteration(
     monkeypatch.setattr(iteration, "matmul_peak", lambda: 50.0)
     monkeypatch.setattr(iteration, "compile_iteration", lambda _: compiled)
     figures = iteration.iteration(SMALL, repeats=1)
-    parts = [figures[f"{name}_seconds"] for name in Parts._fields]
+    parts = [figures[f"{name}_seconds"] for name in Parts._fields]  # gradient steps are the third
     assert min(parts) > 0
     assert figures["parts_fraction_of_whole"] == pytest.approx(sum(parts) / figures["seconds"])
     assert 0.1 < figures["parts_fraction_of_whole"] < 10  # so small a case measures the calls, not the work
     assert figures["decisions_per_second"] == pytest.approx(2 * 2 * 2 * 5 / figures["seconds"])
     size = (TINY, 2, 2, 5, prepared.pool.tasks.features.shape[-1])
-    gradient = 2 * 2 * flops.gradient(*size) / 1e9  # two tasks, two steps
+    whole = 2 * 2 * flops.gradient(*size) / 1e9  # two tasks, two steps
+    gradient = whole - 2 * flops.forward(*size) / 1e9  # the sampling is the first one's forward pass
+    assert figures["matmul_gflop"] == pytest.approx(whole)
     assert figures["gradient_steps_matmul_gflop"] == pytest.approx(gradient)
-    assert figures["matmul_gflop"] == pytest.approx(gradient + 2 * flops.forward(*size) / 1e9)
     assert figures["fraction_of_matmul_peak"] == pytest.approx(figures["matmul_gflop"] / figures["seconds"] / 50)
     assert figures["gradient_steps_fraction_of_matmul_peak"] == pytest.approx(gradient / parts[2] / 50)
     assert (figures["meta_batch"], figures["graphs"], figures["rollouts"], figures["num_tasks"]) == (2, 2, 2, 5)
@@ -142,11 +151,12 @@ def test_growth_measures_each_axis_and_shared_points_once(monkeypatch: pytest.Mo
         trained.append(workload)
         return float(workload.decisions)
 
-    monkeypatch.setattr(growth, "_training_seconds", train)
+    monkeypatch.setattr(growth, "training_seconds", train)
+    monkeypatch.setattr(growth, "seconds_on_devices", lambda workload, count: workload.meta_batch / count)
     monkeypatch.setattr(growth, "without_learning", lambda workload: {"simulator_seconds": float(workload.graphs)})
     monkeypatch.setattr(growth, "_MOST_DECISIONS", 100)
     base = dataclasses.replace(SMALL, meta_batch=1)
-    figures = growth.growth({"num_tasks": (5, 7), "rollouts": (2, 3, 1000)}, base)
+    figures = growth.growth({"num_tasks": (5, 7), "rollouts": (2, 3, 1000), "devices": (1, 2)}, base)
     assert figures == {
         "base": {"meta_batch": 1, "graphs": 2, "rollouts": 2, "num_tasks": 5, "inner_steps": 2},
         "num_tasks": {
@@ -154,23 +164,32 @@ def test_growth_measures_each_axis_and_shared_points_once(monkeypatch: pytest.Mo
             "7": {"simulator_seconds": 2.0, "training_seconds": 28.0},
         },
         "rollouts": {"2": {"training_seconds": 20.0}, "3": {"training_seconds": 30.0}, "1000": {}},
+        "devices": {"1": {"training_seconds": 8.0}, "2": {"training_seconds": 4.0}},
     }
     assert len(trained) == len(set(trained)) == 3
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_axes_name_sizes_of_a_workload(full: bool) -> None:
+    for axis, values in growth.axes(full).items():
+        assert axis == "devices" or hasattr(growth.BASE, axis)
+        assert list(values) == sorted(set(values))
+        assert min(values) >= 1
+
+
+def test_devices_are_pretended_in_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "_PROGRAM", COUNT_DEVICES)
+    assert growth.seconds_on_devices(SMALL, 3) == 3 * SMALL.graphs
+
+
 @pytest.mark.slow
 def test_growth_of_the_real_thing() -> None:
-    wide = dataclasses.replace(SMALL, meta_batch=1, num_tasks=30)  # its tasks have more neighbours than the policy room
-    figures = growth.growth({"num_tasks": (30,)}, wide)
+    policy = dataclasses.replace(growth.BASE.policy, units=8, heads=2, layers=1)
+    base = dataclasses.replace(SMALL, meta_batch=1, policy=policy)
+    figures = growth.growth({"num_tasks": (30,), "devices": (2,)}, base)
     assert set(figures["num_tasks"]["30"]) == {"simulator_seconds", "planning_seconds", "training_seconds"}
     assert min(figures["num_tasks"]["30"].values()) > 0
-
-
-def test_over_devices_reads_the_last_line() -> None:
-    program = "import json, os; print('a table'); print(json.dumps({'flags': os.environ['XLA_FLAGS'].split()[-1]}))"
-    assert growth.over_devices((1, 2), [sys.executable, "-c", program]) == {
-        str(count): {"flags": f"--xla_force_host_platform_device_count={count}"} for count in (1, 2)
-    }
+    assert figures["devices"]["2"]["training_seconds"] > 0
 
 
 def test_startup_subtracts_the_right_clocks(monkeypatch: pytest.MonkeyPatch) -> None:

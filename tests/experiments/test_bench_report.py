@@ -103,7 +103,9 @@ def test_figure_has_a_panel_an_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in tasks.lines}
     assert lines["one meta-iteration"] == ([10, 20], [0.2, 0.4])
     assert lines["simulation"] == ([10], [1e-4])
-    reference = graphs.lines[-1]
+    (reference,) = [line for line in graphs.lines if line.get_linestyle() == "--"]
     (x0, x1), (y0, y1) = reference.get_xdata(), reference.get_ydata()
+    assert (x0, y0) == (1, 0.05)
     assert y1 / y0 == pytest.approx(x1 / x0)  # slope 1
-    assert "10 DAGs" in drawn[0].get_suptitle()
+    assert [text.get_text() for text in graphs.texts] == ["0.9"]  # log10(0.4 / 0.05)
+    assert "DAGs: 10" in drawn[0].get_suptitle()

@@ -157,15 +157,6 @@ def test_environment() -> None:
     assert 0.05 < found["peak_memory_gb"] < 1000  # this process, in gigabytes
 
 
-def test_largest_degree_counts_parents_and_children_apart() -> None:
-    def graph(edges: list[tuple[int, int]]) -> mj.TaskGraph:
-        return mj.TaskGraph.from_edges(cycles=[1] * 6, upload_bytes=[1] * 6, download_bytes=[1] * 6, edges=edges)
-
-    assert timing.largest_degree([graph([(0, 1), (1, 2), (1, 3), (1, 4)])]) == 3
-    assert timing.largest_degree([graph([]), graph([(0, 5), (1, 5)])]) == 2
-    assert timing.largest_degree([graph([])]) == 0
-
-
 def test_planning_divides_by_the_batch(half_a_second: list[int]) -> None:
     planned: list[int] = []
 

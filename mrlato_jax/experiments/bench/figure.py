@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,17 @@ _SERIES = {  # name of the figure: (label, colour, marker)
     "planning_seconds": ("argmax decoding", "C1", "s"),
     "simulator_seconds": ("simulation", "C2", "^"),
 }
-_AXES = {"num_tasks": "tasks a DAG, n", "graphs": "DAGs", "rollouts": "rollouts a DAG", "meta_batch": "learning tasks"}
+_AXES = {
+    "num_tasks": "tasks a DAG, n",
+    "graphs": "DAGs",
+    "rollouts": "rollouts a DAG",
+    "meta_batch": "learning tasks",
+    "devices": "devices",
+}
 
 
 def growth_figure(growth: Mapping[str, Any], subtitle: str) -> bytes:
-    """Seconds against each axis, with a line of slope 1, and beside each curve's end its slope over the last step.
+    """Seconds against each axis; beside each curve a line of slope 1 from its start, and its slope over the last step.
 
     Args:
         growth: the section's record.
@@ -39,26 +46,25 @@ def growth_figure(growth: Mapping[str, Any], subtitle: str) -> bytes:
             if points:
                 x, y = zip(*points, strict=True)
                 (handles[label],) = panel.loglog(x, y, colour, marker=marker, label=label, linewidth=1.8, markersize=5)
-        _reference(panel, handles)
+            if len(points) > 1:
+                linear = [y[0] * value / x[0] for value in x]
+                (handles["slope 1"],) = panel.plot(x, linear, "0.6", linestyle="--", linewidth=1, zorder=1)
+                slope = math.log(y[-1] / y[-2]) / math.log(x[-1] / x[-2])
+                panel.annotate(
+                    f"{slope:.1f}", (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center", fontsize=8
+                )
         panel.set_xlabel(_AXES[axis])
-        panel.grid(alpha=0.25, which="both", linewidth=0.5)
+        panel.set_xticks([int(value) for value in rows], labels=list(rows))  # powers of ten would name few of them
+        panel.minorticks_off()
+        panel.margins(x=0.16)
+        panel.grid(alpha=0.3, linewidth=0.5)
     panels[0].set_ylabel("seconds")
     base = growth["base"]
-    at = ", ".join(f"{int(base[name])} {label.split(',')[0]}" for name, label in _AXES.items())
-    figure.suptitle(f"Growth of cost about {at}\n{subtitle}", fontsize=10)
+    at = ", ".join(f"{label.split(',')[0]}: {base[name]}" for name, label in _AXES.items() if name in base)
+    figure.suptitle(
+        f"Seconds as one size is changed ({at}); numbers are slopes over the last step\n{subtitle}", fontsize=10
+    )
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
-
-
-def _reference(panel: Any, handles: dict[str, Any]) -> None:
-    """A line of slope 1 through the geometric middle of the panel's data."""
-    x = sorted({value for line in panel.lines for value in line.get_xdata()})
-    middle = [value for line in panel.lines for value in line.get_ydata()]
-    if len(x) < 2:
-        return
-    centre_y = (min(middle) * max(middle)) ** 0.5
-    centre_x = (x[0] * x[-1]) ** 0.5
-    ends = [x[0], x[-1]]
-    (handles["slope 1"],) = panel.plot(ends, [centre_y * end / centre_x for end in ends], color="0.6", linestyle="--")

@@ -3,7 +3,7 @@
 A count says what (16)-(22) and their gradient ask for. Elementwise work is left out, and so is whatever a program
 computes twice to save memory or once to save time: a fraction of the matmul peak then compares programs that do the
 same task. XLA's own count is no substitute, since it counts the body of a loop once; on an unrolled case the two
-agree, which a test holds.
+agree, which a test holds. (The pooled encoding's product is none of the policy's: it is done once, as data are packed.)
 """
 
 from __future__ import annotations

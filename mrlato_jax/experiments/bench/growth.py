@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
+from mrlato_jax.config import ExecutionConfig, PolicyConfig
+from mrlato_jax.experiments.bench.fresh import run_fresh
 from mrlato_jax.experiments.bench.iteration import (
+    ONE_DEVICE,
     Workload,
     compile_iteration,
     iteration_seconds,
     prepare,
-    wide_enough,
 )
 from mrlato_jax.experiments.bench.planning import decode_seconds
 from mrlato_jax.experiments.bench.simulator import makespan_seconds
 from mrlato_jax.experiments.bench.timing import Tick, quiet, random_graphs
 from mrlato_jax.learning import rollout
 
-BASE = Workload(meta_batch=1, graphs=10, rollouts=10, num_tasks=50)
+# Pooled neighbours, since no width holds those of 1000 tasks.
+BASE = Workload(meta_batch=1, graphs=10, rollouts=10, num_tasks=50, policy=PolicyConfig(neighbours="pooled"))
 """Where all axes meet; each axis changes one of its fields."""
+
+DEVICES = "devices"  # the axis that is none of a workload's fields; all its points have SHARED learning tasks
+SHARED = 8
 
 AXES: dict[str, tuple[int, ...]] = {
     "num_tasks": (10, 50, 200),
     "graphs": (1, 10, 100),
     "rollouts": (1, 10, 100),
     "meta_batch": (1, 8),
+    DEVICES: (1, 2),
 }
 FULL_AXES: dict[str, tuple[int, ...]] = {
     "num_tasks": (10, 20, 50, 100, 200, 500, 1000),
-    "graphs": (1, 10, 100, 1000, 10_000),
-    "rollouts": (1, 10, 100, 1000),
+    "graphs": (1, 10, 100, 500, 1000, 10_000),
+    "rollouts": (1, 3, 10, 30, 100, 300),
     "meta_batch": (1, 2, 4, 8, 16, 32),
+    DEVICES: (1, 2, 4, 8),
 }
 _ALSO_WITHOUT_LEARNING = ("num_tasks", "graphs")  # axes that the simulator and the planner have too
 _MOST_DECISIONS = 250_000  # in one measured iteration; beyond, its memory is the measurement
+
+
+def axes(full: bool) -> dict[str, tuple[int, ...]]:
+    """What is measured by default, or in full; as many devices as there are, which the cores of a host stand in for."""
+    chosen = FULL_AXES if full else AXES
+    if jax.default_backend() == "cpu":
+        return chosen
+    return {**chosen, DEVICES: tuple(count for count in chosen[DEVICES] if count <= jax.device_count())}
 
 
 def growth(
@@ -48,7 +62,7 @@ def growth(
     """Seconds of one simulation, one argmax decoding and one meta-iteration, along each axis.
 
     Args:
-        axes: values of each field of `Workload` that is varied, the others as in `base`.
+        axes: values of each field of `Workload` that is varied, the others as in `base`; and numbers of devices.
         base: where the axes meet.
         tick: shows progress.
 
@@ -56,22 +70,22 @@ def growth(
         For each axis, for each value, `simulator_seconds` and `planning_seconds` (of `graphs` DAGs together, where the
         axis is one of DAGs) and `training_seconds` (of one meta-iteration).
     """
-    points = {axis: [_at(base, axis, value) for value in values] for axis, values in axes.items()}
-    total, done = sum(map(len, points.values())), 0
+    points = [(axis, value) for axis, values in axes.items() for value in values]
     trained: dict[Workload, float] = {}  # the axes share a point
-    figures: dict[str, dict[str, Any]] = {"base": base.sizes()}
-    for axis, workloads in points.items():
-        figures[axis] = {}
-        for workload in workloads:
-            value = getattr(workload, axis)
-            tick(done, total, f"{axis} {value}")
-            done += 1
-            row = without_learning(workload) if axis in _ALSO_WITHOUT_LEARNING else {}
-            if workload.decisions <= _MOST_DECISIONS:
-                if workload not in trained:
-                    trained[workload] = _training_seconds(workload)
-                row["training_seconds"] = trained[workload]
-            figures[axis][str(value)] = row
+    figures: dict[str, dict[str, Any]] = {"base": base.sizes(), **{axis: {} for axis in axes}}
+    for done, (axis, value) in enumerate(points):
+        tick(done, len(points), f"{axis} {value}")
+        row = figures[axis].setdefault(str(value), {})
+        if axis == DEVICES:
+            row["training_seconds"] = seconds_on_devices(dataclasses.replace(base, meta_batch=SHARED), value)
+            continue
+        workload = _at(base, axis, value)
+        if axis in _ALSO_WITHOUT_LEARNING:
+            row |= without_learning(workload)
+        if workload.decisions <= _MOST_DECISIONS:
+            if workload not in trained:
+                trained[workload] = training_seconds(workload)
+            row["training_seconds"] = trained[workload]
     return figures
 
 
@@ -83,35 +97,35 @@ def _at(base: Workload, axis: str, value: int) -> Workload:
 def without_learning(workload: Workload) -> dict[str, float]:
     """Seconds of simulating a plan of each DAG, and of planning them."""
     graphs = random_graphs(workload.graphs, workload.num_tasks, seed=0)
-    policy = wide_enough(workload.policy, graphs)
-    params = rollout.init_params(policy, jax.random.key(0))
+    params = rollout.init_params(workload.policy, jax.random.key(0))
     calls = max(1, min(50, 50_000 // (workload.graphs * workload.num_tasks)))
     return {
         "simulator_seconds": makespan_seconds(graphs, repeats=5, calls=calls),
-        "planning_seconds": decode_seconds(policy, params, graphs, repeats=3),
+        "planning_seconds": decode_seconds(workload.policy, params, graphs, repeats=3),
     }
 
 
-def _training_seconds(workload: Workload) -> float:
-    prepared = prepare(workload)
-    return iteration_seconds(compile_iteration(prepared), prepared.state, repeats=3)[0]
+def training_seconds(workload: Workload, execution: ExecutionConfig = ONE_DEVICE) -> float:
+    """Seconds of one meta-iteration, compilation apart."""
+    prepared = prepare(workload, execution)
+    return iteration_seconds(compile_iteration(prepared), prepared.states, repeats=3)
 
 
-def over_devices(counts: Sequence[int], command: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Runs `command` once for each number of devices, which the host's cores stand in for.
+_PROGRAM = """
+import json, sys
+from mrlato_jax.config import ExecutionConfig
+from mrlato_jax.experiments.bench import fresh, growth
+seconds = growth.training_seconds(fresh.read_workload(sys.argv[1]), ExecutionConfig(parallel="shard_map"))
+print(json.dumps({"seconds": seconds}))
+"""
 
-    Args:
-        counts: numbers of devices.
-        command: a program whose last line of output is a JSON object of figures.
 
-    Returns:
-        For each count, the figures.
+def seconds_on_devices(workload: Workload, count: int) -> float:
+    """`training_seconds` shared by `count` devices; without accelerators the host's cores stand in for them.
+
+    On a host's cores this says what sharing costs, not what it gains: one device already uses them all.
     """
-    figures = {}
-    for count in counts:
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
-        ran = subprocess.run(
-            command, env={**os.environ, "XLA_FLAGS": flags}, stdout=subprocess.PIPE, text=True, check=True
-        )
-        figures[str(count)] = json.loads(ran.stdout.splitlines()[-1])
-    return figures
+    if jax.default_backend() != "cpu":
+        return training_seconds(workload, ExecutionConfig(parallel="shard_map", num_devices=count))
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
+    return run_fresh(_PROGRAM, workload, {"XLA_FLAGS": flags})["seconds"]

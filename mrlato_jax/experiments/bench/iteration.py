@@ -8,15 +8,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from mrlato_jax.config import LearningConfig, PolicyConfig
-from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
 from mrlato_jax.experiments.bench import flops
 from mrlato_jax.experiments.bench.parts import parts_of
-from mrlato_jax.experiments.bench.timing import Tick, best, largest_degree, matmul_peak, quiet, random_graphs
-from mrlato_jax.learning.outer import LearnerState, TaskPool, init_state, meta_iteration
+from mrlato_jax.experiments.bench.timing import Tick, best, matmul_peak, quiet, random_graphs
+from mrlato_jax.learning import devices
+from mrlato_jax.learning.outer import LearnerState, TaskPool, init_states, meta_batches, meta_iteration
 from mrlato_jax.learning.tasks import learning_task, stack
 from mrlato_jax.mec.system import System
+
+ONE_DEVICE = ExecutionConfig(parallel="single")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,22 +58,27 @@ class Prepared(NamedTuple):
 
     policy: PolicyConfig
     learning: LearningConfig
-    state: LearnerState
+    execution: ExecutionConfig
+    states: LearnerState  # of one seed
     pool: TaskPool
 
 
-def prepare(workload: Workload) -> Prepared:
-    """Draws the DAGs, packs them, and sets up the learner; a policy too narrow for the DAGs is widened."""
-    sets = [random_graphs(workload.graphs, workload.num_tasks, seed) for seed in range(workload.meta_batch)]
-    policy = wide_enough(workload.policy, [graph for graphs in sets for graph in graphs])
-    tasks = stack([learning_task(graphs, System(), policy) for graphs in sets])
+def prepare(workload: Workload, execution: ExecutionConfig = ONE_DEVICE) -> Prepared:
+    """Draws the DAGs, packs them, sets up the learner, and puts all of it on the devices.
+
+    Raises:
+        InputError: tasks with more neighbours than the policy has room for.
+    """
+    policy, learning, execution = workload.policy, workload.learning, devices.resolve(execution)
+    tasks = stack(
+        [
+            learning_task(random_graphs(workload.graphs, workload.num_tasks, seed), System(), policy)
+            for seed in range(workload.meta_batch)
+        ]
+    )
     pool = TaskPool(jax.tree.map(lambda leaf: leaf[:, None], tasks), (workload.num_tasks,) * workload.meta_batch)
-    return Prepared(policy, workload.learning, init_state(policy, workload.learning, seed=0), pool)
-
-
-def wide_enough(policy: PolicyConfig, graphs: list[TaskGraph]) -> PolicyConfig:
-    """`policy` with room for the neighbours of every task of `graphs`."""
-    return dataclasses.replace(policy, neighbour_width=max(policy.neighbour_width, largest_degree(graphs)))
+    states = init_states(policy, learning, [0])
+    return Prepared(policy, learning, execution, devices.place(states, execution), devices.place(pool, execution))
 
 
 Iteration = Callable[[LearnerState], tuple[LearnerState, Any]]
@@ -78,28 +86,28 @@ Iteration = Callable[[LearnerState], tuple[LearnerState, Any]]
 
 def compile_iteration(prepared: Prepared) -> Iteration:
     """The one call of `meta_iteration`: compiled, and bound to the pool."""
-    policy, learning, state, pool = prepared
-    compiled = meta_iteration.lower(policy, learning, state, pool).compile()
-    return lambda state: compiled(state, pool)
+    policy, learning, execution, states, pool = prepared
+    compiled = meta_iteration.lower(policy, learning, execution, states, pool).compile()
+    return lambda states: compiled(states, pool)
 
 
-def iteration_seconds(run: Iteration, state: LearnerState, repeats: int) -> tuple[float, LearnerState]:
-    """The fastest of `repeats` iterations, and the state after them; no call is left out, so `run` is compiled."""
+def iteration_seconds(run: Iteration, states: LearnerState, repeats: int) -> float:
+    """The fastest of `repeats` iterations of a compiled program; `states` are given away."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
-        state, metrics = run(state)
-        jax.block_until_ready((state, metrics))
+        states, metrics = run(states)
+        jax.block_until_ready((states, metrics))
         times.append(time.perf_counter() - started)
-    return min(times), state
+    return min(times)
 
 
 def iteration(workload: Workload | None = None, repeats: int = 2, tick: Tick = quiet) -> dict[str, float]:
     """Times one meta-iteration and its parts, and sets the gradient steps and the whole beside the matmul peak.
 
     The parts are programs of their own: what a whole iteration gains by fusing across them is the difference between
-    their sum and `seconds`. An iteration's matmul FLOPs are those of one forward pass for the sampling and of
-    `inner_steps` gradient steps (`flops`).
+    their sum and `seconds`. An iteration's matmul FLOPs are those of `inner_steps` gradients (`flops`): the sampling is
+    the first one's forward pass, and counts as sampling.
 
     Args:
         workload: by default MRLCO's.
@@ -109,20 +117,21 @@ def iteration(workload: Workload | None = None, repeats: int = 2, tick: Tick = q
     workload = workload or Workload()
     tick(0, 4, "compiling")
     prepared = prepare(workload)
-    params, opt_state = jax.tree.map(lambda leaf: leaf.copy(), (prepared.state.params, prepared.state.opt_state))
+    kept = prepared._replace(states=jax.tree.map(jnp.copy, prepared.states))  # an iteration gives its own away
     started = time.perf_counter()
     run = compile_iteration(prepared)
     compile_seconds = time.perf_counter() - started
     tick(1, 4, "whole iterations")
-    seconds, _ = iteration_seconds(run, prepared.state, repeats + 1)  # the first one also allocates
+    seconds = iteration_seconds(run, prepared.states, repeats + 1)  # the first one also allocates
     tick(2, 4, "the parts")
-    parts = part_seconds(prepared, params, opt_state, repeats)
+    parts = part_seconds(kept, repeats)
     tick(3, 4, "the matmul peak")
     peak = matmul_peak()
     features = prepared.pool.tasks.features
     size = (workload.graphs, workload.rollouts, *features.shape[-2:])
-    gradient = 1e-9 * workload.meta_batch * workload.inner_steps * flops.gradient(prepared.policy, *size)
-    whole = gradient + 1e-9 * workload.meta_batch * flops.forward(prepared.policy, *size)
+    sampling = 1e-9 * workload.meta_batch * flops.forward(prepared.policy, *size)
+    whole = 1e-9 * workload.meta_batch * workload.inner_steps * flops.gradient(prepared.policy, *size)
+    gradient = whole - sampling
     return {
         **workload.sizes(),
         "seconds": seconds,
@@ -138,19 +147,28 @@ def iteration(workload: Workload | None = None, repeats: int = 2, tick: Tick = q
     }
 
 
-def part_seconds(prepared: Prepared, params: Any, opt_state: Any, repeats: int) -> dict[str, float]:
-    """Seconds of each part for the whole meta-batch."""
-    policy, learning, _, pool = prepared
-    run = parts_of(policy, learning)
+def part_seconds(prepared: Prepared, repeats: int) -> dict[str, float]:
+    """Seconds of each part for the whole meta-batch, on one device.
+
+    Where the iteration takes one task at a time, one is run as often as there are tasks: they are of one size.
+    """
+    policy, learning, execution, states, pool = prepared
+    batched = execution.task_axis == "vmap"
+    run = parts_of(policy, learning, batched=batched)
+    params = jax.tree.map(lambda leaf: leaf[0], states.params)
     tasks = jax.tree.map(lambda leaf: leaf[:, 0], pool.tasks)
-    keys = jax.random.split(jax.random.key(1), learning.meta_batch)
-    trajectories = run.sampling(params, tasks, keys)
-    batches = run.advantages(params, tasks, trajectories)
-    adapted = run.gradient_steps(params, tasks, batches)
-    calls: dict[str, Callable[[], Any]] = {
-        "sampling": lambda: run.sampling(params, tasks, keys),
-        "advantages": lambda: run.advantages(params, tasks, trajectories),
-        "gradient_steps": lambda: run.gradient_steps(params, tasks, batches),
-        "outer_update": lambda: run.outer_update(params, opt_state, adapted),
+    batch = meta_batches(pool, learning, states.key)
+    task, keys = (tasks, batch.key) if batched else jax.tree.map(lambda leaf: leaf[0], (tasks, batch.key))
+    trajectories, pullback = run.sampling(params, task, keys)
+    advantages = run.advantages(task, trajectories)
+    adapted = run.gradient_steps(params, task, trajectories, pullback, advantages)
+    if not batched:
+        adapted = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], learning.meta_batch, axis=0), adapted)
+    times = 1 if batched else learning.meta_batch
+    return {
+        "sampling": times * best(lambda: run.sampling(params, task, keys), repeats, times),
+        "advantages": times * best(lambda: run.advantages(task, trajectories), repeats, times),
+        "gradient_steps": times
+        * best(lambda: run.gradient_steps(params, task, trajectories, pullback, advantages), repeats, times),
+        "outer_update": best(lambda: run.outer_update(states, adapted, batch), repeats),
     }
-    return {name: best(call, repeats) for name, call in calls.items()}

@@ -1,7 +1,8 @@
-"""The parts of a meta-iteration, each jitted apart; run one after the other they give what `meta_iteration` gives.
+"""The parts of a meta-iteration as programs of their own.
 
-This module follows `learning.inner` and `learning.outer`, which have no seams where a clock could stand; a test holds
-the two together.
+Run one after the other they give what `meta_iteration` gives, which a test holds. There the pass that samples also is
+the first gradient step's forward pass; here `jax.vjp` cuts that step in two, and what the backward half needs is handed
+over in memory.
 """
 
 from __future__ import annotations
@@ -12,75 +13,77 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mrlato_jax.config import LearningConfig, PolicyConfig
-from mrlato_jax.learning import advantages as adv
 from mrlato_jax.learning import inner, rollout
-from mrlato_jax.learning.losses import Batch
-from mrlato_jax.learning.outer import meta_gradient, outer_optimizer, task_axis
+from mrlato_jax.learning.inner import InnerState
+from mrlato_jax.learning.losses import Batch, inner_loss
+from mrlato_jax.learning.outer import LearnerState, MetaBatch, meta_gradient, outer_optimizer
 from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.learning.tasks import LearningTask
-from mrlato_jax.mec import mdp
+from mrlato_jax.policy.decode import Decisions
+
+Pullback = Callable[[Any], Any]
+"""From the gradient of log-probabilities, values and entropies to that of theta."""
 
 
 class Parts(NamedTuple):
-    """Jitted functions; but for the last, of theta and of a meta-batch stacked along axis 0."""
+    """Jitted; all but the last of one task or, batched, of several stacked along axis 0 (theta apart)."""
 
-    sampling: Callable[..., Any]  # (theta, tasks, keys) -> trajectories
-    advantages: Callable[..., Any]  # (theta, tasks, trajectories) -> batches; theta is not read
-    gradient_steps: Callable[..., Any]  # (theta, tasks, batches) -> theta_i'
-    outer_update: Callable[..., Any]  # (theta, outer optimizer's state, theta_i') -> theta
+    sampling: Callable[..., tuple[Trajectories, Pullback]]  # (theta, task, key)
+    advantages: Callable[..., Batch]  # (task, trajectories)
+    gradient_steps: Callable[..., Any]  # (theta, task, trajectories, pullback, batch) -> theta'
+    outer_update: Callable[..., Any]  # (learner states, theta_i' along axis 0, MetaBatch) -> theta of each seed
 
 
 @functools.cache
-def parts_of(policy: PolicyConfig, learning: LearningConfig) -> Parts:
-    """The parts under these settings, batched over tasks as the iteration does it; cached, so as to compile once."""
-    return Parts(
-        _over_tasks(learning, lambda p, task, key: rollout.sample(policy, p, task, key, learning.rollouts)),
-        _over_tasks(learning, lambda _, task, trajectories: _estimate(learning, task, trajectories)),
-        _over_tasks(learning, lambda p, task, batch: _gradient_steps(policy, learning, p, task, batch)),
-        jax.jit(partial(_outer_update, learning)),
-    )
+def parts_of(policy: PolicyConfig, learning: LearningConfig, *, batched: bool) -> Parts:
+    """The parts under these settings; cached, so that they compile once."""
+    sampling, gradient_steps = partial(_sampling, policy, learning), partial(_gradient_steps, policy, learning)
+    advantages = partial(inner.estimate, learning)
+    if batched:
+        sampling, advantages = jax.vmap(sampling, in_axes=(None, 0, 0)), jax.vmap(advantages)
+        gradient_steps = jax.vmap(gradient_steps, in_axes=(None, 0, 0, 0, 0))
+    outer_update = partial(_outer_update, learning)
+    return Parts(jax.jit(sampling), jax.jit(advantages), jax.jit(gradient_steps), jax.jit(outer_update))
 
 
-def _over_tasks(learning: LearningConfig, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(params, task, more)` for each task of a meta-batch: side by side, or one after the other."""
-    if task_axis(learning) == "vmap":
-        return jax.jit(jax.vmap(function, in_axes=(None, 0, 0)))
-    return jax.jit(lambda params, *stacked: jax.lax.map(lambda pair: function(params, *pair), stacked))
+def _sampling(
+    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+) -> tuple[Trajectories, Pullback]:
+    def forward(params: Any) -> tuple[Any, Trajectories]:
+        trajectories = rollout.sample(policy, params, task, key, learning.rollouts)
+        _, *differentiable = trajectories.decisions  # actions are not
+        return differentiable, trajectories
 
-
-def _estimate(learning: LearningConfig, task: LearningTask, trajectories: Trajectories) -> Batch:
-    """What `inner.collect` does after sampling."""
-    rewards, mask = trajectories.rewards, task.dags.mask[:, None, :]
-    if learning.reward_scale == "all_local":
-        rewards = rewards / jax.vmap(mdp.all_local_makespan)(task.dags)[:, None, None]
-    decisions = trajectories.decisions
-    each = jax.vmap(jax.vmap(partial(adv.gae, gamma=learning.gamma, gae_lambda=learning.gae_lambda), (0, 0, None)))
-    advantages = each(rewards, decisions.values, task.dags.mask)
-    returns = jax.vmap(jax.vmap(partial(adv.returns_to_go, gamma=learning.gamma), (0, None)))(rewards, task.dags.mask)
-    if learning.normalise_advantages:
-        advantages = adv.normalise(advantages, mask)
-    return Batch(decisions.actions, decisions.log_probs, advantages, returns, mask)
+    _, pullback, trajectories = jax.vjp(forward, params, has_aux=True)
+    return trajectories, pullback
 
 
 def _gradient_steps(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, batch: Batch
+    policy: PolicyConfig,
+    learning: LearningConfig,
+    params: Any,
+    task: LearningTask,
+    trajectories: Trajectories,
+    pullback: Pullback,
+    batch: Batch,
 ) -> Any:
-    """The m Adam steps of one task from a fresh state: theta'."""
+    actions, *differentiable = trajectories.decisions
+    cotangents = jax.grad(lambda values: inner_loss(learning, batch, Decisions(actions, *values))[0])(differentiable)
+    (gradient,) = pullback(cotangents)
+    state = inner.descend(learning, InnerState(params, inner.inner_optimizer(learning).init(params)), gradient)
 
-    def body(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
-        params, opt_state, _metrics = inner.gradient_step(policy, learning, *carry, task, batch)
-        return (params, opt_state), None
+    def body(state: InnerState, _: None) -> tuple[InnerState, None]:
+        gradient, _metrics = inner.scoring_gradient(policy, learning, state.params, task, batch)
+        return inner.descend(learning, state, gradient), None
 
-    start = (params, inner.inner_optimizer(learning).init(params))
-    return jax.lax.scan(body, start, None, length=learning.inner_steps)[0][0]
+    return jax.lax.scan(body, state, None, length=learning.inner_steps - 1)[0].params
 
 
-def _outer_update(learning: LearningConfig, params: Any, opt_state: Any, adapted: Any) -> Any:
-    """(29): theta after one iteration."""
-    ascent = meta_gradient(params, adapted, learning.inner_lr, learning.inner_steps)
-    descent = jax.tree.map(lambda leaf: -leaf, ascent)
-    updates, _ = outer_optimizer(learning).update(descent, opt_state, params)
-    return optax.apply_updates(params, updates)
+def _outer_update(learning: LearningConfig, states: LearnerState, adapted: Any, batch: MetaBatch) -> Any:
+    descent = jax.tree.map(jnp.negative, meta_gradient(states.params, adapted, batch, learning))
+    updates, _ = jax.vmap(outer_optimizer(learning).update)(descent, states.opt_state, states.params)
+    return optax.apply_updates(states.params, updates)

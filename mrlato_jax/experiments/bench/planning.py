@@ -10,7 +10,6 @@ import jax
 
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.experiments.bench.iteration import wide_enough
 from mrlato_jax.experiments.bench.timing import Tick, best, quiet, random_graphs
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.tasks import learning_task
@@ -45,7 +44,7 @@ def planning(
         from `TaskGraph`s to timed plans.
     """
     distinct = random_graphs(min(max(batches), _DISTINCT), num_tasks, seed=0)
-    policy = wide_enough(policy or PolicyConfig(), distinct)
+    policy = policy or PolicyConfig()
     params = rollout.init_params(policy, jax.random.key(0))
     plan = make_planner(policy, params)
     figures: dict[str, Any] = {"num_tasks": num_tasks, "batch": {}}

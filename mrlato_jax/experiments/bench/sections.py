@@ -42,7 +42,7 @@ SECTIONS: dict[str, Callable[[Options, Tick], dict[str, Any]]] = {
     "planning": lambda options, tick: planning(
         options.make_planner, planned=10_000 if options.full else 100, tick=tick
     ),
-    "growth": lambda options, tick: growing.growth(growing.FULL_AXES if options.full else growing.AXES, tick=tick),
+    "growth": lambda options, tick: growing.growth(growing.axes(options.full), tick=tick),
 }
 
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from mrlato_jax.config import PolicyConfig
+from mrlato_jax.experiments.bench.fresh import run_fresh
 from mrlato_jax.experiments.bench.iteration import Workload, compile_iteration, prepare
 from mrlato_jax.experiments.bench.timing import Tick, quiet
 
@@ -28,8 +22,8 @@ import jax
 marks["jax"] = time.time()
 import mrlato_jax
 marks["package"] = time.time()
-from mrlato_jax.experiments.bench import startup
-print(json.dumps(startup.first_iteration(marks, json.loads(sys.argv[1]))))
+from mrlato_jax.experiments.bench import fresh, startup
+print(json.dumps(marks | startup.first_iteration(fresh.read_workload(sys.argv[1]))))
 """
 
 
@@ -61,28 +55,22 @@ def startup(workload: Workload = SMALL, tick: Tick = quiet) -> dict[str, Any]:
     return figures
 
 
-def first_iteration(marks: dict[str, float], workload: dict[str, Any]) -> dict[str, float]:
-    """In the fresh process: adds when data and parameters were ready, the program compiled, an iteration done."""
-    prepared = prepare(Workload(**{**workload, "policy": PolicyConfig.from_json(workload["policy"])}))
-    jax.block_until_ready(prepared.state.params)
-    marks["prepared"] = time.time()
+def first_iteration(workload: Workload) -> dict[str, float]:
+    """In the fresh process: when data and parameters were ready, the program compiled, and an iteration done."""
+    prepared = prepare(workload)
+    jax.block_until_ready(prepared.states.params)
+    marks = {"prepared": time.time()}
     run = compile_iteration(prepared)
     marks["compiled"] = time.time()
-    jax.block_until_ready(run(prepared.state))
-    marks["done"] = time.time()
-    return marks
+    jax.block_until_ready(run(prepared.states))
+    return {**marks, "done": time.time()}
 
 
 def _start(workload: Workload, cache: str) -> dict[str, float]:
-    package = str(Path(__file__).resolve().parents[3])  # the same code, however this process came to find it
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+    caching = {
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    command = [sys.executable, "-c", _PROGRAM, json.dumps(dataclasses.asdict(workload))]
     launched = time.time()
-    ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return {"launched": launched, **json.loads(ran.stdout.splitlines()[-1])}
+    return {"launched": launched, **run_fresh(_PROGRAM, workload, caching)}

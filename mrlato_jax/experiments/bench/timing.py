@@ -96,9 +96,3 @@ def random_graphs(count: int, num_tasks: int, seed: int) -> list[TaskGraph]:
     """DAGs from the middle of the paper's families, all of `num_tasks`."""
     rng = np.random.default_rng(seed)
     return [daggen(num_tasks=num_tasks, fat=0.6, density=0.6, rng=rng) for _ in range(count)]
-
-
-def largest_degree(graphs: list[TaskGraph]) -> int:
-    """The most parents or children that any task of `graphs` has."""
-    ends = [graph.edges.ravel(order="F") + np.repeat([0, graph.num_tasks], len(graph.edges)) for graph in graphs]
-    return max(int(np.bincount(nodes, minlength=1).max()) for nodes in ends)  # parents and children counted apart

@@ -1,0 +1,44 @@
+"""Measurements that need a Python process of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.experiments.bench.iteration import Workload
+
+
+def run_fresh(program: str, workload: Workload, environment: Mapping[str, str]) -> dict[str, float]:
+    """Runs a program in a fresh interpreter.
+
+    Args:
+        program: its text; finds `workload` in `sys.argv[1]` (`read_workload`), and prints a JSON object at last.
+        workload: what it is to measure.
+        environment: variables beside this process's.
+
+    Returns:
+        The JSON object.
+    """
+    package = str(Path(__file__).resolve().parents[3])  # the same code, however this process came to find it
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-c", program, json.dumps(dataclasses.asdict(workload))]
+    ran = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def read_workload(argument: str) -> Workload:
+    """In the fresh process: the workload that `run_fresh` was given."""
+    values = json.loads(argument)
+    return Workload(**{**values, "policy": PolicyConfig.from_json(values["policy"])})
