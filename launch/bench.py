@@ -112,7 +112,7 @@ def _run_apart(names: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Each section in a process of its own; this one never touches a device, which may admit one process only.
 
     Returns:
-        The record of the sections that ended well, and the names of the others.
+        The record of the sections that ended well, and the names of the others with how they ended.
     """
     record: dict[str, Any] = {}
     environment: dict[str, Any] = {}
@@ -122,7 +122,7 @@ def _run_apart(names: list[str]) -> tuple[dict[str, Any], list[str]]:
         command = [sys.executable, __file__, f"--only={name}", "--json=-", *passed, *(["--full"] * FLAGS.full)]
         ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if ran.returncode:
-            failed.append(name)
+            failed.append(f"{name} (exit status {ran.returncode})")
             continue
         part = json.loads(ran.stdout.splitlines()[-1])
         record[name] = part[name]

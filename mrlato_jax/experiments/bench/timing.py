@@ -87,9 +87,13 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory_gb() -> float:
-    """The largest resident memory of this process so far (`getrusage`); an accelerator's own memory is no part."""
+    """The largest resident memory so far of this process or of one that it started (`getrusage`).
+
+    An accelerator's own memory is no part of it.
+    """
     in_bytes = 1 if sys.platform == "darwin" else 1024
-    return 1e-9 * in_bytes * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return 1e-9 * in_bytes * max(peaks)
 
 
 def random_graphs(count: int, num_tasks: int, seed: int) -> list[TaskGraph]:
