@@ -10,6 +10,7 @@ from absl import flags
 from mrlato_jax.config import (
     DECODER_INPUTS,
     EXPERIMENTS,
+    MATMULS,
     META_UPDATES,
     METHODS,
     NEIGHBOURS,
@@ -58,6 +59,13 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         policy.neighbours,
         NEIGHBOURS,
         "A task's parents and children as lists of positions, or pooled: in summaries that hold any number of them.",
+    )
+    choice(
+        "matmul",
+        policy.matmul,
+        MATMULS,
+        "How precisely the policy's matrix products multiply. tf32 means it on NVIDIA GPUs since Ampere, else float32; "
+        "bfloat16 sums in float32.",
     )
 
     number("inner_lr", learning.inner_lr, "alpha: learning rate of Adam in the inner loop.")

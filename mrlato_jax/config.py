@@ -14,6 +14,7 @@ from mrlato_jax.errors import InputError, check_choice, check_number, shorten
 
 DECODER_INPUTS = ("paper", "task", "task_sim")
 NEIGHBOURS = ("listed", "pooled")
+MATMULS = ("float32", "tf32", "bfloat16")
 META_UPDATES = ("reptile", "reptile_adam")
 REWARD_SCALES = ("all_local", "none")
 TASK_AXES = ("auto", "map", "vmap")
@@ -53,6 +54,7 @@ class PolicyConfig(_JsonRecord):
     heads: int = 8  # attention heads
     neighbour_width: int = 32  # parents (and children) a task may have where they are listed
     neighbours: str = "listed"  # how the encoder is told of parents and children; see mec/mdp.py
+    matmul: str = "float32"  # how precisely the network's products multiply; see policy/products.py
 
     def __post_init__(self) -> None:
         check_choice("decoder_input", self.decoder_input, DECODER_INPUTS)
@@ -61,6 +63,7 @@ class PolicyConfig(_JsonRecord):
         if self.units % self.heads:
             raise InputError(f"heads is {self.heads}; accepted: a divisor of units ({self.units})")
         check_choice("neighbours", self.neighbours, NEIGHBOURS)
+        check_choice("matmul", self.matmul, MATMULS)
         if self.neighbours == "pooled" and self.neighbour_width != PolicyConfig.neighbour_width:
             raise InputError(
                 f"neighbour_width is {self.neighbour_width} with neighbours=pooled, which has no width; accepted: the "
@@ -157,7 +160,7 @@ class TrainConfig(_JsonRecord):
         """
         plain = TrainConfig()
         additions = [
-            str(value) if name in ("decoder_input", "neighbours", "meta_update") else f"{name}={value}"
+            str(value) if name in ("decoder_input", "neighbours", "matmul", "meta_update") else f"{name}={value}"
             for ours, theirs in ((self.policy, plain.policy), (self.learning, plain.learning))
             for name, value in ours.to_json().items()
             if name not in BUDGET and value != getattr(theirs, name)

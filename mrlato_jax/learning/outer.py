@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -282,6 +283,7 @@ def iteration_program(
     policy: PolicyConfig, learning: LearningConfig, execution: ExecutionConfig
 ) -> Callable[[LearnerState, TaskPool], tuple[LearnerState, MetaMetrics]]:
     """The meta-iteration as `execution` (resolved) wants it run; inputs from `devices.place`, states given away."""
+    execution = dataclasses.replace(execution, metrics_every=1)  # the host's matter: nothing is compiled anew for it
     if execution.parallel == "pmap":
         return pmapped_iteration(policy, learning, execution)
     return partial(meta_iteration, policy, learning, execution)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -9,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
+
+from mrlato_jax.policy.products import dense_product
 
 GATES = 4  # input, candidate, forget, output
 FORGET_BIAS = 1.0
@@ -40,11 +43,13 @@ class LayerNormLSTMCell(nn.Module):
     """
 
     units: int
+    matmul: str = "float32"
 
     def setup(self) -> None:
         width = GATES * self.units
-        self.input_kernel = nn.Dense(width, use_bias=False, kernel_init=nn.initializers.glorot_uniform())
-        self.recurrent_kernel = nn.Dense(width, use_bias=False, kernel_init=nn.initializers.orthogonal())
+        dense = partial(nn.Dense, use_bias=False, dot_general=dense_product(self.matmul))
+        self.input_kernel = dense(width, kernel_init=nn.initializers.glorot_uniform())
+        self.recurrent_kernel = dense(width, kernel_init=nn.initializers.orthogonal())
         self.gate_scale = self.param("gate_scale", nn.initializers.ones, (GATES, self.units), jnp.float32)
         self.gate_bias = self.param("gate_bias", nn.initializers.zeros, (GATES, self.units), jnp.float32)
         self.cell_scale = self.param("cell_scale", nn.initializers.ones, (self.units,), jnp.float32)

@@ -12,6 +12,7 @@ The decoder's input, `PolicyConfig.decoder_input`:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.policy.cells import GATES, CellState, LayerNormLSTMCell, zero_state
+from mrlato_jax.policy.products import dense_product, product
 
 NUM_ACTIONS = 2
 START = 2  # a_0, a symbol of its own
@@ -50,17 +52,18 @@ class Seq2SeqPolicy(nn.Module):
 
     def setup(self) -> None:
         units, layers = self.config.units, self.config.layers
-        self.embedding = nn.Dense(units)
-        self.encoder = [LayerNormLSTMCell(units) for _ in range(layers)]
-        self.decoder = [LayerNormLSTMCell(units) for _ in range(layers)]
-        self.query = nn.Dense(units, use_bias=False)
-        self.key = nn.Dense(units, use_bias=False)
-        self.value = nn.Dense(units, use_bias=False)
-        self.context = nn.Dense(units, use_bias=False)
+        dense = partial(nn.Dense, dot_general=dense_product(self.config.matmul))
+        self.embedding = dense(units)
+        self.encoder = [LayerNormLSTMCell(units, self.config.matmul) for _ in range(layers)]
+        self.decoder = [LayerNormLSTMCell(units, self.config.matmul) for _ in range(layers)]
+        self.query = dense(units, use_bias=False)
+        self.key = dense(units, use_bias=False)
+        self.value = dense(units, use_bias=False)
+        self.context = dense(units, use_bias=False)
         if self.config.decoder_input != "paper":
-            self.task_input = nn.Dense(GATES * units, use_bias=False)
-        self.logits_head = nn.Dense(NUM_ACTIONS, kernel_init=nn.initializers.orthogonal(0.01))
-        self.value_head = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0))
+            self.task_input = dense(GATES * units, use_bias=False)
+        self.logits_head = dense(NUM_ACTIONS, kernel_init=nn.initializers.orthogonal(0.01))
+        self.value_head = dense(1, kernel_init=nn.initializers.orthogonal(1.0))
 
     def encode(self, features: jax.Array, mask: jax.Array) -> Memory:
         """Encodes G DAGs.
@@ -113,9 +116,9 @@ class Seq2SeqPolicy(nn.Module):
         """(18)-(22): the context vectors [B, units] for queries `outputs` [B, units]."""
         graphs, heads, width, _ = memory.keys.shape
         query = self.query(outputs).reshape(graphs, -1, heads, width).swapaxes(1, 2)
-        scores = query @ memory.keys * width**-0.5
+        scores = product(self.config.matmul, query, memory.keys) * width**-0.5
         weights = nn.softmax(scores, axis=-1, where=memory.mask[:, None, None, :])
-        context = (weights @ memory.values).swapaxes(1, 2)
+        context = product(self.config.matmul, weights, memory.values).swapaxes(1, 2)
         return self.context(context.reshape(outputs.shape))
 
     def __call__(self, features: jax.Array, mask: jax.Array, observations: jax.Array) -> jax.Array:

@@ -77,10 +77,10 @@ def test_no_flags_are_the_defaults(values: flags.FlagValues) -> None:
 
 OTHER: dict[str, Any] = {
     "experiment": "exp3", "iterations": 3, "seed": 4, "channel": "mrlco", "decoder_input": "task_sim", "units": 24,
-    "layers": 1, "heads": 3, "neighbour_width": 9, "neighbours": "listed", "inner_lr": 0.25, "outer_lr": 0.125,
-    "inner_steps": 2, "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2, "gamma": 0.5, "gae_lambda": 0.75,
-    "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01, "reward_scale": "none", "normalise_advantages": False,
-    "meta_update": "reptile_adam",
+    "layers": 1, "heads": 3, "neighbour_width": 9, "neighbours": "listed", "matmul": "bfloat16",
+    "inner_lr": 0.25, "outer_lr": 0.125, "inner_steps": 2, "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2,
+    "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01,
+    "reward_scale": "none", "normalise_advantages": False, "meta_update": "reptile_adam",
 }  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def test_pooled_neighbours_are_named(values: flags.FlagValues) -> None:
     built = config(values, f"--flagfile={LAUNCH / 'exp2.flags'}", "--neighbours=pooled")  # whose width is the default
     assert built.policy.neighbours == "pooled"
     assert built.label == "mrlato+pooled"
+    assert config(values, "--matmul=tf32").label == "mrlato+pooled+tf32"
 
 
 def test_only_given_flags_replace_those_of_a_resumed_run(values: flags.FlagValues) -> None:
