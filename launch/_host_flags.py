@@ -38,6 +38,6 @@ def join(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     if flag_values["distributed"].value:
         hosts.join(**values, heartbeat_timeout_s=flag_values["heartbeat_timeout_s"].value)
         return
-    given = [f"--{name}" for name, value in values.items() if value is not None]
+    given = [f"--{name}" for name in (*_ADDRESS, "heartbeat_timeout_s") if flag_values[name].present]
     if given:
         raise InputError(f"{', '.join(given)} given without --distributed; accepted: both, or neither")

@@ -35,7 +35,14 @@ from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments import hosts, reporting
 from mrlato_jax.experiments.progress import format_duration
-from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, new_run_path, run_paths, seed_path
+from mrlato_jax.experiments.run_folder import (
+    GracefulStop,
+    RunFolder,
+    new_run_path,
+    seed_path,
+    store_seeds,
+    stored_seeds,
+)
 from mrlato_jax.experiments.settings import check_room, training_pool
 from mrlato_jax.experiments.training import train
 from mrlato_jax.learning.devices import resolve
@@ -66,32 +73,37 @@ def main(_: list[str]) -> int:
     check_number("num_seeds", FLAGS.num_seeds, low=1, integer=True)
     if FLAGS.resume and FLAGS.run is None:
         raise InputError("--resume needs --run; accepted: the folder of the run to continue")
-    execution = execution_config()
+    layout = execution_config()
     join()
-    execution = resolve(execution)  # refuses devices that are not there
     say = partial(print, flush=True) if hosts.is_first() else _ignore
     with GracefulStop() as stop, ExitStack() as folders:
         with hosts.watched():
-            config, num_seeds = _settings()
-            dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
-            check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
-            check_number(
-                "graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True
-            )
-            check_room(dataset, config.policy)
-            settings = settings_on(FLAGS.on, dataset, config.channel)
-            configs = [dataclasses.replace(config, seed=config.seed + i) for i in range(num_seeds)]
+            configs, execution, checkpoint_every = _settings(layout)
+            config = configs[0]
+            with hosts.agreed():
+                dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
+                check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
+                check_number(
+                    "graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True
+                )
+                check_room(dataset, config.policy)
+                settings = settings_on(FLAGS.on, dataset, config.channel)
+            expected = hosts.text_from_first(dataset.content_hash)
+            with hosts.agreed():
+                if dataset.content_hash != expected:
+                    raise InputError(
+                        f"data has hash {dataset.content_hash[:12]}; accepted: {expected[:12]}, the first process's"
+                    )
             say(f"data: {dataset.summary()}")
             runs: list[RunFolder] = []
-            with hosts.step_of_first():
+            with hosts.agreed():
                 if hosts.is_first():
                     runs = _open_runs(configs, dataset.content_hash, execution, folders)
-                    where = runs[0].path if num_seeds == 1 else runs[0].path.parent
+                    where = runs[0].path if len(runs) == 1 else runs[0].path.parent
             for folder, config in zip(runs, configs, strict=False):
                 say(f"run: {folder.path}, method {config.label}, seed {config.seed}")
             pool = training_pool(dataset, config.policy, config.channel)
-            states = train(runs, configs, dataset.content_hash, pool, stop, FLAGS.checkpoint_every, execution)
-        hosts.leave()
+            states = train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution)
         if not hosts.is_first():
             return 0
         finished = states is not None
@@ -117,18 +129,32 @@ def _ignore(text: str) -> None:
     """Only the first process speaks."""
 
 
-def _settings() -> tuple[TrainConfig, int]:
-    """The first seed's settings and the number of seeds, as the first process knows them."""
+def _settings(layout: ExecutionConfig) -> tuple[list[TrainConfig], ExecutionConfig, int]:
+    """Each seed's settings, the layout and the interval of checkpoints, as the first process knows them."""
     text = ""
-    with hosts.step_of_first():
+    with hosts.agreed():
+        execution = resolve(layout)  # refuses devices that are not there
         if hosts.is_first():
-            stored = run_paths(Path(FLAGS.run)) if FLAGS.resume else []
-            config = train_config(RunFolder.open(stored[0]).config if stored else None)
-            num_seeds = FLAGS.num_seeds if FLAGS["num_seeds"].present else max(len(stored), 1)
-            check_number("seed", config.seed + num_seeds - 1, low=0, high=2**32 - 1, integer=True)
-            text = json.dumps([config.to_json(), num_seeds])
-    values, num_seeds = json.loads(hosts.text_from_first(text))
-    return TrainConfig.from_json(values), num_seeds
+            configs = _seeds_of_run(Path(FLAGS.run)) if FLAGS.resume else _seeds(train_config(), FLAGS.num_seeds)
+            values = [config.to_json() for config in configs], execution.to_json(), FLAGS.checkpoint_every
+            text = json.dumps(values)
+    configs_json, execution_json, every = json.loads(hosts.text_from_first(text))
+    return [TrainConfig.from_json(v) for v in configs_json], ExecutionConfig.from_json(execution_json), every
+
+
+def _seeds(first: TrainConfig, number: int) -> list[TrainConfig]:
+    check_number("seed", first.seed + number - 1, low=0, high=2**32 - 1, integer=True)
+    return [dataclasses.replace(first, seed=first.seed + i) for i in range(number)]
+
+
+def _seeds_of_run(root: Path) -> list[TrainConfig]:
+    """The settings of the run at `root`, or of each seed that is trained there."""
+    seeds = stored_seeds(root)
+    first = train_config(RunFolder.open(root if seeds is None else seed_path(root, seeds[0])).config)
+    stored = 1 if seeds is None else len(seeds)
+    if FLAGS["num_seeds"].present and FLAGS.num_seeds != stored:
+        raise InputError(f"num_seeds is {FLAGS.num_seeds}; accepted: {stored}, as run {root} was started")
+    return _seeds(first, stored)
 
 
 def _open_runs(
@@ -136,10 +162,15 @@ def _open_runs(
 ) -> list[RunFolder]:
     """A folder for each seed: RUN itself, or RUN/seed<number> where there are several."""
     root = Path(FLAGS.run) if FLAGS.run else new_run_path(Path("runs"), configs[0])
-    paths = [root] if len(configs) == 1 and not seed_path(root, configs[0].seed).exists() else None
+    paths = [root]
+    if stored_seeds(root) is not None or len(configs) > 1:
+        paths = [seed_path(root, config.seed) for config in configs]
+        if not FLAGS.resume:
+            store_seeds(root, [config.seed for config in configs])
     runs = []
-    for config, path in zip(configs, paths or [seed_path(root, config.seed) for config in configs], strict=True):
-        begin = RunFolder.resume if FLAGS.resume and (path.exists() or len(configs) == 1) else RunFolder.create
+    for config, path in zip(configs, paths, strict=True):
+        # One that a killed process had not made yet is made now: nothing was trained before all were.
+        begin = RunFolder.resume if FLAGS.resume and (path.exists() or len(paths) == 1) else RunFolder.create
         runs.append(folders.enter_context(begin(path, config, data_hash, execution)))
     return runs
 

@@ -8,7 +8,6 @@
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=4
 #SBATCH --ntasks-per-node=4
-#SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
 #SBATCH --signal=TERM@120
@@ -17,6 +16,9 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 run=${RUN:-runs/slurm-$SLURM_JOB_ID}
 flags=("$@")
-[ ${#flags[@]} -gt 0 ] || flags=(--flagfile=exp2.flags)
-[ ! -d "$run" ] || flags+=(--resume)
-exec srun .venv/bin/python launch/meta_train.py "${flags[@]}" --run="$run" --distributed
+if [ -f "$run/config.json" ] || [ -f "$run/seeds.json" ]; then
+  flags+=(--resume)
+elif [ ${#flags[@]} -eq 0 ]; then
+  flags=(--flagfile=exp2.flags)
+fi
+exec srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" .venv/bin/python launch/meta_train.py "${flags[@]}" --run="$run" --distributed

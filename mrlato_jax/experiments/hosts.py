@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,13 +23,9 @@ from mrlato_jax.learning import devices
 
 LOST_PEER = 75  # exit status, EX_TEMPFAIL: start all processes again
 _GONE = (
-    "error: another process of this run ended or cannot be reached; all end here. The run keeps its last checkpoint: "
+    "error: this or another process of the run ended or cannot be reached, so all end. What was saved last stays: "
     "start every process again with --resume"
 )
-
-
-class PeerLostError(RuntimeError):
-    """Another process of the run is gone, so that what all compute together cannot go on."""
 
 
 def join(
@@ -56,8 +53,10 @@ def join(
     if num_processes is not None and process_id is not None:
         check_number("num_processes", num_processes, low=1, integer=True)
         check_number("process_id", process_id, low=0, high=num_processes - 1, integer=True)
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
-        raise InputError(f"coordinator is {coordinator!r}; accepted: host:port")
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise InputError(f"coordinator is {coordinator!r}; accepted: host:port, the port from 1 to 65535")
     check_number("heartbeat_timeout_s", heartbeat_timeout_s, low=1, integer=True)
     try:
         jax.distributed.initialize(
@@ -101,40 +100,26 @@ def text_from_first(text: str) -> str:
 
 
 @contextmanager
-def step_of_first() -> Iterator[None]:
-    """For what only the first process does: where it fails there, every process fails.
+def agreed() -> Iterator[None]:
+    """For a step that may fail in one process, the first's own work included: where it does, every process fails.
 
     Raises:
-        InputError: in the other processes, where the first failed.
+        InputError: in the processes that did not fail themselves.
     """
     failure: Exception | None = None
     try:
         yield
-    except (InputError, OSError) as error:
+    except Exception as error:
         failure = error
     if any_of_all(failure is not None):
-        raise failure or InputError("the first process of this run could not go on; its own output says why")
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """For what all processes compute together.
-
-    Raises:
-        PeerLostError: the computation broke off because another process is gone.
-    """
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        raise PeerLostError(str(error).splitlines()[0]) from error
+        raise failure or InputError("another process of this run could not go on; its own output says why")
 
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Makes the loss of another process plain: within the context it ends this one with `LOST_PEER` and a clear line.
+    """For all that processes do together: at its end they part, and where one ends before, all end with a clear line.
 
+    What ends a process by itself gives the exit status that it has in a single one; the loss of another `LOST_PEER`.
     JAX may abort a process from outside Python when another is gone, so the line is then said by a small child that
     waits for this process.
     """
@@ -146,15 +131,24 @@ def watched() -> Iterator[None]:
         assert child.stdin is not None
         try:
             yield
-        except PeerLostError as error:
-            print(f"{_GONE} ({error})", file=sys.stderr, flush=True)
-            _leave(child, LOST_PEER)
-        except (InputError, OSError, KeyboardInterrupt) as error:
+            jax.distributed.shutdown()  # nothing is computed together any more
+        except BaseException as error:
             # The others wait for this process in a computation; leaving at once is how they hear of it.
-            print(f"error: {error}" if str(error) else "interrupted", file=sys.stderr, flush=True)
-            _leave(child, 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, InputError) else 1)
+            _leave(child, _tell(error))
         child.stdin.write(b"ended\n")
         child.stdin.flush()
+
+
+def _tell(error: BaseException) -> int:
+    """Says what ended this process, and returns its exit status."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        print(f"{_GONE} ({str(error).splitlines()[0]})", file=sys.stderr, flush=True)
+        return LOST_PEER
+    if isinstance(error, (InputError, OSError)):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, InputError) else 1
+    traceback.print_exception(error)
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _leave(child: subprocess.Popen[bytes], status: int) -> None:
@@ -164,9 +158,3 @@ def _leave(child: subprocess.Popen[bytes], status: int) -> None:
     child.wait()
     sys.stdout.flush()
     os._exit(status)
-
-
-def leave() -> None:
-    """Parts from the other processes, once nothing is computed together any more."""
-    if jax.process_count() > 1:
-        jax.distributed.shutdown()

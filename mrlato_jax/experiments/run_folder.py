@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -33,10 +33,11 @@ import numpy as np
 from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.experiments.checkpoint import differing_fields, newest_meta
-from mrlato_jax.files import write_atomically
+from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.learning import devices
 
 _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
+_SEEDS = "seeds.json"
 _RECORD_FIELDS = {"config": dict, "data_hash": str, "sessions": list}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _log = logging.getLogger(__name__)
@@ -287,7 +288,7 @@ class GracefulStop:
         if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
         if not self.requested:
-            os.write(2, b"\nstopping after the step at hand; Ctrl-C again aborts\n")  # print is not for handlers
+            os.write(2, b"\nstopping when metrics are fetched next; Ctrl-C again aborts\n")  # print is not for handlers
         self.requested = True
 
 
@@ -308,12 +309,34 @@ def seed_path(root: Path, seed: int) -> Path:
     return root / f"seed{seed}"
 
 
-def run_paths(root: Path) -> list[Path]:
-    """The run at `root`, or the runs of several seeds below it, by seed."""
-    if (root / _CONFIG).exists() or not root.is_dir():
-        return [root]
-    seeds = [(int(match[1]), path) for path in root.iterdir() if (match := re.fullmatch(r"seed(\d+)", path.name))]
-    return [path for _, path in sorted(seeds)] or [root]
+def stored_seeds(root: Path) -> list[int] | None:
+    """Which seeds are trained together below `root`; None where it is a run of its own, or none.
+
+    Raises:
+        InputError: a list that cannot be used.
+    """
+    path = root / _SEEDS
+    if not path.exists():
+        return None
+    try:
+        seeds = json.loads(path.read_bytes())
+    except ValueError:
+        seeds = None
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+        raise InputError(f"{path} holds no list of seeds; accepted: what the run wrote")
+    return seeds
+
+
+def store_seeds(root: Path, seeds: Sequence[int]) -> None:
+    """Starts a training of several seeds: from here on `stored_seeds` knows them, whichever of their runs exist.
+
+    Raises:
+        InputError: `root` holds something, or cannot be written to.
+    """
+    if root.is_dir():
+        _check_empty(root)
+    check_writable(root)
+    write_atomically(root / _SEEDS, json.dumps(list(seeds)).encode() + b"\n")
 
 
 def new_run_path(root: Path, config: TrainConfig) -> Path:

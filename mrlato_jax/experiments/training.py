@@ -48,14 +48,13 @@ def train(
     Raises:
         InputError: a run's checkpoint belongs to other settings, network or data, or its checkpoints are gone; or
             training diverged, where what was saved before stays.
-        PeerLostError: another process is gone.
     """
     first, execution = configs[0], devices.resolve(execution or ExecutionConfig())
     states = [init_state(config.policy, config.learning, config.seed) for config in configs]
     metas = [checkpoint_meta(config, data_hash) for config in configs]
     versions = {"versions": session()["versions"]}
     done = 0
-    with hosts.step_of_first():
+    with hosts.agreed():
         if runs:
             states, done = _restore(runs, states, metas)
     done = int(hosts.from_first(np.asarray(done)))
@@ -63,7 +62,7 @@ def train(
     if done >= first.iterations:
         return _unstack(stacked)
     with ExitStack() as stack:
-        with hosts.step_of_first():
+        with hosts.agreed():
             logs = [stack.enter_context(run.metrics_log(done)) for run in runs]
         stream = None if hosts.is_first() else stack.enter_context(open(os.devnull, "w"))
         progress = stack.enter_context(Progress(first.iterations, "meta-training", start=done, stream=stream))
@@ -76,7 +75,6 @@ def train(
         program = iteration_program(first.policy, first.learning, execution)
         placed, placed_pool = devices.place(stacked, execution), devices.place(pool, execution)
         saved, pending, started = done, [], time.monotonic()
-        stack.enter_context(hosts.together())
         for iteration in range(done + 1, first.iterations + 1):
             placed, metrics = program(placed, placed_pool)
             pending.append(devices.fetch(metrics, execution))

@@ -34,6 +34,8 @@ def resolve(execution: ExecutionConfig) -> ExecutionConfig:
     if execution.num_devices > available or (jax.process_count() > 1 and execution.num_devices not in (0, available)):
         one_or_more = "at most" if jax.process_count() == 1 else "0 or, with several processes, all"
         raise InputError(f"num_devices is {execution.num_devices}; accepted: {one_or_more} {available}")
+    if execution.parallel == "single" and jax.process_count() > 1:
+        raise InputError("parallel is 'single'; accepted with several processes: auto, shard_map, pmap")
     if execution.parallel == "auto":
         values["parallel"] = "shard_map" if (execution.num_devices or available) > 1 else "single"
     if execution.num_devices == 0:

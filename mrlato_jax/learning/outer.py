@@ -205,6 +205,15 @@ def padded_sizes(sizes: Sequence[int], ratio: float = 1.5) -> tuple[list[int], l
     return tops, [max(i for i, top in enumerate(tops) if top >= size) for size in sizes]
 
 
+def outer_update(
+    learning: LearningConfig, states: LearnerState, adapted: Any, batch: MetaBatch, axis: str | None = None
+) -> tuple[Any, optax.OptState, Any]:
+    """Algorithm 1, line 9, for each seed: theta afterwards, the optimiser's state, and the step that was taken."""
+    descent = jax.tree.map(jnp.negative, meta_gradient(states.params, adapted, batch, learning, axis))
+    updates, opt_states = jax.vmap(outer_optimizer(learning).update)(descent, states.opt_state, states.params)
+    return optax.apply_updates(states.params, updates), opt_states, updates
+
+
 def iterate(
     policy: PolicyConfig,
     learning: LearningConfig,
@@ -230,10 +239,7 @@ def iterate(
     batch, valid = devices.share(meta_batches(pool, learning, keys), axis)
     batch = batch._replace(valid=valid)
     adapted, metrics = adapt_tasks(policy, learning, task_axis, states.params, pool, batch)
-    ascent = meta_gradient(states.params, adapted, batch, learning, axis)
-    descent = jax.tree.map(jnp.negative, ascent)
-    updates, opt_states = jax.vmap(outer_optimizer(learning).update)(descent, states.opt_state, states.params)
-    params = optax.apply_updates(states.params, updates)
+    params, opt_states, updates = outer_update(learning, states, adapted, batch, axis)
     means = mean_by_seed(metrics, batch, keys.shape[0], learning.meta_batch, axis)
     after = LearnerState(params, opt_states, states.iteration + 1, states.key)
     return after, MetaMetrics(means, jax.vmap(optax.tree.norm)(updates))

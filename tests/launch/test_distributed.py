@@ -90,7 +90,7 @@ def test_a_lost_process_ends_the_run_which_can_be_resumed(place: Workplace, tmp_
     processes[lost].kill()
     code, _, err = end(processes)[1 - lost]
     assert code in (LOST_PEER, ABORTED)
-    assert "error: another process of this run ended or cannot be reached" in err
+    assert "error: this or another process of the run ended or cannot be reached" in err
     assert "start every process again with --resume" in err
 
     saved = max(int(path.stem.removeprefix("step_")) for path in run.glob("checkpoints/step_*.npz"))
@@ -142,6 +142,14 @@ def test_what_the_first_process_refuses_all_refuse(place: Workplace, tmp_path: P
             ["--distributed", "--num_processes=2", "--coordinator=a", "--process_id=0"],
             "coordinator is 'a'; accepted: host:port",
         ),
+        (
+            ["--distributed", "--num_processes=2", "--coordinator=8476", "--process_id=0"],
+            "coordinator is '8476'; accepted: host:port",
+        ),
+        (
+            ["--distributed", "--num_processes=2", "--coordinator=a:99999", "--process_id=0"],
+            "coordinator is 'a:99999'; accepted: host:port, the port from 1 to 65535",
+        ),
         (["--distributed"], "cannot join the other processes"),
         (["--num_devices=3"], "num_devices is 3; accepted: at most 1"),
         (["--num_seeds=0"], "num_seeds is 0; accepted: an integer in [1, inf)"),
@@ -150,3 +158,39 @@ def test_what_the_first_process_refuses_all_refuse(place: Workplace, tmp_path: P
 def test_refused(place: Workplace, tmp_path: Path, given: list[str], phrase: str) -> None:
     assert phrase in place.refused("meta_train.py", *place.flags, *given, f"--run={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
+
+
+def test_several_seeds_in_one_program_stopped_and_resumed(place: Workplace, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    flags = [f"--data={place.data}", "--on=none", f"--run={root}"]
+    started = place.run("meta_train.py", *place.flags, *flags, "--num_seeds=2", "--iterations=2")
+    assert started.returncode == 0, started.stderr
+    shutil.rmtree(root / "seed4")  # as if the process had been killed before it made it: nothing of it is lost
+    shutil.rmtree(root / "seed3" / "checkpoints")
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        (root / "seed3" / name).unlink()
+    resumed = place.run("meta_train.py", *flags, "--resume", "--iterations=3")
+    assert resumed.returncode == 0, resumed.stderr
+    lines = {seed: read_metrics(root / f"seed{seed}" / "metrics.jsonl") for seed in (3, 4)}
+    assert [len(found) for found in lines.values()] == [3, 3]
+    assert lines[3][2]["latency_ms"] != lines[4][2]["latency_ms"]
+    reference = read_metrics(place.reference / "metrics.jsonl")[:3]
+    for ours, theirs in zip(lines[3], reference, strict=True):
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stored", [1, 2])
+def test_the_number_of_seeds_of_a_run_stays(place: Workplace, tmp_path: Path, stored: int) -> None:
+    root = tmp_path / "runs"
+    shutil.copytree(place.reference, root if stored == 1 else root / "seed3")
+    if stored == 2:
+        (root / "seeds.json").write_text("[3, 4]")
+    before = tiny_run.hashes(root)
+    arguments = ["--resume", f"--run={root}", f"--data={place.data}", f"--num_seeds={stored + 1}"]
+    message = place.refused("meta_train.py", *arguments)
+    assert f"num_seeds is {stored + 1}; accepted: {stored}, as run" in message
+    assert tiny_run.hashes(root) == before
+    if stored == 2:
+        assert "accepted: a folder that is new or empty" in place.refused(
+            "meta_train.py", *place.flags, f"--run={root}", "--num_seeds=2"
+        )

@@ -111,11 +111,11 @@ def test_the_run_folder(place: Workplace) -> None:
     assert len(read_metrics(place.reference / "metrics.jsonl")) == REFERENCE_ITERATIONS
 
 
+@pytest.mark.slow
 def test_the_shipped_flag_files_on_the_shipped_sizes(place: Workplace, tmp_path: Path) -> None:
     """The README's command but for its size: every family of Experiment 2, four DAGs a set."""
     dataset.save(dataset.build("exp2", graphs_per_set=4), tmp_path / "data")
     less = ["--units=16", "--heads=2", "--layers=1", "--graphs_per_task=2", "--rollouts=2", "--meta_batch=2"]
-    less += ["--inner_steps=1"]
     ran = place.run(
         "meta_train.py", "--flagfile=exp2.flags", "--flagfile=cpu.flags", *less, "--iterations=2", "--updates=3",
         f"--data={tmp_path / 'data'}", cwd=tmp_path, timeout=600,

@@ -13,14 +13,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import optax
 
 from mrlato_jax.config import LearningConfig, PolicyConfig
 from mrlato_jax.learning import inner, rollout
 from mrlato_jax.learning.inner import InnerState
 from mrlato_jax.learning.losses import Batch, inner_loss
-from mrlato_jax.learning.outer import LearnerState, MetaBatch, meta_gradient, outer_optimizer
+from mrlato_jax.learning.outer import outer_update
 from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.learning.tasks import LearningTask
 from mrlato_jax.policy.decode import Decisions
@@ -46,8 +44,13 @@ def parts_of(policy: PolicyConfig, learning: LearningConfig, *, batched: bool) -
     if batched:
         sampling, advantages = jax.vmap(sampling, in_axes=(None, 0, 0)), jax.vmap(advantages)
         gradient_steps = jax.vmap(gradient_steps, in_axes=(None, 0, 0, 0, 0))
-    outer_update = partial(_outer_update, learning)
-    return Parts(jax.jit(sampling), jax.jit(advantages), jax.jit(gradient_steps), jax.jit(outer_update))
+    update = partial(outer_update, learning)
+    return Parts(
+        jax.jit(sampling),
+        jax.jit(advantages),
+        jax.jit(gradient_steps),
+        jax.jit(lambda *arguments: update(*arguments)[0]),
+    )
 
 
 def _sampling(
@@ -81,9 +84,3 @@ def _gradient_steps(
         return inner.descend(learning, state, gradient), None
 
     return jax.lax.scan(body, state, None, length=learning.inner_steps - 1)[0].params
-
-
-def _outer_update(learning: LearningConfig, states: LearnerState, adapted: Any, batch: MetaBatch) -> Any:
-    descent = jax.tree.map(jnp.negative, meta_gradient(states.params, adapted, batch, learning))
-    updates, _ = jax.vmap(outer_optimizer(learning).update)(descent, states.opt_state, states.params)
-    return optax.apply_updates(states.params, updates)
