@@ -53,6 +53,11 @@ def end(processes: list[subprocess.Popen[str]], timeout: float = 240) -> list[tu
     return ended
 
 
+def newest(run: Path) -> int:
+    """Iteration of the newest checkpoint."""
+    return max(int(path.stem.removeprefix("step_")) for path in run.glob("checkpoints/step_*.npz"))
+
+
 def wait_for_checkpoint(run: Path, processes: list[subprocess.Popen[str]]) -> None:
     until = time.monotonic() + 240
     while not list(run.glob("checkpoints/step_*.npz")):
@@ -93,10 +98,10 @@ def test_a_lost_process_ends_the_run_which_can_be_resumed(place: Workplace, tmp_
     assert "error: this or another process of the run ended or cannot be reached" in err
     assert "start every process again with --resume" in err
 
-    saved = max(int(path.stem.removeprefix("step_")) for path in run.glob("checkpoints/step_*.npz"))
+    saved = newest(run)
     again = [place.start("meta_train.py", "--resume", f"--run={run}", f"--data={place.data}", "--checkpoint_every=3")]
     until = time.monotonic() + 240
-    while not (run / "checkpoints" / f"step_{saved + 3:08d}.npz").exists():
+    while newest(run) <= saved:
         assert again[0].poll() is None, again[0].communicate()
         assert time.monotonic() < until
         time.sleep(0.1)
