@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.config import ExecutionConfig, TrainConfig
@@ -20,6 +19,7 @@ from mrlato_jax.experiments.progress import Progress, percent
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, checkpoint_meta, session
 from mrlato_jax.learning import devices
 from mrlato_jax.learning.outer import LearnerState, MetaMetrics, TaskPool, init_state, iteration_program
+from mrlato_jax.learning.tasks import stack, take
 
 
 def train(
@@ -58,14 +58,14 @@ def train(
         if runs:
             states, done = _restore(runs, states, metas)
     done = int(hosts.from_first(np.asarray(done)))
-    stacked = hosts.from_first(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+    stacked = hosts.from_first(stack(states))
     if done >= first.iterations:
         return _unstack(stacked)
-    with ExitStack() as stack:
+    with ExitStack() as opened:
         with hosts.agreed():
-            logs = [stack.enter_context(run.metrics_log(done)) for run in runs]
-        stream = None if hosts.is_first() else stack.enter_context(open(os.devnull, "w"))
-        progress = stack.enter_context(Progress(first.iterations, "meta-training", start=done, stream=stream))
+            logs = [opened.enter_context(run.metrics_log(done)) for run in runs]
+        stream = None if hosts.is_first() else opened.enter_context(open(os.devnull, "w"))
+        progress = opened.enter_context(Progress(first.iterations, "meta-training", start=done, stream=stream))
         if hosts.any_of_all(stop.requested):
             progress.print(f"stopped before iteration {done + 1}")
             return None
@@ -81,7 +81,7 @@ def train(
             last, due = iteration == first.iterations, iteration % checkpoint_every == 0
             if not (last or due or len(pending) == execution.metrics_every):
                 continue  # nothing is waited for, so that the devices never wait for the host
-            values = [[flatten(_seed(m, s)) for s in range(len(configs))] for m in jax.device_get(pending)]
+            values = [[flatten(take(m, s)) for s in range(len(configs))] for m in jax.device_get(pending)]
             seconds = (time.monotonic() - started) / len(pending)
             numbers = range(iteration - len(pending) + 1, iteration + 1)
             for number, by_seed in zip(numbers, values, strict=True):
@@ -127,12 +127,8 @@ def _restore(
         newest = min(steps)  # a process that was killed between two runs' checkpoints left them apart
 
 
-def _seed(tree: Any, index: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
 def _unstack(states: LearnerState) -> list[LearnerState]:
-    return [_seed(states, index) for index in range(states.iteration.shape[0])]
+    return [take(states, index) for index in range(states.iteration.shape[0])]
 
 
 def _check_finite(values: dict[str, float], iteration: int, seed: int) -> None:

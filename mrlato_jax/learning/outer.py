@@ -17,7 +17,7 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.learning import devices
 from mrlato_jax.learning.inner import InnerMetrics, inner_adapt
 from mrlato_jax.learning.rollout import init_params
-from mrlato_jax.learning.tasks import LearningTask, trim
+from mrlato_jax.learning.tasks import LearningTask, stack, take, trim
 
 
 class TaskPool(NamedTuple):
@@ -110,7 +110,7 @@ def init_state(policy: PolicyConfig, learning: LearningConfig, seed: int) -> Lea
 
 def init_states(policy: PolicyConfig, learning: LearningConfig, seeds: Sequence[int]) -> LearnerState:
     """The learners of several seeds before their first iteration, stacked along axis 0."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[init_state(policy, learning, seed) for seed in seeds])
+    return stack([init_state(policy, learning, seed) for seed in seeds])
 
 
 def check_meta_batch(meta_batch: int, num_sets: int) -> None:
@@ -178,7 +178,7 @@ def adapt_tasks(
     """
 
     def adapt(entry: MetaBatch) -> tuple[Any, InnerMetrics]:
-        theta = jax.tree.map(lambda leaf: leaf[entry.seed], params)
+        theta = take(params, entry.seed)
         task = jax.tree.map(lambda leaf: leaf[entry.set, entry.variant], pool.tasks)
         if task_axis == "vmap":
             return inner_adapt(policy, learning, theta, task, entry.key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from mrlato_jax.mec import mdp
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import earliest_finish
+
+Tree = TypeVar("Tree")
 
 
 class LearningTask(NamedTuple):
@@ -60,9 +62,9 @@ def _encode_all(dags: DagArrays, neighbour_width: int | None) -> tuple[jax.Array
     return mdp.encode_all(dags, neighbour_width), jax.vmap(earliest_finish)(dags)[1]
 
 
-def stack(tasks: Sequence[LearningTask]) -> LearningTask:
-    """Stacks tasks of equal shapes along a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Stacks trees of equal shapes, tasks or learners, along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def trim(task: LearningTask, num_positions: int) -> LearningTask:
@@ -74,6 +76,6 @@ def trim(task: LearningTask, num_positions: int) -> LearningTask:
     return LearningTask(dags, features[..., :size, :], heft)
 
 
-def take(task: LearningTask, index: jax.Array) -> LearningTask:
-    """Indexes the leading axis of every array."""
-    return jax.tree.map(lambda leaf: leaf[index], task)
+def take(tree: Tree, index: jax.Array | int) -> Tree:
+    """Indexes the leading axis of every array; the inverse of `stack` where the index is a number."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)

@@ -55,15 +55,7 @@ def greedy(graph: TaskGraph, system: System) -> Plan:
 def heft(graph: TaskGraph, system: System) -> Plan:
     """HEFT-based: `earliest_finish` in `priority_order` (13), after Topcuoglu et al., IEEE TPDS 2002.
 
-    Args:
-        graph: the application.
-        system: the system it runs on.
-
-    Returns:
-        A `Plan`, timed in float64 in that order.
-
-    Raises:
-        InputError: an argument of another type.
+    Arguments, result and errors as `greedy`.
     """
     return _plan_in_order(graph, system, priority_order(graph, system))
 
