@@ -45,7 +45,7 @@ from mrlato_jax.experiments.run_folder import (
 )
 from mrlato_jax.experiments.settings import check_room, training_pool
 from mrlato_jax.experiments.training import train
-from mrlato_jax.learning.devices import resolve
+from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.outer import check_meta_batch
 
 FLAGS = flags.FLAGS
@@ -74,6 +74,8 @@ def main(_: list[str]) -> int:
     if FLAGS.resume and FLAGS.run is None:
         raise InputError("--resume needs --run; accepted: the folder of the run to continue")
     layout = execution_config()
+    if not FLAGS.distributed:  # where several processes share the tasks, each is one device of the host's
+        use_cores()
     join()
     say = partial(print, flush=True) if hosts.is_first() else _ignore
     with GracefulStop() as stop, ExitStack() as folders:
@@ -133,13 +135,16 @@ def _settings(layout: ExecutionConfig) -> tuple[list[TrainConfig], ExecutionConf
     """Each seed's settings, the layout and the interval of checkpoints, as the first process knows them."""
     text = ""
     with hosts.agreed():
-        execution = resolve(layout)  # refuses devices that are not there
         if hosts.is_first():
             configs = _seeds_of_run(Path(FLAGS.run)) if FLAGS.resume else _seeds(train_config(), FLAGS.num_seeds)
-            values = [config.to_json() for config in configs], execution.to_json(), FLAGS.checkpoint_every
+            values = [config.to_json() for config in configs], layout.to_json(), FLAGS.checkpoint_every
             text = json.dumps(values)
-    configs_json, execution_json, every = json.loads(hosts.text_from_first(text))
-    return [TrainConfig.from_json(v) for v in configs_json], ExecutionConfig.from_json(execution_json), every
+    configs_json, layout_json, every = json.loads(hosts.text_from_first(text))
+    configs = [TrainConfig.from_json(values) for values in configs_json]
+    with hosts.agreed():  # here devices that are not there are refused
+        num_tasks = len(configs) * configs[0].learning.meta_batch
+        execution = resolve(ExecutionConfig.from_json(layout_json), num_tasks)
+    return configs, execution, every
 
 
 def _seeds(first: TrainConfig, number: int) -> list[TrainConfig]:
@@ -170,7 +175,7 @@ def _open_runs(
     runs = []
     for config, path in zip(configs, paths, strict=True):
         # One that a killed process had not made yet is made now: nothing was trained before all were.
-        begin = RunFolder.resume if FLAGS.resume and (path.exists() or len(paths) == 1) else RunFolder.create
+        begin = RunFolder.resume if FLAGS.resume and (RunFolder.begun(path) or len(paths) == 1) else RunFolder.create
         runs.append(folders.enter_context(begin(path, config, data_hash, execution)))
     return runs
 

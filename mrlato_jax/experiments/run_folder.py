@@ -73,7 +73,11 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"run folder is {path}: {error.strerror}; accepted: a folder to write in") from None
         _check_empty(path)
-        record = {"config": config.to_json(), "data_hash": data_hash, "sessions": [session(execution)]}
+        record = {
+            "config": config.to_json(),
+            "data_hash": data_hash,
+            "sessions": [session(_laid_out(execution, config))],
+        }
         run = cls(path, record, _acquire(path))
         try:
             _check_empty(path)  # nobody else can have filled it from here on
@@ -128,7 +132,7 @@ class RunFolder:
         try:
             run.record = cls.open(path).record  # as the last writer left it
             run.check_resumable(config, data_hash)
-            current, last = session(execution), run.record["sessions"][-1:]
+            current, last = session(_laid_out(execution, config)), run.record["sessions"][-1:]
             changes = differing_fields(last[0], current) if last else []
             if changes:
                 _log.warning("run %s continues elsewhere, bits may differ: %s", run.path, "; ".join(changes))
@@ -138,6 +142,11 @@ class RunFolder:
             run.close()
             raise
         return run
+
+    @staticmethod
+    def begun(path: Path) -> bool:
+        """Whether `create` came to its end there."""
+        return (Path(path) / _CONFIG).exists()
 
     @property
     def config(self) -> TrainConfig:
@@ -392,7 +401,7 @@ def _acquire(path: Path) -> int:
 
 
 def session(execution: ExecutionConfig | None = None) -> dict[str, Any]:
-    """What rounding may depend on beside the settings: versions, commit, devices, and how the work was laid out."""
+    """What rounding may depend on beside the settings: versions, commit, devices, and the layout of the work."""
     # The package's version is that of the code that runs, whatever an installation recorded.
     versions = {"python": platform.python_version(), "mrlato_jax": sys.modules["mrlato_jax"].__version__}
     versions |= {name: metadata.version(name) for name in _PACKAGES}
@@ -402,8 +411,12 @@ def session(execution: ExecutionConfig | None = None) -> dict[str, Any]:
         "commit": _commit(),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "processes": jax.process_count(),
-        "execution": devices.resolve(execution or ExecutionConfig()).to_json(),
+        **({"execution": execution.to_json()} if execution else {}),
     }
+
+
+def _laid_out(execution: ExecutionConfig | None, config: TrainConfig) -> ExecutionConfig:
+    return devices.resolve(execution or ExecutionConfig(), config.learning.meta_batch)
 
 
 def _commit() -> str | None:

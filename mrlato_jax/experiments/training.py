@@ -49,7 +49,8 @@ def train(
         InputError: a run's checkpoint belongs to other settings, network or data, or its checkpoints are gone; or
             training diverged, where what was saved before stays.
     """
-    first, execution = configs[0], devices.resolve(execution or ExecutionConfig())
+    first = configs[0]
+    execution = devices.resolve(execution or ExecutionConfig(), len(configs) * first.learning.meta_batch)
     states = [init_state(config.policy, config.learning, config.seed) for config in configs]
     metas = [checkpoint_meta(config, data_hash) for config in configs]
     versions = {"versions": session()["versions"]}

@@ -3,11 +3,15 @@
 Every device runs the same program on replicated inputs (parameters, pool of tasks), adapts its share of the tasks, and
 sums with the others along the axis `AXIS`; what comes out is replicated again. `shard_map` and `pmap` are two ways to
 start that one program.
+
+A host without accelerators has one device a core where `use_cores` was called first: one device that uses all cores
+splits single matrix products among them, which gains far less than a task for each.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +27,27 @@ AXIS = "tasks"
 ACCELERATOR_METRICS_EVERY = 10
 
 
-def resolve(execution: ExecutionConfig) -> ExecutionConfig:
+def cores() -> int:
+    """How many the process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_cores() -> None:
+    """Makes each core a device, for hosts without accelerators; call it before anything else of JAX.
+
+    Nothing changes where the environment names a number (JAX_NUM_CPU_DEVICES, or XLA_FLAGS).
+    """
+    named = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not named and jax.config.values["jax_num_cpu_devices"] < 0:
+        jax.config.update("jax_num_cpu_devices", cores())
+
+
+def resolve(execution: ExecutionConfig, num_tasks: int) -> ExecutionConfig:
     """What the defaults stand for on this machine's devices; settings that were made stay.
+
+    Args:
+        execution: the settings.
+        num_tasks: that are shared, of all seeds: the most devices that have any work.
 
     Raises:
         InputError: more devices than there are, or a part of those of several processes.
@@ -36,10 +59,11 @@ def resolve(execution: ExecutionConfig) -> ExecutionConfig:
         raise InputError(f"num_devices is {execution.num_devices}; accepted: {one_or_more} {available}")
     if execution.parallel == "single" and jax.process_count() > 1:
         raise InputError("parallel is 'single'; accepted with several processes: auto, shard_map, pmap")
+    useful = available if jax.process_count() > 1 else min(available, num_tasks)
     if execution.parallel == "auto":
-        values["parallel"] = "shard_map" if (execution.num_devices or available) > 1 else "single"
+        values["parallel"] = "shard_map" if (execution.num_devices or useful) > 1 else "single"
     if execution.num_devices == 0:
-        values["num_devices"] = 1 if values["parallel"] == "single" else available
+        values["num_devices"] = 1 if values["parallel"] == "single" else useful
     if execution.task_axis == "auto":  # batched matmuls, one weight a task, are slow on CPU
         values["task_axis"] = "map" if on_cpu else "vmap"
     if execution.metrics_every == 0:

@@ -159,6 +159,7 @@ def update(
     return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, others), latency
 
 
+@partial(jax.jit, static_argnames=("policy", "learning"))  # traced once for each size, however often it is used
 def inner_adapt(
     policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
 ) -> tuple[Any, InnerMetrics]:

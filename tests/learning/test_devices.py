@@ -83,8 +83,8 @@ def test_ppo_side_by_side_gives_the_same_theta(tmp_path: Path) -> None:
 
 
 def test_one_cpu_is_one_device() -> None:
-    assert devices.resolve(ExecutionConfig()) == ExecutionConfig("single", 1, "map", 1)
-    assert devices.resolve(ExecutionConfig("shard_map", 0, "vmap", 5)) == ExecutionConfig("shard_map", 1, "vmap", 5)
+    assert devices.resolve(ExecutionConfig(), 5) == ExecutionConfig("single", 1, "map", 1)
+    assert devices.resolve(ExecutionConfig("shard_map", 0, "vmap", 5), 5) == ExecutionConfig("shard_map", 1, "vmap", 5)
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,47 @@ def test_one_cpu_is_one_device() -> None:
 def test_four_gpus(given: ExecutionConfig, resolved: ExecutionConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "device_count", lambda: 4)
-    assert devices.resolve(given) == resolved
+    assert devices.resolve(given, 5) == resolved
+
+
+def test_devices_without_work_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 64)
+    assert devices.resolve(ExecutionConfig(), 10).num_devices == 10
+    assert devices.resolve(ExecutionConfig(num_devices=16), 10).num_devices == 16
+    assert devices.resolve(ExecutionConfig(), 1) == ExecutionConfig("single", 1, "map", 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 4)  # which all take part
+    assert devices.resolve(ExecutionConfig(), 10).num_devices == 64
+
+
+CORES = """
+import jax
+from mrlato_jax.learning import devices
+devices.use_cores()
+print(devices.cores(), jax.device_count())
+"""
+
+
+def test_each_core_is_a_device_unless_the_environment_names_a_number() -> None:
+    def counted(**environment: str) -> tuple[int, int]:
+        bare = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+        paths = {"PYTHONPATH": str(HERE.parents[2])}
+        command = [sys.executable, "-c", CORES]
+        ran = subprocess.run(command, env=bare | paths | environment, capture_output=True, text=True, check=True)
+        return tuple(map(int, ran.stdout.split()))
+
+    cores, count = counted()
+    assert count == cores
+    assert counted(JAX_NUM_CPU_DEVICES="3") == (cores, 3)
+    assert counted(XLA_FLAGS="--xla_force_host_platform_device_count=5") == (cores, 5)
 
 
 def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="num_devices is 99; accepted: at most 1"):
-        devices.resolve(ExecutionConfig(num_devices=99))
+        devices.resolve(ExecutionConfig(num_devices=99), 5)
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(InputError, match="num_devices is 4; accepted: 0 or, with several processes, all 8"):
-        devices.resolve(ExecutionConfig(num_devices=4))
+        devices.resolve(ExecutionConfig(num_devices=4), 5)
 
 
 def main(cases: str, out: str) -> None:
@@ -130,7 +161,7 @@ def main(cases: str, out: str) -> None:
         return np.concatenate([np.asarray(leaf).reshape(len(SEEDS), -1) for leaf in jax.tree.leaves(tree)], axis=1)
 
     def run(prefix: str, case: tuple[int, str, str], start: outer.LearnerState) -> None:
-        execution = devices.resolve(ExecutionConfig(case[1], case[0], case[2]))
+        execution = devices.resolve(ExecutionConfig(case[1], case[0], case[2]), len(SEEDS) * TASKS)
         start = jax.tree.map(jnp.copy, start)
         found[f"{prefix}/start"] = flat(start.params)
         program = outer.iteration_program(policy, learning, execution)

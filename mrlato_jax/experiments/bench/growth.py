@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from mrlato_jax.experiments.bench.iteration import (
 from mrlato_jax.experiments.bench.planning import decode_seconds
 from mrlato_jax.experiments.bench.simulator import makespan_seconds
 from mrlato_jax.experiments.bench.timing import Tick, quiet, random_graphs
-from mrlato_jax.learning import rollout
+from mrlato_jax.learning import devices, rollout
 
 # Pooled neighbours, since no width holds those of 1000 tasks.
 BASE = Workload(meta_batch=1, graphs=10, rollouts=10, num_tasks=50, policy=PolicyConfig(neighbours="pooled"))
@@ -49,11 +48,10 @@ _MOST_DECISIONS = 250_000  # in one measured iteration; beyond, its memory is th
 
 
 def axes(full: bool) -> dict[str, tuple[int, ...]]:
-    """What is measured by default, or in full; as many devices as there are, which the cores of a host stand in for."""
+    """What is measured by default, or in full; no more devices than there are, which on a bare host are its cores."""
     chosen = FULL_AXES if full else AXES
-    if jax.default_backend() == "cpu":
-        return chosen
-    return {**chosen, DEVICES: tuple(count for count in chosen[DEVICES] if count <= jax.device_count())}
+    most = devices.cores() if jax.default_backend() == "cpu" else jax.device_count()
+    return {**chosen, DEVICES: tuple(count for count in chosen[DEVICES] if count <= most)}
 
 
 def growth(
@@ -111,21 +109,22 @@ def training_seconds(workload: Workload, execution: ExecutionConfig = ONE_DEVICE
     return iteration_seconds(compile_iteration(prepared), prepared.states, repeats=3)
 
 
-_PROGRAM = """
-import json, sys
+PROGRAM = """
+import json, os, sys
+count = int(os.environ["COUNT"])
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 from mrlato_jax.config import ExecutionConfig
 from mrlato_jax.experiments.bench import fresh, growth
-seconds = growth.training_seconds(fresh.read_workload(sys.argv[1]), ExecutionConfig(parallel="shard_map"))
+from mrlato_jax.learning import devices
+devices.use_cores()
+seconds = growth.training_seconds(fresh.read_workload(sys.argv[1]), ExecutionConfig(num_devices=count))
 print(json.dumps({"seconds": seconds}))
 """
 
 
 def seconds_on_devices(workload: Workload, count: int) -> float:
-    """`training_seconds` shared by `count` devices; without accelerators the host's cores stand in for them.
-
-    On a host's cores this says what sharing costs, not what it gains: one device already uses them all.
-    """
+    """`training_seconds` shared by `count` devices; without accelerators, by a process that has `count` cores."""
     if jax.default_backend() != "cpu":
-        return training_seconds(workload, ExecutionConfig(parallel="shard_map", num_devices=count))
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
-    return run_fresh(_PROGRAM, workload, {"XLA_FLAGS": flags})["seconds"]
+        return training_seconds(workload, ExecutionConfig(num_devices=count))
+    return run_fresh(PROGRAM, workload, {"COUNT": str(count)})["seconds"]

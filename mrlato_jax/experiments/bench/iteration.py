@@ -69,7 +69,8 @@ def prepare(workload: Workload, execution: ExecutionConfig = ONE_DEVICE) -> Prep
     Raises:
         InputError: tasks with more neighbours than the policy has room for.
     """
-    policy, learning, execution = workload.policy, workload.learning, devices.resolve(execution)
+    policy, learning = workload.policy, workload.learning
+    execution = devices.resolve(execution, workload.meta_batch)
     tasks = stack(
         [
             learning_task(random_graphs(workload.graphs, workload.num_tasks, seed), System(), policy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import resource
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 
 from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.learning import devices
 
 Tick = Callable[[int, int, str], None]
 """Told before each step of a section: steps done, steps in all, and what comes now."""
@@ -78,7 +78,7 @@ def environment() -> dict[str, Any]:
     return {
         "device": device.device_kind,
         "platform": device.platform,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": devices.cores(),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
