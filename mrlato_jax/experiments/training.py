@@ -87,7 +87,7 @@ def train(
             numbers = range(iteration - len(pending) + 1, iteration + 1)
             for number, by_seed in zip(numbers, values, strict=True):
                 for config, of_seed in zip(configs, by_seed, strict=True):
-                    _check_finite(of_seed, number, config.seed)
+                    _check_finite(of_seed, number, config.seed, alone=len(configs) == 1)
                 for log, of_seed in zip(logs, by_seed, strict=False):
                     log.append(number, of_seed, seconds, saved)
             latency, heft, entropy = (
@@ -132,12 +132,13 @@ def _unstack(states: LearnerState) -> list[LearnerState]:
     return [take(states, index) for index in range(states.iteration.shape[0])]
 
 
-def _check_finite(values: dict[str, float], iteration: int, seed: int) -> None:
+def _check_finite(values: dict[str, float], iteration: int, seed: int, alone: bool) -> None:
+    others = "" if alone else "; the other seeds can go on, each with --resume and its own folder as --run"
     for name, value in values.items():
         if not math.isfinite(value):
             raise InputError(
                 f"training diverged: {name} is {value} at iteration {iteration} of seed {seed}; accepted: finite "
-                "values (try a lower inner_lr or outer_lr)"
+                f"values (try a lower inner_lr or outer_lr){others}"
             )
 
 

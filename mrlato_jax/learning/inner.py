@@ -143,6 +143,24 @@ def update(
     Returns:
         The state afterwards, its way there, and the mean sampled makespan in seconds.
     """
+    gradient, loss, batch, latency = sampling_gradient(policy, learning, state.params, task, key)
+    state = descend(learning, state, gradient)
+    first = jax.tree.map(lambda leaf: leaf[None], Updates(state.params, loss))
+    if learning.inner_steps == 1:
+        return state, first, latency
+    state, others = further_steps(policy, learning, state, task, batch, taken)
+    return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, others), latency
+
+
+def further_steps(
+    policy: PolicyConfig,
+    learning: LearningConfig,
+    state: InnerState,
+    task: LearningTask,
+    batch: Batch,
+    taken: jax.Array | int,
+) -> tuple[InnerState, Updates]:
+    """The m - 1 steps of `update` after its first, on the batch that was collected before it."""
 
     def body(state: InnerState, step: jax.Array) -> tuple[InnerState, Updates]:
         gradient, loss = scoring_gradient(policy, learning, state.params, task, batch)
@@ -150,13 +168,7 @@ def update(
         state = jax.tree.map(lambda new, old: jnp.where(step < taken, new, old), after, state)
         return state, Updates(state.params, loss)
 
-    gradient, loss, batch, latency = sampling_gradient(policy, learning, state.params, task, key)
-    state = descend(learning, state, gradient)
-    first = jax.tree.map(lambda leaf: leaf[None], Updates(state.params, loss))
-    if learning.inner_steps == 1:
-        return state, first, latency
-    state, others = jax.lax.scan(body, state, jnp.arange(1, learning.inner_steps))
-    return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, others), latency
+    return jax.lax.scan(body, state, jnp.arange(1, learning.inner_steps))
 
 
 @partial(jax.jit, static_argnames=("policy", "learning"))  # traced once for each size, however often it is used

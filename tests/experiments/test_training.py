@@ -122,22 +122,28 @@ def test_a_stop_before_the_first_iteration_computes_nothing(pool: TaskPool, tmp_
     assert resume(tmp_path / "run", pool) is not None
 
 
-def test_divergence_ends_the_run_and_leaves_what_was_saved(
-    pool: TaskPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def diverge_at(diverging: int, patch: pytest.MonkeyPatch) -> None:
+    """Makes that iteration's metric of the last seed NaN."""
     make_program = training.iteration_program
 
-    def diverging(*settings: Any) -> Any:
+    def make_diverging(*settings: Any) -> Any:
         program = make_program(*settings)
 
         def iterate(states: LearnerState, pool: TaskPool) -> Any:
             iteration = int(states.iteration[0]) + 1
             after, metrics = program(states, pool)
-            return after, metrics._replace(update_norm=metrics.update_norm * (np.nan if iteration == 4 else 1))
+            norm = metrics.update_norm
+            return after, metrics._replace(update_norm=norm.at[-1].set(np.nan) if iteration == diverging else norm)
 
         return iterate
 
-    monkeypatch.setattr(training, "iteration_program", diverging)
+    patch.setattr(training, "iteration_program", make_diverging)
+
+
+def test_divergence_ends_the_run_and_leaves_what_was_saved(
+    pool: TaskPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge_at(4, monkeypatch)
     with pytest.raises(InputError, match="training diverged: update_norm is nan at iteration 4 of seed 3"):
         start(tmp_path / "run", pool, checkpoint_every=2)
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3
@@ -318,6 +324,18 @@ def test_seeds_whose_checkpoints_differ_go_on_from_the_last_common_one(
         name = f"seed{seed}/metrics.jsonl"
         assert (root / name).read_bytes() == (both[0] / name).read_bytes()
         assert (root / f"seed{seed}" / "checkpoints" / "step_00000006.npz").exists()
+
+
+def test_where_one_seed_diverges_the_other_can_go_on(whole: Outcome, pool: TaskPool, tmp_path: Path) -> None:
+    message = "at iteration 4 of seed 4;.* the other seeds can go on, each with --resume and its own folder as --run"
+    with pytest.MonkeyPatch.context() as patch:
+        diverge_at(4, patch)
+        with pytest.raises(InputError, match=message):
+            train_seeds(tmp_path, pool, checkpoint_every=2)
+    state = resume(tmp_path / "seed3", pool)
+    assert state is not None
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.state.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 # Killed. A process that dies between two of its writes leaves what had been written: here each write in turn is the

@@ -78,9 +78,4 @@ def _gradient_steps(
     cotangents = jax.grad(lambda values: inner_loss(learning, batch, Decisions(actions, *values))[0])(differentiable)
     (gradient,) = pullback(cotangents)
     state = inner.descend(learning, InnerState(params, inner.inner_optimizer(learning).init(params)), gradient)
-
-    def body(state: InnerState, _: None) -> tuple[InnerState, None]:
-        gradient, _metrics = inner.scoring_gradient(policy, learning, state.params, task, batch)
-        return inner.descend(learning, state, gradient), None
-
-    return jax.lax.scan(body, state, None, length=learning.inner_steps - 1)[0].params
+    return inner.further_steps(policy, learning, state, task, batch, learning.inner_steps)[0].params
