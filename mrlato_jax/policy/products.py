@@ -11,7 +11,7 @@ Whatever is no product (parameters, layer normalisation, softmax, losses, the op
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -20,11 +20,31 @@ import jax.numpy as jnp
 PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tf32": jax.lax.Precision.HIGH}
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(matmul: str, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """`lhs @ rhs` in float32: [..., m, k] with [k, n], or with [..., k, n] of the same leading axes."""
     if matmul == "bfloat16":
-        return _bfloat16_product(lhs, rhs)
+        return jnp.matmul(lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
     return jnp.matmul(lhs, rhs, precision=PRECISIONS[matmul])
+
+
+def _forward(matmul: str, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return product(matmul, lhs, rhs), (lhs, rhs)
+
+
+def _backward(matmul: str, operands: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """JAX's own derivative would multiply float32 with bfloat16, and round the gradient before it is summed."""
+    lhs, rhs = operands
+    to_lhs = product(matmul, gradient, rhs.swapaxes(-1, -2))
+    if rhs.ndim == 2:  # a kernel that all rows share
+        lhs, gradient = lhs.reshape(-1, lhs.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    columns = lhs.swapaxes(-1, -2)
+    if rhs.ndim == 2 and jax.default_backend() == "cpu":
+        columns = jax.lax.optimization_barrier(columns)  # XLA has no fast product there that transposes its left side
+    return to_lhs, product(matmul, columns, gradient)
+
+
+product.defvjp(_forward, _backward)
 
 
 @cache  # one function for each setting: flax takes layers for equal only if theirs are the same
@@ -35,24 +55,3 @@ def dense_product(matmul: str) -> Callable[..., jax.Array]:
         return product(matmul, inputs, kernel)  # a dense layer contracts no other axes than a product does
 
     return dot_general
-
-
-@jax.custom_vjp
-def _bfloat16_product(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """JAX's own derivative would multiply float32 with bfloat16, and round the gradient before it is summed."""
-    return jnp.matmul(lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
-
-
-def _forward(lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _bfloat16_product(lhs, rhs), (lhs, rhs)
-
-
-def _backward(operands: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    lhs, rhs = operands
-    to_lhs = _bfloat16_product(gradient, rhs.swapaxes(-1, -2))
-    if rhs.ndim == 2:  # a kernel that all rows share
-        lhs, gradient = lhs.reshape(-1, lhs.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-    return to_lhs, _bfloat16_product(lhs.swapaxes(-1, -2), gradient)
-
-
-_bfloat16_product.defvjp(_forward, _backward)

@@ -150,8 +150,9 @@ def test_growth_measures_each_axis_and_shared_points_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(growth, "_MOST_DECISIONS", 100)
     base = dataclasses.replace(SMALL, meta_batch=1)
     figures = growth.growth({"num_tasks": (5, 7), "rollouts": (2, 3, 1000), "devices": (1, 2)}, base)
+    sizes = {"meta_batch": 1, "graphs": 2, "rollouts": 2, "num_tasks": 5, "inner_steps": 2}
     assert figures == {
-        "base": {"meta_batch": 1, "graphs": 2, "rollouts": 2, "num_tasks": 5, "inner_steps": 2},
+        "base": sizes | {"meta_batch_on_devices": 8},
         "num_tasks": {
             "5": {"simulator_seconds": 2.0, "training_seconds": 20.0},
             "7": {"simulator_seconds": 2.0, "training_seconds": 28.0},

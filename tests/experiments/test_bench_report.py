@@ -21,9 +21,17 @@ RECORD: dict[str, Any] = {
     },
     "compile": {"cold": {"compile_seconds": 8.0}, "matmul_gflop_per_second": 100.0},
     "growth": {
-        "base": {"meta_batch": 1, "graphs": 10, "rollouts": 10, "num_tasks": 20, "inner_steps": 1},
+        "base": {
+            "meta_batch": 1,
+            "graphs": 10,
+            "rollouts": 10,
+            "num_tasks": 20,
+            "inner_steps": 1,
+            "meta_batch_on_devices": 8,
+        },
         "num_tasks": {"10": {"simulator_seconds": 1e-4, "training_seconds": 0.2}, "20": {"training_seconds": 0.4}},
         "graphs": {"1": {"training_seconds": 0.05}, "10": {"training_seconds": 0.4}},
+        "devices": {"1": {"training_seconds": 3.2}, "2": {"training_seconds": 1.7}},
         "matmul_gflop_per_second": 100.0,
     },
     "environment": {"device": "cpu", "cores": 2, "jax": "0.10.2", "peak_memory_gb": 0.5},
@@ -98,7 +106,8 @@ def test_figure_has_a_panel_an_axis(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(figures.Figure, "savefig", spy)
     assert figure.growth_figure(RECORD["growth"], "cpu").startswith(b"\x89PNG")
-    tasks, graphs = drawn[0].axes
+    tasks, graphs, shared = drawn[0].axes
+    assert shared.get_xlabel() == "devices (8 learning tasks)"
     assert (tasks.get_xscale(), tasks.get_yscale()) == ("log", "log")
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in tasks.lines}
     assert lines["one meta-iteration"] == ([10, 20], [0.2, 0.4])

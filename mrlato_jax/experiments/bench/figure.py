@@ -53,7 +53,8 @@ def growth_figure(growth: Mapping[str, Any], subtitle: str) -> bytes:
                 panel.annotate(
                     f"{slope:.1f}", (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center", fontsize=8
                 )
-        panel.set_xlabel(_AXES[axis])
+        shared = f" ({growth['base']['meta_batch_on_devices']} learning tasks)" if axis == "devices" else ""
+        panel.set_xlabel(_AXES[axis] + shared)
         panel.set_xticks([int(value) for value in rows], labels=list(rows))  # powers of ten would name few of them
         panel.minorticks_off()
         panel.margins(x=0.16)

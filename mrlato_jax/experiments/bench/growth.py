@@ -31,8 +31,8 @@ SHARED = 8
 
 AXES: dict[str, tuple[int, ...]] = {
     "num_tasks": (10, 50, 200),
-    "graphs": (1, 10, 100),
-    "rollouts": (1, 10, 100),
+    "graphs": (10, 100),
+    "rollouts": (10, 100),
     "meta_batch": (1, 8),
     DEVICES: (1, 2),
 }
@@ -66,11 +66,12 @@ def growth(
 
     Returns:
         For each axis, for each value, `simulator_seconds` and `planning_seconds` (of `graphs` DAGs together, where the
-        axis is one of DAGs) and `training_seconds` (of one meta-iteration).
+        axis is one of DAGs) and `training_seconds` (of one meta-iteration). And `base`, the sizes where they meet.
     """
     points = [(axis, value) for axis, values in axes.items() for value in values]
     trained: dict[Workload, float] = {}  # the axes share a point
-    figures: dict[str, dict[str, Any]] = {"base": base.sizes(), **{axis: {} for axis in axes}}
+    figures: dict[str, dict[str, Any]] = {axis: {} for axis in axes}
+    figures["base"] = {**base.sizes(), "meta_batch_on_devices": SHARED}
     for done, (axis, value) in enumerate(points):
         tick(done, len(points), f"{axis} {value}")
         row = figures[axis].setdefault(str(value), {})
