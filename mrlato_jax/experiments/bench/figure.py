@@ -21,8 +21,13 @@ _AXES = {
 }
 
 
+_COLUMNS = 3  # of panels
+
+
 def growth_figure(growth: Mapping[str, Any], subtitle: str) -> bytes:
     """Seconds against each axis; beside each curve a line of slope 1 from its start, and its slope over the last step.
+
+    Against devices, which share one piece of work, the line has slope -1.
 
     Args:
         growth: the section's record.
@@ -37,29 +42,37 @@ def growth_figure(growth: Mapping[str, Any], subtitle: str) -> bytes:
     from matplotlib.figure import Figure  # not pyplot: a caller's backend and open figures are theirs
 
     axes_of = {name: rows for name, rows in growth.items() if name in _AXES}
-    figure = Figure(figsize=(3.6 * len(axes_of), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(axes_of), sharey=True, squeeze=False)[0]
+    columns = min(len(axes_of), _COLUMNS)
+    rows_of_panels = -(-len(axes_of) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.4 * rows_of_panels + 0.8), layout="constrained")
+    panels = list(figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).flat)
+    for unused in panels[len(axes_of) :]:
+        unused.remove()
     handles: dict[str, Any] = {}
-    for panel, (axis, rows) in zip(panels, axes_of.items(), strict=True):
+    for i, (panel, (axis, rows)) in enumerate(zip(panels, axes_of.items(), strict=False)):
+        ideal = -1 if axis == "devices" else 1
         for name, (label, colour, marker) in _SERIES.items():
             points = [(int(value), row[name]) for value, row in rows.items() if name in row]
             if points:
                 x, y = zip(*points, strict=True)
                 (handles[label],) = panel.loglog(x, y, colour, marker=marker, label=label, linewidth=1.8, markersize=5)
             if len(points) > 1:
-                linear = [y[0] * value / x[0] for value in x]
-                (handles["slope 1"],) = panel.plot(x, linear, "0.6", linestyle="--", linewidth=1, zorder=1)
+                linear = [y[0] * (value / x[0]) ** ideal for value in x]
+                (handles["slope 1 (devices: -1)"],) = panel.plot(
+                    x, linear, "0.6", linestyle="--", linewidth=1, zorder=1
+                )
                 slope = math.log(y[-1] / y[-2]) / math.log(x[-1] / x[-2])
                 panel.annotate(
                     f"{slope:.1f}", (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center", fontsize=8
                 )
         shared = f" ({growth['base']['meta_batch_on_devices']} learning tasks)" if axis == "devices" else ""
+        if i % columns == 0:
+            panel.set_ylabel("seconds")
         panel.set_xlabel(_AXES[axis] + shared)
         panel.set_xticks([int(value) for value in rows], labels=list(rows))  # powers of ten would name few of them
         panel.minorticks_off()
         panel.margins(x=0.16)
         panel.grid(alpha=0.3, linewidth=0.5)
-    panels[0].set_ylabel("seconds")
     base = growth["base"]
     at = ", ".join(f"{label.split(',')[0]}: {base[name]}" for name, label in _AXES.items() if name in base)
     figure.suptitle(

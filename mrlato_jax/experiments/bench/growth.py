@@ -38,7 +38,7 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 FULL_AXES: dict[str, tuple[int, ...]] = {
     "num_tasks": (10, 20, 50, 100, 200, 500, 1000),
-    "graphs": (1, 10, 100, 500, 1000, 10_000),
+    "graphs": (1, 10, 100, 300, 1000, 10_000),
     "rollouts": (1, 3, 10, 30, 100, 300),
     "meta_batch": (1, 2, 4, 8, 16, 32),
     DEVICES: (1, 2, 4, 8),
