@@ -23,13 +23,17 @@ PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tf32": jax.lax.Precision.HI
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(matmul: str, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """`lhs @ rhs` in float32: [..., m, k] with [k, n], or with [..., k, n] of the same leading axes."""
+    return _multiply(matmul, lhs, rhs)
+
+
+def _multiply(matmul: str, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     if matmul == "bfloat16":
         return jnp.matmul(lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
     return jnp.matmul(lhs, rhs, precision=PRECISIONS[matmul])
 
 
 def _forward(matmul: str, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return product(matmul, lhs, rhs), (lhs, rhs)
+    return _multiply(matmul, lhs, rhs), (lhs, rhs)
 
 
 def _backward(matmul: str, operands: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
