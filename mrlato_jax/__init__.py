@@ -9,7 +9,18 @@ from mrlato_jax.mec.latency import Schedule, makespan, simulate
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
 from mrlato_jax.offloader import Offloader, load_offloader
-from mrlato_jax.planners import Plan, all_local, all_offload, greedy, heft
+from mrlato_jax.planners import (
+    Plan,
+    ProvenPlan,
+    SearchedPlan,
+    all_local,
+    all_offload,
+    greedy,
+    heft,
+    local_search,
+    optimum,
+    order_search,
+)
 
 __version__ = "0.1.0"
 
@@ -18,7 +29,9 @@ __all__ = [
     "InputError",
     "Offloader",
     "Plan",
+    "ProvenPlan",
     "Schedule",
+    "SearchedPlan",
     "System",
     "TaskGraph",
     "all_local",
@@ -27,7 +40,10 @@ __all__ = [
     "greedy",
     "heft",
     "load_offloader",
+    "local_search",
     "makespan",
+    "optimum",
+    "order_search",
     "pack",
     "priority_order",
     "read_dot",

@@ -24,7 +24,7 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec.latency import padded_size
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners import Plan, simulated_plan
+from mrlato_jax.planners import Plan, placement_of, simulated_plan
 
 MODES = ("argmax",)
 
@@ -120,6 +120,4 @@ def _power_of_two(count: int) -> int:
 
 def _plan(graph: TaskGraph, system: System, order: np.ndarray, actions: np.ndarray) -> Plan:
     order = order[: graph.num_tasks]
-    placement = np.empty(graph.num_tasks, np.int32)
-    placement[order] = actions[: graph.num_tasks]
-    return simulated_plan(graph, system, placement, order)
+    return simulated_plan(graph, system, placement_of(order, actions), order)

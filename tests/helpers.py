@@ -118,6 +118,21 @@ def assert_schedule(got: Any, want: oracle.Result, *, rtol: float = 1e-12) -> No
     assert got.makespan == pytest.approx(want.makespan, rel=rtol, abs=0)
 
 
+def assert_consistent(dag: Dag, mec: Mec, plan: mj.Plan) -> None:
+    """What a plan says about itself is what the one simulator and the oracle say about it."""
+    graph, system = to_graph(dag), to_system(mec)
+    assert np.shape(plan.placement) == np.shape(plan.order) == (dag.num_tasks,)
+    assert set(np.asarray(plan.placement).tolist()) <= {0, 1}
+    assert oracle.is_linear_extension(dag, plan.order)
+    assert isinstance(plan.makespan, float)
+    assert plan.makespan == plan.schedule.makespan
+    again = mj.simulate(graph, system, plan.placement, order=plan.order)
+    for field in SCHEDULE_FIELDS:
+        np.testing.assert_array_equal(getattr(plan.schedule, field), getattr(again, field))
+    placement, order = np.asarray(plan.placement).tolist(), np.asarray(plan.order).tolist()
+    assert_schedule(plan.schedule, oracle.simulate(dag, mec, placement, order))
+
+
 def read_peer_dag(path: Path) -> Dag:
     """A daggen DOT file by two regular expressions; ids 1..n become 0..n-1, repeated edges are one edge."""
     text = path.read_text()

@@ -102,23 +102,24 @@ def place(channel: str, queues: Queues, task: Task, ends: TaskEnds, action: jax.
     occupies_uplink = upload
     if not CHANNELS[channel].entry_uploads_queue:
         occupies_uplink = jnp.where(task.parents.any(axis=0), upload, 0)
-    data_at_sender = queues.data_at_sender
-    if data_at_sender is not None:
-        data_at_sender = _put(data_at_sender, task.position, jnp.maximum(ue, upload))
-    after = Queues(
+    after = with_results(queues, task.position, result, jnp.maximum(ue, upload))._replace(
         uplink=jnp.maximum(queues.uplink, occupies_uplink),
         vm=jnp.maximum(queues.vm, vm),
         downlink=jnp.maximum(queues.downlink, download),
         ue=jnp.maximum(queues.ue, ue),
         makespan=jnp.maximum(queues.makespan, result),
-        result_at_ue=_put(queues.result_at_ue, task.position, result),
-        data_at_sender=data_at_sender,
     )
     return after, TaskEnds(upload, vm, download, ue)
 
 
-def _put(array: jax.Array, position: jax.Array, value: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(array, value, position, axis=0)
+def with_results(queues: Queues, position: jax.Array, result: jax.Array, sent: jax.Array) -> Queues:
+    """Notes when the task at `position` has its result at the UE and its data at the sender; no queue changes."""
+
+    def put(array: jax.Array, value: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(array, value, position, axis=0)
+
+    data_at_sender = None if queues.data_at_sender is None else put(queues.data_at_sender, sent)
+    return queues._replace(result_at_ue=put(queues.result_at_ue, result), data_at_sender=data_at_sender)
 
 
 def step(channel: str, queues: Queues, task: Task, action: jax.Array) -> tuple[Queues, TaskEnds]:
@@ -182,6 +183,18 @@ def _makespan(arrays: DagArrays, actions: jax.Array) -> jax.Array:
         return jax.vmap(run)(arrays, actions)[0].makespan
     # Short rows make poor vectors: the batch goes last instead.
     return run(*jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), (arrays, actions)))[0].makespan
+
+
+def makespans(dag: DagArrays, actions: jax.Array) -> jax.Array:
+    """Makespans [M] of many plans of one DAG; for use inside `jax.jit`.
+
+    Args:
+        dag: one DAG, no leading axes.
+        actions: int or bool[N, M] in scheduling order.
+    """
+    plans = actions.shape[1]
+    dags = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[..., None], (*leaf.shape, plans)), dag)
+    return run(dags, actions)[0].makespan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,15 +2,24 @@
 
 from mrlato_jax.planners.fixed import all_local, all_offload, random_placement
 from mrlato_jax.planners.greedy import earliest_finish, greedy, heft
-from mrlato_jax.planners.plan import Plan, simulated_plan
+from mrlato_jax.planners.local_search import local_search
+from mrlato_jax.planners.optimum import optimum
+from mrlato_jax.planners.order_search import order_search
+from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, placement_of, simulated_plan
 
 __all__ = [
     "Plan",
+    "ProvenPlan",
+    "SearchedPlan",
     "all_local",
     "all_offload",
     "earliest_finish",
     "greedy",
     "heft",
+    "local_search",
+    "optimum",
+    "order_search",
+    "placement_of",
     "random_placement",
     "simulated_plan",
 ]

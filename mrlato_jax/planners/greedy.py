@@ -12,7 +12,7 @@ from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners.plan import Plan, simulated_plan
+from mrlato_jax.planners.plan import Plan, placement_of, simulated_plan
 
 
 @jax.jit
@@ -63,6 +63,4 @@ def heft(graph: TaskGraph, system: System) -> Plan:
 def _plan_in_order(graph: TaskGraph, system: System, order: np.ndarray) -> Plan:
     with jax.enable_x64(True):
         actions = np.asarray(earliest_finish(latency.pack_float64(graph, system, order))[0])
-    placement = np.empty(graph.num_tasks, np.int32)
-    placement[order] = actions[: graph.num_tasks]
-    return simulated_plan(graph, system, placement, order)
+    return simulated_plan(graph, system, placement_of(order, actions), order)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.mec.latency import Schedule, simulate
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.latency import LOCAL, OFFLOAD, Schedule, simulate
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
 
@@ -30,6 +31,23 @@ class Plan:
     schedule: Schedule
 
 
+def placement_of(order: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Actions in scheduling order, padded or not, as int32[n] by task id.
+
+    Args:
+        order: int[n], task ids in scheduling order.
+        actions: int or bool[N >= n], 0 local or 1 offload.
+    """
+    placement = np.empty(len(order), np.int32)
+    placement[order] = actions[: len(order)]
+    return placement
+
+
+def actions_of(dag: DagArrays, placement: np.ndarray) -> np.ndarray:
+    """A placement by task id as bool[N] in the scheduling order of one (host-side) DAG; False on padding."""
+    return np.where(dag.mask, placement[dag.order], LOCAL) == OFFLOAD
+
+
 def simulated_plan(graph: TaskGraph, system: System, placement: Any, order: Any = None) -> Plan:
     """Times a placement; every `Plan` is made here, so none can report a time of its own.
 
@@ -42,3 +60,29 @@ def simulated_plan(graph: TaskGraph, system: System, placement: Any, order: Any 
     order = priority_order(graph, system) if order is None else order
     result = simulate(graph, system, placement, order)
     return Plan(np.asarray(placement, np.int32), np.asarray(order, np.int64), result.makespan, result)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SearchedPlan(Plan):
+    """A plan that was looked for.
+
+    Attributes:
+        evaluations: whole plans that were simulated to find it.
+    """
+
+    evaluations: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProvenPlan(Plan):
+    """The best plan found in its order, and how good one can be there.
+
+    Attributes:
+        proven: whether no placement in this order is better (by more than `optimum.TOLERANCE`).
+        lower_bound: seconds; no placement in this order is below it. The makespan where that is proven.
+        nodes: partial plans that were looked at.
+    """
+
+    proven: bool
+    lower_bound: float
+    nodes: int

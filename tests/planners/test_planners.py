@@ -7,8 +7,7 @@ import numpy as np
 import oracle
 import pytest
 from helpers import (
-    SCHEDULE_FIELDS,
-    assert_schedule,
+    assert_consistent,
     dags,
     mecs,
     random_dag,
@@ -27,21 +26,6 @@ from mrlato_jax.planners.greedy import earliest_finish
 
 PLANNERS = {"greedy": mj.greedy, "heft": mj.heft, "all_local": mj.all_local, "all_offload": mj.all_offload}
 ORACLES = {"greedy": oracle.greedy, "heft": oracle.heft}
-
-
-def assert_consistent(dag: Dag, mec: oracle.Mec, plan: mj.Plan) -> None:
-    """What a plan says about itself is what the one simulator and the oracle say about it."""
-    graph, system = to_graph(dag), to_system(mec)
-    assert np.shape(plan.placement) == np.shape(plan.order) == (dag.num_tasks,)
-    assert set(np.asarray(plan.placement).tolist()) <= {0, 1}
-    assert oracle.is_linear_extension(dag, plan.order)
-    assert isinstance(plan.makespan, float)
-    assert plan.makespan == plan.schedule.makespan
-    again = mj.simulate(graph, system, plan.placement, order=plan.order)
-    for field in SCHEDULE_FIELDS:
-        np.testing.assert_array_equal(getattr(plan.schedule, field), getattr(again, field))
-    placement, order = np.asarray(plan.placement).tolist(), np.asarray(plan.order).tolist()
-    assert_schedule(plan.schedule, oracle.simulate(dag, mec, placement, order))
 
 
 @pytest.mark.parametrize("channel", CHANNELS)

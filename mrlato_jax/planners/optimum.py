@@ -1,0 +1,219 @@
+"""The proven optimum of a given order: branch and bound, a batch of nodes at a time.
+
+A node is a partial plan: the first so many tasks in scheduling order are placed, by the project's one recurrence
+(`latency.place`). The deepest nodes are expanded first, up to `WIDTH` children at once, so that memory stays small and
+whole plans are met early. A node is given up where no completion of it can be better than the best plan known:
+
+    by precedence   each task that is left finishes no sooner than on the better of both sides with every queue as it
+                    is now, given its parents' own earliest results
+    by workload     the UE and the uplink share all work that is left, split in fractions as suits best; what is
+                    uploaded last still has to be computed and downloaded
+
+Both are lower bounds under all channel rules, since (7)-(10) are monotone in the queues and in the parents' end times.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import check_number, check_type
+from mrlato_jax.mec import latency
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.latency import LOCAL, OFFLOAD, Queues
+from mrlato_jax.mec.system import CHANNELS, System
+from mrlato_jax.planners.local_search import local_search
+from mrlato_jax.planners.plan import ProvenPlan, actions_of, placement_of, simulated_plan
+
+WIDTH = 256  # children made at once
+TOLERANCE = 1e-10  # relative: a plan that is better by less may be missed
+STACK_BYTES = 2**28  # of all nodes that wait
+CHUNK_S = 0.1  # between two looks at the clock
+
+
+class Nodes(NamedTuple):
+    """K partial plans of one depth, or stacked: of each depth."""
+
+    queues: Queues  # what the placed tasks leave behind, trailing axis K
+    actions: jax.Array  # bool[N, K] in scheduling order
+    bound: jax.Array  # [K], no completion is better, seconds
+
+
+class Search(NamedTuple):
+    """Everything a chunk hands to the next."""
+
+    waiting: Nodes  # leading axis N + 1: nodes at each depth, the most promising last
+    filled: jax.Array  # int32[N + 1], how many of them are nodes
+    best: jax.Array  # makespan of the best plan known, seconds
+    best_actions: jax.Array  # bool[N]
+    expanded: jax.Array  # int64, nodes so far
+
+
+class Workload(NamedTuple):
+    """For each depth, the ways to split what is left; leading axis N."""
+
+    ue: jax.Array  # [N, N + 1], seconds of the UE where the first so many of the best to keep stay
+    ahead: jax.Array  # [N, N + 1], that, less the uplink's seconds for the others; ascending
+    tail: jax.Array  # [N], least time from an upload's end to its result
+
+
+def optimum(graph: TaskGraph, system: System, order: Any = None, time_limit_s: float = 60.0) -> ProvenPlan:
+    """The best placement in a given order, proven where the time suffices.
+
+    Args:
+        graph: the application.
+        system: the system it runs on.
+        order: scheduling order, task ids; by default `priority_order(graph, system)`.
+        time_limit_s: seconds of searching, compilation apart; 0 takes `local_search`'s plan and bounds it.
+
+    Returns:
+        A `ProvenPlan`: where `proven`, no placement in this order is better by more than `TOLERANCE`; else
+        `lower_bound` says how good one could be.
+
+    Raises:
+        InputError: an argument of another type, an order that is no linear extension, or a negative time.
+    """
+    check_type("graph", graph, TaskGraph)
+    check_number("time_limit_s", time_limit_s, low=0.0)
+    start = local_search(graph, system, order=order)
+    with jax.enable_x64(True):
+        dag = jax.tree.map(jnp.asarray, latency.pack_float64(graph, system, start.order))
+        splits, search = _begin(dag, start.makespan, actions_of(dag, start.placement), _width(dag.mask.size))
+        search = _advance(dag, splits, search, 1)  # compiles, and gives a bound
+        deadline, batches = time.monotonic() + time_limit_s, 16
+        while int(search.filled.sum()) and (left := deadline - time.monotonic()) > 0:
+            began = time.monotonic()
+            search = jax.block_until_ready(_advance(dag, splits, search, batches))
+            took = time.monotonic() - began
+            batches = max(1, int(batches * min(CHUNK_S, left) / took))
+        bound, actions, expanded = jax.device_get((_bound(search), search.best_actions, search.expanded))
+    placement = placement_of(start.order, actions)
+    proven = not int(search.filled.sum())
+    plan = simulated_plan(graph, system, placement, start.order)
+    return ProvenPlan(
+        **vars(plan), proven=proven, lower_bound=plan.makespan if proven else float(bound), nodes=int(expanded)
+    )
+
+
+def _width(size: int) -> int:
+    """K: as many children at once as the stack has room for."""
+    node = size * 17 + 48  # bytes: results and senders' data in float64, and actions; the queues
+    return int(np.clip(2 ** int(np.log2(max(STACK_BYTES // (size * node), 1))), 8, WIDTH))
+
+
+@partial(jax.jit, static_argnames="width")
+def _begin(dag: DagArrays, makespan: jax.Array, actions: jax.Array, width: int) -> tuple[Workload, Search]:
+    """Nothing decided, and what is known before."""
+    size = dag.mask.shape[0]
+    levels = size + 1
+    queues = jax.tree.map(lambda leaf: jnp.zeros((levels, *leaf.shape, width), leaf.dtype), latency.empty_queues(dag))
+    waiting = Nodes(queues, jnp.zeros((levels, size, width), bool), jnp.zeros((levels, width), dag.ue.dtype))
+    filled = jnp.zeros(levels, jnp.int32).at[0].set(1)
+    return _workload(dag), Search(waiting, filled, makespan, actions, jnp.zeros((), jnp.int64))
+
+
+def _workload(dag: DagArrays) -> Workload:
+    size = dag.mask.shape[0]
+    uplink = dag.uplink
+    if not CHANNELS[dag.channel].entry_uploads_queue:
+        uplink = jnp.where(dag.parents.any(axis=-1), uplink, 0)
+    together = dag.ue + uplink
+    by = jnp.argsort(jnp.where(together > 0, dag.ue / jnp.where(together > 0, together, 1), 0))  # best to keep first
+    left = by[None, :] >= jnp.arange(size)[:, None]  # [depth, rank]; padding costs nothing
+    start = jnp.zeros((size, 1), dag.ue.dtype)
+    kept = jnp.concatenate([start, jnp.cumsum(jnp.where(left, dag.ue[by], 0), axis=1)], axis=1)
+    sent = jnp.concatenate([start, jnp.cumsum(jnp.where(left, uplink[by], 0), axis=1)], axis=1)
+    after_upload = jnp.where(dag.mask, dag.vm + dag.downlink, jnp.inf)
+    return Workload(kept, kept - (sent[:, -1:] - sent), jax.lax.cummin(after_upload, reverse=True))
+
+
+@partial(jax.jit, donate_argnames="search")
+def _advance(dag: DagArrays, splits: Workload, search: Search, batches: jax.Array | int) -> Search:
+    """Expands up to so many batches of nodes."""
+
+    def unfinished(carry: tuple[Search, jax.Array]) -> jax.Array:
+        return (carry[1] < batches) & jnp.any(carry[0].filled > 0)
+
+    def body(carry: tuple[Search, jax.Array]) -> tuple[Search, jax.Array]:
+        return _expand(dag, splits, carry[0]), carry[1] + 1
+
+    return jax.lax.while_loop(unfinished, body, (search, jnp.zeros((), jnp.int32)))[0]
+
+
+def _expand(dag: DagArrays, splits: Workload, search: Search) -> Search:
+    """Takes up to K / 2 of the deepest nodes, and puts what is worth it of their children one deeper."""
+    num_tasks = dag.mask.sum().astype(jnp.int32)
+    depth = jnp.max(jnp.where(search.filled > 0, jnp.arange(search.filled.size), 0))
+    number = search.waiting.bound.shape[-1] // 2
+    first = jnp.maximum(search.filled[depth] - number, 0)
+    nodes = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf[depth], first, number, axis=-1), search.waiting)
+    alive = (first + jnp.arange(number) < search.filled[depth]) & _promising(nodes.bound, search.best)
+    filled = search.filled.at[depth].set(first)
+
+    task = _at(latency.tasks(dag), depth)
+    ends = latency.candidate_ends(dag.channel, nodes.queues, task)
+
+    def children(action: int) -> Nodes:
+        queues, _ = latency.place(dag.channel, nodes.queues, task, ends, jnp.full(number, action))
+        return Nodes(queues, nodes.actions.at[depth].set(action == OFFLOAD), nodes.bound)
+
+    both = jax.tree.map(lambda *sides: jnp.concatenate(sides, axis=-1), children(LOCAL), children(OFFLOAD))
+    bound = jnp.maximum(both.bound, _lower_bound(dag, splits, depth + 1, both.queues))
+    bound = jnp.where(jnp.concatenate([alive, alive]), bound, jnp.inf)
+
+    whole = depth + 1 == num_tasks
+    index = jnp.argmin(bound)
+    better = whole & (bound[index] < search.best)
+    best = jnp.where(better, bound[index], search.best)
+    best_actions = jnp.where(better, both.actions[:, index], search.best_actions)
+
+    keep = _promising(bound, best) & ~whole
+    by = jnp.argsort(jnp.where(keep, -bound, jnp.inf))  # the most promising last of those that are kept
+    kept = jax.tree.map(lambda leaf: leaf[..., by], both._replace(bound=bound))
+    waiting = jax.tree.map(  # nothing was there, since the deepest are taken first
+        lambda stack, leaf: jax.lax.dynamic_update_index_in_dim(stack, leaf, depth + 1, axis=0), search.waiting, kept
+    )
+    filled = filled.at[depth + 1].set(keep.sum().astype(jnp.int32))
+    return Search(waiting, filled, best, best_actions, search.expanded + alive.sum())
+
+
+def _promising(bound: jax.Array, best: jax.Array) -> jax.Array:
+    return bound < best * (1 - TOLERANCE)
+
+
+def _at(tasks: latency.Task, position: jax.Array) -> latency.Task:
+    """The task at one position, for queues with a trailing axis."""
+    task = jax.tree.map(lambda leaf: leaf[position], tasks)
+    return task._replace(parents=task.parents[:, None])
+
+
+def _lower_bound(dag: DagArrays, splits: Workload, depth: jax.Array, queues: Queues) -> jax.Array:
+    """What no completion of nodes with `depth` placed tasks is below, [K]; of whole plans, their makespan."""
+    num_tasks, tasks = dag.mask.sum(), latency.tasks(dag)
+
+    def body(position: jax.Array, carry: tuple[Queues, jax.Array]) -> tuple[Queues, jax.Array]:
+        queues, latest = carry
+        ends = latency.candidate_ends(dag.channel, queues, _at(tasks, position))
+        result, sent = jnp.minimum(ends.ue, ends.download), jnp.minimum(ends.ue, ends.upload)
+        return latency.with_results(queues, position, result, sent), jnp.maximum(latest, result)
+
+    _, by_precedence = jax.lax.fori_loop(depth, num_tasks, body, (queues, queues.makespan))
+    kept, ahead, tail = jax.tree.map(lambda leaf: leaf[jnp.minimum(depth, leaf.shape[0] - 1)], splits)
+    # The split at which both end together: ue + kept = uplink + sent + tail. Beyond either end all is on one side.
+    lead = queues.uplink + tail - queues.ue
+    by_workload = queues.ue + jnp.interp(lead, ahead, kept)
+    by_workload = jnp.where(lead < ahead[0], queues.uplink + tail - ahead[0], by_workload)
+    return jnp.where(depth < num_tasks, jnp.maximum(by_precedence, by_workload), queues.makespan)
+
+
+@jax.jit
+def _bound(search: Search) -> jax.Array:
+    """The least bound of all nodes that wait, or the best makespan where it is less."""
+    waits = jnp.arange(search.waiting.bound.shape[-1])[None, :] < search.filled[:, None]
+    return jnp.minimum(jnp.where(waits, search.waiting.bound, jnp.inf).min(), search.best)

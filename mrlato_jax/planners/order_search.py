@@ -1,0 +1,135 @@
+"""Order search: placement and scheduling order together, by simulated annealing.
+
+The order is worth as much as the placement. Chains that anneal side by side change one thing at a time: a task changes
+sides, or moves to another place between its last parent and its first child.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import check_number, check_type
+from mrlato_jax.mec import latency
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners.local_search import local_search
+from mrlato_jax.planners.plan import SearchedPlan, actions_of, placement_of
+
+HOT, COLD = 0.02, 1e-4  # first and last temperature, relative to the makespan that is begun with
+
+
+class Chains(NamedTuple):
+    """Plans of C chains; tasks are named by their position in the order of the `DagArrays`."""
+
+    order: jax.Array  # int32[N, C], the task at each position
+    position: jax.Array  # int32[N, C], its inverse
+    actions: jax.Array  # bool[N, C], by task
+    makespan: jax.Array  # [C], seconds
+
+
+def in_order(dag: DagArrays, order: jax.Array) -> DagArrays:
+    """The DAG with its tasks in other orders: leaves with a trailing axis C, for `latency.run`.
+
+    Args:
+        dag: one DAG, no leading axes.
+        order: int32[N, C], task at each position, padding last.
+    """
+    moved = jax.tree.map(lambda leaf: leaf[order], dag)  # `parents` too: [position, C, task]
+    parents = jnp.take_along_axis(moved.parents, order.T[None], axis=-1)  # [position, C, position]
+    return dataclasses.replace(moved, parents=jnp.moveaxis(parents, 1, -1))
+
+
+def order_search(
+    graph: TaskGraph, system: System, *, steps: int = 10_000, chains: int = 32, seed: int = 0
+) -> SearchedPlan:
+    """Looks for the best plan over all linear extensions, from `local_search`'s plan; proves nothing.
+
+    Args:
+        graph: the application.
+        system: the system it runs on.
+        steps: changes that each chain tries.
+        chains: how many anneal side by side.
+        seed: of all random draws.
+
+    Returns:
+        A `SearchedPlan` in the order that was found, no worse than `local_search`'s.
+
+    Raises:
+        InputError: an argument of another type or out of its range.
+    """
+    check_type("graph", graph, TaskGraph)
+    check_number("steps", steps, low=1, integer=True)
+    check_number("chains", chains, low=1, integer=True)
+    start = local_search(graph, system, seed=seed)
+    n = graph.num_tasks
+    with jax.enable_x64(True):
+        dag = latency.pack_float64(graph, system, start.order)
+        actions = actions_of(dag, start.placement)
+        found = _anneal(dag, actions, start.makespan, jax.random.key(seed), steps, chains)
+        positions, actions = jax.device_get(found)
+    found_order = start.order[positions[:n]]
+    placement = placement_of(start.order, actions)
+    polished = local_search(graph, system, order=found_order, start=placement, restarts=0)
+    plan = min(polished, start, key=lambda candidate: candidate.makespan)
+    evaluations = start.evaluations + steps * chains + polished.evaluations
+    return SearchedPlan(plan.placement, plan.order, plan.makespan, plan.schedule, evaluations)
+
+
+@partial(jax.jit, static_argnames=("chains",))
+def _anneal(
+    dag: DagArrays, actions: jax.Array, makespan: jax.Array, key: jax.Array, steps: jax.Array, chains: int
+) -> tuple[jax.Array, jax.Array]:
+    """The best order and actions (bool[N] by task) that any chain met."""
+    size = dag.mask.shape[0]
+
+    def repeat(leaf: jax.Array) -> jax.Array:
+        return jnp.repeat(leaf[..., None], chains, axis=-1)
+
+    positions = jnp.arange(size, dtype=jnp.int32)
+    begin = Chains(repeat(positions), repeat(positions), repeat(actions), jnp.full(chains, makespan))
+
+    def body(step: jax.Array, carry: tuple[Chains, Chains]) -> tuple[Chains, Chains]:
+        current, best = carry
+        temperature = makespan * HOT * (COLD / HOT) ** (step / steps)
+        current = _change(dag, current, jax.random.fold_in(key, step), temperature)
+        better = current.makespan < best.makespan
+        return current, jax.tree.map(lambda new, old: jnp.where(better, new, old), current, best)
+
+    _, best = jax.lax.fori_loop(0, steps, body, (begin, begin))
+    winner = jnp.argmin(best.makespan)
+    return best.order[:, winner], best.actions[:, winner]
+
+
+def _change(dag: DagArrays, chains: Chains, key: jax.Array, temperature: jax.Array) -> Chains:
+    """One Metropolis step of each chain."""
+    size, count = chains.order.shape
+    num_tasks = dag.mask.sum()
+    which, where, what, luck = jax.random.uniform(key, (4, count))
+    task = (which * num_tasks).astype(jnp.int32)
+    index = jnp.arange(size, dtype=jnp.int32)[:, None]
+    chosen = index == task[None, :]
+
+    # Between its last parent and its first child.
+    at = jnp.take_along_axis(chains.position, task[None, :], axis=0)
+    low = jnp.max(jnp.where(dag.parents[task].T, chains.position, -1), axis=0) + 1
+    high = jnp.min(jnp.where(dag.parents[:, task], chains.position, num_tasks), axis=0) - 1
+    to = (low + (where * (high - low + 1)).astype(jnp.int32))[None, :]
+    stays = (what < 0.5)[None, :]
+    to = jnp.where(stays, at, to).astype(jnp.int32)
+    position = chains.position - ((chains.position > at) & (chains.position <= to))
+    position = position + ((chains.position < at) & (chains.position >= to))
+    position = jnp.where(chosen, to, position).astype(jnp.int32)
+    source = index + ((index >= at) & (index < to)) - ((index <= at) & (index > to))
+    order = jnp.where(index == to, task[None, :], jnp.take_along_axis(chains.order, source, axis=0))
+
+    actions = chains.actions ^ (chosen & stays)
+    spans = latency.run(in_order(dag, order), jnp.take_along_axis(actions, order, axis=0))[0].makespan
+    accepted = (spans <= chains.makespan) | (luck < jnp.exp((chains.makespan - spans) / temperature))
+    changed = Chains(order, position, actions, spans)
+    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), changed, chains)

@@ -1,0 +1,139 @@
+"""The proven optimum against every placement there is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import oracle
+import pytest
+from helpers import assert_consistent, dags, mecs, random_dag, random_mec, random_order, to_graph, to_system
+from hypothesis import given, settings
+from oracle import CHANNELS, Dag
+
+import mrlato_jax as mj
+from mrlato_jax.errors import InputError
+from mrlato_jax.mec import latency
+from mrlato_jax.planners import optimum as optima
+
+
+def best_of_all(graph: mj.TaskGraph, system: mj.System, order: list[int]) -> float:
+    """The least makespan of all 2^n placements, by the jitted simulator in float64."""
+    n = graph.num_tasks
+    with jax.enable_x64(True):
+        dag = latency.pack_float64(graph, system, order)
+        actions = np.zeros((dag.mask.size, 2**n), bool)
+        actions[:n] = (np.arange(2**n)[None, :] >> np.arange(n)[:, None]) & 1
+        return float(jax.jit(latency.makespans)(dag, actions).min())
+
+
+@settings(max_examples=50)
+@given(dags(), mecs)
+def test_no_placement_is_better(dag: Dag, mec: oracle.Mec) -> None:
+    """Exact times with many ties, tasks that cost nothing, all channels."""
+    plan = mj.optimum(to_graph(dag), to_system(mec))
+    want = oracle.best_placement(dag, mec, oracle.priority_order(dag, mec))
+    assert plan.makespan == pytest.approx(want.makespan, rel=1e-9)
+    assert plan.proven
+    assert plan.lower_bound == plan.makespan
+    assert_consistent(dag, mec, plan)
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+@pytest.mark.parametrize("num_tasks", [1, 9, 13, 16])
+def test_no_placement_of_larger_graphs_is_better(num_tasks: int, channel: str) -> None:
+    rng = np.random.default_rng(num_tasks)
+    improved = 0
+    for _ in range(3):
+        dag, mec = random_dag(rng, num_tasks), random_mec(rng, channel)
+        graph, system, order = to_graph(dag), to_system(mec), random_order(rng, dag)
+        plan = mj.optimum(graph, system, order=order)
+        assert np.asarray(plan.order).tolist() == order
+        assert plan.proven
+        assert plan.makespan == pytest.approx(best_of_all(graph, system, order), rel=1e-9)
+        improved += plan.makespan < mj.local_search(graph, system, order=order, restarts=0).makespan * (1 - 1e-9)
+    assert improved or num_tasks < 16  # the search itself found something
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_the_search_needs_no_good_start(channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the plan that local search would never return."""
+    rng = np.random.default_rng(7)
+    dag, mec = random_dag(rng, 14), random_mec(rng, channel)
+    graph, system = to_graph(dag), to_system(mec)
+    order = mj.priority_order(graph, system).tolist()
+    monkeypatch.setattr(optima, "local_search", lambda graph, system, order: mj.all_local(graph, system))
+    plan = mj.optimum(graph, system)
+    assert plan.makespan == pytest.approx(best_of_all(graph, system, order), rel=1e-9)
+    assert plan.nodes > 14
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_bounds_hold_at_every_node(channel: str) -> None:
+    """The bound of a partial plan against the best of its completions."""
+    rng = np.random.default_rng(3)
+    n = 8
+    for _ in range(4):
+        dag, mec = random_dag(rng, n), random_mec(rng, channel)
+        graph, system = to_graph(dag), to_system(mec)
+        with jax.enable_x64(True):
+            arrays = jax.tree.map(jax.numpy.asarray, latency.pack_float64(graph, system))
+            splits = optima._workload(arrays)
+            plans = ((np.arange(2**n)[None, :] >> np.arange(n)[:, None]) & 1).astype(bool)
+            spans = np.asarray(jax.jit(latency.makespans)(arrays, plans))
+            for depth in range(n):
+                prefixes = plans[:, : 2**depth]  # the last tasks local, which the prefix does not look at
+                begin = latency.empty_queues(arrays)
+                queues = jax.tree.map(lambda leaf, width=2**depth: np.zeros((*leaf.shape, width)), begin)
+                for position in range(depth):
+                    task = optima._at(latency.tasks(arrays), position)
+                    queues, _ = latency.step(channel, queues, task, prefixes[position].astype(int))
+                bounds = np.asarray(optima._lower_bound(arrays, splits, depth, queues))
+                best = spans.reshape(-1, 2**depth).min(axis=0)
+                assert (bounds <= best * (1 + 1e-12)).all()
+            assert bounds.min() > 0.3 * spans.min()  # and they say something
+
+
+def test_out_of_time_it_says_how_good_a_plan_could_be() -> None:
+    graph = mj.daggen(num_tasks=40, fat=0.7, density=0.5, rng=np.random.default_rng(0))
+    system = mj.System()
+    plan = mj.optimum(graph, system, time_limit_s=0)
+    assert not plan.proven
+    assert 0.5 * plan.makespan < plan.lower_bound < plan.makespan
+    assert plan.makespan == mj.local_search(graph, system).makespan
+    longer = mj.optimum(graph, system, time_limit_s=1)
+    assert longer.nodes > plan.nodes
+    assert plan.lower_bound <= longer.lower_bound <= longer.makespan <= plan.makespan
+
+
+def test_more_nodes_than_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The narrowest search there is finds the same."""
+    graph = mj.daggen(num_tasks=14, fat=0.7, density=0.5, rng=np.random.default_rng(1))
+    want = mj.optimum(graph, mj.System())
+    monkeypatch.setattr(optima, "_width", lambda size: 2)
+    narrow = mj.optimum(graph, mj.System())
+    assert narrow.proven
+    assert narrow.makespan == pytest.approx(want.makespan, rel=1e-9)
+
+
+def test_a_large_graph_is_bounded_in_little_memory() -> None:
+    assert optima._width(40) == optima.WIDTH
+    assert 8 <= optima._width(1024) < 64
+
+
+def test_nothing_costs_nothing() -> None:
+    graph = mj.TaskGraph.from_edges(cycles=[0, 0], upload_bytes=[0, 0], download_bytes=[0, 0], edges=[(0, 1)])
+    plan = mj.optimum(graph, mj.System())
+    assert (plan.makespan, plan.lower_bound, plan.proven) == (0.0, 0.0, True)
+
+
+def test_refused() -> None:
+    graph, system = mj.daggen(num_tasks=3, fat=0.5, density=0.5, rng=np.random.default_rng(0)), mj.System()
+    with pytest.raises(InputError, match="time_limit_s is -1; accepted: a finite number in"):
+        mj.optimum(graph, system, time_limit_s=-1)
+    with pytest.raises(InputError, match="order"):
+        mj.optimum(graph, system, order=[0, 0, 1])
+    with pytest.raises(InputError, match="graph is 3; accepted: a TaskGraph"):
+        mj.optimum(3, system)
+    assert dataclasses.is_dataclass(mj.ProvenPlan)
