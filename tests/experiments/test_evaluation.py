@@ -133,7 +133,7 @@ def test_adam_is_fresh_for_each_set_and_kept_between_collections(
         assert not any(leaf.any() for leaf in jax.tree.leaves((state[0].mu, state[0].nu)))
     assert any(leaf.any() for leaf in jax.tree.leaves(taken[1][0].mu))
     # Trajectories of the second collection come from the current policy, not the meta-policy.
-    assert sampled_from[0] is params
+    assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (sampled_from[0], params)), strict=True))
     assert any(bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, sampled_from[:2]), strict=True))
 
 
