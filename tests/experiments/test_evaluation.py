@@ -159,17 +159,6 @@ def test_progress_is_told_after_each_collection(params: Any, task: LearningTask,
     assert [entropy for _, _, entropy in told] == record.entropy
 
 
-def test_a_policy_that_is_bound_to_a_device_compiles_once(
-    params: Any, task: LearningTask, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As training leaves it where several devices share the tasks."""
-    jax.clear_caches()
-    with jax.log_compiles():
-        run(jax.device_put(params, jax.devices()[0]), task, 3 * STEPS)
-    compiled = [record.message for record in caplog.records if "adaptation_round" in record.message]
-    assert len([message for message in compiled if "Finished XLA compilation" in message]) == 1
-
-
 def test_adaptation_learns(params: Any) -> None:
     """Two links, one so fast that offloading all is best, one so slow that nothing should be: each is found."""
     rng = np.random.default_rng(11)
