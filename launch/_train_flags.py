@@ -100,7 +100,11 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         PARALLEL,
         "How the tasks of a meta-batch are spread over all devices; auto is shard_map where there are several.",
     )
-    integer("num_devices", execution.num_devices, "Devices used; 0 is all, or one with --parallel=single.")
+    integer(
+        "num_devices",
+        execution.num_devices,
+        "Devices used, on a host without a GPU its cores; 0 is all that the learning tasks keep busy.",
+    )
     choice("task_axis", execution.task_axis, TASK_AXES, "How a device batches its tasks: auto maps on CPU, else vmaps.")
     integer(
         "metrics_every",

@@ -74,7 +74,7 @@ def main(_: list[str]) -> int:
     if FLAGS.resume and FLAGS.run is None:
         raise InputError("--resume needs --run; accepted: the folder of the run to continue")
     layout = execution_config()
-    if not FLAGS.distributed:  # where several processes share the tasks, each is one device of the host's
+    if not FLAGS.distributed:  # processes share a host's cores among themselves: each stays one device
         use_cores()
     join()
     say = partial(print, flush=True) if hosts.is_first() else _ignore

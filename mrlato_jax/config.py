@@ -120,7 +120,7 @@ class ExecutionConfig(_JsonRecord):
     """
 
     parallel: str = "auto"  # how the tasks of a meta-batch are spread over devices: shard_map where there are several
-    num_devices: int = 0  # devices used; 0: all, or one with parallel single
+    num_devices: int = 0  # devices used; 0: all that have work, or one with parallel single
     task_axis: str = "auto"  # how a device batches its tasks: map on CPU, vmap on accelerators
     metrics_every: int = 0  # iterations from one fetch of metrics to the next; 0: 1 on CPU, 10 on accelerators
 

@@ -89,8 +89,6 @@ def adapt(
         InputError: the policy became NaN.
     """
     opt_state = inner_optimizer(learning).init(params)
-    # Bound to their device from the start, as what a round returns is: else the second round would compile anew.
-    params, opt_state, task, measured = jax.device_put((params, opt_state, task, measured), jax.local_devices()[0])
     by_dag = [np.asarray(_measure(policy, params, measured))]
     sampled, entropy, explained = [], [], []
     rounds = -(-updates // learning.inner_steps)

@@ -34,7 +34,6 @@ from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.experiments.checkpoint import differing_fields, newest_meta
 from mrlato_jax.files import check_writable, write_atomically
-from mrlato_jax.learning import devices
 
 _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
 _SEEDS = "seeds.json"
@@ -60,7 +59,7 @@ class RunFolder:
     def create(
         cls, path: Path, config: TrainConfig, data_hash: str, execution: ExecutionConfig | None = None
     ) -> RunFolder:
-        """Starts a run in a folder that is missing or empty.
+        """Starts a run in a folder that is missing or empty; `execution`, as it was resolved, goes into the record.
 
         Raises:
             InputError: the folder holds something, or another process is at it.
@@ -76,7 +75,7 @@ class RunFolder:
         record = {
             "config": config.to_json(),
             "data_hash": data_hash,
-            "sessions": [session(_laid_out(execution, config))],
+            "sessions": [session(execution)],
         }
         run = cls(path, record, _acquire(path))
         try:
@@ -132,7 +131,7 @@ class RunFolder:
         try:
             run.record = cls.open(path).record  # as the last writer left it
             run.check_resumable(config, data_hash)
-            current, last = session(_laid_out(execution, config)), run.record["sessions"][-1:]
+            current, last = session(execution), run.record["sessions"][-1:]
             changes = differing_fields(last[0], current) if last else []
             if changes:
                 _log.warning("run %s continues elsewhere, bits may differ: %s", run.path, "; ".join(changes))
@@ -413,10 +412,6 @@ def session(execution: ExecutionConfig | None = None) -> dict[str, Any]:
         "processes": jax.process_count(),
         **({"execution": execution.to_json()} if execution else {}),
     }
-
-
-def _laid_out(execution: ExecutionConfig | None, config: TrainConfig) -> ExecutionConfig:
-    return devices.resolve(execution or ExecutionConfig(), config.learning.meta_batch)
 
 
 def _commit() -> str | None:

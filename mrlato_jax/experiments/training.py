@@ -97,7 +97,7 @@ def train(
             progress.update(iteration, latency_ms=latency, vs_heft=percent(latency / heft - 1), entropy=entropy)
             stopping = hosts.any_of_all(stop.requested)
             if last or due or stopping:
-                states = _unstack(devices.fetch(placed, execution))
+                states = _unstack(devices.unbound(devices.fetch(placed, execution)))
                 for run, log, state, meta in zip(runs, logs, states, metas, strict=False):
                     log.sync()
                     checkpoint.save(run.checkpoints, iteration, state._asdict(), meta | versions)

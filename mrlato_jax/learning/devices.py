@@ -4,8 +4,8 @@ Every device runs the same program on replicated inputs (parameters, pool of tas
 sums with the others along the axis `AXIS`; what comes out is replicated again. `shard_map` and `pmap` are two ways to
 start that one program.
 
-A host without accelerators has one device a core where `use_cores` was called first: one device that uses all cores
-splits single matrix products among them, which gains far less than a task for each.
+A host without accelerators has one device a core where `use_cores` was called first. One device that uses all cores
+splits single matrix products among them, which gains less than a task for each (`launch/bench.py --only=growth`).
 """
 
 from __future__ import annotations
@@ -25,20 +25,30 @@ from mrlato_jax.errors import InputError
 
 AXIS = "tasks"
 ACCELERATOR_METRICS_EVERY = 10
+_PATIENCE = {  # XLA by itself aborts the process where one of a host's devices waits for another for a minute
+    "xla_cpu_collective_call_warn_stuck_timeout_seconds": 24 * 3600,
+    "xla_cpu_collective_call_terminate_timeout_seconds": 7 * 24 * 3600,
+}
 
 
 def cores() -> int:
-    """How many the process may use."""
+    """How many logical cores the process may use; a container's quota of their time is not looked at."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_cores() -> None:
     """Makes each core a device, for hosts without accelerators; call it before anything else of JAX.
 
-    Nothing changes where the environment names a number (JAX_NUM_CPU_DEVICES, or XLA_FLAGS).
+    Where the environment names a number (JAX_NUM_CPU_DEVICES, or XLA_FLAGS) that many are made. However many there
+    are, they may wait for each other as long as a task takes; what XLA_FLAGS says of that stays.
+
+    Raises:
+        RuntimeError: JAX has begun to compute.
     """
-    named = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not named and jax.config.values["jax_num_cpu_devices"] < 0:
+    flags = os.environ.get("XLA_FLAGS", "")
+    patience = [f"--{name}={seconds}" for name, seconds in _PATIENCE.items() if name not in flags]
+    os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *patience])
+    if "xla_force_host_platform_device_count" not in flags and jax.config.values["jax_num_cpu_devices"] < 0:
         jax.config.update("jax_num_cpu_devices", cores())
 
 
@@ -47,7 +57,7 @@ def resolve(execution: ExecutionConfig, num_tasks: int) -> ExecutionConfig:
 
     Args:
         execution: the settings.
-        num_tasks: that are shared, of all seeds: the most devices that have any work.
+        num_tasks: that are shared, of all seeds; a device that `share` would leave without any is not used.
 
     Raises:
         InputError: more devices than there are, or a part of those of several processes.
@@ -59,7 +69,8 @@ def resolve(execution: ExecutionConfig, num_tasks: int) -> ExecutionConfig:
         raise InputError(f"num_devices is {execution.num_devices}; accepted: {one_or_more} {available}")
     if execution.parallel == "single" and jax.process_count() > 1:
         raise InputError("parallel is 'single'; accepted with several processes: auto, shard_map, pmap")
-    useful = available if jax.process_count() > 1 else min(available, num_tasks)
+    each = -(-num_tasks // min(available, num_tasks))
+    useful = available if jax.process_count() > 1 else -(-num_tasks // each)
     if execution.parallel == "auto":
         values["parallel"] = "shard_map" if (execution.num_devices or useful) > 1 else "single"
     if execution.num_devices == 0:
@@ -126,6 +137,12 @@ def without_keys(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
     is_key = jax.tree.map(lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key), tree)
     plain = jax.tree.map(lambda leaf, key: np.asarray(jax.random.key_data(leaf) if key else leaf), tree, is_key)
     return plain, lambda tree: jax.tree.map(lambda x, key: jax.random.wrap_key_data(x) if key else x, tree, is_key)
+
+
+def unbound(tree: Any) -> Any:
+    """The same values, bound to no device, once they are there: a program that also takes others compiles once."""
+    host, typed = without_keys(tree)
+    return typed(host)
 
 
 def fetch(tree: Any, execution: ExecutionConfig) -> Any:

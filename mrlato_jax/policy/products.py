@@ -22,7 +22,10 @@ PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tf32": jax.lax.Precision.HI
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(matmul: str, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """`lhs @ rhs` in float32: [..., m, k] with [k, n], or with [..., k, n] of the same leading axes."""
+    """`lhs @ rhs` in float32: [..., m, k] with [k, n], or with [..., k, n] of the same leading axes.
+
+    For reverse-mode derivatives of any order; `jax.jvp` refuses it.
+    """
     return _multiply(matmul, lhs, rhs)
 
 
@@ -37,14 +40,15 @@ def _forward(matmul: str, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, tu
 
 
 def _backward(matmul: str, operands: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """JAX's own derivative would multiply float32 with bfloat16, and round the gradient before it is summed."""
+    """Products like the forward one: JAX's own derivative would multiply float32 with bfloat16, and round too early."""
     lhs, rhs = operands
     to_lhs = product(matmul, gradient, rhs.swapaxes(-1, -2))
     if rhs.ndim == 2:  # a kernel that all rows share
         lhs, gradient = lhs.reshape(-1, lhs.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     columns = lhs.swapaxes(-1, -2)
     if rhs.ndim == 2 and jax.default_backend() == "cpu":
-        columns = jax.lax.optimization_barrier(columns)  # XLA has no fast product there that transposes its left side
+        # XLA has no fast product there that transposes its left side; elsewhere it has, and merges both.
+        columns = jax.lax.optimization_barrier(columns)
     return to_lhs, product(matmul, columns, gradient)
 
 

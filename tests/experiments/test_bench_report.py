@@ -116,5 +116,8 @@ def test_figure_has_a_panel_an_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     (x0, x1), (y0, y1) = reference.get_xdata(), reference.get_ydata()
     assert (x0, y0) == (1, 0.05)
     assert y1 / y0 == pytest.approx(x1 / x0)  # slope 1
+    (reference,) = [line for line in shared.lines if line.get_linestyle() == "--"]
+    (x0, x1), (y0, y1) = reference.get_xdata(), reference.get_ydata()
+    assert y0 / y1 == pytest.approx(x1 / x0)  # slope -1
     assert [text.get_text() for text in graphs.texts] == ["0.9"]  # log10(0.4 / 0.05)
     assert "DAGs: 10" in drawn[0].get_suptitle()

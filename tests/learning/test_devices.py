@@ -90,7 +90,7 @@ def test_one_cpu_is_one_device() -> None:
 @pytest.mark.parametrize(
     ("given", "resolved"),
     [
-        (ExecutionConfig(), ExecutionConfig("shard_map", 4, "vmap", 10)),
+        (ExecutionConfig(), ExecutionConfig("shard_map", 3, "vmap", 10)),  # 2, 2 and 1 of the five tasks
         (ExecutionConfig(num_devices=1), ExecutionConfig("single", 1, "vmap", 10)),
         (ExecutionConfig("pmap", 2), ExecutionConfig("pmap", 2, "vmap", 10)),
         (ExecutionConfig("single"), ExecutionConfig("single", 1, "vmap", 10)),
@@ -106,6 +106,10 @@ def test_devices_without_work_are_left_out(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(jax, "device_count", lambda: 64)
     assert devices.resolve(ExecutionConfig(), 10).num_devices == 10
     assert devices.resolve(ExecutionConfig(num_devices=16), 10).num_devices == 16
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert devices.resolve(ExecutionConfig(), 10).num_devices == 5  # two each; the other three would have none
+    assert devices.resolve(ExecutionConfig(), 16).num_devices == 8
+    monkeypatch.setattr(jax, "device_count", lambda: 64)
     assert devices.resolve(ExecutionConfig(), 1) == ExecutionConfig("single", 1, "map", 1)
     monkeypatch.setattr(jax, "process_count", lambda: 4)  # which all take part
     assert devices.resolve(ExecutionConfig(), 10).num_devices == 64
@@ -122,7 +126,7 @@ print(devices.cores(), jax.device_count())
 def test_each_core_is_a_device_unless_the_environment_names_a_number() -> None:
     def counted(**environment: str) -> tuple[int, int]:
         bare = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
-        paths = {"PYTHONPATH": str(HERE.parents[2])}
+        paths = {"PYTHONPATH": str(HERE.parents[2]), "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, "-c", CORES]
         ran = subprocess.run(command, env=bare | paths | environment, capture_output=True, text=True, check=True)
         return tuple(map(int, ran.stdout.split()))
@@ -131,6 +135,48 @@ def test_each_core_is_a_device_unless_the_environment_names_a_number() -> None:
     assert count == cores
     assert counted(JAX_NUM_CPU_DEVICES="3") == (cores, 3)
     assert counted(XLA_FLAGS="--xla_force_host_platform_device_count=5") == (cores, 5)
+
+
+UNEVEN = """
+import os, sys
+from mrlato_jax.learning import devices
+if int(sys.argv[1]):
+    devices._PATIENCE = dict.fromkeys(devices._PATIENCE, int(sys.argv[1]))
+devices.use_cores()
+import jax, jax.numpy as jnp
+from jax.sharding import PartitionSpec
+def share(x):
+    steps = jnp.where(jax.lax.axis_index(devices.AXIS) == 0, int(sys.argv[2]), 1)
+    return jax.lax.psum(jax.lax.fori_loop(0, steps, lambda _, x: jnp.sin(x), x).sum(), devices.AXIS)
+run = jax.shard_map(share, mesh=devices.mesh(2), in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+jax.jit(run)(jnp.ones(2**20)).block_until_ready()
+"""
+
+
+@pytest.mark.slow
+def test_devices_of_a_host_wait_for_each_other() -> None:
+    """XLA ends the process where one waits longer than its patience; ours outlasts any task."""
+
+    def ended(patience: int, steps: int) -> int:
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parents[2]), "JAX_PLATFORMS": "cpu"}
+        environment |= {"JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": ""}
+        command = [sys.executable, "-c", UNEVEN, str(patience), str(steps)]
+        return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=300).returncode
+
+    assert ended(1, 10) == 0
+    assert ended(1, 10_000) != 0  # what the flags are for
+    assert ended(0, 10_000) == 0
+
+
+def test_what_training_leaves_is_bound_to_no_device() -> None:
+    """Else adapting would compile twice: its optimiser's first state is bound to none."""
+    execution = ExecutionConfig("shard_map", 1, "map", 1)
+    placed = devices.place({"w": jax.numpy.ones(3), "key": jax.random.key(0)}, execution)
+    fetched = devices.fetch(placed, execution)
+    assert fetched["w"].committed
+    free = devices.unbound(fetched)
+    assert not jax.numpy.asarray(free["w"]).committed
+    assert jax.random.key_data(free["key"]).tolist() == jax.random.key_data(jax.random.key(0)).tolist()
 
 
 def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def assert_trees_close(got: Any, want: Any) -> None:
 
 
 def test_inner_loop_is_m_adam_steps_from_a_fresh_state(task: LearningTask, params: Any) -> None:
-    adapt = jax.jit(partial(inner.inner_adapt, POLICY, LEARNING))
+    adapt = partial(inner.inner_adapt, POLICY, LEARNING)
     key = jax.random.key(3)
     adapted, metrics = adapt(params, task, key)
     again, _ = adapt(params, task, key)
@@ -184,7 +184,7 @@ def test_adapts_in_a_program_of_64_bits(decoder_input: str) -> None:
     def adapted() -> Any:
         params = rollout.init_params(policy, jax.random.key(0))
         task = learning_task(graphs, mj.System(), policy)
-        return jax.jit(partial(inner.inner_adapt, policy, LEARNING))(params, task, jax.random.key(1))[0]
+        return inner.inner_adapt(policy, LEARNING, params, task, jax.random.key(1))[0]
 
     want = jax.device_get(adapted())
     with jax.enable_x64(True):

@@ -25,7 +25,7 @@ from mrlato_jax.learning.tasks import learning_task, stack
 
 POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
 LEARNING = LearningConfig(meta_batch=3, graphs_per_task=2, rollouts=3)
-EXECUTION = devices.resolve(ExecutionConfig(parallel="single"), 1)
+EXECUTION = devices.resolve(ExecutionConfig(parallel="single"), LEARNING.meta_batch)
 SIZES = (6, 3, 6, 4)  # of each set's largest DAG
 RATES = (4e6, 12e6)
 

@@ -60,10 +60,14 @@ def test_bfloat16_rounds_operands_and_nothing_else(kind: str) -> None:
 @pytest.mark.parametrize("matmul", ["float32", "tf32"])
 def test_float32_on_this_machine(matmul: str) -> None:
     rng = np.random.default_rng(1)
-    for shapes in SHAPES.values():
+    for kind, shapes in SHAPES.items():
         lhs, rhs = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
-        want = lhs.astype(np.float64) @ rhs
-        np.testing.assert_allclose(product(matmul, lhs, rhs), want, rtol=1e-5, atol=1e-5)
+        got, pull = jax.vjp(partial(product, matmul), lhs, rhs)
+        np.testing.assert_allclose(got, lhs.astype(np.float64) @ rhs, rtol=1e-5, atol=1e-5)
+        gradient = rng.normal(size=got.shape).astype(np.float32)
+        to_lhs, to_rhs = pull(gradient)
+        np.testing.assert_allclose(to_lhs, np.einsum(GRADIENTS[kind][0], gradient, rhs), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(to_rhs, np.einsum(GRADIENTS[kind][1], lhs, gradient), rtol=1e-5, atol=1e-4)
 
 
 class Case(NamedTuple):

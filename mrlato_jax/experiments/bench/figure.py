@@ -12,6 +12,7 @@ _SERIES = {  # name of the figure: (label, colour, marker)
     "planning_seconds": ("argmax decoding", "C1", "s"),
     "simulator_seconds": ("simulation", "C2", "^"),
 }
+_COLUMNS = 3  # of panels
 _AXES = {
     "num_tasks": "tasks a DAG, n",
     "graphs": "DAGs",
@@ -19,9 +20,6 @@ _AXES = {
     "meta_batch": "learning tasks",
     "devices": "devices",
 }
-
-
-_COLUMNS = 3  # of panels
 
 
 def growth_figure(growth: Mapping[str, Any], subtitle: str) -> bytes:

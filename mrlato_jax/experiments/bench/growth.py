@@ -110,22 +110,28 @@ def training_seconds(workload: Workload, execution: ExecutionConfig = ONE_DEVICE
     return iteration_seconds(compile_iteration(prepared), prepared.states, repeats=3)
 
 
-PROGRAM = """
+_ON_CORES = """
 import json, os, sys
-count = int(os.environ["COUNT"])
+count = int(os.environ["JAX_NUM_CPU_DEVICES"])
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 from mrlato_jax.config import ExecutionConfig
 from mrlato_jax.experiments.bench import fresh, growth
 from mrlato_jax.learning import devices
 devices.use_cores()
-seconds = growth.training_seconds(fresh.read_workload(sys.argv[1]), ExecutionConfig(num_devices=count))
+workload = fresh.read_workload(sys.argv[1])
+"""
+_MEASURE = """
+seconds = growth.training_seconds(workload, ExecutionConfig(num_devices=count))
 print(json.dumps({"seconds": seconds}))
 """
 
 
 def seconds_on_devices(workload: Workload, count: int) -> float:
-    """`training_seconds` shared by `count` devices; without accelerators, by a process that has `count` cores."""
+    """`training_seconds` shared by `count` devices; without accelerators, by those of a process of its own.
+
+    That process is bound to `count` cores, where the system binds processes.
+    """
     if jax.default_backend() != "cpu":
         return training_seconds(workload, ExecutionConfig(num_devices=count))
-    return run_fresh(PROGRAM, workload, {"COUNT": str(count)})["seconds"]
+    return run_fresh(_ON_CORES + _MEASURE, workload, {"JAX_NUM_CPU_DEVICES": str(count)})["seconds"]
