@@ -1,10 +1,10 @@
 """Plans without learning: one signature, `planner(graph, system) -> Plan`."""
 
+from mrlato_jax.planners.annealing import order_search
+from mrlato_jax.planners.branch_and_bound import optimum
+from mrlato_jax.planners.descent import local_search
 from mrlato_jax.planners.fixed import all_local, all_offload, random_placement
 from mrlato_jax.planners.greedy import earliest_finish, greedy, heft
-from mrlato_jax.planners.local_search import local_search
-from mrlato_jax.planners.optimum import optimum
-from mrlato_jax.planners.order_search import order_search
 from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, placement_of, simulated_plan
 
 __all__ = [

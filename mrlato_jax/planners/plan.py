@@ -78,7 +78,7 @@ class ProvenPlan(Plan):
     """The best plan found in its order, and how good one can be there.
 
     Attributes:
-        proven: whether no placement in this order is better (by more than `optimum.TOLERANCE`).
+        proven: whether no placement in this order is better (by more than `branch_and_bound.TOLERANCE`).
         lower_bound: seconds; no placement in this order is below it. The makespan where that is proven.
         nodes: partial plans that were looked at.
     """

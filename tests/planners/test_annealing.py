@@ -15,7 +15,7 @@ from oracle import CHANNELS, Dag
 import mrlato_jax as mj
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec import latency
-from mrlato_jax.planners import order_search as orders
+from mrlato_jax.planners import annealing
 
 
 def best_of_all(dag: Dag, mec: oracle.Mec) -> float:
@@ -28,7 +28,7 @@ def best_of_all(dag: Dag, mec: oracle.Mec) -> float:
 def test_it_finds_the_best_of_all_orders_of_small_graphs(channel: str) -> None:
     rng = np.random.default_rng(2)
     fixed = 0
-    for _ in range(4):
+    for _ in range(8):
         dag, mec = random_dag(rng, 5, free=0.0), random_mec(rng, channel)
         plan = mj.order_search(to_graph(dag), to_system(mec), steps=400, chains=16)
         assert plan.makespan == pytest.approx(best_of_all(dag, mec), rel=1e-9)
@@ -59,8 +59,8 @@ def test_every_change_is_a_plan_in_a_linear_extension(channel: str) -> None:
         size = arrays.mask.size
         ids = np.asarray(arrays.order)
         begin = np.repeat(np.arange(size, dtype=np.int32)[:, None], 4, axis=1)
-        chains = orders.Chains(begin, begin, np.zeros((size, 4), bool), np.full(4, np.inf))
-        change = jax.jit(orders._change)
+        chains = annealing.Chains(begin, begin, np.zeros((size, 4), bool), np.full(4, np.inf))
+        change = jax.jit(annealing._change)
         moved: set[Any] = set()
         for step in range(60):
             chains = change(arrays, chains, jax.random.key(step), 1e9)  # so hot that all is accepted
@@ -86,7 +86,7 @@ def test_tasks_in_another_order_are_the_graph_packed_in_it() -> None:
     arrays = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[0]), packed)
     position = np.argsort(packed.order[0])
     every = [random_order(rng, dag) for _ in range(3)]
-    moved = orders.in_order(arrays, np.stack([position[order] for order in every], axis=-1).astype(np.int32))
+    moved = annealing.in_order(arrays, np.stack([position[order] for order in every], axis=-1).astype(np.int32))
     for c, order in enumerate(every):
         want = mj.pack([graph], system, orders=[order], dtype=np.float64)
         for name in ("ue", "uplink", "vm", "downlink", "mask", "order", "parents"):

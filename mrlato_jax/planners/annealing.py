@@ -18,7 +18,7 @@ from mrlato_jax.errors import check_number, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners.local_search import local_search
+from mrlato_jax.planners.descent import local_search
 from mrlato_jax.planners.plan import SearchedPlan, actions_of, placement_of
 
 HOT, COLD = 0.02, 1e-4  # first and last temperature, relative to the makespan that is begun with

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import sys
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from oracle import CHANNELS, Dag
 import mrlato_jax as mj
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec import latency
-from mrlato_jax.planners import optimum as optima
+from mrlato_jax.planners import branch_and_bound
 
 
 def best_of_all(graph: mj.TaskGraph, system: mj.System, order: list[int]) -> float:
@@ -63,7 +63,7 @@ def test_the_search_needs_no_good_start(channel: str, monkeypatch: pytest.Monkey
     dag, mec = random_dag(rng, 14), random_mec(rng, channel)
     graph, system = to_graph(dag), to_system(mec)
     order = mj.priority_order(graph, system).tolist()
-    monkeypatch.setattr(optima, "local_search", lambda graph, system, order: mj.all_local(graph, system))
+    monkeypatch.setattr(branch_and_bound, "local_search", lambda graph, system, order: mj.all_local(graph, system))
     plan = mj.optimum(graph, system)
     assert plan.makespan == pytest.approx(best_of_all(graph, system, order), rel=1e-9)
     assert plan.nodes > 14
@@ -79,7 +79,7 @@ def test_bounds_hold_at_every_node(channel: str) -> None:
         graph, system = to_graph(dag), to_system(mec)
         with jax.enable_x64(True):
             arrays = jax.tree.map(jax.numpy.asarray, latency.pack_float64(graph, system))
-            splits = optima._workload(arrays)
+            splits = branch_and_bound._workload(arrays)
             plans = ((np.arange(2**n)[None, :] >> np.arange(n)[:, None]) & 1).astype(bool)
             spans = np.asarray(jax.jit(latency.makespans)(arrays, plans))
             for depth in range(n):
@@ -87,9 +87,9 @@ def test_bounds_hold_at_every_node(channel: str) -> None:
                 begin = latency.empty_queues(arrays)
                 queues = jax.tree.map(lambda leaf, width=2**depth: np.zeros((*leaf.shape, width)), begin)
                 for position in range(depth):
-                    task = optima._at(latency.tasks(arrays), position)
+                    task = branch_and_bound._at(latency.tasks(arrays), position)
                     queues, _ = latency.step(channel, queues, task, prefixes[position].astype(int))
-                bounds = np.asarray(optima._lower_bound(arrays, splits, depth, queues))
+                bounds = np.asarray(branch_and_bound._lower_bound(arrays, splits, depth, queues))
                 best = spans.reshape(-1, 2**depth).min(axis=0)
                 assert (bounds <= best * (1 + 1e-12)).all()
             assert bounds.min() > 0.3 * spans.min()  # and they say something
@@ -111,15 +111,15 @@ def test_more_nodes_than_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The narrowest search there is finds the same."""
     graph = mj.daggen(num_tasks=14, fat=0.7, density=0.5, rng=np.random.default_rng(1))
     want = mj.optimum(graph, mj.System())
-    monkeypatch.setattr(optima, "_width", lambda size: 2)
+    monkeypatch.setattr(branch_and_bound, "_width", lambda size: 2)
     narrow = mj.optimum(graph, mj.System())
     assert narrow.proven
     assert narrow.makespan == pytest.approx(want.makespan, rel=1e-9)
 
 
 def test_a_large_graph_is_bounded_in_little_memory() -> None:
-    assert optima._width(40) == optima.WIDTH
-    assert 8 <= optima._width(1024) < 64
+    assert branch_and_bound._width(40) == branch_and_bound.WIDTH
+    assert 8 <= branch_and_bound._width(1024) < 64
 
 
 def test_nothing_costs_nothing() -> None:
@@ -128,12 +128,40 @@ def test_nothing_costs_nothing() -> None:
     assert (plan.makespan, plan.lower_bound, plan.proven) == (0.0, 0.0, True)
 
 
+# CP-SAT, which states the recurrence a second time.
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_cp_sat_proves_the_same(channel: str) -> None:
+    pytest.importorskip("ortools")
+    rng = np.random.default_rng(11)
+    for num_tasks in (1, 6, 12, 18):
+        dag, mec = random_dag(rng, num_tasks), random_mec(rng, channel)
+        graph, system, order = to_graph(dag), to_system(mec), random_order(rng, dag)
+        ours = mj.optimum(graph, system, order=order)
+        theirs = mj.optimum(graph, system, order=order, solver="cp_sat")
+        assert ours.proven
+        assert theirs.proven
+        assert theirs.makespan == pytest.approx(ours.makespan, rel=1e-6)
+        assert theirs.lower_bound == pytest.approx(ours.makespan, rel=1e-5)
+        assert theirs.lower_bound <= ours.makespan
+        assert_consistent(dag, mec, theirs)
+
+
+def test_without_or_tools_cp_sat_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mrlato_jax.planners.cp_sat", None)
+    graph = mj.daggen(num_tasks=3, fat=0.5, density=0.5, rng=np.random.default_rng(0))
+    with pytest.raises(InputError, match=r"pip install 'mrlato-jax\[exact\]'"):
+        mj.optimum(graph, mj.System(), solver="cp_sat")
+
+
 def test_refused() -> None:
     graph, system = mj.daggen(num_tasks=3, fat=0.5, density=0.5, rng=np.random.default_rng(0)), mj.System()
     with pytest.raises(InputError, match="time_limit_s is -1; accepted: a finite number in"):
         mj.optimum(graph, system, time_limit_s=-1)
     with pytest.raises(InputError, match="order"):
         mj.optimum(graph, system, order=[0, 0, 1])
+    with pytest.raises(InputError, match="solver is 'gurobi'; accepted: branch_and_bound, cp_sat"):
+        mj.optimum(graph, system, solver="gurobi")
     with pytest.raises(InputError, match="graph is 3; accepted: a TaskGraph"):
         mj.optimum(3, system)
-    assert dataclasses.is_dataclass(mj.ProvenPlan)

@@ -14,6 +14,7 @@ Both are lower bounds under all channel rules, since (7)-(10) are monotone in th
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,14 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import check_number, check_type
+from mrlato_jax.errors import InputError, check_choice, check_number, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.latency import LOCAL, OFFLOAD, Queues
 from mrlato_jax.mec.system import CHANNELS, System
-from mrlato_jax.planners.local_search import local_search
-from mrlato_jax.planners.plan import ProvenPlan, actions_of, placement_of, simulated_plan
+from mrlato_jax.planners.descent import local_search
+from mrlato_jax.planners.plan import Plan, ProvenPlan, actions_of, placement_of, simulated_plan
 
+SOLVERS = ("branch_and_bound", "cp_sat")
 WIDTH = 256  # children made at once
 TOLERANCE = 1e-10  # relative: a plan that is better by less may be missed
 STACK_BYTES = 2**28  # of all nodes that wait
@@ -63,7 +65,9 @@ class Workload(NamedTuple):
     tail: jax.Array  # [N], least time from an upload's end to its result
 
 
-def optimum(graph: TaskGraph, system: System, order: Any = None, time_limit_s: float = 60.0) -> ProvenPlan:
+def optimum(
+    graph: TaskGraph, system: System, order: Any = None, time_limit_s: float = 60.0, solver: str = "branch_and_bound"
+) -> ProvenPlan:
     """The best placement in a given order, proven where the time suffices.
 
     Args:
@@ -71,34 +75,61 @@ def optimum(graph: TaskGraph, system: System, order: Any = None, time_limit_s: f
         system: the system it runs on.
         order: scheduling order, task ids; by default `priority_order(graph, system)`.
         time_limit_s: seconds of searching, compilation apart; 0 takes `local_search`'s plan and bounds it.
+        solver: "branch_and_bound"; or "cp_sat", OR-Tools, which needs the extra `exact` and is an independent check.
 
     Returns:
-        A `ProvenPlan`: where `proven`, no placement in this order is better by more than `TOLERANCE`; else
-        `lower_bound` says how good one could be.
+        A `ProvenPlan`: where `proven`, no placement in this order is better by more than `TOLERANCE` (with CP-SAT, by
+        more than its rounding of times); else `lower_bound` says how good one could be.
 
     Raises:
-        InputError: an argument of another type, an order that is no linear extension, or a negative time.
+        InputError: an argument of another type, an order that is no linear extension, a negative time, or an unknown
+            solver or one that is not installed.
     """
     check_type("graph", graph, TaskGraph)
     check_number("time_limit_s", time_limit_s, low=0.0)
+    check_choice("solver", solver, SOLVERS)
+    if solver == "cp_sat":
+        try:
+            from mrlato_jax.planners import cp_sat
+        except ImportError:
+            raise InputError(
+                "solver is 'cp_sat', but OR-Tools is not installed; accepted: branch_and_bound, or after "
+                "pip install 'mrlato-jax[exact]'"
+            ) from None
     start = local_search(graph, system, order=order)
     with jax.enable_x64(True):
-        dag = jax.tree.map(jnp.asarray, latency.pack_float64(graph, system, start.order))
-        splits, search = _begin(dag, start.makespan, actions_of(dag, start.placement), _width(dag.mask.size))
-        search = _advance(dag, splits, search, 1)  # compiles, and gives a bound
-        deadline, batches = time.monotonic() + time_limit_s, 16
-        while int(search.filled.sum()) and (left := deadline - time.monotonic()) > 0:
-            began = time.monotonic()
-            search = jax.block_until_ready(_advance(dag, splits, search, batches))
-            took = time.monotonic() - began
-            batches = max(1, int(batches * min(CHUNK_S, left) / took))
-        bound, actions, expanded = jax.device_get((_bound(search), search.best_actions, search.expanded))
-    placement = placement_of(start.order, actions)
-    proven = not int(search.filled.sum())
-    plan = simulated_plan(graph, system, placement, start.order)
-    return ProvenPlan(
-        **vars(plan), proven=proven, lower_bound=plan.makespan if proven else float(bound), nodes=int(expanded)
-    )
+        dag = latency.pack_float64(graph, system, start.order)
+        actions = actions_of(dag, start.placement)
+        if solver == "cp_sat":
+            actions, bound, proven = cp_sat.solve(dag, actions, time_limit_s)
+            nodes = 0
+        else:
+            actions, bound, proven, nodes = _search(dag, start.makespan, actions, time_limit_s)
+    plan = simulated_plan(graph, system, placement_of(start.order, actions), start.order)
+    if start.makespan < plan.makespan:  # CP-SAT rounds
+        plan = start
+    fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(Plan)}
+    return ProvenPlan(**fields, proven=proven, lower_bound=min(bound, plan.makespan), nodes=nodes)
+
+
+def _search(
+    dag: DagArrays, makespan: float, actions: np.ndarray, time_limit_s: float
+) -> tuple[np.ndarray, float, bool, int]:
+    """Branch and bound from a plan that is known.
+
+    Returns:
+        The best actions, a lower bound in seconds, whether that is proven, and the nodes looked at.
+    """
+    splits, search = _begin(dag, makespan, actions, _width(dag.mask.size))
+    search = _advance(dag, splits, search, 1)  # compiles, and gives a bound
+    deadline, batches = time.monotonic() + time_limit_s, 16
+    while search.filled.any() and (left := deadline - time.monotonic()) > 0:
+        began = time.monotonic()
+        search = jax.block_until_ready(_advance(dag, splits, search, batches))
+        took = time.monotonic() - began
+        batches = max(1, int(batches * min(CHUNK_S, left) / took))
+    bound, best_actions, expanded = jax.device_get((_bound(search), search.best_actions, search.expanded))
+    return best_actions, float(bound), not search.filled.any(), int(expanded)
 
 
 def _width(size: int) -> int:

@@ -1,0 +1,91 @@
+"""The optimum of a given order by OR-Tools CP-SAT, the cross-check of `branch_and_bound`, which shares nothing with it.
+
+(7)-(11) as constraints: integer end times that are no sooner than what they wait for, on the side that a task is on.
+Times are rounded down to ticks, so that CP-SAT's bound is one of the real problem too; the plan that it finds is timed
+by the one simulator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ortools.sat.python import cp_model
+
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.system import CHANNELS
+
+TICKS = 10**8  # of the longest time that matters, the sum of all
+
+
+def solve(dag: DagArrays, start: np.ndarray, time_limit_s: float) -> tuple[np.ndarray, float, bool]:
+    """Looks for the best placement of one DAG in its order.
+
+    Args:
+        dag: one DAG in float64 on the host, no leading axes.
+        start: bool[N], actions that are begun with.
+        time_limit_s: seconds.
+
+    Returns:
+        bool[N] actions in scheduling order, a lower bound of the makespan in seconds, and whether CP-SAT proved that
+        no plan is better, but for the rounding to ticks.
+    """
+    num_tasks = int(dag.mask.sum())
+    rules = CHANNELS[dag.channel]
+    total = float(sum(times.sum() for times in (dag.ue, dag.uplink, dag.vm, dag.downlink)))
+    tick = total / TICKS if total > 0 else 1.0
+    ue, uplink, vm, downlink = (
+        np.floor(times[:num_tasks] / tick).astype(int).tolist() for times in (dag.ue, dag.uplink, dag.vm, dag.downlink)
+    )
+    model = cp_model.CpModel()
+
+    def moment(name: str) -> cp_model.IntVar:
+        return model.new_int_var(0, 2 * TICKS, name)
+
+    makespan = moment("makespan")
+    # When each queue is free after the tasks so far, and what each task is found to be.
+    free: dict[str, Any] = dict.fromkeys(("ue", "uplink", "vm", "downlink"), 0)
+    offload: list[cp_model.IntVar] = []
+    result: list[cp_model.IntVar] = []
+    sent: list[cp_model.IntVar] = []
+    for i in range(num_tasks):
+        offloaded = model.new_bool_var(f"offload{i}")
+        local = offloaded.negated()
+        parents = np.flatnonzero(dag.parents[i, :num_tasks]).tolist()
+        ready = [result[j] for j in parents]
+        sendable = ready if rules.upload_waits_for_download else [sent[j] for j in parents]
+        ends = {name: moment(f"{name}{i}") for name in free}
+
+        for before in (free["ue"], *ready):
+            model.add(ends["ue"] >= before + ue[i]).only_enforce_if(local)
+        for before in (free["uplink"], *sendable):
+            model.add(ends["uplink"] >= before + uplink[i]).only_enforce_if(offloaded)
+        for before in (free["vm"], ends["uplink"]):
+            model.add(ends["vm"] >= before + vm[i]).only_enforce_if(offloaded)
+        for before in (ends["vm"], *([free["downlink"]] if rules.downloads_queue else [])):
+            model.add(ends["downlink"] >= before + downlink[i]).only_enforce_if(offloaded)
+
+        after = {name: moment(f"free_{name}{i}") for name in free}
+        for name, end in ends.items():
+            model.add(after[name] >= free[name])
+            if name != "uplink" or parents or rules.entry_uploads_queue:
+                model.add(after[name] >= end).only_enforce_if(local if name == "ue" else offloaded)
+        free = after
+        offload.append(offloaded)
+        result.append(moment(f"result{i}"))
+        model.add(result[i] >= ends["ue"]).only_enforce_if(local)
+        model.add(result[i] >= ends["downlink"]).only_enforce_if(offloaded)
+        sent.append(moment(f"sent{i}"))
+        model.add(sent[i] >= ends["ue"]).only_enforce_if(local)
+        model.add(sent[i] >= ends["uplink"]).only_enforce_if(offloaded)
+        model.add(makespan >= result[i])
+        model.add_hint(offloaded, bool(start[i]))
+    model.minimize(makespan)
+
+    solver = cp_model.CpSolver()
+    solver.parameters.max_time_in_seconds = max(time_limit_s, 1e-3)
+    status = solver.solve(model)
+    actions = np.asarray(start).copy()
+    if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        actions[:num_tasks] = [solver.boolean_value(variable) for variable in offload]
+    return actions, solver.best_objective_bound * tick, status == cp_model.OPTIMAL
