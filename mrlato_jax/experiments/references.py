@@ -1,0 +1,215 @@
+"""What a learned method is compared with: every plan without learning on each DAG, the proven optimum among them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError
+from mrlato_jax.experiments.settings import TestSetting
+from mrlato_jax.files import write_atomically
+from mrlato_jax.mec.latency import simulate
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners import (
+    Plan,
+    ProvenPlan,
+    SearchedPlan,
+    all_local,
+    all_offload,
+    greedy,
+    heft,
+    local_search,
+    optimum,
+    order_search,
+    random_placement,
+)
+
+SAME = 1e-9  # relative: a stored makespan that differs by more was simulated by other code or on other data
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What the searching planners may spend on a DAG.
+
+    Attributes:
+        optimum_s: seconds of branch and bound, compilation apart.
+        annealing_steps: changes that each chain of order search tries.
+        adaptation_evaluations: simulated plans of `local search, as many`, which has as many as a policy's adaptation.
+    """
+
+    optimum_s: float = 60.0
+    annealing_steps: int = 10_000
+    adaptation_evaluations: int = 340
+
+    def planners(self) -> dict[str, Callable[[TaskGraph, System, int], Plan]]:
+        """`(graph, system, index of the DAG) -> plan` by the name of the row."""
+        return {
+            "all-local": lambda graph, system, _: all_local(graph, system),
+            "all-offload": lambda graph, system, _: all_offload(graph, system),
+            "random": lambda graph, system, index: random_placement(graph, system, np.random.default_rng(index)),
+            "greedy": lambda graph, system, _: greedy(graph, system),
+            "HEFT-based": lambda graph, system, _: heft(graph, system),
+            "local search, as many": lambda graph, system, index: local_search(
+                graph, system, seed=index, max_evaluations=self.adaptation_evaluations
+            ),
+            "local search": lambda graph, system, index: local_search(graph, system, seed=index),
+            "optimum": lambda graph, system, _: optimum(graph, system, time_limit_s=self.optimum_s),
+            "order search": lambda graph, system, index: order_search(
+                graph, system, steps=self.annealing_steps, seed=index
+            ),
+        }
+
+
+Row = dict[str, Any]
+"""Of one planner on one setting, an entry a DAG: `makespan_ms`, `placement` (0s and 1s by task id), `seconds`; `order`
+where it is not the priority order; `evaluations` or `proven`, `lower_bound_ms` and `nodes` where the plan has them."""
+
+
+def measure(plan: Plan, seconds: float, in_priority_order: bool) -> Row:
+    """One DAG's entries of a `Row`."""
+    entry: Row = {
+        "makespan_ms": 1e3 * plan.makespan,
+        "placement": "".join(map(str, plan.placement.tolist())),
+        "seconds": round(seconds, 5),
+    }
+    if not in_priority_order:
+        entry["order"] = plan.order.tolist()
+    if isinstance(plan, SearchedPlan):
+        entry["evaluations"] = plan.evaluations
+    if isinstance(plan, ProvenPlan):
+        entry |= {"proven": plan.proven, "lower_bound_ms": 1e3 * plan.lower_bound, "nodes": plan.nodes}
+    return entry
+
+
+def run_planner(
+    planner: Callable[[TaskGraph, System, int], Plan],
+    setting: TestSetting,
+    in_priority_order: bool,
+    on_plan: Callable[[int, float], None] = lambda done, makespan_ms: None,
+) -> Row:
+    """Plans every DAG of a setting.
+
+    Args:
+        planner: one of `Budget.planners`.
+        setting: the DAGs and their system.
+        in_priority_order: whether all its plans are; other orders are stored.
+        on_plan: told after each, with the mean makespan so far.
+    """
+    planner(setting.graphs[0], setting.system, 0)  # what compiles is not timed
+    entries: list[Row] = []
+    for index, graph in enumerate(setting.graphs):
+        began = time.perf_counter()
+        plan = planner(graph, setting.system, index)
+        entries.append(measure(plan, time.perf_counter() - began, in_priority_order))
+        on_plan(index + 1, float(np.mean([entry["makespan_ms"] for entry in entries])))
+    return {name: [entry[name] for entry in entries] for name in entries[0]}
+
+
+OWN_ORDER = ("greedy", "order search")  # rows whose plans are not in the priority order
+
+
+class References:
+    """The record of an experiment: a file that grows by one planner on one setting at a time.
+
+    Attributes:
+        path: the file.
+        rows: by setting, by planner.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], settings: list[TestSetting]) -> None:
+        """Opens the record, or begins one.
+
+        Args:
+            path: the file, in a folder that exists.
+            identity: what decides the results: experiment, data hash, channel, budget.
+            settings: the DAGs that the rows are of.
+
+        Raises:
+            InputError: a record of something else, or with plans whose makespans are not what the simulator says.
+        """
+        self.path, self._identity = path, json.loads(json.dumps(dict(identity)))
+        self.rows: dict[str, dict[str, Row]] = {}
+        if path.exists():
+            self._read({setting.name: setting for setting in settings})
+
+    def _read(self, settings: Mapping[str, TestSetting]) -> None:
+        try:
+            record = json.loads(self.path.read_bytes())
+            stored, rows = record["identity"], record["rows"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"record {self.path} cannot be read ({error!r}); accepted: one that this wrote") from None
+        for name in sorted({*self._identity, *stored}):
+            if stored.get(name) != self._identity.get(name):
+                raise InputError(
+                    f"record {self.path} has {name} {stored.get(name)!r}; accepted: {self._identity.get(name)!r}, or "
+                    "another file"
+                )
+        for setting_name, planners in rows.items():
+            if setting_name not in settings:
+                raise InputError(
+                    f"record {self.path} has setting {setting_name!r}; accepted: {', '.join(map(repr, settings))}"
+                )
+            for name, row in planners.items():
+                self._check(f"{name} on {setting_name}", row, settings[setting_name])
+        self.rows = rows
+
+    def _check(self, what: str, row: Row, setting: TestSetting) -> None:
+        """Simulates the stored plans again."""
+        orders = row.get("order", [None] * len(setting.graphs))
+        for index, (graph, placement, order, stored) in enumerate(
+            zip(setting.graphs, row["placement"], orders, row["makespan_ms"], strict=True)
+        ):
+            again = 1e3 * simulate(graph, setting.system, [int(side) for side in placement], order).makespan
+            if abs(again - stored) > SAME * stored:
+                raise InputError(
+                    f"record {self.path} says {stored} ms of {what}, DAG {index}, and the simulator {again}; accepted: "
+                    "a record of this code and data"
+                )
+
+    def add(self, setting: str, planner: str, row: Row) -> None:
+        """Adds what one planner did on one setting, and writes the file."""
+        self.rows.setdefault(setting, {})[planner] = row
+        record = {"identity": self._identity, "rows": self.rows}
+        write_atomically(self.path, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+    def missing(self, settings: list[TestSetting], planners: Mapping[str, Any]) -> list[tuple[TestSetting, str]]:
+        """What is still to be computed."""
+        return [
+            (setting, name) for setting in settings for name in planners if name not in self.rows.get(setting.name, {})
+        ]
+
+
+def summary(rows: Mapping[str, Mapping[str, Row]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of a table: mean latency and gap to the optimum of each planner on each setting, all of them there.
+
+    The gap is of means, an unproven DAG counted at its lower bound, and stands in brackets; then the evaluations and
+    seconds a DAG, means over all settings.
+    """
+    names = list(dict.fromkeys(name for planners in rows.values() for name in planners))
+    header = ["mean latency, ms (gap)", *rows, "evaluations a DAG", "ms a DAG"]
+    cells = []
+    for name in names:
+        line = [name]
+        for planners in rows.values():
+            mean = float(np.mean(planners[name]["makespan_ms"]))
+            line.append(
+                f"{mean:.1f} ({100 * (mean / floor(planners) - 1):+.1f} %)" if "optimum" in planners else f"{mean:.1f}"
+            )
+        measured = [planners[name] for planners in rows.values()]
+        spent = [row["evaluations"] for row in measured if "evaluations" in row]
+        line.append(f"{np.mean(spent):.0f}" if spent else "")
+        line.append(f"{1e3 * np.mean([row['seconds'] for row in measured]):.1f}")
+        cells.append(line)
+    return header, cells
+
+
+def floor(planners: Mapping[str, Row]) -> float:
+    """Mean over a setting's DAGs of what no placement in the priority order is below, milliseconds."""
+    return float(np.mean(planners["optimum"]["lower_bound_ms"]))
