@@ -187,10 +187,10 @@ class References:
 
 
 def summary(rows: Mapping[str, Mapping[str, Row]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of a table: mean latency and gap to the optimum of each planner on each setting, all of them there.
+    """Header and cells of a table: mean latency and gap to the optimum of each planner on each setting.
 
-    The gap is of means, an unproven DAG counted at its lower bound, and stands in brackets; then the evaluations and
-    seconds a DAG, means over all settings.
+    No planner may be missing. The gap is of means, an unproven DAG counted at its lower bound, and stands in brackets;
+    then the evaluations and milliseconds a DAG, means over all settings.
     """
     names = list(dict.fromkeys(name for planners in rows.values() for name in planners))
     header = ["mean latency, ms (gap)", *rows, "evaluations a DAG", "ms a DAG"]
