@@ -33,7 +33,7 @@ print(json.dumps({
     "hashes": {name: data.content_hash for name, data in sets.items()},
     "makespan": mj.heft(graph, mj.System()).makespan,
     "modules": [module.__file__ for name, module in sys.modules.items() if name.startswith("mrlato_jax")],
-    "extras": [name for name in ("matplotlib", "pytest", "hypothesis", "hatchling") if name in sys.modules],
+    "extras": [name for name in ("matplotlib", "pytest", "hypothesis", "hatchling", "ortools") if name in sys.modules],
 }))
 """
 
@@ -102,7 +102,7 @@ def test_metadata(wheel: Path) -> None:
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     names = {re.match(r"[A-Za-z-]+", line)[0] for line in required}
     assert names == {"jax", "jaxlib", "flax", "optax", "chex", "numpy", "networkx", "absl-py"}
-    assert set(metadata.get_all("Provides-Extra")) == {"plots", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {"exact", "plots", "test"}
     assert metadata.get_payload().startswith("# ")  # the README
 
 

@@ -6,8 +6,9 @@ whole plans are met early. A node is given up where no completion of it can be b
 
     by precedence   each task that is left finishes no sooner than on the better of both sides with every queue as it
                     is now, given its parents' own earliest results
-    by workload     the UE and the uplink share all work that is left, split in fractions as suits best; what is
-                    uploaded last still has to be computed and downloaded
+    by workload     the UE and a link share all work that is left, split in fractions as suits best: the uplink, after
+                    which a task still is computed and downloaded; and the downlink, where downloads queue, before
+                    which the first is uploaded and computed
 
 Both are lower bounds under all channel rules, since (7)-(10) are monotone in the queues and in the parents' end times.
 """
@@ -57,12 +58,20 @@ class Search(NamedTuple):
     expanded: jax.Array  # int64, nodes so far
 
 
-class Workload(NamedTuple):
-    """For each depth, the ways to split what is left; leading axis N."""
+class Split(NamedTuple):
+    """For each depth, the ways to split what is left between the UE and a link; leading axis N."""
 
-    ue: jax.Array  # [N, N + 1], seconds of the UE where the first so many of the best to keep stay
-    ahead: jax.Array  # [N, N + 1], that, less the uplink's seconds for the others; ascending
-    tail: jax.Array  # [N], least time from an upload's end to its result
+    kept: jax.Array  # [N, N + 1], seconds of the UE where the first so many of those best kept stay
+    ahead: jax.Array  # [N, N + 1], that, less the link's seconds for the others; ascending
+
+
+class Workload(NamedTuple):
+    """What the bound by workload needs of the tasks that are left, at each depth."""
+
+    uplink: Split
+    tail: jax.Array  # [N], least time from the end of an upload to its result
+    downlink: Split | None  # where downloads queue
+    head: jax.Array  # [N], least time from the start of an upload to its download
 
 
 def optimum(
@@ -90,7 +99,7 @@ def optimum(
     check_choice("solver", solver, SOLVERS)
     if solver == "cp_sat":
         try:
-            from mrlato_jax.planners import cp_sat
+            from mrlato_jax.planners.cp_sat import solve
         except ImportError:
             raise InputError(
                 "solver is 'cp_sat', but OR-Tools is not installed; accepted: branch_and_bound, or after "
@@ -101,7 +110,7 @@ def optimum(
         dag = latency.pack_float64(graph, system, start.order)
         actions = actions_of(dag, start.placement)
         if solver == "cp_sat":
-            actions, bound, proven = cp_sat.solve(dag, actions, time_limit_s)
+            actions, bound, proven = solve(dag, actions, time_limit_s)
             nodes = 0
         else:
             actions, bound, proven, nodes = _search(dag, start.makespan, actions, time_limit_s)
@@ -120,12 +129,12 @@ def _search(
     Returns:
         The best actions, a lower bound in seconds, whether that is proven, and the nodes looked at.
     """
-    splits, search = _begin(dag, makespan, actions, _width(dag.mask.size))
-    search = _advance(dag, splits, search, 1)  # compiles, and gives a bound
+    workload, search = _begin(dag, makespan, actions, _width(dag.mask.size))
+    search = _advance(dag, workload, search, 1)  # compiles, and gives a bound
     deadline, batches = time.monotonic() + time_limit_s, 16
     while search.filled.any() and (left := deadline - time.monotonic()) > 0:
         began = time.monotonic()
-        search = jax.block_until_ready(_advance(dag, splits, search, batches))
+        search = jax.block_until_ready(_advance(dag, workload, search, batches))
         took = time.monotonic() - began
         batches = max(1, int(batches * min(CHUNK_S, left) / took))
     bound, best_actions, expanded = jax.device_get((_bound(search), search.best_actions, search.expanded))
@@ -150,34 +159,47 @@ def _begin(dag: DagArrays, makespan: jax.Array, actions: jax.Array, width: int) 
 
 
 def _workload(dag: DagArrays) -> Workload:
-    size = dag.mask.shape[0]
-    uplink = dag.uplink
-    if not CHANNELS[dag.channel].entry_uploads_queue:
+    rules, uplink = CHANNELS[dag.channel], dag.uplink
+    if not rules.entry_uploads_queue:
         uplink = jnp.where(dag.parents.any(axis=-1), uplink, 0)
-    together = dag.ue + uplink
-    by = jnp.argsort(jnp.where(together > 0, dag.ue / jnp.where(together > 0, together, 1), 0))  # best to keep first
+
+    def least_left(times: jax.Array) -> jax.Array:
+        return jax.lax.cummin(jnp.where(dag.mask, times, jnp.inf), reverse=True)
+
+    return Workload(
+        uplink=_split(dag.ue, uplink),
+        tail=least_left(dag.vm + dag.downlink),
+        downlink=_split(dag.ue, dag.downlink) if rules.downloads_queue else None,
+        head=least_left(dag.uplink + dag.vm),
+    )
+
+
+def _split(ue: jax.Array, link: jax.Array) -> Split:
+    size = ue.shape[0]
+    both = ue + link
+    by = jnp.argsort(jnp.where(both > 0, ue / jnp.where(both > 0, both, 1), 0))  # best kept first
     left = by[None, :] >= jnp.arange(size)[:, None]  # [depth, rank]; padding costs nothing
-    start = jnp.zeros((size, 1), dag.ue.dtype)
-    kept = jnp.concatenate([start, jnp.cumsum(jnp.where(left, dag.ue[by], 0), axis=1)], axis=1)
-    sent = jnp.concatenate([start, jnp.cumsum(jnp.where(left, uplink[by], 0), axis=1)], axis=1)
-    after_upload = jnp.where(dag.mask, dag.vm + dag.downlink, jnp.inf)
-    return Workload(kept, kept - (sent[:, -1:] - sent), jax.lax.cummin(after_upload, reverse=True))
+    start = jnp.zeros((size, 1), ue.dtype)
+    kept, sent = (
+        jnp.concatenate([start, jnp.cumsum(jnp.where(left, times[by], 0), axis=1)], axis=1) for times in (ue, link)
+    )
+    return Split(kept, kept - (sent[:, -1:] - sent))
 
 
 @partial(jax.jit, donate_argnames="search")
-def _advance(dag: DagArrays, splits: Workload, search: Search, batches: jax.Array | int) -> Search:
+def _advance(dag: DagArrays, workload: Workload, search: Search, batches: jax.Array | int) -> Search:
     """Expands up to so many batches of nodes."""
 
     def unfinished(carry: tuple[Search, jax.Array]) -> jax.Array:
         return (carry[1] < batches) & jnp.any(carry[0].filled > 0)
 
     def body(carry: tuple[Search, jax.Array]) -> tuple[Search, jax.Array]:
-        return _expand(dag, splits, carry[0]), carry[1] + 1
+        return _expand(dag, workload, carry[0]), carry[1] + 1
 
     return jax.lax.while_loop(unfinished, body, (search, jnp.zeros((), jnp.int32)))[0]
 
 
-def _expand(dag: DagArrays, splits: Workload, search: Search) -> Search:
+def _expand(dag: DagArrays, workload: Workload, search: Search) -> Search:
     """Takes up to K / 2 of the deepest nodes, and puts what is worth it of their children one deeper."""
     num_tasks = dag.mask.sum().astype(jnp.int32)
     depth = jnp.max(jnp.where(search.filled > 0, jnp.arange(search.filled.size), 0))
@@ -195,7 +217,7 @@ def _expand(dag: DagArrays, splits: Workload, search: Search) -> Search:
         return Nodes(queues, nodes.actions.at[depth].set(action == OFFLOAD), nodes.bound)
 
     both = jax.tree.map(lambda *sides: jnp.concatenate(sides, axis=-1), children(LOCAL), children(OFFLOAD))
-    bound = jnp.maximum(both.bound, _lower_bound(dag, splits, depth + 1, both.queues))
+    bound = jnp.maximum(both.bound, _lower_bound(dag, workload, depth + 1, both.queues))
     bound = jnp.where(jnp.concatenate([alive, alive]), bound, jnp.inf)
 
     whole = depth + 1 == num_tasks
@@ -224,7 +246,7 @@ def _at(tasks: latency.Task, position: jax.Array) -> latency.Task:
     return task._replace(parents=task.parents[:, None])
 
 
-def _lower_bound(dag: DagArrays, splits: Workload, depth: jax.Array, queues: Queues) -> jax.Array:
+def _lower_bound(dag: DagArrays, workload: Workload, depth: jax.Array, queues: Queues) -> jax.Array:
     """What no completion of nodes with `depth` placed tasks is below, [K]; of whole plans, their makespan."""
     num_tasks, tasks = dag.mask.sum(), latency.tasks(dag)
 
@@ -235,12 +257,19 @@ def _lower_bound(dag: DagArrays, splits: Workload, depth: jax.Array, queues: Que
         return latency.with_results(queues, position, result, sent), jnp.maximum(latest, result)
 
     _, by_precedence = jax.lax.fori_loop(depth, num_tasks, body, (queues, queues.makespan))
-    kept, ahead, tail = jax.tree.map(lambda leaf: leaf[jnp.minimum(depth, leaf.shape[0] - 1)], splits)
-    # The split at which both end together: ue + kept = uplink + sent + tail. Beyond either end all is on one side.
-    lead = queues.uplink + tail - queues.ue
-    by_workload = queues.ue + jnp.interp(lead, ahead, kept)
-    by_workload = jnp.where(lead < ahead[0], queues.uplink + tail - ahead[0], by_workload)
-    return jnp.where(depth < num_tasks, jnp.maximum(by_precedence, by_workload), queues.makespan)
+    left = jax.tree.map(lambda leaf: leaf[jnp.minimum(depth, leaf.shape[0] - 1)], workload)
+    latest = jnp.maximum(by_precedence, _both_end(left.uplink, queues.ue, queues.uplink + left.tail))
+    if left.downlink is not None:
+        first = jnp.maximum(queues.downlink, queues.uplink + left.head)
+        latest = jnp.maximum(latest, _both_end(left.downlink, queues.ue, first))
+    return jnp.where(depth < num_tasks, latest, queues.makespan)
+
+
+def _both_end(split: Split, ue: jax.Array, link: jax.Array) -> jax.Array:
+    """When UE and link end together that are free from then on; where one has all of the work, when that one ends."""
+    lead = link - ue
+    together = ue + jnp.interp(lead, split.ahead, split.kept)
+    return jnp.where(lead < split.ahead[0], link - split.ahead[0], together)
 
 
 @jax.jit

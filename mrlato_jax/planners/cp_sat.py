@@ -79,7 +79,7 @@ def solve(dag: DagArrays, start: np.ndarray, time_limit_s: float) -> tuple[np.nd
         model.add(sent[i] >= ends["ue"]).only_enforce_if(local)
         model.add(sent[i] >= ends["uplink"]).only_enforce_if(offloaded)
         model.add(makespan >= result[i])
-        model.add_hint(offloaded, bool(start[i]))
+        model.add_hint(offloaded, int(start[i]))
     model.minimize(makespan)
 
     solver = cp_model.CpSolver()
