@@ -12,15 +12,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import check_number, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners.descent import local_search
-from mrlato_jax.planners.plan import SearchedPlan, actions_of, placement_of
+from mrlato_jax.planners.branch_and_bound import optimum
+from mrlato_jax.planners.plan import Plan, SearchedPlan, actions_of, placement_of, simulated_plan
 
+POLISHED, WORTH_POLISHING = 8, 1.03  # the best so many orders, if they are no worse than the best by more
 HOT, COLD = 0.02, 1e-4  # first and last temperature, relative to the makespan that is begun with
 
 
@@ -46,19 +48,23 @@ def in_order(dag: DagArrays, order: jax.Array) -> DagArrays:
 
 
 def order_search(
-    graph: TaskGraph, system: System, *, steps: int = 10_000, chains: int = 32, seed: int = 0
+    graph: TaskGraph, system: System, *, steps: int = 10_000, chains: int = 32, proof_s: float = 1.0, seed: int = 0
 ) -> SearchedPlan:
-    """Looks for the best plan over all linear extensions, from `local_search`'s plan; proves nothing.
+    """Looks for the best plan over all linear extensions; proves nothing.
+
+    Anneals from the optimum of the priority order, then looks for the optimum of the best orders that were met.
 
     Args:
         graph: the application.
         system: the system it runs on.
         steps: changes that each chain tries.
         chains: how many anneal side by side.
+        proof_s: seconds that each of those optima may take.
         seed: of all random draws.
 
     Returns:
-        A `SearchedPlan` in the order that was found, no worse than `local_search`'s.
+        A `SearchedPlan` in the order that was found, no worse than what `optimum` finds in as long; its `evaluations`
+        are those of the chains.
 
     Raises:
         InputError: an argument of another type or out of its range.
@@ -66,26 +72,34 @@ def order_search(
     check_type("graph", graph, TaskGraph)
     check_number("steps", steps, low=1, integer=True)
     check_number("chains", chains, low=1, integer=True)
-    start = local_search(graph, system, seed=seed)
+    check_number("seed", seed, low=0, integer=True)
+    check_number("proof_s", proof_s, low=0.0)
+    start = optimum(graph, system, time_limit_s=proof_s)
     n = graph.num_tasks
     with jax.enable_x64(True):
         dag = latency.pack_float64(graph, system, start.order)
         actions = actions_of(dag, start.placement)
-        found = _anneal(dag, actions, start.makespan, jax.random.key(seed), steps, chains)
-        positions, actions = jax.device_get(found)
-    found_order = start.order[positions[:n]]
-    placement = placement_of(start.order, actions)
-    polished = local_search(graph, system, order=found_order, start=placement, restarts=0)
-    plan = min(polished, start, key=lambda candidate: candidate.makespan)
-    evaluations = start.evaluations + steps * chains + polished.evaluations
-    return SearchedPlan(plan.placement, plan.order, plan.makespan, plan.schedule, evaluations)
+        met = jax.device_get(_anneal(dag, actions, start.makespan, jax.random.key(seed), steps, chains))
+    best: Plan = start
+    orders: list[np.ndarray] = []
+    for chain in np.argsort(met.makespan):
+        order = start.order[met.order[:n, chain]]
+        if len(orders) == POLISHED or met.makespan[chain] > met.makespan.min() * WORTH_POLISHING:
+            break
+        if any(np.array_equal(order, other) for other in orders):
+            continue
+        orders.append(order)
+        annealed = simulated_plan(graph, system, placement_of(start.order, met.actions[:, chain]), order)
+        polished = optimum(graph, system, order=order, time_limit_s=proof_s)
+        best = min(best, annealed, polished, key=lambda plan: plan.makespan)
+    return SearchedPlan(best.placement, best.order, best.makespan, best.schedule, steps * chains)
 
 
 @partial(jax.jit, static_argnames=("chains",))
 def _anneal(
     dag: DagArrays, actions: jax.Array, makespan: jax.Array, key: jax.Array, steps: jax.Array, chains: int
-) -> tuple[jax.Array, jax.Array]:
-    """The best order and actions (bool[N] by task) that any chain met."""
+) -> Chains:
+    """The best plan that each chain met."""
     size = dag.mask.shape[0]
 
     def repeat(leaf: jax.Array) -> jax.Array:
@@ -101,9 +115,7 @@ def _anneal(
         better = current.makespan < best.makespan
         return current, jax.tree.map(lambda new, old: jnp.where(better, new, old), current, best)
 
-    _, best = jax.lax.fori_loop(0, steps, body, (begin, begin))
-    winner = jnp.argmin(best.makespan)
-    return best.order[:, winner], best.actions[:, winner]
+    return jax.lax.fori_loop(0, steps, body, (begin, begin))[1]
 
 
 def _change(dag: DagArrays, chains: Chains, key: jax.Array, temperature: jax.Array) -> Chains:
