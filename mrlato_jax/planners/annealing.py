@@ -60,7 +60,7 @@ def order_search(
         steps: changes that each chain tries.
         chains: how many anneal side by side.
         proof_s: seconds that each of those optima may take.
-        seed: of all random draws.
+        seed: of all random draws; it gives one answer where those optima are proven in time.
 
     Returns:
         A `SearchedPlan` in the order that was found, no worse than what `optimum` finds in as long; its `evaluations`
