@@ -3,7 +3,8 @@
     python launch/references.py --experiment=exp1 --out=results/references-exp1.json
 
 The optimum is that of the priority order, proven where --optimum_s suffices; order search looks for better orders too.
-Interrupted, it goes on where it stopped; a record of other data, settings or code is refused.
+Interrupted, it goes on with the planner and set at which it stopped. A record of other data, settings or another
+version of this package is refused; the plans in it are simulated again, and must take what it says.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments.progress import Progress, format_table
 from mrlato_jax.experiments.references import OWN_ORDER, Budget, References, run_planner, summary
+from mrlato_jax.experiments.run_folder import session
 from mrlato_jax.files import check_writable
 from mrlato_jax.mec.system import CHANNELS
 
@@ -54,6 +56,7 @@ def main(_: list[str]) -> int:
         "experiment": FLAGS.experiment,
         "data_hash": dataset.content_hash,
         "channel": FLAGS.channel,
+        "version": session()["versions"]["mrlato_jax"],
         **dataclasses.asdict(budget),
     }
     path = Path(FLAGS.out).absolute()

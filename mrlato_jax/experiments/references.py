@@ -13,6 +13,7 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
+from mrlato_jax.experiments.run_folder import session
 from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.files import write_atomically
 from mrlato_jax.mec.latency import simulate
@@ -128,21 +129,24 @@ class References:
 
         Args:
             path: the file, in a folder that exists.
-            identity: what decides the results: experiment, data hash, channel, budget.
+            identity: what decides the results: experiment, data hash, channel, budget, the package's version.
             settings: the DAGs that the rows are of.
 
         Raises:
-            InputError: a record of something else, or with plans whose makespans are not what the simulator says.
+            InputError: a record of something else, a malformed one, or one with plans whose makespans are not what the
+                simulator says, or below the lower bound beside them.
         """
         self.path, self._identity = path, json.loads(json.dumps(dict(identity)))
         self.rows: dict[str, dict[str, Row]] = {}
+        self._sessions: list[Any] = []
         if path.exists():
             self._read({setting.name: setting for setting in settings})
 
     def _read(self, settings: Mapping[str, TestSetting]) -> None:
         try:
             record = json.loads(self.path.read_bytes())
-            stored, rows = record["identity"], record["rows"]
+            stored, sessions = dict(record["identity"]), list(record["sessions"])
+            rows = {name: dict(planners) for name, planners in dict(record["rows"]).items()}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"record {self.path} cannot be read ({error!r}); accepted: one that this wrote") from None
         for name in sorted({*self._identity, *stored}):
@@ -151,32 +155,45 @@ class References:
                     f"record {self.path} has {name} {stored.get(name)!r}; accepted: {self._identity.get(name)!r}, or "
                     "another file"
                 )
-        for setting_name, planners in rows.items():
-            if setting_name not in settings:
+        known = Budget().planners()
+        for setting, planners in rows.items():
+            unknown = [name for name in planners if name not in known]
+            if setting not in settings or unknown:
                 raise InputError(
-                    f"record {self.path} has setting {setting_name!r}; accepted: {', '.join(map(repr, settings))}"
+                    f"record {self.path} has {', '.join(map(repr, unknown)) or 'plans'} on {setting!r}; accepted: "
+                    f"{', '.join(known)}, on {', '.join(map(repr, settings))}"
                 )
             for name, row in planners.items():
-                self._check(f"{name} on {setting_name}", row, settings[setting_name])
-        self.rows = rows
+                try:
+                    self._check(f"{name} on {setting}", row, planners.get("optimum"), settings[setting])
+                except (KeyError, ValueError, TypeError, AttributeError) as error:
+                    raise InputError(
+                        f"record {self.path}, {name} on {setting}: {error!r}; accepted: a record as it was written"
+                    ) from None
+        self.rows, self._sessions = rows, sessions
 
-    def _check(self, what: str, row: Row, setting: TestSetting) -> None:
-        """Simulates the stored plans again."""
-        orders = row.get("order", [None] * len(setting.graphs))
-        for index, (graph, placement, order, stored) in enumerate(
-            zip(setting.graphs, row["placement"], orders, row["makespan_ms"], strict=True)
+    def _check(self, what: str, row: Row, best: Row | None, setting: TestSetting) -> None:
+        """Simulates the stored plans again, and sets them beside the bounds of the optimum."""
+        count = len(setting.graphs)
+        orders = row.get("order", [None] * count)
+        floors = best["lower_bound_ms"] if best is not None and "order" not in row else [0.0] * count
+        seconds, proven = row["seconds"], row.get("proven", [False] * count)
+        for index, (graph, placement, order, stored, floor, _, is_proven) in enumerate(
+            zip(setting.graphs, row["placement"], orders, row["makespan_ms"], floors, seconds, proven, strict=True)
         ):
             again = 1e3 * simulate(graph, setting.system, [int(side) for side in placement], order).makespan
-            if abs(again - stored) > SAME * stored:
-                raise InputError(
-                    f"record {self.path} says {stored} ms of {what}, DAG {index}, and the simulator {again}; accepted: "
-                    "a record of this code and data"
-                )
+            where = f"record {self.path} says {stored} ms of {what}, DAG {index}"
+            if not abs(again - stored) <= SAME * again:
+                raise ValueError(f"{where}, and the simulator {again}")
+            if not floor <= stored * (1 + SAME) or (is_proven and floor != stored):
+                raise ValueError(f"{where}, and the optimum is at least {floor}")
 
     def add(self, setting: str, planner: str, row: Row) -> None:
         """Adds what one planner did on one setting, and writes the file."""
+        if not self._sessions or self._sessions[-1] != session():
+            self._sessions.append(session())
         self.rows.setdefault(setting, {})[planner] = row
-        record = {"identity": self._identity, "rows": self.rows}
+        record = {"identity": self._identity, "sessions": self._sessions, "rows": self.rows}
         write_atomically(self.path, json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
     def missing(self, settings: list[TestSetting], planners: Mapping[str, Any]) -> list[tuple[TestSetting, str]]:
@@ -192,20 +209,16 @@ def summary(rows: Mapping[str, Mapping[str, Row]]) -> tuple[list[str], list[list
     No planner may be missing. The gap is of means, an unproven DAG counted at its lower bound, and stands in brackets;
     then the evaluations and milliseconds a DAG, means over all settings.
     """
-    names = list(dict.fromkeys(name for planners in rows.values() for name in planners))
     header = ["mean latency, ms (gap)", *rows, "evaluations a DAG", "ms a DAG"]
     cells = []
-    for name in names:
-        line = [name]
-        for planners in rows.values():
-            mean = float(np.mean(planners[name]["makespan_ms"]))
-            line.append(
-                f"{mean:.1f} ({100 * (mean / floor(planners) - 1):+.1f} %)" if "optimum" in planners else f"{mean:.1f}"
-            )
+    for name in Budget().planners():
         measured = [planners[name] for planners in rows.values()]
-        spent = [row["evaluations"] for row in measured if "evaluations" in row]
+        means = [float(np.mean(row["makespan_ms"])) for row in measured]
+        gaps = [100 * (mean / floor(planners) - 1) for mean, planners in zip(means, rows.values(), strict=True)]
+        line = [name, *(f"{mean:.1f} ({gap:+.1f} %)" for mean, gap in zip(means, gaps, strict=True))]
+        spent = [float(np.mean(row["evaluations"])) for row in measured if "evaluations" in row]
         line.append(f"{np.mean(spent):.0f}" if spent else "")
-        line.append(f"{1e3 * np.mean([row['seconds'] for row in measured]):.1f}")
+        line.append(f"{1e3 * np.mean([np.mean(row['seconds']) for row in measured]):.1f}")
         cells.append(line)
     return header, cells
 

@@ -192,9 +192,13 @@ def makespans(dag: DagArrays, actions: jax.Array) -> jax.Array:
         dag: one DAG, no leading axes.
         actions: int or bool[N, M] in scheduling order.
     """
-    plans = actions.shape[1]
-    dags = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[..., None], (*leaf.shape, plans)), dag)
-    return run(dags, actions)[0].makespan
+    wide = jax.tree.map(lambda leaf: leaf[..., None], dag)  # one DAG for all: only what plans change has M entries
+    begin = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], actions.shape[1])), empty_queues(wide))
+
+    def body(queues: Queues, inputs: tuple[Task, jax.Array]) -> tuple[Queues, None]:
+        return step(dag.channel, queues, *inputs)[0], None
+
+    return jax.lax.scan(body, begin, (tasks(wide), actions))[0].makespan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -213,20 +217,20 @@ class Schedule:
     ue_end: np.ndarray
 
 
-def check_placement(graph: TaskGraph, placement: Any) -> np.ndarray:
-    """`placement` as int32[n], once it is known to hold one 0 or 1 (or bool) for each task.
+def check_placement(graph: TaskGraph, placement: Any, field: str = "placement") -> np.ndarray:
+    """`placement` as int32[n], once it is known to hold one 0 or 1 (or bool) for each task; errors call it `field`.
 
     Raises:
         InputError: wrong dtype, length or value.
     """
     n = graph.num_tasks
     values = f"{n} integers 0 (local) or 1 (offload), or bool, by task id"
-    array, accepted = as_array("placement", placement, values), f"accepted: {values}"
+    array, accepted = as_array(field, placement, values), f"accepted: {values}"
     if array.shape != (n,) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
-        raise InputError(f"placement is {shorten(placement)} ({array.dtype}, shape {array.shape}); {accepted}")
+        raise InputError(f"{field} is {shorten(placement)} ({array.dtype}, shape {array.shape}); {accepted}")
     wrong = np.flatnonzero((array != LOCAL) & (array != OFFLOAD))
     if wrong.size:
-        raise InputError(f"placement[{wrong[0]}] is {array[wrong[0]]}; {accepted}")
+        raise InputError(f"{field}[{wrong[0]}] is {array[wrong[0]]}; {accepted}")
     return array.astype(np.int32)
 
 

@@ -64,7 +64,7 @@ def order_search(
 
     Returns:
         A `SearchedPlan` in the order that was found, no worse than what `optimum` finds in as long; its `evaluations`
-        are those of the chains.
+        are those of the chains, without what the optima looked at.
 
     Raises:
         InputError: an argument of another type or out of its range.
@@ -72,7 +72,7 @@ def order_search(
     check_type("graph", graph, TaskGraph)
     check_number("steps", steps, low=1, integer=True)
     check_number("chains", chains, low=1, integer=True)
-    check_number("seed", seed, low=0, integer=True)
+    check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
     check_number("proof_s", proof_s, low=0.0)
     start = optimum(graph, system, time_limit_s=proof_s)
     n = graph.num_tasks
@@ -81,10 +81,10 @@ def order_search(
         actions = actions_of(dag, start.placement)
         met = jax.device_get(_anneal(dag, actions, start.makespan, jax.random.key(seed), steps, chains))
     best: Plan = start
-    orders: list[np.ndarray] = []
+    orders = [start.order] if start.proven else []
     for chain in np.argsort(met.makespan):
         order = start.order[met.order[:n, chain]]
-        if len(orders) == POLISHED or met.makespan[chain] > met.makespan.min() * WORTH_POLISHING:
+        if len(orders) > POLISHED or met.makespan[chain] > met.makespan.min() * WORTH_POLISHING:
             break
         if any(np.array_equal(order, other) for other in orders):
             continue

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +37,8 @@ from mrlato_jax.planners.plan import Plan, ProvenPlan, actions_of, placement_of,
 SOLVERS = ("branch_and_bound", "cp_sat")
 WIDTH = 256  # children made at once
 TOLERANCE = 1e-10  # relative: a plan that is better by less may be missed
+ROUNDING = 1e-12  # relative: bounds are lowered by so much, since their sums round
+START_WORK = 2**28  # looks at a parent that local search may spend before; up to 40 tasks it ends by itself
 STACK_BYTES = 2**28  # of all nodes that wait
 CHUNK_S = 0.1  # between two looks at the clock
 
@@ -83,40 +86,44 @@ def optimum(
         graph: the application.
         system: the system it runs on.
         order: scheduling order, task ids; by default `priority_order(graph, system)`.
-        time_limit_s: seconds of searching, compilation apart; 0 takes `local_search`'s plan and bounds it.
+        time_limit_s: seconds of the proof, without compiling and without the local search that begins it; 0 takes
+            that one's plan and bounds it.
         solver: "branch_and_bound"; or "cp_sat", OR-Tools, which needs the extra `exact` and is an independent check.
 
     Returns:
-        A `ProvenPlan`: where `proven`, no placement in this order is better by more than `TOLERANCE` (with CP-SAT, by
-        more than its rounding of times); else `lower_bound` says how good one could be.
+        A `ProvenPlan`: where `proven`, no placement in this order is better by more than `TOLERANCE` (with CP-SAT,
+        `cp_sat.TOLERANCE`) times its makespan; else `lower_bound` says how good one could be. `nodes` is 0 with CP-SAT.
 
     Raises:
-        InputError: an argument of another type, an order that is no linear extension, a negative time, or an unknown
-            solver or one that is not installed.
+        InputError: an argument of another type, an order that is no linear extension, a time that is negative or not
+            finite, or an unknown solver or one that is not installed.
     """
     check_type("graph", graph, TaskGraph)
     check_number("time_limit_s", time_limit_s, low=0.0)
     check_choice("solver", solver, SOLVERS)
     if solver == "cp_sat":
         try:
-            from mrlato_jax.planners.cp_sat import solve
+            cp_sat = import_module("mrlato_jax.planners.cp_sat")
         except ImportError:
             raise InputError(
                 "solver is 'cp_sat', but OR-Tools is not installed; accepted: branch_and_bound, or after "
                 "pip install 'mrlato-jax[exact]'"
             ) from None
-    start = local_search(graph, system, order=order)
+    most = max(1, START_WORK // graph.num_tasks**2)
+    start = local_search(graph, system, order=order, max_evaluations=most)
     with jax.enable_x64(True):
         dag = latency.pack_float64(graph, system, start.order)
         actions = actions_of(dag, start.placement)
         if solver == "cp_sat":
-            actions, bound, proven = solve(dag, actions, time_limit_s)
+            actions, bound = cp_sat.solve(dag, start.makespan, actions, time_limit_s)
             nodes = 0
         else:
             actions, bound, proven, nodes = _search(dag, start.makespan, actions, time_limit_s)
     plan = simulated_plan(graph, system, placement_of(start.order, actions), start.order)
     if start.makespan < plan.makespan:  # CP-SAT rounds
         plan = start
+    if solver == "cp_sat":
+        proven = plan.makespan - bound <= cp_sat.TOLERANCE * plan.makespan
     fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(Plan)}
     return ProvenPlan(**fields, proven=proven, lower_bound=min(bound, plan.makespan), nodes=nodes)
 
@@ -129,13 +136,13 @@ def _search(
     Returns:
         The best actions, a lower bound in seconds, whether that is proven, and the nodes looked at.
     """
-    workload, search = _begin(dag, makespan, actions, _width(dag.mask.size))
+    workload, search = _begin(dag, np.float64(makespan), actions, _width(dag.mask.size))
     search = _advance(dag, workload, search, 1)  # compiles, and gives a bound
     deadline, batches = time.monotonic() + time_limit_s, 16
     while search.filled.any() and (left := deadline - time.monotonic()) > 0:
         began = time.monotonic()
         search = jax.block_until_ready(_advance(dag, workload, search, batches))
-        took = time.monotonic() - began
+        took = max(time.monotonic() - began, 1e-6)
         batches = max(1, int(batches * min(CHUNK_S, left) / took))
     bound, best_actions, expanded = jax.device_get((_bound(search), search.best_actions, search.expanded))
     return best_actions, float(bound), not search.filled.any(), int(expanded)
@@ -179,11 +186,11 @@ def _split(ue: jax.Array, link: jax.Array) -> Split:
     both = ue + link
     by = jnp.argsort(jnp.where(both > 0, ue / jnp.where(both > 0, both, 1), 0))  # best kept first
     left = by[None, :] >= jnp.arange(size)[:, None]  # [depth, rank]; padding costs nothing
-    start = jnp.zeros((size, 1), ue.dtype)
-    kept, sent = (
-        jnp.concatenate([start, jnp.cumsum(jnp.where(left, times[by], 0), axis=1)], axis=1) for times in (ue, link)
-    )
-    return Split(kept, kept - (sent[:, -1:] - sent))
+    none = jnp.zeros((size, 1), ue.dtype)
+    kept = jnp.concatenate([none, jnp.cumsum(jnp.where(left, ue[by], 0), axis=1)], axis=1)
+    # Summed from the other end: as a difference of sums it would take the rounding of the largest entry.
+    sent = jnp.flip(jnp.cumsum(jnp.flip(jnp.where(left, link[by], 0), axis=1), axis=1), axis=1)
+    return Split(kept, kept - jnp.concatenate([sent, none], axis=1))
 
 
 @partial(jax.jit, donate_argnames="search")
@@ -262,7 +269,7 @@ def _lower_bound(dag: DagArrays, workload: Workload, depth: jax.Array, queues: Q
     if left.downlink is not None:
         first = jnp.maximum(queues.downlink, queues.uplink + left.head)
         latest = jnp.maximum(latest, _both_end(left.downlink, queues.ue, first))
-    return jnp.where(depth < num_tasks, latest, queues.makespan)
+    return jnp.where(depth < num_tasks, latest * (1 - ROUNDING), queues.makespan)
 
 
 def _both_end(split: Split, ue: jax.Array, link: jax.Array) -> jax.Array:

@@ -18,7 +18,8 @@ from mrlato_jax.planners.greedy import earliest_finish
 from mrlato_jax.planners.plan import SearchedPlan, actions_of, placement_of, simulated_plan
 
 BETTER = 1 - 1e-12  # what is less of an improvement is rounding
-UNLIMITED = 2**31 - 1
+UNLIMITED = 2**62
+AT_ONCE = 4096  # plans that are simulated side by side
 
 
 class Descent(NamedTuple):
@@ -26,7 +27,7 @@ class Descent(NamedTuple):
 
     actions: jax.Array  # bool[N] in scheduling order
     makespan: jax.Array  # of `actions`, seconds
-    evaluations: jax.Array  # int32, plans simulated so far
+    evaluations: jax.Array  # int64, plans simulated so far
 
 
 @jax.jit
@@ -41,9 +42,9 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
     """
     size = dag.mask.shape[0]
     singles = jnp.eye(size, dtype=bool)
-    first, second = np.triu_indices(size, 1)
-    pairs = singles[:, first] | singles[:, second]
-    num_tasks = dag.mask.sum().astype(jnp.int32)
+    pairs = np.stack(np.triu_indices(size, 1), axis=-1)
+    chunks = np.resize(pairs, (-(-len(pairs) // AT_ONCE), min(len(pairs), AT_ONCE), 2))  # the last repeats the first
+    num_tasks = dag.mask.sum()
     cost_of_singles, cost_of_pairs = num_tasks, num_tasks * (num_tasks - 1) // 2
 
     def best_of(changes: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -52,8 +53,18 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
         index = jnp.argmin(spans)
         return candidates[:, index], spans[index]
 
-    def look(state: Descent, changes: jax.Array, cost: jax.Array) -> tuple[Descent, jax.Array]:
-        actions, span = best_of(changes, state.actions)
+    def best_single(actions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return best_of(singles, actions)
+
+    def best_pair(actions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found, spans = jax.lax.map(
+            lambda chunk: best_of(singles[:, chunk[:, 0]] | singles[:, chunk[:, 1]], actions), jnp.asarray(chunks)
+        )
+        index = jnp.argmin(spans)
+        return found[index], spans[index]
+
+    def look(state: Descent, best: Any, cost: jax.Array) -> tuple[Descent, jax.Array]:
+        actions, span = best(state.actions)
         better = span < state.makespan * BETTER
         after = Descent(
             jnp.where(better, actions, state.actions),
@@ -65,7 +76,7 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
     def body(carry: tuple[Descent, jax.Array]) -> tuple[Descent, jax.Array]:
         state, wide = carry  # whether no single change helps
         after, better = jax.lax.cond(
-            wide, lambda s: look(s, pairs, cost_of_pairs), lambda s: look(s, singles, cost_of_singles), state
+            wide, lambda s: look(s, best_pair, cost_of_pairs), lambda s: look(s, best_single, cost_of_singles), state
         )
         return after, jnp.where(better, 0, wide + 1)
 
@@ -75,7 +86,7 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
         return (wide < 2) & (state.evaluations + cost <= most)
 
     span = latency.makespans(dag, start[:, None])[0]
-    begin = Descent(start, span, jnp.asarray(evaluations, jnp.int32) + 1)
+    begin = Descent(start, span, jnp.asarray(evaluations, jnp.int64) + 1)
     return jax.lax.while_loop(unfinished, body, (begin, jnp.zeros((), jnp.int32)))[0]
 
 
@@ -123,12 +134,12 @@ def local_search(
     """
     check_type("graph", graph, TaskGraph)
     check_number("restarts", restarts, low=0, integer=True)
-    check_number("seed", seed, low=0, integer=True)
+    check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
     most = UNLIMITED if max_evaluations is None else max_evaluations
     check_number("max_evaluations", most, low=1, high=UNLIMITED, integer=True)
     with jax.enable_x64(True):
         dag = latency.pack_float64(graph, system, order)
-        first = None if start is None else actions_of(dag, check_placement(graph, start))
+        first = None if start is None else actions_of(dag, check_placement(graph, start, "start"))
         starts = np.random.default_rng(seed).random((restarts, dag.mask.size)) < 0.5
         found = jax.device_get(_search(dag, first, starts, most))
     ids = dag.order[: graph.num_tasks]

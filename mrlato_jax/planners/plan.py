@@ -79,7 +79,8 @@ class ProvenPlan(Plan):
 
     Attributes:
         proven: whether no placement in this order is better (by more than `branch_and_bound.TOLERANCE`).
-        lower_bound: seconds; no placement in this order is below it. The makespan where that is proven.
+        lower_bound: seconds; no placement in this order is below it (by more than that). The makespan where that is
+            proven by branch and bound.
         nodes: partial plans that were looked at.
     """
 

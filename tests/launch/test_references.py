@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import tiny_run
 from tiny_run import Workplace
 
 from mrlato_jax.dag.dataset import save
-from mrlato_jax.experiments.references import Budget
+from mrlato_jax.errors import InputError
+from mrlato_jax.experiments import settings as experiments
+from mrlato_jax.experiments.references import Budget, References
 
 SMALL = ["--experiment=exp2", "--annealing_steps=50", "--adaptation_evaluations=20"]
 
@@ -80,7 +83,42 @@ def test_a_record_of_something_else_is_refused(place: Workplace, stored: Path, t
     before = path.read_bytes()
     tampered = place.refused("references.py", *SMALL, f"--data={place.data}", f"--out={path}")
     assert "greedy on test1, DAG 2, and the simulator" in tampered
-    path.write_text("{}")
-    assert "cannot be read" in place.refused("references.py", *SMALL, f"--data={place.data}", f"--out={path}")
-    assert before != path.read_bytes()
+    assert path.read_bytes() == before
     assert "--out is missing" in place.refused("references.py", *SMALL)
+
+
+def _not_a_number(rows: Any) -> None:
+    rows["test0"]["random"]["makespan_ms"][1] = float("nan")
+
+
+def _bound_too_high(rows: Any) -> None:
+    rows["test0"]["optimum"]["lower_bound_ms"][0] *= 1.5
+
+
+def _too_few(rows: Any) -> None:
+    rows["test0"]["HEFT-based"]["placement"].pop()
+
+
+def _other_planner(rows: Any) -> None:
+    rows["test0"]["tabu"] = rows["test0"]["greedy"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "phrase"),
+    [
+        (_not_a_number, "random on test0, DAG 1, and the simulator"),
+        (_bound_too_high, "DAG 0, and the optimum is at least"),
+        (_too_few, "HEFT-based on test0: ValueError"),
+        (_other_planner, "has 'tabu' on 'test0'; accepted: all-local"),
+        (lambda rows: rows.update(test9={}), "has plans on 'test9'"),
+    ],
+)
+def test_a_damaged_record_is_refused(place: Workplace, stored: Path, tmp_path: Path, damage: Any, phrase: str) -> None:
+    record = json.loads(stored.read_text())
+    damage(record["rows"])
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record))
+    settings = experiments.unseen_settings(tiny_run.dataset(), "paper")
+    with pytest.raises(InputError, match=re.escape(phrase)):
+        References(path, record["identity"], settings)
+    References(stored, record["identity"], settings)

@@ -99,8 +99,16 @@ def test_tasks_in_another_order_are_the_graph_packed_in_it() -> None:
         assert float(spans[c]) == pytest.approx(want_span, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["steps", "chains"])
-def test_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "phrase"),
+    [
+        ("steps", 0, "steps is 0; accepted: an integer in"),
+        ("chains", 0, "chains is 0; accepted: an integer in"),
+        ("seed", 2**64, "seed is 18446744073709551616; accepted: an integer in"),
+        ("proof_s", -1, "proof_s is -1; accepted: a finite number in"),
+    ],
+)
+def test_refused(name: str, value: float, phrase: str) -> None:
     graph = mj.daggen(num_tasks=3, fat=0.5, density=0.5, rng=np.random.default_rng(0))
-    with pytest.raises(InputError, match=f"{name} is 0; accepted: an integer in"):
-        mj.order_search(graph, mj.System(), **{name: 0})
+    with pytest.raises(InputError, match=phrase):
+        mj.order_search(graph, mj.System(), **{name: value})

@@ -44,7 +44,6 @@ def test_no_placement_is_better(dag: Dag, mec: oracle.Mec) -> None:
 @pytest.mark.parametrize("num_tasks", [1, 9, 13, 16])
 def test_no_placement_of_larger_graphs_is_better(num_tasks: int, channel: str) -> None:
     rng = np.random.default_rng(num_tasks)
-    improved = 0
     for _ in range(3):
         dag, mec = random_dag(rng, num_tasks), random_mec(rng, channel)
         graph, system, order = to_graph(dag), to_system(mec), random_order(rng, dag)
@@ -52,35 +51,83 @@ def test_no_placement_of_larger_graphs_is_better(num_tasks: int, channel: str) -
         assert np.asarray(plan.order).tolist() == order
         assert plan.proven
         assert plan.makespan == pytest.approx(best_of_all(graph, system, order), rel=1e-9)
-        improved += plan.makespan < mj.local_search(graph, system, order=order, restarts=0).makespan * (1 - 1e-9)
-    assert improved or num_tasks < 16  # the search itself found something
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_the_search_needs_no_good_start(channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the plan that local search would never return."""
     rng = np.random.default_rng(7)
-    dag, mec = random_dag(rng, 14), random_mec(rng, channel)
-    graph, system = to_graph(dag), to_system(mec)
-    order = mj.priority_order(graph, system).tolist()
-    monkeypatch.setattr(branch_and_bound, "local_search", lambda graph, system, order: mj.all_local(graph, system))
-    plan = mj.optimum(graph, system)
-    assert plan.makespan == pytest.approx(best_of_all(graph, system, order), rel=1e-9)
-    assert plan.nodes > 14
+    monkeypatch.setattr(branch_and_bound, "local_search", lambda graph, system, **_: mj.all_local(graph, system))
+    for _ in range(5):
+        dag, mec = random_dag(rng, 14), random_mec(rng, channel)
+        graph, system = to_graph(dag), to_system(mec)
+        order = mj.priority_order(graph, system).tolist()
+        plan = mj.optimum(graph, system)
+        assert plan.makespan == pytest.approx(best_of_all(graph, system, order), rel=1e-9)
+        assert plan.nodes >= 14
+
+
+def test_a_task_that_is_pinned_by_its_size() -> None:
+    """Nobody would upload 10^18 bytes: the sums that bound the others must not round to that."""
+    rng = np.random.default_rng(12)
+    for channel in CHANNELS:
+        dag, mec = random_dag(rng, 12, free=0.0), random_mec(rng, channel)
+        uploads = [1e18 if i in (2, 7) else size for i, size in enumerate(dag.upload_bytes)]
+        pinned = dag._replace(upload_bytes=uploads)
+        graph, system = to_graph(pinned), to_system(mec)
+        order = mj.priority_order(graph, system).tolist()
+        want = best_of_all(graph, system, order)
+        for solver in ("branch_and_bound", "cp_sat"):
+            plan = mj.optimum(graph, system, solver=solver)
+            assert plan.makespan == pytest.approx(want, rel=1e-6 if solver == "cp_sat" else 1e-9)
+            assert plan.proven
+            assert 0.99 * want < plan.lower_bound <= want * (1 + 1e-10)
+
+
+def test_the_search_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
+    graph = mj.daggen(num_tasks=60, fat=0.7, density=0.5, rng=np.random.default_rng(0))
+    jax.clear_caches()
+    with jax.log_compiles():
+        assert not mj.optimum(graph, mj.System(), time_limit_s=0.5).proven
+    compiled = [
+        record.message for record in caplog.records if "Finished XLA compilation of jit(_advance)" in record.message
+    ]
+    assert len(compiled) == 1
+
+
+def test_what_is_left_is_split_as_suits_best() -> None:
+    """Against the linear program's optimum, by trying every split at every task."""
+    rng = np.random.default_rng(4)
+    with jax.enable_x64(True):
+        for _ in range(20):
+            ue, link = rng.uniform(0, 2, 6), rng.uniform(0, 2, 6)
+            free_ue, free_link = rng.uniform(0, 8, 2)
+            split = jax.tree.map(
+                lambda leaf: leaf[2], branch_and_bound._split(jax.numpy.asarray(ue), jax.numpy.asarray(link))
+            )
+            got = float(branch_and_bound._both_end(split, free_ue, np.asarray([free_link]))[0])
+            by = 2 + np.argsort(ue[2:] / (ue[2:] + link[2:]))
+            kept = np.linspace(0, 4, 400_001)  # how many tasks, and which fraction of the next, stay
+            whole = np.minimum(kept[:, None] - np.arange(4), 1).clip(0)
+            ue_end, link_end = free_ue + whole @ ue[by], free_link + (1 - whole) @ link[by]
+            ue_end[0], link_end[-1] = 0, 0  # who has none of the work
+            ends = np.maximum(ue_end, link_end)
+            assert got == pytest.approx(ends.min(), rel=1e-4)
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_bounds_hold_at_every_node(channel: str) -> None:
     """The bound of a partial plan against the best of its completions."""
     rng = np.random.default_rng(3)
-    n = 8
+    n = 7  # padded to 8
     for _ in range(4):
         dag, mec = random_dag(rng, n), random_mec(rng, channel)
         graph, system = to_graph(dag), to_system(mec)
         with jax.enable_x64(True):
             arrays = jax.tree.map(jax.numpy.asarray, latency.pack_float64(graph, system))
             splits = branch_and_bound._workload(arrays)
-            plans = ((np.arange(2**n)[None, :] >> np.arange(n)[:, None]) & 1).astype(bool)
+            plans = np.zeros((8, 2**n), bool)
+            plans[:n] = (np.arange(2**n)[None, :] >> np.arange(n)[:, None]) & 1
             spans = np.asarray(jax.jit(latency.makespans)(arrays, plans))
             for depth in range(n):
                 prefixes = plans[:, : 2**depth]  # the last tasks local, which the prefix does not look at
@@ -91,8 +138,8 @@ def test_bounds_hold_at_every_node(channel: str) -> None:
                     queues, _ = latency.step(channel, queues, task, prefixes[position].astype(int))
                 bounds = np.asarray(branch_and_bound._lower_bound(arrays, splits, depth, queues))
                 best = spans.reshape(-1, 2**depth).min(axis=0)
-                assert (bounds <= best * (1 + 1e-12)).all()
-            assert bounds.min() > 0.3 * spans.min()  # and they say something
+                assert (bounds <= best).all()
+                assert bounds.max() > 0.3 * spans.min()  # and they say something
 
 
 def test_out_of_time_it_says_how_good_a_plan_could_be() -> None:
@@ -120,6 +167,10 @@ def test_more_nodes_than_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_large_graph_is_bounded_in_little_memory() -> None:
     assert branch_and_bound._width(40) == branch_and_bound.WIDTH
     assert 8 <= branch_and_bound._width(1024) < 64
+    graph = mj.daggen(num_tasks=150, fat=0.5, density=0.3, rng=np.random.default_rng(0))
+    plan = mj.optimum(graph, mj.System(), time_limit_s=0)
+    assert plan.makespan < mj.heft(graph, mj.System()).makespan
+    assert 0.5 * plan.makespan < plan.lower_bound < plan.makespan
 
 
 def test_nothing_costs_nothing() -> None:
@@ -145,6 +196,7 @@ def test_cp_sat_proves_the_same(channel: str) -> None:
         assert theirs.makespan == pytest.approx(ours.makespan, rel=1e-6)
         assert theirs.lower_bound == pytest.approx(ours.makespan, rel=1e-5)
         assert theirs.lower_bound <= ours.makespan
+        assert theirs.nodes == 0
         assert_consistent(dag, mec, theirs)
 
 

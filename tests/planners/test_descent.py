@@ -73,8 +73,9 @@ def test_a_budget_is_kept(most: int) -> None:
     [
         ({"restarts": -1}, "restarts is -1; accepted: an integer in"),
         ({"seed": 0.5}, "seed is 0.5; accepted: an integer in"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; accepted: an integer in"),
         ({"max_evaluations": 0}, "max_evaluations is 0; accepted: an integer in"),
-        ({"start": [0, 2, 0]}, r"placement\[1\] is 2"),
+        ({"start": [0, 2, 0]}, r"start\[1\] is 2"),
         ({"order": [1, 1, 1]}, "order is"),
     ],
 )
