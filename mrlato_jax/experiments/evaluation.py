@@ -19,11 +19,11 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.learning.inner import adaptation_round, inner_optimizer
 from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners import Plan, all_local, all_offload, greedy, heft, random_placement
+from mrlato_jax.planners import baselines
 
 MILLISECONDS = 1e3
 MARKS = (0, 1, 10, 30, 100)  # numbers of updates that tables show
-BASELINES = ("all-local", "all-offload", "random", "greedy", "HEFT-based")
+BASELINES = tuple(baselines(np.random.default_rng(0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +133,9 @@ def evaluation_key(config: TrainConfig, setting_index: int) -> jax.Array:
 
 def baseline_latencies(graphs: Sequence[TaskGraph], system: System, seed: int) -> dict[str, float]:
     """Mean makespan of each unlearned plan over `graphs`, milliseconds, by the names of `BASELINES`."""
-    random = partial(random_placement, rng=np.random.default_rng(seed))
-    planners: tuple[Callable[[TaskGraph, System], Plan], ...] = (all_local, all_offload, random, greedy, heft)
     return {
         name: MILLISECONDS * float(np.mean([planner(graph, system).makespan for graph in graphs]))
-        for name, planner in zip(BASELINES, planners, strict=True)
+        for name, planner in baselines(np.random.default_rng(seed)).items()
     }
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,13 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
+from mrlato_jax.experiments.evaluation import BASELINES
 from mrlato_jax.experiments.run_folder import session
 from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.files import write_atomically
 from mrlato_jax.mec.latency import simulate
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners import (
-    Plan,
-    ProvenPlan,
-    SearchedPlan,
-    all_local,
-    all_offload,
-    greedy,
-    heft,
-    local_search,
-    optimum,
-    order_search,
-    random_placement,
-)
+from mrlato_jax.planners import Plan, ProvenPlan, SearchedPlan, baselines, local_search, optimum, order_search
 
 SAME = 1e-9  # relative: a stored makespan that differs by more was simulated by other code or on other data
 
@@ -52,11 +42,7 @@ class Budget:
     def planners(self) -> dict[str, Callable[[TaskGraph, System, int], Plan]]:
         """`(graph, system, index of the DAG) -> plan` by the name of the row."""
         return {
-            "all-local": lambda graph, system, _: all_local(graph, system),
-            "all-offload": lambda graph, system, _: all_offload(graph, system),
-            "random": lambda graph, system, index: random_placement(graph, system, np.random.default_rng(index)),
-            "greedy": lambda graph, system, _: greedy(graph, system),
-            "HEFT-based": lambda graph, system, _: heft(graph, system),
+            **{name: partial(_baseline, name) for name in BASELINES},
             "local search, as many": lambda graph, system, index: local_search(
                 graph, system, seed=index, max_evaluations=self.adaptation_evaluations
             ),
@@ -66,6 +52,10 @@ class Budget:
                 graph, system, steps=self.annealing_steps, seed=index
             ),
         }
+
+
+def _baseline(name: str, graph: TaskGraph, system: System, index: int) -> Plan:
+    return baselines(np.random.default_rng(index))[name](graph, system)
 
 
 Row = dict[str, Any]
@@ -176,17 +166,17 @@ class References:
         """Simulates the stored plans again, and sets them beside the bounds of the optimum."""
         count = len(setting.graphs)
         orders = row.get("order", [None] * count)
-        floors = best["lower_bound_ms"] if best is not None and "order" not in row else [0.0] * count
+        bounds = best["lower_bound_ms"] if best is not None and "order" not in row else [0.0] * count
         seconds, proven = row["seconds"], row.get("proven", [False] * count)
-        for index, (graph, placement, order, stored, floor, _, is_proven) in enumerate(
-            zip(setting.graphs, row["placement"], orders, row["makespan_ms"], floors, seconds, proven, strict=True)
+        for index, (graph, placement, order, stored, bound, _, is_proven) in enumerate(
+            zip(setting.graphs, row["placement"], orders, row["makespan_ms"], bounds, seconds, proven, strict=True)
         ):
             again = 1e3 * simulate(graph, setting.system, [int(side) for side in placement], order).makespan
             where = f"record {self.path} says {stored} ms of {what}, DAG {index}"
             if not abs(again - stored) <= SAME * again:
                 raise ValueError(f"{where}, and the simulator {again}")
-            if not floor <= stored * (1 + SAME) or (is_proven and floor != stored):
-                raise ValueError(f"{where}, and the optimum is at least {floor}")
+            if not bound <= stored * (1 + SAME) or (is_proven and bound != stored):
+                raise ValueError(f"{where}, and the optimum is at least {bound}")
 
     def add(self, setting: str, planner: str, row: Row) -> None:
         """Adds what one planner did on one setting, and writes the file."""

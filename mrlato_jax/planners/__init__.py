@@ -1,6 +1,7 @@
 """Plans without learning: one signature, `planner(graph, system) -> Plan`."""
 
 from mrlato_jax.planners.annealing import order_search
+from mrlato_jax.planners.baselines import baselines
 from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.descent import local_search
 from mrlato_jax.planners.fixed import all_local, all_offload, random_placement
@@ -13,6 +14,7 @@ __all__ = [
     "SearchedPlan",
     "all_local",
     "all_offload",
+    "baselines",
     "earliest_finish",
     "greedy",
     "heft",

@@ -92,7 +92,7 @@ def order_search(
         annealed = simulated_plan(graph, system, placement_of(start.order, met.actions[:, chain]), order)
         polished = optimum(graph, system, order=order, time_limit_s=proof_s)
         best = min(best, annealed, polished, key=lambda plan: plan.makespan)
-    return SearchedPlan(best.placement, best.order, best.makespan, best.schedule, steps * chains)
+    return SearchedPlan.of(best, evaluations=steps * chains)
 
 
 @partial(jax.jit, static_argnames=("chains",))

@@ -15,7 +15,6 @@ Both are lower bounds under all channel rules, since (7)-(10) are monotone in th
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from functools import partial
 from importlib import import_module
@@ -32,7 +31,7 @@ from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.latency import LOCAL, OFFLOAD, Queues
 from mrlato_jax.mec.system import CHANNELS, System
 from mrlato_jax.planners.descent import local_search
-from mrlato_jax.planners.plan import Plan, ProvenPlan, actions_of, placement_of, simulated_plan
+from mrlato_jax.planners.plan import ProvenPlan, actions_of, placement_of, simulated_plan
 
 SOLVERS = ("branch_and_bound", "cp_sat")
 WIDTH = 256  # children made at once
@@ -124,8 +123,7 @@ def optimum(
         plan = start
     if solver == "cp_sat":
         proven = plan.makespan - bound <= cp_sat.TOLERANCE * plan.makespan
-    fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(Plan)}
-    return ProvenPlan(**fields, proven=proven, lower_bound=min(bound, plan.makespan), nodes=nodes)
+    return ProvenPlan.of(plan, proven=proven, lower_bound=min(bound, plan.makespan), nodes=nodes)
 
 
 def _search(

@@ -144,4 +144,4 @@ def local_search(
         found = jax.device_get(_search(dag, first, starts, most))
     ids = dag.order[: graph.num_tasks]
     plan = simulated_plan(graph, system, placement_of(ids, found.actions), ids)
-    return SearchedPlan(**vars(plan), evaluations=int(found.evaluations))
+    return SearchedPlan.of(plan, evaluations=int(found.evaluations))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,6 +29,11 @@ class Plan:
     order: np.ndarray
     makespan: float
     schedule: Schedule
+
+    @classmethod
+    def of(cls, plan: Plan, **more: Any) -> Self:
+        """`plan` with what a kind of plan says beside."""
+        return cls(plan.placement, plan.order, plan.makespan, plan.schedule, **more)
 
 
 def placement_of(order: np.ndarray, actions: np.ndarray) -> np.ndarray:
