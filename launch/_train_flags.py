@@ -12,7 +12,6 @@ from mrlato_jax.config import (
     EXPERIMENTS,
     MATMULS,
     META_UPDATES,
-    METHODS,
     NEIGHBOURS,
     PARALLEL,
     REWARD_SCALES,
@@ -21,6 +20,7 @@ from mrlato_jax.config import (
     TrainConfig,
 )
 from mrlato_jax.mec.system import CHANNELS
+from mrlato_jax.methods import LEARNED, learned_method
 
 LAYOUT_FLAGS = tuple(ExecutionConfig().to_json())
 
@@ -40,7 +40,7 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flags.DEFINE_float(name, default, text, flag_values=flag_values)
 
     choice("experiment", run.experiment, EXPERIMENTS, "Data and split: unseen topologies, task numbers, or rates.")
-    choice("method", run.method, METHODS, "What is trained.")
+    choice("method", run.method, LEARNED, "What is trained; it has --heads and --meta_update of its own.")
     integer("iterations", run.iterations, "Meta-iterations of the whole run.")
     integer("seed", run.seed, "Of every random draw of the run.")
     choice("channel", run.channel, CHANNELS, "Channel rules of the simulator.")
@@ -123,12 +123,12 @@ def execution_config(flag_values: flags.FlagValues = flags.FLAGS) -> ExecutionCo
 
 
 def train_config(base: TrainConfig | None = None, flag_values: flags.FlagValues = flags.FLAGS) -> TrainConfig:
-    """The settings of `base` (by default, the defaults), with each flag that was given in its place.
+    """The settings of `base` (by default, those of `--method`), with each flag that was given in its place.
 
     Raises:
         InputError: a value out of its range.
     """
-    base = TrainConfig() if base is None else base
+    base = learned_method(flag_values["method"].value).config() if base is None else base
 
     def given(record: Any) -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(record) if field.name in flag_values]

@@ -34,7 +34,7 @@ from mrlato_jax.experiments.bench.report import compare, read_record, table
 from mrlato_jax.experiments.bench.sections import SECTIONS, Options, run_section
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.mec.system import System
-from mrlato_jax.offloader import Offloader
+from mrlato_jax.methods import Offloader
 
 ORACLE = Path(__file__).resolve().parents[1] / "tests" / "oracle.py"
 

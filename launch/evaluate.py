@@ -24,6 +24,7 @@ from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments import reporting
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
 from mrlato_jax.files import check_writable
+from mrlato_jax.methods import label
 from mrlato_jax.offloader import load_offloader
 
 RECORDS = {"test": "evaluation", "validation": "validation"}
@@ -53,7 +54,7 @@ def main(_: list[str]) -> int:
     policy = load_offloader(folder.path)
     print(f"data: {dataset.summary()}", flush=True)
     print(
-        f"run: {folder.path}, method {config.label}, after {policy.iteration} of {config.iterations} meta-iterations, "
+        f"run: {folder.path}, method {label(config)}, after {policy.iteration} of {config.iterations} meta-iterations, "
         f"on {jax.devices()[0].device_kind}",
         flush=True,
     )
@@ -62,9 +63,9 @@ def main(_: list[str]) -> int:
         results = reporting.evaluate(config, policy.params, settings, FLAGS.updates, stop, held_out=FLAGS.held_out)
     if results is None:
         return 1
-    print(f"\n{reporting.table(config.label, results)}\n", flush=True)
+    print(f"\n{reporting.table(label(config), results)}\n", flush=True)
     origin = reporting.provenance(config, dataset, policy.iteration, FLAGS.updates, FLAGS.held_out)
-    print(reporting.write(folder.path, name, config.label, results, origin), flush=True)
+    print(reporting.write(folder.path, name, label(config), results, origin), flush=True)
     return 0
 
 

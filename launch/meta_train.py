@@ -46,7 +46,8 @@ from mrlato_jax.experiments.run_folder import (
 from mrlato_jax.experiments.settings import check_room, training_pool
 from mrlato_jax.experiments.training import train
 from mrlato_jax.learning.devices import resolve, use_cores
-from mrlato_jax.learning.outer import check_meta_batch
+from mrlato_jax.learning.meta_batch import check_meta_batch
+from mrlato_jax.methods import label
 
 FLAGS = flags.FLAGS
 define_train_flags()
@@ -103,7 +104,7 @@ def main(_: list[str]) -> int:
                     runs = _open_runs(configs, dataset.content_hash, execution, folders)
                     where = runs[0].path if len(runs) == 1 else runs[0].path.parent
             for folder, config in zip(runs, configs, strict=False):
-                say(f"run: {folder.path}, method {config.label}, seed {config.seed}")
+                say(f"run: {folder.path}, method {label(config)}, seed {config.seed}")
             pool = training_pool(dataset, config.policy, config.channel)
             states = train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution)
         if not hosts.is_first():
@@ -115,10 +116,10 @@ def main(_: list[str]) -> int:
                 finished = False
                 break
             if results:
-                say(f"\n{reporting.table(config.label, results)}\n")
+                say(f"\n{reporting.table(label(config), results)}\n")
                 name = {"test": "adaptation", "validation": f"validation-{FLAGS.updates}"}[FLAGS.on]
                 origin = reporting.provenance(config, dataset, config.iterations, FLAGS.updates, held_out=False)
-                say(reporting.write(folder.path, name, config.label, results, origin))
+                say(reporting.write(folder.path, name, label(config), results, origin))
     if not finished:
         kept = ("data", "on", "test_rates_mbps", "updates", "checkpoint_every", *LAYOUT_FLAGS, *HOST_FLAGS)
         given = [FLAGS[name].serialize() for name in kept if FLAGS[name].present]

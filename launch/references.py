@@ -21,12 +21,13 @@ from mrlato_jax.config import EXPERIMENTS
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments.progress import Progress, format_table
-from mrlato_jax.experiments.references import OWN_ORDER, Budget, References, run_planner, summary
+from mrlato_jax.experiments.references import References, run_planner, summary
 from mrlato_jax.experiments.run_folder import session
 from mrlato_jax.files import check_writable
 from mrlato_jax.mec.system import CHANNELS
+from mrlato_jax.methods import SearchBudget, planned_methods
 
-_BUDGET = Budget()
+_BUDGET = SearchBudget()
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "exp1", list(EXPERIMENTS), "Whose unseen sets.")
@@ -49,7 +50,7 @@ def main(_: list[str]) -> int:
     check_number("optimum_s", FLAGS.optimum_s, low=0.0)
     check_number("annealing_steps", FLAGS.annealing_steps, low=1, integer=True)
     check_number("adaptation_evaluations", FLAGS.adaptation_evaluations, low=1, integer=True)
-    budget = Budget(FLAGS.optimum_s, FLAGS.annealing_steps, FLAGS.adaptation_evaluations)
+    budget = SearchBudget(FLAGS.optimum_s, FLAGS.annealing_steps, FLAGS.adaptation_evaluations)
     dataset = datasets.load(FLAGS.experiment, FLAGS.data and Path(FLAGS.data))
     settings = settings_on("test", dataset, FLAGS.channel)
     identity = {
@@ -62,11 +63,11 @@ def main(_: list[str]) -> int:
     path = Path(FLAGS.out).absolute()
     check_writable(path.parent)
     print(f"data: {dataset.summary()}", flush=True)
-    record, planners = References(path, identity, settings), budget.planners()
+    record, planners = References(path, identity, settings), planned_methods(budget)
     for setting, name in record.missing(settings, planners):
         with Progress(len(setting.graphs), f"{name} on {setting.name}") as progress:
             show = partial(_show, progress)
-            row = run_planner(planners[name], setting, name not in OWN_ORDER, show)
+            row = run_planner(planners[name], setting, show)
         record.add(setting.name, name, row)
     print(f"\n{format_table(*summary(record.rows))}\n", flush=True)
     for name, rows in record.rows.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ def shorten(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
+def check_choice(field: str, value: Any, choices: Collection[str]) -> None:
     """Raises InputError unless `value` is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{field} is {shorten(value)}; accepted: {', '.join(choices)}")

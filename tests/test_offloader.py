@@ -13,13 +13,14 @@ import pytest
 import tiny_run
 
 import mrlato_jax as mj
-from mrlato_jax import offloader
+from mrlato_jax import methods
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.experiments import checkpoint
 from mrlato_jax.experiments.run_folder import RunFolder, checkpoint_meta
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.outer import LearnerState, init_state
 from mrlato_jax.learning.tasks import learning_task
+from mrlato_jax.methods import learned
 
 CONFIG = tiny_run.CONFIG
 SYSTEM = mj.System(uplink_bps=9e6, downlink_bps=5e6)
@@ -67,7 +68,7 @@ def test_newest_checkpoint_of_a_run(tmp_path: Path) -> None:
         policy = mj.load_offloader(source)
         jax.tree.map(np.testing.assert_array_equal, policy.params, states[2].params)
         assert policy.policy == CONFIG.policy
-        assert policy.label == CONFIG.label
+        assert policy.label == methods.label(CONFIG)
 
 
 def test_torn_newest_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -152,13 +153,13 @@ def test_three_hundred_tasks_of_any_degree() -> None:
 
 def test_similar_sizes_share_one_program(policy: mj.Offloader) -> None:
     policy.plan(graphs(8, 8, 8), SYSTEM)
-    before = offloader._decode._cache_size()
+    before = learned._decode._cache_size()
     for sizes in ((8, 8, 8, 8), (2, 3, 8), (5, 6, 7)):
         policy.plan(graphs(*sizes, seed=4), SYSTEM)
     policy.plan(graphs(7, 2, 4), mj.System(uplink_bps=1e7))
-    assert offloader._decode._cache_size() == before
+    assert learned._decode._cache_size() == before
     policy.plan(graphs(9, 9, 9), SYSTEM)
-    assert offloader._decode._cache_size() == before + 1
+    assert learned._decode._cache_size() == before + 1
 
 
 def test_nothing_at_all_is_compiled_for_similar_graphs(policy: mj.Offloader) -> None:
@@ -245,7 +246,7 @@ def star(children: int) -> mj.TaskGraph:
     ],
 )
 def test_wrong_graphs(policy: mj.Offloader, monkeypatch: pytest.MonkeyPatch, wrong: Any, phrase: str) -> None:
-    monkeypatch.setattr(offloader, "_decode", None)  # refused before any computation
+    monkeypatch.setattr(learned, "_decode", None)  # refused before any computation
     with pytest.raises(mj.InputError, match=phrase):
         policy.plan(wrong, SYSTEM)
 

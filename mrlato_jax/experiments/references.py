@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments.evaluation import BASELINES
 from mrlato_jax.experiments.run_folder import session
 from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.files import write_atomically
 from mrlato_jax.mec.latency import simulate
-from mrlato_jax.mec.system import System
-from mrlato_jax.planners import Plan, ProvenPlan, SearchedPlan, baselines, local_search, optimum, order_search
+from mrlato_jax.methods import PlannedMethod, planned_methods
+from mrlato_jax.planners import Plan, ProvenPlan, SearchedPlan
 
 SAME = 1e-9  # relative: a stored makespan that differs by more was simulated by other code or on other data
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """What the searching planners may spend on a DAG.
-
-    Attributes:
-        optimum_s: seconds of branch and bound, compilation apart.
-        annealing_steps: changes that each chain of order search tries.
-        adaptation_evaluations: simulated plans of `local search, as many`, which has as many as a policy's adaptation.
-    """
-
-    optimum_s: float = 60.0
-    annealing_steps: int = 10_000
-    adaptation_evaluations: int = 340
-
-    def planners(self) -> dict[str, Callable[[TaskGraph, System, int], Plan]]:
-        """`(graph, system, index of the DAG) -> plan` by the name of the row."""
-        return {
-            **{name: partial(_baseline, name) for name in BASELINES},
-            "local search, as many": lambda graph, system, index: local_search(
-                graph, system, seed=index, max_evaluations=self.adaptation_evaluations
-            ),
-            "local search": lambda graph, system, index: local_search(graph, system, seed=index),
-            "optimum": lambda graph, system, _: optimum(graph, system, time_limit_s=self.optimum_s),
-            "order search": lambda graph, system, index: order_search(
-                graph, system, steps=self.annealing_steps, seed=index
-            ),
-        }
-
-
-def _baseline(name: str, graph: TaskGraph, system: System, index: int) -> Plan:
-    return baselines(np.random.default_rng(index))[name](graph, system)
 
 
 Row = dict[str, Any]
@@ -80,30 +43,25 @@ def measure(plan: Plan, seconds: float, in_priority_order: bool) -> Row:
 
 
 def run_planner(
-    planner: Callable[[TaskGraph, System, int], Plan],
+    method: PlannedMethod,
     setting: TestSetting,
-    in_priority_order: bool,
     on_plan: Callable[[int, float], None] = lambda done, makespan_ms: None,
 ) -> Row:
     """Plans every DAG of a setting.
 
     Args:
-        planner: one of `Budget.planners`.
+        method: the planner as a row; where its plans have orders of their own, those are stored.
         setting: the DAGs and their system.
-        in_priority_order: whether all its plans are; other orders are stored.
         on_plan: told after each, with the mean makespan so far.
     """
-    planner(setting.graphs[0], setting.system, 0)  # what compiles is not timed
+    method.planner(setting.graphs[0], setting.system, 0)  # what compiles is not timed
     entries: list[Row] = []
     for index, graph in enumerate(setting.graphs):
         began = time.perf_counter()
-        plan = planner(graph, setting.system, index)
-        entries.append(measure(plan, time.perf_counter() - began, in_priority_order))
+        plan = method.planner(graph, setting.system, index)
+        entries.append(measure(plan, time.perf_counter() - began, not method.own_order))
         on_plan(index + 1, float(np.mean([entry["makespan_ms"] for entry in entries])))
     return {name: [entry[name] for entry in entries] for name in entries[0]}
-
-
-OWN_ORDER = ("greedy", "order search")  # rows whose plans are not in the priority order
 
 
 class References:
@@ -145,7 +103,7 @@ class References:
                     f"record {self.path} has {name} {stored.get(name)!r}; accepted: {self._identity.get(name)!r}, or "
                     "another file"
                 )
-        known = Budget().planners()
+        known = planned_methods()
         for setting, planners in rows.items():
             unknown = [name for name in planners if name not in known]
             if setting not in settings or unknown:
@@ -201,7 +159,7 @@ def summary(rows: Mapping[str, Mapping[str, Row]]) -> tuple[list[str], list[list
     """
     header = ["mean latency, ms (gap)", *rows, "evaluations a DAG", "ms a DAG"]
     cells = []
-    for name in Budget().planners():
+    for name in planned_methods():
         measured = [planners[name] for planners in rows.values()]
         means = [float(np.mean(row["makespan_ms"])) for row in measured]
         gaps = [100 * (mean / floor(planners) - 1) for mean, planners in zip(means, rows.values(), strict=True)]

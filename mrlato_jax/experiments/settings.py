@@ -11,7 +11,7 @@ from mrlato_jax.config import PolicyConfig
 from mrlato_jax.dag.dataset import FAMILIES, SEED, DagDataset, build_graph
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
-from mrlato_jax.learning.outer import TaskPool
+from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.tasks import learning_task, stack
 from mrlato_jax.mec.system import System
 

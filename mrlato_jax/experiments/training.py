@@ -18,7 +18,8 @@ from mrlato_jax.experiments import checkpoint, hosts
 from mrlato_jax.experiments.progress import Progress, percent
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, checkpoint_meta, session
 from mrlato_jax.learning import devices
-from mrlato_jax.learning.outer import LearnerState, MetaMetrics, TaskPool, init_state, iteration_program
+from mrlato_jax.learning.meta_batch import TaskPool
+from mrlato_jax.learning.outer import LearnerState, MetaMetrics, init_state, iteration_program
 from mrlato_jax.learning.tasks import stack, take
 
 

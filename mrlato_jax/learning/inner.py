@@ -31,7 +31,8 @@ class InnerMetrics(NamedTuple):
 
 def inner_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
     """Adam(alpha)."""
-    return optax.adam(learning.inner_lr)
+    # maml differentiates it, and the square root of a second moment of zero has no derivative.
+    return optax.adam(learning.inner_lr, eps_root=1e-16 if learning.meta_update == "maml" else 0.0)
 
 
 def draw_graphs(task: LearningTask, key: jax.Array, num_graphs: int) -> LearningTask:

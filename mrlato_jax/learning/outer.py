@@ -1,4 +1,8 @@
-"""The outer loop of Algorithm 1: (28)-(29) and the iteration that ties both loops together."""
+"""The outer loop of Algorithm 1: (28)-(29) and the iteration that ties both loops together.
+
+`meta_update` says what a task hands to it: theta' (reptile, reptile_adam), a gradient at theta' (fomaml, maml), or with
+`joint` a gradient at theta itself, and there is no inner loop.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +17,13 @@ import optax
 from jax.sharding import PartitionSpec
 
 from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
-from mrlato_jax.errors import InputError
 from mrlato_jax.learning import devices
-from mrlato_jax.learning.inner import InnerMetrics, inner_adapt
+from mrlato_jax.learning.inner import InnerMetrics, InnerState, inner_adapt, inner_optimizer
+from mrlato_jax.learning.joint import joint_steps
+from mrlato_jax.learning.maml import adapted_gradient
+from mrlato_jax.learning.meta_batch import MetaBatch, TaskPool, mean_by_seed, meta_batches, over_tasks
 from mrlato_jax.learning.rollout import init_params
-from mrlato_jax.learning.tasks import LearningTask, stack, take, trim
-
-
-class TaskPool(NamedTuple):
-    """The learning tasks that training draws from.
-
-    A set of DAGs may be met under several systems (Experiment 3's rates): those are its variants, and one is drawn
-    each time the set enters a meta-batch.
-    """
-
-    tasks: LearningTask  # leading axes [sets, variants]
-    sizes: tuple[int, ...]  # of each set's largest DAG
-
-
-jax.tree_util.register_pytree_node(
-    TaskPool, lambda pool: ((pool.tasks,), pool.sizes), lambda sizes, children: TaskPool(children[0], sizes)
-)
+from mrlato_jax.learning.tasks import LearningTask, stack
 
 
 class LearnerState(NamedTuple):
@@ -45,26 +35,21 @@ class LearnerState(NamedTuple):
     key: jax.Array  # of the run; never consumed: iteration i uses fold_in(key, i)
 
 
-class MetaBatch(NamedTuple):
-    """Tasks of one meta-iteration, of all seeds or one device's share of them; each [J]."""
-
-    seed: jax.Array  # int32, which learner
-    set: jax.Array  # int32, index into the pool
-    variant: jax.Array  # int32
-    key: jax.Array  # of the inner loop
-    valid: jax.Array  # bool, False on what only fills up a device's share
-
-
 class MetaMetrics(NamedTuple):
     """Means over the tasks of one meta-iteration; each [S]."""
 
     inner: InnerMetrics
-    update_norm: jax.Array  # of the outer step
+    update_norm: jax.Array  # of the step from theta to the next
+
+
+REPTILE = ("reptile", "reptile_adam")
 
 
 def outer_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
-    """SGD(beta) for `reptile`, Adam(beta) for `reptile_adam`."""
-    return {"reptile": optax.sgd, "reptile_adam": optax.adam}[learning.meta_update](learning.outer_lr)
+    """SGD(beta) for `reptile`; Adam(beta), but for `joint`, whose only optimiser is Adam(alpha)."""
+    if learning.meta_update == "joint":
+        return inner_optimizer(learning)
+    return (optax.sgd if learning.meta_update == "reptile" else optax.adam)(learning.outer_lr)
 
 
 def meta_gradient(
@@ -82,17 +67,6 @@ def meta_gradient(
     moved = jax.tree.map(lambda a, p: a - p[batch.seed], adapted, params)
     means = mean_by_seed(moved, batch, jax.tree.leaves(params)[0].shape[0], learning.meta_batch, axis)
     return jax.tree.map(lambda mean: mean / (learning.inner_lr * learning.inner_steps), means)
-
-
-def mean_by_seed(values: Any, batch: MetaBatch, num_seeds: int, meta_batch: int, axis: str | None = None) -> Any:
-    """Mean of each seed's tasks, wherever they are: [J, ...] -> [S, ...]."""
-
-    def partial_sum(leaf: jax.Array) -> jax.Array:
-        valid = batch.valid.reshape(-1, *[1] * (leaf.ndim - 1))
-        return jax.ops.segment_sum(jnp.where(valid, leaf, 0), batch.seed, num_seeds)
-
-    sums = devices.total(jax.tree.map(partial_sum, values), axis)
-    return jax.tree.map(lambda leaf: leaf / meta_batch, sums)
 
 
 def init_state(policy: PolicyConfig, learning: LearningConfig, seed: int) -> LearnerState:
@@ -113,105 +87,39 @@ def init_states(policy: PolicyConfig, learning: LearningConfig, seeds: Sequence[
     return stack([init_state(policy, learning, seed) for seed in seeds])
 
 
-def check_meta_batch(meta_batch: int, num_sets: int) -> None:
-    """Raises InputError where more tasks are to be drawn without replacement than there are training sets."""
-    if meta_batch > num_sets:
-        raise InputError(f"meta_batch is {meta_batch}; accepted: at most {num_sets}, the number of training sets")
-
-
-def draw_meta_batch(pool: TaskPool, key: jax.Array, meta_batch: int) -> tuple[jax.Array, jax.Array]:
-    """Draws sets without replacement, and a variant of each.
-
-    Returns:
-        int32[meta_batch] each: set and variant indices.
-
-    Raises:
-        InputError: more tasks asked for than the pool has sets.
-    """
-    num_sets, num_variants = pool.tasks.features.shape[:2]
-    check_meta_batch(meta_batch, num_sets)
-    set_key, variant_key = jax.random.split(key)
-    sets = jax.random.permutation(set_key, num_sets)[:meta_batch]
-    draw = jax.vmap(lambda index: jax.random.randint(jax.random.fold_in(variant_key, index), (), 0, num_variants))
-    return sets, draw(sets)  # a set's variant derives from the set, not from its place in the batch
-
-
-def meta_batches(pool: TaskPool, learning: LearningConfig, keys: jax.Array) -> MetaBatch:
-    """Draws the tasks of every seed's meta-batch; those of seed s are entries s B to s B + B - 1.
-
-    A task's key derives from its set's index, so neither its place in the batch nor its device changes anything.
-
-    Args:
-        pool: the learning tasks to draw from.
-        learning: B.
-        keys: [S], of the iteration.
-    """
-
-    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        draw_key, task_key = jax.random.split(key)
-        sets, variants = draw_meta_batch(pool, draw_key, learning.meta_batch)
-        return sets, variants, jax.vmap(partial(jax.random.fold_in, task_key))(sets)
-
-    sets, variants, task_keys = jax.tree.map(lambda leaf: leaf.reshape(-1), jax.vmap(draw)(keys))
-    seeds = jnp.repeat(jnp.arange(keys.shape[0]), learning.meta_batch)
-    return MetaBatch(seeds, sets, variants, task_keys, jnp.ones(sets.shape, bool))
+def visit(
+    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+) -> tuple[Any, InnerMetrics]:
+    """What the outer step needs of one task: theta', or a gradient; and metrics. Arguments as `inner_adapt`."""
+    run = inner_adapt if learning.meta_update in REPTILE else adapted_gradient
+    return run(policy, learning, params, task, key)
 
 
 def adapt_tasks(
     policy: PolicyConfig, learning: LearningConfig, task_axis: str, params: Any, pool: TaskPool, batch: MetaBatch
 ) -> tuple[Any, InnerMetrics]:
-    """Runs the inner loop on each task.
-
-    With `task_axis` map, one task runs at a time, compiled at a few of the pool's sizes so that small DAGs do not pay
-    for large ones; with vmap all run side by side at the largest.
-
-    Args:
-        policy: the network's settings.
-        learning: the learning settings.
-        task_axis: "map" or "vmap".
-        params: theta of each seed, leading axis S.
-        pool: the learning tasks that the indices point into.
-        batch: J tasks.
-
-    Returns:
-        theta_i' and metrics, leading axis J; of entries that are not valid, anything.
-    """
-
-    def adapt(entry: MetaBatch) -> tuple[Any, InnerMetrics]:
-        theta = take(params, entry.seed)
-        task = jax.tree.map(lambda leaf: leaf[entry.set, entry.variant], pool.tasks)
-        if task_axis == "vmap":
-            return inner_adapt(policy, learning, theta, task, entry.key)
-        sizes, size_of_set = padded_sizes(pool.sizes)
-        at_size = [lambda p, t, k, n=n: inner_adapt(policy, learning, p, trim(t, n), k) for n in sizes]
-        nothing = jax.eval_shape(at_size[0], theta, task, entry.key)
-        idle = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)
-        branch = jnp.where(entry.valid, jnp.asarray(size_of_set)[entry.set], len(sizes))
-        return jax.lax.switch(branch, [*at_size, lambda *_: idle], theta, task, entry.key)
-
-    return jax.vmap(adapt)(batch) if task_axis == "vmap" else jax.lax.map(adapt, batch)
-
-
-def padded_sizes(sizes: Sequence[int], ratio: float = 1.5) -> tuple[list[int], list[int]]:
-    """Few sizes to compile for, such that none of `sizes` is padded to more than `ratio` times itself.
-
-    Returns:
-        The sizes to pad to, and for each entry of `sizes` the index of its own.
-    """
-    tops: list[int] = []
-    for size in sorted(set(sizes), reverse=True):
-        if not tops or size * ratio < tops[-1]:
-            tops.append(size)
-    return tops, [max(i for i, top in enumerate(tops) if top >= size) for size in sizes]
+    """`visit` of each task; arguments as `over_tasks`, results with leading axis J."""
+    return over_tasks(partial(visit, policy, learning), task_axis, params, pool, batch)
 
 
 def outer_update(
-    learning: LearningConfig, states: LearnerState, adapted: Any, batch: MetaBatch, axis: str | None = None
-) -> tuple[Any, optax.OptState, Any]:
-    """Algorithm 1, line 9, for each seed: theta afterwards, the optimiser's state, and the step that was taken."""
-    descent = jax.tree.map(jnp.negative, meta_gradient(states.params, adapted, batch, learning, axis))
+    learning: LearningConfig, states: LearnerState, visited: Any, batch: MetaBatch, axis: str | None = None
+) -> tuple[Any, optax.OptState]:
+    """Algorithm 1, line 9, for each seed: theta afterwards, and the optimiser's state.
+
+    Args:
+        learning: the learning settings.
+        states: leading axis S.
+        visited: of each task theta' or the gradient, leading axis J.
+        batch: the tasks; this device's, where `axis` names the devices that have them together.
+        axis: of the devices.
+    """
+    if learning.meta_update in REPTILE:
+        descent = jax.tree.map(jnp.negative, meta_gradient(states.params, visited, batch, learning, axis))
+    else:
+        descent = mean_by_seed(visited, batch, states.iteration.shape[0], learning.meta_batch, axis)
     updates, opt_states = jax.vmap(outer_optimizer(learning).update)(descent, states.opt_state, states.params)
-    return optax.apply_updates(states.params, updates), opt_states, updates
+    return optax.apply_updates(states.params, updates), opt_states
 
 
 def iterate(
@@ -227,7 +135,7 @@ def iterate(
     Args:
         policy: the network's settings.
         learning: the learning settings.
-        task_axis: "map" or "vmap", as in `adapt_tasks`.
+        task_axis: "map" or "vmap", as in `over_tasks`.
         axis: name of the devices that share the tasks, None where there is one.
         states: theta and what belongs to it, leading axis S.
         pool: the learning tasks to draw from.
@@ -238,11 +146,16 @@ def iterate(
     keys = jax.vmap(jax.random.fold_in)(states.key, states.iteration)
     batch, valid = devices.share(meta_batches(pool, learning, keys), axis)
     batch = batch._replace(valid=valid)
-    adapted, metrics = adapt_tasks(policy, learning, task_axis, states.params, pool, batch)
-    params, opt_states, updates = outer_update(learning, states, adapted, batch, axis)
+    if learning.meta_update == "joint":
+        start = InnerState(states.params, states.opt_state)
+        (params, opt_states), metrics = joint_steps(policy, learning, task_axis, axis, start, pool, batch)
+    else:
+        visited, metrics = adapt_tasks(policy, learning, task_axis, states.params, pool, batch)
+        params, opt_states = outer_update(learning, states, visited, batch, axis)
     means = mean_by_seed(metrics, batch, keys.shape[0], learning.meta_batch, axis)
+    moved = jax.tree.map(jnp.subtract, params, states.params)
     after = LearnerState(params, opt_states, states.iteration + 1, states.key)
-    return after, MetaMetrics(means, jax.vmap(optax.tree.norm)(updates))
+    return after, MetaMetrics(means, jax.vmap(optax.tree.norm)(moved))
 
 
 @partial(jax.jit, static_argnames=("policy", "learning", "execution"), donate_argnames=("states",))

@@ -21,7 +21,7 @@ from mrlato_jax.experiments.bench.parts import Parts, parts_of
 from mrlato_jax.experiments.bench.timing import random_graphs
 from mrlato_jax.learning import devices, rollout
 from mrlato_jax.learning.losses import Batch, inner_loss
-from mrlato_jax.learning.outer import meta_batches
+from mrlato_jax.learning.meta_batch import meta_batches
 from mrlato_jax.learning.tasks import learning_task
 from mrlato_jax.mec.system import System
 

@@ -16,12 +16,13 @@ import mrlato_jax as mj
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import evaluation
 from mrlato_jax.experiments import settings as experiments
-from mrlato_jax.experiments.evaluation import Adaptation, adapt, baseline_latencies, evaluate_setting
+from mrlato_jax.experiments.evaluation import baseline_latencies, evaluate_setting
 from mrlato_jax.experiments.settings import TestSetting
-from mrlato_jax.learning import rollout
+from mrlato_jax.learning import adaptation, rollout
+from mrlato_jax.learning.adaptation import Adaptation, adapt
 from mrlato_jax.learning.outer import init_state
 from mrlato_jax.learning.tasks import LearningTask, learning_task
-from mrlato_jax.offloader import Offloader
+from mrlato_jax.methods import Offloader
 from mrlato_jax.planners import random_placement
 
 CONFIG, POLICY, LEARNING = tiny_run.CONFIG, tiny_run.POLICY, tiny_run.LEARNING
@@ -118,14 +119,14 @@ def test_adam_is_fresh_for_each_set_and_kept_between_collections(
     params: Any, task: LearningTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken, sampled_from = [], []
-    original = evaluation.adaptation_round
+    original = adaptation.adaptation_round
 
     def spy(policy: Any, learning: Any, params: Any, opt_state: Any, *rest: Any) -> Any:
         taken.append(opt_state)
         sampled_from.append(params)
         return original(policy, learning, params, opt_state, *rest)
 
-    monkeypatch.setattr(evaluation, "adaptation_round", spy)
+    monkeypatch.setattr(adaptation, "adaptation_round", spy)
     adapted, _ = run(params, task, 6)
     run(adapted, task, 3)
     assert [int(state[0].count) for state in taken] == [0, STEPS, 0]
@@ -139,13 +140,13 @@ def test_adam_is_fresh_for_each_set_and_kept_between_collections(
 
 def test_each_collection_has_a_key_of_its_own(params: Any, task: LearningTask, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = []
-    original = evaluation.adaptation_round
+    original = adaptation.adaptation_round
 
     def spy(*arguments: Any) -> Any:
         keys.append(jax.random.key_data(arguments[6]).tolist())
         return original(*arguments)
 
-    monkeypatch.setattr(evaluation, "adaptation_round", spy)
+    monkeypatch.setattr(adaptation, "adaptation_round", spy)
     run(params, task, 9)
     assert len(keys) == 3
     assert len(set(map(tuple, keys))) == 3
@@ -262,7 +263,7 @@ def test_each_adaptation_is_watched_with_its_own_reference(params: Any, settings
     told: list[tuple[str, float, int]] = []
 
     @contextmanager
-    def watch(name: str, heft_ms: float) -> Iterator[evaluation.OnRound]:
+    def watch(name: str, heft_ms: float) -> Iterator[adaptation.OnRound]:
         yield lambda update, latency_ms, entropy: told.append((name, heft_ms, update))
 
     result = evaluate_setting(CONFIG, params, settings[0], 0, 4, held_out=True, watch=watch)

@@ -12,9 +12,10 @@ import pytest
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.experiments import reporting
-from mrlato_jax.experiments.evaluation import BASELINES, Adaptation, SettingResult, marks
+from mrlato_jax.experiments.evaluation import BASELINES, SettingResult
 from mrlato_jax.experiments.run_folder import GracefulStop
 from mrlato_jax.experiments.settings import TestSetting
+from mrlato_jax.learning.adaptation import Adaptation, marks
 from mrlato_jax.mec.system import System
 
 LABEL = "mrlato+a|b"

@@ -10,7 +10,7 @@ from mrlato_jax.config import PolicyConfig
 from mrlato_jax.dag.dataset import FAMILIES, DagDataset, build_graph, load
 from mrlato_jax.experiments import settings
 from mrlato_jax.experiments.settings import training_pool, training_systems
-from mrlato_jax.learning.outer import TaskPool
+from mrlato_jax.learning.meta_batch import TaskPool
 
 POLICY = PolicyConfig(units=16, heads=2)
 TRAIN_MBPS = (4, 7, 10, 13, 16, 19, 22)

@@ -24,7 +24,8 @@ from mrlato_jax.experiments import checkpoint, run_folder, training
 from mrlato_jax.experiments.run_folder import GracefulStop, MetricsLog, RunFolder, checkpoint_meta, read_metrics
 from mrlato_jax.experiments.settings import training_pool
 from mrlato_jax.experiments.training import train
-from mrlato_jax.learning.outer import LearnerState, TaskPool, init_state
+from mrlato_jax.learning.meta_batch import TaskPool
+from mrlato_jax.learning.outer import LearnerState, init_state
 
 CONFIG = tiny_run.CONFIG  # of 6 iterations
 HASH = "ab" * 32

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from absl import flags
 
+from mrlato_jax import methods
 from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig, TrainConfig
 from mrlato_jax.errors import InputError
 
@@ -85,7 +86,7 @@ OTHER: dict[str, Any] = {
 
 
 def test_every_flag_reaches_its_setting(values: flags.FlagValues) -> None:
-    assert OTHER.keys() == SETTINGS.keys() - {"method"}  # of which there is one so far
+    assert OTHER.keys() == SETTINGS.keys() - {"method"}
     built = config(values, *(f"--{name}={value}" for name, value in OTHER.items()))
     flat = built.to_json()
     flat |= flat.pop("policy") | flat.pop("learning")
@@ -95,8 +96,8 @@ def test_every_flag_reaches_its_setting(values: flags.FlagValues) -> None:
 def test_pooled_neighbours_are_named(values: flags.FlagValues) -> None:
     built = config(values, f"--flagfile={LAUNCH / 'exp2.flags'}", "--neighbours=pooled")  # whose width is the default
     assert built.policy.neighbours == "pooled"
-    assert built.label == "mrlato+pooled"
-    assert config(values, "--matmul=tf32").label == "mrlato+pooled+tf32"
+    assert methods.label(built) == "mrlato+pooled"
+    assert methods.label(config(values, "--matmul=tf32")) == "mrlato+pooled+tf32"
 
 
 def test_only_given_flags_replace_those_of_a_resumed_run(values: flags.FlagValues) -> None:
@@ -286,11 +287,34 @@ def stated(name: str) -> list[str]:
     return [line.text.lstrip("-").partition("=")[0] for line in expand([Argument(f"--flagfile={LAUNCH / name}")])]
 
 
+METHODS_OWN = {"heads", "meta_update"}  # a flag file with these would make every method mrlato
+
+
+@pytest.mark.parametrize(("method", "heads", "meta_update"), [("mrlco", 1, "reptile"), ("drl", 1, "joint")])
+def test_a_method_brings_its_settings(values: flags.FlagValues, method: str, heads: int, meta_update: str) -> None:
+    full = config(values, "--flagfile=exp1.flags")
+    built = config(values, "--flagfile=exp1.flags", f"--method={method}")
+    assert (built.method, methods.label(built)) == (method, method)
+    own = {
+        "policy": dataclasses.replace(full.policy, heads=heads),
+        "learning": dataclasses.replace(full.learning, meta_update=meta_update),
+    }
+    assert built == dataclasses.replace(full, method=method, **own)  # all else alike
+    assert methods.label(config(values, "--heads=2")) == f"{method}+heads=2"
+
+
+def test_an_unknown_method_is_told_the_known_ones(values: flags.FlagValues) -> None:
+    with pytest.raises(InputError, match=re.escape("--method is 'ppo'; accepted: mrlato, mrlco, drl")):
+        config(values, "--method=ppo")
+    with pytest.raises(InputError, match=re.escape("method is 'ppo'; accepted: mrlato, mrlco, drl")):
+        methods.label(TrainConfig(method="ppo"))
+
+
 @pytest.mark.parametrize(("name", "meta_batch"), [("exp1", 10), ("exp2", 5), ("exp3", 10)])
 def test_papers_settings_in_full(values: flags.FlagValues, name: str, meta_batch: int) -> None:
     built = config(values, f"--flagfile={LAUNCH / name}.flags")
     assert built == TrainConfig(experiment=name, learning=LearningConfig(meta_batch=meta_batch))
-    assert sorted(stated(f"{name}.flags")) == sorted(SETTINGS.keys() - {"seed"})  # which is the user's
+    assert sorted(stated(f"{name}.flags")) == sorted(SETTINGS.keys() - {"seed", *METHODS_OWN})  # the seed is the user's
 
 
 @pytest.mark.parametrize(
@@ -310,7 +334,7 @@ def test_cpu_presets_are_smaller_and_say_what_they_add(
     full = config(values, "--flagfile=exp2.flags")
     less = config(values, "--flagfile=exp2.flags", f"--flagfile={name}.flags")
     assert set(stated(f"{name}.flags")) == {"iterations", "graphs_per_task", "rollouts"} | beyond
-    assert less.label == label
+    assert methods.label(less) == label
     assert less.iterations < full.iterations
     fewer, more = (made.learning.graphs_per_task * made.learning.rollouts for made in (less, full))
     assert fewer < more

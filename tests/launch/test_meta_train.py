@@ -21,6 +21,7 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, REFERENCE_ITERATIONS, Workplace
 
+from mrlato_jax import methods
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag import dataset
 from mrlato_jax.experiments import checkpoint
@@ -64,7 +65,7 @@ def test_ends_with_a_table_and_files(place: Workplace) -> None:
     assert table in out
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert rows[0] == ["mean latency, ms", "test0", "test1", "vs HEFT-based"]
-    learned = [f"{CONFIG.label}, {when}" for when in ("before any update", "after 1", "after 4")]
+    learned = [f"{methods.label(CONFIG)}, {when}" for when in ("before any update", "after 1", "after 4")]
     assert [row[0] for row in rows[2:]] == [*BASELINES, *learned]
     assert all(50 < float(cell) < 3000 for row in rows[2:] for cell in row[1:3])
     record = json.loads((place.reference / "adaptation.json").read_text())
@@ -83,7 +84,7 @@ def test_says_what_it_verified_and_where_it_writes(place: Workplace) -> None:
     data, run, *_ = (place.path / "reference.out").read_text().splitlines()
     digest = tiny_run.dataset().content_hash
     assert data == f"data: exp2 verified, 3 training, 2 test sets of 4 DAGs, sha256 {digest[:12]}"
-    assert run == f"run: {place.reference}, method {CONFIG.label}, seed 3"
+    assert run == f"run: {place.reference}, method {methods.label(CONFIG)}, seed 3"
 
 
 def test_piped_output_is_plain_lines(place: Workplace) -> None:

@@ -16,7 +16,8 @@ from tiny_run import Workplace
 from mrlato_jax.dag.dataset import save
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import settings as experiments
-from mrlato_jax.experiments.references import Budget, References
+from mrlato_jax.experiments.references import References
+from mrlato_jax.methods import planned_methods
 
 SMALL = ["--experiment=exp2", "--annealing_steps=50", "--adaptation_evaluations=20"]
 
@@ -46,7 +47,7 @@ def test_every_planner_on_every_dag(stored: Path) -> None:
     rows = json.loads(stored.read_text())["rows"]
     assert set(rows) == {"test0", "test1"}
     for planners in rows.values():
-        assert set(planners) == set(Budget().planners())
+        assert set(planners) == set(planned_methods())
         assert {len(row["makespan_ms"]) for row in planners.values()} == {tiny_run.GRAPHS}
         mean = means(planners)
         assert mean["optimum"] <= mean["local search"] <= mean["local search, as many"] <= mean["HEFT-based"]

@@ -12,7 +12,8 @@ import pytest
 import mrlato_jax as mj
 from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
 from mrlato_jax.learning import devices, rollout
-from mrlato_jax.learning.outer import LearnerState, TaskPool, init_states, meta_iteration
+from mrlato_jax.learning.meta_batch import TaskPool
+from mrlato_jax.learning.outer import LearnerState, init_states, meta_iteration
 from mrlato_jax.learning.tasks import LearningTask, learning_task, stack
 
 NUM_TASKS, NUM_GRAPHS, NUM_SETS = 6, 40, 4

@@ -8,7 +8,8 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.config import LearningConfig, PolicyConfig
-from mrlato_jax.learning.outer import TaskPool, init_state, meta_iteration
+from mrlato_jax.learning.meta_batch import TaskPool
+from mrlato_jax.learning.outer import init_state, meta_iteration
 from mrlato_jax.learning.tasks import learning_task, stack
 
 POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")

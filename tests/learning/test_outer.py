@@ -19,8 +19,9 @@ from hypothesis import given
 import mrlato_jax as mj
 from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
 from mrlato_jax.errors import InputError
-from mrlato_jax.learning import devices, outer
-from mrlato_jax.learning.outer import LearnerState, MetaBatch, TaskPool, padded_sizes
+from mrlato_jax.learning import devices, meta_batch, outer
+from mrlato_jax.learning.meta_batch import MetaBatch, TaskPool, padded_sizes
+from mrlato_jax.learning.outer import LearnerState
 from mrlato_jax.learning.tasks import learning_task, stack
 
 POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
@@ -130,7 +131,7 @@ def test_iterations_by_hand(meta_update: str, pool: TaskPool, monkeypatch: pytes
     iterate = jax.jit(lambda state: outer.iterate(POLICY, learning, "vmap", None, state, pool))
     for iteration in range(3):
         draw_key, task_key = jax.random.split(jax.random.fold_in(KEY, iteration))
-        sets, variants = outer.draw_meta_batch(pool, draw_key, 3)
+        sets, variants = meta_batch.draw_meta_batch(pool, draw_key, 3)
         moved, steps = [], []
         for s, v in zip(sets.tolist(), variants.tolist(), strict=True):
             task = jax.tree.map(lambda leaf, s=s, v=v: leaf[s, v], pool.tasks)
@@ -207,7 +208,7 @@ def test_padded_sizes_of_experiment_two() -> None:
 
 
 def test_meta_batches_are_drawn_without_replacement(pool: TaskPool) -> None:
-    draw = jax.jit(lambda key: outer.draw_meta_batch(pool, key, 3))
+    draw = jax.jit(lambda key: meta_batch.draw_meta_batch(pool, key, 3))
     counts, batches = np.zeros((4, 2), int), set()
     for seed in range(400):
         sets, variants = (np.asarray(x) for x in draw(jax.random.key(seed)))
@@ -216,14 +217,14 @@ def test_meta_batches_are_drawn_without_replacement(pool: TaskPool) -> None:
         batches.add(tuple(sets.tolist()))
     assert len(batches) == 24  # every ordered choice of 3 of 4
     assert abs(counts - 150).max() < 5 * np.sqrt(150)
-    sets, _ = outer.draw_meta_batch(pool, KEY, 4)
+    sets, _ = meta_batch.draw_meta_batch(pool, KEY, 4)
     assert sorted(sets.tolist()) == [0, 1, 2, 3]
 
 
 def test_a_sets_variant_does_not_depend_on_its_place(pool: TaskPool) -> None:
     for seed in range(20):
         key = jax.random.key(seed)
-        sets, variants = (np.asarray(x) for x in outer.draw_meta_batch(pool, key, 4))
+        sets, variants = (np.asarray(x) for x in meta_batch.draw_meta_batch(pool, key, 4))
         variant_key = jax.random.split(key)[1]
         for index, variant in zip(sets, variants, strict=True):
             assert variant == jax.random.randint(jax.random.fold_in(variant_key, index), (), 0, 2)
@@ -231,10 +232,10 @@ def test_a_sets_variant_does_not_depend_on_its_place(pool: TaskPool) -> None:
 
 def test_a_meta_batch_larger_than_the_pool_is_refused(pool: TaskPool) -> None:
     with pytest.raises(InputError, match=r"meta_batch is 5.*at most 4"):
-        outer.draw_meta_batch(pool, KEY, 5)
+        meta_batch.draw_meta_batch(pool, KEY, 5)
     with pytest.raises(InputError, match=r"meta_batch is 5.*at most 4"):
-        outer.check_meta_batch(5, 4)
-    outer.check_meta_batch(4, 4)
+        meta_batch.check_meta_batch(5, 4)
+    meta_batch.check_meta_batch(4, 4)
 
 
 def test_iterations_are_compiled_once_donate_their_state_and_repeat(

@@ -15,7 +15,8 @@ from mrlato_jax.experiments.bench import flops
 from mrlato_jax.experiments.bench.parts import parts_of
 from mrlato_jax.experiments.bench.timing import Tick, best, matmul_peak, quiet, random_graphs
 from mrlato_jax.learning import devices
-from mrlato_jax.learning.outer import LearnerState, TaskPool, init_states, meta_batches, meta_iteration
+from mrlato_jax.learning.meta_batch import TaskPool, meta_batches
+from mrlato_jax.learning.outer import LearnerState, init_states, meta_iteration
 from mrlato_jax.learning.tasks import learning_task, stack
 from mrlato_jax.mec.system import System
 

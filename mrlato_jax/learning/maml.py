@@ -1,0 +1,43 @@
+"""Outer gradients that are taken after adapting: first-order MAML and MAML (Finn et al., ICML 2017)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.learning.inner import InnerMetrics, draw_graphs, inner_adapt, sampling_gradient
+from mrlato_jax.learning.tasks import LearningTask
+
+
+def adapted_gradient(
+    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+) -> tuple[Any, InnerMetrics]:
+    """Gradient of the loss, (27) negated, at theta', on trajectories of its own from the same DAGs.
+
+    With `meta_update` fomaml it is taken as it is, by theta'. With maml it is taken by theta, through the m Adam steps;
+    the actions that theta sampled and their advantages are held constant. Without the score-function term that they
+    would add, this is a biased estimate of MAML's gradient (Al-Shedivat et al., ICLR 2018).
+
+    Args:
+        policy: the network's settings.
+        learning: the learning settings.
+        params: theta.
+        task: one learning task.
+        key: consumed.
+
+    Returns:
+        The gradient, to be descended, and the inner loop's metrics.
+    """
+    graphs_key, adapt_key, key = jax.random.split(key, 3)
+    task = draw_graphs(task, graphs_key, learning.graphs_per_task)
+
+    def adapt(params: Any) -> tuple[Any, InnerMetrics]:
+        return inner_adapt(policy, learning, params, task, adapt_key)
+
+    if learning.meta_update == "fomaml":
+        adapted, metrics = adapt(params)
+        return sampling_gradient(policy, learning, adapted, task, key)[0], metrics
+    adapted, through_steps, metrics = jax.vjp(adapt, params, has_aux=True)
+    return through_steps(sampling_gradient(policy, learning, adapted, task, key)[0])[0], metrics

@@ -1,0 +1,149 @@
+"""The tasks of one meta-iteration: how they are drawn from the pool, visited and averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from mrlato_jax.config import LearningConfig
+from mrlato_jax.errors import InputError
+from mrlato_jax.learning import devices
+from mrlato_jax.learning.tasks import LearningTask, take, trim
+
+Tree = TypeVar("Tree")
+
+
+class TaskPool(NamedTuple):
+    """The learning tasks that training draws from.
+
+    A set of DAGs may be met under several systems (Experiment 3's rates): those are its variants, and one is drawn
+    each time the set enters a meta-batch.
+    """
+
+    tasks: LearningTask  # leading axes [sets, variants]
+    sizes: tuple[int, ...]  # of each set's largest DAG
+
+
+jax.tree_util.register_pytree_node(
+    TaskPool, lambda pool: ((pool.tasks,), pool.sizes), lambda sizes, children: TaskPool(children[0], sizes)
+)
+
+
+class MetaBatch(NamedTuple):
+    """Tasks of one meta-iteration, of all seeds or one device's share of them; each [J]."""
+
+    seed: jax.Array  # int32, which learner
+    set: jax.Array  # int32, index into the pool
+    variant: jax.Array  # int32
+    key: jax.Array  # of the inner loop
+    valid: jax.Array  # bool, False on what only fills up a device's share
+
+
+def check_meta_batch(meta_batch: int, num_sets: int) -> None:
+    """Raises InputError where more tasks are to be drawn without replacement than there are training sets."""
+    if meta_batch > num_sets:
+        raise InputError(f"meta_batch is {meta_batch}; accepted: at most {num_sets}, the number of training sets")
+
+
+def draw_meta_batch(pool: TaskPool, key: jax.Array, meta_batch: int) -> tuple[jax.Array, jax.Array]:
+    """Draws sets without replacement, and a variant of each.
+
+    Returns:
+        int32[meta_batch] each: set and variant indices.
+
+    Raises:
+        InputError: more tasks asked for than the pool has sets.
+    """
+    num_sets, num_variants = pool.tasks.features.shape[:2]
+    check_meta_batch(meta_batch, num_sets)
+    set_key, variant_key = jax.random.split(key)
+    sets = jax.random.permutation(set_key, num_sets)[:meta_batch]
+    draw = jax.vmap(lambda index: jax.random.randint(jax.random.fold_in(variant_key, index), (), 0, num_variants))
+    return sets, draw(sets)  # a set's variant derives from the set, not from its place in the batch
+
+
+def meta_batches(pool: TaskPool, learning: LearningConfig, keys: jax.Array) -> MetaBatch:
+    """Draws the tasks of every seed's meta-batch; those of seed s are entries s B to s B + B - 1.
+
+    A task's key derives from its set's index, so neither its place in the batch nor its device changes anything.
+
+    Args:
+        pool: the learning tasks to draw from.
+        learning: B.
+        keys: [S], of the iteration.
+    """
+
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        draw_key, task_key = jax.random.split(key)
+        sets, variants = draw_meta_batch(pool, draw_key, learning.meta_batch)
+        return sets, variants, jax.vmap(partial(jax.random.fold_in, task_key))(sets)
+
+    sets, variants, task_keys = jax.tree.map(lambda leaf: leaf.reshape(-1), jax.vmap(draw)(keys))
+    seeds = jnp.repeat(jnp.arange(keys.shape[0]), learning.meta_batch)
+    return MetaBatch(seeds, sets, variants, task_keys, jnp.ones(sets.shape, bool))
+
+
+def over_tasks(
+    visit: Callable[..., Tree], task_axis: str, params: Any, pool: TaskPool, batch: MetaBatch, *held: Any
+) -> Tree:
+    """Calls `visit(theta, task, key, *held)` for each task; what it returns must not have the task's size.
+
+    With `task_axis` map, one task runs at a time, compiled at a few of the pool's sizes so that small DAGs do not pay
+    for large ones; with vmap all run side by side at the largest.
+
+    Args:
+        visit: written for one task, with theta of that task's seed.
+        task_axis: "map" or "vmap".
+        params: theta of each seed, leading axis S.
+        pool: the learning tasks that the indices point into.
+        batch: J tasks.
+        *held: more of each task, leading axis J.
+
+    Returns:
+        What `visit` did, leading axis J; of entries that are not valid, anything.
+    """
+
+    def one(entry: MetaBatch, *held: Any) -> Tree:
+        theta = take(params, entry.seed)
+        task = jax.tree.map(lambda leaf: leaf[entry.set, entry.variant], pool.tasks)
+        if task_axis == "vmap":
+            return visit(theta, task, entry.key, *held)
+        sizes, size_of_set = padded_sizes(pool.sizes)
+        at_size = [lambda p, t, *rest, n=n: visit(p, trim(t, n), *rest) for n in sizes]
+        arguments = (theta, task, entry.key, *held)
+        nothing = jax.eval_shape(at_size[0], *arguments)
+        idle = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)
+        branch = jnp.where(entry.valid, jnp.asarray(size_of_set)[entry.set], len(sizes))
+        return jax.lax.switch(branch, [*at_size, lambda *_: idle], *arguments)
+
+    if task_axis == "vmap":
+        return jax.vmap(one)(batch, *held)
+    return jax.lax.map(lambda entries: one(*entries), (batch, *held))
+
+
+def padded_sizes(sizes: Sequence[int], ratio: float = 1.5) -> tuple[list[int], list[int]]:
+    """Few sizes to compile for, such that none of `sizes` is padded to more than `ratio` times itself.
+
+    Returns:
+        The sizes to pad to, and for each entry of `sizes` the index of its own.
+    """
+    tops: list[int] = []
+    for size in sorted(set(sizes), reverse=True):
+        if not tops or size * ratio < tops[-1]:
+            tops.append(size)
+    return tops, [max(i for i, top in enumerate(tops) if top >= size) for size in sizes]
+
+
+def mean_by_seed(values: Any, batch: MetaBatch, num_seeds: int, meta_batch: int, axis: str | None = None) -> Any:
+    """Mean of each seed's tasks, wherever they are: [J, ...] -> [S, ...]."""
+
+    def partial_sum(leaf: jax.Array) -> jax.Array:
+        valid = batch.valid.reshape(-1, *[1] * (leaf.ndim - 1))
+        return jax.ops.segment_sum(jnp.where(valid, leaf, 0), batch.seed, num_seeds)
+
+    sums = devices.total(jax.tree.map(partial_sum, values), axis)
+    return jax.tree.map(lambda leaf: leaf / meta_batch, sums)

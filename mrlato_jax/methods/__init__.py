@@ -1,0 +1,44 @@
+"""Every method of a table under one face (`face.Method`): a learned one is one file here and its line below."""
+
+from __future__ import annotations
+
+from mrlato_jax.config import TrainConfig
+from mrlato_jax.errors import check_choice
+from mrlato_jax.methods import drl, mrlato, mrlco
+from mrlato_jax.methods.face import Method, Prepared
+from mrlato_jax.methods.learned import LearnedMethod, Offloader
+from mrlato_jax.methods.planned import PlannedMethod, SearchBudget, planned_methods
+
+LEARNED = {entry.METHOD.name: entry.METHOD for entry in (mrlato, mrlco, drl)}
+
+__all__ = [
+    "LEARNED",
+    "LearnedMethod",
+    "Method",
+    "Offloader",
+    "PlannedMethod",
+    "Prepared",
+    "SearchBudget",
+    "label",
+    "learned_method",
+    "planned_methods",
+]
+
+
+def learned_method(name: str) -> LearnedMethod:
+    """The learned method called `name`.
+
+    Raises:
+        InputError: there is none.
+    """
+    check_choice("method", name, LEARNED)
+    return LEARNED[name]
+
+
+def label(config: TrainConfig) -> str:
+    """The method of a run with everything that its settings add, as its row in a table says it.
+
+    Raises:
+        InputError: an unknown method.
+    """
+    return learned_method(config.method).label(config)

@@ -1,0 +1,85 @@
+"""The planners under the face of a method: nothing to prepare, nothing to adapt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Self
+
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.mec.system import System
+from mrlato_jax.methods.face import Train
+from mrlato_jax.planners import Plan, baselines, local_search, optimum, order_search
+
+_BASELINES = tuple(baselines(np.random.default_rng(0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedMethod:
+    """A planner as a row of a table.
+
+    Attributes:
+        name: of the row.
+        planner: `(graph, system, index of the DAG in its set) -> plan`; the index seeds what is drawn.
+        own_order: whether its plans are in orders of their own, not the priority order.
+    """
+
+    name: str
+    planner: Callable[[TaskGraph, System, int], Plan]
+    own_order: bool = False
+
+    def prepare(self, train: Train | None = None) -> Self:
+        """Nothing is learned."""
+        return self
+
+    def adapt(self, graphs: Sequence[TaskGraph], system: System, updates: int) -> Self:
+        """Nothing is learned."""
+        return self
+
+    def plan(self, graphs: Sequence[TaskGraph], system: System) -> list[Plan]:
+        """A plan for each application."""
+        return [self.planner(graph, system, index) for index, graph in enumerate(graphs)]
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchBudget:
+    """What the searching planners may spend on a DAG.
+
+    Attributes:
+        optimum_s: seconds of branch and bound, compilation apart.
+        annealing_steps: changes that each chain of order search tries.
+        adaptation_evaluations: simulated plans of `local search, as many`, which has as many as a policy's adaptation.
+    """
+
+    optimum_s: float = 60.0
+    annealing_steps: int = 10_000
+    adaptation_evaluations: int = 340
+
+
+def planned_methods(budget: SearchBudget | None = None) -> dict[str, PlannedMethod]:
+    """Every planner by the name of its row, in a table's order."""
+    budget = SearchBudget() if budget is None else budget
+    rows = [
+        *(PlannedMethod(name, partial(_baseline, name), own_order=name == "greedy") for name in _BASELINES),
+        PlannedMethod(
+            "local search, as many",
+            lambda graph, system, index: local_search(
+                graph, system, seed=index, max_evaluations=budget.adaptation_evaluations
+            ),
+        ),
+        PlannedMethod("local search", lambda graph, system, index: local_search(graph, system, seed=index)),
+        PlannedMethod("optimum", lambda graph, system, _: optimum(graph, system, time_limit_s=budget.optimum_s)),
+        PlannedMethod(
+            "order search",
+            lambda graph, system, index: order_search(graph, system, steps=budget.annealing_steps, seed=index),
+            own_order=True,
+        ),
+    ]
+    return {row.name: row for row in rows}
+
+
+def _baseline(name: str, graph: TaskGraph, system: System, index: int) -> Plan:
+    return baselines(np.random.default_rng(index))[name](graph, system)
