@@ -133,6 +133,16 @@ def read_params(path: Path) -> Restored:
     return Restored(header["step"], params, header["meta"])
 
 
+def newest_step(folder: Path) -> int:
+    """The iteration of the checkpoint that `restore` would use; 0 where there is none at all.
+
+    Raises:
+        InputError: every file is broken.
+    """
+    newest = _newest(Path(folder), warn=False)
+    return 0 if newest is None else int(newest[1]["step"])
+
+
 def newest_meta(folder: Path) -> dict[str, Any] | None:
     """The metadata of the checkpoint that `restore` would use; None where there is none at all.
 

@@ -55,6 +55,33 @@ class SettingResult:
     held_out_baselines_ms: dict[str, float] | None = None
 
 
+def adapt_to_all(
+    config: TrainConfig, params: Any, setting: TestSetting, index: int, updates: int, on_round: OnRound = ignore
+) -> Adaptation:
+    """Adapts to and measures on all DAGs of a setting, as the paper does; arguments as `evaluate_setting`."""
+    task = learning_task(setting.graphs, setting.system, config.policy)
+    key, _ = jax.random.split(evaluation_key(config, index))
+    return adapt(config.policy, config.learning, params, task, task, updates, key, on_round)[1]
+
+
+def adapt_to_half(
+    config: TrainConfig, params: Any, setting: TestSetting, index: int, updates: int, on_round: OnRound = ignore
+) -> Adaptation:
+    """Adapts to the first half of a setting's DAGs and measures on the second; arguments as `evaluate_setting`.
+
+    Raises:
+        InputError: a single DAG.
+    """
+    _check_halves(setting)
+    half, size = len(setting.graphs) // 2, max(graph.num_tasks for graph in setting.graphs)
+    first, second = (
+        learning_task(graphs, setting.system, config.policy, size)
+        for graphs in (setting.graphs[:half], setting.graphs[half:])
+    )
+    _, key = jax.random.split(evaluation_key(config, index))
+    return adapt(config.policy, config.learning, params, first, second, updates, key, on_round)[1]
+
+
 def evaluate_setting(
     config: TrainConfig,
     params: Any,
@@ -80,19 +107,19 @@ def evaluate_setting(
     Raises:
         InputError: a DAG that the policy has no room for, or a single DAG to be halved.
     """
-    if held_out and len(setting.graphs) < 2:
-        raise InputError(f"held_out is true, but set {setting.name} has 1 DAG; accepted: at least 2, or held_out false")
-    task = learning_task(setting.graphs, setting.system, config.policy)
-    key, other_key = jax.random.split(evaluation_key(config, index))
+    if held_out:
+        _check_halves(setting)
     baselines = baseline_latencies(setting.graphs, setting.system, seed=index)
     with watch(setting.name, baselines["HEFT-based"]) as on_round:
-        _, adaptation = adapt(config.policy, config.learning, params, task, task, updates, key, on_round)
+        adaptation = adapt_to_all(config, params, setting, index, updates, on_round)
     if not held_out:
         return SettingResult(setting.name, baselines, adaptation)
-    half, size = len(setting.graphs) // 2, task.num_positions
-    first = learning_task(setting.graphs[:half], setting.system, config.policy, size)
-    second = learning_task(setting.graphs[half:], setting.system, config.policy, size)
-    half_baselines = baseline_latencies(setting.graphs[half:], setting.system, index)
+    half_baselines = baseline_latencies(setting.graphs[len(setting.graphs) // 2 :], setting.system, index)
     with watch(f"{setting.name}, held out", half_baselines["HEFT-based"]) as on_round:
-        _, halves = adapt(config.policy, config.learning, params, first, second, updates, other_key, on_round)
+        halves = adapt_to_half(config, params, setting, index, updates, on_round)
     return SettingResult(setting.name, baselines, adaptation, halves, half_baselines)
+
+
+def _check_halves(setting: TestSetting) -> None:
+    if len(setting.graphs) < 2:
+        raise InputError(f"held_out is true, but set {setting.name} has 1 DAG; accepted: at least 2, or held_out false")

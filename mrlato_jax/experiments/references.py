@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments.run_folder import session
+from mrlato_jax.experiments.progress import Progress
+from mrlato_jax.experiments.record import GrowingRecord
+from mrlato_jax.experiments.run_folder import GracefulStop, StoppedError, session
 from mrlato_jax.experiments.settings import TestSetting
-from mrlato_jax.files import write_atomically
 from mrlato_jax.mec.latency import simulate
-from mrlato_jax.methods import PlannedMethod, planned_methods
+from mrlato_jax.methods import COUNTED_SEARCH, PlannedMethod, SearchBudget, planned_methods
 from mrlato_jax.planners import Plan, ProvenPlan, SearchedPlan
 
+COUNTED = re.compile(COUNTED_SEARCH.format(r"\d+"))  # rows of `local search` with a number of evaluations of their own
 SAME = 1e-9  # relative: a stored makespan that differs by more was simulated by other code or on other data
 
 
@@ -64,15 +67,10 @@ def run_planner(
     return {name: [entry[name] for entry in entries] for name in entries[0]}
 
 
-class References:
-    """The record of an experiment: a file that grows by one planner on one setting at a time.
+class References(GrowingRecord):
+    """The record of an experiment, which grows by one planner on one setting at a time."""
 
-    Attributes:
-        path: the file.
-        rows: by setting, by planner.
-    """
-
-    def __init__(self, path: Path, identity: Mapping[str, Any], settings: list[TestSetting]) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], settings: Sequence[TestSetting]) -> None:
         """Opens the record, or begins one.
 
         Args:
@@ -84,41 +82,22 @@ class References:
             InputError: a record of something else, a malformed one, or one with plans whose makespans are not what the
                 simulator says, or below the lower bound beside them.
         """
-        self.path, self._identity = path, json.loads(json.dumps(dict(identity)))
-        self.rows: dict[str, dict[str, Row]] = {}
-        self._sessions: list[Any] = []
-        if path.exists():
-            self._read({setting.name: setting for setting in settings})
-
-    def _read(self, settings: Mapping[str, TestSetting]) -> None:
-        try:
-            record = json.loads(self.path.read_bytes())
-            stored, sessions = dict(record["identity"]), list(record["sessions"])
-            rows = {name: dict(planners) for name, planners in dict(record["rows"]).items()}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"record {self.path} cannot be read ({error!r}); accepted: one that this wrote") from None
-        for name in sorted({*self._identity, *stored}):
-            if stored.get(name) != self._identity.get(name):
+        super().__init__(path, identity)
+        known, named = planned_methods(), {setting.name: setting for setting in settings}
+        for setting, planners in self.rows.items():
+            unknown = [name for name in planners if name not in known and not COUNTED.fullmatch(name)]
+            if setting not in named or unknown:
                 raise InputError(
-                    f"record {self.path} has {name} {stored.get(name)!r}; accepted: {self._identity.get(name)!r}, or "
-                    "another file"
-                )
-        known = planned_methods()
-        for setting, planners in rows.items():
-            unknown = [name for name in planners if name not in known]
-            if setting not in settings or unknown:
-                raise InputError(
-                    f"record {self.path} has {', '.join(map(repr, unknown)) or 'plans'} on {setting!r}; accepted: "
-                    f"{', '.join(known)}, on {', '.join(map(repr, settings))}"
+                    f"record {path} has {', '.join(map(repr, unknown)) or 'plans'} on {setting!r}; accepted: "
+                    f"{', '.join(known)}, on {', '.join(map(repr, named))}"
                 )
             for name, row in planners.items():
                 try:
-                    self._check(f"{name} on {setting}", row, planners.get("optimum"), settings[setting])
+                    self._check(f"{name} on {setting}", row, planners.get("optimum"), named[setting])
                 except (KeyError, ValueError, TypeError, AttributeError) as error:
                     raise InputError(
-                        f"record {self.path}, {name} on {setting}: {error!r}; accepted: a record as it was written"
+                        f"record {path}, {name} on {setting}: {error!r}; accepted: a record as it was written"
                     ) from None
-        self.rows, self._sessions = rows, sessions
 
     def _check(self, what: str, row: Row, best: Row | None, setting: TestSetting) -> None:
         """Simulates the stored plans again, and sets them beside the bounds of the optimum."""
@@ -136,33 +115,25 @@ class References:
             if not bound <= stored * (1 + SAME) or (is_proven and bound != stored):
                 raise ValueError(f"{where}, and the optimum is at least {bound}")
 
-    def add(self, setting: str, planner: str, row: Row) -> None:
-        """Adds what one planner did on one setting, and writes the file."""
-        if not self._sessions or self._sessions[-1] != session():
-            self._sessions.append(session())
-        self.rows.setdefault(setting, {})[planner] = row
-        record = {"identity": self._identity, "sessions": self._sessions, "rows": self.rows}
-        write_atomically(self.path, json.dumps(record, separators=(",", ":")).encode() + b"\n")
-
-    def missing(self, settings: list[TestSetting], planners: Mapping[str, Any]) -> list[tuple[TestSetting, str]]:
+    def missing(self, settings: Sequence[TestSetting], planners: Mapping[str, Any]) -> list[tuple[TestSetting, str]]:
         """What is still to be computed."""
         return [
             (setting, name) for setting in settings for name in planners if name not in self.rows.get(setting.name, {})
         ]
 
 
-def summary(rows: Mapping[str, Mapping[str, Row]]) -> tuple[list[str], list[list[str]]]:
+def summary(rows: Mapping[str, Mapping[str, Row]], planners: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of a table: mean latency and gap to the optimum of each planner on each setting.
 
-    No planner may be missing. The gap is of means, an unproven DAG counted at its lower bound, and stands in brackets;
-    then the evaluations and milliseconds a DAG, means over all settings.
+    None of `planners` may be missing. The gap is of means, an unproven DAG counted at its lower bound, and stands in
+    brackets; then the evaluations and milliseconds a DAG, means over all settings.
     """
     header = ["mean latency, ms (gap)", *rows, "evaluations a DAG", "ms a DAG"]
     cells = []
-    for name in planned_methods():
-        measured = [planners[name] for planners in rows.values()]
+    for name in planners:
+        measured = [row[name] for row in rows.values()]
         means = [float(np.mean(row["makespan_ms"])) for row in measured]
-        gaps = [100 * (mean / floor(planners) - 1) for mean, planners in zip(means, rows.values(), strict=True)]
+        gaps = [100 * (mean / floor(row) - 1) for mean, row in zip(means, rows.values(), strict=True)]
         line = [name, *(f"{mean:.1f} ({gap:+.1f} %)" for mean, gap in zip(means, gaps, strict=True))]
         spent = [float(np.mean(row["evaluations"])) for row in measured if "evaluations" in row]
         line.append(f"{np.mean(spent):.0f}" if spent else "")
@@ -174,3 +145,40 @@ def summary(rows: Mapping[str, Mapping[str, Row]]) -> tuple[list[str], list[list
 def floor(planners: Mapping[str, Row]) -> float:
     """Mean over a setting's DAGs of what no placement in the priority order is below, milliseconds."""
     return float(np.mean(planners["optimum"]["lower_bound_ms"]))
+
+
+def reference_record(
+    path: Path, dataset: DagDataset, channel: str, settings: Sequence[TestSetting], budget: SearchBudget
+) -> References:
+    """The record of an experiment's planners at `path`, begun or continued; raises as `References`."""
+    identity = {
+        "experiment": dataset.name,
+        "data_hash": dataset.content_hash,
+        "channel": channel,
+        "version": session()["versions"]["mrlato_jax"],
+        "optimum_s": budget.optimum_s,
+        "annealing_steps": budget.annealing_steps,
+    }
+    return References(path, identity, settings)
+
+
+def complete(record: References, settings: Sequence[TestSetting], budget: SearchBudget, stop: GracefulStop) -> bool:
+    """Plans what the record lacks, with progress; False where a stop was requested before the end.
+
+    What one planner has done on one setting is written when it is done with it.
+    """
+    planners = planned_methods(budget)
+    for setting, name in record.missing(settings, planners):
+        with Progress(len(setting.graphs), f"{name} on {setting.name}") as progress:
+
+            def show(done: int, makespan_ms: float, progress: Progress = progress) -> None:
+                progress.update(done, latency_ms=makespan_ms)
+                if stop.requested:
+                    raise StoppedError
+
+            try:
+                row = run_planner(planners[name], setting, show)
+            except StoppedError:
+                return False
+        record.add(setting.name, name, row)
+    return True

@@ -13,7 +13,7 @@ from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.experiments.evaluation import BASELINES, SettingResult, evaluate_setting
 from mrlato_jax.experiments.progress import Progress, format_table, percent
-from mrlato_jax.experiments.run_folder import GracefulStop, session
+from mrlato_jax.experiments.run_folder import GracefulStop, StoppedError, session
 from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.files import write_atomically
 from mrlato_jax.learning.adaptation import OnRound, marks
@@ -27,10 +27,6 @@ _STYLES: dict[str, tuple[str, Any]] = {
     "random": ("C4", ":"),
     "all-local": ("C5", (0, (5, 1, 1, 1, 1, 1))),
 }
-
-
-class _StoppedError(Exception):
-    """A stop was requested between two collections."""
 
 
 def evaluate(
@@ -68,11 +64,11 @@ def evaluate(
                 gap = percent(latency_ms / heft_ms - 1)
                 progress.update(update, latency_ms=latency_ms, vs_heft=gap, entropy=entropy)
                 if stop.requested:
-                    raise _StoppedError
+                    raise StoppedError
 
             try:
                 yield on_round
-            except _StoppedError:
+            except StoppedError:
                 progress.print("stopped while adapting; nothing of the evaluation was written")
                 raise
 
@@ -81,7 +77,7 @@ def evaluate(
             evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
             for index, setting in enumerate(settings)
         ]
-    except _StoppedError:
+    except StoppedError:
         return None
 
 

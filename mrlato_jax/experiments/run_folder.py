@@ -272,6 +272,10 @@ class MetricsLog:
         self._timing.close()
 
 
+class StoppedError(Exception):
+    """A stop was requested in the middle of something whose first part is worth nothing."""
+
+
 class GracefulStop:
     """Within the context SIGTERM and SIGINT only set `requested`, so that a loop can save and end between steps.
 

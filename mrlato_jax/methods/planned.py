@@ -14,6 +14,7 @@ from mrlato_jax.mec.system import System
 from mrlato_jax.methods.face import Train
 from mrlato_jax.planners import Plan, baselines, local_search, optimum, order_search
 
+COUNTED_SEARCH = "local search, {} evaluations"
 _BASELINES = tuple(baselines(np.random.default_rng(0)))
 
 
@@ -51,12 +52,12 @@ class SearchBudget:
     Attributes:
         optimum_s: seconds of branch and bound, compilation apart.
         annealing_steps: changes that each chain of order search tries.
-        adaptation_evaluations: simulated plans of `local search, as many`, which has as many as a policy's adaptation.
+        evaluations: simulated plans of a local search each, to stand beside policies whose adaptation had as many.
     """
 
     optimum_s: float = 60.0
     annealing_steps: int = 10_000
-    adaptation_evaluations: int = 340
+    evaluations: tuple[int, ...] = (170, 340)
 
 
 def planned_methods(budget: SearchBudget | None = None) -> dict[str, PlannedMethod]:
@@ -64,13 +65,11 @@ def planned_methods(budget: SearchBudget | None = None) -> dict[str, PlannedMeth
     budget = SearchBudget() if budget is None else budget
     rows = [
         *(PlannedMethod(name, partial(_baseline, name), own_order=name == "greedy") for name in _BASELINES),
-        PlannedMethod(
-            "local search, as many",
-            lambda graph, system, index: local_search(
-                graph, system, seed=index, max_evaluations=budget.adaptation_evaluations
-            ),
+        *(
+            PlannedMethod(COUNTED_SEARCH.format(most), partial(_local_search, max_evaluations=most))
+            for most in budget.evaluations
         ),
-        PlannedMethod("local search", lambda graph, system, index: local_search(graph, system, seed=index)),
+        PlannedMethod("local search", _local_search),
         PlannedMethod("optimum", lambda graph, system, _: optimum(graph, system, time_limit_s=budget.optimum_s)),
         PlannedMethod(
             "order search",
@@ -79,6 +78,10 @@ def planned_methods(budget: SearchBudget | None = None) -> dict[str, PlannedMeth
         ),
     ]
     return {row.name: row for row in rows}
+
+
+def _local_search(graph: TaskGraph, system: System, index: int, max_evaluations: int | None = None) -> Plan:
+    return local_search(graph, system, seed=index, max_evaluations=max_evaluations)
 
 
 def _baseline(name: str, graph: TaskGraph, system: System, index: int) -> Plan:

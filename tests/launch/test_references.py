@@ -17,9 +17,9 @@ from mrlato_jax.dag.dataset import save
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import settings as experiments
 from mrlato_jax.experiments.references import References
-from mrlato_jax.methods import planned_methods
+from mrlato_jax.methods import SearchBudget, planned_methods
 
-SMALL = ["--experiment=exp2", "--annealing_steps=50", "--adaptation_evaluations=20"]
+SMALL = ["--experiment=exp2", "--annealing_steps=50", "--local_search_evaluations=20"]
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +47,12 @@ def test_every_planner_on_every_dag(stored: Path) -> None:
     rows = json.loads(stored.read_text())["rows"]
     assert set(rows) == {"test0", "test1"}
     for planners in rows.values():
-        assert set(planners) == set(planned_methods())
+        assert set(planners) == set(planned_methods(SearchBudget(evaluations=(20,))))
         assert {len(row["makespan_ms"]) for row in planners.values()} == {tiny_run.GRAPHS}
         mean = means(planners)
-        assert mean["optimum"] <= mean["local search"] <= mean["local search, as many"] <= mean["HEFT-based"]
+        assert mean["optimum"] <= mean["local search"] <= mean["local search, 20 evaluations"] <= mean["HEFT-based"]
         assert mean["order search"] <= mean["local search"]
-        assert max(planners["local search, as many"]["evaluations"]) <= 20
+        assert max(planners["local search, 20 evaluations"]["evaluations"]) <= 20
         assert planners["optimum"]["lower_bound_ms"] == planners["optimum"]["makespan_ms"]
         assert "order" in planners["order search"]
 
@@ -76,8 +76,8 @@ def test_it_goes_on_where_it_stopped(place: Workplace, stored: Path, tmp_path: P
 
 def test_a_record_of_something_else_is_refused(place: Workplace, stored: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(stored, tmp_path))
-    other = place.refused("references.py", *SMALL[:2], f"--data={place.data}", f"--out={path}")
-    assert "has adaptation_evaluations 20; accepted: 340" in other
+    other = place.refused("references.py", SMALL[0], f"--data={place.data}", f"--out={path}")
+    assert "has annealing_steps 50; accepted: 10000" in other
     record = json.loads(path.read_text())
     record["rows"]["test1"]["greedy"]["makespan_ms"][2] *= 1.001
     path.write_text(json.dumps(record))

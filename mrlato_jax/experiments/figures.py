@@ -1,0 +1,102 @@
+"""The paper's Figures 4 to 6 with what the paper lacks, and the curves of the trainings behind them, as PNG files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrlato_jax.experiments.comparison import Panel, labels_of
+
+LINES = {  # planners that are drawn as lines
+    "greedy": ("0.55", (0, (1, 1))),
+    "HEFT-based": ("black", "-"),
+    "local search": ("0.35", (0, (4, 2))),
+    "optimum": ("tab:green", "-"),
+    "order search": ("tab:green", (0, (4, 2))),
+}
+COLOURS = ("C0", "C1", "C3", "C4", "C5", "C6")  # of learned methods, in order
+CURVES = {
+    "latency / HEFT-based": lambda curve: np.asarray(curve["latency_ms"]) / np.asarray(curve["heft_ms"]),
+    "entropy, nats a decision": lambda curve: np.asarray(curve["entropy"]),
+    "explained variance of the returns": lambda curve: np.clip(np.asarray(curve["value_explained"]), -0.2, 1),
+    "KL of the last inner step, nats": lambda curve: np.asarray(curve["approx_kl"]),
+}
+
+
+def adaptation_panels(panels: Sequence[Panel]) -> bytes:
+    """Mean latency against updates, a panel a setting: methods as curves, bands from seed to seed, planners as lines.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axes = _figure(len(panels), 4.6)
+    for axis, panel in zip(axes, panels, strict=True):
+        highest = max(learned.latency_ms.max() for learned in panel.learned.values())
+        for colour, label in zip(COLOURS, labels_of(panels), strict=False):
+            if label not in panel.learned:
+                continue
+            curves = panel.learned[label].latency_ms
+            updates, seeds = np.arange(curves.shape[1]), len(curves)
+            shown = f"{label} ({seeds} seeds)" if seeds > 1 else label
+            axis.plot(updates, curves.mean(axis=0), colour, label=shown, linewidth=2, zorder=3)
+            axis.fill_between(updates, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        beyond = []
+        for name, (colour, style) in LINES.items():
+            value = panel.planned_ms(name)
+            if value <= 1.05 * highest:
+                axis.axhline(value, color=colour, linestyle=style, linewidth=1.3, label=name)
+            else:
+                beyond.append(f"{name} {value:.0f} ms")
+        if beyond:
+            axis.annotate(
+                f"above: {', '.join(beyond)}", (0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=8
+            )
+        axis.set_title(panel.name)
+        axis.set_xlabel("updates (gradient steps on the set)")
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("mean latency, ms (argmax-decoded)")
+    return _png(figure, axes)
+
+
+def training_panels(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
+    """What to look at when a training misses its aim, a line a seed.
+
+    Args:
+        curves: of each seed's training, by label, as `comparison.training_curves` gives them.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axes = _figure(len(CURVES), 4.0)
+    for axis, (title, values) in zip(axes, CURVES.items(), strict=True):
+        for colour, (label, seeds) in zip(COLOURS, curves.items(), strict=False):
+            for number, curve in enumerate(seeds):
+                shown = label if number == 0 else None
+                axis.plot(curve["iteration"], values(curve), colour, label=shown, linewidth=1, alpha=0.8)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("iterations")
+        axis.grid(alpha=0.25)
+    axes[0].axhline(1.0, color="black", linewidth=1)
+    axes[3].set_yscale("log")
+    return _png(figure, axes)
+
+
+def _figure(panels: int, width: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # not pyplot: a caller's backend and open figures are theirs
+
+    figure = Figure(figsize=(width * panels, 4.2), layout="constrained")
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _png(figure: Any, axes: Any) -> bytes:
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

@@ -1,0 +1,109 @@
+"""Every row of a table has one face, and the learned ones differ in configuration alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import random_dag, to_graph
+
+import mrlato_jax as mj
+from mrlato_jax import methods
+from mrlato_jax.config import PolicyConfig, TrainConfig
+from mrlato_jax.errors import InputError
+from mrlato_jax.learning.rollout import init_params
+from mrlato_jax.methods import LEARNED, Method, Offloader, Prepared, SearchBudget, planned_methods
+
+SYSTEM = mj.System()
+TINY = PolicyConfig(units=8, heads=1, layers=1, neighbour_width=8)
+
+
+@pytest.fixture(scope="module")
+def graphs() -> list[mj.TaskGraph]:
+    rng = np.random.default_rng(0)
+    return [to_graph(random_dag(rng, n, free=0.0)) for n in (5, 3, 1)]
+
+
+def untrained(method: Method) -> Prepared:
+    """What a training of no iterations gives, of a network that compiles quickly."""
+    import jax
+
+    return Offloader(TINY, init_params(TINY, jax.random.key(0)), method.name)
+
+
+def test_all_methods_prepare_adapt_and_plan(graphs: list[mj.TaskGraph]) -> None:
+    rows: dict[str, Method] = {**LEARNED, **planned_methods(SearchBudget(annealing_steps=20, evaluations=(9,)))}
+    spans = {}
+    for name, method in rows.items():
+        assert method.name == name
+        ready = method.prepare(untrained)
+        plans = ready.adapt(graphs, SYSTEM, 0).plan(graphs, SYSTEM)
+        assert [len(plan.placement) for plan in plans] == [graph.num_tasks for graph in graphs]
+        for graph, plan in zip(graphs, plans, strict=True):
+            assert plan.makespan == mj.simulate(graph, SYSTEM, plan.placement, plan.order).makespan
+        spans[name] = np.array([plan.makespan for plan in plans])
+    own_order = {name for name, method in planned_methods().items() if method.own_order}
+    for name in spans.keys() - own_order:
+        assert (spans[name] >= spans["optimum"] - 1e-12).all(), name
+    assert (spans["order search"] <= spans["optimum"]).all()
+
+
+def test_what_is_drawn_derives_from_the_place_in_the_set(graphs: list[mj.TaskGraph]) -> None:
+    planner = planned_methods()["random"]
+    first, again = (planner.plan([graphs[0]] * 6, SYSTEM) for _ in range(2))
+    placements = {tuple(plan.placement.tolist()) for plan in first}
+    assert len(placements) > 1
+    assert placements == {tuple(plan.placement.tolist()) for plan in again}
+
+
+def test_learned_methods_are_configurations() -> None:
+    assert list(LEARNED) == ["mrlato", "mrlco", "drl"]
+    assert LEARNED["mrlato"].config() == TrainConfig()
+    assert {name: (m.policy.heads, m.learning.meta_update) for name, m in LEARNED.items()} == {
+        "mrlato": (8, "reptile"),
+        "mrlco": (1, "reptile"),
+        "drl": (1, "joint"),
+    }
+    for name, method in LEARNED.items():
+        assert methods.label(method.config(seed=3, iterations=9)) == name
+
+
+def test_adapting_draws_by_seed_and_leaves_the_policy_alone(graphs: list[mj.TaskGraph]) -> None:
+    import jax
+
+    policy = untrained(LEARNED["mrlato"])
+    assert isinstance(policy, Offloader)
+    before = jax.device_get(policy.params)
+    first, again, other = (policy.adapt(graphs, SYSTEM, updates=2, seed=seed) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, policy.params, before)
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+    moved = [jax.tree.map(lambda a, b: float(abs(a - b).max()), first.params, p.params) for p in (policy, other)]
+    assert all(max(jax.tree.leaves(tree)) > 1e-5 for tree in moved)
+    assert (first.label, first.policy) == (policy.label, policy.policy)
+
+
+@pytest.mark.parametrize("num_graphs", [1, 4])
+def test_lone_tasks_and_equal_dags_give_numbers(num_graphs: int) -> None:
+    """One DAG of one task, or several that are alike: every advantage may be zero, and nothing becomes NaN."""
+    import jax
+
+    lone = mj.TaskGraph.from_edges(cycles=[4e7], upload_bytes=[2e4], download_bytes=[2e4], edges=[])
+    policy = untrained(LEARNED["mrlato"])
+    assert isinstance(policy, Offloader)
+    adapted = policy.adapt([lone] * num_graphs, SYSTEM, updates=4)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted.params))
+    assert np.isfinite(adapted.plan(lone, SYSTEM).makespan)
+
+
+@pytest.mark.parametrize(
+    ("call", "phrase"),
+    [
+        (lambda p, g: p.adapt([], SYSTEM), r"graphs is \[\]; accepted"),
+        (lambda p, g: p.adapt(g, SYSTEM, updates=-1), r"updates is -1; accepted: an integer in \[0"),
+        (lambda p, g: p.adapt(g, SYSTEM, seed="x"), "seed is 'x'; accepted"),
+        (lambda p, g: p.adapt(g, None), "system is None; accepted"),
+        (lambda p, g: methods.learned_method("ppo"), "method is 'ppo'; accepted: mrlato, mrlco, drl"),
+    ],
+)
+def test_wrong_input(graphs: list[mj.TaskGraph], call: object, phrase: str) -> None:
+    with pytest.raises(InputError, match=phrase):
+        call(untrained(LEARNED["drl"]), graphs)  # type: ignore[operator]
