@@ -1,0 +1,148 @@
+"""`reproduce.py`: from nothing to tables and figures, goes on where it stopped, computes nothing twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+from tiny_run import Workplace
+
+from mrlato_jax import methods
+from mrlato_jax.methods import SearchBudget, planned_methods
+
+LABEL = methods.label(tiny_run.CONFIG)
+UPDATES = 4
+RECORDS = [f"exp2-{LABEL}-seed{seed}.json" for seed in (0, 1)]
+TABLES = ["exp2.md", "exp2.csv"]
+
+
+class Case:
+    """One finished reproduction of the smallest kind, and the command that makes it."""
+
+    def __init__(self, place: Workplace, folder: Path) -> None:
+        self.place, self.folder = place, folder
+        self.out = folder / "out"
+        settings = folder / "tiny.flags"
+        wanted = [flag for flag in tiny_run.flags_of(tiny_run.CONFIG) if not flag.startswith("--seed")]
+        settings.write_text("\n".join(wanted) + "\n")
+        self.flags = [
+            "--experiment=exp2", "--preset=cpu", "--methods=mrlato", f"--settings={settings}", f"--data={place.data}",
+            "--annealing_steps=50", "--local_search_evaluations=20", f"--updates={UPDATES}",
+        ]  # fmt: skip
+
+    def run(self, out: Path, *more: str, seeds: int = 2) -> str:
+        ran = self.place.run("reproduce.py", *self.flags, f"--out={out}", f"--seeds={seeds}", *more, cwd=self.folder)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout + ran.stderr
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return tiny_run.make_workplace(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def case(place: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    case = Case(place, tmp_path_factory.mktemp("reproduce"))
+    printed = case.run(case.out)
+    assert "meta-training 6/6 100%" in printed
+    shutil.rmtree(case.folder / "runs")  # what is recorded needs no run
+    return case
+
+
+def rows(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())["rows"]
+
+
+def test_records_tables_and_figures(case: Case) -> None:
+    found = sorted(path.name for path in (case.out / "cpu").iterdir())
+    assert [name for name in found if not name.endswith(".png")] == sorted([*RECORDS, *TABLES])
+    for name in RECORDS:
+        record = rows(case.out / "cpu" / name)
+        assert set(record) == {"training", "test0", "test1"}
+        summary = record["training"]["summary"]
+        assert summary["trajectories"] == 6 * 2 * 2 * 2
+        assert summary["curve"]["iteration"] == [1, 2, 3, 4, 5, 6]
+        for setting in ("test0", "test1"):
+            parts = record[setting]
+            assert len(parts["all"]["latency_ms"]) == len(parts["half"]["latency_ms"]) == UPDATES + 1
+            assert parts["all"]["simulator_evaluations"] == 2 * tiny_run.GRAPHS * 2  # two collections, two rollouts
+            assert parts["half"]["simulator_evaluations"] == parts["all"]["simulator_evaluations"] / 2
+            assert all(seconds > 0 for seconds in parts["planning"]["seconds"])
+    assert rows(case.out / "cpu" / RECORDS[0])["test0"] != rows(case.out / "cpu" / RECORDS[1])["test0"]
+    with open(case.out / "cpu" / "exp2.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    names = {line["method"] for line in lines}
+    assert names == {LABEL, *planned_methods(SearchBudget(evaluations=(20,)))}
+    for line in lines:
+        assert float(line["gap_percent"]) >= -1e-3 or line["method"] in ("greedy", "order search")
+
+
+def test_run_twice_it_computes_nothing(case: Case, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(case.out, tmp_path / "out"))
+    before = {name: tiny_run.hashes(out)[f"cpu/{name}"] for name in [*RECORDS, *TABLES]}
+    printed = case.run(out)
+    assert "meta-training" not in printed
+    assert "adapting" not in printed
+    assert "on test0" not in printed  # no planner
+    assert {name: tiny_run.hashes(out)[f"cpu/{name}"] for name in before} == before
+    assert not (case.folder / "runs").exists()
+
+
+def test_it_goes_on_where_it_stopped_and_takes_more_seeds(case: Case, tmp_path: Path) -> None:
+    """One part of one record is missing, and a third seed is wanted: those are computed, to the same numbers."""
+    out = Path(shutil.copytree(case.out, tmp_path / "out"))
+    path = out / "cpu" / RECORDS[1]
+    record = json.loads(path.read_text())
+    taken = record["rows"]["test1"].pop("all")
+    path.write_text(json.dumps(record))
+    untouched = (out / "cpu" / RECORDS[0]).read_bytes()
+    printed = case.run(out, f"--runs={tmp_path / 'runs'}", seeds=3)
+    assert f"{LABEL} on exp2, seeds 1, 2" in printed
+    assert f"adapting {LABEL} 28/28 100%" in printed  # the part, and six of the third seed
+    again = rows(path)["test1"]["all"]
+    assert again["latency_ms"] == pytest.approx(taken["latency_ms"], rel=1e-5)
+    assert (out / "cpu" / RECORDS[0]).read_bytes() == untouched
+    assert set(rows(out / "cpu" / RECORDS[0].replace("seed0", "seed2"))["test1"]) == {"all", "half", "planning"}
+
+
+def test_foreign_records_are_refused_by_name(case: Case, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(case.out, tmp_path / "out"))
+    path = out / "cpu" / RECORDS[1]
+    fresh = path.read_text()
+    for damage, phrase in (
+        (lambda record: record["identity"]["config"].update(iterations=7), "config: iterations {'iterations': 7}"),
+        (lambda record: record["identity"].update(data_hash="0" * 64), "data_hash"),
+        (lambda record: record["identity"].update(version="0.0.1"), "version '0.0.1'"),
+        (lambda record: record["identity"].update(updates=30), "updates 30"),
+        (lambda record: record.pop("rows"), "cannot be read"),
+    ):
+        record = json.loads(fresh)
+        damage(record)
+        path.write_text(json.dumps(record))
+        before = tiny_run.hashes(out)
+        said = case.place.refused("reproduce.py", *case.flags, f"--out={out}", "--seeds=2", cwd=tmp_path)
+        assert str(path) in said
+        assert phrase in said
+        assert tiny_run.hashes(out) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "phrase"),
+    [
+        ("--experiment=exp4", "--experiment is 'exp4'; accepted: all, exp1, exp2, exp3"),
+        ("--preset=gpu", "--preset is 'gpu'; accepted: paper, cpu"),
+        ("--methods=mrlato,ppo", "methods is 'ppo'; accepted: mrlato, mrlco, drl"),
+        ("--seeds=0", "seeds is 0; accepted: an integer in [1"),
+        ("--local_search_evaluations=20,x", "local_search_evaluations is 'x'; accepted: an integer"),
+    ],
+)
+def test_unknown_names_are_told_the_known_ones(case: Case, given: str, phrase: str, tmp_path: Path) -> None:
+    said = case.place.refused("reproduce.py", *case.flags, f"--out={tmp_path}", given, cwd=tmp_path)
+    assert phrase in said
+    assert not list(tmp_path.iterdir())
