@@ -67,6 +67,7 @@ def main(_: list[str]) -> int:
     check_number("updates", FLAGS.updates, low=0, integer=True)
     for method in FLAGS.methods:
         check_choice("methods", method, LEARNED)
+    search_budget()  # refused before anything is made
     use_cores()
     experiments = EXPERIMENTS if FLAGS.experiment == "all" else (FLAGS.experiment,)
     out = Path(FLAGS.out).absolute() / FLAGS.preset

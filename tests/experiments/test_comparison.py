@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import mrlato_jax as mj
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments import comparison
+from mrlato_jax.experiments import comparison, reproduction
 from mrlato_jax.experiments.comparison import Panel, estimate
 from mrlato_jax.experiments.paper import PAPER_EFFICIENCY, PAPER_MS
+from mrlato_jax.experiments.settings import TestSetting
 
 UPDATES = 100
 
@@ -154,3 +157,21 @@ def test_one_seed_has_no_interval() -> None:
     assert comparison.table_three(panels)[1][0][1] == "200.0"
     assert math.isnan(estimate([1.0]).half_width)
     assert comparison.efficiency(panels, "mrlato") is None
+
+
+def test_a_set_of_one_dag_has_numbers_but_no_other_half() -> None:
+    references = {"n20": {name: {k: v[:1] for k, v in r.items()} for name, r in REFERENCES["n20"].items()}}
+    part = record((200.0, 170.0, 160.0))["n20"]["all"]
+    part = {**part, "latency_ms_by_dag": {k: v[:1] for k, v in part["latency_ms_by_dag"].items()}}
+    alone = {"n20": {"all": part, "planning": {"seconds": [0.005]}}}
+    panels = comparison.panels("exp2", references, {"mrlato": [alone]}, UPDATES, {"mrlato": 3})
+    header, cells = comparison.long_form(panels)
+    line = dict(zip(header, cells[-1], strict=True))
+    assert line["held_out_ms"] == ""
+    assert float(line["gap_percent"]) == pytest.approx(60.0)
+    setting = TestSetting(
+        "n20", (mj.TaskGraph.from_edges(cycles=[1e7], upload_bytes=[1e4], download_bytes=[1e4], edges=[]),), mj.System()
+    )
+    whole = SimpleNamespace(rows={"n20": alone["n20"]})
+    assert reproduction.missing(whole, [setting]) == []
+    assert reproduction.missing(SimpleNamespace(rows={}), [setting]) == [(0, "all"), (0, "planning")]

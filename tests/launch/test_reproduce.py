@@ -111,25 +111,16 @@ def test_it_goes_on_where_it_stopped_and_takes_more_seeds(case: Case, tmp_path: 
     assert set(rows(out / "cpu" / RECORDS[0].replace("seed0", "seed2"))["test1"]) == {"all", "half", "planning"}
 
 
-def test_foreign_records_are_refused_by_name(case: Case, tmp_path: Path) -> None:
+def test_a_foreign_record_is_refused_by_name(case: Case, tmp_path: Path) -> None:
     out = Path(shutil.copytree(case.out, tmp_path / "out"))
     path = out / "cpu" / RECORDS[1]
-    fresh = path.read_text()
-    for damage, phrase in (
-        (lambda record: record["identity"]["config"].update(iterations=7), "config: iterations {'iterations': 7}"),
-        (lambda record: record["identity"].update(data_hash="0" * 64), "data_hash"),
-        (lambda record: record["identity"].update(version="0.0.1"), "version '0.0.1'"),
-        (lambda record: record["identity"].update(updates=30), "updates 30"),
-        (lambda record: record.pop("rows"), "cannot be read"),
-    ):
-        record = json.loads(fresh)
-        damage(record)
-        path.write_text(json.dumps(record))
-        before = tiny_run.hashes(out)
-        said = case.place.refused("reproduce.py", *case.flags, f"--out={out}", "--seeds=2", cwd=tmp_path)
-        assert str(path) in said
-        assert phrase in said
-        assert tiny_run.hashes(out) == before
+    record = json.loads(path.read_text())
+    record["identity"]["config"].update(iterations=7)
+    path.write_text(json.dumps(record))
+    before = tiny_run.hashes(out)
+    said = case.place.refused("reproduce.py", *case.flags, f"--out={out}", "--seeds=2", cwd=tmp_path)
+    assert said.startswith(f"record {path} has config: iterations {{'iterations': 7}}; accepted: {{'iterations': 6}}")
+    assert tiny_run.hashes(out) == before
 
 
 @pytest.mark.parametrize(
@@ -138,7 +129,6 @@ def test_foreign_records_are_refused_by_name(case: Case, tmp_path: Path) -> None
         ("--experiment=exp4", "--experiment is 'exp4'; accepted: all, exp1, exp2, exp3"),
         ("--preset=gpu", "--preset is 'gpu'; accepted: paper, cpu"),
         ("--methods=mrlato,ppo", "methods is 'ppo'; accepted: mrlato, mrlco, drl"),
-        ("--seeds=0", "seeds is 0; accepted: an integer in [1"),
         ("--local_search_evaluations=20,x", "local_search_evaluations is 'x'; accepted: an integer"),
     ],
 )

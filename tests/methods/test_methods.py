@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 from helpers import random_dag, to_graph
@@ -25,8 +26,6 @@ def graphs() -> list[mj.TaskGraph]:
 
 def untrained(method: Method) -> Prepared:
     """What a training of no iterations gives, of a network that compiles quickly."""
-    import jax
-
     return Offloader(TINY, init_params(TINY, jax.random.key(0)), method.name)
 
 
@@ -68,8 +67,6 @@ def test_learned_methods_are_configurations() -> None:
 
 
 def test_adapting_draws_by_seed_and_leaves_the_policy_alone(graphs: list[mj.TaskGraph]) -> None:
-    import jax
-
     policy = untrained(LEARNED["mrlato"])
     assert isinstance(policy, Offloader)
     before = jax.device_get(policy.params)
@@ -81,11 +78,9 @@ def test_adapting_draws_by_seed_and_leaves_the_policy_alone(graphs: list[mj.Task
     assert (first.label, first.policy) == (policy.label, policy.policy)
 
 
-@pytest.mark.parametrize("num_graphs", [1, 4])
+@pytest.mark.parametrize("num_graphs", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_lone_tasks_and_equal_dags_give_numbers(num_graphs: int) -> None:
     """One DAG of one task, or several that are alike: every advantage may be zero, and nothing becomes NaN."""
-    import jax
-
     lone = mj.TaskGraph.from_edges(cycles=[4e7], upload_bytes=[2e4], download_bytes=[2e4], edges=[])
     policy = untrained(LEARNED["mrlato"])
     assert isinstance(policy, Offloader)
