@@ -130,9 +130,6 @@ def training_summary(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
     }
 
 
-Job = Callable[[Callable[[int, float, float], None]], None]
-
-
 def adapt_missing(
     records: Sequence[GrowingRecord],
     policies: Sequence[Offloader],
