@@ -17,11 +17,14 @@ LINES = {  # planners that are drawn as lines
     "optimum": ("tab:green", "-"),
     "order search": ("tab:green", (0, (4, 2))),
 }
+LETTERS_AN_INCH = 9  # of a legend
 COLOURS = ("C0", "C1", "C3", "C4", "C5", "C6")  # of learned methods, in order
 CURVES = {
     "latency / HEFT-based": lambda curve: np.asarray(curve["latency_ms"]) / np.asarray(curve["heft_ms"]),
     "entropy, nats a decision": lambda curve: np.asarray(curve["entropy"]),
-    "explained variance of the returns": lambda curve: np.clip(np.asarray(curve["value_explained"]), -0.2, 1),
+    "explained variance of the returns (not below -0.2)": lambda curve: np.clip(
+        np.asarray(curve["value_explained"]), -0.2, 1
+    ),
     "KL of the last inner step, nats": lambda curve: np.asarray(curve["approx_kl"]),
 }
 
@@ -56,6 +59,7 @@ def adaptation_panels(panels: Sequence[Panel]) -> bytes:
             )
         axis.set_title(panel.name)
         axis.set_xlabel("updates (gradient steps on the set)")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("mean latency, ms (argmax-decoded)")
     return _png(figure, axes)
@@ -96,7 +100,9 @@ def _png(figure: Any, axes: Any) -> bytes:
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    each = 6 + max(map(len, handles))  # letters, the line before them among them
+    columns = max(1, min(len(handles), int(LETTERS_AN_INCH * figure.get_figwidth() / each)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -11,7 +11,7 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments import comparison, reproduction
+from mrlato_jax.experiments import comparison, figures, reproduction
 from mrlato_jax.experiments.comparison import Panel, estimate
 from mrlato_jax.experiments.paper import PAPER_EFFICIENCY, PAPER_MS
 from mrlato_jax.experiments.settings import TestSetting
@@ -25,6 +25,7 @@ def row(makespans: list[float], **more: Any) -> dict[str, Any]:
 
 REFERENCES = {
     "n20": {
+        "greedy": row([111.0, 222.0]),
         "HEFT-based": row([110.0, 220.0]),
         "local search": row([105.0, 210.0], evaluations=[300, 500]),
         "optimum": row([100.0, 202.0], lower_bound_ms=[100.0, 200.0], proven=[True, False], nodes=[3, 9]),
@@ -175,3 +176,13 @@ def test_a_set_of_one_dag_has_numbers_but_no_other_half() -> None:
     whole = SimpleNamespace(rows={"n20": alone["n20"]})
     assert reproduction.missing(whole, [setting]) == []
     assert reproduction.missing(SimpleNamespace(rows={}), [setting]) == [(0, "all"), (0, "planning")]
+
+
+def test_figures_show_what_was_measured(panels: list[Panel]) -> None:
+    """Whole PNG files; what they look like is for eyes."""
+    pytest.importorskip("matplotlib")
+    image = figures.adaptation_panels(panels)
+    assert image.startswith(b"\x89PNG")
+    names = ("latency_ms", "heft_ms", "entropy", "value_explained", "approx_kl")
+    curve = {"iteration": [1, 2], **{name: [0.5, 0.25] for name in names}}
+    assert figures.training_panels({"mrlato": [curve, curve], "drl": [curve]}).startswith(b"\x89PNG")
