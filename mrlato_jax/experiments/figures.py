@@ -17,7 +17,7 @@ LINES = {  # planners that are drawn as lines
     "optimum": ("tab:green", "-"),
     "order search": ("tab:green", (0, (4, 2))),
 }
-LETTERS_AN_INCH = 9  # of a legend
+LETTERS_AN_INCH = 11  # of a legend
 COLOURS = ("C0", "C1", "C3", "C4", "C5", "C6")  # of learned methods, in order
 CURVES = {
     "latency / HEFT-based": lambda curve: np.asarray(curve["latency_ms"]) / np.asarray(curve["heft_ms"]),
