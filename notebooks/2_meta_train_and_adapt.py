@@ -135,9 +135,10 @@ print(trained.label)
 # The name says what was changed: with `task_sim` the decoder also sees the task that it is deciding and the simulator's
 # queues. The bare method of the paper learns much more slowly.
 #
-# The curves are those of the plans that are *sampled* in training, at the start of each inner loop. Sampling explores,
-# so it is worse than the policy's likeliest plan, and less so as the entropy falls. The explained variance says how
-# well the learned value predicts what is still to come (1 is perfect, 0 no better than a constant).
+# The curves are those of the plans that are *sampled* in training, at the start of each inner loop. The orange line is
+# HEFT-based. Sampling explores, so it is worse than the policy's likeliest plan, and less so as the entropy falls. The
+# explained variance says how well the learned value predicts what is still to come (1 is perfect, 0 no better than a
+# constant).
 
 # %%
 figure, panels = plt.subplots(1, 3, figsize=(12, 3.4))
