@@ -42,7 +42,7 @@ POLICY = {
 LEARNING = {
     "inner_lr": 3e-3,
     "outer_lr": 9e-3,
-    "inner_steps": 2 if TINY else 3,
+    "inner_steps": 1 if TINY else 3,
     "meta_batch": len(TRAIN_TASKS),
     "graphs_per_task": 2 if TINY else 12,
     "rollouts": 2 if TINY else 16,

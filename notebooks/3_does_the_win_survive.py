@@ -33,7 +33,7 @@ FAT = 0.8
 TRAIN_DENSITIES = (0.4, 0.8) if TINY else (0.4, 0.5, 0.7, 0.8)  # one training set each
 UNSEEN_DENSITY = 0.6
 GRAPHS = 4 if TINY else 40  # DAGs in each set, the unseen one too
-TRAINED_UNDER = ("paper", "mrlco_code") if TINY else ("paper", "mrlco", "mrlco_code")
+TRAINED_UNDER = ("mrlco_code",) if TINY else ("paper", "mrlco", "mrlco_code")
 SEEDS = (0,) if TINY else (0, 1)
 ITERATIONS = 2 if TINY else 160
 POLICY = {
@@ -159,7 +159,7 @@ def train_under(channel):
 
 
 policies = {channel: train_under(channel) for channel in TRAINED_UNDER}
-print(policies["paper"][0].label)
+print(policies["mrlco_code"][0].label)
 
 # %% [markdown]
 # ## (a) Standing under each set of rules
@@ -208,9 +208,7 @@ own = {
     name: {channel: np.array([plan.makespan for plan in made]) for channel, made in by_channel.items()}
     for name, by_channel in plans.items()
 }
-own["HEFT-based, planned under mrlco"] = {
-    channel: latency(plans["HEFT-based"]["mrlco"], channel) for channel in ("mrlco", "mrlco_code")
-}
+own["HEFT-based, planned under mrlco"] = {"mrlco_code": latency(plans["HEFT-based"]["mrlco"], "mrlco_code")}
 above = {
     name: {channel: values.mean() / own["optimum"][channel].mean() - 1 for channel, values in by_channel.items()}
     for name, by_channel in own.items()
@@ -233,7 +231,7 @@ axes.invert_yaxis()
 axes.grid(axis="x", alpha=0.4)
 axes.set_xlabel("mean latency, % above the proven optimum under the same rules")
 axes.set_title("all-local and random are far to the right and left out")
-axes.legend()
+axes.legend(loc="center right")
 figure.tight_layout()
 plt.show()
 
@@ -265,7 +263,7 @@ for axes, name in zip(panels, replayed, strict=True):
     values = np.full((len(channels), len(channels)), np.nan)
     for (made_for, run_by), value in against_heft[name].items():
         values[channels.index(made_for), channels.index(run_by)] = 100 * value
-    axes.imshow(values, cmap="RdBu_r", vmin=-30, vmax=30)
+    axes.imshow(values, cmap="RdBu_r", vmin=-60, vmax=60)  # red: slower
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             axes.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=11)
@@ -339,6 +337,27 @@ for axes, kind, title in zip(panels, (0, 1), ("entry tasks", "tasks with parents
     axes.set_title(title)
 panels[0].set_ylabel("offloaded, %")
 panels[0].set_ylim(0, 100)
-panels[1].legend()
+panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
 figure.tight_layout()
 plt.show()
+
+# %% [markdown]
+# ## What this shows, and what it does not
+#
+# In the run of default size whose outputs stand above:
+#
+# - The standing depends on the rules. Trained in the same way, the policies beat HEFT-based under `mrlco_code` and
+#   under neither of the other two. Every method but local search has another distance from the optimum under each.
+# - MRLCO's heuristic, which does not know of the fault, is the weaker opponent. Most of the distance from it is had
+#   without learning: HEFT-based plans that know of the fault have it as well.
+# - Nothing of the win survives. Plans made for `mrlco_code`, the proven optima of that simulator among them, are slower
+#   than HEFT-based under `mrlco`, which differs by the fault alone, and slower still under `paper`.
+# - What the fault rewards is offloading entry tasks: from `mrlco` to `mrlco_code` every method offloads more of them.
+# - A policy is less brittle than its plans: it sees the queues, and loses less when it plans anew under `paper`. Its
+#   two seeds differ widely in that.
+#
+# It does not show what MRLCO's own network learns under correct rules, or would with as long a training. The policy
+# here is small, sees the simulator's queues, which MRLCO's does not, and is trained briefly, with two seeds, on one
+# family of wide DAGs that was chosen because the fault matters most there. Nor does it show that learning cannot win
+# under `paper`: the README has longer runs. It shows that a win that was measured under `mrlco_code` is no evidence of
+# one under the others.
