@@ -20,7 +20,7 @@ if "google.colab" in sys.modules:
 
 # %% [markdown]
 # All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.
-# The others are far below the paper's too (policies of 2 layers of 128 units, 1000 trajectories a learning task, 2000
+# The others are far below a full run's too (there: 2 layers of 128 units, 1000 trajectories a learning task, 2000
 # iterations), so that training takes minutes on a laptop.
 
 # %%
