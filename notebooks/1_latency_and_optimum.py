@@ -140,8 +140,8 @@ for name, plan in plans.items():
 # %% [markdown]
 # HEFT-based decides task by task: what is best for one task may leave the uplink or the UE busy when a later task needs
 # it. The optimum looks ahead, in the same order. Order search may also let a task go first that the priority order has
-# later, and so fill a gap on a resource. (This DAG was picked from a few because these differences can be seen in it;
-# the table at the end has means.)
+# later, and so fill a gap on a resource. (This DAG was picked from two dozen because these differences can be seen in
+# it; the table at the end has means.)
 #
 # ## Every placement
 #
