@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: run test test-slow lint clean
+.PHONY: run test test-slow lint notebooks clean
 
 run: $(READY)
 	$(BIN)/python launch/meta_train.py --flagfile=exp2.flags --flagfile=cpu.flags
@@ -20,6 +20,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Each .ipynb anew from the .py beside it, with the outputs of a run at full size: minutes a notebook.
+notebooks: $(READY)
+	$(BIN)/python notebooks/_build.py
 
 # A broken install leaves no mark, so the next call starts over.
 $(READY): pyproject.toml constraints.txt
