@@ -26,7 +26,8 @@ def define_test_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         _NumbersParser(),
         "test_rates_mbps",
         None,
-        f"Rates that Experiment 3 is tested at, Mbit/s. Default: {_DEFAULT}; the paper's text has 13.5 as the third.",
+        f"Rates that Experiment 3, and no other, is tested at, Mbit/s. Default: {_DEFAULT}; the paper's text has 13.5 "
+        "as the third.",
         flag_values=flag_values,
         serializer=flags.CsvListSerializer(","),
     )

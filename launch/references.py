@@ -1,6 +1,6 @@
 """Plans without learning on the unseen sets of an experiment, the proven optimum among them, and records every plan.
 
-    python launch/references.py --experiment=exp1 --out=results/references-exp1.json
+    python launch/references.py --experiment=exp1 --out=references-exp1.json
 
 The optimum is that of the priority order, proven where --optimum_s suffices; order search looks for better orders too.
 Interrupted, it goes on with the planner and set at which it stopped. A record of other data, settings or another

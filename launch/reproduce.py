@@ -4,9 +4,9 @@
     python launch/reproduce.py --experiment=exp2 --preset=paper --seeds=5     the paper's settings, for a GPU
 
 Trains what is missing, adapts each learned method to each unseen set, plans with everything else, and writes records,
-tables and figures into OUT/PRESET. Interrupted (Ctrl-C, SIGTERM, or killed) the same command goes on where it stopped;
-run twice it computes nothing again, and the records that come with the project count. A record of other settings, data
-or another version of this package is refused by name.
+tables and figures into OUT/PRESET. Interrupted (Ctrl-C, SIGTERM, or killed) the same command, in the same folder, goes
+on where it stopped; run twice it computes nothing again, and the records that come with the project count. A record of
+other settings, data or another version of this package is refused by name.
 
 --preset=paper is EXPERIMENT.flags, Table I in full; --preset=cpu adds cpu_table.flags, which has fewer iterations and
 trajectories and is otherwise the same.
@@ -20,7 +20,6 @@ import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from _cli import LAUNCH, parse, run
@@ -29,20 +28,21 @@ from _test_flags import define_test_flags, settings_on
 from _train_flags import define_train_flags, train_config
 from absl import flags
 
-from mrlato_jax.config import EXPERIMENTS, TrainConfig
+from mrlato_jax.config import EXPERIMENTS, ExecutionConfig, TrainConfig
 from mrlato_jax.dag import dataset as datasets
-from mrlato_jax.errors import check_choice, check_number
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.experiments import comparison, figures, reproduction
 from mrlato_jax.experiments.comparison import Panel
 from mrlato_jax.experiments.progress import format_duration, format_table
-from mrlato_jax.experiments.record import GrowingRecord
-from mrlato_jax.experiments.references import complete, reference_record
+from mrlato_jax.experiments.references import References, complete, reference_record
+from mrlato_jax.experiments.reproduction import LearnedRecord
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, seed_path
 from mrlato_jax.experiments.settings import TestSetting, check_room
 from mrlato_jax.files import check_writable, write_atomically
-from mrlato_jax.learning.devices import use_cores
+from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
-from mrlato_jax.methods import LEARNED, label
+from mrlato_jax.methods import LEARNED, label, planned_methods
 
 PRESETS = {"paper": [], "cpu": ["cpu_table.flags"]}  # flag files after EXPERIMENT.flags
 ROOT = LAUNCH.parent
@@ -56,9 +56,31 @@ flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each u
 flags.DEFINE_string("out", str(ROOT / "data" / "results"), "Folder of records, tables and figures.")
 flags.DEFINE_string("runs", "runs", "Folder of the run folders: RUNS/reproduce-PRESET/EXPERIMENT-METHOD/seed<number>.")
 flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
-flags.DEFINE_string("settings", None, "One more flag file, behind the preset's: settings of your own, with --out.")
+flags.DEFINE_integer("num_devices", 0, "Devices used, on a host without a GPU its cores; 0 is all.")
+flags.DEFINE_string(
+    "settings",
+    None,
+    "One more flag file, behind the preset's: settings of your own, with --out and --runs of their own.",
+)
 define_reference_flags()
 define_test_flags()
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One experiment, looked through before anything is computed.
+
+    Attributes:
+        dataset: its data.
+        settings: what is adapted to.
+        references: the record of the planners.
+        records: of each seed, by the label of its method.
+    """
+
+    dataset: DagDataset
+    settings: list[TestSetting]
+    references: References
+    records: dict[str, list[LearnedRecord]]
 
 
 def main(_: list[str]) -> int:
@@ -67,22 +89,27 @@ def main(_: list[str]) -> int:
     check_number("updates", FLAGS.updates, low=0, integer=True)
     for method in FLAGS.methods:
         check_choice("methods", method, LEARNED)
+    own = [name for name in ("out", "runs") if not FLAGS[name].present]
+    if FLAGS.settings and own:
+        raise InputError(f"--settings without --{own[0]}; accepted: --out and --runs that are not the preset's")
     search_budget()  # refused before anything is made
     use_cores()
     experiments = EXPERIMENTS if FLAGS.experiment == "all" else (FLAGS.experiment,)
+    configs = {name: [seeds_of(name, method) for method in FLAGS.methods] for name in experiments}
     out = Path(FLAGS.out).absolute() / FLAGS.preset
-    configs = {(name, method): seeds_of(name, method) for name in experiments for method in FLAGS.methods}
     check_writable(out)
+    check_writable(Path(FLAGS.runs))
+    works = [look_through(name, configs[name], out) for name in experiments]
     panels: list[Panel] = []
     with GracefulStop() as stop:
-        for name in experiments:
-            found = reproduce(name, [configs[name, method] for method in FLAGS.methods], out, stop)
+        for work in works:
+            found = reproduce(work, out, stop)
             if found is None:
                 print(f"stopped; the same command goes on. total time {format_duration(time.monotonic() - started)}")
                 return 0
             panels += found
     if len(experiments) > 1:
-        write_tables(out, "all", panels)
+        write_tables(out, "all", panels, [record for work in works for record in first_seeds(work)])
     print(f"total time {format_duration(time.monotonic() - started)}")
     return 0
 
@@ -96,82 +123,108 @@ def seeds_of(experiment: str, method: str) -> list[TrainConfig]:
         files.append(FLAGS.settings)
     parse(["reproduce.py", *(f"--flagfile={file}" for file in files), f"--method={method}"], values)
     first = train_config(flag_values=values)
+    if first.experiment != experiment:
+        raise InputError(f"--settings={FLAGS.settings} is for {first.experiment}; accepted: nothing of an experiment")
     return [dataclasses.replace(first, seed=seed) for seed in range(FLAGS.seeds)]
 
 
-def record_path(out: Path, config: TrainConfig) -> Path:
-    """Where a method and seed have their record."""
-    return out / f"{config.experiment}-{label(config)}-seed{config.seed}.json"
+def run_root(config: TrainConfig) -> Path:
+    """Where the seeds of a method have their run folders."""
+    return Path(FLAGS.runs) / f"reproduce-{FLAGS.preset}" / f"{config.experiment}-{label(config)}"
 
 
-def reproduce(
-    experiment: str, methods: Sequence[Sequence[TrainConfig]], out: Path, stop: GracefulStop
-) -> list[Panel] | None:
-    """One experiment, to its tables and figures; None where a stop was requested before the end."""
+def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], out: Path) -> Work:
+    """Data, records and run folders of an experiment, all of which must fit the settings."""
     dataset = datasets.load(experiment, FLAGS.data and Path(FLAGS.data))
     channel = methods[0][0].channel
     settings = settings_on("test", dataset, channel)
     print(f"data: {dataset.summary()}", flush=True)
+    records = {}
     for configs in methods:
-        check_meta_batch(configs[0].learning.meta_batch, len(dataset.train_sets))
+        learning = configs[0].learning
+        check_meta_batch(learning.meta_batch, len(dataset.train_sets))
+        check_number("graphs_per_task", learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True)
         check_room(dataset, configs[0].policy)
-    budget = search_budget()
-    references = reference_record(out.parent / f"references-{experiment}.json", dataset, channel, settings, budget)
-    records = {
-        label(configs[0]): [
-            reproduction.learned_record(record_path(out, config), config, dataset, settings, FLAGS.updates)
+        name = label(configs[0])
+        records[name] = [
+            LearnedRecord(out / f"{experiment}-{name}-seed{config.seed}.json", config, dataset, settings, FLAGS.updates)
             for config in configs
         ]
-        for configs in methods
-    }
-    if not complete(references, settings, budget, stop):
+        for record in records[name]:
+            if not record.complete:
+                reproduction.check_run(seed_path(run_root(record.config), record.config.seed), record.config, dataset)
+    path = out.parent / f"references-{experiment}.json"
+    references = reference_record(path, dataset, channel, settings, search_budget())
+    return Work(dataset, settings, references, records)
+
+
+def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
+    """One experiment, to its tables and figures; None where a stop was requested before the end."""
+    budget = search_budget()
+    if not complete(work.references, work.settings, budget, stop):
         return None
-    heft = {name: float(np.mean(rows["HEFT-based"]["makespan_ms"])) for name, rows in references.rows.items()}
-    for configs in methods:
-        if not complete_method(dataset, configs, records[label(configs[0])], settings, heft, stop):
+    for records in work.records.values():
+        if not complete_method(work, [record for record in records if not record.complete], stop):
             return None
-    rows = {name: [record.rows for record in seeds] for name, seeds in records.items()}
-    steps = {label(configs[0]): configs[0].learning.inner_steps for configs in methods}
-    panels = comparison.panels(experiment, references.rows, rows, FLAGS.updates, steps)
-    write_tables(out, experiment, panels)
-    write_figures(out, experiment, panels, rows)
+    rows = {name: [record.rows for record in records] for name, records in work.records.items()}
+    steps = {name: records[0].config.learning.inner_steps for name, records in work.records.items()}
+    experiment, planners = work.dataset.name, list(planned_methods(budget))
+    panels = comparison.panels(experiment, work.references.rows, planners, rows, FLAGS.updates, steps)
+    write_tables(out, experiment, panels, first_seeds(work))
+    write_figures(out, experiment, panels, comparison.training_curves(rows))
     return panels
 
 
-def complete_method(
-    dataset: datasets.DagDataset,
-    configs: Sequence[TrainConfig],
-    records: Sequence[GrowingRecord],
-    settings: Sequence[TestSetting],
-    heft: dict[str, float],
-    stop: GracefulStop,
-) -> bool:
-    """Trains and adapts the seeds whose records are not complete; False where a stop was requested before the end."""
-    lacking = [i for i, record in enumerate(records) if reproduction.missing(record, settings)]
-    if not lacking:
+def first_seeds(work: Work) -> list[LearnedRecord]:
+    """A record of each method."""
+    return [records[0] for records in work.records.values()]
+
+
+def complete_method(work: Work, records: Sequence[LearnedRecord], stop: GracefulStop) -> bool:
+    """Trains and adapts these seeds of a method; False where a stop was requested before the end."""
+    if not records:
         return True
-    configs, records = [configs[i] for i in lacking], [records[i] for i in lacking]
-    root = Path(FLAGS.runs) / f"reproduce-{FLAGS.preset}" / f"{dataset.name}-{label(configs[0])}"
-    print(f"{label(configs[0])} on {dataset.name}, seeds {', '.join(str(c.seed) for c in configs)}: {root}", flush=True)
-    policies = reproduction.trained(root, configs, dataset, stop)
+    configs = [record.config for record in records]
+    root, name = run_root(configs[0]), label(configs[0])
+    seeds = ", ".join(str(config.seed) for config in configs)
+    print(f"{name} on {work.dataset.name}, seeds {seeds}: {root}", flush=True)
+    execution = resolve(ExecutionConfig(num_devices=FLAGS.num_devices), len(configs) * configs[0].learning.meta_batch)
+    policies = reproduction.trained(root, configs, work.dataset, stop, execution)
     if policies is None:
         return False
-    for config, record in zip(configs, records, strict=True):
-        summary = reproduction.training_summary(RunFolder.open(seed_path(root, config.seed)), config)
-        record.add(reproduction.TRAINING, "summary", summary)
-    return reproduction.adapt_missing(records, policies, configs, settings, heft, FLAGS.updates, stop)
+    for record, policy in zip(records, policies, strict=True):
+        run = RunFolder.open(seed_path(root, record.config.seed))
+        record.add_training(reproduction.training_summary(run, record.config, policy))
+    rows = work.references.rows
+    heft = {name: float(np.mean(planners["HEFT-based"]["makespan_ms"])) for name, planners in rows.items()}
+    return reproduction.adapt_missing(records, policies, work.settings, heft, FLAGS.updates, stop, FLAGS.num_devices)
 
 
-def write_tables(out: Path, name: str, panels: Sequence[Panel]) -> None:
+def caption(records: Sequence[LearnedRecord]) -> str:
+    """How much was trained, without which no row of a learned method means anything."""
+    lines = [f"Learned methods, preset {FLAGS.preset}, {FLAGS.seeds} seeds each, trained with"]
+    for record in records:
+        config, learning = record.config, record.config.learning
+        lines.append(
+            f"- {label(config)} on {config.experiment}: {config.iterations} iterations x {learning.meta_batch} sets x "
+            f"{learning.graphs_per_task} DAGs x {learning.rollouts} trajectories; adapted with all DAGs of a set x "
+            f"{learning.rollouts} trajectories, drawn anew every {learning.inner_steps} updates"
+        )
+    return "\n".join(lines)
+
+
+def write_tables(out: Path, name: str, panels: Sequence[Panel], records: Sequence[LearnedRecord]) -> None:
     """Prints the tables; writes them as `name`.md, and for programs as `name`.csv."""
     tables = [
         comparison.table_three(panels),
         comparison.whole_table(panels),
-        comparison.efficiency_table(panels),
         comparison.duel_table(panels),
+        comparison.efficiency_table(panels),
+        comparison.held_out_table(panels),
     ]
-    text = "\n\n".join(format_table(*table) for table in tables)
-    print(f"\n{name}\n\n{text}\n", flush=True)
+    shown = [f"{title}\n\n{format_table(header, cells)}" for title, header, cells in tables]
+    text = "\n\n".join([f"# {name}", caption(records), *shown])
+    print(f"\n{text}\n", flush=True)
     write_atomically(out / f"{name}.md", f"{text}\n".encode())
     lines = io.StringIO()
     header, cells = comparison.long_form(panels)
@@ -180,14 +233,12 @@ def write_tables(out: Path, name: str, panels: Sequence[Panel]) -> None:
     print(f"in {out}: {name}.md, {name}.csv", flush=True)
 
 
-def write_figures(
-    out: Path, experiment: str, panels: Sequence[Panel], rows: dict[str, list[dict[str, dict[str, Any]]]]
-) -> None:
+def write_figures(out: Path, experiment: str, panels: Sequence[Panel], curves: comparison.Curves) -> None:
     """The adaptation and what the trainings looked like, where matplotlib is installed."""
     try:
         images = {
             f"{experiment}.png": figures.adaptation_panels(panels),
-            f"{experiment}-training.png": figures.training_panels(comparison.training_curves(rows)),
+            f"{experiment}-training.png": figures.training_panels(curves),
         }
     except ImportError:
         print("no figures: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)

@@ -133,14 +133,9 @@ def read_params(path: Path) -> Restored:
     return Restored(header["step"], params, header["meta"])
 
 
-def newest_step(folder: Path) -> int:
-    """The iteration of the checkpoint that `restore` would use; 0 where there is none at all.
-
-    Raises:
-        InputError: every file is broken.
-    """
-    newest = _newest(Path(folder), warn=False)
-    return 0 if newest is None else int(newest[1]["step"])
+def steps(folder: Path) -> list[int]:
+    """The iterations that checkpoints are named after, oldest first; one may be broken."""
+    return [step for step, _ in _list(Path(folder))]
 
 
 def newest_meta(folder: Path) -> dict[str, Any] | None:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments.paper import PAPER_EFFICIENCY, PAPER_MS
-from mrlato_jax.experiments.references import Row, floor
+from mrlato_jax.experiments.paper import PAPER_MS
+from mrlato_jax.experiments.references import Row, bound_ms
 from mrlato_jax.experiments.reproduction import ALL, HALF, PLANNING, TRAINING
 from mrlato_jax.learning.adaptation import marks
 
-FLOAT32 = 1e-5  # relative: by so much may a latency in float32 lie below a bound in float64
+FLOAT32 = 1e-5  # relative: so much may a latency in float32 lie off the one in float64
+WRITTEN = 1e-3  # milliseconds: records keep no more of a DAG's latency
 STEPS = (1, 30, 100)  # of Table III
 # 97.5 % quantiles of Student's t by degrees of freedom, from 1 (Fisher & Yates, Table III); the normal one beyond.
 _STUDENT = (
@@ -36,9 +37,15 @@ class Estimate:
         return f"{self.mean:.1f}" if math.isnan(self.half_width) else f"{self.mean:.1f} ± {self.half_width:.1f}"
 
     @property
-    def clear_of_zero(self) -> bool:
-        """Whether the interval leaves out zero; False for a single seed."""
-        return abs(self.mean) > self.half_width
+    def percent(self) -> str:
+        """`+4.3 ± 0.2 %`."""
+        spread = "" if math.isnan(self.half_width) else f" ± {self.half_width:.1f}"
+        return f"{self.mean:+.1f}{spread} %"
+
+    @property
+    def clearly_positive(self) -> bool:
+        """Whether the whole interval is above zero; False for a single seed."""
+        return self.mean > self.half_width
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
@@ -76,16 +83,14 @@ class Panel:
 
     Attributes:
         experiment: its name.
-        place: of the setting in its experiment.
         name: the setting's.
-        planners: rows of the references.
+        planners: rows of the references, in a table's order.
         learned: by label.
         updates: of the adaptations.
         inner_steps: updates on one collection, by label.
     """
 
     experiment: str
-    place: int
     name: str
     planners: Mapping[str, Row]
     learned: Mapping[str, Learned]
@@ -95,7 +100,7 @@ class Panel:
     @property
     def optimum_ms(self) -> float:
         """Mean fixed-order optimum; unproven DAGs count at their lower bound."""
-        return floor(self.planners)
+        return bound_ms(self.planners)
 
     @property
     def unproven(self) -> int:
@@ -111,6 +116,10 @@ class Panel:
         """Mean makespan of one planner."""
         return float(np.mean(self.planners[name]["makespan_ms"]))
 
+    def other_half_ms(self, values: Sequence[float]) -> float:
+        """Mean of one value a DAG over the DAGs that are held out."""
+        return float(np.mean(values[len(values) // 2 :]))
+
     def evaluations(self, label: str, updates: int) -> float:
         """Simulated plans a DAG that so many updates of a learned method spend."""
         steps = self.inner_steps[label]
@@ -118,9 +127,14 @@ class Panel:
         return self.learned[label].evaluations * rounds[0] / rounds[1] if rounds[1] else 0.0
 
 
+Table = tuple[str, list[str], list[list[str]]]
+"""What it shows and how to read it, header, cells."""
+
+
 def panels(
     experiment: str,
     references: Mapping[str, Mapping[str, Row]],
+    planners: Sequence[str],
     records: Mapping[str, Sequence[Mapping[str, Mapping[str, Any]]]],
     updates: int,
     inner_steps: Mapping[str, int],
@@ -130,6 +144,7 @@ def panels(
     Args:
         experiment: its name.
         references: rows of its references, by setting.
+        planners: those of them that are shown, in order.
         records: complete rows of each seed's record, by label.
         updates: of the adaptations.
         inner_steps: updates on one collection, by label.
@@ -138,16 +153,16 @@ def panels(
         InputError: a latency below the bound that is proven for its DAG: the records are of different data or code.
     """
     found = []
-    for place, (name, planners) in enumerate(references.items()):
-        bound = np.asarray(planners["optimum"]["lower_bound_ms"])
+    for name, rows in references.items():
+        bound = np.asarray(rows["optimum"]["lower_bound_ms"])
         learned = {}
         for label, seeds in records.items():
-            parts = [rows[name] for rows in seeds]
+            parts = [stored[name] for stored in seeds]
             by_dag = {
                 mark: np.array([part[ALL]["latency_ms_by_dag"][str(mark)] for part in parts]) for mark in marks(updates)
             }
             for mark, values in by_dag.items():
-                if values.shape[1:] != bound.shape or (values < bound * (1 - FLOAT32) - 1e-3).any():
+                if (values < bound * (1 - FLOAT32) - WRITTEN).any():
                     raise InputError(
                         f"the record of {label} has latencies on {name} after {mark} updates that lie below the proven "
                         "optimum; accepted: records of the same data and simulator as the references"
@@ -159,7 +174,8 @@ def panels(
                 evaluations=parts[0][ALL]["simulator_evaluations"] / len(bound),
                 plan_ms=1e3 * float(np.median(np.concatenate([part[PLANNING]["seconds"] for part in parts]))),
             )
-        found.append(Panel(experiment, place, name, planners, learned, updates, inner_steps))
+        shown = {planner: rows[planner] for planner in planners}
+        found.append(Panel(experiment, name, shown, learned, updates, inner_steps))
     return found
 
 
@@ -168,16 +184,16 @@ def labels_of(panels: Sequence[Panel]) -> list[str]:
     return list(dict.fromkeys(label for panel in panels for label in panel.learned))
 
 
-def table_three(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
-    """The paper's Table III: latency after 1, 30 and 100 updates with intervals over seeds, and what it is measured by.
-
-    Returns:
-        Header and cells; a column of the paper's own figure after the last update where it has one.
-    """
-    steps = [step for step in STEPS if step <= panels[0].updates] or [panels[0].updates]
+def table_three(panels: Sequence[Panel]) -> Table:
+    """The paper's Table III with intervals, the latency before any update, and what it is to be measured by."""
+    steps = [step for step in (0, *STEPS) if step <= panels[0].updates]
     labels = labels_of(panels)
-    header = ["mean latency, ms", *(f"{label}, {step}" for label in labels for step in steps)]
-    published = [label for label in labels if label in PAPER_EFFICIENCY and steps[-1] == STEPS[-1]]
+    published = [label for label in labels if any(label in PAPER_MS.get(panel.name, {}) for panel in panels)]
+    title = (
+        "Table III: mean latency in ms after 0, 1, 30 and 100 updates, measured on the DAGs adapted to, as in the "
+        "paper; ± is a 95 % interval over seeds (Student's t)."
+    )
+    header = ["setting", *(f"{label}, {step}" for label in labels for step in steps)]
     header += [*(f"{label}, paper, 100" for label in published), "HEFT-based", "optimum"]
     cells = []
     for panel in panels:
@@ -186,17 +202,19 @@ def table_three(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
             learned = panel.learned.get(label)
             line += [str(estimate(learned.latency_ms[:, step])) if learned else "" for step in steps]
         for label in published:
-            line.append(f"{PAPER_MS[panel.experiment][label][panel.place][-1]}")
+            printed = PAPER_MS.get(panel.name, {}).get(label)
+            line.append("" if printed is None else str(printed[-1]))
         cells.append([*line, f"{panel.planned_ms('HEFT-based'):.1f}", f"{panel.optimum_ms:.1f}"])
-    return header, cells
+    return title, header, cells
 
 
-def whole_table(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
-    """Every method on every setting: `latency (gap to the optimum, gap to the best order known)`, in ms and percent.
-
-    Then simulated plans spent on a DAG, and milliseconds to plan one, adapting apart; means over the settings.
-    """
-    header = ["ms (% above optimum, best order)", *(panel.name for panel in panels), "evaluations", "ms a DAG"]
+def whole_table(panels: Sequence[Panel]) -> Table:
+    """Every method on every setting, with its gaps and its cost."""
+    title = (
+        "Every method: mean latency in ms (% above the proven optimum of the priority order, % above the best plan "
+        "known in any order), simulated plans spent on a DAG, and median ms to plan one DAG, adapting apart."
+    )
+    header = ["method", *(panel.name for panel in panels), "evaluations", "ms a DAG"]
 
     def cell(panel: Panel, value: float) -> str:
         gaps = [100 * (value / best - 1) for best in (panel.optimum_ms, panel.best_order_ms)]
@@ -206,9 +224,9 @@ def whole_table(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
     for name in panels[0].planners:
         rows = [panel.planners[name] for panel in panels]
         spent = [float(np.mean(row["evaluations"])) for row in rows if "evaluations" in row]
-        each = 1e3 * np.mean([np.mean(row["seconds"]) for row in rows])
-        proven = sum(panel.unproven for panel in panels)
-        note = f" ({proven} unproven)" if name == "optimum" and proven else ""
+        each = 1e3 * float(np.median(np.concatenate([row["seconds"] for row in rows])))
+        unproven = sum(panel.unproven for panel in panels)
+        note = f" ({unproven} unproven)" if name == "optimum" and unproven else ""
         line = [name + note, *(cell(panel, panel.planned_ms(name)) for panel in panels)]
         cells.append([*line, f"{np.mean(spent):.0f}" if spent else "", f"{each:.1f}"])
     for label in labels_of(panels):
@@ -219,16 +237,15 @@ def whole_table(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
                 known = panel.learned.get(label)
                 line.append(cell(panel, float(known.latency_ms[:, mark].mean())) if known else "")
             spent = [panel.evaluations(label, mark) for panel in have]
-            each = np.mean([panel.learned[label].plan_ms for panel in have])
+            each = float(np.median([panel.learned[label].plan_ms for panel in have]))
             cells.append([*line, f"{np.mean(spent):.0f}", f"{each:.1f}"])
-    return header, cells
+    return title, header, cells
 
 
-def efficiency(panels: Sequence[Panel], label: str, first: int = 1) -> Estimate | None:
-    """The paper's optimisation efficiency ratio `(L_first - L_30) / (L_first - L_100)`, mean over the settings.
+def efficiency(panels: Sequence[Panel], label: str, first: int = 1) -> list[float]:
+    """The paper's optimisation efficiency ratio `(L_first - L_30) / (L_first - L_100)` of each setting that has one.
 
-    A setting whose whole gain is within its seeds' interval of zero is left out, as noise over noise; the interval here
-    is over settings. None where no setting is left, or the adaptations are shorter than 100 updates.
+    A setting whose gain from `first` to 100 is within its seeds' noise has none.
 
     Args:
         panels: the settings.
@@ -241,138 +258,163 @@ def efficiency(panels: Sequence[Panel], label: str, first: int = 1) -> Estimate 
         if learned is None or panel.updates < STEPS[-1]:
             continue
         curve = learned.latency_ms
-        if estimate(curve[:, first] - curve[:, STEPS[2]]).clear_of_zero:
+        if estimate(curve[:, first] - curve[:, STEPS[2]]).clearly_positive:
             means = curve.mean(axis=0)
-            ratios.append((means[first] - means[STEPS[1]]) / (means[first] - means[STEPS[2]]))
-    return estimate(ratios) if ratios else None
+            ratios.append(float((means[first] - means[STEPS[1]]) / (means[first] - means[STEPS[2]])))
+    return ratios
 
 
-def efficiency_table(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
-    """Efficiency ratios from L1, as the paper's, and from L0; and of how many settings."""
-    header = ["efficiency ratio", "from L1", "from L0", "paper, from L1", "settings with a clear gain"]
+def efficiency_table(panels: Sequence[Panel]) -> Table:
+    """Efficiency ratios from L1, as the paper's, and from L0, each with the number of settings that have one."""
+    title = (
+        "Efficiency ratio: share of the gain of 100 updates that 30 bring, mean over the settings whose gain is clear "
+        "of the seeds' noise (their number). From L1, as the paper has it, the gain includes what the first step of a "
+        "fresh Adam may have spoilt; from L0 it does not."
+    )
+    header = ["method", "from L1", "from L0", "paper, from L1, same settings"]
     cells = []
     for label in labels_of(panels):
-        found = [efficiency(panels, label, first) for first in (1, 0)]
-        clear = sum(
-            estimate(panel.learned[label].latency_ms[:, 1] - panel.learned[label].latency_ms[:, -1]).clear_of_zero
-            for panel in panels
-            if label in panel.learned
-        )
-        count = sum(label in panel.learned for panel in panels)
-        paper = PAPER_EFFICIENCY.get(label)
-        shown = ["" if ratio is None else f"{ratio.mean:.2f}" for ratio in found]
-        cells.append([label, *shown, "" if paper is None else f"{paper:.2f}", f"{clear} of {count}"])
-    return header, cells
+        shown = []
+        for first in (1, 0):
+            ratios = efficiency(panels, label, first)
+            shown.append(f"{np.mean(ratios):.2f} ({len(ratios)})" if ratios else "(0)")
+        printed = [PAPER_MS.get(panel.name, {}).get(label) for panel in panels]
+        paper = [(values[0] - values[1]) / (values[0] - values[2]) for values in printed if values]
+        cells.append([label, *shown, f"{np.mean(paper):.2f} ({len(paper)})" if paper else ""])
+    return title, header, cells
 
 
-def duel(panels: Sequence[Panel], ours: str, theirs: str, updates: int) -> tuple[Estimate, float] | None:
+def won(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Shares of DAGs on which `ours` is lower, and higher, by more than rounding."""
+    slack = FLOAT32 * theirs + WRITTEN
+    return float((ours < theirs - slack).mean()), float((ours > theirs + slack).mean())
+
+
+def duel(panels: Sequence[Panel], ours: str, theirs: str, updates: int) -> tuple[Estimate, tuple[float, float]] | None:
     """How far one learned method is below another, paired by DAG.
 
     Returns:
         Percent by which the mean latency of `ours` exceeds that of `theirs`, mean over the settings that both have,
-        with an interval over seeds (each pairs with the same number of the other); and the share of DAGs on which the
-        mean over seeds of `ours` is lower. None where no setting has both, equally often.
+        with an interval over seeds (each pairs with the same number of the other); and, of latencies that are means
+        over seeds, the shares of DAGs won and lost. None where no setting has both, equally often.
     """
     shared = [panel for panel in panels if ours in panel.learned and theirs in panel.learned]
-    by_seed, better = [], []
+    by_seed, means = [], []
     for panel in shared:
         a, b = (panel.learned[label].by_dag_ms[updates] for label in (ours, theirs))
         seeds = min(len(a), len(b))
         by_seed.append(100 * (a[:seeds].mean(axis=1) / b[:seeds].mean(axis=1) - 1))
-        better.append((a.mean(axis=0) < b.mean(axis=0)).mean())
+        means.append((a.mean(axis=0), b.mean(axis=0)))
     if not shared or len({len(values) for values in by_seed}) > 1:
         return None
-    return estimate(np.mean(by_seed, axis=0)), float(np.mean(better))
+    mine, other = (np.concatenate(side) for side in zip(*means, strict=True))
+    return estimate(np.mean(by_seed, axis=0)), won(mine, other)
 
 
-def duel_table(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
-    """Each learned method against each one after it, before any update and after the last; and against HEFT-based."""
+def duel_table(panels: Sequence[Panel]) -> Table:
+    """Each learned method against each one after it, and against HEFT-based, before any update and after the last."""
     updates = panels[0].updates
-    header = ["mean latency against", *(f"after {mark}" if mark else "before any" for mark in sorted({0, updates}))]
-    header.append(f"DAGs won after {updates}")
+    shown = sorted({0, updates})
+    title = (
+        "Who is ahead: mean latency of the first against the second, mean over the settings, ± a 95 % interval over "
+        f"seeds; and the DAGs on which the first is lower / higher after {updates} updates (means over seeds)."
+    )
+    header = ["methods", *(f"after {mark}" if mark else "before any update" for mark in shown), "DAGs won / lost"]
     labels = labels_of(panels)
     cells = []
     for i, ours in enumerate(labels):
         for theirs in labels[i + 1 :]:
-            found = [duel(panels, ours, theirs, mark) for mark in sorted({0, updates})]
-            if all(found):
-                shown = [_percent(result[0]) for result in found if result is not None]
-                won = found[-1][1] if found[-1] else math.nan
-                cells.append([f"{ours} / {theirs}", *shown, f"{100 * won:.0f} %"])
+            found = [result for mark in shown if (result := duel(panels, ours, theirs, mark)) is not None]
+            if len(found) == len(shown):
+                cells.append([f"{ours} / {theirs}", *(result[0].percent for result in found), _shares(found[-1][1])])
         have = [panel for panel in panels if ours in panel.learned]
-        shown = []
+        ratios = [
+            [100 * (panel.learned[ours].latency_ms[:, mark] / panel.planned_ms("HEFT-based") - 1) for panel in have]
+            for mark in shown
+        ]
+        mine = np.concatenate([panel.learned[ours].by_dag_ms[updates].mean(axis=0) for panel in have])
+        heft = np.concatenate([panel.planners["HEFT-based"]["makespan_ms"] for panel in have])
+        percents = [estimate(np.mean(values, axis=0)).percent for values in ratios]
+        cells.append([f"{ours} / HEFT-based", *percents, _shares(won(mine, heft))])
+    return title, header, cells
+
+
+def _shares(shares: tuple[float, float]) -> str:
+    return " / ".join(f"{100 * share:.0f} %" for share in shares)
+
+
+def held_out_table(panels: Sequence[Panel]) -> Table:
+    """What adapting is worth on DAGs that it has not seen."""
+    updates = panels[0].updates
+    title = (
+        "Held out: adapted to half of the DAGs, measured on the other half: % above that half's HEFT-based plans "
+        "(above its proven optimum)."
+    )
+    header = ["method", *(panel.name for panel in panels)]
+    cells = []
+    for label in labels_of(panels):
         for mark in sorted({0, updates}):
-            ratios = [
-                100 * (panel.learned[ours].latency_ms[:, mark] / panel.planned_ms("HEFT-based") - 1) for panel in have
-            ]
-            shown.append(_percent(estimate(np.mean(ratios, axis=0))))
-        won = float(
-            np.mean(
-                [
-                    panel.learned[ours].by_dag_ms[updates].mean(axis=0)
-                    < np.asarray(panel.planners["HEFT-based"]["makespan_ms"])
-                    for panel in have
-                ]
-            )
-        )
-        cells.append([f"{ours} / HEFT-based", *shown, f"{100 * won:.0f} %"])
-    return header, cells
-
-
-def _percent(value: Estimate) -> str:
-    spread = "" if math.isnan(value.half_width) else f" ± {value.half_width:.1f}"
-    return f"{value.mean:+.1f}{spread} %"
+            line = [f"{label}, {f'after {mark}' if mark else 'before any update'}"]
+            for panel in panels:
+                half = panel.learned[label].held_out_ms if label in panel.learned else None
+                if half is None:
+                    line.append("")
+                    continue
+                heft = panel.other_half_ms(panel.planners["HEFT-based"]["makespan_ms"])
+                optimum = panel.other_half_ms(panel.planners["optimum"]["lower_bound_ms"])
+                gaps = [100 * (half[:, mark] / best - 1) for best in (heft, optimum)]
+                line.append(f"{estimate(gaps[0]).percent} ({gaps[1].mean():+.1f})")
+            cells.append(line)
+    return title, header, cells
 
 
 def long_form(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
-    """A line a setting, method and number of updates, for programs: latencies, intervals, gaps and their quantiles."""
+    """A line a setting, method and number of updates, for programs: latencies, intervals, gaps and their quantiles.
+
+    Quantiles are over DAGs, of learned methods over DAGs and seeds.
+    """
     header = [
-        "experiment", "setting", "method", "updates", "seeds", "latency_ms", "latency_half_width_ms", "held_out_ms",
-        "gap_percent", "gap_p10_percent", "gap_p50_percent", "gap_p90_percent", "gap_best_order_percent",
-        "evaluations_a_dag", "plan_ms", "unproven_dags",
+        "experiment", "setting", "method", "updates", "seeds", "latency_ms", "latency_half_width_ms", "gap_percent",
+        "gap_p10_percent", "gap_p50_percent", "gap_p90_percent", "gap_best_order_percent", "held_out_ms",
+        "held_out_gap_percent", "evaluations_a_dag", "plan_ms", "unproven_dags",
     ]  # fmt: skip
     cells = []
     for panel in panels:
         bound = np.asarray(panel.planners["optimum"]["lower_bound_ms"])
+        half_bound = panel.other_half_ms(bound.tolist())
 
-        def line(
-            method: str,
-            updates: str,
-            seeds: str,
-            latency: Estimate,
-            held_out: str,
-            by_dag: np.ndarray,
-            spent: str,
-            plan_ms: float,
-            panel: Panel = panel,
-            bound: np.ndarray = bound,
-        ) -> list[str]:
+        def gaps(latency: Estimate, by_dag: np.ndarray, panel: Panel = panel, bound: np.ndarray = bound) -> list[str]:
+            """From the latency to the gap of the best order."""
+            means = [100 * (latency.mean / best - 1) for best in (panel.optimum_ms, panel.best_order_ms)]
             quantiles = np.quantile(100 * (by_dag / bound - 1), (0.1, 0.5, 0.9))
-            gaps = [100 * (latency.mean / best - 1) for best in (panel.optimum_ms, panel.best_order_ms)]
-            return [
-                panel.experiment, panel.name, method, updates, seeds, f"{latency.mean:.3f}",
-                "" if math.isnan(latency.half_width) else f"{latency.half_width:.3f}", held_out, f"{gaps[0]:.3f}",
-                *(f"{value:.3f}" for value in quantiles), f"{gaps[1]:.3f}", spent, f"{plan_ms:.3f}",
-                str(panel.unproven),
-            ]  # fmt: skip
+            width = "" if math.isnan(latency.half_width) else f"{latency.half_width:.3f}"
+            shown = [f"{value:.3f}" for value in (means[0], *quantiles, means[1])]
+            return [f"{latency.mean:.3f}", width, *shown]
 
         for name, row in panel.planners.items():
             by_dag = np.asarray(row["makespan_ms"])
             spent = f"{np.mean(row['evaluations']):.1f}" if "evaluations" in row else ""
-            alone = Estimate(float(by_dag.mean()), math.nan)
-            cells.append(line(name, "", "", alone, "", by_dag, spent, 1e3 * float(np.mean(row["seconds"]))))
+            each = f"{1e3 * np.median(row['seconds']):.3f}"
+            latency = Estimate(float(by_dag.mean()), math.nan)
+            line = [panel.experiment, panel.name, name, "", "", *gaps(latency, by_dag), "", "", spent, each]
+            cells.append([*line, str(panel.unproven)])
         for label, learned in panel.learned.items():
             for mark in marks(panel.updates):
-                held_out = "" if learned.held_out_ms is None else f"{learned.held_out_ms[:, mark].mean():.3f}"
-                cells.append(
-                    line(
-                        label, str(mark), str(len(learned.latency_ms)), estimate(learned.latency_ms[:, mark]), held_out,
-                        learned.by_dag_ms[mark].mean(axis=0), f"{panel.evaluations(label, mark):.1f}", learned.plan_ms,
-                    )
-                )  # fmt: skip
+                half = ["", ""]
+                if learned.held_out_ms is not None:
+                    mean = float(learned.held_out_ms[:, mark].mean())
+                    half = [f"{mean:.3f}", f"{100 * (mean / half_bound - 1):.3f}"]
+                line = [panel.experiment, panel.name, label, str(mark), str(len(learned.latency_ms))]
+                line += [*gaps(estimate(learned.latency_ms[:, mark]), learned.by_dag_ms[mark]), *half]
+                line += [f"{panel.evaluations(label, mark):.1f}", f"{learned.plan_ms:.3f}", str(panel.unproven)]
+                cells.append(line)
     return header, cells
 
 
-def training_curves(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Mapping[str, Any]]]:
+Curves = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By label, of each seed: means of stretches of a training by the names of its metrics, and `iteration`."""
+
+
+def training_curves(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Curves:
     """The curve of each seed's training, by label."""
     return {label: [rows[TRAINING]["summary"]["curve"] for rows in seeds] for label, seeds in records.items()}

@@ -19,7 +19,6 @@ from mrlato_jax.learning.tasks import learning_task
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import baselines
 
-BASELINES = tuple(baselines(np.random.default_rng(0)))
 Watch = Callable[[str, float], AbstractContextManager[OnRound]]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mrlato_jax.experiments.comparison import Panel, labels_of
+from mrlato_jax.experiments.comparison import Curves, Panel, labels_of
 
 LINES = {  # planners that are drawn as lines
     "greedy": ("0.55", (0, (1, 1))),
@@ -65,7 +65,7 @@ def adaptation_panels(panels: Sequence[Panel]) -> bytes:
     return _png(figure, axes)
 
 
-def training_panels(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
+def training_panels(curves: Curves) -> bytes:
     """What to look at when a training misses its aim, a line a seed.
 
     Args:

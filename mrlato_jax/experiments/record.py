@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from mrlato_jax.files import write_atomically
 
 class GrowingRecord:
     """Results by setting and by name, each written as soon as it is known; an interrupted program goes on there.
+
+    Several processes may add to one file: each result goes to what is in the file by then.
 
     Attributes:
         path: the file.
@@ -54,11 +58,28 @@ class GrowingRecord:
 
     def add(self, setting: str, name: str, row: Any) -> None:
         """Adds one result, and writes the file."""
-        if not self._sessions or self._sessions[-1] != session():
-            self._sessions.append(session())
-        self.rows.setdefault(setting, {})[name] = json.loads(json.dumps(row, allow_nan=False))  # as one reads it
-        record = {"identity": self._identity, "sessions": self._sessions, "rows": self.rows}
-        write_atomically(self.path, json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        row = json.loads(json.dumps(row, allow_nan=False))  # as one reads it
+        with _locked(self.path.parent):
+            if self.path.exists():
+                self._read()  # what another process has added
+            if not self._sessions or self._sessions[-1] != session():
+                self._sessions.append(session())
+            self.rows.setdefault(setting, {})[name] = row
+            record = {"identity": self._identity, "sessions": self._sessions, "rows": self.rows}
+            write_atomically(self.path, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Within the context no other process is within it for the same folder."""
+    import fcntl  # not on every system; those without can still read records
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _those(names: list[str], *mappings: Mapping[str, Any]) -> list[dict[str, Any]]:

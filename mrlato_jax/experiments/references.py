@@ -29,7 +29,7 @@ Row = dict[str, Any]
 where it is not the priority order; `evaluations` or `proven`, `lower_bound_ms` and `nodes` where the plan has them."""
 
 
-def measure(plan: Plan, seconds: float, in_priority_order: bool) -> Row:
+def plan_entry(plan: Plan, seconds: float, in_priority_order: bool) -> Row:
     """One DAG's entries of a `Row`."""
     entry: Row = {
         "makespan_ms": 1e3 * plan.makespan,
@@ -62,7 +62,7 @@ def run_planner(
     for index, graph in enumerate(setting.graphs):
         began = time.perf_counter()
         plan = method.planner(graph, setting.system, index)
-        entries.append(measure(plan, time.perf_counter() - began, not method.own_order))
+        entries.append(plan_entry(plan, time.perf_counter() - began, not method.own_order))
         on_plan(index + 1, float(np.mean([entry["makespan_ms"] for entry in entries])))
     return {name: [entry[name] for entry in entries] for name in entries[0]}
 
@@ -133,7 +133,7 @@ def summary(rows: Mapping[str, Mapping[str, Row]], planners: Sequence[str]) -> t
     for name in planners:
         measured = [row[name] for row in rows.values()]
         means = [float(np.mean(row["makespan_ms"])) for row in measured]
-        gaps = [100 * (mean / floor(row) - 1) for mean, row in zip(means, rows.values(), strict=True)]
+        gaps = [100 * (mean / bound_ms(row) - 1) for mean, row in zip(means, rows.values(), strict=True)]
         line = [name, *(f"{mean:.1f} ({gap:+.1f} %)" for mean, gap in zip(means, gaps, strict=True))]
         spent = [float(np.mean(row["evaluations"])) for row in measured if "evaluations" in row]
         line.append(f"{np.mean(spent):.0f}" if spent else "")
@@ -142,7 +142,7 @@ def summary(rows: Mapping[str, Mapping[str, Row]], planners: Sequence[str]) -> t
     return header, cells
 
 
-def floor(planners: Mapping[str, Row]) -> float:
+def bound_ms(planners: Mapping[str, Row]) -> float:
     """Mean over a setting's DAGs of what no placement in the priority order is below, milliseconds."""
     return float(np.mean(planners["optimum"]["lower_bound_ms"]))
 
@@ -170,10 +170,11 @@ def complete(record: References, settings: Sequence[TestSetting], budget: Search
     planners = planned_methods(budget)
     for setting, name in record.missing(settings, planners):
         with Progress(len(setting.graphs), f"{name} on {setting.name}") as progress:
+            total = len(setting.graphs)
 
-            def show(done: int, makespan_ms: float, progress: Progress = progress) -> None:
+            def show(done: int, makespan_ms: float, progress: Progress = progress, total: int = total) -> None:
                 progress.update(done, latency_ms=makespan_ms)
-                if stop.requested:
+                if stop.requested and done < total:
                     raise StoppedError
 
             try:

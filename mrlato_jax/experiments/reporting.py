@@ -11,12 +11,13 @@ from typing import Any
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
-from mrlato_jax.experiments.evaluation import BASELINES, SettingResult, evaluate_setting
+from mrlato_jax.experiments.evaluation import SettingResult, evaluate_setting
 from mrlato_jax.experiments.progress import Progress, format_table, percent
 from mrlato_jax.experiments.run_folder import GracefulStop, StoppedError, session
 from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.files import write_atomically
 from mrlato_jax.learning.adaptation import OnRound, marks
+from mrlato_jax.methods import BASELINES
 
 FAR = 1.15  # times the curve's highest point
 _REFERENCE = "HEFT-based"

@@ -6,6 +6,7 @@ Whatever a record says already is not computed again; whatever a run folder hold
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import statistics
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mrlato_jax.config import TrainConfig
+from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint
@@ -28,7 +29,8 @@ from mrlato_jax.experiments.record import GrowingRecord
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, StoppedError, read_metrics, seed_path, session
 from mrlato_jax.experiments.settings import TestSetting, training_pool
 from mrlato_jax.experiments.training import train
-from mrlato_jax.learning.adaptation import Adaptation
+from mrlato_jax.learning.adaptation import Adaptation, marks
+from mrlato_jax.learning.devices import resolve
 from mrlato_jax.methods import Offloader, label
 
 TRAINING = "training"  # the row of a record that is of no setting
@@ -39,65 +41,152 @@ PARTS = (ALL, HALF, PLANNING)
 half of them and measuring on the other half (of more than one); and the seconds of planning one DAG at a time."""
 
 
-def learned_record(
-    path: Path, config: TrainConfig, dataset: DagDataset, settings: Sequence[TestSetting], updates: int
-) -> GrowingRecord:
-    """The record of one method and seed, begun or continued.
+class LearnedRecord(GrowingRecord):
+    """The record of one method and seed on the settings of its experiment."""
 
-    Raises:
-        InputError: a record of other settings, data or code.
+    def __init__(
+        self, path: Path, config: TrainConfig, dataset: DagDataset, settings: Sequence[TestSetting], updates: int
+    ) -> None:
+        """Opens the record, or begins one.
+
+        Raises:
+            InputError: a record of other settings, data or code, or one with a part that is malformed.
+        """
+        identity = {
+            "method": label(config),
+            "config": config.to_json(),
+            "data_hash": dataset.content_hash,
+            "settings": [setting.name for setting in settings],
+            "updates": updates,
+            "version": session()["versions"]["mrlato_jax"],
+        }
+        super().__init__(path, identity)
+        self.config, self._settings, self._updates = config, settings, updates
+        for setting in settings:
+            for part, row in self.rows.get(setting.name, {}).items():
+                try:
+                    _check_part(part, row, len(setting.graphs), updates)
+                except (KeyError, ValueError, TypeError) as error:
+                    raise InputError(
+                        f"record {path}, {part} of {setting.name}: {error!r}; accepted: a record as it was written"
+                    ) from None
+
+    def missing(self) -> list[tuple[int, str]]:
+        """What is still to be measured: indices of settings, and the part."""
+        return [
+            (index, part)
+            for index, setting in enumerate(self._settings)
+            for part in PARTS
+            if part not in self.rows.get(setting.name, {}) and not (part == HALF and len(setting.graphs) < 2)
+        ]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing, the training's summary included."""
+        return not self.missing() and TRAINING in self.rows
+
+    def add_training(self, summary: dict[str, Any]) -> None:
+        """Keeps what a training was, and holds that all parts are of one policy.
+
+        Raises:
+            InputError: the record has parts of other parameters than the summary's.
+        """
+        stored = self.rows.get(TRAINING, {}).get("summary", {}).get("params_sha256")
+        if stored not in (None, summary["params_sha256"]):
+            raise InputError(
+                f"record {self.path} is of a policy with parameters {stored[:12]}, and the run folder has "
+                f"{summary['params_sha256'][:12]}; accepted: the run that the record was begun with, or another file"
+            )
+        if stored is None:
+            self.add(TRAINING, "summary", summary)
+
+
+def _check_part(part: str, row: Mapping[str, Any], num_graphs: int, updates: int) -> None:
+    if part == PLANNING:
+        values = row["seconds"]
+    else:
+        measured = num_graphs if part == ALL else num_graphs - num_graphs // 2
+        values = row["latency_ms"]
+        by_dag = [row["latency_ms_by_dag"][str(mark)] for mark in marks(updates)]
+        if len(values) != updates + 1 or any(len(latencies) != measured for latencies in by_dag):
+            raise ValueError(f"{len(values)} latencies of {len(by_dag[0])} DAGs")
+        values = [row["simulator_evaluations"], *values, *(value for latencies in by_dag for value in latencies)]
+    if not np.isfinite(values).all():
+        raise ValueError("values that are not finite")
+
+
+def begun_together(steps: Mapping[int, Sequence[int]]) -> list[list[int]]:
+    """Seeds whose trainings can go on in one program: those that have a checkpoint after one and the same iteration.
+
+    Args:
+        steps: by seed, the iterations after which it has checkpoints; none where nothing was trained.
+
+    Returns:
+        Groups of seeds; those without a checkpoint are one.
     """
-    identity = {
-        "method": label(config),
-        "config": config.to_json(),
-        "data_hash": dataset.content_hash,
-        "settings": [setting.name for setting in settings],
-        "updates": updates,
-        "version": session()["versions"]["mrlato_jax"],
-    }
-    return GrowingRecord(path, identity)
+    groups: list[tuple[set[int], list[int]]] = []
+    for seed in sorted(steps, key=lambda seed: (max(steps[seed], default=0), seed)):
+        have = set(steps[seed])
+        fits = next((group for group in groups if group[0] & have or not (group[0] or have)), None)
+        if fits is None:
+            groups.append((have, [seed]))
+        else:
+            fits[0].intersection_update(have)
+            fits[1].append(seed)
+    return [sorted(seeds) for _, seeds in groups]
 
 
-def missing(record: GrowingRecord, settings: Sequence[TestSetting]) -> list[tuple[int, str]]:
-    """What is still to be measured: indices of settings, and the part."""
-    return [
-        (index, part)
-        for index, setting in enumerate(settings)
-        for part in PARTS
-        if part not in record.rows.get(setting.name, {}) and not (part == HALF and len(setting.graphs) < 2)
-    ]
+def check_run(path: Path, config: TrainConfig, dataset: DagDataset) -> None:
+    """Raises InputError where the run at `path`, if there is one, has other settings, data or code."""
+    if not RunFolder.begun(path):
+        return
+    run = RunFolder.open(path)
+    run.check_resumable(config, dataset.content_hash)
+    ours = session()["versions"]["mrlato_jax"]
+    others = {entry.get("versions", {}).get("mrlato_jax") for entry in run.record["sessions"]} - {ours}
+    if others:
+        raise InputError(f"run {path} was trained by version {others.pop()!r} of this package; accepted: {ours!r}")
 
 
 def trained(
-    root: Path, configs: Sequence[TrainConfig], dataset: DagDataset, stop: GracefulStop, checkpoint_every: int = 25
+    root: Path,
+    configs: Sequence[TrainConfig],
+    dataset: DagDataset,
+    stop: GracefulStop,
+    execution: ExecutionConfig,
+    checkpoint_every: int = 25,
 ) -> list[Offloader] | None:
     """The trained policy of each seed, from its run folder `root`/seed<number>; what is missing there is trained.
 
-    Seeds that were begun go on together, and those that were not begin together.
+    Args:
+        root: of the run folders, which `check_run` accepts.
+        configs: of each seed.
+        dataset: whose training sets are learned from.
+        stop: when it is requested, training saves and ends.
+        execution: how the work is laid out on devices.
+        checkpoint_every: iterations from one checkpoint to the next.
 
     Returns:
         None where a stop was requested before the end.
-
-    Raises:
-        InputError: a run of other settings or data.
     """
     paths = {config.seed: seed_path(root, config.seed) for config in configs}
-    begun = [config for config in configs if RunFolder.begun(paths[config.seed])]
-    unfinished = []
-    for config in begun:
-        run = RunFolder.open(paths[config.seed])
-        run.check_resumable(config, dataset.content_hash)
-        if checkpoint.newest_step(run.checkpoints) != config.iterations:
-            unfinished.append(config)
-    groups = [unfinished, [config for config in configs if config not in begun]]
-    for group in filter(None, groups):
+    steps = {
+        seed: checkpoint.steps(RunFolder.open(path).checkpoints)
+        for seed, path in paths.items()
+        if RunFolder.begun(path)
+    }
+    steps = {seed: steps.get(seed, []) for seed in paths}
+    unfinished = {config.seed: steps[config.seed] for config in configs if config.iterations not in steps[config.seed]}
+    for seeds in begun_together(unfinished):
+        group = [config for config in configs if config.seed in seeds]
         pool = training_pool(dataset, group[0].policy, group[0].channel)
+        layout = resolve(execution, len(group) * group[0].learning.meta_batch)
         with ExitStack() as folders:
             runs = []
             for config in group:
-                begin = RunFolder.resume if config in begun else RunFolder.create
-                runs.append(folders.enter_context(begin(paths[config.seed], config, dataset.content_hash)))
-            if train(runs, group, dataset.content_hash, pool, stop, checkpoint_every) is None:
+                begin = RunFolder.resume if RunFolder.begun(paths[config.seed]) else RunFolder.create
+                runs.append(folders.enter_context(begin(paths[config.seed], config, dataset.content_hash, layout)))
+            if train(runs, group, dataset.content_hash, pool, stop, checkpoint_every, layout) is None:
                 return None
     return [_policy(paths[config.seed], config) for config in configs]
 
@@ -110,8 +199,11 @@ def _policy(path: Path, config: TrainConfig) -> Offloader:
     return Offloader(config.policy, params, label(config), found.step, config.learning)
 
 
-def training_summary(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
-    """What a record keeps of a training: its cost, and its curves in at most `CURVE_POINTS` means of stretches."""
+def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader) -> dict[str, Any]:
+    """What a record keeps of a training: its cost, its curves in at most `CURVE_POINTS` means, and a hash of its end.
+
+    The seconds are those of an iteration of all seeds that were trained in one program.
+    """
     lines = read_metrics(run.metrics)
     learning = config.learning
     collections = 2 if learning.meta_update in ("fomaml", "maml") else 1
@@ -123,32 +215,43 @@ def training_summary(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
     curve["iteration"] = [lines[stretch[-1]]["iteration"] for stretch in stretches]
     seconds = statistics.median(line["seconds"] for line in read_metrics(run.timing))
     return {
+        "params_sha256": params_hash(policy.params),
         "trajectories": len(lines) * per_iteration,
-        "median_seconds_an_iteration": round(seconds, 4),
+        "program_seconds_an_iteration": round(seconds, 4),
         "sessions": run.record["sessions"],
         "curve": curve,
     }
 
 
+def params_hash(params: Any) -> str:
+    """SHA-256 of parameters: names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, leaf in jax.tree_util.tree_leaves_with_path(params):
+        values = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(name)} {values.dtype.str} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
 def adapt_missing(
-    records: Sequence[GrowingRecord],
+    records: Sequence[LearnedRecord],
     policies: Sequence[Offloader],
-    configs: Sequence[TrainConfig],
     settings: Sequence[TestSetting],
     heft_ms: Mapping[str, float],
     updates: int,
     stop: GracefulStop,
+    num_devices: int = 0,
 ) -> bool:
-    """Measures what the records lack, on as many devices as there are, with progress; each part is written when done.
+    """Measures what the records lack, on several devices, with progress; each part is written when done.
 
     Args:
         records: of each seed.
         policies: of each seed, trained.
-        configs: of each seed.
         settings: what to adapt to.
         heft_ms: by the names of settings: mean latency of the HEFT-based plans, to compare with on the way.
         updates: Adam steps.
         stop: when it is requested, what is unfinished is given up.
+        num_devices: most devices used, each with an adaptation of its own; 0: all of this host.
 
     Returns:
         False where a stop was requested before the end.
@@ -156,57 +259,60 @@ def adapt_missing(
     Raises:
         InputError: a policy became NaN.
     """
-    jobs = [
-        (record, policy, config, index, part)
-        for record, policy, config in zip(records, policies, configs, strict=True)
-        for index, part in missing(record, settings)
+    lacking = [
+        (record, policy, index, part)
+        for record, policy in zip(records, policies, strict=True)
+        for index, part in record.missing()
     ]
-    if not jobs:
-        return True
-    lock, done = threading.Lock(), [0] * len(jobs)
-    with Progress(max(updates, 1) * len(jobs), f"adapting {policies[0].label}") as progress:
-        progress.print("where a shape is new this compiles ...")
+    jobs = [job for job in lacking if job[3] != PLANNING]
+    lock, done, each = threading.Lock(), [0] * len(jobs), max(updates, 1)
+    with Progress(max(each * len(jobs), 1), f"adapting {policies[0].label}") as progress:
 
         def run(number: int, device: jax.Device) -> None:
-            record, policy, config, index, part = jobs[number]
-            setting = settings[index]
+            record, policy, index, part = jobs[number]
+            setting, seed = settings[index], str(record.config.seed)
 
             def on_round(update: int, latency_ms: float, entropy: float) -> None:
-                if stop.requested:
-                    raise StoppedError
                 with lock:
                     done[number] = update
-                    progress.update(
-                        sum(done),
-                        setting=setting.name,
-                        seed=str(config.seed),
-                        latency_ms=latency_ms,
-                        vs_heft=percent(latency_ms / heft_ms[setting.name] - 1),
-                    )
+                    gap = percent(latency_ms / heft_ms[setting.name] - 1)
+                    progress.update(sum(done), setting=setting.name, seed=seed, latency_ms=latency_ms, vs_heft=gap)
+                if stop.requested and update < updates:
+                    raise StoppedError
 
             if stop.requested:
                 raise StoppedError
             with jax.default_device(device):
-                row = measure(policy, config, setting, index, part, updates, on_round)
+                row = adapt_part(policy, record.config, setting, index, part, updates, on_round)
             with lock:
                 record.add(setting.name, part, row)
-                done[number] = max(updates, 1)
-                progress.update(sum(done), setting=setting.name, seed=str(config.seed))
+                done[number] = each
+                progress.update(sum(done), setting=setting.name, seed=seed)
 
+        if jobs:
+            progress.print("where a shape is new this compiles ...")
         try:
-            spread(run, len(jobs))
+            spread(run, len(jobs), num_devices)
         except StoppedError:
             progress.print("stopped; what was being measured is given up, the rest is written")
             return False
+    for record, policy, index, part in lacking:  # alone, when nothing else runs
+        if part == PLANNING:
+            record.add(settings[index].name, part, {"seconds": planning_seconds(policy, settings[index])})
     return True
 
 
-def spread(run: Callable[[int, jax.Device], None], count: int) -> None:
+def spread(run: Callable[[int, jax.Device], None], count: int, num_devices: int = 0) -> None:
     """Calls `run(number, device)` for each of `count` numbers, one at a time on each of this host's devices.
 
-    The first error is raised when all that had begun have ended; nothing is begun after it.
+    The error that came first is raised when all that had begun have ended; nothing is begun after it.
+
+    Args:
+        run: what is called, in threads.
+        count: how often.
+        num_devices: most devices used; 0: all.
     """
-    waiting, lock = list(range(count)), threading.Lock()
+    waiting, errors, lock = list(range(count)), [], threading.Lock()
 
     def work(device: jax.Device) -> None:
         while True:
@@ -216,18 +322,21 @@ def spread(run: Callable[[int, jax.Device], None], count: int) -> None:
                 number = waiting.pop(0)
             try:
                 run(number, device)
-            except BaseException:
+            except BaseException as error:
                 with lock:
                     waiting.clear()
-                raise
+                    errors.append(error)
 
-    found = jax.local_devices()[:count]
-    with ThreadPoolExecutor(len(found)) as workers:
-        for future in [workers.submit(work, device) for device in found]:
-            future.result()
+    found = jax.local_devices()[: min(count, num_devices or count)]
+    if found:
+        with ThreadPoolExecutor(len(found)) as workers:
+            for future in [workers.submit(work, device) for device in found]:
+                future.result()
+    if errors:
+        raise errors[0]
 
 
-def measure(
+def adapt_part(
     policy: Offloader,
     config: TrainConfig,
     setting: TestSetting,
@@ -236,9 +345,7 @@ def measure(
     updates: int,
     on_round: Callable[[int, float, float], None],
 ) -> dict[str, Any]:
-    """One part of one setting, as `PARTS` says."""
-    if part == PLANNING:
-        return {"seconds": planning_seconds(policy, setting)}
+    """One adaptation, to all DAGs of a setting or to half of them."""
     began = time.perf_counter()
     adapt = adapt_to_all if part == ALL else adapt_to_half
     adaptation: Adaptation = adapt(config, policy.params, setting, index, updates, on_round)

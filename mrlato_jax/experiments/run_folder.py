@@ -12,6 +12,7 @@ Figures and tables of the run go beside these.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -411,11 +412,17 @@ def session(execution: ExecutionConfig | None = None) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "versions": versions,
-        "commit": _commit(),
+        "commit": _commit_at_start(),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "processes": jax.process_count(),
         **({"execution": execution.to_json()} if execution else {}),
     }
+
+
+@functools.cache
+def _commit_at_start() -> str | None:
+    """Asked once: what the checkout becomes while a program runs is not what runs."""
+    return _commit()
 
 
 def _commit() -> str | None:
@@ -427,7 +434,9 @@ def _commit() -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie in another project's checkout
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        package = str(Path(__file__).parents[1])
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", package)  # records are no code
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -7,11 +7,12 @@ from mrlato_jax.errors import check_choice
 from mrlato_jax.methods import drl, mrlato, mrlco
 from mrlato_jax.methods.face import Method, Prepared
 from mrlato_jax.methods.learned import LearnedMethod, Offloader
-from mrlato_jax.methods.planned import COUNTED_SEARCH, PlannedMethod, SearchBudget, planned_methods
+from mrlato_jax.methods.planned import BASELINES, COUNTED_SEARCH, PlannedMethod, SearchBudget, planned_methods
 
 LEARNED = {entry.METHOD.name: entry.METHOD for entry in (mrlato, mrlco, drl)}
 
 __all__ = [
+    "BASELINES",
     "COUNTED_SEARCH",
     "LEARNED",
     "LearnedMethod",

@@ -22,6 +22,7 @@ from mrlato_jax.methods.face import Prepared, Train
 from mrlato_jax.planners import Plan, placement_of, simulated_plan
 
 MODES = ("argmax",)
+WITHOUT_EFFECT = {"joint": ("outer_lr",)}  # settings that an outer step does not look at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +46,15 @@ class LearnedMethod:
     def label(self, config: TrainConfig) -> str:
         """The method's name with everything that a run's settings add to it, as its row in a table says it.
 
-        How much is spent (iterations, rollouts, ...) is no part of it: the run's record has that.
+        How much is spent (iterations, rollouts, ...) is no part of it: the run's record has that. Nor is a setting
+        that the run does not look at.
         """
         additions = [
             str(value) if name in ("decoder_input", "neighbours", "matmul", "meta_update") else f"{name}={value}"
             for given, own in ((config.policy, self.policy), (config.learning, self.learning))
             for name, value in given.to_json().items()
-            if name not in BUDGET and value != getattr(own, name)
+            if name not in (*BUDGET, *WITHOUT_EFFECT.get(config.learning.meta_update, ()))
+            and value != getattr(own, name)
         ]
         return "+".join([self.name, *additions])
 

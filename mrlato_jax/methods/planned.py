@@ -15,7 +15,7 @@ from mrlato_jax.methods.face import Train
 from mrlato_jax.planners import Plan, baselines, local_search, optimum, order_search
 
 COUNTED_SEARCH = "local search, {} evaluations"
-_BASELINES = tuple(baselines(np.random.default_rng(0)))
+BASELINES = tuple(baselines(np.random.default_rng(0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def planned_methods(budget: SearchBudget | None = None) -> dict[str, PlannedMeth
     """Every planner by the name of its row, in a table's order."""
     budget = SearchBudget() if budget is None else budget
     rows = [
-        *(PlannedMethod(name, partial(_baseline, name), own_order=name == "greedy") for name in _BASELINES),
+        *(PlannedMethod(name, partial(_baseline, name), own_order=name == "greedy") for name in BASELINES),
         *(
             PlannedMethod(COUNTED_SEARCH.format(most), partial(_local_search, max_evaluations=most))
             for most in budget.evaluations

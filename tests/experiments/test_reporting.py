@@ -12,11 +12,12 @@ import pytest
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.experiments import reporting
-from mrlato_jax.experiments.evaluation import BASELINES, SettingResult
+from mrlato_jax.experiments.evaluation import SettingResult
 from mrlato_jax.experiments.run_folder import GracefulStop
 from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.learning.adaptation import Adaptation, marks
 from mrlato_jax.mec.system import System
+from mrlato_jax.methods import BASELINES
 
 LABEL = "mrlato+a|b"
 # HEFT-based is 100 ms on one setting and 400 ms on the other.
