@@ -36,7 +36,8 @@ class Case:
         ]  # fmt: skip
 
     def run(self, out: Path, *more: str, seeds: int = 2) -> str:
-        ran = self.place.run("reproduce.py", *self.flags, f"--out={out}", f"--seeds={seeds}", *more, cwd=self.folder)
+        runs = f"--runs={self.folder / 'runs'}"
+        ran = self.place.run("reproduce.py", *self.flags, runs, f"--out={out}", f"--seeds={seeds}", *more)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout + ran.stderr
 
@@ -51,7 +52,6 @@ def case(place: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Case:
     case = Case(place, tmp_path_factory.mktemp("reproduce"))
     printed = case.run(case.out)
     assert "meta-training 6/6 100%" in printed
-    shutil.rmtree(case.folder / "runs")  # what is recorded needs no run
     return case
 
 
@@ -68,6 +68,7 @@ def test_records_tables_and_figures(case: Case) -> None:
         summary = record["training"]["summary"]
         assert summary["trajectories"] == 6 * 2 * 2 * 2
         assert summary["curve"]["iteration"] == [1, 2, 3, 4, 5, 6]
+        assert len(summary["params_sha256"]) == 64
         for setting in ("test0", "test1"):
             parts = record[setting]
             assert len(parts["all"]["latency_ms"]) == len(parts["half"]["latency_ms"]) == UPDATES + 1
@@ -83,15 +84,24 @@ def test_records_tables_and_figures(case: Case) -> None:
         assert float(line["gap_percent"]) >= -1e-3 or line["method"] in ("greedy", "order search")
 
 
+def test_the_tables_say_how_to_be_read(case: Case) -> None:
+    text = (case.out / "cpu" / "exp2.md").read_text()
+    assert "preset cpu, 2 seeds each, trained with" in text
+    assert f"- {LABEL} on exp2: 6 iterations x 2 sets x 2 DAGs x 2 trajectories" in text
+    for title in ("Table III", "Every method", "Who is ahead", "Efficiency ratio", "Held out"):
+        assert f"\n{title}: " in text
+    assert "nan" not in text
+
+
 def test_run_twice_it_computes_nothing(case: Case, tmp_path: Path) -> None:
     out = Path(shutil.copytree(case.out, tmp_path / "out"))
     before = {name: tiny_run.hashes(out)[f"cpu/{name}"] for name in [*RECORDS, *TABLES]}
-    printed = case.run(out)
+    printed = case.run(out, f"--runs={tmp_path / 'runs'}")  # what is recorded needs no run
     assert "meta-training" not in printed
     assert "adapting" not in printed
     assert "on test0" not in printed  # no planner
     assert {name: tiny_run.hashes(out)[f"cpu/{name}"] for name in before} == before
-    assert not (case.folder / "runs").exists()
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_it_goes_on_where_it_stopped_and_takes_more_seeds(case: Case, tmp_path: Path) -> None:
@@ -102,9 +112,9 @@ def test_it_goes_on_where_it_stopped_and_takes_more_seeds(case: Case, tmp_path: 
     taken = record["rows"]["test1"].pop("all")
     path.write_text(json.dumps(record))
     untouched = (out / "cpu" / RECORDS[0]).read_bytes()
-    printed = case.run(out, f"--runs={tmp_path / 'runs'}", seeds=3)
+    printed = case.run(out, seeds=3)
     assert f"{LABEL} on exp2, seeds 1, 2" in printed
-    assert f"adapting {LABEL} 28/28 100%" in printed  # the part, and six of the third seed
+    assert f"adapting {LABEL} 20/20 100%" in printed  # the part, and four of the third seed
     again = rows(path)["test1"]["all"]
     assert again["latency_ms"] == pytest.approx(taken["latency_ms"], rel=1e-5)
     assert (out / "cpu" / RECORDS[0]).read_bytes() == untouched
@@ -118,7 +128,7 @@ def test_a_foreign_record_is_refused_by_name(case: Case, tmp_path: Path) -> None
     record["identity"]["config"].update(iterations=7)
     path.write_text(json.dumps(record))
     before = tiny_run.hashes(out)
-    said = case.place.refused("reproduce.py", *case.flags, f"--out={out}", "--seeds=2", cwd=tmp_path)
+    said = case.place.refused("reproduce.py", *case.flags, f"--out={out}", f"--runs={tmp_path}", "--seeds=2")
     assert said.startswith(f"record {path} has config: iterations {{'iterations': 7}}; accepted: {{'iterations': 6}}")
     assert tiny_run.hashes(out) == before
 
@@ -129,10 +139,11 @@ def test_a_foreign_record_is_refused_by_name(case: Case, tmp_path: Path) -> None
         ("--experiment=exp4", "--experiment is 'exp4'; accepted: all, exp1, exp2, exp3"),
         ("--preset=gpu", "--preset is 'gpu'; accepted: paper, cpu"),
         ("--methods=mrlato,ppo", "methods is 'ppo'; accepted: mrlato, mrlco, drl"),
+        ("--settings=exp1.flags", "--settings=exp1.flags is for exp1; accepted: nothing of an experiment"),
         ("--local_search_evaluations=20,x", "local_search_evaluations is 'x'; accepted: an integer"),
     ],
 )
 def test_unknown_names_are_told_the_known_ones(case: Case, given: str, phrase: str, tmp_path: Path) -> None:
-    said = case.place.refused("reproduce.py", *case.flags, f"--out={tmp_path}", given, cwd=tmp_path)
+    said = case.place.refused("reproduce.py", *case.flags, f"--out={tmp_path}", f"--runs={tmp_path}", given)
     assert phrase in said
     assert not list(tmp_path.iterdir())
