@@ -17,7 +17,7 @@ from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.learning.adaptation import MILLISECONDS, Adaptation, OnRound, adapt, ignore
 from mrlato_jax.learning.tasks import learning_task
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners import baselines
+from mrlato_jax.methods import BASELINES, planned_methods
 
 Watch = Callable[[str, float], AbstractContextManager[OnRound]]
 
@@ -27,11 +27,12 @@ def evaluation_key(config: TrainConfig, setting_index: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1), setting_index)
 
 
-def baseline_latencies(graphs: Sequence[TaskGraph], system: System, seed: int) -> dict[str, float]:
+def baseline_latencies(graphs: Sequence[TaskGraph], system: System) -> dict[str, float]:
     """Mean makespan of each unlearned plan over `graphs`, milliseconds, by the names of `BASELINES`."""
+    rows = planned_methods()
     return {
-        name: MILLISECONDS * float(np.mean([planner(graph, system).makespan for graph in graphs]))
-        for name, planner in baselines(np.random.default_rng(seed)).items()
+        name: MILLISECONDS * float(np.mean([plan.makespan for plan in rows[name].plan(graphs, system)]))
+        for name in BASELINES
     }
 
 
@@ -108,12 +109,12 @@ def evaluate_setting(
     """
     if held_out:
         _check_halves(setting)
-    baselines = baseline_latencies(setting.graphs, setting.system, seed=index)
+    baselines = baseline_latencies(setting.graphs, setting.system)
     with watch(setting.name, baselines["HEFT-based"]) as on_round:
         adaptation = adapt_to_all(config, params, setting, index, updates, on_round)
     if not held_out:
         return SettingResult(setting.name, baselines, adaptation)
-    half_baselines = baseline_latencies(setting.graphs[len(setting.graphs) // 2 :], setting.system, index)
+    half_baselines = baseline_latencies(setting.graphs[len(setting.graphs) // 2 :], setting.system)
     with watch(f"{setting.name}, held out", half_baselines["HEFT-based"]) as on_round:
         halves = adapt_to_half(config, params, setting, index, updates, on_round)
     return SettingResult(setting.name, baselines, adaptation, halves, half_baselines)
