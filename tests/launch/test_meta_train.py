@@ -21,6 +21,7 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, REFERENCE_ITERATIONS, Workplace
 
+import mrlato_jax
 from mrlato_jax import methods
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag import dataset
@@ -34,6 +35,21 @@ BASELINES = ("all-local", "all-offload", "random", "greedy", "HEFT-based")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     return tiny_run.make_workplace(tmp_path_factory)
+
+
+GOLDEN = [  # of the reference run, whose decisions differ from the first iteration on
+    {"latency_ms": 396.181, "entropy": 0.693144, "policy_objective": 0.218599, "value_loss": 0.109593,
+     "approx_kl": 0.0115437, "value_explained": -2.15060, "update_norm": 0.952577},
+    {"latency_ms": 394.135, "entropy": 0.693018, "policy_objective": 0.367319, "value_loss": 0.681702,
+     "approx_kl": 0.0136384, "value_explained": 0.733275, "update_norm": 0.782486},
+]  # fmt: skip
+
+
+def test_numbers_are_those_of_this_version(place: Workplace) -> None:
+    """Records are of a version of the package: whoever must change these numbers raises it."""
+    assert mrlato_jax.__version__ == "0.1.0"
+    for line, golden in zip(read_metrics(place.reference / "metrics.jsonl"), GOLDEN, strict=False):
+        assert {name: line[name] for name in golden} == pytest.approx(golden, rel=2e-3)
 
 
 @pytest.fixture
