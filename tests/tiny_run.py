@@ -85,6 +85,7 @@ class Workplace:
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(self.path / "cache")),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as conftest.py has it in this process
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
