@@ -11,7 +11,7 @@ run: $(READY)
 	$(BIN)/python launch/meta_train.py --flagfile=exp2.flags --flagfile=cpu.flags
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -111,6 +111,7 @@ def test_a_lost_process_ends_the_run_which_can_be_resumed(place: Workplace, tmp_
     assert f"continuing after iteration {saved}" in err
 
 
+@pytest.mark.slow
 def test_a_stop_of_one_process_stops_all_with_a_checkpoint(place: Workplace, tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = start_two(place, f"--iterations={ENDLESS}", "--checkpoint_every=3", runs=(run, run))
@@ -165,6 +166,7 @@ def test_refused(place: Workplace, tmp_path: Path, given: list[str], phrase: str
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_several_seeds_in_one_program_stopped_and_resumed(place: Workplace, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     flags = [f"--data={place.data}", "--on=none", f"--run={root}"]

@@ -172,10 +172,8 @@ def test_progress_is_measured_by_the_heft_based_plans() -> None:
     assert (np.asarray(slower.heft) > want).all()
 
 
-@pytest.mark.parametrize(
-    "decoder_input",
-    [pytest.param(name, marks=[] if name == "task_sim" else pytest.mark.slow) for name in DECODER_INPUTS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder_input", DECODER_INPUTS)
 def test_adapts_in_a_program_of_64_bits(decoder_input: str) -> None:
     policy = dataclasses.replace(POLICY, decoder_input=decoder_input)
     rng = np.random.default_rng(3)

@@ -152,7 +152,7 @@ def test_iterations_by_hand(meta_update: str, pool: TaskPool, monkeypatch: pytes
         assert metrics.update_norm[0] == pytest.approx(norm, rel=1e-3)
 
 
-@pytest.mark.parametrize("axis", ["vmap", "map"])
+@pytest.mark.parametrize("axis", [pytest.param("vmap", marks=pytest.mark.slow), "map"])
 def test_a_task_depends_neither_on_its_place_nor_on_the_others(axis: str, pool: TaskPool, params: Any) -> None:
     adapted, metrics = adapt(axis, params, pool, [0, 1, 2], [0, 1, 0])
     turned, turned_metrics = adapt(axis, params, pool, [2, 0, 1], [0, 0, 1])
