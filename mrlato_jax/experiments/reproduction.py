@@ -28,6 +28,7 @@ from mrlato_jax.experiments.progress import Progress, percent
 from mrlato_jax.experiments.record import GrowingRecord
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, StoppedError, read_metrics, seed_path, session
 from mrlato_jax.experiments.settings import TestSetting, training_pool
+from mrlato_jax.experiments.trained_policy import trained_policy
 from mrlato_jax.experiments.training import train
 from mrlato_jax.learning.adaptation import Adaptation, marks
 from mrlato_jax.learning.devices import resolve
@@ -192,11 +193,10 @@ def trained(
 
 
 def _policy(path: Path, config: TrainConfig) -> Offloader:
-    found = checkpoint.read_params(RunFolder.open(path).checkpoints)
-    if found.step != config.iterations:
-        raise InputError(f"run {path} ends after {found.step} iterations; accepted: {config.iterations}")
-    params = jax.tree.map(jax.numpy.asarray, found.tree)
-    return Offloader(config.policy, params, label(config), found.step, config.learning)
+    policy = trained_policy(RunFolder.open(path))
+    if policy.iteration != config.iterations:
+        raise InputError(f"run {path} ends after {policy.iteration} iterations; accepted: {config.iterations}")
+    return policy
 
 
 def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader) -> dict[str, Any]:

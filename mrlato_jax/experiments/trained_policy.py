@@ -1,0 +1,27 @@
+"""The policy that a run has trained so far."""
+
+from __future__ import annotations
+
+import jax
+
+from mrlato_jax.errors import InputError
+from mrlato_jax.experiments import checkpoint
+from mrlato_jax.experiments.run_folder import RunFolder, checkpoint_meta
+from mrlato_jax.methods import Offloader, label
+
+
+def trained_policy(run: RunFolder) -> Offloader:
+    """The policy in the newest whole checkpoint of a run.
+
+    Raises:
+        InputError: no whole checkpoint, or one of other settings or data.
+    """
+    found, config = checkpoint.read_params(run.checkpoints), run.config
+    differences = checkpoint.differing_fields(found.meta, checkpoint_meta(config, run.record["data_hash"]))
+    if differences:
+        raise InputError(
+            f"{run.checkpoints} was saved under other settings than config.json: {'; '.join(differences)}; accepted: a "
+            "run folder as it was written"
+        )
+    params = jax.tree.map(jax.numpy.asarray, found.tree)
+    return Offloader(config.policy, params, label(config), found.step, config.learning)
