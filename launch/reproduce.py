@@ -21,11 +21,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from _cli import LAUNCH, parse, run
 from _reference_flags import define_reference_flags, search_budget
 from _test_flags import define_test_flags, settings_on
-from _train_flags import define_train_flags, train_config
+from _train_flags import LAYOUT_FLAGS, define_train_flags, train_config
 from absl import flags
 
 from mrlato_jax.config import EXPERIMENTS, ExecutionConfig, TrainConfig
@@ -42,7 +41,7 @@ from mrlato_jax.experiments.settings import TestSetting, check_room
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
-from mrlato_jax.methods import LEARNED, label, planned_methods
+from mrlato_jax.methods import LEARNED, SearchBudget, label, planned_methods
 
 PRESETS = {"paper": [], "cpu": ["cpu_table.flags"]}  # flag files after EXPERIMENT.flags
 ROOT = LAUNCH.parent
@@ -73,12 +72,14 @@ class Work:
     Attributes:
         dataset: its data.
         settings: what is adapted to.
-        references: the record of the planners.
+        budget: of the planners that search.
+        references: the record of all planners.
         records: of each seed, by the label of its method.
     """
 
     dataset: DagDataset
     settings: list[TestSetting]
+    budget: SearchBudget
     references: References
     records: dict[str, list[LearnedRecord]]
 
@@ -92,14 +93,15 @@ def main(_: list[str]) -> int:
     own = [name for name in ("out", "runs") if not FLAGS[name].present]
     if FLAGS.settings and own:
         raise InputError(f"--settings without --{own[0]}; accepted: --out and --runs that are not the preset's")
-    search_budget()  # refused before anything is made
+    budget = search_budget()
     use_cores()
+    resolve(ExecutionConfig(num_devices=FLAGS.num_devices), FLAGS.seeds)  # devices that are not there are refused
     experiments = EXPERIMENTS if FLAGS.experiment == "all" else (FLAGS.experiment,)
     configs = {name: [seeds_of(name, method) for method in FLAGS.methods] for name in experiments}
     out = Path(FLAGS.out).absolute() / FLAGS.preset
     check_writable(out)
     check_writable(Path(FLAGS.runs))
-    works = [look_through(name, configs[name], out) for name in experiments]
+    works = [look_through(name, configs[name], budget, out) for name in experiments]
     panels: list[Panel] = []
     with GracefulStop() as stop:
         for work in works:
@@ -122,6 +124,9 @@ def seeds_of(experiment: str, method: str) -> list[TrainConfig]:
     if FLAGS.settings:
         files.append(FLAGS.settings)
     parse(["reproduce.py", *(f"--flagfile={file}" for file in files), f"--method={method}"], values)
+    for name in ("seed", *LAYOUT_FLAGS):
+        if values[name].present:
+            raise InputError(f"--settings={FLAGS.settings} has --{name}; accepted: settings of methods and learning")
     first = train_config(flag_values=values)
     if first.experiment != experiment:
         raise InputError(f"--settings={FLAGS.settings} is for {first.experiment}; accepted: nothing of an experiment")
@@ -133,7 +138,7 @@ def run_root(config: TrainConfig) -> Path:
     return Path(FLAGS.runs) / f"reproduce-{FLAGS.preset}" / f"{config.experiment}-{label(config)}"
 
 
-def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], out: Path) -> Work:
+def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], budget: SearchBudget, out: Path) -> Work:
     """Data, records and run folders of an experiment, all of which must fit the settings."""
     dataset = datasets.load(experiment, FLAGS.data and Path(FLAGS.data))
     channel = methods[0][0].channel
@@ -152,23 +157,22 @@ def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], out:
         ]
         for record in records[name]:
             if not record.complete:
-                reproduction.check_run(seed_path(run_root(record.config), record.config.seed), record.config, dataset)
+                reproduction.check_run(seed_path(run_root(record.config), record.config.seed), record, dataset)
     path = out.parent / f"references-{experiment}.json"
-    references = reference_record(path, dataset, channel, settings, search_budget())
-    return Work(dataset, settings, references, records)
+    references = reference_record(path, dataset, channel, settings, budget)
+    return Work(dataset, settings, budget, references, records)
 
 
 def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
     """One experiment, to its tables and figures; None where a stop was requested before the end."""
-    budget = search_budget()
-    if not complete(work.references, work.settings, budget, stop):
+    if not complete(work.references, work.settings, work.budget, stop):
         return None
     for records in work.records.values():
         if not complete_method(work, [record for record in records if not record.complete], stop):
             return None
     rows = {name: [record.rows for record in records] for name, records in work.records.items()}
     steps = {name: records[0].config.learning.inner_steps for name, records in work.records.items()}
-    experiment, planners = work.dataset.name, list(planned_methods(budget))
+    experiment, planners = work.dataset.name, list(planned_methods(work.budget))
     panels = comparison.panels(experiment, work.references.rows, planners, rows, FLAGS.updates, steps)
     write_tables(out, experiment, panels, first_seeds(work))
     write_figures(out, experiment, panels, comparison.training_curves(rows))
@@ -188,15 +192,14 @@ def complete_method(work: Work, records: Sequence[LearnedRecord], stop: Graceful
     root, name = run_root(configs[0]), label(configs[0])
     seeds = ", ".join(str(config.seed) for config in configs)
     print(f"{name} on {work.dataset.name}, seeds {seeds}: {root}", flush=True)
-    execution = resolve(ExecutionConfig(num_devices=FLAGS.num_devices), len(configs) * configs[0].learning.meta_batch)
-    policies = reproduction.trained(root, configs, work.dataset, stop, execution)
+    policies = reproduction.trained(root, configs, work.dataset, stop, ExecutionConfig(num_devices=FLAGS.num_devices))
     if policies is None:
         return False
     for record, policy in zip(records, policies, strict=True):
         run = RunFolder.open(seed_path(root, record.config.seed))
         record.add_training(reproduction.training_summary(run, record.config, policy))
     rows = work.references.rows
-    heft = {name: float(np.mean(planners["HEFT-based"]["makespan_ms"])) for name, planners in rows.items()}
+    heft = {name: planners["HEFT-based"]["makespan_ms"] for name, planners in rows.items()}
     return reproduction.adapt_missing(records, policies, work.settings, heft, FLAGS.updates, stop, FLAGS.num_devices)
 
 
@@ -237,8 +240,8 @@ def write_figures(out: Path, experiment: str, panels: Sequence[Panel], curves: c
     """The adaptation and what the trainings looked like, where matplotlib is installed."""
     try:
         images = {
-            f"{experiment}.png": figures.adaptation_panels(panels),
-            f"{experiment}-training.png": figures.training_panels(curves),
+            f"{experiment}.png": figures.png(figures.adaptation_panels(panels)),
+            f"{experiment}-training.png": figures.png(figures.training_panels(curves)),
         }
     except ImportError:
         print("no figures: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)

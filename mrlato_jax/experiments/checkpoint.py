@@ -138,6 +138,12 @@ def steps(folder: Path) -> list[int]:
     return [step for step, _ in _list(Path(folder))]
 
 
+def drop_after(folder: Path, step: int) -> None:
+    """Deletes the checkpoints of later steps."""
+    for later in [found for found in steps(folder) if found > step]:
+        (Path(folder) / f"step_{later:08d}.npz").unlink()
+
+
 def newest_meta(folder: Path) -> dict[str, Any] | None:
     """The metadata of the checkpoint that `restore` would use; None where there is none at all.
 

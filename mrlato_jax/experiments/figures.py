@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrlato_jax.experiments.comparison import Curves, Panel, labels_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LINES = {  # planners that are drawn as lines
     "greedy": ("0.55", (0, (1, 1))),
@@ -29,7 +32,7 @@ CURVES = {
 }
 
 
-def adaptation_panels(panels: Sequence[Panel]) -> bytes:
+def adaptation_panels(panels: Sequence[Panel]) -> Figure:
     """Mean latency against updates, a panel a setting: methods as curves, bands from seed to seed, planners as lines.
 
     Raises:
@@ -62,10 +65,10 @@ def adaptation_panels(panels: Sequence[Panel]) -> bytes:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("mean latency, ms (argmax-decoded)")
-    return _png(figure, axes)
+    return _with_legend(figure, axes)
 
 
-def training_panels(curves: Curves) -> bytes:
+def training_panels(curves: Curves) -> Figure:
     """What to look at when a training misses its aim, a line a seed.
 
     Args:
@@ -85,17 +88,24 @@ def training_panels(curves: Curves) -> bytes:
         axis.grid(alpha=0.25)
     axes[0].axhline(1.0, color="black", linewidth=1)
     axes[3].set_yscale("log")
-    return _png(figure, axes)
+    return _with_legend(figure, axes)
 
 
-def _figure(panels: int, width: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # not pyplot: a caller's backend and open figures are theirs
+def png(figure: Figure) -> bytes:
+    """The file's contents."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
 
-    figure = Figure(figsize=(width * panels, 4.2), layout="constrained")
+
+def _figure(panels: int, width: float) -> tuple[Figure, Any]:
+    from matplotlib import figure as plots  # not pyplot: a caller's backend and open figures are theirs
+
+    figure = plots.Figure(figsize=(width * panels, 4.2), layout="constrained")
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
-def _png(figure: Any, axes: Any) -> bytes:
+def _with_legend(figure: Figure, axes: Any) -> Figure:
     handles: dict[str, Any] = {}
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -103,6 +113,4 @@ def _png(figure: Any, axes: Any) -> bytes:
     each = 6 + max(map(len, handles))  # letters, the line before them among them
     columns = max(1, min(len(handles), int(LETTERS_AN_INCH * figure.get_figwidth() / each)))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return figure

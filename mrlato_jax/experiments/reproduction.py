@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -34,7 +34,10 @@ from mrlato_jax.learning.adaptation import Adaptation, marks
 from mrlato_jax.learning.devices import resolve
 from mrlato_jax.methods import Offloader, label
 
+Value = TypeVar("Value")
+
 TRAINING = "training"  # the row of a record that is of no setting
+MEANS_AGREE = 1e-3  # milliseconds: latencies of DAGs are rounded to it
 CURVE_POINTS = 100
 ALL, HALF, PLANNING = "all", "half", "planning"
 PARTS = (ALL, HALF, PLANNING)
@@ -63,6 +66,11 @@ class LearnedRecord(GrowingRecord):
         }
         super().__init__(path, identity)
         self.config, self._settings, self._updates = config, settings, updates
+        if TRAINING in self.rows:
+            try:
+                _check_training(self.rows[TRAINING])
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                raise InputError(f"record {path}, training: {error!r}; accepted: a record as it was written") from None
         for setting in settings:
             for part, row in self.rows.get(setting.name, {}).items():
                 try:
@@ -102,47 +110,52 @@ class LearnedRecord(GrowingRecord):
             self.add(TRAINING, "summary", summary)
 
 
+def measured_of(part: str, values: Sequence[Value]) -> Sequence[Value]:
+    """Of one value a DAG, those of the DAGs that a part measures: all, or the half that is not adapted to."""
+    return values[len(values) // 2 :] if part == HALF else values
+
+
 def _check_part(part: str, row: Mapping[str, Any], num_graphs: int, updates: int) -> None:
     if part == PLANNING:
         values = row["seconds"]
-    else:
-        measured = num_graphs if part == ALL else num_graphs - num_graphs // 2
+    elif part in (ALL, HALF):
+        measured = len(measured_of(part, range(num_graphs)))
         values = row["latency_ms"]
-        by_dag = [row["latency_ms_by_dag"][str(mark)] for mark in marks(updates)]
-        if len(values) != updates + 1 or any(len(latencies) != measured for latencies in by_dag):
+        by_dag = {mark: row["latency_ms_by_dag"][str(mark)] for mark in marks(updates)}
+        if len(values) != updates + 1 or any(len(latencies) != measured for latencies in by_dag.values()):
             raise ValueError(f"{len(values)} latencies of {len(by_dag[0])} DAGs")
-        values = [row["simulator_evaluations"], *values, *(value for latencies in by_dag for value in latencies)]
+        for mark, latencies in by_dag.items():
+            if not abs(np.mean(latencies) - values[mark]) < MEANS_AGREE:
+                raise ValueError(f"a mean of {values[mark]} ms after {mark} updates of DAGs whose mean is another")
+        values = [row["simulator_evaluations"], *values]
+    else:
+        raise KeyError(part)
     if not np.isfinite(values).all():
         raise ValueError("values that are not finite")
 
 
-def begun_together(steps: Mapping[int, Sequence[int]]) -> list[list[int]]:
-    """Seeds whose trainings can go on in one program: those that have a checkpoint after one and the same iteration.
+def _check_training(row: Mapping[str, Any]) -> None:
+    summary = row["summary"]
+    if not isinstance(summary["params_sha256"], str) or not np.isfinite(list(summary["curve"].values())).all():
+        raise ValueError("a summary that is none")
 
-    Args:
-        steps: by seed, the iterations after which it has checkpoints; none where nothing was trained.
 
-    Returns:
-        Groups of seeds; those without a checkpoint are one.
+def check_run(path: Path, record: LearnedRecord, dataset: DagDataset) -> None:
+    """Whether an incomplete record can be completed with the run at `path`, which need not be there yet.
+
+    Raises:
+        InputError: that run has other settings, data or code; or the record has parts of a policy whose run is gone:
+            training it anew would not give the same parameters to the bit.
     """
-    groups: list[tuple[set[int], list[int]]] = []
-    for seed in sorted(steps, key=lambda seed: (max(steps[seed], default=0), seed)):
-        have = set(steps[seed])
-        fits = next((group for group in groups if group[0] & have or not (group[0] or have)), None)
-        if fits is None:
-            groups.append((have, [seed]))
-        else:
-            fits[0].intersection_update(have)
-            fits[1].append(seed)
-    return [sorted(seeds) for _, seeds in groups]
-
-
-def check_run(path: Path, config: TrainConfig, dataset: DagDataset) -> None:
-    """Raises InputError where the run at `path`, if there is one, has other settings, data or code."""
     if not RunFolder.begun(path):
+        if TRAINING in record.rows:
+            raise InputError(
+                f"record {record.path} lacks parts, and the run {path} whose policy they are to be of is gone; "
+                "accepted: that run, or another file"
+            )
         return
     run = RunFolder.open(path)
-    run.check_resumable(config, dataset.content_hash)
+    run.check_resumable(record.config, dataset.content_hash)
     ours = session()["versions"]["mrlato_jax"]
     others = {entry.get("versions", {}).get("mrlato_jax") for entry in run.record["sessions"]} - {ours}
     if others:
@@ -171,25 +184,26 @@ def trained(
         None where a stop was requested before the end.
     """
     paths = {config.seed: seed_path(root, config.seed) for config in configs}
-    steps = {
-        seed: checkpoint.steps(RunFolder.open(path).checkpoints)
-        for seed, path in paths.items()
-        if RunFolder.begun(path)
-    }
-    steps = {seed: steps.get(seed, []) for seed in paths}
-    unfinished = {config.seed: steps[config.seed] for config in configs if config.iterations not in steps[config.seed]}
-    for seeds in begun_together(unfinished):
-        group = [config for config in configs if config.seed in seeds]
-        pool = training_pool(dataset, group[0].policy, group[0].channel)
-        layout = resolve(execution, len(group) * group[0].learning.meta_batch)
+    begun = [seed for seed, path in paths.items() if RunFolder.begun(path)]
+    unfinished = [config for config in configs if config.seed not in begun or not _ended(paths[config.seed], config)]
+    if unfinished:
+        first = unfinished[0]
+        pool = training_pool(dataset, first.policy, first.channel)
+        layout = resolve(execution, len(unfinished) * first.learning.meta_batch)
         with ExitStack() as folders:
             runs = []
-            for config in group:
-                begin = RunFolder.resume if RunFolder.begun(paths[config.seed]) else RunFolder.create
+            for config in unfinished:
+                begin = RunFolder.resume if config.seed in begun else RunFolder.create
                 runs.append(folders.enter_context(begin(paths[config.seed], config, dataset.content_hash, layout)))
-            if train(runs, group, dataset.content_hash, pool, stop, checkpoint_every, layout) is None:
+            if train(runs, unfinished, dataset.content_hash, pool, stop, checkpoint_every, layout) is None:
                 return None
     return [_policy(paths[config.seed], config) for config in configs]
+
+
+def _ended(path: Path, config: TrainConfig) -> bool:
+    """Whether the run has a whole checkpoint of its last iteration."""
+    run = RunFolder.open(path)
+    return config.iterations in checkpoint.steps(run.checkpoints) and trained_policy(run).iteration == config.iterations
 
 
 def _policy(path: Path, config: TrainConfig) -> Offloader:
@@ -237,7 +251,7 @@ def adapt_missing(
     records: Sequence[LearnedRecord],
     policies: Sequence[Offloader],
     settings: Sequence[TestSetting],
-    heft_ms: Mapping[str, float],
+    heft_ms: Mapping[str, Sequence[float]],
     updates: int,
     stop: GracefulStop,
     num_devices: int = 0,
@@ -248,7 +262,7 @@ def adapt_missing(
         records: of each seed.
         policies: of each seed, trained.
         settings: what to adapt to.
-        heft_ms: by the names of settings: mean latency of the HEFT-based plans, to compare with on the way.
+        heft_ms: by the names of settings: latencies of the HEFT-based plans of all DAGs, to compare with on the way.
         updates: Adam steps.
         stop: when it is requested, what is unfinished is given up.
         num_devices: most devices used, each with an adaptation of its own; 0: all of this host.
@@ -271,11 +285,12 @@ def adapt_missing(
         def run(number: int, device: jax.Device) -> None:
             record, policy, index, part = jobs[number]
             setting, seed = settings[index], str(record.config.seed)
+            heft = float(np.mean(measured_of(part, heft_ms[setting.name])))
 
             def on_round(update: int, latency_ms: float, entropy: float) -> None:
                 with lock:
                     done[number] = update
-                    gap = percent(latency_ms / heft_ms[setting.name] - 1)
+                    gap = percent(latency_ms / heft - 1)
                     progress.update(sum(done), setting=setting.name, seed=seed, latency_ms=latency_ms, vs_heft=gap)
                 if stop.requested and update < updates:
                     raise StoppedError

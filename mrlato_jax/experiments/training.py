@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,7 +32,9 @@ def train(
     checkpoint_every: int = 25,
     execution: ExecutionConfig | None = None,
 ) -> list[LearnerState] | None:
-    """Meta-trains from the runs' last whole checkpoint, or from the start, to `iterations`; all seeds in one program.
+    """Meta-trains from the runs' last whole checkpoint, or from the start, to `iterations`.
+
+    All seeds are trained in one program, but for those that have no checkpoint in common: such are trained in turn.
 
     Args:
         runs: one for each of `configs`, opened for writing; none in a process that is not the first.
@@ -50,8 +52,64 @@ def train(
         InputError: a run's checkpoint belongs to other settings, network or data, or its checkpoints are gone; or
             training diverged, where what was saved before stays.
     """
+    execution = devices.resolve(execution or ExecutionConfig(), len(configs) * configs[0].learning.meta_batch)
+    states: list[LearnerState | None] = [None] * len(configs)
+    for group in _groups(runs, configs):
+        of_runs, of_configs = [runs[i] for i in group if runs], [configs[i] for i in group]
+        reached = _train_together(of_runs, of_configs, data_hash, pool, stop, checkpoint_every, execution)
+        if reached is None:
+            return None
+        for index, state in zip(group, reached, strict=True):
+            states[index] = state
+    return [state for state in states if state is not None]
+
+
+def _groups(runs: Sequence[RunFolder], configs: Sequence[TrainConfig]) -> list[list[int]]:
+    """Indices of the seeds that are trained in one program, as the first process's run folders have it."""
+    group_of = np.zeros(len(configs), int)
+    with hosts.agreed():
+        if runs:
+            steps = {index: checkpoint.steps(run.checkpoints) for index, run in enumerate(runs)}
+            ended = [index for index, have in steps.items() if configs[index].iterations in have]
+            begun = begun_together({index: have for index, have in steps.items() if index not in ended})
+            for number, group in enumerate([*([index] for index in ended), *begun]):
+                group_of[group] = number
+    group_of = hosts.from_first(group_of)
+    return [np.flatnonzero(group_of == number).tolist() for number in range(group_of.max() + 1)]
+
+
+def begun_together(steps: Mapping[int, Sequence[int]]) -> list[list[int]]:
+    """Seeds whose trainings can go on in one program: those that have a checkpoint after one and the same iteration.
+
+    Args:
+        steps: by seed, the iterations after which it has checkpoints; none where nothing was trained.
+
+    Returns:
+        Groups of seeds; those without a checkpoint are one.
+    """
+    groups: list[tuple[set[int], list[int]]] = []
+    for seed in sorted(steps, key=lambda seed: (max(steps[seed], default=0), seed)):
+        have = set(steps[seed])
+        fits = next((group for group in groups if group[0] & have or not (group[0] or have)), None)
+        if fits is None:
+            groups.append((have, [seed]))
+        else:
+            fits[0].intersection_update(have)
+            fits[1].append(seed)
+    return [sorted(seeds) for _, seeds in groups]
+
+
+def _train_together(
+    runs: Sequence[RunFolder],
+    configs: Sequence[TrainConfig],
+    data_hash: str,
+    pool: TaskPool,
+    stop: GracefulStop,
+    checkpoint_every: int,
+    execution: ExecutionConfig,
+) -> list[LearnerState] | None:
+    """`train` of seeds that have a checkpoint in common, or all none; `execution` resolved."""
     first = configs[0]
-    execution = devices.resolve(execution or ExecutionConfig(), len(configs) * first.learning.meta_batch)
     states = [init_state(config.policy, config.learning, config.seed) for config in configs]
     metas = [checkpoint_meta(config, data_hash) for config in configs]
     versions = {"versions": session()["versions"]}
@@ -59,6 +117,8 @@ def train(
     with hosts.agreed():
         if runs:
             states, done = _restore(runs, states, metas)
+            for run in runs:  # else one that was ahead, resumed alone, would lack the metrics that are dropped below
+                checkpoint.drop_after(run.checkpoints, done)
     done = int(hosts.from_first(np.asarray(done)))
     stacked = hosts.from_first(stack(states))
     if done >= first.iterations:
@@ -113,7 +173,11 @@ def train(
 def _restore(
     runs: Sequence[RunFolder], states: Sequence[LearnerState], metas: Sequence[dict[str, Any]]
 ) -> tuple[list[LearnerState], int]:
-    """The newest iteration of which every run has a whole checkpoint; the states as given where there is none."""
+    """The newest iteration of which every run has a whole checkpoint; the states as given where none has any.
+
+    Raises:
+        InputError: the runs have whole checkpoints, and none in common.
+    """
     newest: int | None = None
     while True:
         found = [
@@ -127,6 +191,11 @@ def _restore(
                 for state, restored in zip(states, found, strict=True)
             ], steps[0]
         newest = min(steps)  # a process that was killed between two runs' checkpoints left them apart
+        if not newest:
+            raise InputError(
+                f"runs {', '.join(str(run.path) for run in runs)} have no whole checkpoint in common; accepted: each "
+                "continued alone, by meta_train.py --resume with its own folder as --run"
+            )
 
 
 def _unstack(states: LearnerState) -> list[LearnerState]:
@@ -134,7 +203,7 @@ def _unstack(states: LearnerState) -> list[LearnerState]:
 
 
 def _check_finite(values: dict[str, float], iteration: int, seed: int, alone: bool) -> None:
-    others = "" if alone else "; the other seeds can go on, each with --resume and its own folder as --run"
+    others = "" if alone else "; the other seeds can go on, each by meta_train.py --resume with its own folder as --run"
     for name, value in values.items():
         if not math.isfinite(value):
             raise InputError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from mrlato_jax.config import LearningConfig, PolicyConfig
 from mrlato_jax.errors import InputError
@@ -103,6 +104,11 @@ def adapt(
         explained.append(float(metrics.loss.explained_variance))
         done = min((index + 1) * learning.inner_steps, updates)
         on_round(done, MILLISECONDS * float(by_dag[done].mean()), entropy[-1])
+    if not np.isfinite(optax.tree.norm(params)):  # the last step's loss was taken before it
+        raise InputError(
+            f"adaptation diverged: parameters are not finite after {updates} updates; accepted: finite values (try a "
+            "run with a lower inner_lr)"
+        )
     latencies = MILLISECONDS * np.stack(by_dag[: updates + 1]).astype(np.float64)
     return params, Adaptation(
         latency_ms=latencies.mean(axis=1).tolist(),

@@ -42,6 +42,12 @@ def draw_graphs(task: LearningTask, key: jax.Array, num_graphs: int) -> Learning
     return take(task, jax.random.permutation(key, task.num_graphs)[:num_graphs])
 
 
+def draw(learning: LearningConfig, task: LearningTask, key: jax.Array) -> tuple[LearningTask, jax.Array]:
+    """The DAGs of one collection, `graphs_per_task` of them, and the key of its trajectories; consumes `key`."""
+    graphs_key, rollout_key = jax.random.split(key)
+    return draw_graphs(task, graphs_key, learning.graphs_per_task), rollout_key
+
+
 def collect(
     policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
 ) -> tuple[Batch, Decisions, jax.Array]:
@@ -188,8 +194,7 @@ def inner_adapt(
     Returns:
         theta' and metrics.
     """
-    graphs_key, rollout_key = jax.random.split(key)
-    task = draw_graphs(task, graphs_key, learning.graphs_per_task)
+    task, rollout_key = draw(learning, task, key)
     start = InnerState(params, inner_optimizer(learning).init(params))
     state, steps, latency = update(policy, learning, start, task, rollout_key, learning.inner_steps)
     first, last = jax.tree.map(lambda leaf: leaf[0], steps.loss), jax.tree.map(lambda leaf: leaf[-1], steps.loss)

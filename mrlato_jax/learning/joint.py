@@ -9,14 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mrlato_jax.config import LearningConfig, PolicyConfig
-from mrlato_jax.learning.inner import (
-    InnerMetrics,
-    InnerState,
-    descend,
-    draw_graphs,
-    sampling_gradient,
-    scoring_gradient,
-)
+from mrlato_jax.learning.inner import InnerMetrics, InnerState, descend, draw, sampling_gradient, scoring_gradient
 from mrlato_jax.learning.losses import Batch, LossMetrics
 from mrlato_jax.learning.meta_batch import MetaBatch, TaskPool, mean_by_seed, over_tasks
 from mrlato_jax.learning.tasks import LearningTask
@@ -56,14 +49,13 @@ def joint_steps(
         return jax.vmap(partial(descend, learning))(states, pooled)
 
     def collect(params: Any, task: LearningTask, key: jax.Array) -> tuple[Any, jax.Array, Batch, InnerMetrics]:
-        graphs_key, rollout_key = jax.random.split(key)
-        task = draw_graphs(task, graphs_key, learning.graphs_per_task)
+        task, rollout_key = draw(learning, task, key)
         gradient, loss, collected, latency = sampling_gradient(policy, learning, params, task, rollout_key)
         metrics = InnerMetrics(latency, task.heft.mean(), loss, loss.explained_variance, loss.entropy)
         return *_by_step(gradient, task), _padded(collected, full), metrics
 
     def score(params: Any, task: LearningTask, key: jax.Array, collected: Batch) -> tuple[Any, jax.Array, LossMetrics]:
-        task = draw_graphs(task, jax.random.split(key)[0], learning.graphs_per_task)
+        task, _ = draw(learning, task, key)
         collected = _padded(collected, task.num_positions)
         gradient, loss = scoring_gradient(policy, learning, params, task, collected)
         return *_by_step(gradient, task), loss

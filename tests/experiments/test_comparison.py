@@ -124,13 +124,13 @@ def test_table_three(panels: list[Panel]) -> None:
 
 def test_efficiency_ratio(panels: list[Panel]) -> None:
     """(202 - 173) / (202 - 162); a gain within the seeds' noise is no ratio, nor is a loss."""
-    assert comparison.efficiency(panels, "mrlato") == pytest.approx([29 / 40])
+    assert comparison.efficiency(panels, "mrlato") == pytest.approx({"n20": 29 / 40})
     _, _, cells = comparison.efficiency_table(panels)
-    assert cells[0] == ["mrlato", "0.72 (1)", "0.74 (1)", "0.77 (1)"]  # (589 - 536) / (589 - 520)
+    assert cells[0] == ["mrlato", "0.72 (1)", "0.74 (1)", "0.77 (1)", "0.77 (1)"]  # (589 - 536) / (589 - 520)
     noisy = made({"mrlato": [record((200.0, 190.0, 199.0), 40.0), record((200.0, 180.0, 190.0), 40.0)]})
-    assert comparison.efficiency_table(noisy)[2][0] == ["mrlato", "(0)", "(0)", "0.77 (1)"]
+    assert comparison.efficiency_table(noisy)[2][0] == ["mrlato", "(0)", "(0)", "(0)", "0.77 (1)"]
     worse = made({"mrlato": [record((160.0, 163.0, 170.0), 0.0), record((164.0, 168.0, 174.0), 0.0)]}, {"n20": FREE})
-    assert comparison.efficiency(worse, "mrlato") == []
+    assert comparison.efficiency(worse, "mrlato") == {}
 
 
 FREE = {**REFERENCES["n20"], "optimum": row([100.0, 100.0], lower_bound_ms=[100.0, 100.0], proven=[True, True])}
@@ -155,9 +155,10 @@ def test_duels_are_paired_by_dag_and_seed(panels: list[Panel]) -> None:
     assert found[1] == (1.0, 0.0)
     _, header, cells = comparison.duel_table(panels)
     table = {line[0]: line[1:] for line in cells}
-    assert header == ["methods", "before any update", "after 100", "DAGs won / lost"]
-    assert table["mrlato / drl"][1].startswith("-15.2 ± ")
-    assert table["mrlato / HEFT-based"][1:] == ["-1.8 ± 15.4 %", "50 % / 50 %"]  # 122 > 110 and 202 < 220
+    assert header == ["methods", "before any update", "after 1", "after 30", "after 100", "DAGs won / lost"]
+    # Of two seeds the interval is 12.706 times half their difference, here 100 (160/190 - 164/192).
+    assert table["mrlato / drl"][3] == "-15.2 ± 7.7 %"
+    assert table["mrlato / HEFT-based"][3:] == ["-1.8 ± 15.4 %", "50 % / 50 %"]  # 122 > 110 and 202 < 220
 
 
 def test_equal_plans_are_neither_won_nor_lost() -> None:
@@ -179,6 +180,11 @@ def test_long_form(panels: list[Panel]) -> None:
     lines = {(line[2], line[3]): dict(zip(header, line, strict=True)) for line in cells}
     assert lines["mrlato", "30"]["held_out_ms"] == "174.000"
     assert lines["mrlato", "30"]["held_out_gap_percent"] == "-13.000"
+    assert float(lines["mrlato", "100"]["latency_half_width_ms"]) == pytest.approx(12.706 * 2, rel=1e-3)
+    assert lines["optimum", ""]["latency_half_width_ms"] == ""
+    # 120 and 124 over 100, 200 and 204 over 200: quantiles of 0, 2, 20 and 24 %.
+    for name, at in (("gap_p10_percent", 0.3), ("gap_p90_percent", 2.7)):
+        assert float(lines["mrlato", "100"][name]) == pytest.approx(np.interp(at, range(4), (0, 2, 20, 24)))
     assert float(lines["optimum", ""]["gap_p50_percent"]) == pytest.approx(0.5)
     assert lines["local search", ""]["evaluations_a_dag"] == "400.0"
     assert len(cells) == len(PLANNERS) + 2 * 5
@@ -193,7 +199,7 @@ def test_one_seed_has_no_interval() -> None:
     panels = made({"mrlato": RECORDS["mrlato"][:1]})
     assert comparison.table_three(panels)[2][0][2] == "200.0"
     assert math.isnan(estimate([1.0]).half_width)
-    assert comparison.efficiency(panels, "mrlato") == []
+    assert comparison.efficiency(panels, "mrlato") == {}
 
 
 @pytest.mark.parametrize("updates", [0, 1, 10])
@@ -231,10 +237,27 @@ def test_a_set_of_one_dag_has_numbers_but_no_other_half() -> None:
 
 
 def test_figures_show_what_was_measured(panels: list[Panel]) -> None:
-    """Whole PNG files; what they look like is for eyes."""
+    """The lines' data and names; what they look like is for eyes."""
     pytest.importorskip("matplotlib")
-    image = figures.adaptation_panels(panels)
-    assert image.startswith(b"\x89PNG")
-    names = ("latency_ms", "heft_ms", "entropy", "value_explained", "approx_kl")
-    curve = {"iteration": [1, 2], **{name: [0.5, 0.25] for name in names}}
-    assert figures.training_panels({"mrlato": [curve, curve], "drl": [curve]}).startswith(b"\x89PNG")
+    figure = figures.adaptation_panels(panels)
+    (axis,) = figure.axes
+    lines = {line.get_label(): np.asarray(line.get_ydata(), float) for line in axis.lines}
+    for label in ("mrlato", "drl"):
+        want = panels[0].learned[label].latency_ms.mean(axis=0)
+        np.testing.assert_array_equal(lines[f"{label} (2 seeds)"], want)
+    for planner, value in (("HEFT-based", 165.0), ("local search", 157.5), ("optimum", 151.0), ("order search", 147.5)):
+        np.testing.assert_array_equal(lines[planner], [value, value])
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == set(lines)
+    assert figures.png(figure).startswith(b"\x89PNG")
+
+
+def test_training_curves_are_drawn_a_line_a_seed() -> None:
+    pytest.importorskip("matplotlib")
+    names = ("latency_ms", "entropy", "value_explained", "approx_kl")
+    curves = [{"iteration": [5, 9], "heft_ms": [2.0, 4.0], **{name: [k, 3 * k] for name in names}} for k in (0.2, 0.3)]
+    figure = figures.training_panels({"mrlato": curves, "drl": curves[:1]})
+    latency, entropy, explained, _ = figure.axes
+    np.testing.assert_allclose([line.get_ydata() for line in latency.lines[:2]], [[0.1, 0.15], [0.15, 0.225]])
+    np.testing.assert_allclose(entropy.lines[1].get_ydata(), [0.3, 0.9])
+    np.testing.assert_allclose(explained.lines[2].get_xdata(), [5, 9])

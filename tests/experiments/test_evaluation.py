@@ -224,6 +224,13 @@ def test_a_policy_of_nan_is_named(params: Any, task: LearningTask) -> None:
         run(broken, task, 3)
 
 
+def test_parameters_that_the_last_update_broke_are_named(params: Any, task: LearningTask) -> None:
+    """Its loss, taken before it, is finite."""
+    learning = dataclasses.replace(LEARNING, inner_lr=1e38)
+    with pytest.raises(InputError, match="adaptation diverged: parameters are not finite after 1 updates"):
+        adaptation.adapt(POLICY, learning, params, task, task, 1, jax.random.key(0))
+
+
 def test_measured_halves_are_the_second(results: list[evaluation.SettingResult]) -> None:
     for result in results:
         assert result.held_out is not None

@@ -1,4 +1,4 @@
-"""What may be trained together, what a record refuses, and how jobs are spread over devices."""
+"""What a record refuses, and how jobs are spread over devices."""
 
 from __future__ import annotations
 
@@ -18,26 +18,12 @@ import tiny_run
 import mrlato_jax as mj
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import reproduction
-from mrlato_jax.experiments.reproduction import LearnedRecord, begun_together, params_hash, spread
-from mrlato_jax.experiments.run_folder import RunFolder
+from mrlato_jax.experiments.reproduction import LearnedRecord, params_hash, spread
+from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
 from mrlato_jax.experiments.settings import TestSetting, unseen_settings
+from mrlato_jax.methods import Offloader
 
 UPDATES = 1
-
-
-@pytest.mark.parametrize(
-    ("steps", "groups"),
-    [
-        ({}, []),
-        ({0: [], 1: [], 2: []}, [[0, 1, 2]]),
-        ({0: [50, 75, 100], 1: [50, 75, 100], 2: []}, [[2], [0, 1]]),  # a seed more than last time
-        ({0: [50, 75, 100], 1: [25, 50, 75]}, [[0, 1]]),  # killed between the checkpoints of two seeds
-        ({0: [150, 175, 200], 1: [50, 75, 100]}, [[1], [0]]),  # nothing in common
-        ({0: [50, 75], 1: [75, 100], 2: [100, 125]}, [[0, 1], [2]]),  # together all three have nothing in common
-    ],
-)
-def test_seeds_go_on_together_from_a_checkpoint_of_all(steps: dict[int, list[int]], groups: list[list[int]]) -> None:
-    assert begun_together(steps) == groups
 
 
 def test_jobs_are_spread_each_once_one_at_a_time_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +102,10 @@ def test_what_is_missing(settings: list[TestSetting], tmp_path: Path) -> None:
         (lambda p: p["latency_ms_by_dag"]["1"].pop(), "2 latencies of 4 DAGs"),
         (lambda p: p["latency_ms"].__setitem__(0, "x"), "TypeError"),
         (lambda p: p.pop("simulator_evaluations"), "KeyError('simulator_evaluations')"),
+        (
+            lambda p: p["latency_ms"].__setitem__(1, 3.01),
+            "a mean of 3.01 ms after 1 updates of DAGs whose mean is another",
+        ),
     ],
 )
 def test_a_damaged_part_is_refused(
@@ -127,6 +117,41 @@ def test_a_damaged_part_is_refused(
     open_record(path, settings).add("test0", "all", broken)
     with pytest.raises(InputError, match=re.escape(f"record {path}, all of test0: ") + ".*" + re.escape(phrase)):
         open_record(path, settings)
+
+
+@pytest.mark.parametrize(
+    "training", [{}, {"summary": {"curve": {}}}, {"summary": {"params_sha256": "aa", "curve": {"entropy": ["x"]}}}]
+)
+def test_a_damaged_training_or_an_unknown_part_is_refused(
+    settings: list[TestSetting], tmp_path: Path, training: dict[str, Any]
+) -> None:
+    path = tmp_path / "record.json"
+    open_record(path, settings).add("test0", "quarter", part(1))
+    with pytest.raises(InputError, match="quarter of test0: KeyError"):
+        open_record(path, settings)
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "rows": {"training": training}}))
+    with pytest.raises(InputError, match=re.escape(f"record {path}, training: ")):
+        open_record(path, settings)
+
+
+def test_progress_compares_a_half_with_its_own_heft(
+    settings: list[TestSetting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Latencies of 3 ms beside HEFT-based plans that are twice as long in the half that is measured."""
+    record = open_record(tmp_path / "record.json", settings[:1])
+    record.add("test0", "all", part(tiny_run.GRAPHS))
+    record.add("test0", "planning", {"seconds": [0.1]})
+
+    def adapted(policy: Any, config: Any, setting: Any, index: int, which: str, updates: int, on_round: Any) -> Any:
+        on_round(updates, 3.0, 0.5)
+        return part(tiny_run.GRAPHS // 2)
+
+    monkeypatch.setattr(reproduction, "adapt_part", adapted)
+    policy = Offloader(tiny_run.POLICY, {}, "mrlato")
+    heft = {"test0": [0.0, 0.0, 6.0, 6.0]}
+    assert reproduction.adapt_missing([record], [policy], settings[:1], heft, UPDATES, GracefulStop(), num_devices=1)
+    assert "vs_heft -50.0%" in capsys.readouterr().err
 
 
 def test_a_record_is_of_one_policy(settings: list[TestSetting], tmp_path: Path) -> None:
@@ -152,16 +177,26 @@ def test_hashes_of_parameters() -> None:
     assert len({params_hash(tree) for tree in (params, *others)}) == 4
 
 
-def test_a_run_of_other_settings_or_code_is_refused(tmp_path: Path) -> None:
+def test_a_run_of_other_settings_or_code_is_refused(settings: list[TestSetting], tmp_path: Path) -> None:
     dataset = tiny_run.dataset()
     path = tmp_path / "seed3"
-    reproduction.check_run(path, tiny_run.CONFIG, dataset)  # there is none
+    record = open_record(tmp_path / "record.json", settings)
+    reproduction.check_run(path, record, dataset)  # there is none
     RunFolder.create(path, tiny_run.CONFIG, dataset.content_hash).close()
-    reproduction.check_run(path, tiny_run.CONFIG, dataset)
+    reproduction.check_run(path, record, dataset)
     with pytest.raises(InputError, match=r"cannot be resumed: .*data_hash"):
-        reproduction.check_run(path, tiny_run.CONFIG, tiny_run.dataset(seed=1))
-    record = json.loads((path / "config.json").read_text())
-    record["sessions"][0]["versions"]["mrlato_jax"] = "0.0.1"
-    (path / "config.json").write_text(json.dumps(record))
+        reproduction.check_run(path, record, tiny_run.dataset(seed=1))
+    stored = json.loads((path / "config.json").read_text())
+    stored["sessions"][0]["versions"]["mrlato_jax"] = "0.0.1"
+    (path / "config.json").write_text(json.dumps(stored))
     with pytest.raises(InputError, match=r"was trained by version '0.0.1' of this package"):
-        reproduction.check_run(path, tiny_run.CONFIG, dataset)
+        reproduction.check_run(path, record, dataset)
+
+
+def test_a_begun_record_whose_run_is_gone_is_refused_before_anything_is_trained(
+    settings: list[TestSetting], tmp_path: Path
+) -> None:
+    record = open_record(tmp_path / "record.json", settings)
+    record.add_training({"params_sha256": "aa", "curve": {}})
+    with pytest.raises(InputError, match=r"lacks parts, and the run .*seed3 whose policy they are to be of is gone"):
+        reproduction.check_run(tmp_path / "seed3", record, tiny_run.dataset())

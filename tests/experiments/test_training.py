@@ -23,7 +23,7 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint, run_folder, training
 from mrlato_jax.experiments.run_folder import GracefulStop, MetricsLog, RunFolder, checkpoint_meta, read_metrics
 from mrlato_jax.experiments.settings import training_pool
-from mrlato_jax.experiments.training import train
+from mrlato_jax.experiments.training import begun_together, train
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState, init_state
 
@@ -312,12 +312,28 @@ def test_seeds_trained_together_are_the_seeds_trained_alone(
     assert checkpoint.read_params(root / "seed4" / "checkpoints").meta["config"]["seed"] == 4
 
 
+@pytest.mark.parametrize(
+    ("steps", "groups"),
+    [
+        ({}, []),
+        ({0: [], 1: [], 2: []}, [[0, 1, 2]]),
+        ({0: [50, 75, 100], 1: [50, 75, 100], 2: []}, [[2], [0, 1]]),  # a seed more than last time
+        ({0: [50, 75, 100], 1: [25, 50, 75]}, [[0, 1]]),  # killed between the checkpoints of two seeds
+        ({0: [150, 175, 200], 1: [50, 75, 100]}, [[1], [0]]),  # nothing in common
+        ({0: [50, 75], 1: [75, 100], 2: [100, 125]}, [[0, 1], [2]]),  # together all three have nothing in common
+    ],
+)
+def test_seeds_go_on_together_from_a_checkpoint_of_all(steps: dict[int, list[int]], groups: list[list[int]]) -> None:
+    assert begun_together(steps) == groups
+
+
 def test_seeds_whose_checkpoints_differ_go_on_from_the_last_common_one(
     both: tuple[Path, list[LearnerState]], pool: TaskPool, tmp_path: Path
 ) -> None:
     """As when the process was killed between writing one seed's checkpoint and the other's."""
     root = shutil.copytree(both[0], tmp_path / "runs")
-    (root / "seed4" / "checkpoints" / "step_00000006.npz").unlink()
+    for seed, step in ((3, 6), (4, 6), (4, 4)):
+        (root / f"seed{seed}" / "checkpoints" / f"step_{step:08}.npz").unlink()
     states = train_seeds(root, pool, RunFolder.resume)
     assert states is not None
     for seed, ours, theirs in zip((3, 4), states, both[1], strict=True):
@@ -327,8 +343,65 @@ def test_seeds_whose_checkpoints_differ_go_on_from_the_last_common_one(
         assert (root / f"seed{seed}" / "checkpoints" / "step_00000006.npz").exists()
 
 
+def test_a_seed_that_was_ahead_can_go_on_alone_after_a_second_kill(
+    both: tuple[Path, list[LearnerState]], whole: Outcome, pool: TaskPool, tmp_path: Path
+) -> None:
+    """Killed once, the seeds go back to the second iteration; killed there again, one is resumed without the other."""
+    root = shutil.copytree(both[0], tmp_path / "runs")
+    for seed, step in ((3, 6), (4, 6), (4, 4)):
+        (root / f"seed{seed}" / "checkpoints" / f"step_{step:08}.npz").unlink()
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "iteration_program", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_seeds(root, pool, RunFolder.resume)
+    assert checkpoint.steps(root / "seed3" / "checkpoints") == [2]
+    state = resume(root / "seed3", pool)
+    assert state is not None
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.state.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_seed_with_no_checkpoint_in_common_is_trained_in_turn(
+    both: tuple[Path, list[LearnerState]], pool: TaskPool, tmp_path: Path
+) -> None:
+    """One seed has ended, of the other there is the second iteration: the first is not begun again."""
+    root = shutil.copytree(both[0], tmp_path / "runs")
+    for step in (4, 6):
+        (root / "seed4" / "checkpoints" / f"step_{step:08}.npz").unlink()
+    for step in (2, 4):
+        (root / "seed3" / "checkpoints" / f"step_{step:08}.npz").unlink()
+    before = tiny_run.hashes(root / "seed3" / "checkpoints")
+    states = train_seeds(root, pool, RunFolder.resume)
+    assert states is not None
+    assert_same(states[0], both[1][0])
+    assert tiny_run.hashes(root / "seed3" / "checkpoints") == before
+    for ours, theirs in zip(jax.tree.leaves(states[1].params), jax.tree.leaves(both[1][1].params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert len(read_metrics(root / "seed4" / "metrics.jsonl")) == CONFIG.iterations
+
+
+def test_checkpoints_are_kept_where_the_common_one_is_broken(
+    both: tuple[Path, list[LearnerState]], pool: TaskPool, tmp_path: Path
+) -> None:
+    root = shutil.copytree(both[0], tmp_path / "runs")
+    for seed, step in ((3, 6), (3, 2), (4, 6), (4, 2)):
+        (root / f"seed{seed}" / "checkpoints" / f"step_{step:08}.npz").unlink()
+    shutil.copy(both[0] / "seed3/checkpoints/step_00000002.npz", root / "seed3/checkpoints/step_00000002.npz")
+    (root / "seed3" / "checkpoints" / "step_00000004.npz").write_bytes(b"broken")
+    before = {seed: tiny_run.hashes(root / f"seed{seed}" / "checkpoints") for seed in (3, 4)}
+    with pytest.raises(InputError, match="have no whole checkpoint in common; accepted: each continued alone"):
+        train_seeds(root, pool, RunFolder.resume)
+    assert {seed: tiny_run.hashes(root / f"seed{seed}" / "checkpoints") for seed in (3, 4)} == before
+
+
 def test_where_one_seed_diverges_the_other_can_go_on(whole: Outcome, pool: TaskPool, tmp_path: Path) -> None:
-    message = "at iteration 4 of seed 4;.* the other seeds can go on, each with --resume and its own folder as --run"
+    message = (
+        "at iteration 4 of seed 4;.* the other seeds can go on, each by meta_train.py --resume with its own folder"
+    )
     with pytest.MonkeyPatch.context() as patch:
         diverge_at(4, patch)
         with pytest.raises(InputError, match=message):

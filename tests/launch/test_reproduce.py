@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,11 @@ from mrlato_jax import methods
 from mrlato_jax.methods import SearchBudget, planned_methods
 
 LABEL = methods.label(tiny_run.CONFIG)
+DRL = methods.label(
+    dataclasses.replace(
+        tiny_run.CONFIG, method="drl", learning=dataclasses.replace(tiny_run.LEARNING, meta_update="joint")
+    )
+)
 UPDATES = 4
 RECORDS = [f"exp2-{LABEL}-seed{seed}.json" for seed in (0, 1)]
 TABLES = ["exp2.md", "exp2.csv"]
@@ -119,6 +126,54 @@ def test_it_goes_on_where_it_stopped_and_takes_more_seeds(case: Case, tmp_path: 
     assert again["latency_ms"] == pytest.approx(taken["latency_ms"], rel=1e-5)
     assert (out / "cpu" / RECORDS[0]).read_bytes() == untouched
     assert set(rows(out / "cpu" / RECORDS[0].replace("seed0", "seed2"))["test1"]) == {"all", "half", "planning"}
+
+
+def test_stopped_while_a_second_method_adapts_it_goes_on_and_compares_both(case: Case, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(case.out, tmp_path / "out"))
+    name = f"exp2-{DRL}-seed0.json"
+    wanted = ["--methods=mrlato,drl", "--seeds=2", "--num_devices=1"]
+    arguments = [*case.flags, *wanted, f"--out={out}", f"--runs={tmp_path / 'runs'}"]
+    with case.place.start("reproduce.py", *arguments) as process:
+        try:
+            deadline = time.monotonic() + 200
+            while not parts(out / "cpu" / name):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.terminate()
+            printed, errors = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    assert "stopped; the same command goes on" in printed
+    assert "stopped; what was being measured is given up, the rest is written" in errors
+    stopped = parts(out / "cpu" / name)
+    assert 0 < len(stopped) < 6
+    untouched = (out / "cpu" / RECORDS[0]).read_bytes()
+    ran = case.place.run("reproduce.py", *arguments)
+    assert ran.returncode == 0, ran.stderr
+    assert "meta-training" not in ran.stderr
+    whole = parts(out / "cpu" / name)
+    assert len(whole) == 6
+    assert stopped.items() <= whole.items()
+    assert (out / "cpu" / RECORDS[0]).read_bytes() == untouched
+    text = (out / "cpu" / "exp2.md").read_text()
+    assert f"{LABEL} / {DRL}" in text  # who is ahead
+    with open(out / "cpu" / "exp2.csv", newline="") as file:
+        latencies = {line["method"]: line["latency_ms"] for line in csv.DictReader(file) if line["updates"] == "0"}
+    assert latencies[LABEL] != latencies[DRL]
+
+
+def parts(path: Path) -> dict[str, str]:
+    """What a record has measured, by setting and part."""
+    if not path.exists():
+        return {}
+    return {
+        f"{setting} {part}": json.dumps(row)
+        for setting, found in rows(path).items()
+        if setting != "training"
+        for part, row in found.items()
+    }
 
 
 def test_a_foreign_record_is_refused_by_name(case: Case, tmp_path: Path) -> None:
