@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from _cli import LAUNCH, parse, run
 from _reference_flags import define_reference_flags, search_budget
 from _test_flags import define_test_flags, settings_on
@@ -200,7 +201,9 @@ def complete_method(work: Work, records: Sequence[LearnedRecord], stop: Graceful
         record.add_training(reproduction.training_summary(run, record.config, policy))
     rows = work.references.rows
     heft = {name: planners["HEFT-based"]["makespan_ms"] for name, planners in rows.items()}
-    return reproduction.adapt_missing(records, policies, work.settings, heft, FLAGS.updates, stop, FLAGS.num_devices)
+    done = reproduction.adapt_missing(records, policies, work.settings, heft, FLAGS.updates, stop, FLAGS.num_devices)
+    jax.clear_caches()  # each compiled program keeps memory maps, and a process may have no more than 65530 on Linux
+    return done
 
 
 def caption(records: Sequence[LearnedRecord]) -> str:
