@@ -8,14 +8,18 @@ from typing import Any
 from absl import flags
 
 from mrlato_jax.config import (
+    BASELINES,
     DECODER_INPUTS,
+    ENCODERS,
     EXPERIMENTS,
+    LEARN_FROM,
     MATMULS,
     META_UPDATES,
     NEIGHBOURS,
     PARALLEL,
     REWARD_SCALES,
     TASK_AXES,
+    TASK_FEATURES,
     ExecutionConfig,
     TrainConfig,
 )
@@ -43,6 +47,11 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     choice("method", run.method, LEARNED, "What is trained; it has --heads and --meta_update of its own.")
     integer("iterations", run.iterations, "Meta-iterations of the whole run.")
     integer("seed", run.seed, "Of every random draw of the run.")
+    integer(
+        "warm_start_iterations",
+        run.warm_start_iterations,
+        "Iterations of imitating demonstrations before, where the method is warm-started; 0: not at all.",
+    )
     choice("channel", run.channel, CHANNELS, "Channel rules of the simulator.")
 
     choice("decoder_input", policy.decoder_input, DECODER_INPUTS, "What the decoder sees beside its own state.")
@@ -61,6 +70,14 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "A task's parents and children as lists of positions, or pooled: in summaries that hold any number of them.",
     )
     choice(
+        "task_features",
+        policy.task_features,
+        TASK_FEATURES,
+        "What the encoder is told of a task itself: as in the paper, or also what comes after it (ways to the end, "
+        "work left).",
+    )
+    choice("encoder", policy.encoder, ENCODERS, "Which way the encoder reads the scheduling order.")
+    choice(
         "matmul",
         policy.matmul,
         MATMULS,
@@ -68,6 +85,13 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "bfloat16 sums in float32.",
     )
 
+    choice(
+        "learn_from",
+        learning.learn_from,
+        LEARN_FROM,
+        "Which trajectories are learned from: samples; or, imitated, the best of a DAG's samples, or demonstrations.",
+    )
+    integer("inner_lr_decay", learning.inner_lr_decay, "Adam steps over which --inner_lr falls to 0; 0: it stays.")
     number("inner_lr", learning.inner_lr, "alpha: learning rate of Adam in the inner loop.")
     number("outer_lr", learning.outer_lr, "beta: learning rate of the outer loop.")
     integer("inner_steps", learning.inner_steps, "m: gradient steps of the inner loop on one collection.")
@@ -76,6 +100,12 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     integer("rollouts", learning.rollouts, "Trajectories per DAG in one collection.")
     number("gamma", learning.gamma, "Discount per step, in [0, 1].")
     number("gae_lambda", learning.gae_lambda, "lambda of the advantage estimate, in [0, 1].")
+    choice(
+        "baseline",
+        learning.baseline,
+        BASELINES,
+        "What advantages are measured from: the values (25), or the other trajectories of the same DAG.",
+    )
     number("clip_epsilon", learning.clip_epsilon, "Clipping of the probability ratio, in (0, 1].")
     number("value_coef", learning.value_coef, "c1: weight of the value loss.")
     number("entropy_coef", learning.entropy_coef, "Weight of the entropy per step; the paper has none.")

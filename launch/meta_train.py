@@ -43,8 +43,8 @@ from mrlato_jax.experiments.run_folder import (
     store_seeds,
     stored_seeds,
 )
-from mrlato_jax.experiments.settings import check_room, training_pool
-from mrlato_jax.experiments.training import train
+from mrlato_jax.experiments.settings import check_room
+from mrlato_jax.experiments.stages import train_stages
 from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
 from mrlato_jax.methods import label
@@ -105,8 +105,9 @@ def main(_: list[str]) -> int:
                     where = runs[0].path if len(runs) == 1 else runs[0].path.parent
             for folder, config in zip(runs, configs, strict=False):
                 say(f"run: {folder.path}, method {label(config)}, seed {config.seed}")
-            pool = training_pool(dataset, config.policy, config.channel)
-            states = train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution)
+            states = train_stages(
+                runs, configs, dataset, stop, checkpoint_every, execution, FLAGS.data and Path(FLAGS.data)
+            )
         if not hosts.is_first():
             return 0
         finished = states is not None

@@ -193,7 +193,8 @@ def complete_method(work: Work, records: Sequence[LearnedRecord], stop: Graceful
     root, name = run_root(configs[0]), label(configs[0])
     seeds = ", ".join(str(config.seed) for config in configs)
     print(f"{name} on {work.dataset.name}, seeds {seeds}: {root}", flush=True)
-    policies = reproduction.trained(root, configs, work.dataset, stop, ExecutionConfig(num_devices=FLAGS.num_devices))
+    layout, data_folder = ExecutionConfig(num_devices=FLAGS.num_devices), FLAGS.data and Path(FLAGS.data)
+    policies = reproduction.trained(root, configs, work.dataset, stop, layout, data_folder=data_folder)
     if policies is None:
         return False
     for record, policy in zip(records, policies, strict=True):

@@ -13,8 +13,12 @@ from typing import Any, Self
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
 
 DECODER_INPUTS = ("paper", "task", "task_sim")
+ENCODERS = ("forward", "bidirectional")
 NEIGHBOURS = ("listed", "pooled")
+TASK_FEATURES = ("paper", "outlook")
 MATMULS = ("float32", "tf32", "bfloat16")
+BASELINES = ("value", "leave_one_out")
+LEARN_FROM = ("samples", "best_sample", "optimum")
 META_UPDATES = ("reptile", "reptile_adam", "fomaml", "maml", "joint")
 REWARD_SCALES = ("all_local", "none")
 TASK_AXES = ("auto", "map", "vmap")
@@ -22,6 +26,23 @@ PARALLEL = ("auto", "single", "shard_map", "pmap")
 EXPERIMENTS = ("exp1", "exp2", "exp3")
 CHANNEL_NAMES = ("paper", "mrlco", "mrlco_code")  # what they mean: mec/system.py
 BUDGET = ("meta_batch", "graphs_per_task", "rollouts")  # settings that no method's name mentions
+
+
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`TrainConfig.to_json`'s output of an earlier version, with the settings that it lacks, as they were meant."""
+
+    def fill(values: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+        nested = {
+            name: fill(value, plain[name])
+            for name, value in values.items()
+            if isinstance(value, Mapping) and isinstance(plain.get(name), Mapping)
+        }
+        return {**plain, **values, **nested}
+
+    plain = TrainConfig().to_json()
+    if values.get("warm_start") is not None:
+        plain["warm_start"] = plain["learning"]
+    return fill(values, plain)
 
 
 class _JsonRecord:
@@ -32,15 +53,25 @@ class _JsonRecord:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the record from `to_json`'s output; raises InputError on unknown or missing names."""
-        fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        unknown, missing = sorted(set(values) - set(fields)), sorted(set(fields) - set(values))
-        if unknown or missing:
-            raise InputError(
-                f"{cls.__name__} has unknown names {unknown} and lacks {missing}; accepted: {list(fields)}"
-            )
-        nested: dict[str, type[_JsonRecord]] = {"policy": PolicyConfig, "learning": LearningConfig}
-        return cls(**{name: nested[name].from_json(v) if name in nested else v for name, v in values.items()})
+        """Builds the record from `to_json`'s output; raises InputError on unknown names.
+
+        What is missing has its default: a setting that is added to the package does by default what was done before.
+        """
+        fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise InputError(f"{cls.__name__} has unknown names {unknown}; accepted: {fields}")
+        nested: dict[str, type[_JsonRecord]] = {
+            "policy": PolicyConfig,
+            "learning": LearningConfig,
+            "warm_start": LearningConfig,
+        }
+        return cls(
+            **{
+                name: nested[name].from_json(value) if name in nested and value is not None else value
+                for name, value in values.items()
+            }
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +84,8 @@ class PolicyConfig(_JsonRecord):
     heads: int = 8  # attention heads
     neighbour_width: int = 32  # parents (and children) a task may have where they are listed
     neighbours: str = "listed"  # how the encoder is told of parents and children; see mec/mdp.py
+    task_features: str = "paper"  # what it is told of the tasks themselves; see mec/mdp.py
+    encoder: str = "forward"  # which way the encoder reads the scheduling order
     matmul: str = "float32"  # how precisely the network's products multiply; see policy/products.py
 
     def __post_init__(self) -> None:
@@ -62,6 +95,10 @@ class PolicyConfig(_JsonRecord):
         if self.units % self.heads:
             raise InputError(f"heads is {self.heads}; accepted: a divisor of units ({self.units})")
         check_choice("neighbours", self.neighbours, NEIGHBOURS)
+        check_choice("task_features", self.task_features, TASK_FEATURES)
+        check_choice("encoder", self.encoder, ENCODERS)
+        if self.encoder == "bidirectional" and self.units % 2:
+            raise InputError(f"units is {self.units} with encoder=bidirectional; accepted: an even number")
         check_choice("matmul", self.matmul, MATMULS)
         if self.neighbours == "pooled" and self.neighbour_width != PolicyConfig.neighbour_width:
             raise InputError(
@@ -74,12 +111,19 @@ class PolicyConfig(_JsonRecord):
         """Most parents, and most children, that a task may have; None where any number can be told."""
         return self.neighbour_width if self.neighbours == "listed" else None
 
+    @property
+    def outlook(self) -> bool:
+        """Whether the encoder is told what comes after each task."""
+        return self.task_features == "outlook"
+
 
 @dataclasses.dataclass(frozen=True)
 class LearningConfig(_JsonRecord):
     """Inner loop (23)-(27) and outer loop (28)-(29)."""
 
+    learn_from: str = "samples"  # which trajectories a collection holds; see learning/inner.py
     inner_lr: float = 5e-4  # alpha, Adam
+    inner_lr_decay: int = 0  # Adam steps over which alpha falls to 0 (half a cosine); 0: it stays
     outer_lr: float = 5e-4  # beta
     inner_steps: int = 3  # m, full-batch gradient steps on one collection
     meta_batch: int = 10  # learning tasks in one meta-iteration, drawn without replacement
@@ -87,6 +131,7 @@ class LearningConfig(_JsonRecord):
     rollouts: int = 10  # trajectories per DAG in one collection
     gamma: float = 0.99
     gae_lambda: float = 0.95
+    baseline: str = "value"  # what advantages are measured from; see learning/inner.py
     clip_epsilon: float = 0.2
     value_coef: float = 0.5  # c1 of (27)
     entropy_coef: float = 0.0  # per step; the paper has none
@@ -97,6 +142,8 @@ class LearningConfig(_JsonRecord):
     def __post_init__(self) -> None:
         for name in ("inner_lr", "outer_lr"):
             check_number(name, getattr(self, name), low=0.0, open_low=True)
+        check_choice("learn_from", self.learn_from, LEARN_FROM)
+        check_number("inner_lr_decay", self.inner_lr_decay, low=0, integer=True)
         for name in ("inner_steps", "meta_batch", "graphs_per_task", "rollouts"):
             check_number(name, getattr(self, name), low=1, integer=True)
         for name in ("gamma", "gae_lambda"):
@@ -104,6 +151,9 @@ class LearningConfig(_JsonRecord):
         check_number("clip_epsilon", self.clip_epsilon, low=0.0, high=1.0, open_low=True)
         for name in ("value_coef", "entropy_coef"):
             check_number(name, getattr(self, name), low=0.0)
+        check_choice("baseline", self.baseline, BASELINES)
+        if self.baseline == "leave_one_out" and self.rollouts < 2:
+            raise InputError("rollouts is 1 with baseline=leave_one_out; accepted: at least 2")
         check_choice("reward_scale", self.reward_scale, REWARD_SCALES)
         check_choice("meta_update", self.meta_update, META_UPDATES)
         if not isinstance(self.normalise_advantages, bool):
@@ -143,8 +193,29 @@ class TrainConfig(_JsonRecord):
     channel: str = "paper"
     policy: PolicyConfig = dataclasses.field(default_factory=PolicyConfig)
     learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
+    warm_start: LearningConfig | None = None  # how theta is learned from demonstrations before the first iteration
+    warm_start_iterations: int = 0  # 0: theta begins at random
+
+    @property
+    def warm_start_config(self) -> TrainConfig | None:
+        """The run that gives this one its first theta; None where that is random."""
+        if self.warm_start is None or self.warm_start_iterations == 0:
+            return None
+        return dataclasses.replace(
+            self,
+            learning=self.warm_start,
+            iterations=self.warm_start_iterations,
+            warm_start=None,
+            warm_start_iterations=0,
+        )
 
     def __post_init__(self) -> None:
+        check_number("warm_start_iterations", self.warm_start_iterations, low=0, integer=True)
+        if self.warm_start_iterations and self.warm_start is None:
+            raise InputError(
+                f"warm_start_iterations is {self.warm_start_iterations} with method {self.method}, which is not "
+                "warm-started; accepted: 0"
+            )
         check_choice("experiment", self.experiment, EXPERIMENTS)
         check_type("method", self.method, str)  # which ones there are: methods/
         check_number("iterations", self.iterations, low=1, integer=True)

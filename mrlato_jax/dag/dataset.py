@@ -404,7 +404,7 @@ def load(experiment: str, folder: str | os.PathLike[str] | None = None) -> DagDa
     Raises:
         InputError: naming the file and what is wrong with it.
     """
-    folder = _data_folder() if folder is None else Path(folder)
+    folder = data_folder() if folder is None else Path(folder)
     entries = _read_manifest(folder)
     check_choice("experiment", experiment, tuple(entries))
     path = folder / _file_name(experiment)
@@ -432,7 +432,8 @@ def _file_name(name: str) -> str:
     return f"{name}.npz"
 
 
-def _data_folder() -> Path:
+def data_folder() -> Path:
+    """Where the data is that comes with the package; raises InputError where there is none."""
     for folder in _FOLDERS:
         if (folder / MANIFEST).is_file():
             return folder

@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,13 @@ def save(folder: Path, step: int, tree: Any, meta: Mapping[str, Any], keep: int 
     return path
 
 
-def restore(folder: Path, like: Any, expected: Mapping[str, Any], at_most: int | None = None) -> Restored | None:
+def restore(
+    folder: Path,
+    like: Any,
+    expected: Mapping[str, Any],
+    at_most: int | None = None,
+    completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> Restored | None:
     """The newest whole checkpoint of `folder`, in the structure of `like`; None where there is none at all.
 
     A broken file is named in one warning and the one before it is used.
@@ -88,6 +94,7 @@ def restore(folder: Path, like: Any, expected: Mapping[str, Any], at_most: int |
             back as numpy arrays where `like` has numpy arrays (no dtype is narrowed) and as jax arrays elsewhere.
         expected: entries that the stored metadata must have, compared as JSON values.
         at_most: pass over checkpoints of later steps.
+        completed: adds to stored metadata what an earlier version did not write.
 
     Raises:
         InputError: every file is broken, the metadata differ from `expected`, or the arrays from `like`.
@@ -96,7 +103,7 @@ def restore(folder: Path, like: Any, expected: Mapping[str, Any], at_most: int |
     if newest is None:
         return None
     path, header, arrays = newest
-    differences = differing_fields(header["meta"], expected)
+    differences = differing_fields(completed(header["meta"]), expected)
     if differences:
         raise InputError(f"{path} was saved under other settings: {'; '.join(differences)}; accepted: the run's own")
     return Restored(header["step"], _fill(like, header, arrays, path), header["meta"])

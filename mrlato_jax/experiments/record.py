@@ -43,7 +43,7 @@ class GrowingRecord:
     def _read(self) -> None:
         try:
             record = json.loads(self.path.read_bytes())
-            stored, sessions = dict(record["identity"]), list(record["sessions"])
+            stored, sessions = self._settled(dict(record["identity"])), list(record["sessions"])
             rows = {name: dict(entries) for name, entries in dict(record["rows"]).items()}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"record {self.path} cannot be read ({error!r}); accepted: one that this wrote") from None
@@ -55,6 +55,10 @@ class GrowingRecord:
             if ours != theirs:
                 raise InputError(f"record {self.path} has {name} {theirs!r}; accepted: {ours!r}, or another file")
         self.rows, self._sessions = rows, sessions
+
+    def _settled(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """A stored identity as this version of the package would have written it."""
+        return identity
 
     def add(self, setting: str, name: str, row: Any) -> None:
         """Adds one result, and writes the file."""

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from mrlato_jax.config import ExecutionConfig, TrainConfig
+from mrlato_jax.config import ExecutionConfig, TrainConfig, completed
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint
@@ -27,9 +27,9 @@ from mrlato_jax.experiments.evaluation import adapt_to_all, adapt_to_half
 from mrlato_jax.experiments.progress import Progress, percent
 from mrlato_jax.experiments.record import GrowingRecord
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, StoppedError, read_metrics, seed_path, session
-from mrlato_jax.experiments.settings import TestSetting, training_pool
+from mrlato_jax.experiments.settings import TestSetting
+from mrlato_jax.experiments.stages import train_stages
 from mrlato_jax.experiments.trained_policy import trained_policy
-from mrlato_jax.experiments.training import train
 from mrlato_jax.learning.adaptation import Adaptation, marks
 from mrlato_jax.learning.devices import resolve
 from mrlato_jax.methods import Offloader, label
@@ -79,6 +79,9 @@ class LearnedRecord(GrowingRecord):
                     raise InputError(
                         f"record {path}, {part} of {setting.name}: {error!r}; accepted: a record as it was written"
                     ) from None
+
+    def _settled(self, identity: dict[str, Any]) -> dict[str, Any]:
+        return {**identity, "config": completed(identity["config"])}
 
     def missing(self) -> list[tuple[int, str]]:
         """What is still to be measured: indices of settings, and the part."""
@@ -169,6 +172,7 @@ def trained(
     stop: GracefulStop,
     execution: ExecutionConfig,
     checkpoint_every: int = 25,
+    data_folder: Path | None = None,
 ) -> list[Offloader] | None:
     """The trained policy of each seed, from its run folder `root`/seed<number>; what is missing there is trained.
 
@@ -179,6 +183,7 @@ def trained(
         stop: when it is requested, training saves and ends.
         execution: how the work is laid out on devices.
         checkpoint_every: iterations from one checkpoint to the next.
+        data_folder: where demonstrations are; by default those that come with the package.
 
     Returns:
         None where a stop was requested before the end.
@@ -187,15 +192,13 @@ def trained(
     begun = [seed for seed, path in paths.items() if RunFolder.begun(path)]
     unfinished = [config for config in configs if config.seed not in begun or not _ended(paths[config.seed], config)]
     if unfinished:
-        first = unfinished[0]
-        pool = training_pool(dataset, first.policy, first.channel)
-        layout = resolve(execution, len(unfinished) * first.learning.meta_batch)
+        layout = resolve(execution, len(unfinished) * unfinished[0].learning.meta_batch)
         with ExitStack() as folders:
             runs = []
             for config in unfinished:
                 begin = RunFolder.resume if config.seed in begun else RunFolder.create
                 runs.append(folders.enter_context(begin(paths[config.seed], config, dataset.content_hash, layout)))
-            if train(runs, unfinished, dataset.content_hash, pool, stop, checkpoint_every, layout) is None:
+            if train_stages(runs, unfinished, dataset, stop, checkpoint_every, layout, data_folder) is None:
                 return None
     return [_policy(paths[config.seed], config) for config in configs]
 

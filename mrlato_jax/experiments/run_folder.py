@@ -31,7 +31,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from mrlato_jax.config import ExecutionConfig, TrainConfig
+from mrlato_jax.config import ExecutionConfig, TrainConfig, completed
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.experiments.checkpoint import differing_fields, newest_meta
 from mrlato_jax.files import check_writable, write_atomically
@@ -170,7 +170,7 @@ class RunFolder:
 
     def check_resumable(self, config: TrainConfig, data_hash: str) -> None:
         """Raises InputError unless the run can go on under `config`: the same settings, or more iterations."""
-        stored, wanted = self.record["config"], config.to_json()
+        stored, wanted = completed(self.record["config"]), config.to_json()
         if wanted["iterations"] >= stored["iterations"]:
             stored = {**stored, "iterations": wanted["iterations"]}
         differences = differing_fields(stored, wanted)
@@ -182,7 +182,7 @@ class RunFolder:
             )
         stored_meta = newest_meta(self.checkpoints)
         if stored_meta is not None:
-            differences = differing_fields(stored_meta, checkpoint_meta(config, data_hash))
+            differences = differing_fields(completed_meta(stored_meta), checkpoint_meta(config, data_hash))
             if differences:
                 raise InputError(
                     f"{self.checkpoints} was saved under other settings: {'; '.join(differences)}; accepted: the run's"
@@ -232,6 +232,13 @@ def checkpoint_meta(config: TrainConfig, data_hash: str) -> dict[str, Any]:
     settings = config.to_json()
     del settings["iterations"]
     return {"config": settings, "data_hash": data_hash}
+
+
+def completed_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's metadata with the settings that were added since it was written."""
+    settings = completed(meta["config"])
+    del settings["iterations"]
+    return {**meta, "config": settings}
 
 
 class MetricsLog:

@@ -6,7 +6,7 @@ import jax
 
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint
-from mrlato_jax.experiments.run_folder import RunFolder, checkpoint_meta
+from mrlato_jax.experiments.run_folder import RunFolder, checkpoint_meta, completed_meta
 from mrlato_jax.methods import Offloader, label
 
 
@@ -17,7 +17,8 @@ def trained_policy(run: RunFolder) -> Offloader:
         InputError: no whole checkpoint, or one of other settings or data.
     """
     found, config = checkpoint.read_params(run.checkpoints), run.config
-    differences = checkpoint.differing_fields(found.meta, checkpoint_meta(config, run.record["data_hash"]))
+    wanted = checkpoint_meta(config, run.record["data_hash"])
+    differences = checkpoint.differing_fields(completed_meta(found.meta), wanted)
     if differences:
         raise InputError(
             f"{run.checkpoints} was saved under other settings than config.json: {'; '.join(differences)}; accepted: a "

@@ -16,7 +16,7 @@ from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint, hosts
 from mrlato_jax.experiments.progress import Progress, percent
-from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, checkpoint_meta, session
+from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, checkpoint_meta, completed_meta, session
 from mrlato_jax.learning import devices
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState, MetaMetrics, init_state, iteration_program
@@ -31,6 +31,7 @@ def train(
     stop: GracefulStop,
     checkpoint_every: int = 25,
     execution: ExecutionConfig | None = None,
+    initial: Sequence[Any] | None = None,
 ) -> list[LearnerState] | None:
     """Meta-trains from the runs' last whole checkpoint, or from the start, to `iterations`.
 
@@ -44,6 +45,7 @@ def train(
         stop: when it is requested (in any process), the loop saves and ends when metrics are fetched next.
         checkpoint_every: iterations from one checkpoint to the next.
         execution: how the work is laid out on devices.
+        initial: theta of each seed before its first iteration; by default random.
 
     Returns:
         The learners after the last iteration, or None where a stop was requested before it.
@@ -56,7 +58,10 @@ def train(
     states: list[LearnerState | None] = [None] * len(configs)
     for group in _groups(runs, configs):
         of_runs, of_configs = [runs[i] for i in group if runs], [configs[i] for i in group]
-        reached = _train_together(of_runs, of_configs, data_hash, pool, stop, checkpoint_every, execution)
+        first_states = [
+            init_state(configs[i].policy, configs[i].learning, configs[i].seed, initial and initial[i]) for i in group
+        ]
+        reached = _train_together(of_runs, of_configs, first_states, data_hash, pool, stop, checkpoint_every, execution)
         if reached is None:
             return None
         for index, state in zip(group, reached, strict=True):
@@ -102,6 +107,7 @@ def begun_together(steps: Mapping[int, Sequence[int]]) -> list[list[int]]:
 def _train_together(
     runs: Sequence[RunFolder],
     configs: Sequence[TrainConfig],
+    states: list[LearnerState],
     data_hash: str,
     pool: TaskPool,
     stop: GracefulStop,
@@ -110,7 +116,6 @@ def _train_together(
 ) -> list[LearnerState] | None:
     """`train` of seeds that have a checkpoint in common, or all none; `execution` resolved."""
     first = configs[0]
-    states = [init_state(config.policy, config.learning, config.seed) for config in configs]
     metas = [checkpoint_meta(config, data_hash) for config in configs]
     versions = {"versions": session()["versions"]}
     done = 0
@@ -181,7 +186,7 @@ def _restore(
     newest: int | None = None
     while True:
         found = [
-            checkpoint.restore(run.checkpoints, state._asdict(), meta, newest)
+            checkpoint.restore(run.checkpoints, state._asdict(), meta, newest, completed_meta)
             for run, state, meta in zip(runs, states, metas, strict=True)
         ]
         steps = [0 if restored is None else restored.step for restored in found]

@@ -4,9 +4,11 @@ Where each setting of `LearningConfig` enters:
     rollouts, graphs_per_task        Algorithm 1, line 6        `inner.collect`
     gamma, gae_lambda                (25), (26)                 `advantages`
     reward_scale, normalise_advantages    before and after (25) `inner.collect`
+    baseline                         in place of (25)           `inner.estimate`
+    learn_from                       in place of line 6         `inner.collect`
     clip_epsilon                     (23)                       `losses.clipped_surrogate`
     value_coef, entropy_coef         (27)                       `losses.inner_loss`
-    inner_lr, inner_steps            line 7                     `inner.inner_adapt`
+    inner_lr, inner_lr_decay, inner_steps    line 7             `inner.inner_adapt`
     meta_batch                       line 3                     `meta_batch.draw_meta_batch`
     outer_lr, meta_update            (29), line 9               `outer.meta_gradient`, `outer.outer_optimizer`;
                                      fomaml, maml               `maml.adapted_gradient`

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.errors import InputError
 from mrlato_jax.learning import advantages as adv
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.losses import Batch, LossMetrics, inner_loss
@@ -30,9 +31,12 @@ class InnerMetrics(NamedTuple):
 
 
 def inner_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
-    """Adam(alpha)."""
+    """Adam(alpha), alpha falling where `inner_lr_decay` says so."""
     # maml differentiates it, and the square root of a second moment of zero has no derivative.
-    return optax.adam(learning.inner_lr, eps_root=1e-16 if learning.meta_update == "maml" else 0.0)
+    alpha: optax.ScalarOrSchedule = learning.inner_lr
+    if learning.inner_lr_decay:
+        alpha = optax.cosine_decay_schedule(learning.inner_lr, learning.inner_lr_decay)
+    return optax.adam(alpha, eps_root=1e-16 if learning.meta_update == "maml" else 0.0)
 
 
 def draw_graphs(task: LearningTask, key: jax.Array, num_graphs: int) -> LearningTask:
@@ -51,18 +55,44 @@ def draw(learning: LearningConfig, task: LearningTask, key: jax.Array) -> tuple[
 def collect(
     policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
 ) -> tuple[Batch, Decisions, jax.Array]:
-    """Samples `rollouts` trajectories of each DAG and estimates their advantages; consumes `key`.
+    """Trajectories of each DAG with their advantages; consumes `key`.
+
+    They are `rollouts` samples of the policy; or, where `learn_from` says so, the best of those or the best plan known,
+    alone and with an advantage of 1 at each step: (23) then is the likelihood of that plan.
 
     Returns:
         The batch, which is constant to differentiation; the decisions, which are not; and the mean sampled makespan in
         seconds.
     """
+    if learning.learn_from == "optimum":
+        if task.optimum is None:
+            raise InputError("learn_from is 'optimum' on learning tasks without plans; accepted: demonstrations")
+        return _taught(policy, learning, params, task, task.optimum)
     trajectories = rollout.sample(policy, params, task, key, learning.rollouts)
+    if learning.learn_from == "best_sample":
+        best = jnp.argmin(trajectories.makespans, axis=1)
+        actions = jnp.take_along_axis(trajectories.decisions.actions, best[:, None, None], axis=1)[:, 0]
+        batch, decisions, _ = _taught(policy, learning, params, task, actions)
+        return batch, decisions, trajectories.makespans.mean()
     return estimate(learning, task, trajectories), trajectories.decisions, trajectories.makespans.mean()
 
 
+def _taught(
+    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, actions: jax.Array
+) -> tuple[Batch, Decisions, jax.Array]:
+    """`collect` of one given plan a DAG, [G, N]."""
+    followed = rollout.follow(policy, params, task, actions[:, None])
+    batch = estimate(learning, task, followed)
+    advantages = jnp.broadcast_to(task.dags.mask[:, None], batch.advantages.shape).astype(batch.advantages.dtype)
+    return batch._replace(advantages=advantages), followed.decisions, followed.makespans.mean()
+
+
 def estimate(learning: LearningConfig, task: LearningTask, trajectories: Trajectories) -> Batch:
-    """Advantages (25) and value targets (26) of a collection, and all else of it that the gradient steps hold fixed."""
+    """Advantages and value targets (26) of a collection, and all else of it that the gradient steps hold fixed.
+
+    Advantages are (25) with the baseline `value`; with `leave_one_out` the return-to-go less the mean of the other
+    trajectories' of the same DAG at the same position (Kool et al., 2019).
+    """
     actions, log_probs, values, _ = jax.lax.stop_gradient(trajectories.decisions)
     mask = task.dags.mask[:, None, :]
     rewards = trajectories.rewards
@@ -75,6 +105,9 @@ def estimate(learning: LearningConfig, task: LearningTask, trajectories: Traject
 
     per_rollout = jax.vmap(of_rollout, in_axes=(0, 0, None))
     advantages, returns = jax.vmap(per_rollout)(rewards, values, task.dags.mask)
+    if learning.baseline == "leave_one_out":
+        count = returns.shape[1]
+        advantages = (returns - returns.mean(axis=1, keepdims=True)) * count / max(count - 1, 1)
     if learning.normalise_advantages:
         advantages = adv.normalise(advantages, mask)
     return Batch(actions, log_probs, advantages, returns, mask)

@@ -69,16 +69,17 @@ def meta_gradient(
     return jax.tree.map(lambda mean: mean / (learning.inner_lr * learning.inner_steps), means)
 
 
-def init_state(policy: PolicyConfig, learning: LearningConfig, seed: int) -> LearnerState:
+def init_state(policy: PolicyConfig, learning: LearningConfig, seed: int, params: Any = None) -> LearnerState:
     """The learner before its first iteration.
 
     Args:
         policy: the network's settings.
         learning: the learning settings.
         seed: decides the parameters and every draw of the run.
+        params: parameters to begin with, in place of random ones.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    params = init_params(policy, init_key)
+    params = init_params(policy, init_key) if params is None else params
     return LearnerState(params, outer_optimizer(learning).init(params), jnp.zeros((), jnp.int32), run_key)
 
 

@@ -28,7 +28,7 @@ class Trajectories(NamedTuple):
 @partial(jax.jit, static_argnames="policy")
 def init_params(policy: PolicyConfig, key: jax.Array) -> Any:
     """Random parameters of the policy."""
-    features = jnp.zeros((1, 1, mdp.num_features(policy.neighbour_limit)))
+    features = jnp.zeros((1, 1, mdp.num_features(policy.neighbour_limit, policy.outlook)))
     observations = jnp.zeros((1, mdp.SIMULATOR_FEATURES if policy.decoder_input == "task_sim" else 0))
     return Seq2SeqPolicy(policy).init(key, features, jnp.ones((1, 1), bool), observations)
 
@@ -97,13 +97,21 @@ def score(policy: PolicyConfig, params: Any, task: LearningTask, actions: jax.Ar
         task: G DAGs padded to N positions.
         actions: int32[G, R, N] in scheduling order.
     """
-    rollouts = actions.shape[1]
     if policy.decoder_input == "task_sim":
-        surroundings = environment(policy, task.dags, rollouts)
-    else:
-        surroundings = decode.blind(task.num_graphs, rollouts, task.num_positions)
+        return follow(policy, params, task, actions).decisions
+    rollouts = actions.shape[1]
+    surroundings = decode.blind(task.num_graphs, rollouts, task.num_positions)
     memory = encode(policy, params, task)
     return decode.decode(policy, params, memory, rollouts, surroundings, decode.given, actions)[0]
+
+
+def follow(policy: PolicyConfig, params: Any, task: LearningTask, actions: jax.Array) -> Trajectories:
+    """The trajectories of given actions; arguments as `score`."""
+    rollouts = actions.shape[1]
+    surroundings = environment(policy, task.dags, rollouts)
+    memory = encode(policy, params, task)
+    decisions, rewards = decode.decode(policy, params, memory, rollouts, surroundings, decode.given, actions)
+    return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
 
 
 def decode_greedily(policy: PolicyConfig, params: Any, task: LearningTask) -> tuple[jax.Array, jax.Array]:

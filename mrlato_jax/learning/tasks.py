@@ -25,6 +25,7 @@ class LearningTask(NamedTuple):
     dags: DagArrays  # [G, ...]
     features: jax.Array  # [G, N, F], `mdp.encode` of each
     heft: jax.Array  # [G], makespan of each one's HEFT-based plan, seconds; nothing learns from it, progress shows it
+    optimum: jax.Array | None = None  # int32[G, N], actions of the best plan known, where it is to be learned from
 
     @property
     def num_graphs(self) -> int:
@@ -54,12 +55,12 @@ def learning_task(
     arrays = pack(graphs, system, num_positions=num_positions)
     mdp.check_neighbour_width(arrays, policy.neighbour_limit)
     dags = jax.tree.map(jnp.asarray, arrays)
-    return LearningTask(dags, *_encode_all(dags, policy.neighbour_limit))
+    return LearningTask(dags, *_encode_all(dags, policy.neighbour_limit, policy.outlook))
 
 
-@partial(jax.jit, static_argnames="neighbour_width")
-def _encode_all(dags: DagArrays, neighbour_width: int | None) -> tuple[jax.Array, jax.Array]:
-    return mdp.encode_all(dags, neighbour_width), jax.vmap(earliest_finish)(dags)[1]
+@partial(jax.jit, static_argnames=("neighbour_width", "outlook"))
+def _encode_all(dags: DagArrays, neighbour_width: int | None, outlook: bool) -> tuple[jax.Array, jax.Array]:
+    return mdp.encode_all(dags, neighbour_width, outlook), jax.vmap(earliest_finish)(dags)[1]
 
 
 def stack(trees: Sequence[Tree]) -> Tree:
@@ -70,10 +71,10 @@ def stack(trees: Sequence[Tree]) -> Tree:
 def trim(task: LearningTask, num_positions: int) -> LearningTask:
     """The same DAGs with fewer padded positions; `num_positions` must hold the largest of them."""
     size = num_positions
-    dags, features, heft = task
+    dags, features, heft, optimum = task
     short = {name: getattr(dags, name)[..., :size] for name in ("ue", "uplink", "vm", "downlink", "mask", "order")}
     dags = DagArrays(**short, parents=dags.parents[..., :size, :size], channel=dags.channel)
-    return LearningTask(dags, features[..., :size, :], heft)
+    return LearningTask(dags, features[..., :size, :], heft, None if optimum is None else optimum[..., :size])
 
 
 def take(tree: Tree, index: jax.Array | int) -> Tree:

@@ -15,14 +15,16 @@ from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 
 TASK_FEATURES = 5
+OUTLOOK_FEATURES = 7
 POOLED_FEATURES = 12  # of a task's parents, and as many of its children
 SIMULATOR_FEATURES = 7
 ENCODING_BYTES = 2**26  # of one float[N, N] for each of the DAGs that are encoded side by side
 
 
-def num_features(neighbour_width: int | None) -> int:
+def num_features(neighbour_width: int | None, outlook: bool = False) -> int:
     """F, the features of a task as `encode` gives them."""
-    return TASK_FEATURES + 2 * (POOLED_FEATURES if neighbour_width is None else neighbour_width)
+    neighbours = 2 * (POOLED_FEATURES if neighbour_width is None else neighbour_width)
+    return TASK_FEATURES + neighbours + (OUTLOOK_FEATURES if outlook else 0)
 
 
 def check_neighbour_width(arrays: DagArrays, width: int | None) -> None:
@@ -40,7 +42,7 @@ def check_neighbour_width(arrays: DagArrays, width: int | None) -> None:
             )
 
 
-def encode(dag: DagArrays, neighbour_width: int | None) -> jax.Array:
+def encode(dag: DagArrays, neighbour_width: int | None, outlook: bool = False) -> jax.Array:
     """The embedding of each task (IV-B): position, the four times, and what is told of parents and of children.
 
     That is their positions up to a width, as in the paper; or, without a width, summaries that hold any number of them:
@@ -54,9 +56,10 @@ def encode(dag: DagArrays, neighbour_width: int | None) -> jax.Array:
         neighbour_width: W, room for that many parents and as many children. `check_neighbour_width` refuses what does
             not fit; where that was not called, the features of such a task are NaN, never silently cut. None takes
             summaries.
+        outlook: whether `task_outlook` is told too.
 
     Returns:
-        float[N, F], F = 5 + 2 W, or 29 with summaries (`num_features`); 0 on padding.
+        float[N, F], F = 5 + 2 W, or 29 with summaries, and 7 with the outlook (`num_features`); 0 on padding.
     """
     n = jnp.maximum(dag.mask.sum(), 1)
     own_position = ((jnp.arange(dag.mask.shape[0]) + 1) / n).astype(dag.ue.dtype)
@@ -67,16 +70,50 @@ def encode(dag: DagArrays, neighbour_width: int | None) -> jax.Array:
     else:
         parents = _neighbour_positions(dag.parents, own_position, neighbour_width)
         children = _neighbour_positions(dag.parents.T, own_position, neighbour_width)
-    features = jnp.concatenate([own_position[:, None], times, parents, children], axis=-1)
+    told = [own_position[:, None], times, parents, children]
+    if outlook:
+        told.append(task_outlook(dag))
+    features = jnp.concatenate(told, axis=-1)
     return jnp.where(dag.mask[:, None], features, 0)
 
 
-def encode_all(dags: DagArrays, neighbour_width: int | None) -> jax.Array:
+def task_outlook(dag: DagArrays) -> jax.Array:
+    """What comes after each task: how long the longest way from its result to the end is, and how much work is left.
+
+    The way is measured three times: with all its tasks local, all offloaded (the rank (13), less the task's own time),
+    and each where it takes less; no queue is waited for. The work left is the sum of each of the four times over the
+    tasks later in the scheduling order. All in shares of the DAG's sum of `T_ue` (as in `encode`, of all times where no
+    task computes).
+
+    Args:
+        dag: one DAG, no leading axes.
+
+    Returns:
+        float[N, 7].
+    """
+    offloaded = dag.uplink + dag.vm + dag.downlink
+    times = jnp.stack([dag.ue, offloaded, jnp.minimum(dag.ue, offloaded)], axis=-1)
+    positions = jnp.arange(dag.mask.shape[0])
+
+    def body(ways: jax.Array, step: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        position, children, own = step  # ways: with the tasks' own times, of those after `position`
+        after = jnp.max(jnp.where(children[:, None], ways, 0), axis=0)
+        return ways.at[position].set(after + own), after
+
+    _, after = jax.lax.scan(body, jnp.zeros_like(times), (positions, dag.parents.T, times), reverse=True)
+    each = jnp.stack([dag.ue, dag.uplink, dag.vm, dag.downlink], axis=-1)
+    left = jnp.cumsum(each[::-1], axis=0)[::-1] - each
+    total = time_scale(dag) * jnp.maximum(dag.mask.sum(), 1)
+    return jnp.concatenate([after, left], axis=-1) / total
+
+
+def encode_all(dags: DagArrays, neighbour_width: int | None, outlook: bool = False) -> jax.Array:
     """`encode` of each of G DAGs, so many at a time that what is made between costs `ENCODING_BYTES` at most.
 
     Args:
         dags: leading axis G.
         neighbour_width: as `encode` takes it.
+        outlook: as `encode` takes it.
 
     Returns:
         float[G, N, F].
@@ -84,8 +121,8 @@ def encode_all(dags: DagArrays, neighbour_width: int | None) -> jax.Array:
     graphs, size = dags.mask.shape
     at_once = max(1, ENCODING_BYTES // (size * size * dags.ue.dtype.itemsize))
     if graphs <= at_once:
-        return jax.vmap(lambda dag: encode(dag, neighbour_width))(dags)
-    return jax.lax.map(lambda dag: encode(dag, neighbour_width), dags, batch_size=at_once)
+        return jax.vmap(lambda dag: encode(dag, neighbour_width, outlook))(dags)
+    return jax.lax.map(lambda dag: encode(dag, neighbour_width, outlook), dags, batch_size=at_once)
 
 
 def _neighbour_positions(adjacent: jax.Array, own_position: jax.Array, width: int) -> jax.Array:

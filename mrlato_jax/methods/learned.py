@@ -22,6 +22,9 @@ from mrlato_jax.methods.face import Prepared, Train
 from mrlato_jax.planners import Plan, placement_of, simulated_plan
 
 MODES = ("argmax",)
+SPOKEN = (  # settings whose values say what they are
+    "decoder_input", "neighbours", "task_features", "encoder", "matmul", "baseline", "learn_from", "meta_update"
+)  # fmt: skip
 WITHOUT_EFFECT = {"joint": ("outer_lr",)}  # settings that an outer step does not look at
 
 
@@ -33,15 +36,20 @@ class LearnedMethod:
         name: as tables and `--method` have it.
         policy: the network's settings.
         learning: the learning settings.
+        warm_start: how the first theta is learned from demonstrations; None where it is random.
+        warm_start_iterations: for how long.
     """
 
     name: str
     policy: PolicyConfig = dataclasses.field(default_factory=PolicyConfig)
     learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
+    warm_start: LearningConfig | None = None
+    warm_start_iterations: int = 0
 
     def config(self, **run: Any) -> TrainConfig:
         """The settings of a training run of this method; `run` has those that no method decides (seed, ...)."""
-        return TrainConfig(method=self.name, policy=self.policy, learning=self.learning, **run)
+        settings: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return TrainConfig(method=settings.pop("name"), **{**settings, **run})
 
     def label(self, config: TrainConfig) -> str:
         """The method's name with everything that a run's settings add to it, as its row in a table says it.
@@ -50,12 +58,14 @@ class LearnedMethod:
         that the run does not look at.
         """
         additions = [
-            str(value) if name in ("decoder_input", "neighbours", "matmul", "meta_update") else f"{name}={value}"
+            str(value) if name in SPOKEN else f"{name}={value}"
             for given, own in ((config.policy, self.policy), (config.learning, self.learning))
             for name, value in given.to_json().items()
             if name not in (*BUDGET, *WITHOUT_EFFECT.get(config.learning.meta_update, ()))
             and value != getattr(own, name)
         ]
+        if config.warm_start_iterations != self.warm_start_iterations:
+            additions.append(f"warm_start_iterations={config.warm_start_iterations}")
         return "+".join([self.name, *additions])
 
     def prepare(self, train: Train) -> Prepared:

@@ -54,7 +54,12 @@ class Seq2SeqPolicy(nn.Module):
         units, layers = self.config.units, self.config.layers
         dense = partial(nn.Dense, dot_general=dense_product(self.config.matmul))
         self.embedding = dense(units)
-        self.encoder = [LayerNormLSTMCell(units, self.config.matmul) for _ in range(layers)]
+        both_ways = self.config.encoder == "bidirectional"
+        width = units // 2 if both_ways else units
+        self.encoder = [LayerNormLSTMCell(width, self.config.matmul) for _ in range(layers)]
+        self.backward_encoder = [
+            LayerNormLSTMCell(width, self.config.matmul) for _ in range(layers if both_ways else 0)
+        ]
         self.decoder = [LayerNormLSTMCell(units, self.config.matmul) for _ in range(layers)]
         self.query = dense(units, use_bias=False)
         self.key = dense(units, use_bias=False)
@@ -74,8 +79,13 @@ class Seq2SeqPolicy(nn.Module):
         """
         outputs = jnp.tanh(self.embedding(features))
         states = []
-        for cell in self.encoder:
-            outputs, state = _scan_layer(cell, outputs, mask)
+        for layer, cell in enumerate(self.encoder):
+            after, state = _scan_layer(cell, outputs, mask)
+            if self.backward_encoder:
+                before, other = _scan_layer(self.backward_encoder[layer], outputs, mask, reverse=True)
+                after = jnp.concatenate([after, before], axis=-1)
+                state = jax.tree.map(lambda *halves: jnp.concatenate(halves, axis=-1), state, other)
+            outputs = after
             states.append(state)
         heads = (*mask.shape, self.config.heads, -1)
         shown = self.config.decoder_input != "paper"
@@ -139,15 +149,18 @@ def start_state(memory: Memory, rollouts: int) -> DecoderState:
     return DecoderState(layers, output, jnp.full(output.shape[0], START, jnp.int32))
 
 
-def _scan_layer(cell: LayerNormLSTMCell, inputs: jax.Array, mask: jax.Array) -> tuple[jax.Array, CellState]:
-    """One encoder layer over all positions: outputs [G, N, units] and the states after the last valid one."""
+def _scan_layer(
+    cell: LayerNormLSTMCell, inputs: jax.Array, mask: jax.Array, reverse: bool = False
+) -> tuple[jax.Array, CellState]:
+    """One encoder layer over all positions: outputs [G, N, units] and the states after the last valid one it read."""
 
     def body(cell: LayerNormLSTMCell, state: CellState, step: Any) -> tuple[CellState, jax.Array]:
         projected, valid = step
         after = jax.tree.map(lambda new, old: jnp.where(valid[:, None], new, old), cell(state, projected), state)
         return after, after.hidden
 
-    scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
+    along = {"in_axes": 1, "out_axes": 1, "reverse": reverse}
+    scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, **along)
     projected = cell.project(inputs)
     state, outputs = scan(cell, zero_state(mask.shape[0], cell.units, projected.dtype), (projected, mask))
     return outputs, state

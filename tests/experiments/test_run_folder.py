@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import mrlato_jax
 from mrlato_jax.config import LearningConfig, PolicyConfig, TrainConfig
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments import run_folder
+from mrlato_jax.experiments import checkpoint, run_folder
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, new_run_path, read_metrics
 
 CONFIG = TrainConfig(experiment="exp1", iterations=50, seed=7, policy=PolicyConfig(units=16))
@@ -95,6 +95,22 @@ def test_where_no_folder_can_be_made(tmp_path: Path) -> None:
         run_folder.new_run_path(tmp_path / "runs", CONFIG)
 
 
+def test_a_run_of_before_a_setting_was_added_goes_on(tmp_path: Path) -> None:
+    """What its record lacks has the default, in config.json and in checkpoints."""
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    record = json.loads((tmp_path / "config.json").read_text())
+    del record["config"]["warm_start"], record["config"]["policy"]["encoder"], record["config"]["learning"]["baseline"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    meta = run_folder.checkpoint_meta(CONFIG, HASH)
+    del meta["config"]["learning"]["baseline"]
+    checkpoint.save(tmp_path / "checkpoints", 1, {"a": np.zeros(1)}, meta)
+    assert RunFolder.open(tmp_path).config == CONFIG
+    RunFolder.resume(tmp_path, CONFIG, HASH).close()
+    other = dataclasses.replace(CONFIG, policy=dataclasses.replace(CONFIG.policy, encoder="bidirectional"))
+    with pytest.raises(InputError, match=r"config\.policy\.encoder|policy\.encoder: stored 'forward'"):
+        RunFolder.resume(tmp_path, other, HASH)
+
+
 def test_open_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         RunFolder.open(tmp_path / "none")
@@ -109,7 +125,7 @@ def test_open_what_is_no_run(tmp_path: Path) -> None:
         ("\xff", "is not JSON"),
         ("[]", "no usable config"),
         ('{"config": {}, "sessions": []}', "no usable data_hash"),
-        ('{"config": {"seed": 1}, "data_hash": "", "sessions": []}', "lacks"),
+        ('{"config": {"sede": 1}, "data_hash": "", "sessions": []}', r"unknown names \['sede'\]"),
         (
             json.dumps({"config": CONFIG.to_json() | {"iterations": 0}, "data_hash": "", "sessions": []}),
             "iterations is",

@@ -40,7 +40,8 @@ def quick() -> Iterator[None]:
     """A hundred runs start here: initialisation is compiled once, and git is not asked."""
     made: dict[TrainConfig, LearnerState] = {}
 
-    def init(policy: PolicyConfig, learning: LearningConfig, seed: int) -> LearnerState:
+    def init(policy: PolicyConfig, learning: LearningConfig, seed: int, params: Any = None) -> LearnerState:
+        assert params is None
         key = TrainConfig(policy=policy, learning=learning, seed=seed)
         if key not in made:
             made[key] = init_state(policy, learning, seed)

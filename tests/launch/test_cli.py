@@ -24,11 +24,12 @@ sys.path.insert(0, str(LAUNCH))
 from _cli import Argument, expand, help_text, parse  # noqa: E402
 from _train_flags import LAYOUT_FLAGS, define_train_flags, execution_config, train_config  # noqa: E402
 
+NESTED = ("policy", "learning", "warm_start")
 SETTINGS = {
     field.name: field
     for record in (TrainConfig, PolicyConfig, LearningConfig)
     for field in dataclasses.fields(record)
-    if field.name not in ("policy", "learning")
+    if field.name not in NESTED
 }
 
 
@@ -62,7 +63,7 @@ def error(values: flags.FlagValues, *arguments: str) -> str:
 
 def test_settings_have_names_of_their_own() -> None:
     records = (TrainConfig, PolicyConfig, LearningConfig)
-    assert len(SETTINGS) == sum(len(dataclasses.fields(record)) for record in records) - 2
+    assert len(SETTINGS) == sum(len(dataclasses.fields(record)) for record in records) - len(NESTED)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -81,16 +82,24 @@ OTHER: dict[str, Any] = {
     "layers": 1, "heads": 3, "neighbour_width": 9, "neighbours": "listed", "matmul": "bfloat16",
     "inner_lr": 0.25, "outer_lr": 0.125, "inner_steps": 2, "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2,
     "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01,
-    "reward_scale": "none", "normalise_advantages": False, "meta_update": "reptile_adam",
+    "reward_scale": "none", "normalise_advantages": False, "meta_update": "reptile_adam", "baseline": "leave_one_out",
+    "learn_from": "best_sample", "inner_lr_decay": 8, "task_features": "outlook", "encoder": "bidirectional",
 }  # fmt: skip
 
 
 def test_every_flag_reaches_its_setting(values: flags.FlagValues) -> None:
-    assert OTHER.keys() == SETTINGS.keys() - {"method"}
+    assert OTHER.keys() == SETTINGS.keys() - {"method", "warm_start_iterations"}
     built = config(values, *(f"--{name}={value}" for name, value in OTHER.items()))
     flat = built.to_json()
     flat |= flat.pop("policy") | flat.pop("learning")
-    assert flat == OTHER | {"method": "mrlato"}
+    assert flat == OTHER | {"method": "mrlato", "warm_start": None, "warm_start_iterations": 0}
+
+
+def test_iterations_of_a_warm_start_are_for_methods_that_have_one(values: flags.FlagValues) -> None:
+    said = error(values, "--warm_start_iterations=5")
+    assert said == "warm_start_iterations is 5 with method mrlato, which is not warm-started; accepted: 0"
+    base = TrainConfig(warm_start=LearningConfig(), warm_start_iterations=9)
+    assert config(values, "--warm_start_iterations=5", base=base).warm_start_iterations == 5
 
 
 def test_pooled_neighbours_are_named(values: flags.FlagValues) -> None:
@@ -287,7 +296,10 @@ def stated(name: str) -> list[str]:
     return [line.text.lstrip("-").partition("=")[0] for line in expand([Argument(f"--flagfile={LAUNCH / name}")])]
 
 
-METHODS_OWN = {"heads", "meta_update"}  # a flag file with these would make every method mrlato
+METHODS_OWN = {  # a flag file with these would make every method mrlato
+    "heads", "meta_update", "task_features", "encoder", "baseline", "learn_from", "inner_lr_decay",
+    "warm_start_iterations",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "heads", "meta_update"), [("mrlco", 1, "reptile"), ("drl", 1, "joint")])

@@ -15,6 +15,7 @@ from helpers import random_dag, to_graph
 
 import mrlato_jax as mj
 from mrlato_jax.config import DECODER_INPUTS, LearningConfig, PolicyConfig
+from mrlato_jax.errors import InputError
 from mrlato_jax.learning import inner, rollout
 from mrlato_jax.learning.losses import Batch, inner_loss
 from mrlato_jax.learning.tasks import LearningTask, learning_task, take
@@ -206,3 +207,69 @@ def test_graphs_are_drawn_without_replacement() -> None:
     for count in (6, 100):
         whole = inner.draw_graphs(task, jax.random.key(0), count)
         assert whole.features[:, 0, 0].tolist() == marks.tolist()
+
+
+def advantages_and_batch(task: LearningTask, params: Any, **changes: Any) -> tuple[Any, Batch]:
+    learning = dataclasses.replace(LEARNING, **changes)
+    batch, decisions, latency = jax.jit(partial(inner.collect, POLICY, learning))(params, task, jax.random.key(6))
+    return (decisions, latency), batch
+
+
+def test_leave_one_out_is_measured_from_the_other_trajectories(task: LearningTask, params: Any) -> None:
+    _, batch = advantages_and_batch(task, params, baseline="leave_one_out", normalise_advantages=False)
+    returns = np.asarray(batch.returns, np.float64)
+    for g, n in enumerate(SIZES):
+        for r in range(3):
+            others = [returns[g, other] for other in range(3) if other != r]
+            np.testing.assert_allclose(batch.advantages[g, r, :n], (returns[g, r] - sum(others) / 2)[:n], atol=1e-6)
+    assert np.abs(batch.advantages).max() > 1e-2
+    _, values = advantages_and_batch(task, params, normalise_advantages=False)
+    np.testing.assert_array_equal(values.returns, batch.returns)
+    assert np.abs(values.advantages - batch.advantages).max() > 1e-2
+
+
+@pytest.mark.parametrize("learn_from", ["best_sample", "optimum"])
+def test_imitation_raises_the_likelihood_of_one_plan(learn_from: str, task: LearningTask, params: Any) -> None:
+    """The gradient is that of minus the plan's log-likelihood (with the value loss left out)."""
+    changes = {"learn_from": learn_from, "value_coef": 0.0, "entropy_coef": 0.0}
+    learning = dataclasses.replace(LEARNING, **changes)
+    rng = np.random.default_rng(8)
+    task = task._replace(optimum=jnp.asarray(rng.integers(0, 2, (len(SIZES), max(SIZES))), jnp.int32))
+    key = jax.random.key(6)
+    slope, _, batch, latency = jax.jit(partial(inner.sampling_gradient, POLICY, learning))(params, task, key)
+    assert batch.actions.shape == (len(SIZES), 1, max(SIZES))
+    if learn_from == "optimum":
+        plans = task.optimum
+        assert latency == pytest.approx(float(mj.makespan(task.dags, plans).mean()), rel=1e-5)
+    else:
+        samples = jax.jit(partial(rollout.sample, POLICY, rollouts=3))(params, task, key)
+        best = np.argmin(samples.makespans, axis=1)
+        plans = jnp.stack([samples.decisions.actions[g, r] for g, r in enumerate(best)])
+        assert latency == pytest.approx(float(samples.makespans.mean()), rel=1e-5)
+    mask = np.asarray(task.dags.mask)
+    np.testing.assert_array_equal(np.where(mask, batch.actions[:, 0], 0), np.where(mask, plans, 0))
+
+    @jax.jit
+    @jax.grad
+    def unlikeliness(params: Any) -> jax.Array:
+        log_probs = rollout.score(POLICY, params, task, plans[:, None]).log_probs[:, 0]
+        each = jnp.where(mask, log_probs, 0).sum(axis=1) / mask.sum(axis=1)
+        return -each.mean() * mask.sum(axis=1).mean()
+
+    assert_trees_close(slope, unlikeliness(params))
+
+
+def test_demonstrations_are_asked_for_where_there_are_none(task: LearningTask, params: Any) -> None:
+    learning = dataclasses.replace(LEARNING, learn_from="optimum")
+    with pytest.raises(InputError, match="learn_from is 'optimum' on learning tasks without plans"):
+        inner.collect(POLICY, learning, params, task, jax.random.key(0))
+
+
+def test_the_learning_rate_falls_along_half_a_cosine() -> None:
+    optimizer = inner.inner_optimizer(dataclasses.replace(LEARNING, inner_lr=0.1, inner_lr_decay=4))
+    state = optimizer.init(jnp.zeros(()))
+    steps = []
+    for _ in range(5):
+        updates, state = optimizer.update(jnp.ones(()), state)
+        steps.append(-float(updates))
+    np.testing.assert_allclose(steps, 0.05 * (1 + np.cos(np.pi * np.arange(5) / 4)), atol=1e-6)

@@ -303,3 +303,46 @@ def test_all_local_scale_of_rewards() -> None:
     local = mj.all_local(to_graph(dag), to_system(mec)).makespan
     np.testing.assert_allclose(jax.vmap(mdp.all_local_makespan)(arrays), [local], rtol=1e-6)
     assert jnp.isfinite(jax.vmap(mdp.all_local_makespan)(arrays)).all()
+
+
+def outlook_plainly(dag: Dag, mec: Mec, order: list[int]) -> np.ndarray:
+    """Recursion over children and sums over later tasks, task by task."""
+    times, children = oracle.task_times(dag, mec), dag.children()
+    offloaded = [sum(parts) for parts in zip(times.upload, times.vm, times.download, strict=True)]
+    fastest = [min(pair) for pair in zip(times.ue, offloaded, strict=True)]
+
+    def way(task: int, own: list[float]) -> float:
+        return max((own[child] + way(child, own) for child in children[task]), default=0.0)
+
+    rows = []
+    for place, task in enumerate(order):
+        later = order[place + 1 :]
+        left = [sum(column[other] for other in later) for column in (times.ue, times.upload, times.vm, times.download)]
+        rows.append([way(task, times.ue), way(task, offloaded), way(task, fastest), *left])
+    return np.array(rows) / sum(times.ue)
+
+
+def test_outlook_matches_its_text_whatever_the_padding() -> None:
+    rng = np.random.default_rng(12)
+    encode = jax.jit(mdp.encode_all, static_argnums=(1, 2))
+    for _ in range(30):
+        dag, mec = random_dag(rng, int(rng.integers(1, 15))), random_mec(rng, str(rng.choice(CHANNELS)))
+        dag.cycles[0] = 1e8  # some task computes
+        order = random_order(rng, dag)
+        arrays = mj.pack([to_graph(dag)], to_system(mec), num_positions=20, orders=[order])
+        got = np.asarray(encode(arrays, POOLED, True))[0]
+        assert got.shape == (20, 36) == (20, mdp.num_features(POOLED, outlook=True))
+        assert not got[dag.num_tasks :].any()
+        np.testing.assert_array_equal(got[:, :29], encode_batch(arrays, POOLED)[0])
+        np.testing.assert_allclose(got[: dag.num_tasks, 29:], outlook_plainly(dag, mec, order), rtol=2e-5, atol=1e-6)
+
+
+def test_outlook_of_a_chain_by_hand() -> None:
+    # T_ue 4, 2, 2 (sum 8); T_ul 1, 3, 1; T_m 1, 0.5, 0.5; T_dl 1, 1, 1.
+    graph = mj.TaskGraph.from_edges(
+        cycles=[4, 2, 2], upload_bytes=[1, 3, 1], download_bytes=[1, 1, 1], edges=[(0, 1), (1, 2)]
+    )
+    system = mj.System(ue_hz=1.0, vm_hz=4.0, uplink_bps=8.0, downlink_bps=8.0)
+    arrays = jax.tree.map(lambda leaf: leaf[0], mj.pack([graph], system))
+    want = [[4, 7, 4, 4, 4, 1, 2], [2, 2.5, 2, 2, 1, 0.5, 1], [0] * 7]
+    np.testing.assert_allclose(jax.jit(mdp.task_outlook)(arrays) * 8, want, rtol=1e-6)

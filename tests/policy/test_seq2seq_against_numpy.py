@@ -40,8 +40,9 @@ def layer_norm(x: np.ndarray) -> np.ndarray:
 def lstm(weights: Weights, c: np.ndarray, h: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each gate's pre-activation and the cell state are normalised; the forget gate is biased by 1."""
     total = x @ weights["input_kernel"]["kernel"] + h @ weights["recurrent_kernel"]["kernel"]
+    units = len(h)
     i, g, f, o = (
-        layer_norm(total[k * UNITS : (k + 1) * UNITS]) * weights["gate_scale"][k] + weights["gate_bias"][k]
+        layer_norm(total[k * units : (k + 1) * units]) * weights["gate_scale"][k] + weights["gate_bias"][k]
         for k in range(4)
     )
     c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(g)
@@ -60,18 +61,30 @@ def attention(weights: Weights, query: np.ndarray, encoded: np.ndarray) -> np.nd
 
 
 def encode_plainly(weights: Weights, features: np.ndarray) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """(16) for one DAG of n tasks [n, F]: the outputs, and each layer's last state."""
+    """(16) for one DAG of n tasks [n, F]: the outputs, and each layer's last state.
+
+    With two directions each has half of the units, and both halves stand side by side everywhere.
+    """
     outputs = np.tanh(features @ weights["embedding"]["kernel"] + weights["embedding"]["bias"])
     states = []
     for layer in range(LAYERS):
-        c = h = np.zeros(UNITS)
-        rows = []
-        for x in outputs:
-            c, h = lstm(weights[f"encoder_{layer}"], c, h, x)
-            rows.append(h)
-        outputs = np.array(rows)
+        halves = [read_plainly(weights[f"encoder_{layer}"], outputs)]
+        if f"backward_encoder_{layer}" in weights:
+            rows, *last = read_plainly(weights[f"backward_encoder_{layer}"], outputs[::-1])
+            halves.append((rows[::-1], *last))
+        outputs, c, h = (np.concatenate(parts, axis=-1) for parts in zip(*halves, strict=True))
         states.append((c, h))
     return outputs, states
+
+
+def read_plainly(cell: Weights, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs of one layer and direction, and its last state."""
+    c = h = np.zeros(len(cell["cell_scale"]))
+    rows = []
+    for x in inputs:
+        c, h = lstm(cell, c, h, x)
+        rows.append(h)
+    return np.array(rows), c, h
 
 
 def run_plainly(
@@ -106,8 +119,10 @@ def run_plainly(
     return record
 
 
-def config(decoder_input: str) -> PolicyConfig:
-    return PolicyConfig(decoder_input=decoder_input, units=UNITS, heads=HEADS, layers=LAYERS, neighbour_width=2)
+def config(decoder_input: str, encoder: str = "forward") -> PolicyConfig:
+    return PolicyConfig(
+        decoder_input=decoder_input, encoder=encoder, units=UNITS, heads=HEADS, layers=LAYERS, neighbour_width=2
+    )
 
 
 def random_params(policy: PolicyConfig, seed: int = 0) -> Any:
@@ -151,10 +166,12 @@ def seen_plainly(graph: int) -> Callable[[list[int], int], np.ndarray]:
     return lambda before, position: np.array([sum(before), position, np.sin(graph * POSITIONS + position)])
 
 
-@pytest.mark.parametrize("decoder_input", DECODER_INPUTS)
-def test_network_equals_the_equations(decoder_input: str) -> None:
+@pytest.mark.parametrize(
+    ("decoder_input", "encoder"), [*((shown, "forward") for shown in DECODER_INPUTS), ("task_sim", "bidirectional")]
+)
+def test_network_equals_the_equations(decoder_input: str, encoder: str) -> None:
     """Log-probability, value and entropy of every decision of 9 trajectories, and what the environment returns."""
-    policy = config(decoder_input)
+    policy = config(decoder_input, encoder)
     params, (features, mask, actions) = random_params(policy), inputs()
     network = Seq2SeqPolicy(policy)
 

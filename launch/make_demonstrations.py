@@ -1,0 +1,76 @@
+"""Looks for the best plans of fresh DAGs of an experiment's training families, for policies that are warm-started.
+
+    python launch/make_demonstrations.py --experiment=exp1 --graphs_per_family=400
+
+Writes OUT/demonstrations-EXPERIMENT.npz as it goes on; interrupted, the same command does what is missing. One process
+a core, since a proof uses one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from _cli import run
+from absl import flags
+
+from mrlato_jax.config import EXPERIMENTS
+from mrlato_jax.errors import check_number
+from mrlato_jax.experiments.demonstrations import Demonstration, demonstrate, load, save, wanted
+from mrlato_jax.experiments.progress import Progress
+from mrlato_jax.experiments.run_folder import GracefulStop
+from mrlato_jax.files import check_writable
+from mrlato_jax.learning.devices import cores
+
+AT_ONCE = 20  # DAGs that a process plans between two reports
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("experiment", "exp1", list(EXPERIMENTS), "Whose training families.")
+flags.DEFINE_integer("graphs_per_family", 400, "DAGs of each family, under each training rate.")
+flags.DEFINE_float("proof_s", 1.0, "Seconds that a plan may take to be proven; the best one met counts.")
+flags.DEFINE_string("out", str(Path(__file__).resolve().parents[1] / "data"), "Folder to write to.")
+
+
+def main(_: list[str]) -> int:
+    check_number("proof_s", FLAGS.proof_s, low=0.0)
+    everything = list(wanted(FLAGS.experiment, FLAGS.graphs_per_family))
+    path = Path(FLAGS.out).absolute() / f"demonstrations-{FLAGS.experiment}.npz"
+    check_writable(path.parent)
+    known = {}
+    if path.exists():
+        known = {(entry.set_index, entry.graph_index, entry.rate_bps): entry for entry in load(path, FLAGS.experiment)}
+    missing = [place for place in everything if place not in known]
+    chunks = [missing[i : i + AT_ONCE] for i in range(0, len(missing), AT_ONCE)]
+    done = len(everything) - len(missing)
+    # Spawned: a process that was forked while JAX's threads run may hang.
+    with (
+        GracefulStop() as stop,
+        Progress(len(everything), f"planning {FLAGS.experiment}", start=done) as progress,
+        ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn")) as workers,
+    ):
+        running = [workers.submit(plan, FLAGS.experiment, chunk, FLAGS.proof_s) for chunk in chunks]
+        for number, finished in enumerate(as_completed(running), start=1):
+            for entry in finished.result():
+                known[entry.set_index, entry.graph_index, entry.rate_bps] = entry
+                done += 1
+            if number % 10 == 0 or number == len(chunks) or stop.requested:
+                save(path, FLAGS.experiment, [known[place] for place in sorted(known)])
+            progress.update(done, proven=str(sum(entry.proven for entry in known.values())))
+            if stop.requested:
+                workers.shutdown(cancel_futures=True)
+                print(f"stopped; the same command goes on. {path}")
+                return 0
+    proven = sum(entry.proven for entry in known.values())
+    print(f"{path}: {len(known)} plans, {proven} proven")
+    return 0
+
+
+def plan(experiment: str, places: Sequence[tuple[int, int, float]], proof_s: float) -> list[Demonstration]:
+    """What a worker does."""
+    return [demonstrate(experiment, *place, proof_s) for place in places]
+
+
+if __name__ == "__main__":
+    run(main)

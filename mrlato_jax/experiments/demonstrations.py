@@ -1,0 +1,215 @@
+"""Best plans known of fresh DAGs of the training families: what a policy may be shown before it explores by itself.
+
+The DAGs are drawn by the generator of the data sets, at indices that neither the data sets nor the validation settings
+reach, so a file holds only which they are and their plans. Loading draws them again and simulates every plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.dag.daggen import GENERATOR_VERSION
+from mrlato_jax.dag.dataset import FAMILIES, SEED, build_graph, data_folder
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, check_choice, check_number
+from mrlato_jax.experiments.settings import training_systems
+from mrlato_jax.files import write_atomically
+from mrlato_jax.learning.meta_batch import TaskPool
+from mrlato_jax.learning.tasks import LearningTask, learning_task, stack
+from mrlato_jax.mec.latency import makespan
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners import optimum
+
+FIRST_FRESH = 1000  # index of the first DAG of each family that is demonstrated on
+CHANNEL = "paper"
+SAME = 1e-4  # relative: a stored makespan that differs by more from the simulator's (in float32) is of something else
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """A DAG by its place in the generator's sequence, the system's rate, and the best plan known.
+
+    Attributes:
+        set_index: of its family.
+        graph_index: of the DAG in its family, at least `FIRST_FRESH`.
+        rate_bps: of both links.
+        placement: "0" or "1" for each task id.
+        makespan: seconds.
+        proven: whether no placement in the priority order is better.
+    """
+
+    set_index: int
+    graph_index: int
+    rate_bps: float
+    placement: str
+    makespan: float
+    proven: bool
+
+    def graph(self, experiment: str) -> TaskGraph:
+        """The DAG, drawn again."""
+        return build_graph(experiment, self.set_index, self.graph_index)
+
+    @property
+    def system(self) -> System:
+        """What the plan was made for."""
+        return System(uplink_bps=self.rate_bps, downlink_bps=self.rate_bps, channel=CHANNEL)
+
+
+def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, float]]:
+    """Which DAGs are to be demonstrated on, under which rates: (set index, graph index, rate) in a fixed order.
+
+    Every training family under every training system, `graphs_per_family` DAGs each; no DAG is met twice.
+    """
+    check_choice("experiment", experiment, tuple(FAMILIES))
+    check_number("graphs_per_family", graphs_per_family, low=1, integer=True)
+    systems = training_systems(experiment, CHANNEL)
+    for number in range(graphs_per_family):
+        for set_index, family in enumerate(FAMILIES[experiment]):
+            if family.split == "train":
+                for variant, system in enumerate(systems):
+                    yield set_index, FIRST_FRESH + number * len(systems) + variant, system.uplink_bps
+
+
+def demonstrate(experiment: str, set_index: int, graph_index: int, rate_bps: float, proof_s: float) -> Demonstration:
+    """Looks for the best plan of one DAG, `proof_s` seconds long where it is not proven sooner."""
+    system = System(uplink_bps=rate_bps, downlink_bps=rate_bps, channel=CHANNEL)
+    plan = optimum(build_graph(experiment, set_index, graph_index), system, time_limit_s=proof_s)
+    placement = "".join(map(str, plan.placement.tolist()))
+    return Demonstration(set_index, graph_index, rate_bps, placement, plan.makespan, plan.proven)
+
+
+def save(path: Path, experiment: str, demonstrations: Sequence[Demonstration]) -> None:
+    """Writes them as a compressed `.npz`: the same contents give the same bytes."""
+    longest = max(len(entry.placement) for entry in demonstrations)
+    offloaded = np.zeros((len(demonstrations), longest), bool)
+    for row, entry in zip(offloaded, demonstrations, strict=True):
+        row[: len(entry.placement)] = [side == "1" for side in entry.placement]
+    members: dict[str, np.ndarray] = {
+        "set_index": np.array([entry.set_index for entry in demonstrations], np.int16),
+        "graph_index": np.array([entry.graph_index for entry in demonstrations], np.int32),
+        "rate_bps": np.array([entry.rate_bps for entry in demonstrations], np.float64),
+        "num_tasks": np.array([len(entry.placement) for entry in demonstrations], np.int16),
+        "offloaded": np.packbits(offloaded, axis=1),
+        "makespan": np.array([entry.makespan for entry in demonstrations], np.float64),
+        "proven": np.array([entry.proven for entry in demonstrations], bool),
+    }
+    members["metadata"] = np.frombuffer(json.dumps(_metadata(experiment), sort_keys=True).encode(), np.uint8)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, array in members.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            archive.writestr(info, content.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
+    write_atomically(path, buffer.getvalue())
+
+
+def _metadata(experiment: str) -> dict[str, Any]:
+    return {"experiment": experiment, "seed": SEED, "generator_version": GENERATOR_VERSION, "channel": CHANNEL}
+
+
+def find(experiment: str, folder: Path | None = None) -> Path:
+    """Where the demonstrations of an experiment are; by default those that come with the package."""
+    return (data_folder() if folder is None else folder) / f"demonstrations-{experiment}.npz"
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of the file.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; accepted: a file of make_demonstrations.py") from None
+
+
+def load(path: Path, experiment: str) -> list[Demonstration]:
+    """Reads what `save` wrote; that the plans are those of the DAGs shows when `demonstration_pool` simulates them.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            members = {name: file[name] for name in file.files}
+        metadata = json.loads(members["metadata"].tobytes())
+        offloaded = np.unpackbits(members["offloaded"], axis=1).astype(bool)
+        found = [
+            Demonstration(
+                set_index=int(members["set_index"][i]),
+                graph_index=int(members["graph_index"][i]),
+                rate_bps=float(members["rate_bps"][i]),
+                placement="".join("1" if side else "0" for side in offloaded[i, : members["num_tasks"][i]]),
+                makespan=float(members["makespan"][i]),
+                proven=bool(members["proven"][i]),
+            )
+            for i in range(len(offloaded))
+        ]
+    except Exception as error:  # a damaged file makes zipfile, zlib, numpy and json raise nearly anything
+        raise InputError(f"{path} cannot be read ({error!r}); accepted: one of make_demonstrations.py") from None
+    if metadata != _metadata(experiment) or not found:
+        raise InputError(f"{path} is of {metadata}; accepted: {_metadata(experiment)}")
+    families = FAMILIES[experiment]
+    for entry in found:
+        known = 0 <= entry.set_index < len(families) and families[entry.set_index].split == "train"
+        if not known or entry.graph_index < FIRST_FRESH:
+            raise InputError(
+                f"{path} has a plan of graph {entry.graph_index} of set {entry.set_index}; accepted: graphs from "
+                f"{FIRST_FRESH} on, of training sets"
+            )
+    return found
+
+
+def demonstration_pool(experiment: str, demonstrations: Sequence[Demonstration], policy: PolicyConfig) -> TaskPool:
+    """Learning tasks with the plans as `optimum`: a set a family, a variant a rate, equally many DAGs in each.
+
+    Raises:
+        InputError: plans whose makespans are not what the simulator says, or a family without plans under some rate.
+    """
+    by_place: dict[tuple[int, float], list[Demonstration]] = {}
+    for entry in demonstrations:
+        by_place.setdefault((entry.set_index, entry.rate_bps), []).append(entry)
+    families = sorted({place[0] for place in by_place})
+    rates = sorted({place[1] for place in by_place})
+    fewest = min(len(by_place.get((family, rate), ())) for family in families for rate in rates)
+    if not fewest:
+        raise InputError(f"demonstrations of {experiment} lack a family under a rate; accepted: equally many of each")
+    sizes = tuple(FAMILIES[experiment][family].num_tasks for family in families)
+    tasks = [
+        stack([_task(experiment, by_place[family, rate][:fewest], policy, max(sizes)) for rate in rates])
+        for family in families
+    ]
+    return jax.block_until_ready(TaskPool(stack(tasks), sizes))
+
+
+def _task(
+    experiment: str, demonstrations: Sequence[Demonstration], policy: PolicyConfig, num_positions: int
+) -> LearningTask:
+    graphs = [entry.graph(experiment) for entry in demonstrations]
+    task = learning_task(graphs, demonstrations[0].system, policy, num_positions)
+    actions = np.zeros((len(graphs), num_positions), np.int32)
+    for row, order, entry in zip(actions, np.asarray(task.dags.order), demonstrations, strict=True):
+        placement = np.array([int(side) for side in entry.placement], np.int32)
+        row[: len(placement)] = placement[order[: len(placement)]]
+    spans = np.asarray(makespan(task.dags, actions))
+    for entry, span in zip(demonstrations, spans, strict=True):
+        if not abs(span - entry.makespan) <= SAME * entry.makespan:
+            raise InputError(
+                f"the plan of graph {entry.graph_index} of set {entry.set_index} takes {span} s by the simulator, and "
+                f"{entry.makespan} s as it is stored; accepted: demonstrations of this version of the package"
+            )
+    return task._replace(optimum=jnp.asarray(actions))

@@ -1,0 +1,84 @@
+"""The stages of a run: theta may first be learned from demonstrations, then it is meta-trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrlato_jax.config import ExecutionConfig, TrainConfig
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.experiments import checkpoint, demonstrations, hosts
+from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
+from mrlato_jax.experiments.settings import training_pool
+from mrlato_jax.experiments.training import train
+from mrlato_jax.learning.outer import LearnerState
+
+WARM_START = "warm_start"  # in a run's folder: the run that its first theta is the end of
+
+
+def train_stages(
+    runs: Sequence[RunFolder],
+    configs: Sequence[TrainConfig],
+    dataset: DagDataset,
+    stop: GracefulStop,
+    checkpoint_every: int = 25,
+    execution: ExecutionConfig | None = None,
+    data_folder: Path | None = None,
+) -> list[LearnerState] | None:
+    """Trains all seeds through all stages, from their last whole checkpoints; resumed, it goes on in whichever it was.
+
+    Args:
+        runs: one for each of `configs`, opened for writing; none in a process that is not the first.
+        configs: the settings of each run, alike but for the seed.
+        dataset: whose training sets are learned from.
+        stop: as `train` takes it.
+        checkpoint_every: iterations from one checkpoint to the next.
+        execution: how the work is laid out on devices.
+        data_folder: where demonstrations are; by default those that come with the package.
+
+    Returns:
+        The learners after the last iteration, or None where a stop was requested before it.
+
+    Raises:
+        InputError: as `train`; or demonstrations that are missing or not this package's.
+    """
+    first = configs[0]
+    begun = hosts.from_first(np.asarray(bool(runs) and all(checkpoint.steps(run.checkpoints) for run in runs)))
+    initial: list[Any] | None = None
+    if first.warm_start_config is not None and not begun:
+        initial = _warm_start(runs, configs, dataset.name, stop, checkpoint_every, execution, data_folder)
+        if initial is None:
+            return None
+    pool = training_pool(dataset, first.policy, first.channel)
+    return train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution, initial)
+
+
+def _warm_start(
+    runs: Sequence[RunFolder],
+    configs: Sequence[TrainConfig],
+    experiment: str,
+    stop: GracefulStop,
+    checkpoint_every: int,
+    execution: ExecutionConfig | None,
+    data_folder: Path | None,
+) -> list[Any] | None:
+    """The first theta of each seed; None where a stop was requested before."""
+    warm = [config.warm_start_config for config in configs]
+    settings = [config for config in warm if config is not None]
+    with hosts.agreed():
+        path = demonstrations.find(experiment, data_folder)
+        content_hash = demonstrations.content_hash(path)
+        pool = demonstrations.demonstration_pool(experiment, demonstrations.load(path, experiment), settings[0].policy)
+    with ExitStack() as folders:
+        opened = []
+        with hosts.agreed():
+            for run, config in zip(runs, settings, strict=False):
+                place = run.path / WARM_START
+                begin = RunFolder.resume if RunFolder.begun(place) else RunFolder.create
+                opened.append(folders.enter_context(begin(place, config, content_hash, execution)))
+        states = train(opened, settings, content_hash, pool, stop, checkpoint_every, execution)
+    return None if states is None else [state.params for state in states]

@@ -1,0 +1,96 @@
+"""Demonstrations: which DAGs, what a file says of them, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import mrlato_jax as mj
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.dag.dataset import FAMILIES
+from mrlato_jax.errors import InputError
+from mrlato_jax.experiments import demonstrations
+from mrlato_jax.experiments.demonstrations import Demonstration
+
+POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Demonstration]:
+    """Two DAGs of each of Experiment 2's two smallest families, of 10 and of 15 tasks."""
+    places = [place for place in demonstrations.wanted("exp2", 2) if place[0] < 2]
+    return [demonstrations.demonstrate("exp2", *place, proof_s=5.0) for place in places]
+
+
+def test_fresh_dags_of_training_families_under_training_rates() -> None:
+    for experiment, rates in (("exp1", 1), ("exp2", 1), ("exp3", 7)):
+        places = list(demonstrations.wanted(experiment, 3))
+        families = [index for index, family in enumerate(FAMILIES[experiment]) if family.split == "train"]
+        assert len(places) == 3 * rates * len(families)
+        assert {set_index for set_index, _, _ in places} == set(families)
+        assert len({(set_index, graph) for set_index, graph, _ in places}) == len(places)  # no DAG twice
+        assert min(graph for _, graph, _ in places) == demonstrations.FIRST_FRESH > 200  # beyond data and validation
+        assert len({rate for _, _, rate in places}) == rates
+        assert list(demonstrations.wanted(experiment, 2)) == places[: len(places) * 2 // 3]  # more are more of the same
+
+
+def test_the_plans_are_optima(found: list[Demonstration]) -> None:
+    assert [len(entry.placement) for entry in found] == [10, 15, 10, 15]
+    for entry in found:
+        plan = mj.optimum(entry.graph("exp2"), entry.system)
+        assert entry.proven
+        assert entry.makespan == pytest.approx(plan.makespan, rel=1e-9)
+        again = mj.simulate(entry.graph("exp2"), entry.system, [int(side) for side in entry.placement])
+        assert again.makespan == pytest.approx(entry.makespan, rel=1e-12)
+
+
+def test_what_is_written_is_read(found: list[Demonstration], tmp_path: Path) -> None:
+    path = demonstrations.find("exp2", tmp_path)
+    demonstrations.save(path, "exp2", found)
+    assert demonstrations.load(path, "exp2") == found
+    first = path.read_bytes()
+    demonstrations.save(path, "exp2", found)
+    assert path.read_bytes() == first
+    assert len(demonstrations.content_hash(path)) == 64
+
+
+def test_a_pool_has_the_plans_in_scheduling_order(found: list[Demonstration]) -> None:
+    pool = demonstrations.demonstration_pool("exp2", found, POLICY)
+    assert pool.sizes == (10, 15)
+    assert pool.tasks.features.shape[:4] == (2, 1, 2, 15)
+    assert pool.tasks.optimum is not None
+    for family in (0, 1):
+        task = jax.tree.map(lambda leaf, f=family: leaf[f, 0], pool.tasks)
+        spans = mj.makespan(task.dags, task.optimum)
+        want = [entry.makespan for entry in found if entry.set_index == family]
+        np.testing.assert_allclose(spans, want, rtol=1e-5)
+        np.testing.assert_array_equal(np.asarray(task.optimum)[:, pool.sizes[family] :], 0)
+
+
+def test_plans_of_other_dags_are_refused(found: list[Demonstration]) -> None:
+    flipped = dataclasses.replace(found[0], placement="".join("10"[int(side)] for side in found[0].placement))
+    with pytest.raises(InputError, match=r"plan of graph 1000 of set 0 takes .* by the simulator, and"):
+        demonstrations.demonstration_pool("exp2", [flipped, *found[1:]], POLICY)
+    with pytest.raises(InputError, match="lack a family under a rate"):
+        demonstrations.demonstration_pool("exp2", [found[0], dataclasses.replace(found[1], rate_bps=4e6)], POLICY)
+
+
+def test_files_of_something_else_are_refused(found: list[Demonstration], tmp_path: Path) -> None:
+    path = tmp_path / "demonstrations.npz"
+    with pytest.raises(InputError, match="No such file"):
+        demonstrations.content_hash(path)
+    demonstrations.save(path, "exp2", found)
+    with pytest.raises(InputError, match=r"is of .*'exp2'.*; accepted: .*'exp1'"):
+        demonstrations.load(path, "exp1")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        demonstrations.load(path, "exp2")
+    for changes, phrase in (({"graph_index": 150}, "graph 150 of set 0"), ({"set_index": 2}, "of set 2")):
+        demonstrations.save(path, "exp2", [dataclasses.replace(found[0], **changes)])  # set 2 is a test set
+        with pytest.raises(InputError, match=phrase):
+            demonstrations.load(path, "exp2")

@@ -1,0 +1,50 @@
+"""`make_demonstrations.py`: plans what is missing, and only that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_run import Workplace
+
+from mrlato_jax.experiments import demonstrations
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("demonstrations"))
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_planned(place: Workplace, tmp_path: Path) -> None:
+    arguments = ["--experiment=exp1", "--graphs_per_family=1", "--proof_s=1", f"--out={tmp_path}"]
+    ran = place.run("make_demonstrations.py", *arguments)
+    assert ran.returncode == 0, ran.stderr
+    path = demonstrations.find("exp1", tmp_path)
+    found = demonstrations.load(path, "exp1")
+    assert [(entry.set_index, entry.graph_index) for entry in found] == sorted(
+        (set_index, graph_index) for set_index, graph_index, _ in demonstrations.wanted("exp1", 1)
+    )
+    assert f"{path}: 22 plans, " in ran.stdout
+    demonstrations.save(path, "exp1", found[:-1])
+    again = place.run("make_demonstrations.py", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert "planning exp1 22/22" in again.stderr
+    assert demonstrations.load(path, "exp1") == found
+    before = path.read_bytes()
+    assert place.run("make_demonstrations.py", *arguments).returncode == 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "phrase"),
+    [
+        ("--experiment=exp4", "--experiment is 'exp4'; accepted: exp1, exp2, exp3"),
+        ("--graphs_per_family=0", "graphs_per_family is 0; accepted: an integer in [1, inf)"),
+        ("--proof_s=-1", "proof_s is -1.0; accepted:"),
+    ],
+)
+def test_bad_values_are_named(place: Workplace, given: str, phrase: str, tmp_path: Path) -> None:
+    said = place.refused("make_demonstrations.py", f"--out={tmp_path}", given)
+    assert phrase in said
+    assert not list(tmp_path.iterdir())
