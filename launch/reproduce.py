@@ -1,6 +1,6 @@
 """The paper's Table III and Figures 4 to 6, with every method it compares and the proven optimum, in one command.
 
-    python launch/reproduce.py --experiment=all --preset=cpu --seeds=3        hours on two cores
+    python launch/reproduce.py --experiment=all --preset=cpu --seeds=3       4 hours on two cores, less what is recorded
     python launch/reproduce.py --experiment=exp2 --preset=paper --seeds=5     the paper's settings, for a GPU
 
 Trains what is missing, adapts each learned method to each unseen set, plans with everything else, and writes records,
