@@ -18,7 +18,7 @@ from absl import flags
 
 from mrlato_jax.config import EXPERIMENTS
 from mrlato_jax.errors import check_number
-from mrlato_jax.experiments.demonstrations import Demonstration, demonstrate, load, save, wanted
+from mrlato_jax.experiments.demonstrations import Demonstration, demonstrate, find, load, save, wanted
 from mrlato_jax.experiments.progress import Progress
 from mrlato_jax.experiments.run_folder import GracefulStop
 from mrlato_jax.files import check_writable
@@ -36,7 +36,7 @@ flags.DEFINE_string("out", str(Path(__file__).resolve().parents[1] / "data"), "F
 def main(_: list[str]) -> int:
     check_number("proof_s", FLAGS.proof_s, low=0.0)
     everything = list(wanted(FLAGS.experiment, FLAGS.graphs_per_family))
-    path = Path(FLAGS.out).absolute() / f"demonstrations-{FLAGS.experiment}.npz"
+    path = find(FLAGS.experiment, Path(FLAGS.out).absolute())
     check_writable(path.parent)
     known = {}
     if path.exists():

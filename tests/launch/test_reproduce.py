@@ -188,6 +188,15 @@ def test_a_foreign_record_is_refused_by_name(case: Case, tmp_path: Path) -> None
     assert tiny_run.hashes(out) == before
 
 
+def test_settings_of_a_run_are_refused_in_a_settings_file(case: Case, tmp_path: Path) -> None:
+    file = tmp_path / "mine.flags"
+    file.write_text("--seed=7\n")
+    said = case.place.refused(
+        "reproduce.py", *case.flags, f"--out={tmp_path}", f"--runs={tmp_path}", f"--settings={file}"
+    )
+    assert said == f"--settings={file} has --seed; accepted: settings of methods and learning"
+
+
 @pytest.mark.parametrize(
     ("given", "phrase"),
     [
@@ -195,6 +204,7 @@ def test_a_foreign_record_is_refused_by_name(case: Case, tmp_path: Path) -> None
         ("--preset=gpu", "--preset is 'gpu'; accepted: paper, cpu"),
         ("--methods=mrlato,ppo", "methods is 'ppo'; accepted: mrlato, mrlco, drl"),
         ("--settings=exp1.flags", "--settings=exp1.flags is for exp1; accepted: nothing of an experiment"),
+        ("--num_devices=99", "num_devices is 99; accepted: at most"),
         ("--local_search_evaluations=20,x", "local_search_evaluations is 'x'; accepted: an integer"),
     ],
 )
