@@ -9,6 +9,7 @@ from absl import flags
 
 from mrlato_jax.config import (
     BASELINES,
+    DECIDES,
     DECODER_INPUTS,
     ENCODERS,
     EXPERIMENTS,
@@ -54,6 +55,12 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
     choice("channel", run.channel, CHANNELS, "Channel rules of the simulator.")
 
+    choice(
+        "decides",
+        policy.decides,
+        DECIDES,
+        "What an action settles: the placement of the next task in the priority order, or also which task is next.",
+    )
     choice("decoder_input", policy.decoder_input, DECODER_INPUTS, "What the decoder sees beside its own state.")
     integer("units", policy.units, "LSTM units a layer, embedding width and width of the attention.")
     integer("layers", policy.layers, "LSTM layers in the encoder and in the decoder.")

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
 
+DECIDES = ("placement", "order")
 DECODER_INPUTS = ("paper", "task", "task_sim")
 ENCODERS = ("forward", "bidirectional")
 NEIGHBOURS = ("listed", "pooled")
@@ -78,6 +79,7 @@ class _JsonRecord:
 class PolicyConfig(_JsonRecord):
     """Shape of the seq2seq policy (paper IV-B, V-B)."""
 
+    decides: str = "placement"  # what an action settles; see policy/seq2seq.py
     decoder_input: str = "paper"  # what the decoder sees beside its own state; see policy/seq2seq.py
     units: int = 128  # LSTM units, embedding width and d_model
     layers: int = 2  # LSTM layers in the encoder and in the decoder
@@ -89,6 +91,7 @@ class PolicyConfig(_JsonRecord):
     matmul: str = "float32"  # how precisely the network's products multiply; see policy/products.py
 
     def __post_init__(self) -> None:
+        check_choice("decides", self.decides, DECIDES)
         check_choice("decoder_input", self.decoder_input, DECODER_INPUTS)
         for name in ("units", "layers", "heads", "neighbour_width"):
             check_number(name, getattr(self, name), low=1, integer=True)
@@ -110,6 +113,11 @@ class PolicyConfig(_JsonRecord):
     def neighbour_limit(self) -> int | None:
         """Most parents, and most children, that a task may have; None where any number can be told."""
         return self.neighbour_width if self.neighbours == "listed" else None
+
+    @property
+    def in_order(self) -> bool:
+        """Whether tasks are placed in the priority order (13); if not, actions choose the order too."""
+        return self.decides == "placement"
 
     @property
     def outlook(self) -> bool:

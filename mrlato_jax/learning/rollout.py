@@ -14,7 +14,7 @@ from mrlato_jax.mec import latency, mdp
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Decisions, Environment
-from mrlato_jax.policy.seq2seq import Memory, Seq2SeqPolicy
+from mrlato_jax.policy.seq2seq import NUM_SIDES, Memory, Seq2SeqPolicy
 
 
 class Trajectories(NamedTuple):
@@ -29,7 +29,8 @@ class Trajectories(NamedTuple):
 def init_params(policy: PolicyConfig, key: jax.Array) -> Any:
     """Random parameters of the policy."""
     features = jnp.zeros((1, 1, mdp.num_features(policy.neighbour_limit, policy.outlook)))
-    observations = jnp.zeros((1, mdp.SIMULATOR_FEATURES if policy.decoder_input == "task_sim" else 0))
+    width = mdp.SIMULATOR_FEATURES if policy.decoder_input == "task_sim" else 0
+    observations = jnp.zeros((1, width) if policy.in_order else (1, 1, width))
     return Seq2SeqPolicy(policy).init(key, features, jnp.ones((1, 1), bool), observations)
 
 
@@ -46,6 +47,8 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
         dags: leading axis G.
         rollouts: R.
     """
+    if not policy.in_order:
+        return _free_environment(policy, dags, rollouts)
     channel = dags.channel
 
     def observe(queues: latency.Queues, step: tuple[latency.Task, jax.Array]) -> jax.Array:
@@ -71,6 +74,46 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
     )
 
 
+def _free_environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environment:
+    """`environment` where actions choose the order too: any task whose parents are placed may be next."""
+    channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
+    scales = jax.vmap(mdp.time_scale)(dags)
+    graphs, size = dags.mask.shape
+
+    def observe(tasks: latency.Task, scale: jax.Array, state: tuple[latency.Queues, jax.Array]) -> jax.Array:
+        if policy.decoder_input != "task_sim":
+            return jnp.zeros((size, 0), scale.dtype)
+        ends = jax.vmap(partial(latency.candidate_ends, channel, state[0]))(tasks)
+        return jax.vmap(partial(mdp.simulator_features, scale, state[0]))(ends)
+
+    def allowed(tasks: latency.Task, state: tuple[latency.Queues, jax.Array]) -> jax.Array:
+        ready = mdp.ready(tasks, state[1])
+        return jnp.repeat(ready | ~ready.any(), NUM_SIDES)  # once all are placed, padding is met
+
+    def advance(
+        tasks: latency.Task, state: tuple[latency.Queues, jax.Array], action: jax.Array
+    ) -> tuple[tuple[latency.Queues, jax.Array], jax.Array]:
+        queues, placed = state
+        position = action // NUM_SIDES
+        task = jax.tree.map(lambda leaf: leaf[position], tasks)
+        task = task._replace(valid=task.valid & ~placed[position])
+        after, _ = latency.step(channel, queues, task, action % NUM_SIDES)
+        return (after, placed.at[position].set(True)), mdp.reward(queues, after)
+
+    empty = jax.vmap(latency.empty_queues)(dags)
+    state = jax.tree.map(
+        lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), (empty, jnp.zeros((graphs, size), bool))
+    )
+    each = jax.vmap(jax.vmap(observe, in_axes=(None, None, 0)))
+    return Environment(
+        state=state,
+        inputs=jnp.zeros((graphs, size, 0)),
+        observe=lambda state, _: each(tasks, scales, state),
+        advance=lambda state, _, actions: jax.vmap(jax.vmap(advance, in_axes=(None, 0, 0)))(tasks, state, actions),
+        allowed=lambda state, _: jax.vmap(jax.vmap(allowed, in_axes=(None, 0)))(tasks, state),
+    )
+
+
 def sample(policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array, rollouts: int) -> Trajectories:
     """Samples trajectories of each DAG (Algorithm 1, line 5).
 
@@ -81,7 +124,7 @@ def sample(policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array
         key: consumed.
         rollouts: R, trajectories of each DAG.
     """
-    noise = decode.sampling_noise(key, (task.num_graphs, rollouts), task.num_positions)
+    noise = decode.sampling_noise(key, (task.num_graphs, rollouts), task.num_positions, policy.in_order)
     surroundings = environment(policy, task.dags, rollouts)
     memory = encode(policy, params, task)
     decisions, rewards = decode.decode(policy, params, memory, rollouts, surroundings, decode.sample, noise)
@@ -97,7 +140,7 @@ def score(policy: PolicyConfig, params: Any, task: LearningTask, actions: jax.Ar
         task: G DAGs padded to N positions.
         actions: int32[G, R, N] in scheduling order.
     """
-    if policy.decoder_input == "task_sim":
+    if policy.decoder_input == "task_sim" or not policy.in_order:
         return follow(policy, params, task, actions).decisions
     rollouts = actions.shape[1]
     surroundings = decode.blind(task.num_graphs, rollouts, task.num_positions)

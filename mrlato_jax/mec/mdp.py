@@ -196,3 +196,14 @@ def simulator_features(scale: jax.Array, queues: latency.Queues, ends: latency.T
 def reward(before: latency.Queues, after: latency.Queues) -> jax.Array:
     """(14) with its sign mended: minus the growth of the makespan, seconds. Sums to minus the makespan."""
     return before.makespan - after.makespan
+
+
+def ready(tasks: latency.Task, placed: jax.Array) -> jax.Array:
+    """Which tasks of one DAG may be placed next: bool[N], those that are not `placed`, bool[N], but whose parents are.
+
+    Args:
+        tasks: `latency.tasks` of the DAG.
+        placed: by position in the priority order.
+    """
+    waiting = tasks.parents & ~placed[None, :]
+    return tasks.valid & ~placed & ~waiting.any(axis=1)

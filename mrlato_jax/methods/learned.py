@@ -20,10 +20,11 @@ from mrlato_jax.mec.latency import padded_size
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods.face import Prepared, Train
 from mrlato_jax.planners import Plan, placement_of, simulated_plan
+from mrlato_jax.policy.seq2seq import NUM_SIDES
 
 MODES = ("argmax",)
 SPOKEN = (  # settings whose values say what they are
-    "decoder_input", "neighbours", "task_features", "encoder", "matmul", "baseline", "learn_from", "meta_update"
+    "decides", "decoder_input", "neighbours", "task_features", "encoder", "matmul", "baseline", "learn_from", "meta_update"
 )  # fmt: skip
 WITHOUT_EFFECT = {"joint": ("outer_lr",)}  # settings that an outer step does not look at
 
@@ -124,7 +125,11 @@ class Offloader:
         task = learning_task(batch, system, self.policy, size)
         actions = np.asarray(_decode(self.policy, self.params, task))
         orders = np.asarray(task.dags.order)
-        return [_plan(entry, system, *rows) for entry, *rows in zip(graphs, orders, actions, strict=False)]
+        places = _in_order if self.policy.in_order else _free
+        return [
+            simulated_plan(entry, system, *places(order[: entry.num_tasks], row[: entry.num_tasks]))
+            for entry, order, row in zip(graphs, orders, actions, strict=False)
+        ]
 
     def adapt(self, graphs: TaskGraph | Sequence[TaskGraph], system: System, updates: int = 30, seed: int = 0) -> Self:
         """The policy after gradient steps on applications like the ones it is to plan.
@@ -171,6 +176,12 @@ def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _plan(graph: TaskGraph, system: System, order: np.ndarray, actions: np.ndarray) -> Plan:
-    order = order[: graph.num_tasks]
-    return simulated_plan(graph, system, placement_of(order, actions), order)
+def _in_order(order: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Placement and order, by task id, of a policy that places tasks in the priority order."""
+    return placement_of(order, actions), order
+
+
+def _free(order: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Placement and order, by task id, of a policy that also chooses the order."""
+    chosen = order[actions // NUM_SIDES]
+    return placement_of(chosen, actions % NUM_SIDES), chosen

@@ -7,6 +7,7 @@ action there, is supplied as an `Environment`, so the policy needs no simulator.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -16,9 +17,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.policy.cells import PRE_ACTIVATIONS
-from mrlato_jax.policy.seq2seq import NUM_ACTIONS, DecoderState, Memory, Seq2SeqPolicy, start_state
+from mrlato_jax.policy.seq2seq import NUM_SIDES, DecoderState, Memory, Seq2SeqPolicy, start_state
 
 ACTIONS = "actions"  # their name to `jax.checkpoint`: chosen anew, a near tie could turn out otherwise
+FORBIDDEN = -1e9  # logit of an action that is not allowed; finite, lest 0 times it be NaN
 OBSERVATIONS = "observations"  # their name to `jax.checkpoint`
 
 
@@ -28,14 +30,17 @@ class Environment(NamedTuple):
     Attributes:
         state: before the first decision; pytree with leading axes [G, R].
         inputs: pytree with leading axes [G, N], one entry per position.
-        observe: `(state, input [G, ...]) -> [G, R, K]`, what the decoder sees before deciding.
+        observe: `(state, input [G, ...]) -> [G, R, K]`, what the decoder sees before deciding; with a free order
+            [G, R, N, K], of each task.
         advance: `(state, input [G, ...], actions [G, R]) -> (state, outcome [G, R])`.
+        allowed: `(state, input [G, ...]) -> bool[G, R, A]`, at least one true; None where all actions always are.
     """
 
     state: Any
     inputs: Any
     observe: Callable[[Any, Any], jax.Array]
     advance: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
+    allowed: Callable[[Any, Any], jax.Array] | None = None
 
 
 class Decisions(NamedTuple):
@@ -73,7 +78,7 @@ def decode(
         memory: `encode`'s, of these DAGs.
         rollouts: R.
         environment: what the decoders see and what actions cause.
-        choose: `(logits [G, R, 2], entry of choose_inputs) -> actions [G, R]`: `argmax`, `given`, or `sample`.
+        choose: `(logits [G, R, A], entry of choose_inputs) -> actions [G, R]`: `argmax`, `given`, or `sample`.
         choose_inputs: pytree with leading axes [G, R, N].
 
     Returns:
@@ -88,14 +93,17 @@ def decode(
     def body(carry: tuple[DecoderState, Any], entry: Any) -> tuple[Any, Any]:
         state, surroundings = carry
         tasks, env_input, choose_input = entry
-        observations = environment.observe(surroundings, env_input).reshape(graphs * rollouts, -1)
+        observations = environment.observe(surroundings, env_input)
+        observations = observations.reshape(graphs * rollouts, *observations.shape[2:])
         observations = checkpoint_name(observations, OBSERVATIONS)
         layers, logits, values = network.apply(params, state, memory, tasks, observations, method="decode_step")
-        logits, values = logits.reshape(graphs, rollouts, NUM_ACTIONS), values.reshape(graphs, rollouts)
+        logits, values = logits.reshape(graphs, rollouts, -1), values.reshape(graphs, rollouts)
+        if environment.allowed is not None:
+            logits = jnp.where(environment.allowed(surroundings, env_input), logits, FORBIDDEN)
         actions = choose(jax.lax.stop_gradient(logits), choose_input).astype(jnp.int32)
         actions = checkpoint_name(actions, ACTIONS)
         log_p = jax.nn.log_softmax(logits)
-        log_probs = jnp.sum(log_p * jax.nn.one_hot(actions, NUM_ACTIONS, dtype=log_p.dtype), axis=-1)
+        log_probs = jnp.sum(log_p * jax.nn.one_hot(actions, log_p.shape[-1], dtype=log_p.dtype), axis=-1)
         entropies = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
         surroundings, outcomes = environment.advance(surroundings, env_input, actions)
         after = DecoderState(layers, layers[-1].hidden, actions.reshape(-1))
@@ -130,11 +138,23 @@ def sample(logits: jax.Array, noise: jax.Array) -> jax.Array:
     return jnp.argmax(logits + noise, axis=-1)
 
 
-def sampling_noise(key: jax.Array, trajectories: tuple[int, ...], num_positions: int) -> jax.Array:
-    """Gumbel noise [*trajectories, N, actions] for `sample`; consumes `key`.
+def sampling_noise(
+    key: jax.Array, trajectories: tuple[int, ...], num_positions: int, in_order: bool = True
+) -> jax.Array:
+    """Gumbel noise [*trajectories, N, A] for `sample`, A = 2 or, with a free order, 2 N; consumes `key`.
 
-    Each position has a key of its own, so that padding a DAG does not change what is drawn for its tasks.
+    Each position (and each candidate at it) has a key of its own, so that padding a DAG does not change what is drawn
+    for its tasks.
     """
-    keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(jnp.arange(num_positions))
-    noise = jax.vmap(lambda k: jax.random.gumbel(k, (*trajectories, NUM_ACTIONS), jnp.float32))(keys)
-    return jnp.moveaxis(noise, 0, -2)
+
+    def each(key: jax.Array) -> jax.Array:
+        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_positions))
+
+    def noise(key: jax.Array) -> jax.Array:
+        return jax.random.gumbel(key, (*trajectories, NUM_SIDES), jnp.float32)
+
+    keys = each(key)
+    if in_order:
+        return jnp.moveaxis(jax.vmap(noise)(keys), 0, -2)
+    drawn = jnp.moveaxis(jax.vmap(jax.vmap(noise))(jax.vmap(each)(keys)), (0, 1), (-3, -2))
+    return drawn.reshape(*trajectories, num_positions, -1)

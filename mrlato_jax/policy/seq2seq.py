@@ -8,6 +8,12 @@ The decoder's input, `PolicyConfig.decoder_input`:
     paper     previous action and attention context (17)
     task      and the encoder output of the task being decided
     task_sim  and the simulator's quantities for it, given by the caller
+
+What an action settles, `PolicyConfig.decides`:
+    placement  the side of the next task in scheduling order: 0 or 1
+    order      which task goes next and its side: 2 position + side. The decoder sees the task that was placed last in
+               place of the one being decided; every task is a candidate, judged by its encoding, the decoder's output
+               and, with task_sim, the simulator's quantities for it (as in the pointer networks of Vinyals et al., 2015)
 """
 
 from __future__ import annotations
@@ -23,8 +29,8 @@ from mrlato_jax.config import PolicyConfig
 from mrlato_jax.policy.cells import GATES, CellState, LayerNormLSTMCell, zero_state
 from mrlato_jax.policy.products import dense_product, product
 
-NUM_ACTIONS = 2
-START = 2  # a_0, a symbol of its own
+NUM_SIDES = 2
+START = -1  # a_0, a symbol of its own
 
 
 class Memory(NamedTuple):
@@ -34,6 +40,7 @@ class Memory(NamedTuple):
     values: jax.Array  # [G, heads, N, units / heads]
     mask: jax.Array  # bool[G, N]
     tasks: jax.Array  # [G, N, 4 units], each task's share of the decoder's input; [G, N, 0] where it is shown none
+    candidates: jax.Array  # [G, N, units], each task's share of what it is judged by; [G, N, 0] in the given order
     state: tuple[CellState, ...]  # of each layer after the last task, each [G, units]
 
 
@@ -67,7 +74,12 @@ class Seq2SeqPolicy(nn.Module):
         self.context = dense(units, use_bias=False)
         if self.config.decoder_input != "paper":
             self.task_input = dense(GATES * units, use_bias=False)
-        self.logits_head = dense(NUM_ACTIONS, kernel_init=nn.initializers.orthogonal(0.01))
+        if not self.config.in_order:
+            self.candidate = dense(units)
+            self.judge = dense(units, use_bias=False)
+            if self.config.decoder_input == "task_sim":
+                self.outcome = dense(units, use_bias=False)
+        self.logits_head = dense(NUM_SIDES, kernel_init=nn.initializers.orthogonal(0.01))
         self.value_head = dense(1, kernel_init=nn.initializers.orthogonal(1.0))
 
     def encode(self, features: jax.Array, mask: jax.Array) -> Memory:
@@ -94,6 +106,7 @@ class Seq2SeqPolicy(nn.Module):
             values=self.value(outputs).reshape(heads).transpose(0, 2, 1, 3),
             mask=mask,
             tasks=self.task_input(outputs) if shown else outputs[..., :0],
+            candidates=outputs[..., :0] if self.config.in_order else self.candidate(outputs),
             state=tuple(states),
         )
 
@@ -105,22 +118,45 @@ class Seq2SeqPolicy(nn.Module):
         Args:
             state: the decoder after the previous decision.
             memory: of the DAGs; its `tasks` are not read here.
-            tasks: [G, 4 units], the column of `memory.tasks` being decided.
-            observations: [B, K], the simulator's quantities; K = 0 unless `decoder_input` is task_sim.
+            tasks: [G, 4 units], the column of `memory.tasks` being decided; with a free order it is not read.
+            observations: [B, K], the simulator's quantities, [B, N, K] with a free order; K = 0 unless `decoder_input`
+                is task_sim.
 
         Returns:
-            The layers' new states, logits [B, 2], and values [B].
+            The layers' new states, logits [B, A], and values [B]; A is 2, or 2 N with a free order.
         """
         context = self.attend(state.output, memory)
-        previous = jax.nn.one_hot(state.action, NUM_ACTIONS + 1, dtype=context.dtype)
-        projected = self.decoder[0].project(jnp.concatenate([previous, context, observations], axis=-1))
+        side = jnp.where(state.action == START, NUM_SIDES, state.action % NUM_SIDES)
+        seen = [jax.nn.one_hot(side, NUM_SIDES + 1, dtype=context.dtype), context]
+        if self.config.in_order:
+            seen.append(observations)
+        projected = self.decoder[0].project(jnp.concatenate(seen, axis=-1))
         if self.config.decoder_input != "paper":
-            projected = projected + jnp.repeat(tasks, projected.shape[0] // tasks.shape[0], axis=0)
+            shown = jnp.repeat(tasks, projected.shape[0] // tasks.shape[0], axis=0)
+            projected = projected + (shown if self.config.in_order else self.placed_last(state.action, memory))
         layers = [self.decoder[0](state.layers[0], projected)]
         for cell, before in zip(self.decoder[1:], state.layers[1:], strict=True):
             layers.append(cell(before, cell.project(layers[-1].hidden)))
         output = layers[-1].hidden
-        return tuple(layers), self.logits_head(output), self.value_head(output)[..., 0]
+        judged = output if self.config.in_order else self.compare(output, memory, observations)
+        logits = self.logits_head(judged).reshape(output.shape[0], -1)
+        return tuple(layers), logits, self.value_head(output)[..., 0]
+
+    def placed_last(self, actions: jax.Array, memory: Memory) -> jax.Array:
+        """Of the tasks that `actions` [B] placed, what the decoder is shown: [B, 4 units]; 0 before the first."""
+        graphs, _, width = memory.tasks.shape
+        position = (actions // NUM_SIDES).reshape(graphs, -1, 1)
+        shown = jnp.take_along_axis(memory.tasks, jnp.maximum(position, 0), axis=1)
+        return jnp.where(position < 0, 0, shown).reshape(-1, width)
+
+    def compare(self, outputs: jax.Array, memory: Memory, observations: jax.Array) -> jax.Array:
+        """What is known of every task as a candidate, given `outputs` [B, units]: [B, N, units]."""
+        graphs, size, units = memory.candidates.shape
+        each = memory.candidates[:, None] + self.judge(outputs).reshape(graphs, -1, 1, units)
+        each = each.reshape(-1, size, units)
+        if self.config.decoder_input == "task_sim":
+            each = each + self.outcome(observations)
+        return jnp.tanh(each)
 
     def attend(self, outputs: jax.Array, memory: Memory) -> jax.Array:
         """(18)-(22): the context vectors [B, units] for queries `outputs` [B, units]."""

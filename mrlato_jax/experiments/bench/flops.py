@@ -11,7 +11,7 @@ from __future__ import annotations
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.mec.mdp import SIMULATOR_FEATURES
 from mrlato_jax.policy.cells import GATES
-from mrlato_jax.policy.seq2seq import NUM_ACTIONS
+from mrlato_jax.policy.seq2seq import NUM_SIDES
 
 
 def forward(policy: PolicyConfig, graphs: int, rollouts: int, num_positions: int, num_features: int) -> float:
@@ -30,10 +30,10 @@ def forward(policy: PolicyConfig, graphs: int, rollouts: int, num_positions: int
     embedding = num_features * units
     encoder = layers * 2 * gates + 2 * units * units + shown * gates  # cells, keys and values, the tasks' share
     observed = SIMULATOR_FEATURES if policy.decoder_input == "task_sim" else 0
-    first_input = (NUM_ACTIONS + 1 + units + observed) * GATES * units
+    first_input = (NUM_SIDES + 1 + units + observed) * GATES * units
     cells = first_input + (layers - 1) * gates + layers * gates  # input kernels, recurrent kernels
     attention = 2 * units * units + 2 * units * num_positions  # query and output kernels; scores and weighted values
-    heads = units * (NUM_ACTIONS + 1)
+    heads = units * (NUM_SIDES + 1)
     encoded, decided = graphs * num_positions, graphs * rollouts * num_positions
     return 2.0 * (encoded * (embedding + encoder) + decided * (cells + attention + heads))
 
