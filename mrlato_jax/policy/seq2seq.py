@@ -8,6 +8,7 @@ The decoder's input, `PolicyConfig.decoder_input`:
     paper     previous action and attention context (17)
     task      and the encoder output of the task being decided
     task_sim  and the simulator's quantities for it, given by the caller
+    lookahead and what either decision would lead to if a rule decided the rest, given by the caller
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Seq2SeqPolicy(nn.Module):
             state: the decoder after the previous decision.
             memory: of the DAGs; its `tasks` are not read here.
             tasks: [G, 4 units], the column of `memory.tasks` being decided.
-            observations: [B, K], the simulator's quantities; K = 0 unless `decoder_input` is task_sim.
+            observations: [B, K], the simulator's quantities; K = 0 unless the decoder sees the simulator.
 
         Returns:
             The layers' new states, logits [B, 2], and values [B].

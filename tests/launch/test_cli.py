@@ -83,7 +83,8 @@ OTHER: dict[str, Any] = {
     "inner_lr": 0.25, "outer_lr": 0.125, "inner_steps": 2, "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2,
     "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01,
     "reward_scale": "none", "normalise_advantages": False, "meta_update": "reptile_adam", "baseline": "leave_one_out",
-    "learn_from": "best_sample", "inner_lr_decay": 8, "task_features": "outlook", "encoder": "bidirectional",
+    "learn_from": "best_sample", "inner_lr_decay": 8, "outer_lr_decay": 9, "task_features": "outlook",
+    "encoder": "bidirectional",
 }  # fmt: skip
 
 
@@ -297,7 +298,7 @@ def stated(name: str) -> list[str]:
 
 
 METHODS_OWN = {  # a flag file with these would make every method mrlato
-    "heads", "meta_update", "task_features", "encoder", "baseline", "learn_from", "inner_lr_decay",
+    "heads", "meta_update", "task_features", "encoder", "baseline", "learn_from", "inner_lr_decay", "outer_lr_decay",
     "warm_start_iterations",
 }  # fmt: skip
 
