@@ -316,6 +316,17 @@ def test_a_method_brings_its_settings(values: flags.FlagValues, method: str, hea
     assert methods.label(config(values, "--heads=2")) == f"{method}+heads=2"
 
 
+@pytest.mark.parametrize("name", ["exp1", "exp2", "exp3"])
+def test_mrlato_plus_has_a_flag_file_that_says_what_the_method_says(values: flags.FlagValues, name: str) -> None:
+    built = config(values, f"--flagfile={name}.flags", "--flagfile=mrlato_plus.flags")
+    meta_batch = config(values, f"--flagfile={name}.flags").learning.meta_batch
+    method = methods.LEARNED["mrlato_plus"]
+    learning = dataclasses.replace(method.learning, graphs_per_task=10, meta_batch=meta_batch)
+    assert built == method.config(experiment=name, iterations=300, learning=learning)
+    assert built.learning.outer_lr_decay == built.iterations
+    assert methods.label(built) == "mrlato_plus"
+
+
 def test_an_unknown_method_is_told_the_known_ones(values: flags.FlagValues) -> None:
     with pytest.raises(InputError, match=re.escape("--method is 'ppo'; accepted: mrlato, mrlco, drl")):
         config(values, "--method=ppo")

@@ -288,6 +288,18 @@ def test_deviations_teach_the_better_of_both_actions_by_what_it_saves(task: Lear
         np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("learn_from", "plans"), [("samples", 3), ("best_sample", 3), ("deviations", 7), ("optimum", 1)]
+)
+def test_evaluations_count_what_a_collection_simulates(learn_from: str, plans: int) -> None:
+    """Of six tasks; a look-ahead completes both sides of the first with five, of the second with four, ..."""
+    learning = dataclasses.replace(LEARNING, learn_from=learn_from)
+    assert inner.evaluations(POLICY, learning, 6) == plans
+    ahead = dataclasses.replace(POLICY, decoder_input="lookahead")
+    steps = 6 + 2 * (5 + 4 + 3 + 2 + 1)
+    assert inner.evaluations(ahead, learning, 6) == plans * steps / 6
+
+
 def test_demonstrations_are_asked_for_where_there_are_none(task: LearningTask, params: Any) -> None:
     learning = dataclasses.replace(LEARNING, learn_from="optimum")
     with pytest.raises(InputError, match="learn_from is 'optimum' on learning tasks without plans"):
