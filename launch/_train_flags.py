@@ -96,11 +96,13 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "learn_from",
         learning.learn_from,
         LEARN_FROM,
-        "Which trajectories are learned from: samples; or, imitated, the best of a DAG's samples, or demonstrations.",
+        "What is learned from: samples; or, imitated, the best of a DAG's samples, or demonstrations; or the policy's "
+        "own plan and what comes of each of its decisions taken the other way.",
     )
     integer("inner_lr_decay", learning.inner_lr_decay, "Adam steps over which --inner_lr falls to 0; 0: it stays.")
     number("inner_lr", learning.inner_lr, "alpha: learning rate of Adam in the inner loop.")
     number("outer_lr", learning.outer_lr, "beta: learning rate of the outer loop.")
+    integer("outer_lr_decay", learning.outer_lr_decay, "Iterations over which --outer_lr falls to 0; 0: it stays.")
     integer("inner_steps", learning.inner_steps, "m: gradient steps of the inner loop on one collection.")
     integer("meta_batch", learning.meta_batch, "Learning tasks a meta-iteration, drawn without replacement.")
     integer("graphs_per_task", learning.graphs_per_task, "DAGs of a learning task in one collection.")

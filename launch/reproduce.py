@@ -9,7 +9,8 @@ on where it stopped; run twice it computes nothing again, and the records that c
 other settings, data or another version of this package is refused by name.
 
 --preset=paper is EXPERIMENT.flags, Table I in full; --preset=cpu adds cpu_table.flags, which has fewer iterations and
-trajectories and is otherwise the same.
+trajectories and is otherwise the same. A method with a flag file of its own (mrlato_plus) has that file's values in
+either.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "all", ["all", *EXPERIMENTS], "What is reproduced.")
 flags.DEFINE_enum("preset", "cpu", list(PRESETS), "How much is trained.")
 flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each learned method.")
-flags.DEFINE_list("methods", list(LEARNED), f"Learned methods, of {', '.join(LEARNED)}; planners are always there.")
+flags.DEFINE_list(
+    "methods", ["mrlato", "mrlco", "drl"], f"Learned methods, of {', '.join(LEARNED)}; planners are always there."
+)
 flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each unseen set.")
 flags.DEFINE_string("out", str(ROOT / "data" / "results"), "Folder of records, tables and figures.")
 flags.DEFINE_string("runs", "runs", "Folder of the run folders: RUNS/reproduce-PRESET/EXPERIMENT-METHOD/seed<number>.")
@@ -122,6 +125,8 @@ def seeds_of(experiment: str, method: str) -> list[TrainConfig]:
     values = flags.FlagValues()
     define_train_flags(values)
     files = [f"{experiment}.flags", *PRESETS[FLAGS.preset]]
+    if (LAUNCH / f"{method}.flags").exists():
+        files.append(f"{method}.flags")
     if FLAGS.settings:
         files.append(FLAGS.settings)
     parse(["reproduce.py", *(f"--flagfile={file}" for file in files), f"--method={method}"], values)
@@ -199,7 +204,7 @@ def complete_method(work: Work, records: Sequence[LearnedRecord], stop: Graceful
         return False
     for record, policy in zip(records, policies, strict=True):
         run = RunFolder.open(seed_path(root, record.config.seed))
-        record.add_training(reproduction.training_summary(run, record.config, policy))
+        record.add_training(reproduction.training_summary(run, record.config, policy, work.dataset))
     rows = work.references.rows
     heft = {name: planners["HEFT-based"]["makespan_ms"] for name, planners in rows.items()}
     done = reproduction.adapt_missing(records, policies, work.settings, heft, FLAGS.updates, stop, FLAGS.num_devices)
@@ -212,10 +217,11 @@ def caption(records: Sequence[LearnedRecord]) -> str:
     lines = [f"Learned methods, preset {FLAGS.preset}, {FLAGS.seeds} seeds each, trained with"]
     for record in records:
         config, learning = record.config, record.config.learning
+        each = "n + 1 plans" if learning.learn_from == "deviations" else f"{learning.rollouts} trajectories"
         lines.append(
             f"- {label(config)} on {config.experiment}: {config.iterations} iterations x {learning.meta_batch} sets x "
-            f"{learning.graphs_per_task} DAGs x {learning.rollouts} trajectories; adapted with all DAGs of a set x "
-            f"{learning.rollouts} trajectories, drawn anew every {learning.inner_steps} updates"
+            f"{learning.graphs_per_task} DAGs x {each}; adapted with all DAGs of a set x "
+            f"{each}, drawn anew every {learning.inner_steps} updates"
         )
     return "\n".join(lines)
 

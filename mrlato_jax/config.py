@@ -13,13 +13,13 @@ from typing import Any, Self
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
 
 DECIDES = ("placement", "order")
-DECODER_INPUTS = ("paper", "task", "task_sim")
+DECODER_INPUTS = ("paper", "task", "task_sim", "lookahead")
 ENCODERS = ("forward", "bidirectional")
 NEIGHBOURS = ("listed", "pooled")
 TASK_FEATURES = ("paper", "outlook")
 MATMULS = ("float32", "tf32", "bfloat16")
 BASELINES = ("value", "leave_one_out")
-LEARN_FROM = ("samples", "best_sample", "optimum")
+LEARN_FROM = ("samples", "best_sample", "deviations", "optimum")
 META_UPDATES = ("reptile", "reptile_adam", "fomaml", "maml", "joint")
 REWARD_SCALES = ("all_local", "none")
 TASK_AXES = ("auto", "map", "vmap")
@@ -120,6 +120,11 @@ class PolicyConfig(_JsonRecord):
         return self.decides == "placement"
 
     @property
+    def sees_simulator(self) -> bool:
+        """Whether the decoder is told what the simulator knows."""
+        return self.decoder_input in ("task_sim", "lookahead")
+
+    @property
     def outlook(self) -> bool:
         """Whether the encoder is told what comes after each task."""
         return self.task_features == "outlook"
@@ -133,6 +138,7 @@ class LearningConfig(_JsonRecord):
     inner_lr: float = 5e-4  # alpha, Adam
     inner_lr_decay: int = 0  # Adam steps over which alpha falls to 0 (half a cosine); 0: it stays
     outer_lr: float = 5e-4  # beta
+    outer_lr_decay: int = 0  # iterations over which beta falls to 0 (half a cosine); 0: it stays
     inner_steps: int = 3  # m, full-batch gradient steps on one collection
     meta_batch: int = 10  # learning tasks in one meta-iteration, drawn without replacement
     graphs_per_task: int = 100  # DAGs of a learning task used in one collection
@@ -151,7 +157,8 @@ class LearningConfig(_JsonRecord):
         for name in ("inner_lr", "outer_lr"):
             check_number(name, getattr(self, name), low=0.0, open_low=True)
         check_choice("learn_from", self.learn_from, LEARN_FROM)
-        check_number("inner_lr_decay", self.inner_lr_decay, low=0, integer=True)
+        for name in ("inner_lr_decay", "outer_lr_decay"):
+            check_number(name, getattr(self, name), low=0, integer=True)
         for name in ("inner_steps", "meta_batch", "graphs_per_task", "rollouts"):
             check_number(name, getattr(self, name), low=1, integer=True)
         for name in ("gamma", "gae_lambda"):

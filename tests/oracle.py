@@ -179,10 +179,16 @@ def priority_order(dag: Dag, mec: Mec, rank: str = "total") -> list[int]:
     return take_ready(dag, [-value for value in ranks(dag, mec, rank)])
 
 
-def _own_finish_rule(dag: Dag, mec: Mec, order: list[int]) -> Plan:
-    """Each task takes the side with its own smaller finish time given the tasks before it; a tie offloads."""
+def own_finish_rule(dag: Dag, mec: Mec, order: list[int], decided: Sequence[int] = ()) -> Plan:
+    """Each task takes the side with its own smaller finish time given the tasks before it; a tie offloads.
+
+    The first tasks of the order go where `decided` says.
+    """
     placement = [0] * dag.num_tasks
     for position, task in enumerate(order):
+        if position < len(decided):
+            placement[task] = decided[position]
+            continue
         prefix = order[: position + 1]
         placement[task] = 0
         local = simulate(dag, mec, placement, prefix).ue_end[task]
@@ -193,11 +199,11 @@ def _own_finish_rule(dag: Dag, mec: Mec, order: list[int]) -> Plan:
 
 
 def greedy(dag: Dag, mec: Mec) -> Plan:
-    return _own_finish_rule(dag, mec, topological_order(dag))
+    return own_finish_rule(dag, mec, topological_order(dag))
 
 
 def heft(dag: Dag, mec: Mec) -> Plan:
-    return _own_finish_rule(dag, mec, priority_order(dag, mec))
+    return own_finish_rule(dag, mec, priority_order(dag, mec))
 
 
 def best_placement(dag: Dag, mec: Mec, order: list[int]) -> Plan:

@@ -81,7 +81,8 @@ def test_contents(wheel: Path) -> None:
     info = f"mrlato_jax-{mj.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"mrlato_jax", info}
     assert sorted(name for name in names if name.startswith("mrlato_jax/data/")) == [
-        f"mrlato_jax/data/{name}" for name in ("exp1.npz", "exp2.npz", "exp3.npz", "manifest.json")
+        f"mrlato_jax/data/{name}"
+        for name in ("demonstrations-exp1.npz", "exp1.npz", "exp2.npz", "exp3.npz", "manifest.json")
     ]
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "mrlato_jax").rglob("*.py")}
     assert code <= set(names)

@@ -27,13 +27,14 @@ from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.experiments.settings import training_systems
 from mrlato_jax.files import write_atomically
 from mrlato_jax.learning.meta_batch import TaskPool
-from mrlato_jax.learning.tasks import LearningTask, learning_task, stack
+from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec.latency import makespan
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import optimum
 
 FIRST_FRESH = 1000  # index of the first DAG of each family that is demonstrated on
 CHANNEL = "paper"
+MIXES = 20  # sets that the demonstrations of one number of tasks are dealt into
 SAME = 1e-4  # relative: a stored makespan that differs by more from the simulator's (in float32) is of something else
 
 
@@ -175,25 +176,28 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
 
 
 def demonstration_pool(experiment: str, demonstrations: Sequence[Demonstration], policy: PolicyConfig) -> TaskPool:
-    """Learning tasks with the plans as `optimum`: a set a family, a variant a rate, equally many DAGs in each.
+    """Learning tasks with the plans as `optimum`: `MIXES` sets of each number of tasks, equally many DAGs in each.
+
+    A set mixes the families and the rates that its DAGs are of, in an order that does not change: what few sets show
+    in one iteration is then much like what all would.
 
     Raises:
-        InputError: plans whose makespans are not what the simulator says, or a family without plans under some rate.
+        InputError: plans whose makespans are not what the simulator says.
     """
-    by_place: dict[tuple[int, float], list[Demonstration]] = {}
+    by_rate: dict[float, list[Demonstration]] = {}
     for entry in demonstrations:
-        by_place.setdefault((entry.set_index, entry.rate_bps), []).append(entry)
-    families = sorted({place[0] for place in by_place})
-    rates = sorted({place[1] for place in by_place})
-    fewest = min(len(by_place.get((family, rate), ())) for family in families for rate in rates)
-    if not fewest:
-        raise InputError(f"demonstrations of {experiment} lack a family under a rate; accepted: equally many of each")
-    sizes = tuple(FAMILIES[experiment][family].num_tasks for family in families)
-    tasks = [
-        stack([_task(experiment, by_place[family, rate][:fewest], policy, max(sizes)) for rate in rates])
-        for family in families
-    ]
-    return jax.block_until_ready(TaskPool(stack(tasks), sizes))
+        by_rate.setdefault(entry.rate_bps, []).append(entry)
+    longest = max(len(entry.placement) for entry in demonstrations)
+    packed = [_task(experiment, entries, policy, longest) for entries in by_rate.values()]
+    everything = jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *packed)
+    sizes = np.array([len(entry.placement) for entries in by_rate.values() for entry in entries])
+    kinds, counts = np.unique(sizes, return_counts=True)
+    mixes = min(MIXES, int(counts.min()))
+    each = int(counts.min()) // mixes
+    shuffled = np.random.default_rng(0).permutation(len(sizes))
+    chosen = [shuffled[sizes[shuffled] == kind][: mixes * each].reshape(mixes, 1, each) for kind in kinds]
+    tasks = jax.tree.map(lambda leaf: jnp.asarray(leaf[np.concatenate(chosen)]), everything)
+    return jax.block_until_ready(TaskPool(tasks, tuple(int(kind) for kind in kinds for _ in range(mixes))))
 
 
 def _task(

@@ -32,6 +32,7 @@ from mrlato_jax.experiments.stages import train_stages
 from mrlato_jax.experiments.trained_policy import trained_policy
 from mrlato_jax.learning.adaptation import Adaptation, marks
 from mrlato_jax.learning.devices import resolve
+from mrlato_jax.learning.inner import plans
 from mrlato_jax.methods import Offloader, label
 
 Value = TypeVar("Value")
@@ -216,7 +217,7 @@ def _policy(path: Path, config: TrainConfig) -> Offloader:
     return policy
 
 
-def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader) -> dict[str, Any]:
+def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader, dataset: DagDataset) -> dict[str, Any]:
     """What a record keeps of a training: its cost, its curves in at most `CURVE_POINTS` means, and a hash of its end.
 
     The seconds are those of an iteration of all seeds that were trained in one program.
@@ -224,7 +225,9 @@ def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader) -> 
     lines = read_metrics(run.metrics)
     learning = config.learning
     collections = 2 if learning.meta_update in ("fomaml", "maml") else 1
-    per_iteration = learning.meta_batch * learning.graphs_per_task * learning.rollouts * collections
+    sizes = dataset.task_mask[list(dataset.train_sets)].sum(axis=-1)
+    each = np.mean([plans(learning, int(size)) for size in sizes.ravel()])
+    per_iteration = learning.meta_batch * learning.graphs_per_task * float(each) * collections
     stretches = np.array_split(np.arange(len(lines)), min(CURVE_POINTS, len(lines)))
     curve = {
         name: [float(f"{np.mean([lines[i][name] for i in stretch]):.5g}") for stretch in stretches] for name in lines[0]
@@ -233,7 +236,7 @@ def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader) -> 
     seconds = statistics.median(line["seconds"] for line in read_metrics(run.timing))
     return {
         "params_sha256": params_hash(policy.params),
-        "trajectories": len(lines) * per_iteration,
+        "trajectories": round(len(lines) * per_iteration),
         "program_seconds_an_iteration": round(seconds, 4),
         "sessions": run.record["sessions"],
         "curve": curve,

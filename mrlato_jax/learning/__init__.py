@@ -10,7 +10,7 @@ Where each setting of `LearningConfig` enters:
     value_coef, entropy_coef         (27)                       `losses.inner_loss`
     inner_lr, inner_lr_decay, inner_steps    line 7             `inner.inner_adapt`
     meta_batch                       line 3                     `meta_batch.draw_meta_batch`
-    outer_lr, meta_update            (29), line 9               `outer.meta_gradient`, `outer.outer_optimizer`;
+    outer_lr, outer_lr_decay, meta_update    (29), line 9       `outer.meta_gradient`, `outer.outer_optimizer`;
                                      fomaml, maml               `maml.adapted_gradient`
                                      joint: no inner loop       `joint.joint_steps`
 """

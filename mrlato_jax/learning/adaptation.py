@@ -14,7 +14,7 @@ import optax
 from mrlato_jax.config import LearningConfig, PolicyConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import rollout
-from mrlato_jax.learning.inner import adaptation_round, inner_optimizer
+from mrlato_jax.learning.inner import adaptation_round, evaluations, inner_optimizer
 from mrlato_jax.learning.tasks import LearningTask
 
 MILLISECONDS = 1e3
@@ -31,7 +31,7 @@ class Adaptation:
         sampled_ms: one entry a collection, mean makespan of the sampled trajectories.
         entropy: one entry a collection, nats per decision at its last update.
         value_explained: one entry a collection, variance of the value targets explained at its last update.
-        simulator_evaluations: trajectories simulated to adapt (the measuring not counted).
+        simulator_evaluations: plans simulated to adapt (the measuring not counted), as `inner.evaluations` counts them.
     """
 
     latency_ms: list[float]
@@ -109,6 +109,7 @@ def adapt(
             f"adaptation diverged: parameters are not finite after {updates} updates; accepted: finite values (try a "
             "run with a lower inner_lr)"
         )
+    sizes = np.asarray(task.dags.mask).sum(axis=-1)
     latencies = MILLISECONDS * np.stack(by_dag[: updates + 1]).astype(np.float64)
     return params, Adaptation(
         latency_ms=latencies.mean(axis=1).tolist(),
@@ -116,7 +117,7 @@ def adapt(
         sampled_ms=sampled,
         entropy=entropy,
         value_explained=explained,
-        simulator_evaluations=rounds * task.num_graphs * learning.rollouts,
+        simulator_evaluations=rounds * sum(evaluations(policy, learning, int(size)) for size in sizes),
     )
 
 

@@ -19,6 +19,8 @@ from mrlato_jax.learning.tasks import LearningTask, take
 from mrlato_jax.mec import mdp
 from mrlato_jax.policy.decode import Decisions
 
+MOST_AT_STAKE = 0.1  # of a makespan: a decision that costs more counts no more, lest a few decide everything
+
 
 class InnerMetrics(NamedTuple):
     """Scalars of one inner loop."""
@@ -33,10 +35,31 @@ class InnerMetrics(NamedTuple):
 def inner_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
     """Adam(alpha), alpha falling where `inner_lr_decay` says so."""
     # maml differentiates it, and the square root of a second moment of zero has no derivative.
-    alpha: optax.ScalarOrSchedule = learning.inner_lr
-    if learning.inner_lr_decay:
-        alpha = optax.cosine_decay_schedule(learning.inner_lr, learning.inner_lr_decay)
-    return optax.adam(alpha, eps_root=1e-16 if learning.meta_update == "maml" else 0.0)
+    return optax.adam(
+        falling(learning.inner_lr, learning.inner_lr_decay), eps_root=1e-16 if learning.meta_update == "maml" else 0.0
+    )
+
+
+def falling(rate: float, steps: int) -> optax.ScalarOrSchedule:
+    """A learning rate that falls to 0 over so many steps along half a cosine; 0 steps: that stays."""
+    return optax.cosine_decay_schedule(rate, steps) if steps else rate
+
+
+def evaluations(policy: PolicyConfig, learning: LearningConfig, num_tasks: int) -> int:
+    """Plans of one DAG that a collection simulates; what a look-ahead completes counts by its steps.
+
+    Args:
+        policy: says whether the decoder looks ahead: that places 2 (n - 1) + 2 (n - 2) + ... further tasks a
+            trajectory, as many as n - 1 plans have.
+        learning: says which trajectories are collected.
+        num_tasks: n.
+    """
+    return plans(learning, num_tasks) * (num_tasks if policy.decoder_input == "lookahead" else 1)
+
+
+def plans(learning: LearningConfig, num_tasks: int) -> int:
+    """Trajectories in a collection of a DAG of so many tasks."""
+    return {"deviations": num_tasks + 1, "optimum": 1}.get(learning.learn_from, learning.rollouts)
 
 
 def draw_graphs(task: LearningTask, key: jax.Array, num_graphs: int) -> LearningTask:
@@ -57,8 +80,13 @@ def collect(
 ) -> tuple[Batch, Decisions, jax.Array]:
     """Trajectories of each DAG with their advantages; consumes `key`.
 
-    They are `rollouts` samples of the policy; or, where `learn_from` says so, the best of those or the best plan known,
-    alone and with an advantage of 1 at each step: (23) then is the likelihood of that plan.
+    They are `rollouts` samples of the policy; or, where `learn_from` says so:
+
+        best_sample  the best of those, alone and with an advantage of 1 at each step: (23) then is its likelihood
+        optimum      the best plan known of each DAG, likewise
+        deviations   the policy's own plan. For each of its actions the next likeliest is tried as well, and the better
+                     of both is what is learned at that step, with the difference as its advantage: policy iteration by
+                     cost-sensitive classification (Lagoudakis and Parr, 2003), N + 1 plans a DAG
 
     Returns:
         The batch, which is constant to differentiation; the decisions, which are not; and the mean sampled makespan in
@@ -68,6 +96,8 @@ def collect(
         if task.optimum is None:
             raise InputError("learn_from is 'optimum' on learning tasks without plans; accepted: demonstrations")
         return _taught(policy, learning, params, task, task.optimum)
+    if learning.learn_from == "deviations":
+        return _improved(policy, learning, params, task)
     trajectories = rollout.sample(policy, params, task, key, learning.rollouts)
     if learning.learn_from == "best_sample":
         best = jnp.argmin(trajectories.makespans, axis=1)
@@ -85,6 +115,24 @@ def _taught(
     batch = estimate(learning, task, followed)
     advantages = jnp.broadcast_to(task.dags.mask[:, None], batch.advantages.shape).astype(batch.advantages.dtype)
     return batch._replace(advantages=advantages), followed.decisions, followed.makespans.mean()
+
+
+def _improved(
+    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask
+) -> tuple[Batch, Decisions, jax.Array]:
+    """`collect` of the policy's own plan and what is better at each of its steps."""
+    tried = jax.lax.stop_gradient(rollout.deviate(policy, params, task))
+    own, mask = tried.makespans[:, :1], task.dags.mask
+    loses = tried.makespans[:, 1:] - own  # [G, N], seconds that the next likeliest action costs
+    actions = tried.decisions.actions[:, 0]
+    others = jnp.diagonal(tried.decisions.actions[:, 1:], axis1=1, axis2=2)
+    better = jnp.where(loses < 0, others, actions)
+    weights = jnp.minimum(jnp.abs(loses) / own, MOST_AT_STAKE)
+    weights = weights / jnp.maximum(weights.mean(where=mask), 1e-8)
+    followed = rollout.follow(policy, params, task, actions[:, None], better[:, None])
+    batch = estimate(learning, task, followed)
+    batch = batch._replace(judged=better[:, None], advantages=jnp.where(mask, weights, 0)[:, None])
+    return batch, followed.decisions, own.mean()
 
 
 def estimate(learning: LearningConfig, task: LearningTask, trajectories: Trajectories) -> Batch:
@@ -110,7 +158,7 @@ def estimate(learning: LearningConfig, task: LearningTask, trajectories: Traject
         advantages = (returns - returns.mean(axis=1, keepdims=True)) * count / max(count - 1, 1)
     if learning.normalise_advantages:
         advantages = adv.normalise(advantages, mask)
-    return Batch(actions, log_probs, advantages, returns, mask)
+    return Batch(actions, actions, log_probs, advantages, returns, mask)
 
 
 def sampling_gradient(
@@ -137,7 +185,7 @@ def scoring_gradient(
     """Differentiates (27) on a batch; the encoder runs once for each DAG, forward and backward."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, LossMetrics]:
-        return inner_loss(learning, batch, rollout.score(policy, params, task, batch.actions))
+        return inner_loss(learning, batch, rollout.score(policy, params, task, batch.actions, batch.judged))
 
     return jax.grad(loss_fn, has_aux=True)(params)
 

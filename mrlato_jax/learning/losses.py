@@ -15,8 +15,9 @@ from mrlato_jax.policy.decode import Decisions
 class Batch(NamedTuple):
     """One collection with everything about it that stays fixed during the gradient steps."""
 
-    actions: jax.Array  # int32[G, R, N]
-    log_probs: jax.Array  # [G, R, N], under the sampling policy
+    actions: jax.Array  # int32[G, R, N], taken
+    judged: jax.Array  # int32[G, R, N], whose probabilities are to change: those taken, or better ones
+    log_probs: jax.Array  # [G, R, N], of `judged` under the sampling policy
     advantages: jax.Array  # [G, R, N]
     returns: jax.Array  # [G, R, N], value targets
     mask: jax.Array  # bool[G, 1, N]

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 
 from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
 from mrlato_jax.learning import devices
-from mrlato_jax.learning.inner import InnerMetrics, InnerState, inner_adapt, inner_optimizer
+from mrlato_jax.learning.inner import InnerMetrics, InnerState, falling, inner_adapt, inner_optimizer
 from mrlato_jax.learning.joint import joint_steps
 from mrlato_jax.learning.maml import adapted_gradient
 from mrlato_jax.learning.meta_batch import MetaBatch, TaskPool, mean_by_seed, meta_batches, over_tasks
@@ -46,10 +46,15 @@ REPTILE = ("reptile", "reptile_adam")
 
 
 def outer_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
-    """SGD(beta) for `reptile`; Adam(beta), but for `joint`, whose only optimiser is Adam(alpha)."""
+    """SGD(beta) for `reptile`; Adam(beta), but for `joint`, whose only optimiser is Adam(alpha).
+
+    beta falls where `outer_lr_decay` says so.
+    """
     if learning.meta_update == "joint":
         return inner_optimizer(learning)
-    return (optax.sgd if learning.meta_update == "reptile" else optax.adam)(learning.outer_lr)
+    return (optax.sgd if learning.meta_update == "reptile" else optax.adam)(
+        falling(learning.outer_lr, learning.outer_lr_decay)
+    )
 
 
 def meta_gradient(

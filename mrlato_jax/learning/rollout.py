@@ -12,6 +12,7 @@ from mrlato_jax.config import PolicyConfig
 from mrlato_jax.learning.tasks import LearningTask
 from mrlato_jax.mec import latency, mdp
 from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.planners.greedy import completed
 from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Decisions, Environment
 from mrlato_jax.policy.seq2seq import NUM_SIDES, Memory, Seq2SeqPolicy
@@ -29,9 +30,15 @@ class Trajectories(NamedTuple):
 def init_params(policy: PolicyConfig, key: jax.Array) -> Any:
     """Random parameters of the policy."""
     features = jnp.zeros((1, 1, mdp.num_features(policy.neighbour_limit, policy.outlook)))
-    width = mdp.SIMULATOR_FEATURES if policy.decoder_input == "task_sim" else 0
+    width = observed(policy)
     observations = jnp.zeros((1, width) if policy.in_order else (1, 1, width))
     return Seq2SeqPolicy(policy).init(key, features, jnp.ones((1, 1), bool), observations)
+
+
+def observed(policy: PolicyConfig) -> int:
+    """How many numbers the decoder is told by the simulator."""
+    lookahead = mdp.LOOKAHEAD_FEATURES if policy.decoder_input == "lookahead" else 0
+    return (mdp.SIMULATOR_FEATURES if policy.sees_simulator else 0) + lookahead
 
 
 def encode(policy: PolicyConfig, params: Any, task: LearningTask) -> Memory:
@@ -43,19 +50,19 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
     """The decision process of R trajectories of each DAG, as the decoder meets it; outcomes are rewards (14).
 
     Args:
-        policy: says whether the decoder sees the simulator.
+        policy: says whether the decoder sees the simulator, and whether it looks ahead.
         dags: leading axis G.
         rollouts: R.
     """
     if not policy.in_order:
         return _free_environment(policy, dags, rollouts)
-    channel = dags.channel
+    channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
 
-    def observe(queues: latency.Queues, step: tuple[latency.Task, jax.Array]) -> jax.Array:
+    def observe(tasks: latency.Task, queues: latency.Queues, step: tuple[latency.Task, jax.Array]) -> jax.Array:
         task, scale = step
-        if policy.decoder_input != "task_sim":
+        if not policy.sees_simulator:
             return jnp.zeros(0, scale.dtype)
-        return mdp.simulator_features(scale, queues, latency.candidate_ends(channel, queues, task))
+        return _told(policy, channel, tasks, tasks.position >= task.position, scale, queues, task)
 
     def advance(
         queues: latency.Queues, step: tuple[latency.Task, jax.Array], action: jax.Array
@@ -68,10 +75,33 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
     empty = jax.vmap(latency.empty_queues)(dags)
     return Environment(
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), empty),
-        inputs=(jax.vmap(latency.tasks)(dags), scales),
-        observe=jax.vmap(jax.vmap(observe, in_axes=(0, None))),
+        inputs=(tasks, scales),
+        observe=partial(jax.vmap(jax.vmap(observe, in_axes=(None, 0, None))), tasks),
         advance=jax.vmap(jax.vmap(advance, in_axes=(0, None, 0))),
     )
+
+
+def _told(
+    policy: PolicyConfig,
+    channel: str,
+    tasks: latency.Task,
+    left: jax.Array,
+    scale: jax.Array,
+    queues: latency.Queues,
+    task: latency.Task,
+) -> jax.Array:
+    """What a decoder that sees the simulator is told of `task`, where bool[N] `left` of all are not placed yet."""
+    ends = latency.candidate_ends(channel, queues, task)
+    told = mdp.simulator_features(scale, queues, ends)
+    if policy.decoder_input == "task_sim":
+        return told
+
+    def outcome(action: int) -> jax.Array:
+        after, _ = latency.place(channel, queues, task, ends, jnp.int32(action))
+        return completed(channel, tasks, after, left & (tasks.position != task.position))
+
+    ahead = mdp.lookahead_features(scale, queues, outcome(latency.LOCAL), outcome(latency.OFFLOAD))
+    return jnp.concatenate([told, ahead])
 
 
 def _free_environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environment:
@@ -81,10 +111,10 @@ def _free_environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> E
     graphs, size = dags.mask.shape
 
     def observe(tasks: latency.Task, scale: jax.Array, state: tuple[latency.Queues, jax.Array]) -> jax.Array:
-        if policy.decoder_input != "task_sim":
+        if not policy.sees_simulator:
             return jnp.zeros((size, 0), scale.dtype)
-        ends = jax.vmap(partial(latency.candidate_ends, channel, state[0]))(tasks)
-        return jax.vmap(partial(mdp.simulator_features, scale, state[0]))(ends)
+        left = ~state[1] & tasks.valid
+        return jax.vmap(partial(_told, policy, channel, tasks, left, scale, state[0]))(tasks)
 
     def allowed(tasks: latency.Task, state: tuple[latency.Queues, jax.Array]) -> jax.Array:
         ready = mdp.ready(tasks, state[1])
@@ -131,29 +161,58 @@ def sample(policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array
     return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
 
 
-def score(policy: PolicyConfig, params: Any, task: LearningTask, actions: jax.Array) -> Decisions:
+def deviate(policy: PolicyConfig, params: Any, task: LearningTask) -> Trajectories:
+    """The policy's own plan of each DAG, and each plan that takes the next likeliest action in place of one of it.
+
+    After that the policy's likeliest actions follow again, as it then sees things.
+
+    Returns:
+        R = N + 1 trajectories: the first is the plan, the one at 1 + j differs from it at position j and perhaps later.
+    """
+    rollouts, size = task.num_positions + 1, task.num_positions
+    elsewhere = jnp.eye(rollouts, size, k=-1, dtype=bool)
+    surroundings = environment(policy, task.dags, rollouts)
+    memory = encode(policy, params, task)
+    decisions, rewards = decode.decode(
+        policy,
+        params,
+        memory,
+        rollouts,
+        surroundings,
+        decode.deviate,
+        jnp.broadcast_to(elsewhere, (task.num_graphs, rollouts, size)),
+    )
+    return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
+
+
+def score(
+    policy: PolicyConfig, params: Any, task: LearningTask, actions: jax.Array, judged: jax.Array | None = None
+) -> Decisions:
     """What the policy thinks of given actions: the log-probabilities, entropies and values of (23)-(27).
 
     Args:
         policy: the network's settings.
         params: of the policy that is asked.
         task: G DAGs padded to N positions.
-        actions: int32[G, R, N] in scheduling order.
+        actions: int32[G, R, N] in scheduling order, which are taken.
+        judged: int32[G, R, N], those whose log-probabilities are asked for, if others.
     """
-    if policy.decoder_input == "task_sim" or not policy.in_order:
-        return follow(policy, params, task, actions).decisions
+    if policy.sees_simulator or not policy.in_order:
+        return follow(policy, params, task, actions, judged).decisions
     rollouts = actions.shape[1]
     surroundings = decode.blind(task.num_graphs, rollouts, task.num_positions)
     memory = encode(policy, params, task)
-    return decode.decode(policy, params, memory, rollouts, surroundings, decode.given, actions)[0]
+    return decode.decode(policy, params, memory, rollouts, surroundings, decode.given, actions, judged)[0]
 
 
-def follow(policy: PolicyConfig, params: Any, task: LearningTask, actions: jax.Array) -> Trajectories:
+def follow(
+    policy: PolicyConfig, params: Any, task: LearningTask, actions: jax.Array, judged: jax.Array | None = None
+) -> Trajectories:
     """The trajectories of given actions; arguments as `score`."""
     rollouts = actions.shape[1]
     surroundings = environment(policy, task.dags, rollouts)
     memory = encode(policy, params, task)
-    decisions, rewards = decode.decode(policy, params, memory, rollouts, surroundings, decode.given, actions)
+    decisions, rewards = decode.decode(policy, params, memory, rollouts, surroundings, decode.given, actions, judged)
     return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
 
 

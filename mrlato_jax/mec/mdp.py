@@ -18,6 +18,7 @@ TASK_FEATURES = 5
 OUTLOOK_FEATURES = 7
 POOLED_FEATURES = 12  # of a task's parents, and as many of its children
 SIMULATOR_FEATURES = 7
+LOOKAHEAD_FEATURES = 2
 ENCODING_BYTES = 2**26  # of one float[N, N] for each of the DAGs that are encoded side by side
 
 
@@ -191,6 +192,25 @@ def simulator_features(scale: jax.Array, queues: latency.Queues, ends: latency.T
     """
     now = [queues.uplink, queues.vm, queues.downlink, queues.ue, ends.upload, ends.download, ends.ue]
     return (jnp.stack(now) - queues.makespan) / scale
+
+
+def lookahead_features(scale: jax.Array, queues: latency.Queues, local: jax.Array, offloaded: jax.Array) -> jax.Array:
+    """What comes of a decision if a rule decides all others: the better outcome, and by how much local is better.
+
+    Relative to the makespan so far, in units of `time_scale`; the difference, mostly a hundredth of the whole, in
+    tenths of it.
+
+    Args:
+        scale: `time_scale` of the DAG.
+        queues: state before the decision.
+        local: makespan if the task is run locally, seconds.
+        offloaded: makespan if it is offloaded, seconds.
+
+    Returns:
+        float[2].
+    """
+    best = jnp.minimum(local, offloaded) - queues.makespan
+    return jnp.stack([best, 10 * (offloaded - local)]) / scale
 
 
 def reward(before: latency.Queues, after: latency.Queues) -> jax.Array:

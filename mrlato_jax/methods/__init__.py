@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.errors import check_choice
-from mrlato_jax.methods import drl, mrlato, mrlco
+from mrlato_jax.methods import drl, mrlato, mrlato_plus, mrlco
 from mrlato_jax.methods.face import Method, Prepared
 from mrlato_jax.methods.learned import LearnedMethod, Offloader
 from mrlato_jax.methods.planned import BASELINES, COUNTED_SEARCH, PlannedMethod, SearchBudget, planned_methods
 
-LEARNED = {entry.METHOD.name: entry.METHOD for entry in (mrlato, mrlco, drl)}
+LEARNED = {entry.METHOD.name: entry.METHOD for entry in (mrlato, mrlco, drl, mrlato_plus)}
 
 __all__ = [
     "BASELINES",

@@ -24,7 +24,8 @@ from mrlato_jax.policy.seq2seq import NUM_SIDES
 
 MODES = ("argmax",)
 SPOKEN = (  # settings whose values say what they are
-    "decides", "decoder_input", "neighbours", "task_features", "encoder", "matmul", "baseline", "learn_from", "meta_update"
+    "decides", "decoder_input", "neighbours", "task_features", "encoder", "matmul", "baseline", "learn_from",
+    "meta_update",
 )  # fmt: skip
 WITHOUT_EFFECT = {"joint": ("outer_lr",)}  # settings that an outer step does not look at
 

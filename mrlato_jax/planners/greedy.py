@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,14 +27,33 @@ def earliest_finish(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
     Returns:
         int32[N] actions in scheduling order, and the makespan that the queues reached meanwhile, seconds.
     """
-
-    def body(queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
-        ends = latency.candidate_ends(dag.channel, queues, task)
-        action = jnp.where(ends.download <= ends.ue, latency.OFFLOAD, latency.LOCAL)
-        return latency.place(dag.channel, queues, task, ends, action)[0], action
-
+    body = partial(_place_sooner, dag.channel)
     queues, actions = jax.lax.scan(body, latency.empty_queues(dag), latency.tasks(dag))
     return actions, queues.makespan
+
+
+def completed(channel: str, tasks: latency.Task, queues: latency.Queues, left: jax.Array) -> jax.Array:
+    """The makespan, seconds, where `earliest_finish` places what a partial plan leaves.
+
+    Args:
+        channel: the channel rules.
+        tasks: `latency.tasks` of the DAG.
+        queues: what the placed tasks left behind.
+        left: bool[N], the others, which are placed by position; no parent of a placed one is among them.
+    """
+
+    def body(queues: latency.Queues, step: tuple[latency.Task, jax.Array]) -> tuple[latency.Queues, None]:
+        after, _ = _place_sooner(channel, queues, step[0])
+        return jax.tree.map(lambda new, old: jnp.where(step[1], new, old), after, queues), None
+
+    return jax.lax.scan(body, queues, (tasks, left))[0].makespan
+
+
+def _place_sooner(channel: str, queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
+    """Places one task where its own result is at the UE first."""
+    ends = latency.candidate_ends(channel, queues, task)
+    action = jnp.where(ends.download <= ends.ue, latency.OFFLOAD, latency.LOCAL)
+    return latency.place(channel, queues, task, ends, action)[0], action
 
 
 def greedy(graph: TaskGraph, system: System) -> Plan:

@@ -47,7 +47,7 @@ class Decisions(NamedTuple):
     """What the policy decided and thought at each position; each [G, R, N]."""
 
     actions: jax.Array  # int32
-    log_probs: jax.Array  # of the action taken
+    log_probs: jax.Array  # of the action taken, or of the one that was asked for
     values: jax.Array
     entropies: jax.Array  # nats
 
@@ -69,6 +69,7 @@ def decode(
     environment: Environment,
     choose: ChooseFn,
     choose_inputs: Any,
+    judged: jax.Array | None = None,
 ) -> tuple[Decisions, Any]:
     """Decides the tasks of G DAGs one after the other, R trajectories each.
 
@@ -78,8 +79,10 @@ def decode(
         memory: `encode`'s, of these DAGs.
         rollouts: R.
         environment: what the decoders see and what actions cause.
-        choose: `(logits [G, R, A], entry of choose_inputs) -> actions [G, R]`: `argmax`, `given`, or `sample`.
+        choose: `(logits [G, R, A], entry of choose_inputs) -> actions [G, R]`: `argmax`, `given`, `sample`, `deviate`.
         choose_inputs: pytree with leading axes [G, R, N].
+        judged: int32[G, R, N], actions whose log-probabilities are asked for, each in the state that the actions taken
+            before it led to; by default the actions taken.
 
     Returns:
         `Decisions`, and the environment's outcomes, [G, R, N].
@@ -92,7 +95,7 @@ def decode(
 
     def body(carry: tuple[DecoderState, Any], entry: Any) -> tuple[Any, Any]:
         state, surroundings = carry
-        tasks, env_input, choose_input = entry
+        tasks, env_input, choose_input, asked = entry
         observations = environment.observe(surroundings, env_input)
         observations = observations.reshape(graphs * rollouts, *observations.shape[2:])
         observations = checkpoint_name(observations, OBSERVATIONS)
@@ -103,7 +106,8 @@ def decode(
         actions = choose(jax.lax.stop_gradient(logits), choose_input).astype(jnp.int32)
         actions = checkpoint_name(actions, ACTIONS)
         log_p = jax.nn.log_softmax(logits)
-        log_probs = jnp.sum(log_p * jax.nn.one_hot(actions, log_p.shape[-1], dtype=log_p.dtype), axis=-1)
+        asked = actions if asked is None else asked
+        log_probs = jnp.sum(log_p * jax.nn.one_hot(asked, log_p.shape[-1], dtype=log_p.dtype), axis=-1)
         entropies = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
         surroundings, outcomes = environment.advance(surroundings, env_input, actions)
         after = DecoderState(layers, layers[-1].hidden, actions.reshape(-1))
@@ -116,10 +120,10 @@ def decode(
     body = jax.checkpoint(body, prevent_cse=False, policy=keep)
     entries = (
         jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (memory.tasks, environment.inputs)),
-        jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), choose_inputs),
+        jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), (choose_inputs, judged)),
     )
     start = (start_state(memory, rollouts), environment.state)
-    _, results = jax.lax.scan(lambda carry, e: body(carry, (*e[0], e[1])), start, entries)
+    _, results = jax.lax.scan(lambda carry, e: body(carry, (*e[0], *e[1])), start, entries)
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), results)
 
 
@@ -131,6 +135,13 @@ def argmax(logits: jax.Array, _: Any) -> jax.Array:
 def given(_: jax.Array, actions: jax.Array) -> jax.Array:
     """The actions handed in (teacher forcing)."""
     return actions
+
+
+def deviate(logits: jax.Array, elsewhere: jax.Array) -> jax.Array:
+    """The likeliest action, and the second likeliest where `elsewhere` is true."""
+    first = jnp.argmax(logits, axis=-1)
+    others = jnp.where(jax.nn.one_hot(first, logits.shape[-1], dtype=bool), -jnp.inf, logits)
+    return jnp.where(elsewhere, jnp.argmax(others, axis=-1), first)
 
 
 def sample(logits: jax.Array, noise: jax.Array) -> jax.Array:

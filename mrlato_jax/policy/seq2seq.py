@@ -8,12 +8,13 @@ The decoder's input, `PolicyConfig.decoder_input`:
     paper     previous action and attention context (17)
     task      and the encoder output of the task being decided
     task_sim  and the simulator's quantities for it, given by the caller
+    lookahead and what either decision would lead to if a rule decided the rest, given by the caller
 
 What an action settles, `PolicyConfig.decides`:
     placement  the side of the next task in scheduling order: 0 or 1
     order      which task goes next and its side: 2 position + side. The decoder sees the task that was placed last in
                place of the one being decided; every task is a candidate, judged by its encoding, the decoder's output
-               and, with task_sim, the simulator's quantities for it (as in the pointer networks of Vinyals et al., 2015)
+               and the simulator's quantities for it (as in the pointer networks of Vinyals et al., 2015)
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Seq2SeqPolicy(nn.Module):
         if not self.config.in_order:
             self.candidate = dense(units)
             self.judge = dense(units, use_bias=False)
-            if self.config.decoder_input == "task_sim":
+            if self.config.sees_simulator:
                 self.outcome = dense(units, use_bias=False)
         self.logits_head = dense(NUM_SIDES, kernel_init=nn.initializers.orthogonal(0.01))
         self.value_head = dense(1, kernel_init=nn.initializers.orthogonal(1.0))
@@ -119,8 +120,8 @@ class Seq2SeqPolicy(nn.Module):
             state: the decoder after the previous decision.
             memory: of the DAGs; its `tasks` are not read here.
             tasks: [G, 4 units], the column of `memory.tasks` being decided; with a free order it is not read.
-            observations: [B, K], the simulator's quantities, [B, N, K] with a free order; K = 0 unless `decoder_input`
-                is task_sim.
+            observations: [B, K], the simulator's quantities, [B, N, K] with a free order; K = 0 unless the decoder
+                sees the simulator.
 
         Returns:
             The layers' new states, logits [B, A], and values [B]; A is 2, or 2 N with a free order.
@@ -154,7 +155,7 @@ class Seq2SeqPolicy(nn.Module):
         graphs, size, units = memory.candidates.shape
         each = memory.candidates[:, None] + self.judge(outputs).reshape(graphs, -1, 1, units)
         each = each.reshape(-1, size, units)
-        if self.config.decoder_input == "task_sim":
+        if self.config.sees_simulator:
             each = each + self.outcome(observations)
         return jnp.tanh(each)
 

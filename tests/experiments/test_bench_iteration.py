@@ -89,7 +89,8 @@ def counts(what: str, units: int, num_tasks: int, decoder_input: str) -> np.ndar
     task = learning_task(random_graphs(graphs, num_tasks, seed=0), System(), policy)
     params = jax.eval_shape(partial(rollout.init_params, policy), jax.random.key(0))
     values = jnp.ones((graphs, rollouts, num_tasks))
-    batch = Batch(values.astype(jnp.int32), values, values, values, task.dags.mask[:, None])
+    actions = values.astype(jnp.int32)
+    batch = Batch(actions, actions, values, values, values, task.dags.mask[:, None])
 
     def loss(params: Any) -> jax.Array:
         return inner_loss(LearningConfig(), batch, rollout.score(policy, params, task, batch.actions))[0]

@@ -59,24 +59,33 @@ def test_what_is_written_is_read(found: list[Demonstration], tmp_path: Path) -> 
 
 
 def test_a_pool_has_the_plans_in_scheduling_order(found: list[Demonstration]) -> None:
-    pool = demonstrations.demonstration_pool("exp2", found, POLICY)
-    assert pool.sizes == (10, 15)
-    assert pool.tasks.features.shape[:4] == (2, 1, 2, 15)
+    """Of two rates: a DAG of each number of tasks in each set."""
+    slower = [demonstrations.demonstrate("exp2", i, 1002, 4e6, 5.0) for i in (0, 1)]
+    everything = [*found, *slower]
+    pool = demonstrations.demonstration_pool("exp2", everything, POLICY)
+    assert pool.sizes == (10, 10, 10, 15, 15, 15)
+    assert pool.tasks.features.shape[:4] == (6, 1, 1, 15)
     assert pool.tasks.optimum is not None
-    for family in (0, 1):
-        task = jax.tree.map(lambda leaf, f=family: leaf[f, 0], pool.tasks)
-        spans = mj.makespan(task.dags, task.optimum)
-        want = [entry.makespan for entry in found if entry.set_index == family]
-        np.testing.assert_allclose(spans, want, rtol=1e-5)
-        np.testing.assert_array_equal(np.asarray(task.optimum)[:, pool.sizes[family] :], 0)
+    met = []
+    for number, size in enumerate(pool.sizes):
+        task = jax.tree.map(lambda leaf, number=number: leaf[number, 0], pool.tasks)
+        np.testing.assert_array_equal(task.dags.mask.sum(axis=-1), size)
+        np.testing.assert_array_equal(np.asarray(task.optimum)[:, size:], 0)
+        met += mj.makespan(task.dags, task.optimum).tolist()
+    np.testing.assert_allclose(sorted(met), sorted(entry.makespan for entry in everything), rtol=1e-5)
+
+
+def test_a_pool_deals_equally_many_into_each_set(found: list[Demonstration], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demonstrations, "MIXES", 1)
+    pool = demonstrations.demonstration_pool("exp2", found[:3], POLICY)  # two of ten tasks, one of fifteen
+    assert pool.sizes == (10, 15)
+    assert pool.tasks.features.shape[:3] == (2, 1, 1)
 
 
 def test_plans_of_other_dags_are_refused(found: list[Demonstration]) -> None:
     flipped = dataclasses.replace(found[0], placement="".join("10"[int(side)] for side in found[0].placement))
     with pytest.raises(InputError, match=r"plan of graph 1000 of set 0 takes .* by the simulator, and"):
         demonstrations.demonstration_pool("exp2", [flipped, *found[1:]], POLICY)
-    with pytest.raises(InputError, match="lack a family under a rate"):
-        demonstrations.demonstration_pool("exp2", [found[0], dataclasses.replace(found[1], rate_bps=4e6)], POLICY)
 
 
 def test_files_of_something_else_are_refused(found: list[Demonstration], tmp_path: Path) -> None:

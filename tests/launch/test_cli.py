@@ -83,7 +83,8 @@ OTHER: dict[str, Any] = {
     "inner_lr": 0.25, "outer_lr": 0.125, "inner_steps": 2, "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2,
     "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01,
     "reward_scale": "none", "normalise_advantages": False, "meta_update": "reptile_adam", "baseline": "leave_one_out",
-    "learn_from": "best_sample", "inner_lr_decay": 8, "task_features": "outlook", "encoder": "bidirectional",
+    "learn_from": "best_sample", "inner_lr_decay": 8, "outer_lr_decay": 9, "task_features": "outlook",
+    "encoder": "bidirectional", "decides": "order",
 }  # fmt: skip
 
 
@@ -297,8 +298,8 @@ def stated(name: str) -> list[str]:
 
 
 METHODS_OWN = {  # a flag file with these would make every method mrlato
-    "heads", "meta_update", "task_features", "encoder", "baseline", "learn_from", "inner_lr_decay",
-    "warm_start_iterations",
+    "heads", "meta_update", "task_features", "encoder", "baseline", "learn_from", "inner_lr_decay", "outer_lr_decay",
+    "warm_start_iterations", "decides",
 }  # fmt: skip
 
 
@@ -313,6 +314,17 @@ def test_a_method_brings_its_settings(values: flags.FlagValues, method: str, hea
     }
     assert built == dataclasses.replace(full, method=method, **own)  # all else alike
     assert methods.label(config(values, "--heads=2")) == f"{method}+heads=2"
+
+
+@pytest.mark.parametrize("name", ["exp1", "exp2", "exp3"])
+def test_mrlato_plus_has_a_flag_file_that_says_what_the_method_says(values: flags.FlagValues, name: str) -> None:
+    built = config(values, f"--flagfile={name}.flags", "--flagfile=mrlato_plus.flags")
+    meta_batch = config(values, f"--flagfile={name}.flags").learning.meta_batch
+    method = methods.LEARNED["mrlato_plus"]
+    learning = dataclasses.replace(method.learning, graphs_per_task=10, meta_batch=meta_batch)
+    assert built == method.config(experiment=name, iterations=300, learning=learning)
+    assert built.learning.outer_lr_decay == built.iterations
+    assert methods.label(built) == "mrlato_plus"
 
 
 def test_an_unknown_method_is_told_the_known_ones(values: flags.FlagValues) -> None:

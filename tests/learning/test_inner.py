@@ -259,6 +259,47 @@ def test_imitation_raises_the_likelihood_of_one_plan(learn_from: str, task: Lear
     assert_trees_close(slope, unlikeliness(params))
 
 
+def test_deviations_teach_the_better_of_both_actions_by_what_it_saves(task: LearningTask, params: Any) -> None:
+    """Against both plans of each decision, simulated, and the weighted log-likelihood of the better action."""
+    learning = dataclasses.replace(LEARNING, learn_from="deviations", value_coef=0.0, entropy_coef=0.0)
+    key = jax.random.key(6)
+    slope, _, batch, latency = jax.jit(partial(inner.sampling_gradient, POLICY, learning))(params, task, key)
+    own, spans = greedy(params, task)
+    tried = jax.jit(partial(rollout.deviate, POLICY))(params, task).decisions.actions
+    mask = np.asarray(task.dags.mask)
+    assert latency == pytest.approx(float(spans.mean()), rel=1e-5)
+    np.testing.assert_array_equal(batch.actions[:, 0][mask], own[mask])
+    loses = np.stack([mj.makespan(task.dags, tried[:, 1 + j]) for j in range(max(SIZES))], axis=1) - spans[:, None]
+    want = np.where(loses < 0, 1 - own, own)
+    assert 0.05 < (loses < 0)[mask].mean() < 0.95  # some decisions are to change
+    np.testing.assert_array_equal(batch.judged[:, 0][mask], want[mask])
+    weights = np.minimum(abs(loses) / np.asarray(spans)[:, None], 0.1)
+    weights = np.where(mask, weights / weights[mask].mean(), 0)
+    np.testing.assert_allclose(batch.advantages[:, 0], weights, rtol=1e-3, atol=1e-3)
+
+    @jax.jit
+    @jax.grad
+    def unlikeliness(params: Any) -> jax.Array:
+        log_probs = rollout.score(POLICY, params, task, own[:, None], jnp.asarray(want)[:, None]).log_probs[:, 0]
+        each = (log_probs * weights).sum(axis=1) / mask.sum(axis=1)
+        return -each.mean() * mask.sum(axis=1).mean()
+
+    for got, expected in zip(jax.tree.leaves(slope), jax.tree.leaves(unlikeliness(params)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("learn_from", "plans"), [("samples", 3), ("best_sample", 3), ("deviations", 7), ("optimum", 1)]
+)
+def test_evaluations_count_what_a_collection_simulates(learn_from: str, plans: int) -> None:
+    """Of six tasks; a look-ahead completes both sides of the first with five, of the second with four, ..."""
+    learning = dataclasses.replace(LEARNING, learn_from=learn_from)
+    assert inner.evaluations(POLICY, learning, 6) == plans
+    ahead = dataclasses.replace(POLICY, decoder_input="lookahead")
+    steps = 6 + 2 * (5 + 4 + 3 + 2 + 1)
+    assert inner.evaluations(ahead, learning, 6) == plans * steps / 6
+
+
 def test_demonstrations_are_asked_for_where_there_are_none(task: LearningTask, params: Any) -> None:
     learning = dataclasses.replace(LEARNING, learn_from="optimum")
     with pytest.raises(InputError, match="learn_from is 'optimum' on learning tasks without plans"):

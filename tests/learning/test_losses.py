@@ -27,7 +27,7 @@ RETURNS = jnp.array([[[-1.0, JUNK, JUNK], [-2.0, JUNK, JUNK]], [[-3.0, -2.0, -1.
 VALUES = jnp.array([[[-2.0, -JUNK, -JUNK], [-2.0, JUNK, JUNK]], [[-3.0, -3.0, -1.0], [-3.0, -4.0, 2.0]]])
 ENTROPIES = jnp.array([[[0.6, JUNK, JUNK], [0.2, JUNK, JUNK]], [[0.3, 0.3, 0.3], [0.6, 0.6, 0.0]]])
 
-BATCH = Batch(jnp.zeros((2, 2, 3), jnp.int32), OLD, ADVANTAGES, RETURNS, MASK)
+BATCH = Batch(jnp.zeros((2, 2, 3), jnp.int32), jnp.zeros((2, 2, 3), jnp.int32), OLD, ADVANTAGES, RETURNS, MASK)
 DECISIONS = Decisions(BATCH.actions, NEW, VALUES, ENTROPIES)
 
 # Ratios: 1.5, 1 | 0.5, 1.1, 1 | 2, 1, 0.5; with eps = 0.2:

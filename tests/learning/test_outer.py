@@ -119,6 +119,16 @@ def small_state(learning: LearningConfig) -> LearnerState:
     return LearnerState(theta, jax.vmap(optimizer.init)(theta), jnp.zeros(1, jnp.int32), KEY[None])
 
 
+def test_the_outer_rate_falls_along_half_a_cosine() -> None:
+    learning = dataclasses.replace(LEARNING, meta_update="reptile", outer_lr=0.5, outer_lr_decay=4)
+    optimizer, gradient = outer.outer_optimizer(learning), jnp.ones(())
+    state, steps = optimizer.init(gradient), []
+    for _ in range(6):
+        step, state = optimizer.update(gradient, state)
+        steps.append(-float(step))
+    np.testing.assert_allclose(steps, [0.5 * (1 + np.cos(np.pi * min(i, 4) / 4)) / 2 for i in range(6)], atol=1e-7)
+
+
 @pytest.mark.parametrize("meta_update", ["reptile", "reptile_adam"])
 def test_iterations_by_hand(meta_update: str, pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three iterations: a third of the mean displacement at Table I's values, or Adam on the negated gradient."""

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
-from helpers import random_dag, random_mec, to_graph, to_system
+from helpers import placement_of, random_dag, random_mec, to_graph, to_system
 
 import mrlato_jax as mj
 from mrlato_jax.config import DECODER_INPUTS, LearningConfig, PolicyConfig
@@ -21,12 +22,13 @@ from mrlato_jax.learning.losses import Batch, inner_loss
 from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec import mdp
+from mrlato_jax.mec.latency import LOCAL, OFFLOAD
 from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Decisions
 
 ROLLOUTS = 5
 SIZES = (6, 3, 1, 6, 4)
-CHANNEL_OF = {"paper": "mrlco", "task": "paper", "task_sim": "paper"}
+CHANNEL_OF = {"paper": "mrlco", "task": "paper", "task_sim": "paper", "lookahead": "mrlco"}
 TIGHT = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -111,14 +113,71 @@ def test_greedy_decoding_takes_the_likeliest_action_every_time(case: Case) -> No
     np.testing.assert_allclose(makespans, mj.makespan(case.task.dags, actions), rtol=1e-5)
 
 
+def test_deviations_take_one_decision_of_the_own_plan_the_other_way(case: Case) -> None:
+    """Before it they follow the plan, after it they are the policy's likeliest actions again."""
+    size = max(SIZES)
+    tried = jax.jit(lambda task: rollout.deviate(case.policy, case.params, task))(case.task)
+    own, spans = case.greedy(case.task)
+    actions, mask = np.asarray(tried.decisions.actions), np.asarray(case.task.dags.mask)
+    assert actions.shape == (len(SIZES), size + 1, size)
+    np.testing.assert_array_equal(actions[:, 0][mask], np.asarray(own)[mask])
+    np.testing.assert_allclose(tried.makespans[:, 0], spans, rtol=1e-6)
+    likeliest = np.asarray(case.score(case.task, tried.decisions.actions).log_probs) >= math.log(0.5)
+    for j in range(size):
+        np.testing.assert_array_equal(actions[:, 1 + j, :j], actions[:, 0, :j])
+        np.testing.assert_array_equal(actions[:, 1 + j, j], 1 - actions[:, 0, j])
+        assert likeliest[:, 1 + j, j + 1 :][mask[:, j + 1 :]].all()
+        want = mj.makespan(case.task.dags, jnp.asarray(actions[:, 1 + j]))
+        np.testing.assert_allclose(tried.makespans[:, 1 + j], want, rtol=1e-5)
+
+
+def test_an_action_may_be_judged_without_being_taken(case: Case) -> None:
+    """Its probability is what is left of that of the action taken, and the trajectory stays as it was."""
+    taken = case.trajectories.decisions
+    judged = jax.jit(lambda task, a, b: rollout.score(case.policy, case.params, task, a, b))(
+        case.task, taken.actions, 1 - taken.actions
+    )
+    total = np.exp(np.asarray(judged.log_probs, np.float64)) + np.exp(np.asarray(taken.log_probs, np.float64))
+    np.testing.assert_allclose(total[case.valid], 1.0, rtol=1e-5)
+    assert_close(judged._replace(log_probs=taken.log_probs), taken, case.valid)
+
+
+@pytest.mark.parametrize("channel", ["paper", "mrlco", "mrlco_code"])
+def test_the_look_ahead_completes_both_ways_as_the_oracle_does(channel: str) -> None:
+    """After random prefixes of 8 tasks of graphs of 8 and of 5, padded."""
+    policy = PolicyConfig(decoder_input="lookahead", units=16, heads=2, layers=1, neighbour_width=8)
+    rng = np.random.default_rng(11)
+    dags, mec = [random_dag(rng, n, free=0.0) for n in (8, 5, 8)], random_mec(rng, channel)
+    arrays = learning_task([to_graph(dag) for dag in dags], to_system(mec), policy).dags
+    actions = rng.integers(0, 2, (3, 1, 8)).astype(np.int32)
+    surroundings = rollout.environment(policy, arrays, 1)
+    observe, advance, state = jax.jit(surroundings.observe), jax.jit(surroundings.advance), surroundings.state
+    for position in range(8):
+        entry = jax.tree.map(lambda leaf, k=position: leaf[:, k], surroundings.inputs)
+        seen = np.asarray(observe(state, entry))[:, 0]
+        assert seen.shape == (3, 9)
+        for dag, ids, row, ahead in zip(dags, np.asarray(arrays.order), actions[:, 0], seen[:, 7:], strict=True):
+            if position >= dag.num_tasks:
+                continue
+            order, before = ids[: dag.num_tasks].tolist(), row[:position].tolist()
+            local, remote = (
+                oracle.own_finish_rule(dag, mec, order, [*before, side]).makespan for side in (LOCAL, OFFLOAD)
+            )
+            now = oracle.simulate(dag, mec, placement_of(order, row[: dag.num_tasks]), order[:position]).makespan
+            mean = sum(oracle.task_times(dag, mec).ue) / dag.num_tasks
+            want = np.array([min(local, remote) - now, 10 * (remote - local)]) / mean
+            np.testing.assert_allclose(ahead, want, atol=1e-4)
+        state, _ = advance(state, entry, jnp.asarray(actions[:, :, position]))
+
+
 def test_padding_changes_no_decision(case: Case) -> None:
     wide = learning_task(case.graphs, case.system, case.policy, num_positions=11)
     sampled = case.sample(wide)
     cut = jax.tree.map(lambda leaf: leaf[..., : max(SIZES)], sampled.decisions)
     assert_close(cut, case.trajectories.decisions, case.valid)
     np.testing.assert_allclose(sampled.makespans, case.trajectories.makespans, rtol=1e-5)
-    if case.policy.decoder_input != "task_sim":
-        return  # one of the three modes is enough for greedy decoding, the same recurrence
+    if case.policy.decoder_input != "lookahead":
+        return  # one of the modes is enough for greedy decoding, the same recurrence
     (actions, makespans), (wide_actions, wide_makespans) = case.greedy(case.task), case.greedy(wide)
     mask = case.valid[:, 0]
     np.testing.assert_array_equal(wide_actions[:, : max(SIZES)][mask], actions[mask])
@@ -164,7 +223,7 @@ def test_rollouts_do_not_see_each_other(case: Case) -> None:
     assert_close(jax.tree.map(lambda leaf: leaf[:, ::-1], turned), case.trajectories.decisions, case.valid)
 
 
-def test_only_task_sim_sees_the_simulator(case: Case) -> None:
+def test_only_some_inputs_see_the_simulator(case: Case) -> None:
     """Slower uplink, same embedding: without the simulator's quantities nothing can change."""
     dags = case.task.dags
     slower = mj.DagArrays(
@@ -172,7 +231,7 @@ def test_only_task_sim_sees_the_simulator(case: Case) -> None:
     )
     want = case.trajectories.decisions
     got = case.score(case.task._replace(dags=slower), want.actions)
-    if case.policy.decoder_input == "task_sim":
+    if case.policy.sees_simulator:
         assert (abs(got.log_probs - want.log_probs)[case.valid] > 1e-4).mean() > 0.5
     else:
         assert_close(got, want, case.valid)
@@ -194,7 +253,7 @@ def test_scaling_all_times_alike_changes_no_decision(case: Case) -> None:
 def test_paper_mode_does_not_see_which_task_it_decides(case: Case) -> None:
     """Attention is over a set: with the encoder's outputs in another order, `paper` decides alike; others do not."""
     policy, params = case.policy, case.params
-    if policy.decoder_input == "task_sim":
+    if policy.sees_simulator:
         pytest.skip("the simulator walks the positions as well")
     actions = case.trajectories.decisions.actions
     memory = rollout.encode(policy, params, case.task)
@@ -261,7 +320,7 @@ def test_all_rollouts_of_a_dag_share_one_encoder_pass(case: Case, differentiate:
 
 
 def test_no_gradient_keeps_the_simulators_state_of_every_step(case: Case) -> None:
-    """It holds N numbers for each step of each trajectory; what the decoder was shown of it, if anything, holds 7."""
+    """It holds N numbers for each step of each trajectory; what the decoder was shown of it has 7 or 9."""
     actions = case.trajectories.decisions.actions
     graphs, rollouts, size = actions.shape
 
@@ -270,7 +329,10 @@ def test_no_gradient_keeps_the_simulators_state_of_every_step(case: Case) -> Non
 
     program = str(jax.make_jaxpr(jax.grad(loss))(case.params))
     assert f"f32[{size},{graphs},{rollouts},{size}]" not in program
-    assert (f"f32[{size},{graphs * rollouts},7]" in program) == (case.policy.decoder_input == "task_sim")
+    shown = rollout.observed(case.policy)
+    assert shown == {"task_sim": 7, "lookahead": 9}.get(case.policy.decoder_input, 0)
+    for width in (7, 9):
+        assert (f"f32[{size},{graphs * rollouts},{width}]" in program) == (width == shown)
 
 
 def test_gradient_of_the_loss_equals_finite_differences() -> None:
@@ -288,7 +350,7 @@ def test_gradient_of_the_loss_equals_finite_differences() -> None:
         old_log_probs = -rng.uniform(0.3, 1.5, (2, 3, 4))
         advantages, returns = rng.normal(size=(2, 2, 3, 4))
         mask = task.dags.mask[:, None, :]
-        batch = Batch(actions, *map(jnp.asarray, (old_log_probs, advantages, returns)), mask)
+        batch = Batch(actions, actions, *map(jnp.asarray, (old_log_probs, advantages, returns)), mask)
 
         @jax.jit
         @partial(jax.value_and_grad, has_aux=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from mrlato_jax import methods
 from mrlato_jax.config import PolicyConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning.rollout import init_params
-from mrlato_jax.methods import LEARNED, Method, Offloader, Prepared, SearchBudget, planned_methods
+from mrlato_jax.methods import LEARNED, LearnedMethod, Method, Offloader, Prepared, SearchBudget, planned_methods
 
 SYSTEM = mj.System()
 TINY = PolicyConfig(units=8, heads=1, layers=1, neighbour_width=8)
@@ -26,7 +28,10 @@ def graphs() -> list[mj.TaskGraph]:
 
 def untrained(method: Method) -> Prepared:
     """What a training of no iterations gives, of a network that compiles quickly."""
-    return Offloader(TINY, init_params(TINY, jax.random.key(0)), method.name)
+    assert isinstance(method, LearnedMethod)
+    policy = dataclasses.replace(TINY, decoder_input=method.policy.decoder_input, encoder=method.policy.encoder)
+    params = init_params(policy, jax.random.key(0))
+    return Offloader(policy, params, method.name, learning=dataclasses.replace(method.learning, rollouts=2))
 
 
 def test_all_methods_prepare_adapt_and_plan(graphs: list[mj.TaskGraph]) -> None:
@@ -55,15 +60,36 @@ def test_what_is_drawn_derives_from_the_place_in_the_set(graphs: list[mj.TaskGra
 
 
 def test_learned_methods_are_configurations() -> None:
-    assert list(LEARNED) == ["mrlato", "mrlco", "drl"]
+    assert list(LEARNED) == ["mrlato", "mrlco", "drl", "mrlato_plus"]
     assert LEARNED["mrlato"].config() == TrainConfig()
     assert {name: (m.policy.heads, m.learning.meta_update) for name, m in LEARNED.items()} == {
         "mrlato": (8, "reptile"),
         "mrlco": (1, "reptile"),
         "drl": (1, "joint"),
+        "mrlato_plus": (8, "reptile_adam"),
     }
     for name, method in LEARNED.items():
         assert methods.label(method.config(seed=3, iterations=9)) == name
+
+
+def test_only_mrlato_plus_is_warm_started_and_learns_from_deviations() -> None:
+    begun = {name: method.config().warm_start_config for name, method in LEARNED.items()}
+    assert [name for name, warm in begun.items() if warm is not None] == ["mrlato_plus"]
+    warm = begun["mrlato_plus"]
+    assert warm is not None
+    assert (warm.learning.learn_from, warm.learning.meta_update) == ("optimum", "joint")
+    assert warm.learning.inner_lr_decay == warm.iterations == LEARNED["mrlato_plus"].warm_start_iterations
+    assert [name for name, method in LEARNED.items() if method.learning.learn_from != "samples"] == ["mrlato_plus"]
+
+
+def test_learning_from_deviations_adapts(graphs: list[mj.TaskGraph]) -> None:
+    """A random policy's own plans become shorter; nothing is drawn, so the seed does not matter."""
+    policy = untrained(LEARNED["mrlato_plus"])
+    assert isinstance(policy, Offloader)
+    quick = dataclasses.replace(policy, learning=dataclasses.replace(policy.learning, inner_lr=3e-3))
+    adapted = quick.adapt(graphs, SYSTEM, 30)
+    before, after = (sum(plan.makespan for plan in ready.plan(graphs, SYSTEM)) for ready in (quick, adapted))
+    assert after < 0.97 * before
 
 
 def test_adapting_draws_by_seed_and_leaves_the_policy_alone(graphs: list[mj.TaskGraph]) -> None:

@@ -94,14 +94,14 @@ def run_plainly(
     actions: np.ndarray,
     seen: Callable[[list[int], int], np.ndarray],
 ) -> Record:
-    """Scores one trajectory of one DAG; `seen(actions so far, position)` is what task_sim is shown."""
+    """Scores one trajectory of one DAG; `seen(actions so far, position)` is what the simulator shows."""
     outputs, states = encode_plainly(weights, features)
     record = Record([], [])
     previous, output = 2, np.zeros(UNITS)  # the start symbol, and d_0
     for position, action in enumerate(actions):
         context = attention(weights, output, outputs)
         x = np.concatenate([np.eye(3)[previous], context])
-        if decoder_input == "task_sim":
+        if decoder_input in ("task_sim", "lookahead"):
             x = np.concatenate([x, seen([int(a) for a in actions[:position]], position)])
         first = dict(weights["decoder_0"])
         if decoder_input != "paper":
@@ -127,7 +127,7 @@ def config(decoder_input: str, encoder: str = "forward") -> PolicyConfig:
 
 def random_params(policy: PolicyConfig, seed: int = 0) -> Any:
     """Every parameter far from its initial value, so that none can be left out unnoticed."""
-    seen = jnp.zeros((1, SEEN if policy.decoder_input == "task_sim" else 0))
+    seen = jnp.zeros((1, SEEN if policy.sees_simulator else 0))
     like = jax.eval_shape(
         Seq2SeqPolicy(policy).init, jax.random.key(0), jnp.zeros((1, 1, FEATURES)), jnp.ones((1, 1), bool), seen
     )
@@ -153,7 +153,7 @@ def counter(policy: PolicyConfig) -> Environment:
     zeros = jnp.zeros((len(SIZES), ROLLOUTS))
     numbers = jnp.sin(jnp.arange(3.0 * POSITIONS)).reshape(3, POSITIONS)
     positions = jnp.broadcast_to(jnp.arange(POSITIONS), (3, POSITIONS))
-    shown = policy.decoder_input == "task_sim"
+    shown = policy.sees_simulator
 
     def observe(count: jax.Array, entry: Any) -> jax.Array:
         number, position = (jnp.broadcast_to(x[:, None], count.shape) for x in entry)

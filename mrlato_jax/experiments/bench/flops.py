@@ -9,7 +9,7 @@ agree, which a test holds. (The pooled encoding's product is none of the policy'
 from __future__ import annotations
 
 from mrlato_jax.config import PolicyConfig
-from mrlato_jax.mec.mdp import SIMULATOR_FEATURES
+from mrlato_jax.learning import rollout
 from mrlato_jax.policy.cells import GATES
 from mrlato_jax.policy.seq2seq import NUM_SIDES
 
@@ -29,8 +29,7 @@ def forward(policy: PolicyConfig, graphs: int, rollouts: int, num_positions: int
     shown = policy.decoder_input != "paper"
     embedding = num_features * units
     encoder = layers * 2 * gates + 2 * units * units + shown * gates  # cells, keys and values, the tasks' share
-    observed = SIMULATOR_FEATURES if policy.decoder_input == "task_sim" else 0
-    first_input = (NUM_SIDES + 1 + units + observed) * GATES * units
+    first_input = (NUM_SIDES + 1 + units + rollout.observed(policy)) * GATES * units
     cells = first_input + (layers - 1) * gates + layers * gates  # input kernels, recurrent kernels
     attention = 2 * units * units + 2 * units * num_positions  # query and output kernels; scores and weighted values
     heads = units * (NUM_SIDES + 1)

@@ -1,0 +1,38 @@
+"""MRLATO with what brings it near the optimum: every setting here is one that any method may have.
+
+Warm-started by imitating the best plans known of fresh DAGs of the training families, then meta-trained by Algorithm 1
+on the policy's own plans and what each of their decisions is worth. The decoder sees the task that it decides, the
+simulator's queues, and what either decision leads to if the HEFT-based rule decides the rest; the encoder reads the
+order both ways and is told what comes after each task.
+"""
+
+from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.methods.learned import LearnedMethod
+
+WARM_START_ITERATIONS = 2000
+
+METHOD = LearnedMethod(
+    "mrlato_plus",
+    policy=PolicyConfig(
+        decoder_input="lookahead", neighbours="pooled", task_features="outlook", encoder="bidirectional"
+    ),
+    learning=LearningConfig(
+        learn_from="deviations",
+        inner_lr=2e-4,
+        outer_lr=3e-4,
+        outer_lr_decay=300,
+        value_coef=0.0,
+        meta_update="reptile_adam",
+    ),
+    warm_start=LearningConfig(
+        learn_from="optimum",
+        inner_lr=1e-3,
+        inner_lr_decay=WARM_START_ITERATIONS,
+        inner_steps=1,
+        meta_batch=2,
+        graphs_per_task=64,
+        value_coef=0.0,
+        meta_update="joint",
+    ),
+    warm_start_iterations=WARM_START_ITERATIONS,
+)
