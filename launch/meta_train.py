@@ -44,7 +44,7 @@ from mrlato_jax.experiments.run_folder import (
     stored_seeds,
 )
 from mrlato_jax.experiments.settings import check_room
-from mrlato_jax.experiments.stages import train_stages
+from mrlato_jax.experiments.stages import check_demonstrations, train_stages
 from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
 from mrlato_jax.methods import label
@@ -90,6 +90,7 @@ def main(_: list[str]) -> int:
                     "graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True
                 )
                 check_room(dataset, config.policy)
+                check_demonstrations(config, FLAGS.data and Path(FLAGS.data))
                 settings = settings_on(FLAGS.on, dataset, config.channel)
             expected = hosts.text_from_first(dataset.content_hash)
             with hosts.agreed():

@@ -40,6 +40,7 @@ from mrlato_jax.experiments.references import References, complete, reference_re
 from mrlato_jax.experiments.reproduction import LearnedRecord
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, seed_path
 from mrlato_jax.experiments.settings import TestSetting, check_room
+from mrlato_jax.experiments.stages import check_demonstrations
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
@@ -163,6 +164,7 @@ def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], budg
         ]
         for record in records[name]:
             if not record.complete:
+                check_demonstrations(record.config, FLAGS.data and Path(FLAGS.data))
                 reproduction.check_run(seed_path(run_root(record.config), record.config.seed), record, dataset)
     path = out.parent / f"references-{experiment}.json"
     references = reference_record(path, dataset, channel, settings, budget)

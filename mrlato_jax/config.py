@@ -26,7 +26,7 @@ TASK_AXES = ("auto", "map", "vmap")
 PARALLEL = ("auto", "single", "shard_map", "pmap")
 EXPERIMENTS = ("exp1", "exp2", "exp3")
 CHANNEL_NAMES = ("paper", "mrlco", "mrlco_code")  # what they mean: mec/system.py
-BUDGET = ("meta_batch", "graphs_per_task", "rollouts")  # settings that no method's name mentions
+BUDGET = ("meta_batch", "graphs_per_task", "rollouts", "outer_lr_decay")  # settings that no method's name mentions
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,6 +169,8 @@ class LearningConfig(_JsonRecord):
         check_choice("baseline", self.baseline, BASELINES)
         if self.baseline == "leave_one_out" and self.rollouts < 2:
             raise InputError("rollouts is 1 with baseline=leave_one_out; accepted: at least 2")
+        if self.baseline == "leave_one_out" and self.learn_from != "samples":
+            raise InputError(f"baseline is leave_one_out with learn_from={self.learn_from}; accepted: value")
         check_choice("reward_scale", self.reward_scale, REWARD_SCALES)
         check_choice("meta_update", self.meta_update, META_UPDATES)
         if not isinstance(self.normalise_advantages, bool):
@@ -218,7 +220,9 @@ class TrainConfig(_JsonRecord):
             return None
         return dataclasses.replace(
             self,
-            learning=self.warm_start,
+            learning=dataclasses.replace(
+                self.warm_start, inner_lr_decay=self.warm_start_iterations if self.warm_start.inner_lr_decay else 0
+            ),
             iterations=self.warm_start_iterations,
             warm_start=None,
             warm_start_iterations=0,
@@ -236,3 +240,12 @@ class TrainConfig(_JsonRecord):
         check_number("iterations", self.iterations, low=1, integer=True)
         check_number("seed", self.seed, low=0, high=2**32 - 1, integer=True)
         check_choice("channel", self.channel, CHANNEL_NAMES)
+        if self.warm_start_iterations and self.channel != CHANNEL_NAMES[0]:
+            raise InputError(
+                f"channel is {self.channel} with a warm start; accepted: {CHANNEL_NAMES[0]}, as in demonstrations"
+            )
+        if 0 < self.learning.outer_lr_decay < self.iterations:
+            raise InputError(
+                f"outer_lr_decay is {self.learning.outer_lr_decay}, after which nothing would be learned; accepted: 0, "
+                f"or at least {self.iterations}, the number of iterations"
+            )

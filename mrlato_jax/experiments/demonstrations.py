@@ -34,7 +34,7 @@ from mrlato_jax.planners import optimum
 
 FIRST_FRESH = 1000  # index of the first DAG of each family that is demonstrated on
 CHANNEL = "paper"
-MIXES = 20  # sets that the demonstrations of one number of tasks are dealt into
+MIXES = 20  # most sets that the demonstrations of one number of tasks are dealt into
 SAME = 1e-4  # relative: a stored makespan that differs by more from the simulator's (in float32) is of something else
 
 
@@ -175,14 +175,23 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
     return found
 
 
-def demonstration_pool(experiment: str, demonstrations: Sequence[Demonstration], policy: PolicyConfig) -> TaskPool:
-    """Learning tasks with the plans as `optimum`: `MIXES` sets of each number of tasks, equally many DAGs in each.
+def demonstration_pool(
+    experiment: str, demonstrations: Sequence[Demonstration], policy: PolicyConfig, graphs_per_task: int
+) -> TaskPool:
+    """Learning tasks with the plans as `optimum`: sets of DAGs of one number of tasks, equally many in each.
 
-    A set mixes the families and the rates that its DAGs are of, in an order that does not change: what few sets show
-    in one iteration is then much like what all would.
+    A set mixes the families and the rates that its DAGs are of, in an order that does not change, so that an iteration
+    can do with few sets.
+
+    Args:
+        experiment: whose DAGs they are.
+        demonstrations: the plans.
+        policy: says how DAGs are encoded.
+        graphs_per_task: the fewest DAGs that a set may have.
 
     Raises:
-        InputError: plans whose makespans are not what the simulator says.
+        InputError: plans whose makespans are not what the simulator says; or fewer plans of some number of tasks than a
+            set needs.
     """
     by_rate: dict[float, list[Demonstration]] = {}
     for entry in demonstrations:
@@ -192,7 +201,12 @@ def demonstration_pool(experiment: str, demonstrations: Sequence[Demonstration],
     everything = jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *packed)
     sizes = np.array([len(entry.placement) for entries in by_rate.values() for entry in entries])
     kinds, counts = np.unique(sizes, return_counts=True)
-    mixes = min(MIXES, int(counts.min()))
+    if counts.min() < graphs_per_task:
+        raise InputError(
+            f"demonstrations of {experiment} have {counts.min()} plans of {kinds[counts.argmin()]} tasks; accepted: at "
+            f"least graphs_per_task = {graphs_per_task}"
+        )
+    mixes = min(MIXES, int(counts.min()) // graphs_per_task)
     each = int(counts.min()) // mixes
     shuffled = np.random.default_rng(0).permutation(len(sizes))
     chosen = [shuffled[sizes[shuffled] == kind][: mixes * each].reshape(mixes, 1, each) for kind in kinds]

@@ -28,7 +28,7 @@ from mrlato_jax.experiments.progress import Progress, percent
 from mrlato_jax.experiments.record import GrowingRecord
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, StoppedError, read_metrics, seed_path, session
 from mrlato_jax.experiments.settings import TestSetting
-from mrlato_jax.experiments.stages import train_stages
+from mrlato_jax.experiments.stages import WARM_START, train_stages
 from mrlato_jax.experiments.trained_policy import trained_policy
 from mrlato_jax.learning.adaptation import Adaptation, marks
 from mrlato_jax.learning.devices import resolve
@@ -240,6 +240,19 @@ def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader, dat
         "program_seconds_an_iteration": round(seconds, 4),
         "sessions": run.record["sessions"],
         "curve": curve,
+        **({"warm_start": _warm_start_summary(run)} if config.warm_start_config else {}),
+    }
+
+
+def _warm_start_summary(run: RunFolder) -> dict[str, Any]:
+    """What the training before the training was."""
+    warm = RunFolder.open(run.path / WARM_START)
+    learning, seconds = warm.config.learning, [line["seconds"] for line in read_metrics(warm.timing)]
+    return {
+        "demonstrations_sha256": warm.record["data_hash"],
+        "imitated": len(seconds) * learning.meta_batch * learning.graphs_per_task,
+        "program_seconds_an_iteration": round(statistics.median(seconds), 4),
+        "sessions": warm.record["sessions"],
     }
 
 

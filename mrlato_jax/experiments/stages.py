@@ -57,6 +57,12 @@ def train_stages(
     return train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution, initial)
 
 
+def check_demonstrations(config: TrainConfig, data_folder: Path | None = None) -> None:
+    """Raises InputError where a run is to be warm-started and there are no demonstrations."""
+    if config.warm_start_config is not None:
+        demonstrations.content_hash(demonstrations.find(config.experiment, data_folder))
+
+
 def _warm_start(
     runs: Sequence[RunFolder],
     configs: Sequence[TrainConfig],
@@ -72,7 +78,9 @@ def _warm_start(
     with hosts.agreed():
         path = demonstrations.find(experiment, data_folder)
         content_hash = demonstrations.content_hash(path)
-        pool = demonstrations.demonstration_pool(experiment, demonstrations.load(path, experiment), settings[0].policy)
+        plans = demonstrations.load(path, experiment)
+        first = settings[0]
+        pool = demonstrations.demonstration_pool(experiment, plans, first.policy, first.learning.graphs_per_task)
     with ExitStack() as folders:
         opened = []
         with hosts.agreed():

@@ -19,6 +19,7 @@ from mrlato_jax.learning.tasks import LearningTask, take
 from mrlato_jax.mec import mdp
 from mrlato_jax.policy.decode import Decisions
 
+ROUNDING = 1e-6  # of a makespan: plans that differ by less are equally long
 MOST_AT_STAKE = 0.1  # of a makespan: a decision that costs more counts no more, lest a few decide everything
 
 
@@ -86,7 +87,8 @@ def collect(
         optimum      the best plan known of each DAG, likewise
         deviations   the policy's own plan. For each of its actions the next likeliest is tried as well, and the better
                      of both is what is learned at that step, with the difference as its advantage: policy iteration by
-                     cost-sensitive classification (Lagoudakis and Parr, 2003), N + 1 plans a DAG
+                     cost-sensitive classification (Lagoudakis and Parr, 2003), N + 1 plans a DAG. The clip of (23) says
+                     how far one collection may move a decision
 
     Returns:
         The batch, which is constant to differentiation; the decisions, which are not; and the mean sampled makespan in
@@ -121,13 +123,14 @@ def _improved(
     policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask
 ) -> tuple[Batch, Decisions, jax.Array]:
     """`collect` of the policy's own plan and what is better at each of its steps."""
-    tried = jax.lax.stop_gradient(rollout.deviate(policy, params, task))
+    tried = rollout.deviate(policy, jax.lax.stop_gradient(params), task)
     own, mask = tried.makespans[:, :1], task.dags.mask
     loses = tried.makespans[:, 1:] - own  # [G, N], seconds that the next likeliest action costs
     actions = tried.decisions.actions[:, 0]
     others = jnp.diagonal(tried.decisions.actions[:, 1:], axis1=1, axis2=2)
     better = jnp.where(loses < 0, others, actions)
-    weights = jnp.minimum(jnp.abs(loses) / own, MOST_AT_STAKE)
+    share = jnp.abs(loses) / jnp.where(own > 0, own, 1)
+    weights = jnp.where(share > ROUNDING, jnp.minimum(share, MOST_AT_STAKE), 0)
     weights = weights / jnp.maximum(weights.mean(where=mask), 1e-8)
     followed = rollout.follow(policy, params, task, actions[:, None], better[:, None])
     batch = estimate(learning, task, followed)

@@ -20,7 +20,6 @@ METHOD = LearnedMethod(
         learn_from="deviations",
         inner_lr=2e-4,
         outer_lr=3e-4,
-        outer_lr_decay=300,
         value_coef=0.0,
         meta_update="reptile_adam",
     ),

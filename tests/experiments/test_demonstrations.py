@@ -62,7 +62,7 @@ def test_a_pool_has_the_plans_in_scheduling_order(found: list[Demonstration]) ->
     """Of two rates: a DAG of each number of tasks in each set."""
     slower = [demonstrations.demonstrate("exp2", i, 1002, 4e6, 5.0) for i in (0, 1)]
     everything = [*found, *slower]
-    pool = demonstrations.demonstration_pool("exp2", everything, POLICY)
+    pool = demonstrations.demonstration_pool("exp2", everything, POLICY, 1)
     assert pool.sizes == (10, 10, 10, 15, 15, 15)
     assert pool.tasks.features.shape[:4] == (6, 1, 1, 15)
     assert pool.tasks.optimum is not None
@@ -77,7 +77,7 @@ def test_a_pool_has_the_plans_in_scheduling_order(found: list[Demonstration]) ->
 
 def test_a_pool_deals_equally_many_into_each_set(found: list[Demonstration], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demonstrations, "MIXES", 1)
-    pool = demonstrations.demonstration_pool("exp2", found[:3], POLICY)  # two of ten tasks, one of fifteen
+    pool = demonstrations.demonstration_pool("exp2", found[:3], POLICY, 1)  # two of ten tasks, one of fifteen
     assert pool.sizes == (10, 15)
     assert pool.tasks.features.shape[:3] == (2, 1, 1)
 
@@ -85,7 +85,9 @@ def test_a_pool_deals_equally_many_into_each_set(found: list[Demonstration], mon
 def test_plans_of_other_dags_are_refused(found: list[Demonstration]) -> None:
     flipped = dataclasses.replace(found[0], placement="".join("10"[int(side)] for side in found[0].placement))
     with pytest.raises(InputError, match=r"plan of graph 1000 of set 0 takes .* by the simulator, and"):
-        demonstrations.demonstration_pool("exp2", [flipped, *found[1:]], POLICY)
+        demonstrations.demonstration_pool("exp2", [flipped, *found[1:]], POLICY, 1)
+    with pytest.raises(InputError, match=r"have 1 plans of 15 tasks; accepted: at least graphs_per_task = 2"):
+        demonstrations.demonstration_pool("exp2", found[:3], POLICY, 2)
 
 
 def test_files_of_something_else_are_refused(found: list[Demonstration], tmp_path: Path) -> None:

@@ -103,6 +103,27 @@ def test_iterations_of_a_warm_start_are_for_methods_that_have_one(values: flags.
     assert config(values, "--warm_start_iterations=5", base=base).warm_start_iterations == 5
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["--outer_lr_decay=5"],
+            "outer_lr_decay is 5, after which nothing would be learned; accepted: 0, or at least 300",
+        ),
+        (["--channel=mrlco"], "channel is mrlco with a warm start; accepted: paper, as in demonstrations"),
+        (["--baseline=leave_one_out"], "baseline is leave_one_out with learn_from=deviations; accepted: value"),
+    ],
+)
+def test_settings_that_do_not_go_with_mrlato_plus(values: flags.FlagValues, given: list[str], said: str) -> None:
+    assert error(values, "--flagfile=exp1.flags", "--flagfile=mrlato_plus.flags", *given).startswith(said)
+
+
+def test_the_warm_starts_rate_falls_over_all_of_it(values: flags.FlagValues) -> None:
+    built = config(values, "--flagfile=exp1.flags", "--flagfile=mrlato_plus.flags", "--warm_start_iterations=7")
+    assert built.warm_start_config is not None
+    assert (built.warm_start_config.iterations, built.warm_start_config.learning.inner_lr_decay) == (7, 7)
+
+
 def test_pooled_neighbours_are_named(values: flags.FlagValues) -> None:
     built = config(values, f"--flagfile={LAUNCH / 'exp2.flags'}", "--neighbours=pooled")  # whose width is the default
     assert built.policy.neighbours == "pooled"
@@ -321,9 +342,8 @@ def test_mrlato_plus_has_a_flag_file_that_says_what_the_method_says(values: flag
     built = config(values, f"--flagfile={name}.flags", "--flagfile=mrlato_plus.flags")
     meta_batch = config(values, f"--flagfile={name}.flags").learning.meta_batch
     method = methods.LEARNED["mrlato_plus"]
-    learning = dataclasses.replace(method.learning, graphs_per_task=10, meta_batch=meta_batch)
+    learning = dataclasses.replace(method.learning, graphs_per_task=10, meta_batch=meta_batch, outer_lr_decay=300)
     assert built == method.config(experiment=name, iterations=300, learning=learning)
-    assert built.learning.outer_lr_decay == built.iterations
     assert methods.label(built) == "mrlato_plus"
 
 

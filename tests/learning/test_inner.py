@@ -93,16 +93,20 @@ def test_inner_loop_is_m_adam_steps_from_a_fresh_state(task: LearningTask, param
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), adapted, other))) > 1e-4
 
 
-@pytest.mark.parametrize("decoder_input", DECODER_INPUTS)
-def test_gradient_at_the_sampling_parameters_is_that_of_the_scored_batch(decoder_input: str) -> None:
+@pytest.mark.parametrize(
+    ("decoder_input", "learn_from"),
+    [*((shown, "samples") for shown in DECODER_INPUTS), ("task", "deviations"), ("lookahead", "deviations")],
+)
+def test_gradient_at_the_sampling_parameters_is_that_of_the_scored_batch(decoder_input: str, learn_from: str) -> None:
     policy = dataclasses.replace(POLICY, decoder_input=decoder_input)
+    learning = dataclasses.replace(LEARNING, learn_from=learn_from)
     like = jax.eval_shape(partial(rollout.init_params, policy), jax.random.key(0))
     rng = np.random.default_rng(4)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.1, 0.5, leaf.shape), jnp.float32), like)
     task = learning_task([to_graph(random_dag(rng, n, free=0.0)) for n in SIZES], mj.System(), policy)
-    sampling = jax.jit(partial(inner.sampling_gradient, policy, LEARNING))
+    sampling = jax.jit(partial(inner.sampling_gradient, policy, learning))
     gradient, metrics, batch, _ = sampling(params, task, jax.random.key(5))
-    want = jax.jit(partial(inner.scoring_gradient, policy, LEARNING))(params, task, batch)
+    want = jax.jit(partial(inner.scoring_gradient, policy, learning))(params, task, batch)
     assert_trees_close((gradient, metrics), want)
 
 
@@ -274,6 +278,7 @@ def test_deviations_teach_the_better_of_both_actions_by_what_it_saves(task: Lear
     assert 0.05 < (loses < 0)[mask].mean() < 0.95  # some decisions are to change
     np.testing.assert_array_equal(batch.judged[:, 0][mask], want[mask])
     weights = np.minimum(abs(loses) / np.asarray(spans)[:, None], 0.1)
+    assert (weights == 0.1).any()  # the most that a decision counts
     weights = np.where(mask, weights / weights[mask].mean(), 0)
     np.testing.assert_allclose(batch.advantages[:, 0], weights, rtol=1e-3, atol=1e-3)
 
@@ -298,6 +303,14 @@ def test_evaluations_count_what_a_collection_simulates(learn_from: str, plans: i
     ahead = dataclasses.replace(POLICY, decoder_input="lookahead")
     steps = 6 + 2 * (5 + 4 + 3 + 2 + 1)
     assert inner.evaluations(ahead, learning, 6) == plans * steps / 6
+
+
+def test_deviations_of_dags_that_take_no_time_teach_nothing(params: Any) -> None:
+    learning = dataclasses.replace(LEARNING, learn_from="deviations", value_coef=0.0, entropy_coef=0.0)
+    nothing = mj.TaskGraph.from_edges(cycles=[0, 0], upload_bytes=[0, 0], download_bytes=[0, 0], edges=[(0, 1)])
+    idle = learning_task([nothing] * 2, mj.System(), POLICY)
+    slope, *_ = jax.jit(partial(inner.sampling_gradient, POLICY, learning))(params, idle, jax.random.key(6))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(slope))
 
 
 def test_demonstrations_are_asked_for_where_there_are_none(task: LearningTask, params: Any) -> None:
