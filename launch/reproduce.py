@@ -10,7 +10,7 @@ other settings, data or another version of this package is refused by name.
 
 --preset=paper is EXPERIMENT.flags, Table I in full; --preset=cpu adds cpu_table.flags, which has fewer iterations and
 trajectories and is otherwise the same. A method with a flag file of its own (mrlato_plus) has that file's values in
-either.
+either, and tables and figures with its name.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
 from mrlato_jax.methods import LEARNED, SearchBudget, label, planned_methods
 
+PAPERS = ("mrlato", "mrlco", "drl")  # the learned methods of Table III
 PRESETS = {"paper": [], "cpu": ["cpu_table.flags"]}  # flag files after EXPERIMENT.flags
 ROOT = LAUNCH.parent
 
@@ -53,9 +54,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "all", ["all", *EXPERIMENTS], "What is reproduced.")
 flags.DEFINE_enum("preset", "cpu", list(PRESETS), "How much is trained.")
 flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each learned method.")
-flags.DEFINE_list(
-    "methods", ["mrlato", "mrlco", "drl"], f"Learned methods, of {', '.join(LEARNED)}; planners are always there."
-)
+flags.DEFINE_list("methods", list(PAPERS), f"Learned methods, of {', '.join(LEARNED)}; planners are always there.")
 flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each unseen set.")
 flags.DEFINE_string("out", str(ROOT / "data" / "results"), "Folder of records, tables and figures.")
 flags.DEFINE_string("runs", "runs", "Folder of the run folders: RUNS/reproduce-PRESET/EXPERIMENT-METHOD/seed<number>.")
@@ -116,7 +115,7 @@ def main(_: list[str]) -> int:
                 return 0
             panels += found
     if len(experiments) > 1:
-        write_tables(out, "all", panels, [record for work in works for record in first_seeds(work)])
+        write_tables(out, named("all"), panels, [record for work in works for record in first_seeds(work)])
     print(f"total time {format_duration(time.monotonic() - started)}")
     return 0
 
@@ -182,9 +181,14 @@ def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
     steps = {name: records[0].config.learning.inner_steps for name, records in work.records.items()}
     experiment, planners = work.dataset.name, list(planned_methods(work.budget))
     panels = comparison.panels(experiment, work.references.rows, planners, rows, FLAGS.updates, steps)
-    write_tables(out, experiment, panels, first_seeds(work))
-    write_figures(out, experiment, panels, comparison.training_curves(rows))
+    write_tables(out, named(experiment), panels, first_seeds(work))
+    write_figures(out, named(experiment), panels, comparison.training_curves(rows))
     return panels
+
+
+def named(subject: str) -> str:
+    """What tables and figures are called: those with methods of ours do not take the place of the paper's."""
+    return "+".join([subject, *(method for method in FLAGS.methods if method not in PAPERS)])
 
 
 def first_seeds(work: Work) -> list[LearnedRecord]:
@@ -248,18 +252,18 @@ def write_tables(out: Path, name: str, panels: Sequence[Panel], records: Sequenc
     print(f"in {out}: {name}.md, {name}.csv", flush=True)
 
 
-def write_figures(out: Path, experiment: str, panels: Sequence[Panel], curves: comparison.Curves) -> None:
+def write_figures(out: Path, name: str, panels: Sequence[Panel], curves: comparison.Curves) -> None:
     """The adaptation and what the trainings looked like, where matplotlib is installed."""
     try:
         images = {
-            f"{experiment}.png": figures.png(figures.adaptation_panels(panels)),
-            f"{experiment}-training.png": figures.png(figures.training_panels(curves)),
+            f"{name}.png": figures.png(figures.adaptation_panels(panels)),
+            f"{name}-training.png": figures.png(figures.training_panels(curves)),
         }
     except ImportError:
         print("no figures: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
         return
-    for name, image in images.items():
-        write_atomically(out / name, image)
+    for file, image in images.items():
+        write_atomically(out / file, image)
     print(f"in {out}: {', '.join(images)}", flush=True)
 
 

@@ -197,6 +197,28 @@ def test_settings_of_a_run_are_refused_in_a_settings_file(case: Case, tmp_path: 
     assert said == f"--settings={file} has --seed; accepted: settings of methods and learning"
 
 
+def test_mrlato_plus_comes_with_its_record_and_has_tables_of_its_own(place: Workplace, tmp_path: Path) -> None:
+    """Nothing is trained, and the paper's tables stay as they are."""
+    committed = Path(__file__).resolve().parents[2] / "data" / "results"
+    out, runs = tmp_path / "results", tmp_path / "runs"
+    shutil.copytree(committed / "cpu", out / "cpu")
+    shutil.copy(committed / "references-exp1.json", out)
+    before = {path.name: path.read_bytes() for path in (out / "cpu").iterdir()}
+    ran = place.run(
+        "reproduce.py", "--experiment=exp1", "--methods=mrlato_plus", "--seeds=1", f"--out={out}", f"--runs={runs}"
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert not list(runs.rglob("config.json"))
+    after = {path.name: path.read_bytes() for path in (out / "cpu").iterdir()}
+    assert {name: after[name] for name in before} == before
+    with open(out / "cpu" / "exp1+mrlato_plus.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == "mrlato_plus"]
+    gaps = {(row["setting"], row["updates"]): float(row["gap_percent"]) for row in rows}
+    assert len({setting for setting, _ in gaps}) == 3
+    assert all(gap < 2.5 for (_, updates), gap in gaps.items() if updates == "0")
+    assert all(0 < gap < 1 for (_, updates), gap in gaps.items() if updates == "100")
+
+
 @pytest.mark.parametrize(
     ("given", "phrase"),
     [
