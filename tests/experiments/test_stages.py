@@ -117,6 +117,6 @@ def test_other_demonstrations_are_not_gone_on_with(data: Path, tmp_path: Path) -
     path = tmp_path / "run"
     assert run(path, data, StopAt(path / WARM_START / "metrics.jsonl", 2)) is None
     file = demonstrations.find("exp2", tmp_path)
-    demonstrations.save(file, "exp2", demonstrations.load(demonstrations.find("exp2", data), "exp2")[:2])
+    demonstrations.save(file, "exp2", demonstrations.load(demonstrations.find("exp2", data), "exp2")[::-1])
     with pytest.raises(InputError, match=r"warm_start cannot be resumed: data_hash"):
         run(path, tmp_path, begin=RunFolder.resume)

@@ -82,7 +82,7 @@ OTHER: dict[str, Any] = {
     "layers": 1, "heads": 3, "neighbour_width": 9, "neighbours": "listed", "matmul": "bfloat16",
     "inner_lr": 0.25, "outer_lr": 0.125, "inner_steps": 2, "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2,
     "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01,
-    "reward_scale": "none", "normalise_advantages": False, "meta_update": "reptile_adam", "baseline": "leave_one_out",
+    "reward_scale": "none", "normalise_advantages": False, "meta_update": "reptile_adam", "baseline": "value",
     "learn_from": "best_sample", "inner_lr_decay": 8, "outer_lr_decay": 9, "task_features": "outlook",
     "encoder": "bidirectional", "decides": "order",
 }  # fmt: skip
@@ -94,6 +94,11 @@ def test_every_flag_reaches_its_setting(values: flags.FlagValues) -> None:
     flat = built.to_json()
     flat |= flat.pop("policy") | flat.pop("learning")
     assert flat == OTHER | {"method": "mrlato", "warm_start": None, "warm_start_iterations": 0}
+
+
+def test_the_baseline_has_a_flag(values: flags.FlagValues) -> None:
+    """Alone, since only samples are measured from it."""
+    assert config(values, "--baseline=leave_one_out").learning.baseline == "leave_one_out"
 
 
 def test_iterations_of_a_warm_start_are_for_methods_that_have_one(values: flags.FlagValues) -> None:
@@ -339,8 +344,8 @@ def test_a_method_brings_its_settings(values: flags.FlagValues, method: str, hea
 
 @pytest.mark.parametrize("name", ["exp1", "exp2", "exp3"])
 def test_mrlato_plus_has_a_flag_file_that_says_what_the_method_says(values: flags.FlagValues, name: str) -> None:
-    built = config(values, f"--flagfile={name}.flags", "--flagfile=mrlato_plus.flags")
     meta_batch = config(values, f"--flagfile={name}.flags").learning.meta_batch
+    built = config(values, f"--flagfile={name}.flags", "--flagfile=mrlato_plus.flags")
     method = methods.LEARNED["mrlato_plus"]
     learning = dataclasses.replace(method.learning, graphs_per_task=10, meta_batch=meta_batch, outer_lr_decay=300)
     assert built == method.config(experiment=name, iterations=300, learning=learning)

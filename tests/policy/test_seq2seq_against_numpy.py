@@ -233,7 +233,7 @@ def test_every_rollout_of_a_dag_starts_from_its_encoders_last_valid_state(
     _, params, memory = encoded
     state = start_state(memory, ROLLOUTS)
     assert not state.output.any()
-    assert (state.action == 2).all()  # neither of the two actions
+    assert (state.action == -1).all()  # neither of the two actions
     weights, features = in_float64(params), np.asarray(inputs()[0], np.float64)
     for g, n in enumerate(SIZES):
         _, states = encode_plainly(weights, features[g, :n])
