@@ -82,7 +82,14 @@ def test_contents(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"mrlato_jax", info}
     assert sorted(name for name in names if name.startswith("mrlato_jax/data/")) == [
         f"mrlato_jax/data/{name}"
-        for name in ("demonstrations-exp1.npz", "exp1.npz", "exp2.npz", "exp3.npz", "manifest.json")
+        for name in (
+            "demonstrations-exp1.npz",
+            "demonstrations-exp3.npz",
+            "exp1.npz",
+            "exp2.npz",
+            "exp3.npz",
+            "manifest.json",
+        )
     ]
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "mrlato_jax").rglob("*.py")}
     assert code <= set(names)

@@ -90,6 +90,19 @@ def test_plans_of_other_dags_are_refused(found: list[Demonstration]) -> None:
         demonstrations.demonstration_pool("exp2", found[:3], POLICY, 2)
 
 
+@pytest.mark.parametrize("experiment", ["exp1", "exp3"])
+def test_those_that_come_with_the_package_are_of_every_family_and_rate(experiment: str) -> None:
+    """And a sample of their plans takes as long as they say."""
+    everything = demonstrations.load(demonstrations.find(experiment), experiment)
+    assert len(everything) > 20_000
+    assert sum(entry.proven for entry in everything) >= len(everything) - 1
+    kinds = {(entry.set_index, entry.rate_bps) for entry in everything}
+    assert kinds == {(set_index, rate) for set_index, _, rate in demonstrations.wanted(experiment, 1)}
+    for entry in everything[:: len(everything) // 8]:
+        again = mj.simulate(entry.graph(experiment), entry.system, [int(side) for side in entry.placement])
+        assert again.makespan == pytest.approx(entry.makespan, rel=1e-12)
+
+
 def test_files_of_something_else_are_refused(found: list[Demonstration], tmp_path: Path) -> None:
     path = tmp_path / "demonstrations.npz"
     with pytest.raises(InputError, match="No such file"):
