@@ -64,7 +64,7 @@ def inner_loss(learning: LearningConfig, batch: Batch, decisions: Decisions) -> 
     Args:
         learning: coefficients.
         batch: the collection.
-        decisions: `batch.actions` as the current parameters score them.
+        decisions: `batch.judged` as the current parameters score them.
     """
     mask = batch.mask
     chex.assert_equal_shape([batch.actions, batch.log_probs, batch.advantages, batch.returns, *decisions])

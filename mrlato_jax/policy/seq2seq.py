@@ -5,10 +5,10 @@ step are one flat axis B wherever weights are applied: a weight gradient that co
 backend a transposed copy of both operands, every step.
 
 The decoder's input, `PolicyConfig.decoder_input`:
-    paper     previous action and attention context (17)
-    task      and the encoder output of the task being decided
-    task_sim  and the simulator's quantities for it, given by the caller
-    lookahead and what either decision would lead to if a rule decided the rest, given by the caller
+    paper      previous action and attention context (17)
+    task       and the encoder output of the task being decided
+    task_sim   and the simulator's quantities for it, given by the caller
+    lookahead  and what either decision would lead to if a rule decided the rest, given by the caller
 
 What an action settles, `PolicyConfig.decides`:
     placement  the side of the next task in scheduling order: 0 or 1
@@ -118,7 +118,7 @@ class Seq2SeqPolicy(nn.Module):
 
         Args:
             state: the decoder after the previous decision.
-            memory: of the DAGs; its `tasks` are not read here.
+            memory: of the DAGs; its `tasks` are read here with a free order only.
             tasks: [G, 4 units], the column of `memory.tasks` being decided; with a free order it is not read.
             observations: [B, K], the simulator's quantities, [B, N, K] with a free order; K = 0 unless the decoder
                 sees the simulator.
