@@ -14,6 +14,7 @@ from mrlato_jax.config import (
     ENCODERS,
     EXPERIMENTS,
     LEARN_FROM,
+    LOOKAHEAD_RULES,
     MATMULS,
     META_UPDATES,
     NEIGHBOURS,
@@ -61,7 +62,19 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         DECIDES,
         "What an action settles: the placement of the next task in the priority order, or also which task is next.",
     )
-    choice("decoder_input", policy.decoder_input, DECODER_INPUTS, "What the decoder sees beside its own state.")
+    choice(
+        "decoder_input",
+        policy.decoder_input,
+        DECODER_INPUTS,
+        "What the decoder sees beside its own state: as in the paper nothing; the task that it decides; the "
+        "simulator's queues, too; and what either decision leads to if quick rules decide the rest.",
+    )
+    integer(
+        "lookahead_rules",
+        policy.lookahead_rules,
+        f"Quick rules, at most {LOOKAHEAD_RULES}, the best of which speaks for a decision. Of "
+        "--decoder_input=lookahead only.",
+    )
     integer("units", policy.units, "LSTM units a layer, embedding width and width of the attention.")
     integer("layers", policy.layers, "LSTM layers in the encoder and in the decoder.")
     integer("heads", policy.heads, "Attention heads; a divisor of --units.")
@@ -97,7 +110,7 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         learning.learn_from,
         LEARN_FROM,
         "What is learned from: samples; or, imitated, the best of a DAG's samples, or demonstrations; or the policy's "
-        "own plan and what comes of each of its decisions taken the other way.",
+        "own plan and what comes of single decisions taken the other way.",
     )
     integer("inner_lr_decay", learning.inner_lr_decay, "Adam steps over which --inner_lr falls to 0; 0: it stays.")
     number("inner_lr", learning.inner_lr, "alpha: learning rate of Adam in the inner loop.")
@@ -106,7 +119,9 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     integer("inner_steps", learning.inner_steps, "m: gradient steps of the inner loop on one collection.")
     integer("meta_batch", learning.meta_batch, "Learning tasks a meta-iteration, drawn without replacement.")
     integer("graphs_per_task", learning.graphs_per_task, "DAGs of a learning task in one collection.")
-    integer("rollouts", learning.rollouts, "Trajectories per DAG in one collection.")
+    integer(
+        "rollouts", learning.rollouts, "Trajectories per DAG in one collection, the own plan of deviations among them."
+    )
     number("gamma", learning.gamma, "Discount per step, in [0, 1].")
     number("gae_lambda", learning.gae_lambda, "lambda of the advantage estimate, in [0, 1].")
     choice(

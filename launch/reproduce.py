@@ -223,7 +223,7 @@ def caption(records: Sequence[LearnedRecord]) -> str:
     lines = [f"Learned methods, preset {FLAGS.preset}, {FLAGS.seeds} seeds each, trained with"]
     for record in records:
         config, learning = record.config, record.config.learning
-        each = "n + 1 plans" if learning.learn_from == "deviations" else f"{learning.rollouts} trajectories"
+        each = f"{learning.rollouts} {'plans' if learning.learn_from == 'deviations' else 'trajectories'}"
         lines.append(
             f"- {label(config)} on {config.experiment}: {config.iterations} iterations x {learning.meta_batch} sets x "
             f"{learning.graphs_per_task} DAGs x {each}; adapted with all DAGs of a set x "

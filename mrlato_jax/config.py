@@ -14,6 +14,7 @@ from mrlato_jax.errors import InputError, check_choice, check_number, check_type
 
 DECIDES = ("placement", "order")
 DECODER_INPUTS = ("paper", "task", "task_sim", "lookahead")
+LOOKAHEAD_RULES = 5  # that there are
 ENCODERS = ("forward", "bidirectional")
 NEIGHBOURS = ("listed", "pooled")
 TASK_FEATURES = ("paper", "outlook")
@@ -81,6 +82,7 @@ class PolicyConfig(_JsonRecord):
 
     decides: str = "placement"  # what an action settles; see policy/seq2seq.py
     decoder_input: str = "paper"  # what the decoder sees beside its own state; see policy/seq2seq.py
+    lookahead_rules: int = LOOKAHEAD_RULES  # that decide the rest where it looks ahead; see planners/lookahead.py
     units: int = 128  # LSTM units, embedding width and d_model
     layers: int = 2  # LSTM layers in the encoder and in the decoder
     heads: int = 8  # attention heads
@@ -93,6 +95,7 @@ class PolicyConfig(_JsonRecord):
     def __post_init__(self) -> None:
         check_choice("decides", self.decides, DECIDES)
         check_choice("decoder_input", self.decoder_input, DECODER_INPUTS)
+        check_number("lookahead_rules", self.lookahead_rules, low=1, high=LOOKAHEAD_RULES, integer=True)
         for name in ("units", "layers", "heads", "neighbour_width"):
             check_number(name, getattr(self, name), low=1, integer=True)
         if self.units % self.heads:
@@ -169,6 +172,8 @@ class LearningConfig(_JsonRecord):
         check_choice("baseline", self.baseline, BASELINES)
         if self.baseline == "leave_one_out" and self.rollouts < 2:
             raise InputError("rollouts is 1 with baseline=leave_one_out; accepted: at least 2")
+        if self.learn_from == "deviations" and self.rollouts < 2:
+            raise InputError("rollouts is 1 with learn_from=deviations; accepted: at least 2, the own plan and another")
         if self.baseline == "leave_one_out" and self.learn_from != "samples":
             raise InputError(f"baseline is leave_one_out with learn_from={self.learn_from}; accepted: value")
         check_choice("reward_scale", self.reward_scale, REWARD_SCALES)

@@ -84,6 +84,7 @@ def test_contents(wheel: Path) -> None:
         f"mrlato_jax/data/{name}"
         for name in (
             "demonstrations-exp1.npz",
+            "demonstrations-exp2.npz",
             "demonstrations-exp3.npz",
             "exp1.npz",
             "exp2.npz",

@@ -67,6 +67,7 @@ class Learned:
         by_dag_ms: by number of updates, [seeds, DAGs].
         held_out_ms: [seeds, updates + 1], mean over the half not adapted to; None where there is a single DAG.
         evaluations: a DAG, of the whole adaptation.
+        plan_evaluations: a DAG, of planning it once.
         plan_ms: to plan one DAG, median.
     """
 
@@ -74,6 +75,7 @@ class Learned:
     by_dag_ms: Mapping[int, np.ndarray]
     held_out_ms: np.ndarray | None
     evaluations: float
+    plan_evaluations: float
     plan_ms: float
 
 
@@ -121,10 +123,11 @@ class Panel:
         return float(np.mean(measured_of(HALF, values)))
 
     def evaluations(self, label: str, updates: int) -> float:
-        """Simulated plans a DAG that so many updates of a learned method spend."""
+        """Simulated plans a DAG that so many updates of a learned method spend, and planning after them."""
         steps = self.inner_steps[label]
         rounds = [-(-count // steps) for count in (updates, self.updates)]
-        return self.learned[label].evaluations * rounds[0] / rounds[1] if rounds[1] else 0.0
+        adapting = self.learned[label].evaluations * rounds[0] / rounds[1] if rounds[1] else 0.0
+        return adapting + self.learned[label].plan_evaluations
 
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -172,6 +175,7 @@ def panels(
                 by_dag_ms=by_dag,
                 held_out_ms=np.array([part[HALF]["latency_ms"] for part in parts]) if len(bound) > 1 else None,
                 evaluations=parts[0][ALL]["simulator_evaluations"] / len(bound),
+                plan_evaluations=parts[0][PLANNING].get("evaluations", 0.0),
                 plan_ms=1e3 * float(np.median(np.concatenate([part[PLANNING]["seconds"] for part in parts]))),
             )
         shown = {planner: rows[planner] for planner in planners}

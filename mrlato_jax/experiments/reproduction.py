@@ -30,6 +30,7 @@ from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, StoppedEr
 from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.experiments.stages import WARM_START, train_stages
 from mrlato_jax.experiments.trained_policy import trained_policy
+from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, marks
 from mrlato_jax.learning.devices import resolve
 from mrlato_jax.learning.inner import plans
@@ -332,7 +333,7 @@ def adapt_missing(
             return False
     for record, policy, index, part in lacking:  # alone, when nothing else runs
         if part == PLANNING:
-            record.add(settings[index].name, part, {"seconds": planning_seconds(policy, settings[index])})
+            record.add(settings[index].name, part, planning_row(policy, settings[index]))
     return True
 
 
@@ -388,6 +389,12 @@ def adapt_part(
     for name in ("sampled_ms", "entropy", "value_explained"):
         row[name] = [float(f"{value:.5g}") for value in row[name]]
     return {**row, "seconds": round(time.perf_counter() - began, 2)}
+
+
+def planning_row(policy: Offloader, setting: TestSetting) -> dict[str, Any]:
+    """What planning costs: `planning_seconds`, and the plans that are simulated for one, mean over the DAGs."""
+    spent = [rollout.lookahead_evaluations(policy.policy, graph.num_tasks) for graph in setting.graphs]
+    return {"seconds": planning_seconds(policy, setting), "evaluations": float(np.mean(spent))}
 
 
 def planning_seconds(policy: Offloader, setting: TestSetting, most: int = 30) -> list[float]:

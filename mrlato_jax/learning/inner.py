@@ -47,20 +47,21 @@ def falling(rate: float, steps: int) -> optax.ScalarOrSchedule:
 
 
 def evaluations(policy: PolicyConfig, learning: LearningConfig, num_tasks: int) -> int:
-    """Plans of one DAG that a collection simulates; what a look-ahead completes counts by its steps.
+    """Plans of one DAG that a collection simulates, those of the look-ahead included.
 
     Args:
-        policy: says whether the decoder looks ahead: that places 2 (n - 1) + 2 (n - 2) + ... further tasks a
-            trajectory, as many as n - 1 plans have.
+        policy: says whether the decoder looks ahead.
         learning: says which trajectories are collected.
         num_tasks: n.
     """
-    return plans(learning, num_tasks) * (num_tasks if policy.decoder_input == "lookahead" else 1)
+    return plans(learning, num_tasks) * (1 + rollout.lookahead_evaluations(policy, num_tasks))
 
 
 def plans(learning: LearningConfig, num_tasks: int) -> int:
     """Trajectories in a collection of a DAG of so many tasks."""
-    return {"deviations": num_tasks + 1, "optimum": 1}.get(learning.learn_from, learning.rollouts)
+    if learning.learn_from == "optimum":
+        return 1
+    return min(learning.rollouts, num_tasks + 1) if learning.learn_from == "deviations" else learning.rollouts
 
 
 def draw_graphs(task: LearningTask, key: jax.Array, num_graphs: int) -> LearningTask:
@@ -85,10 +86,10 @@ def collect(
 
         best_sample  the best of those, alone and with an advantage of 1 at each step: (23) then is its likelihood
         optimum      the best plan known of each DAG, likewise
-        deviations   the policy's own plan. For each of its actions the next likeliest is tried as well, and the better
-                     of both is what is learned at that step, with the difference as its advantage: policy iteration by
-                     cost-sensitive classification (Lagoudakis and Parr, 2003), N + 1 plans a DAG. The clip of (23) says
-                     how far one collection may move a decision
+        deviations   the policy's own plan. For `rollouts` - 1 of its actions, mostly those that it is least sure of,
+                     the next likeliest is tried as well, and the better of both is what is learned at that step, with
+                     the difference as its advantage: policy iteration by cost-sensitive classification (Lagoudakis and
+                     Parr, 2003). The clip of (23) says how far one collection may move a decision
 
     Returns:
         The batch, which is constant to differentiation; the decisions, which are not; and the mean sampled makespan in
@@ -99,7 +100,7 @@ def collect(
             raise InputError("learn_from is 'optimum' on learning tasks without plans; accepted: demonstrations")
         return _taught(policy, learning, params, task, task.optimum)
     if learning.learn_from == "deviations":
-        return _improved(policy, learning, params, task)
+        return _improved(policy, learning, params, task, key)
     trajectories = rollout.sample(policy, params, task, key, learning.rollouts)
     if learning.learn_from == "best_sample":
         best = jnp.argmin(trajectories.makespans, axis=1)
@@ -120,15 +121,19 @@ def _taught(
 
 
 def _improved(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask
+    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
 ) -> tuple[Batch, Decisions, jax.Array]:
-    """`collect` of the policy's own plan and what is better at each of its steps."""
-    tried = rollout.deviate(policy, jax.lax.stop_gradient(params), task)
-    own, mask = tried.makespans[:, :1], task.dags.mask
-    loses = tried.makespans[:, 1:] - own  # [G, N], seconds that the next likeliest action costs
-    actions = tried.decisions.actions[:, 0]
-    others = jnp.diagonal(tried.decisions.actions[:, 1:], axis1=1, axis2=2)
-    better = jnp.where(loses < 0, others, actions)
+    """`collect` of the policy's own plan and what is better at those of its steps that are tried."""
+    tried = rollout.deviate(policy, jax.lax.stop_gradient(params), task, key, learning.rollouts - 1)
+    own, mask = tried.own.makespans, task.dags.mask
+    actions = tried.own.decisions.actions[:, 0]
+
+    def by_position(values: jax.Array, untried: jax.Array) -> jax.Array:
+        return jax.vmap(lambda row, where, value: row.at[where].set(value))(untried, tried.positions, values)
+
+    loses = by_position(tried.others.makespans - own, jnp.zeros(mask.shape))  # seconds that the other action costs
+    taken = jnp.take_along_axis(tried.others.decisions.actions, tried.positions[..., None], axis=2)[..., 0]
+    better = jnp.where(loses < 0, by_position(taken, actions), actions)
     share = jnp.abs(loses) / jnp.where(own > 0, own, 1)
     weights = jnp.where(share > ROUNDING, jnp.minimum(share, MOST_AT_STAKE), 0)
     weights = weights / jnp.maximum(weights.mean(where=mask), 1e-8)

@@ -12,10 +12,12 @@ from mrlato_jax.config import PolicyConfig
 from mrlato_jax.learning.tasks import LearningTask
 from mrlato_jax.mec import latency, mdp
 from mrlato_jax.mec.arrays import DagArrays
-from mrlato_jax.planners.greedy import completed
+from mrlato_jax.planners import lookahead
 from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Decisions, Environment
 from mrlato_jax.policy.seq2seq import NUM_SIDES, Memory, Seq2SeqPolicy
+
+DOUBT = 0.01  # chance of doing otherwise that `deviate` adds to the policy's own, so that every decision is tried
 
 
 class Trajectories(NamedTuple):
@@ -24,6 +26,12 @@ class Trajectories(NamedTuple):
     decisions: Decisions  # each [G, R, N], under the policy that sampled them
     rewards: jax.Array  # [G, R, N], (14), seconds
     makespans: jax.Array  # [G, R], seconds
+
+    @classmethod
+    def of(cls, decoded: tuple[Decisions, jax.Array]) -> Trajectories:
+        """From what `decode.decode` gives in an `environment`."""
+        decisions, rewards = decoded
+        return cls(decisions, rewards, -rewards.sum(axis=-1))
 
 
 @partial(jax.jit, static_argnames="policy")
@@ -37,8 +45,13 @@ def init_params(policy: PolicyConfig, key: jax.Array) -> Any:
 
 def observed(policy: PolicyConfig) -> int:
     """How many numbers the decoder is told by the simulator."""
-    lookahead = mdp.LOOKAHEAD_FEATURES if policy.decoder_input == "lookahead" else 0
-    return (mdp.SIMULATOR_FEATURES if policy.sees_simulator else 0) + lookahead
+    ahead = mdp.LOOKAHEAD_FEATURES if policy.decoder_input == "lookahead" else 0
+    return (mdp.SIMULATOR_FEATURES if policy.sees_simulator else 0) + ahead
+
+
+def lookahead_evaluations(policy: PolicyConfig, num_tasks: int) -> int:
+    """Plans that are simulated to tell the decoder of one trajectory what its decisions lead to."""
+    return lookahead.evaluations(policy.lookahead_rules, num_tasks) if policy.decoder_input == "lookahead" else 0
 
 
 def encode(policy: PolicyConfig, params: Any, task: LearningTask) -> Memory:
@@ -95,13 +108,8 @@ def _told(
     told = mdp.simulator_features(scale, queues, ends)
     if policy.decoder_input == "task_sim":
         return told
-
-    def outcome(action: int) -> jax.Array:
-        after, _ = latency.place(channel, queues, task, ends, jnp.int32(action))
-        return completed(channel, tasks, after, left & (tasks.position != task.position))
-
-    ahead = mdp.lookahead_features(scale, queues, outcome(latency.LOCAL), outcome(latency.OFFLOAD))
-    return jnp.concatenate([told, ahead])
+    local, offloaded = lookahead.outcomes(channel, policy.lookahead_rules, tasks, scale, queues, left, task)
+    return jnp.concatenate([told, mdp.lookahead_features(scale, queues, local, offloaded)])
 
 
 def _free_environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environment:
@@ -157,32 +165,42 @@ def sample(policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array
     noise = decode.sampling_noise(key, (task.num_graphs, rollouts), task.num_positions, policy.in_order)
     surroundings = environment(policy, task.dags, rollouts)
     memory = encode(policy, params, task)
-    decisions, rewards = decode.decode(policy, params, memory, rollouts, surroundings, decode.sample, noise)
-    return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
+    return Trajectories.of(decode.decode(policy, params, memory, rollouts, surroundings, decode.sample, noise))
 
 
-def deviate(policy: PolicyConfig, params: Any, task: LearningTask) -> Trajectories:
-    """The policy's own plan of each DAG, and each plan that takes the next likeliest action in place of one of it.
+class Deviations(NamedTuple):
+    """The policy's own plan of each of G DAGs, and D others that each leave it at a position of their own."""
 
-    After that the policy's likeliest actions follow again, as it then sees things.
+    own: Trajectories  # [G, 1, N]
+    others: Trajectories  # [G, D, N]
+    positions: jax.Array  # int32[G, D]
 
-    Returns:
-        R = N + 1 trajectories: the first is the plan, the one at 1 + j differs from it at position j and perhaps later.
+
+def deviate(policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array, deviations: int) -> Deviations:
+    """The policy's own plan of each DAG, and plans that take the next likeliest action in place of one of it.
+
+    After that the policy's likeliest actions follow again, as it then sees things. Where is drawn, without replacement,
+    in proportion to how likely the policy is to do otherwise; a decision that it is sure of counts `DOUBT`.
+
+    Args:
+        policy: the network's settings.
+        params: of the policy that decides.
+        task: G DAGs padded to N positions.
+        key: consumed.
+        deviations: D; N where there are fewer positions.
     """
-    rollouts, size = task.num_positions + 1, task.num_positions
-    elsewhere = jnp.eye(rollouts, size, k=-1, dtype=bool)
-    surroundings = environment(policy, task.dags, rollouts)
+    size, count = task.num_positions, min(deviations, task.num_positions)
+    surroundings = environment(policy, task.dags, 1)
     memory = encode(policy, params, task)
-    decisions, rewards = decode.decode(
-        policy,
-        params,
-        memory,
-        rollouts,
-        surroundings,
-        decode.deviate,
-        jnp.broadcast_to(elsewhere, (task.num_graphs, rollouts, size)),
-    )
-    return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
+    nothing = jnp.zeros((task.num_graphs, 1, size), bool)
+    own = Trajectories.of(decode.decode(policy, params, memory, 1, surroundings, decode.deviate, nothing))
+    otherwise = jnp.log(DOUBT - jnp.expm1(own.decisions.log_probs[:, 0]))
+    drawn = otherwise + decode.sampling_noise(key, (task.num_graphs,), size)[..., 0]
+    _, positions = jax.lax.top_k(jnp.where(task.dags.mask, drawn, -jnp.inf), count)
+    elsewhere = jax.nn.one_hot(positions, size, dtype=bool)
+    surroundings = environment(policy, task.dags, count)
+    others = Trajectories.of(decode.decode(policy, params, memory, count, surroundings, decode.deviate, elsewhere))
+    return Deviations(own, others, positions)
 
 
 def score(
@@ -212,8 +230,7 @@ def follow(
     rollouts = actions.shape[1]
     surroundings = environment(policy, task.dags, rollouts)
     memory = encode(policy, params, task)
-    decisions, rewards = decode.decode(policy, params, memory, rollouts, surroundings, decode.given, actions, judged)
-    return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
+    return Trajectories.of(decode.decode(policy, params, memory, rollouts, surroundings, decode.given, actions, judged))
 
 
 def decode_greedily(policy: PolicyConfig, params: Any, task: LearningTask) -> tuple[jax.Array, jax.Array]:

@@ -2,14 +2,14 @@
 
 Warm-started by imitating the best plans known of fresh DAGs of the training families, then meta-trained by Algorithm 1
 on the policy's own plans and what each of their decisions is worth. The decoder sees the task that it decides, the
-simulator's queues, and what either decision leads to if the HEFT-based rule decides the rest; the encoder reads the
+simulator's queues, and what either decision leads to if quick rules decide the rest; the encoder reads the
 order both ways and is told what comes after each task.
 """
 
 from mrlato_jax.config import LearningConfig, PolicyConfig
 from mrlato_jax.methods.learned import LearnedMethod
 
-WARM_START_ITERATIONS = 2000
+WARM_START_ITERATIONS = 1000
 
 METHOD = LearnedMethod(
     "mrlato_plus",
@@ -19,7 +19,7 @@ METHOD = LearnedMethod(
     learning=LearningConfig(
         learn_from="deviations",
         inner_lr=2e-4,
-        outer_lr=3e-4,
+        outer_lr=1e-4,
         value_coef=0.0,
         meta_update="reptile_adam",
     ),

@@ -27,32 +27,17 @@ def earliest_finish(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
     Returns:
         int32[N] actions in scheduling order, and the makespan that the queues reached meanwhile, seconds.
     """
-    body = partial(_place_sooner, dag.channel)
+    body = partial(place_sooner, dag.channel)
     queues, actions = jax.lax.scan(body, latency.empty_queues(dag), latency.tasks(dag))
     return actions, queues.makespan
 
 
-def completed(channel: str, tasks: latency.Task, queues: latency.Queues, left: jax.Array) -> jax.Array:
-    """The makespan, seconds, where `earliest_finish` places what a partial plan leaves.
-
-    Args:
-        channel: the channel rules.
-        tasks: `latency.tasks` of the DAG.
-        queues: what the placed tasks left behind.
-        left: bool[N], the others, which are placed by position; no parent of a placed one is among them.
-    """
-
-    def body(queues: latency.Queues, step: tuple[latency.Task, jax.Array]) -> tuple[latency.Queues, None]:
-        after, _ = _place_sooner(channel, queues, step[0])
-        return jax.tree.map(lambda new, old: jnp.where(step[1], new, old), after, queues), None
-
-    return jax.lax.scan(body, queues, (tasks, left))[0].makespan
-
-
-def _place_sooner(channel: str, queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
-    """Places one task where its own result is at the UE first."""
+def place_sooner(
+    channel: str, queues: latency.Queues, task: latency.Task, toll: jax.Array | float = 0.0
+) -> tuple[latency.Queues, jax.Array]:
+    """Places one task where its own result is at the UE first; an offloaded one counts `toll` seconds later."""
     ends = latency.candidate_ends(channel, queues, task)
-    action = jnp.where(ends.download <= ends.ue, latency.OFFLOAD, latency.LOCAL)
+    action = jnp.where(ends.download + toll <= ends.ue, latency.OFFLOAD, latency.LOCAL)
     return latency.place(channel, queues, task, ends, action)[0], action
 
 

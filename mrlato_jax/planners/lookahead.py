@@ -1,0 +1,118 @@
+"""Look-ahead: each task in turn takes the side that quick rules, deciding all the rest, make the most of.
+
+Parallel rollout (Chang, Givan and Chong, 2004): the HEFT-based rule looks only at the task it decides, so it is run
+with different tolls on offloading, and the best of what comes out speaks for a side.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import check_type
+from mrlato_jax.mec import latency, mdp
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.priority import priority_order
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners.greedy import place_sooner
+from mrlato_jax.planners.plan import SearchedPlan, placement_of, simulated_plan
+
+# What a rule charges for offloading: so many times the DAG's mean T_ue, and so many times the task's T_ul. The first is
+# the HEFT-based rule; each one after it did most beside those before it, on fresh DAGs of Experiment 1's and 3's
+# training families.
+TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))
+
+
+def outcomes(
+    channel: str,
+    rules: int,
+    tasks: latency.Task,
+    scale: jax.Array,
+    queues: latency.Queues,
+    left: jax.Array,
+    task: latency.Task,
+) -> jax.Array:
+    """The best makespan that any of the rules reaches from either decision about one task.
+
+    Args:
+        channel: the channel rules.
+        rules: how many of `TOLLS` are tried.
+        tasks: `latency.tasks` of the DAG.
+        scale: `mdp.time_scale` of the DAG.
+        queues: what the placed tasks left behind.
+        left: bool[N], what is not placed, `task` among it; no parent of a placed one is. Decided by position.
+        task: the one to be decided.
+
+    Returns:
+        float[2], seconds: run locally, offloaded.
+    """
+    ends = latency.candidate_ends(channel, queues, task)
+    others = left & (tasks.position != task.position)
+    tolls = jnp.asarray(TOLLS[:rules], scale.dtype)
+
+    def completed(queues: latency.Queues, toll: jax.Array) -> jax.Array:
+        def body(queues: latency.Queues, step: tuple[latency.Task, jax.Array]) -> tuple[latency.Queues, None]:
+            task, counts = step
+            after, _ = place_sooner(channel, queues, task, toll[0] * scale + toll[1] * task.uplink)
+            return jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, queues), None
+
+        return jax.lax.scan(body, queues, (tasks, others))[0].makespan
+
+    def outcome(action: jax.Array) -> jax.Array:
+        after, _ = latency.place(channel, queues, task, ends, action)
+        return jax.vmap(completed, in_axes=(None, 0))(after, tolls).min()
+
+    return jax.vmap(outcome)(jnp.array([latency.LOCAL, latency.OFFLOAD]))
+
+
+@jax.jit
+def best_outcome(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
+    """Places the tasks of one DAG one by one, each where `outcomes` is less; ties offload.
+
+    Args:
+        dag: one DAG, no leading axes.
+
+    Returns:
+        int32[N] actions in scheduling order, and their makespan, seconds.
+    """
+    tasks, scale = latency.tasks(dag), mdp.time_scale(dag)
+
+    def body(queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
+        left = tasks.valid & (tasks.position >= task.position)
+        local, offloaded = outcomes(dag.channel, len(TOLLS), tasks, scale, queues, left, task)
+        action = jnp.where(offloaded <= local, latency.OFFLOAD, latency.LOCAL)
+        return latency.step(dag.channel, queues, task, action)[0], action
+
+    queues, actions = jax.lax.scan(body, latency.empty_queues(dag), tasks)
+    return actions, queues.makespan
+
+
+def evaluations(rules: int, num_tasks: int) -> int:
+    """Plans that `outcomes` simulates along one DAG, by their steps.
+
+    Each rule completes 2 (n - 1), then 2 (n - 2), ... further tasks: as many as n - 1 plans have.
+    """
+    return rules * (num_tasks - 1)
+
+
+def look_ahead(graph: TaskGraph, system: System) -> SearchedPlan:
+    """`best_outcome` in `priority_order` (13): never worse than the HEFT-based plan.
+
+    Args:
+        graph: the application.
+        system: the system it runs on.
+
+    Returns:
+        A `SearchedPlan`, timed in float64.
+
+    Raises:
+        InputError: an argument of another type.
+    """
+    check_type("graph", graph, TaskGraph)
+    order = priority_order(graph, system)
+    with jax.enable_x64(True):
+        actions = np.asarray(best_outcome(latency.pack_float64(graph, system, order))[0])
+    plan = simulated_plan(graph, system, placement_of(order, actions), order)
+    return SearchedPlan.of(plan, evaluations=evaluations(len(TOLLS), graph.num_tasks))
