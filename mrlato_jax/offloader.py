@@ -1,6 +1,6 @@
 """Inference for other programs: a trained policy that plans applications.
 
-policy = load_offloader("runs/20260101-120000-exp2-mrlato")
+policy = load_offloader("exp1")
 plan = policy.plan(graph, system)
 """
 
@@ -9,20 +9,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.experiments import weights
 from mrlato_jax.experiments.run_folder import RunFolder
 from mrlato_jax.experiments.trained_policy import trained_policy
 from mrlato_jax.methods import Offloader
 
 
 def load_offloader(source: str | Path) -> Offloader:
-    """A policy that plans, from the newest whole checkpoint of a run.
+    """A policy that plans: one that comes with the package, or one of yours.
 
     Args:
-        source: a run folder, as `launch/meta_train.py` leaves it.
+        source: "exp1", "exp2" or "exp3", `mrlato_plus` trained on that experiment's training sets; a run folder, as
+            `launch/meta_train.py` leaves it, whose newest whole checkpoint counts (./exp1 where its name is one of
+            those); or a file of `launch/export_weights.py`, NAME.safetensors with NAME.json beside it.
 
     Raises:
-        InputError: no run there, no whole checkpoint in it, or one of other settings or data.
+        InputError: no weights of that name and no run there, no whole checkpoint in it, or one of other settings or
+            data.
     """
     if not isinstance(source, (str, Path)):
-        raise InputError(f"source is {shorten(source)}; accepted: the path of a run folder")
-    return trained_policy(RunFolder.open(Path(source)))
+        raise InputError(f"source is {shorten(source)}; accepted: the name of shipped weights, or a path")
+    shipped = weights.shipped()
+    if isinstance(source, str) and source in shipped:
+        return weights.load(shipped[source])
+    path = Path(source)
+    if path.suffix == weights.TENSORS:
+        return weights.load(path.with_suffix(""))
+    if not path.exists():
+        raise InputError(f"source is {shorten(source)}; accepted: {', '.join(shipped)}, or the path of a run folder")
+    return trained_policy(RunFolder.open(path))

@@ -179,11 +179,16 @@ def priority_order(dag: Dag, mec: Mec, rank: str = "total") -> list[int]:
     return take_ready(dag, [-value for value in ranks(dag, mec, rank)])
 
 
-def own_finish_rule(dag: Dag, mec: Mec, order: list[int], decided: Sequence[int] = ()) -> Plan:
+def own_finish_rule(
+    dag: Dag, mec: Mec, order: list[int], decided: Sequence[int] = (), toll: tuple[float, float] = (0.0, 0.0)
+) -> Plan:
     """Each task takes the side with its own smaller finish time given the tasks before it; a tie offloads.
 
-    The first tasks of the order go where `decided` says.
+    The first tasks of the order go where `decided` says. Offloading costs a toll: so many mean UE times and so many
+    times its own upload.
     """
+    times = task_times(dag, mec)
+    mean = sum(times.ue) / dag.num_tasks
     placement = [0] * dag.num_tasks
     for position, task in enumerate(order):
         if position < len(decided):
@@ -194,7 +199,8 @@ def own_finish_rule(dag: Dag, mec: Mec, order: list[int], decided: Sequence[int]
         local = simulate(dag, mec, placement, prefix).ue_end[task]
         placement[task] = 1
         offloaded = simulate(dag, mec, placement, prefix).download_end[task]
-        placement[task] = int(offloaded <= local)
+        charged = toll[0] * mean + toll[1] * times.upload[task]
+        placement[task] = int(offloaded + charged <= local)
     return Plan(placement, order, simulate(dag, mec, placement, order).makespan)
 
 

@@ -90,6 +90,7 @@ def test_contents(wheel: Path) -> None:
             "exp2.npz",
             "exp3.npz",
             "manifest.json",
+            *(f"weights/{path.name}" for path in sorted((ROOT / "data" / "weights").iterdir())),
         )
     ]
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "mrlato_jax").rglob("*.py")}

@@ -20,6 +20,7 @@ from mrlato_jax.learning.adaptation import adapt
 from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec.latency import LOCAL, OFFLOAD
+from mrlato_jax.planners.lookahead import TOLLS
 from mrlato_jax.policy.decode import Decisions
 from mrlato_jax.policy.seq2seq import NUM_SIDES
 
@@ -109,28 +110,29 @@ def test_padding_changes_no_decision(case: Case) -> None:
 
 def test_deviations_try_the_next_likeliest_action(case: Case) -> None:
     """Of the first position every action's probability is known: the one tried is second in them."""
-    tried = jax.jit(lambda: rollout.deviate(case.policy, case.params, case.task))()
+    size = max(SIZES)
+    tried = jax.jit(lambda: rollout.deviate(case.policy, case.params, case.task, jax.random.key(1), size))()
     own, spans = jax.jit(lambda: rollout.decode_greedily(case.policy, case.params, case.task))()
     mask = np.asarray(case.task.dags.mask)
-    actions = np.asarray(tried.decisions.actions)
-    np.testing.assert_array_equal(actions[:, 0][mask], np.asarray(own)[mask])
-    np.testing.assert_allclose(tried.makespans[:, 0], spans, rtol=1e-6)
-    size = max(SIZES)
+    plan, actions = np.asarray(tried.own.decisions.actions)[:, 0], np.asarray(tried.others.decisions.actions)
+    np.testing.assert_array_equal(plan[mask], np.asarray(own)[mask])
+    np.testing.assert_allclose(tried.own.makespans[:, 0], spans, rtol=1e-6)
     first = jnp.arange(NUM_SIDES * size)
     every = jnp.zeros((len(SIZES), first.size, size), jnp.int32).at[:, :, 0].set(first)
     ranked = np.argsort(-np.asarray(score(case, every).log_probs[:, :, 0]), axis=1)
-    np.testing.assert_array_equal(actions[:, 0, 0], ranked[:, 0])
-    np.testing.assert_array_equal(actions[:, 1, 0], ranked[:, 1])
+    np.testing.assert_array_equal(plan[:, 0], ranked[:, 0])
     for graph, dag in enumerate(case.dags):
-        for j in range(SIZES[graph]):
-            order, placement = case.plan(graph, actions[graph, 1 + j])
+        positions = np.asarray(tried.positions)[graph].tolist()
+        assert sorted(positions) == list(range(size))
+        assert actions[graph, positions.index(0), 0] == ranked[graph, 1]
+        for row, span in zip(actions[graph], np.asarray(tried.others.makespans)[graph], strict=True):
+            order, placement = case.plan(graph, row)
             assert oracle.is_linear_extension(dag, order)
-            want = oracle.simulate(dag, case.mec, placement, order).makespan
-            assert tried.makespans[graph, 1 + j] == pytest.approx(want, rel=1e-5)
+            assert span == pytest.approx(oracle.simulate(dag, case.mec, placement, order).makespan, rel=1e-5)
 
 
 def test_every_candidate_is_shown_what_both_sides_lead_to() -> None:
-    """With the look-ahead, against the oracle: the task first, then the rest in the priority order by HEFT's rule."""
+    """With the look-ahead, against the oracle: the task first, then the rest in the priority order by each rule."""
     policy = PolicyConfig(decides="order", decoder_input="lookahead", units=16, heads=2, layers=1, neighbour_width=8)
     rng = np.random.default_rng(4)
     dag, mec = random_dag(rng, 6, free=0.0), random_mec(rng, "paper")
@@ -144,7 +146,10 @@ def test_every_candidate_is_shown_what_both_sides_lead_to() -> None:
     assert entries
     for position in entries:
         order = [ids[position], *(node for node in ids if node != ids[position])]
-        local, remote = (oracle.own_finish_rule(dag, mec, order, [side]).makespan for side in (LOCAL, OFFLOAD))
+        local, remote = (
+            min(oracle.own_finish_rule(dag, mec, order, [side], toll).makespan for toll in TOLLS)
+            for side in (LOCAL, OFFLOAD)
+        )
         want = np.array([min(local, remote), 10 * (remote - local)]) / mean
         np.testing.assert_allclose(seen[position, 7:], want, atol=1e-4)
 

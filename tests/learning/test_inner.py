@@ -265,15 +265,18 @@ def test_imitation_raises_the_likelihood_of_one_plan(learn_from: str, task: Lear
 
 def test_deviations_teach_the_better_of_both_actions_by_what_it_saves(task: LearningTask, params: Any) -> None:
     """Against both plans of each decision, simulated, and the weighted log-likelihood of the better action."""
-    learning = dataclasses.replace(LEARNING, learn_from="deviations", value_coef=0.0, entropy_coef=0.0)
+    every = max(SIZES) + 1
+    learning = dataclasses.replace(LEARNING, learn_from="deviations", rollouts=every, value_coef=0.0, entropy_coef=0.0)
     key = jax.random.key(6)
     slope, _, batch, latency = jax.jit(partial(inner.sampling_gradient, POLICY, learning))(params, task, key)
     own, spans = greedy(params, task)
-    tried = jax.jit(partial(rollout.deviate, POLICY))(params, task).decisions.actions
+    deviations = jax.jit(lambda params, task: rollout.deviate(POLICY, params, task, key, every - 1))(params, task)
+    at = np.argsort(np.asarray(deviations.positions), axis=1)
+    tried = jnp.take_along_axis(deviations.others.decisions.actions, at[..., None], axis=1)
     mask = np.asarray(task.dags.mask)
     assert latency == pytest.approx(float(spans.mean()), rel=1e-5)
     np.testing.assert_array_equal(batch.actions[:, 0][mask], own[mask])
-    loses = np.stack([mj.makespan(task.dags, tried[:, 1 + j]) for j in range(max(SIZES))], axis=1) - spans[:, None]
+    loses = np.stack([mj.makespan(task.dags, tried[:, j]) for j in range(max(SIZES))], axis=1) - spans[:, None]
     want = np.where(loses < 0, 1 - own, own)
     assert 0.05 < (loses < 0)[mask].mean() < 0.95  # some decisions are to change
     np.testing.assert_array_equal(batch.judged[:, 0][mask], want[mask])
@@ -294,15 +297,21 @@ def test_deviations_teach_the_better_of_both_actions_by_what_it_saves(task: Lear
 
 
 @pytest.mark.parametrize(
-    ("learn_from", "plans"), [("samples", 3), ("best_sample", 3), ("deviations", 7), ("optimum", 1)]
+    ("learn_from", "plans"), [("samples", 3), ("best_sample", 3), ("deviations", 3), ("optimum", 1)]
 )
 def test_evaluations_count_what_a_collection_simulates(learn_from: str, plans: int) -> None:
-    """Of six tasks; a look-ahead completes both sides of the first with five, of the second with four, ..."""
+    """Of six tasks; each rule of a look-ahead completes both sides of the first with five, then with four, ..."""
     learning = dataclasses.replace(LEARNING, learn_from=learn_from)
     assert inner.evaluations(POLICY, learning, 6) == plans
-    ahead = dataclasses.replace(POLICY, decoder_input="lookahead")
-    steps = 6 + 2 * (5 + 4 + 3 + 2 + 1)
-    assert inner.evaluations(ahead, learning, 6) == plans * steps / 6
+    for rules in (1, 5):
+        ahead = dataclasses.replace(POLICY, decoder_input="lookahead", lookahead_rules=rules)
+        steps = 6 + rules * 2 * (5 + 4 + 3 + 2 + 1)
+        assert inner.evaluations(ahead, learning, 6) == plans * steps / 6
+
+
+def test_no_more_deviations_are_counted_than_there_are_tasks() -> None:
+    learning = dataclasses.replace(LEARNING, learn_from="deviations", rollouts=10)
+    assert [inner.evaluations(POLICY, learning, n) for n in (1, 6, 9, 40)] == [2, 7, 10, 10]
 
 
 def test_deviations_of_dags_that_take_no_time_teach_nothing(params: Any) -> None:

@@ -23,6 +23,7 @@ from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec import mdp
 from mrlato_jax.mec.latency import LOCAL, OFFLOAD
+from mrlato_jax.planners.lookahead import TOLLS
 from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Decisions
 
@@ -113,22 +114,43 @@ def test_greedy_decoding_takes_the_likeliest_action_every_time(case: Case) -> No
     np.testing.assert_allclose(makespans, mj.makespan(case.task.dags, actions), rtol=1e-5)
 
 
-def test_deviations_take_one_decision_of_the_own_plan_the_other_way(case: Case) -> None:
+@pytest.mark.parametrize("deviations", [3, 99])
+def test_deviations_take_one_decision_of_the_own_plan_the_other_way(case: Case, deviations: int) -> None:
     """Before it they follow the plan, after it they are the policy's likeliest actions again."""
-    size = max(SIZES)
-    tried = jax.jit(lambda task: rollout.deviate(case.policy, case.params, task))(case.task)
+    count = min(deviations, max(SIZES))
+    tried = jax.jit(lambda task: rollout.deviate(case.policy, case.params, task, jax.random.key(8), deviations))(
+        case.task
+    )
     own, spans = case.greedy(case.task)
-    actions, mask = np.asarray(tried.decisions.actions), np.asarray(case.task.dags.mask)
-    assert actions.shape == (len(SIZES), size + 1, size)
-    np.testing.assert_array_equal(actions[:, 0][mask], np.asarray(own)[mask])
-    np.testing.assert_allclose(tried.makespans[:, 0], spans, rtol=1e-6)
-    likeliest = np.asarray(case.score(case.task, tried.decisions.actions).log_probs) >= math.log(0.5)
-    for j in range(size):
-        np.testing.assert_array_equal(actions[:, 1 + j, :j], actions[:, 0, :j])
-        np.testing.assert_array_equal(actions[:, 1 + j, j], 1 - actions[:, 0, j])
-        assert likeliest[:, 1 + j, j + 1 :][mask[:, j + 1 :]].all()
-        want = mj.makespan(case.task.dags, jnp.asarray(actions[:, 1 + j]))
-        np.testing.assert_allclose(tried.makespans[:, 1 + j], want, rtol=1e-5)
+    actions, mask = np.asarray(tried.others.decisions.actions), np.asarray(case.task.dags.mask)
+    assert actions.shape == (len(SIZES), count, max(SIZES))
+    plan = np.asarray(tried.own.decisions.actions)[:, 0]
+    np.testing.assert_array_equal(plan[mask], np.asarray(own)[mask])
+    np.testing.assert_allclose(tried.own.makespans[:, 0], spans, rtol=1e-6)
+    likeliest = np.asarray(case.score(case.task, tried.others.decisions.actions).log_probs) >= math.log(0.5)
+    for graph, positions in enumerate(np.asarray(tried.positions)):
+        assert len(set(positions.tolist())) == count
+        assert (np.sort(positions)[: SIZES[graph]] < SIZES[graph]).all()  # of padding only where nothing else is left
+        for d, j in enumerate(positions):
+            if j < SIZES[graph]:
+                np.testing.assert_array_equal(actions[graph, d, :j], plan[graph, :j])
+                assert actions[graph, d, j] == 1 - plan[graph, j]
+                assert likeliest[graph, d, j + 1 : SIZES[graph]].all()
+    for d in range(count):
+        want = mj.makespan(case.task.dags, jnp.asarray(actions[:, d]))
+        np.testing.assert_allclose(tried.others.makespans[:, d], want, rtol=1e-5)
+
+
+def test_deviations_are_drawn_where_the_policy_is_least_sure(case: Case) -> None:
+    """A sure decision is tried now and then; over many draws, as often as `DOUBT` says."""
+    draw = jax.jit(lambda key: rollout.deviate(case.policy, case.params, case.task, key, 1))
+    drawn = [draw(jax.random.key(seed)) for seed in range(300)]
+    taken = np.stack([np.asarray(each.positions)[:, 0] for each in drawn])
+    chance = rollout.DOUBT - np.expm1(np.asarray(drawn[0].own.decisions.log_probs, np.float64)[:, 0])
+    for graph, size in enumerate(SIZES):
+        want = chance[graph, :size] / chance[graph, :size].sum()
+        got = np.bincount(taken[:, graph], minlength=size)[:size] / len(drawn)
+        np.testing.assert_allclose(got, want, atol=0.12)
 
 
 def test_an_action_may_be_judged_without_being_taken(case: Case) -> None:
@@ -142,10 +164,12 @@ def test_an_action_may_be_judged_without_being_taken(case: Case) -> None:
     assert_close(judged._replace(log_probs=taken.log_probs), taken, case.valid)
 
 
-@pytest.mark.parametrize("channel", ["paper", "mrlco", "mrlco_code"])
-def test_the_look_ahead_completes_both_ways_as_the_oracle_does(channel: str) -> None:
+@pytest.mark.parametrize(("channel", "rules"), [("paper", 1), ("paper", 5), ("mrlco", 3), ("mrlco_code", 5)])
+def test_the_look_ahead_completes_both_ways_as_the_oracle_does(channel: str, rules: int) -> None:
     """After random prefixes of 8 tasks of graphs of 8 and of 5, padded."""
-    policy = PolicyConfig(decoder_input="lookahead", units=16, heads=2, layers=1, neighbour_width=8)
+    policy = PolicyConfig(
+        decoder_input="lookahead", lookahead_rules=rules, units=16, heads=2, layers=1, neighbour_width=8
+    )
     rng = np.random.default_rng(11)
     dags, mec = [random_dag(rng, n, free=0.0) for n in (8, 5, 8)], random_mec(rng, channel)
     arrays = learning_task([to_graph(dag) for dag in dags], to_system(mec), policy).dags
@@ -161,7 +185,8 @@ def test_the_look_ahead_completes_both_ways_as_the_oracle_does(channel: str) -> 
                 continue
             order, before = ids[: dag.num_tasks].tolist(), row[:position].tolist()
             local, remote = (
-                oracle.own_finish_rule(dag, mec, order, [*before, side]).makespan for side in (LOCAL, OFFLOAD)
+                min(oracle.own_finish_rule(dag, mec, order, [*before, side], toll).makespan for toll in TOLLS[:rules])
+                for side in (LOCAL, OFFLOAD)
             )
             now = oracle.simulate(dag, mec, placement_of(order, row[: dag.num_tasks]), order[:position]).makespan
             mean = sum(oracle.task_times(dag, mec).ue) / dag.num_tasks

@@ -20,9 +20,12 @@ from hypothesis import given, settings
 from oracle import CHANNELS, Dag
 
 import mrlato_jax as mj
+from mrlato_jax import planners
+from mrlato_jax.config import LOOKAHEAD_RULES
 from mrlato_jax.mec import latency
 from mrlato_jax.planners import random_placement
 from mrlato_jax.planners.greedy import earliest_finish
+from mrlato_jax.planners.lookahead import TOLLS
 
 PLANNERS = {"greedy": mj.greedy, "heft": mj.heft, "all_local": mj.all_local, "all_offload": mj.all_offload}
 ORACLES = {"greedy": oracle.greedy, "heft": oracle.heft}
@@ -121,6 +124,37 @@ def test_greedy_makes_ids_topological() -> None:
     # Edges 3 -> 1 and 2 -> 0: ready {2, 3} -> 2, then 0 is ready and smaller than 3.
     dag = Dag([1e7] * 4, [1e4] * 4, [1e4] * 4, edges=[(3, 1), (2, 0)])
     assert np.asarray(mj.greedy(to_graph(dag), mj.System()).order).tolist() == [2, 0, 3, 1]
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_look_ahead_takes_the_side_that_the_rules_make_most_of(channel: str) -> None:
+    """Against the oracle, task by task; and never worse than any of the rules alone."""
+    rng = np.random.default_rng(6)
+    better = 0
+    for num_tasks in (1, 5, 9, 12, 14, 16):
+        dag, mec = random_dag(rng, num_tasks, free=0.0), random_mec(rng, channel)
+        plan = planners.look_ahead(to_graph(dag), to_system(mec))
+        order = oracle.priority_order(dag, mec)
+        taken: list[int] = []
+        for _ in order:
+            local, offloaded = (
+                min(oracle.own_finish_rule(dag, mec, order, [*taken, side], toll).makespan for toll in TOLLS)
+                for side in (0, 1)
+            )
+            taken.append(int(offloaded <= local * (1 + 1e-12)))
+        assert np.asarray(plan.order).tolist() == order
+        assert np.asarray(plan.placement)[order].tolist() == taken
+        assert plan.evaluations == 5 * (dag.num_tasks - 1)
+        assert_consistent(dag, mec, plan)
+        alone = [oracle.own_finish_rule(dag, mec, order, (), toll).makespan for toll in TOLLS]
+        assert plan.makespan <= min(alone) * (1 + 1e-12)
+        better += plan.makespan < min(alone) * (1 - 1e-9)
+    assert better
+
+
+def test_there_are_as_many_rules_as_settings_may_ask_for() -> None:
+    assert len(TOLLS) == LOOKAHEAD_RULES
+    assert TOLLS[0] == (0, 0)  # the HEFT-based rule
 
 
 def test_relabelling_does_not_change_heft() -> None:

@@ -1,0 +1,48 @@
+"""Writes the policy of a run as weights that outlive it: NAME.safetensors, and NAME.json with what it is and scores.
+
+    python launch/export_weights.py --run=runs/reproduce-cpu/exp1-mrlato_plus/seed0 --name=exp1
+
+What is written to the default folder comes with the package: `mrlato_jax.load_offloader("exp1")`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from _cli import LAUNCH, run
+from absl import flags
+
+from mrlato_jax.dag import dataset as datasets
+from mrlato_jax.errors import InputError
+from mrlato_jax.experiments import weights
+from mrlato_jax.experiments.run_folder import RunFolder
+from mrlato_jax.experiments.settings import unseen_settings
+from mrlato_jax.files import check_writable
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("run", None, "Run folder, as meta_train.py leaves it. Required.")
+flags.DEFINE_string("name", None, "Of the files. Required.")
+flags.DEFINE_string("out", str(LAUNCH.parent / "data" / weights.SHIPPED), "Folder to write to.")
+
+
+def main(_: list[str]) -> int:
+    for name in ("run", "name"):
+        if not FLAGS[name].value:
+            raise InputError(f"--{name} is missing; accepted: {FLAGS[name].help}")
+    if Path(FLAGS.name).name != FLAGS.name:
+        raise InputError(f"--name is {FLAGS.name}; accepted: a name without a folder")
+    folder = RunFolder.open(Path(FLAGS.run))
+    config = folder.config
+    dataset = datasets.load(config.experiment)
+    if dataset.content_hash != folder.record["data_hash"]:
+        raise InputError(f"run {folder.path} was trained on other data than {config.experiment} now has; accepted: it")
+    out = Path(FLAGS.out).absolute()
+    check_writable(out)
+    written = weights.save(out, FLAGS.name, folder, unseen_settings(dataset, config.channel))
+    scores = ", ".join(f"{name} {span:.1f} ms" for name, span in written["makespan_ms"].items())
+    print(f"{out / FLAGS.name}{weights.TENSORS}: {written['method']}, mean latency before any update: {scores}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
