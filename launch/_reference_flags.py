@@ -25,7 +25,7 @@ def define_reference_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "local_search_evaluations",
         [str(most) for most in _BUDGET.evaluations],
         "Simulated plans a DAG of local searches that stand beside learned policies: 100 updates with 5 rollouts spend "
-        "170, with 10 rollouts 340.",
+        "170, with 10 rollouts 340; those of mrlato_plus 41260 with 25 tasks a DAG, 66835 with 40.",
         flag_values=flag_values,
     )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LINES = {  # planners that are drawn as lines
     "greedy": ("0.55", (0, (1, 1))),
     "HEFT-based": ("black", "-"),
+    "look-ahead": ("tab:brown", ":"),
     "local search": ("0.35", (0, (4, 2))),
     "optimum": ("tab:green", "-"),
     "order search": ("tab:green", (0, (4, 2))),
@@ -58,7 +59,13 @@ def adaptation_panels(panels: Sequence[Panel]) -> Figure:
                 beyond.append(f"{name} {value:.0f} ms")
         if beyond:
             axis.annotate(
-                f"above: {', '.join(beyond)}", (0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=8
+                f"above: {', '.join(beyond)}",
+                (0.98, 0.92),  # below a line that may run along the upper edge
+                xycoords="axes fraction",
+                ha="right",
+                va="top",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )
         axis.set_title(panel.name)
         axis.set_xlabel("updates (gradient steps on the set)")

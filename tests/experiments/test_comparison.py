@@ -95,6 +95,13 @@ def test_gaps_count_unproven_dags_at_their_bound(panels: list[Panel]) -> None:
     assert table["mrlato, after 30"][1] == "100"
 
 
+def test_what_planning_simulates_is_counted() -> None:
+    """Once for a plan before any update, and once more after the collections of an adaptation."""
+    seen = [{"n20": {**each["n20"], "planning": {"seconds": [0.004], "evaluations": 95.0}}} for each in RECORDS["drl"]]
+    (panel,) = made({"drl": seen})
+    assert [panel.evaluations("drl", updates) for updates in (0, 1, 100)] == [95, 10 + 95, 340 + 95]
+
+
 def test_planners_are_shown_in_the_order_asked_for(panels: list[Panel]) -> None:
     """Records list them as they came, and may have more of them on one setting than on another."""
     other = {name: REFERENCES["n20"][name] for name in reversed(PLANNERS)}

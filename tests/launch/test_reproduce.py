@@ -205,7 +205,7 @@ def test_mrlato_plus_comes_with_its_record_and_has_tables_of_its_own(place: Work
     shutil.copy(committed / "references-exp1.json", out)
     before = {path.name: path.read_bytes() for path in (out / "cpu").iterdir()}
     ran = place.run(
-        "reproduce.py", "--experiment=exp1", "--methods=mrlato_plus", "--seeds=1", f"--out={out}", f"--runs={runs}"
+        "reproduce.py", "--experiment=exp1", "--methods=mrlato_plus", "--seeds=3", f"--out={out}", f"--runs={runs}"
     )
     assert ran.returncode == 0, ran.stderr
     assert not list(runs.rglob("config.json"))
@@ -215,7 +215,7 @@ def test_mrlato_plus_comes_with_its_record_and_has_tables_of_its_own(place: Work
         rows = [row for row in csv.DictReader(file) if row["method"] == "mrlato_plus"]
     gaps = {(row["setting"], row["updates"]): float(row["gap_percent"]) for row in rows}
     assert len({setting for setting, _ in gaps}) == 3
-    assert all(gap < 2.5 for (_, updates), gap in gaps.items() if updates == "0")
+    assert all(gap < 2 for (_, updates), gap in gaps.items() if updates == "0")
     assert all(0 < gap < 1 for (_, updates), gap in gaps.items() if updates == "100")
 
 
