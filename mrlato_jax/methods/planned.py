@@ -12,7 +12,7 @@ import numpy as np
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods.face import Train
-from mrlato_jax.planners import Plan, baselines, local_search, look_ahead, optimum, order_search
+from mrlato_jax.planners import Plan, baselines, local_search, look_ahead, look_ahead_order, optimum, order_search
 
 COUNTED_SEARCH = "local search, {} evaluations"
 BASELINES = tuple(baselines(np.random.default_rng(0)))
@@ -67,6 +67,9 @@ def planned_methods(budget: SearchBudget | None = None) -> dict[str, PlannedMeth
     rows = [
         *(PlannedMethod(name, partial(_baseline, name), own_order=name == "greedy") for name in BASELINES),
         PlannedMethod("look-ahead", lambda graph, system, _: look_ahead(graph, system)),
+        PlannedMethod(
+            "look-ahead, order too", lambda graph, system, _: look_ahead_order(graph, system), own_order=True
+        ),
         *(
             PlannedMethod(COUNTED_SEARCH.format(most), partial(_local_search, max_evaluations=most))
             for most in budget.evaluations

@@ -6,7 +6,7 @@ from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.descent import local_search
 from mrlato_jax.planners.fixed import all_local, all_offload, random_placement
 from mrlato_jax.planners.greedy import earliest_finish, greedy, heft
-from mrlato_jax.planners.lookahead import look_ahead
+from mrlato_jax.planners.lookahead import look_ahead, look_ahead_order
 from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, placement_of, simulated_plan
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "heft",
     "local_search",
     "look_ahead",
+    "look_ahead_order",
     "optimum",
     "order_search",
     "placement_of",

@@ -6,6 +6,10 @@ with different tolls on offloading, and the best of what comes out speaks for a 
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +93,44 @@ def best_outcome(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
     return actions, queues.makespan
 
 
+class FreePlan(NamedTuple):
+    """A plan in an order of its own, by the place in that order."""
+
+    positions: jax.Array  # int32[N], of the tasks in the scheduling order
+    actions: jax.Array  # int32[N], the side of each
+    ready: jax.Array  # int32[N], how many tasks could have been next
+    makespan: jax.Array  # seconds
+
+
+@jax.jit
+def best_outcome_of_ready(dag: DagArrays) -> FreePlan:
+    """As `best_outcome`, but any task whose parents are placed may be next: the one that has the least outcome.
+
+    The rules decide the rest by position, as before. Of equals the first by position, offloaded, is taken.
+
+    Args:
+        dag: one DAG, no leading axes.
+    """
+    tasks, scale, size = latency.tasks(dag), mdp.time_scale(dag), dag.mask.shape[0]
+
+    def body(state: tuple[latency.Queues, jax.Array], _: None) -> tuple[Any, tuple[jax.Array, ...]]:
+        queues, placed = state
+        ready = mdp.ready(tasks, placed)
+        each = jax.vmap(partial(outcomes, dag.channel, len(TOLLS), tasks, scale, queues, tasks.valid & ~placed))(tasks)
+        least = jnp.argmin(jnp.where(ready[:, None], each, jnp.inf)[:, ::-1])
+        # Padding is placed once nothing is ready, and changes nothing.
+        position = jnp.where(ready.any(), least // 2, jnp.argmin(placed)).astype(jnp.int32)
+        action = jnp.where(least % 2 == 0, latency.OFFLOAD, latency.LOCAL)
+        task = jax.tree.map(lambda leaf: leaf[position], tasks)
+        after = latency.step(dag.channel, queues, task, action)[0]
+        return (after, placed.at[position].set(True)), (position, action, ready.sum())
+
+    start = latency.empty_queues(dag), jnp.zeros(size, bool)
+    (queues, _), chosen = jax.lax.scan(body, start, None, length=size)
+    positions, actions, ready = chosen
+    return FreePlan(positions, actions, ready, queues.makespan)
+
+
 def evaluations(rules: int, num_tasks: int) -> int:
     """Plans that `outcomes` simulates along one DAG, by their steps.
 
@@ -116,3 +158,19 @@ def look_ahead(graph: TaskGraph, system: System) -> SearchedPlan:
         actions = np.asarray(best_outcome(latency.pack_float64(graph, system, order))[0])
     plan = simulated_plan(graph, system, placement_of(order, actions), order)
     return SearchedPlan.of(plan, evaluations=evaluations(len(TOLLS), graph.num_tasks))
+
+
+def look_ahead_order(graph: TaskGraph, system: System) -> SearchedPlan:
+    """`best_outcome_of_ready`: chooses the order as well, each time among the tasks whose parents are placed.
+
+    Arguments, result and errors as `look_ahead`; the plans counted are those of tasks that were ready.
+    """
+    check_type("graph", graph, TaskGraph)
+    with jax.enable_x64(True):
+        dag = latency.pack_float64(graph, system)
+        found = jax.device_get(best_outcome_of_ready(dag))
+    n = graph.num_tasks
+    order = np.asarray(dag.order)[found.positions[:n]]
+    left = n - 1 - np.arange(n)
+    spent = math.ceil(2 * len(TOLLS) * float((found.ready[:n] * left).sum()) / n)
+    return SearchedPlan.of(simulated_plan(graph, system, placement_of(order, found.actions), order), evaluations=spent)

@@ -15,6 +15,8 @@ from mrlato_jax.dag.dataset import FAMILIES
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import demonstrations
 from mrlato_jax.experiments.demonstrations import Demonstration
+from mrlato_jax.learning import rollout
+from mrlato_jax.planners import look_ahead_order
 
 POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
 
@@ -73,6 +75,24 @@ def test_a_pool_has_the_plans_in_scheduling_order(found: list[Demonstration]) ->
         np.testing.assert_array_equal(np.asarray(task.optimum)[:, size:], 0)
         met += mj.makespan(task.dags, task.optimum).tolist()
     np.testing.assert_allclose(sorted(met), sorted(entry.makespan for entry in everything), rtol=1e-5)
+
+
+def test_a_policy_that_chooses_the_order_is_shown_the_look_aheads_plan_where_it_is_shorter(
+    found: list[Demonstration],
+) -> None:
+    free = dataclasses.replace(POLICY, decides="order")
+    params = rollout.init_params(free, jax.random.key(0))
+    pool = demonstrations.demonstration_pool("exp2", found, free, 1)
+    assert pool.tasks.optimum is not None
+    met = []
+    for number in range(len(pool.sizes)):
+        task = jax.tree.map(lambda leaf, number=number: leaf[number, 0], pool.tasks)
+        followed = rollout.follow(free, params, task, task.optimum[:, None])
+        met += np.asarray(followed.makespans)[:, 0].tolist()
+    in_order = np.array([entry.makespan for entry in found])
+    ahead = np.array([look_ahead_order(entry.graph("exp2"), entry.system).makespan for entry in found])
+    assert (ahead < in_order).any()
+    np.testing.assert_allclose(sorted(met), sorted(np.minimum(in_order, ahead)), rtol=1e-5)
 
 
 def test_a_pool_deals_equally_many_into_each_set(found: list[Demonstration], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 import oracle
@@ -150,6 +152,38 @@ def test_look_ahead_takes_the_side_that_the_rules_make_most_of(channel: str) -> 
         assert plan.makespan <= min(alone) * (1 + 1e-12)
         better += plan.makespan < min(alone) * (1 - 1e-9)
     assert better
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_look_ahead_chooses_the_ready_task_that_promises_most(channel: str) -> None:
+    """Against the oracle, step by step."""
+    rng = np.random.default_rng(8)
+    elsewhere = 0
+    for num_tasks in (1, 5, 8):
+        dag, mec = random_dag(rng, num_tasks, free=0.0), random_mec(rng, channel)
+        plan = planners.look_ahead_order(to_graph(dag), to_system(mec))
+        order, placement = np.asarray(plan.order).tolist(), np.asarray(plan.placement).tolist()
+        priority, parents, spent = oracle.priority_order(dag, mec), dag.parents(), 0
+        assert oracle.is_linear_extension(dag, order)
+        for step, chosen in enumerate(order):
+            before = order[:step]
+            ready = [task for task in priority if task not in before and set(parents[task]) <= set(before)]
+            spans = {}
+            for task in ready:
+                rest = [other for other in priority if other not in before and other != task]
+                for side in (1, 0):
+                    decided = [*(placement[done] for done in before), side]
+                    ways = (
+                        oracle.own_finish_rule(dag, mec, [*before, task, *rest], decided, toll).makespan
+                        for toll in TOLLS
+                    )
+                    spans[task, side] = min(ways)
+            assert spans[chosen, placement[chosen]] <= min(spans.values()) * (1 + 1e-12)
+            spent += 2 * len(TOLLS) * len(ready) * (num_tasks - 1 - step)
+        assert plan.evaluations == math.ceil(spent / num_tasks)
+        elsewhere += order != priority
+        assert_consistent(dag, mec, plan)
+    assert elsewhere
 
 
 def test_there_are_as_many_rules_as_settings_may_ask_for() -> None:
