@@ -24,6 +24,7 @@ REFERENCES = {
     "n20": {
         "greedy": row([111.0, 222.0]),
         "HEFT-based": row([110.0, 220.0]),
+        "look-ahead": row([108.0, 215.0], evaluations=[95, 95]),
         "local search": row([105.0, 210.0], evaluations=[300, 500]),
         "optimum": row([100.0, 202.0], lower_bound_ms=[100.0, 200.0], proven=[True, False], nodes=[3, 9]),
         "order search": row([90.0, 205.0]),
