@@ -62,6 +62,11 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         DECIDES,
         "What an action settles: the placement of the next task in the priority order, or also which task is next.",
     )
+    integer(
+        "candidates",
+        policy.candidates,
+        "Of the tasks whose parents are placed, so many of the highest priority may be next. Of --decides=order only.",
+    )
     choice(
         "decoder_input",
         policy.decoder_input,
@@ -77,7 +82,7 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
     integer("units", policy.units, "LSTM units a layer, embedding width and width of the attention.")
     integer("layers", policy.layers, "LSTM layers in the encoder and in the decoder.")
-    integer("heads", policy.heads, "Attention heads; a divisor of --units.")
+    integer("heads", policy.heads, "Attention heads, a divisor of --units; 0: no attention.")
     integer(
         "neighbour_width",
         policy.neighbour_width,

@@ -45,6 +45,7 @@ from mrlato_jax.experiments.run_folder import (
 )
 from mrlato_jax.experiments.settings import check_room
 from mrlato_jax.experiments.stages import check_demonstrations, train_stages
+from mrlato_jax.experiments.validation import Validation, validation_set
 from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
 from mrlato_jax.methods import label
@@ -56,6 +57,12 @@ flags.DEFINE_string("run", None, "Run folder. Default: runs/<date>-<time>-<exper
 flags.DEFINE_bool("resume", False, "Continue the run in --run; it must have the same settings.")
 flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
 flags.DEFINE_integer("checkpoint_every", 25, "Iterations from one checkpoint to the next.")
+flags.DEFINE_integer(
+    "validate",
+    0,
+    "DAGs of each training family, drawn for that alone, on which the gap to the optimum is measured at each checkpoint, "
+    "into RUN/validation.jsonl with the seconds of training until then; 0: not at all.",
+)
 flags.DEFINE_integer("updates", 30, "Gradient steps of the adaptation to each unseen set; 0 only measures.")
 flags.DEFINE_enum(
     "on",
@@ -100,14 +107,17 @@ def main(_: list[str]) -> int:
                     )
             say(f"data: {dataset.summary()}")
             runs: list[RunFolder] = []
+            validation = None
             with hosts.agreed():
                 if hosts.is_first():
+                    if FLAGS.validate:
+                        validation = Validation(validation_set(dataset, config.channel, FLAGS.validate), config.policy)
                     runs = _open_runs(configs, dataset.content_hash, execution, folders)
                     where = runs[0].path if len(runs) == 1 else runs[0].path.parent
             for folder, config in zip(runs, configs, strict=False):
                 say(f"run: {folder.path}, method {label(config)}, seed {config.seed}")
             states = train_stages(
-                runs, configs, dataset, stop, checkpoint_every, execution, FLAGS.data and Path(FLAGS.data)
+                runs, configs, dataset, stop, checkpoint_every, execution, FLAGS.data and Path(FLAGS.data), validation
             )
         if not hosts.is_first():
             return 0
@@ -123,7 +133,7 @@ def main(_: list[str]) -> int:
                 origin = reporting.provenance(config, dataset, config.iterations, FLAGS.updates, held_out=False)
                 say(reporting.write(folder.path, name, label(config), results, origin))
     if not finished:
-        kept = ("data", "on", "test_rates_mbps", "updates", "checkpoint_every", *LAYOUT_FLAGS, *HOST_FLAGS)
+        kept = ("data", "on", "validate", "test_rates_mbps", "updates", "checkpoint_every", *LAYOUT_FLAGS, *HOST_FLAGS)
         given = [FLAGS[name].serialize() for name in kept if FLAGS[name].present]
         say(f"continue with: {shlex.join([sys.executable, sys.argv[0], '--resume', f'--run={where}', *given])}")
     say(f"total time {format_duration(time.monotonic() - started)}")

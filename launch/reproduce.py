@@ -9,8 +9,8 @@ on where it stopped; run twice it computes nothing again, and the records that c
 other settings, data or another version of this package is refused by name.
 
 --preset=paper is EXPERIMENT.flags, Table I in full; --preset=cpu adds cpu_table.flags, which has fewer iterations and
-trajectories and is otherwise the same. A method with a flag file of its own (mrlato_plus) has that file's values in
-either, and tables and figures with its name.
+trajectories and is otherwise the same. A method with a flag file of its own (mrlato_plus, mrlato_plus_order) has that
+file's values in either. Tables and figures with a method that is not in --methods by default have its name.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
 from mrlato_jax.methods import LEARNED, SearchBudget, label, planned_methods
 
-PAPERS = ("mrlato", "mrlco", "drl")  # the learned methods of Table III
+COMPARED = ("mrlato", "mrlco", "drl", "mrlato_plus")  # the learned methods of Table III, and ours
 PRESETS = {"paper": [], "cpu": ["cpu_table.flags"]}  # flag files after EXPERIMENT.flags
 ROOT = LAUNCH.parent
 
@@ -54,7 +54,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "all", ["all", *EXPERIMENTS], "What is reproduced.")
 flags.DEFINE_enum("preset", "cpu", list(PRESETS), "How much is trained.")
 flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each learned method.")
-flags.DEFINE_list("methods", list(PAPERS), f"Learned methods, of {', '.join(LEARNED)}; planners are always there.")
+flags.DEFINE_list("methods", list(COMPARED), f"Learned methods, of {', '.join(LEARNED)}; planners are always there.")
 flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each unseen set.")
 flags.DEFINE_string("out", str(ROOT / "data" / "results"), "Folder of records, tables and figures.")
 flags.DEFINE_string("runs", "runs", "Folder of the run folders: RUNS/reproduce-PRESET/EXPERIMENT-METHOD/seed<number>.")
@@ -187,8 +187,8 @@ def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
 
 
 def named(subject: str) -> str:
-    """What tables and figures are called: those with methods of ours do not take the place of the paper's."""
-    return "+".join([subject, *(method for method in FLAGS.methods if method not in PAPERS)])
+    """What tables and figures are called: those with methods that are not compared by default have a name of their own."""
+    return "+".join([subject, *(method for method in FLAGS.methods if method not in COMPARED)])
 
 
 def first_seeds(work: Work) -> list[LearnedRecord]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrlato_jax.experiments.comparison import Curves, Panel, labels_of
+from mrlato_jax.experiments.studies import BASE, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,6 +97,45 @@ def training_panels(curves: Curves) -> Figure:
     axes[0].axhline(1.0, color="black", linewidth=1)
     axes[3].set_yscale("log")
     return _with_legend(figure, axes)
+
+
+def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Gap to the optimum against iterations, a panel a group: its variants, and in each the base; means over seeds.
+
+    Args:
+        study: whose groups they are.
+        rows: of its record, by variant and seed.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib import figure as plots
+
+    columns = min(4, len(study.groups))
+    lines = -(-len(study.groups) // columns)
+    figure = plots.Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    for axis, (group, variants) in zip(axes, study.groups.items(), strict=False):
+        for colour, name in zip(("black", *COLOURS), (BASE, *variants), strict=False):
+            seeds = [row["curve"] for row in rows.get(name, {}).values()]
+            if not seeds:
+                continue
+            gaps = np.array([curve["gap_percent"] for curve in seeds])
+            axis.plot(seeds[0]["iteration"], gaps.mean(axis=0), colour, label=name, linewidth=1.6)
+            axis.fill_between(
+                seeds[0]["iteration"], gaps.min(axis=0), gaps.max(axis=0), color=colour, alpha=0.2, linewidth=0
+            )
+        axis.set_title(group, fontsize=10)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8, frameon=False)
+    for axis in axes[len(study.groups) :]:
+        axis.set_visible(False)
+    for axis in axes[::columns]:
+        axis.set_ylabel("% above the optimum")
+    axes[0].set_yscale("log")
+    figure.supxlabel("iterations", fontsize=10)
+    figure.suptitle(f"{study.question} Fresh DAGs of the training families", fontsize=12)
+    return figure
 
 
 def png(figure: Figure) -> bytes:

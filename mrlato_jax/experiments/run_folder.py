@@ -4,6 +4,7 @@
     metrics.jsonl   one line an iteration and nothing of the clock: a run that was interrupted and resumed has the
                     same lines, bit for bit, as one that was not
     timing.jsonl    the clock's side of the same iterations
+    validation.jsonl   where training was validated: at each checkpoint, the gap to the optimum on fresh DAGs
     checkpoints/    see `checkpoint`
     .lock           held by the process that writes the run
 
@@ -38,6 +39,7 @@ from mrlato_jax.files import check_writable, write_atomically
 
 _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
 _SEEDS = "seeds.json"
+_VALIDATION = "validation.jsonl"
 _RECORD_FIELDS = {"config": dict, "data_hash": str, "sessions": list}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _log = logging.getLogger(__name__)
@@ -168,6 +170,11 @@ class RunFolder:
         """File of the run's times, for `read_metrics`; missing before the first iteration."""
         return self.path / _TIMING
 
+    @property
+    def validation(self) -> Path:
+        """File of the run's gaps on fresh DAGs, for `read_metrics`; missing where it was not validated."""
+        return self.path / _VALIDATION
+
     def check_resumable(self, config: TrainConfig, data_hash: str) -> None:
         """Raises InputError unless the run can go on under `config`: the same settings, or more iterations."""
         stored, wanted = completed(self.record["config"]), config.to_json()
@@ -207,9 +214,20 @@ class RunFolder:
                 f"{self.checkpoints} holds no checkpoint, though one was saved after iteration {saved}; accepted: a "
                 "run with its checkpoints, or a new run in another folder"
             )
-        for path in (self.metrics, self.timing):
+        for path in (self.metrics, self.timing, self.validation):
             _truncate(path, resume_step)
         return MetricsLog(self.metrics, self.timing)
+
+    def log_validation(self, iteration: int, gap: float, seconds: float) -> None:
+        """Appends one line to `validation`.
+
+        Args:
+            iteration: after which it was measured.
+            gap: to the optimum, a fraction of it.
+            seconds: of the program that trained it, up to then.
+        """
+        with open(self.validation, "ab") as file:
+            file.write(_line({"iteration": iteration, "gap": gap, "seconds": seconds}))
 
     def close(self) -> None:
         """Lets other processes write the run."""

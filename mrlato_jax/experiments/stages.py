@@ -15,6 +15,8 @@ from mrlato_jax.experiments import checkpoint, demonstrations, hosts
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
 from mrlato_jax.experiments.settings import training_pool
 from mrlato_jax.experiments.training import train
+from mrlato_jax.experiments.validation import Validation
+from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState
 
 WARM_START = "warm_start"  # in a run's folder: the run that its first theta is the end of
@@ -28,6 +30,7 @@ def train_stages(
     checkpoint_every: int = 25,
     execution: ExecutionConfig | None = None,
     data_folder: Path | None = None,
+    validation: Validation | None = None,
 ) -> list[LearnerState] | None:
     """Trains all seeds through all stages, from their last whole checkpoints; resumed, it goes on in whichever it was.
 
@@ -39,6 +42,7 @@ def train_stages(
         checkpoint_every: iterations from one checkpoint to the next.
         execution: how the work is laid out on devices.
         data_folder: where demonstrations are; by default those that come with the package.
+        validation: as `train` takes it.
 
     Returns:
         The learners after the last iteration, or None where a stop was requested before it.
@@ -50,16 +54,20 @@ def train_stages(
     begun = hosts.from_first(np.asarray(bool(runs) and all(checkpoint.steps(run.checkpoints) for run in runs)))
     initial: list[Any] | None = None
     if first.warm_start_config is not None and not begun:
-        initial = _warm_start(runs, configs, dataset.name, stop, checkpoint_every, execution, data_folder)
+        initial = _warm_start(runs, configs, dataset.name, stop, checkpoint_every, execution, data_folder, validation)
         if initial is None:
             return None
-    pool = training_pool(dataset, first.policy, first.channel)
-    return train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution, initial)
+    if first.learning.learn_from == "optimum":
+        with hosts.agreed():
+            pool = _demonstrated(first, demonstrations.find(dataset.name, data_folder))
+    else:
+        pool = training_pool(dataset, first.policy, first.channel)
+    return train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution, initial, validation)
 
 
 def check_demonstrations(config: TrainConfig, data_folder: Path | None = None) -> None:
-    """Raises InputError where a run is to be warm-started and there are no demonstrations."""
-    if config.warm_start_config is not None:
+    """Raises InputError where a run is to imitate demonstrations, from the start or throughout, and there are none."""
+    if config.warm_start_config is not None or config.learning.learn_from == "optimum":
         demonstrations.content_hash(demonstrations.find(config.experiment, data_folder))
 
 
@@ -71,6 +79,7 @@ def _warm_start(
     checkpoint_every: int,
     execution: ExecutionConfig | None,
     data_folder: Path | None,
+    validation: Validation | None,
 ) -> list[Any] | None:
     """The first theta of each seed; None where a stop was requested before."""
     warm = [config.warm_start_config for config in configs]
@@ -78,9 +87,7 @@ def _warm_start(
     with hosts.agreed():
         path = demonstrations.find(experiment, data_folder)
         content_hash = demonstrations.content_hash(path)
-        plans = demonstrations.load(path, experiment)
-        first = settings[0]
-        pool = demonstrations.demonstration_pool(experiment, plans, first.policy, first.learning.graphs_per_task)
+        pool = _demonstrated(settings[0], path)
     with ExitStack() as folders:
         opened = []
         with hosts.agreed():
@@ -88,5 +95,13 @@ def _warm_start(
                 place = run.path / WARM_START
                 begin = RunFolder.resume if RunFolder.begun(place) else RunFolder.create
                 opened.append(folders.enter_context(begin(place, config, content_hash, execution)))
-        states = train(opened, settings, content_hash, pool, stop, checkpoint_every, execution)
+        states = train(opened, settings, content_hash, pool, stop, checkpoint_every, execution, None, validation)
     return None if states is None else [state.params for state in states]
+
+
+def _demonstrated(config: TrainConfig, path: Path) -> TaskPool:
+    """What a run imitates: no more demonstrations than it can meet."""
+    learning, plans = config.learning, demonstrations.load(path, config.experiment)
+    met = config.iterations * learning.meta_batch * learning.graphs_per_task
+    plans = plans[:: max(1, len(plans) // met)]
+    return demonstrations.demonstration_pool(config.experiment, plans, config.policy, learning.graphs_per_task)

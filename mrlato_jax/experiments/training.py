@@ -17,6 +17,7 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint, hosts
 from mrlato_jax.experiments.progress import Progress, percent
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, checkpoint_meta, completed_meta, session
+from mrlato_jax.experiments.validation import Validation
 from mrlato_jax.learning import devices
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState, MetaMetrics, init_state, iteration_program
@@ -32,6 +33,7 @@ def train(
     checkpoint_every: int = 25,
     execution: ExecutionConfig | None = None,
     initial: Sequence[Any] | None = None,
+    validation: Validation | None = None,
 ) -> list[LearnerState] | None:
     """Meta-trains from the runs' last whole checkpoint, or from the start, to `iterations`.
 
@@ -46,6 +48,7 @@ def train(
         checkpoint_every: iterations from one checkpoint to the next.
         execution: how the work is laid out on devices.
         initial: theta of each seed before its first iteration; by default random.
+        validation: measures the policies at each checkpoint; not needed in a process that is not the first.
 
     Returns:
         The learners after the last iteration, or None where a stop was requested before it.
@@ -61,7 +64,9 @@ def train(
         first_states = [
             init_state(configs[i].policy, configs[i].learning, configs[i].seed, initial and initial[i]) for i in group
         ]
-        reached = _train_together(of_runs, of_configs, first_states, data_hash, pool, stop, checkpoint_every, execution)
+        reached = _train_together(
+            of_runs, of_configs, first_states, data_hash, pool, stop, checkpoint_every, execution, validation
+        )
         if reached is None:
             return None
         for index, state in zip(group, reached, strict=True):
@@ -113,6 +118,7 @@ def _train_together(
     stop: GracefulStop,
     checkpoint_every: int,
     execution: ExecutionConfig,
+    validation: Validation | None,
 ) -> list[LearnerState] | None:
     """`train` of seeds that have a checkpoint in common, or all none; `execution` resolved."""
     first = configs[0]
@@ -142,6 +148,7 @@ def _train_together(
         program = iteration_program(first.policy, first.learning, execution)
         placed, placed_pool = devices.place(stacked, execution), devices.place(pool, execution)
         saved, pending, started = done, [], time.monotonic()
+        gaps: dict[str, str] = {}
         for iteration in range(done + 1, first.iterations + 1):
             placed, metrics = program(placed, placed_pool)
             pending.append(devices.fetch(metrics, execution))
@@ -160,10 +167,14 @@ def _train_together(
                 math.fsum(of_seed[name] for of_seed in values[-1]) / len(configs)
                 for name in ("latency_ms", "heft_ms", "entropy")
             )
-            progress.update(iteration, latency_ms=latency, vs_heft=percent(latency / heft - 1), entropy=entropy)
             stopping = hosts.any_of_all(stop.requested)
-            if last or due or stopping:
+            saving = last or due or stopping
+            if saving:
                 states = _unstack(devices.unbound(devices.fetch(placed, execution)))
+                if validation is not None and runs:
+                    gaps = _validate(validation, runs, states, iteration)
+            progress.update(iteration, latency_ms=latency, vs_heft=percent(latency / heft - 1), **gaps, entropy=entropy)
+            if saving:
                 for run, log, state, meta in zip(runs, logs, states, metas, strict=False):
                     log.sync()
                     checkpoint.save(run.checkpoints, iteration, state._asdict(), meta | versions)
@@ -173,6 +184,17 @@ def _train_together(
                 return None
             pending, started = [], time.monotonic()
     return states
+
+
+def _validate(
+    validation: Validation, runs: Sequence[RunFolder], states: Sequence[LearnerState], iteration: int
+) -> dict[str, str]:
+    """Logs each seed's gap; their mean, as progress shows it."""
+    seconds = validation.seconds
+    gaps = [validation.gap(state.params) for state in states]
+    for run, gap in zip(runs, gaps, strict=True):
+        run.log_validation(iteration, gap, seconds)
+    return {"gap": percent(math.fsum(gaps) / len(gaps))}
 
 
 def _restore(

@@ -51,7 +51,9 @@ def observed(policy: PolicyConfig) -> int:
 
 def lookahead_evaluations(policy: PolicyConfig, num_tasks: int) -> int:
     """Plans that are simulated to tell the decoder of one trajectory what its decisions lead to."""
-    return lookahead.evaluations(policy.lookahead_rules, num_tasks) if policy.decoder_input == "lookahead" else 0
+    if policy.decoder_input != "lookahead":
+        return 0
+    return lookahead.evaluations(policy.lookahead_rules, num_tasks, 1 if policy.in_order else policy.candidates)
 
 
 def encode(policy: PolicyConfig, params: Any, task: LearningTask) -> Memory:
@@ -113,20 +115,26 @@ def _told(
 
 
 def _free_environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environment:
-    """`environment` where actions choose the order too: any task whose parents are placed may be next."""
+    """`environment` where actions choose the order too, among `candidates` tasks whose parents are placed."""
     channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
     scales = jax.vmap(mdp.time_scale)(dags)
     graphs, size = dags.mask.shape
 
     def observe(tasks: latency.Task, scale: jax.Array, state: tuple[latency.Queues, jax.Array]) -> jax.Array:
+        told = jnp.zeros((size, observed(policy)), scale.dtype)
         if not policy.sees_simulator:
-            return jnp.zeros((size, 0), scale.dtype)
-        left = ~state[1] & tasks.valid
-        return jax.vmap(partial(_told, policy, channel, tasks, left, scale, state[0]))(tasks)
+            return told
+        queues, placed = state
+        positions = mdp.candidates(mdp.ready(tasks, placed), policy.candidates)
+        compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
+        left = ~placed & tasks.valid
+        return told.at[positions].set(jax.vmap(partial(_told, policy, channel, tasks, left, scale, queues))(compared))
 
     def allowed(tasks: latency.Task, state: tuple[latency.Queues, jax.Array]) -> jax.Array:
         ready = mdp.ready(tasks, state[1])
-        return jnp.repeat(ready | ~ready.any(), NUM_SIDES)  # once all are placed, padding is met
+        positions = mdp.candidates(ready, policy.candidates)
+        compared = jnp.zeros(size, bool).at[positions].set(ready[positions])
+        return jnp.repeat(compared | ~ready.any(), NUM_SIDES)  # once all are placed, padding is met
 
     def advance(
         tasks: latency.Task, state: tuple[latency.Queues, jax.Array], action: jax.Array

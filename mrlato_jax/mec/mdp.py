@@ -227,3 +227,15 @@ def ready(tasks: latency.Task, placed: jax.Array) -> jax.Array:
     """
     waiting = tasks.parents & ~placed[None, :]
     return tasks.valid & ~placed & ~waiting.any(axis=1)
+
+
+def candidates(ready: jax.Array, most: int) -> jax.Array:
+    """Positions of the ready tasks of the highest priority: int32[min(most, N)].
+
+    Where fewer are ready, positions of others fill up.
+
+    Args:
+        ready: bool[N], by position in the priority order.
+        most: at least 1.
+    """
+    return jnp.argsort(~ready, stable=True)[:most].astype(jnp.int32)

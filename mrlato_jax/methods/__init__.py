@@ -1,4 +1,4 @@
-"""Every method of a table under one face (`face.Method`): a learned one is one file here and its line below."""
+"""Every method of a table under one face (`face.Method`): a learned one is a record in a file here, listed below."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from mrlato_jax.methods.face import Method, Prepared
 from mrlato_jax.methods.learned import LearnedMethod, Offloader
 from mrlato_jax.methods.planned import BASELINES, COUNTED_SEARCH, PlannedMethod, SearchBudget, planned_methods
 
-LEARNED = {entry.METHOD.name: entry.METHOD for entry in (mrlato, mrlco, drl, mrlato_plus)}
+LEARNED = {
+    entry.name: entry
+    for entry in (mrlato.METHOD, mrlco.METHOD, drl.METHOD, mrlato_plus.METHOD, mrlato_plus.METHOD_THAT_ORDERS)
+}
 
 __all__ = [
     "BASELINES",

@@ -4,12 +4,27 @@ Warm-started by imitating the best plans known of fresh DAGs of the training fam
 on the policy's own plans and what each of their decisions is worth. The decoder sees the task that it decides, the
 simulator's queues, and what either decision leads to if quick rules decide the rest; the encoder reads the
 order both ways and is told what comes after each task.
+
+`mrlato_plus_order` also chooses which of the ready tasks is next.
 """
+
+import dataclasses
 
 from mrlato_jax.config import LearningConfig, PolicyConfig
 from mrlato_jax.methods.learned import LearnedMethod
 
 WARM_START_ITERATIONS = 1000
+
+WARM_START = LearningConfig(
+    learn_from="optimum",
+    inner_lr=1e-3,
+    inner_lr_decay=WARM_START_ITERATIONS,
+    inner_steps=1,
+    meta_batch=2,
+    graphs_per_task=64,
+    value_coef=0.0,
+    meta_update="joint",
+)
 
 METHOD = LearnedMethod(
     "mrlato_plus",
@@ -23,15 +38,16 @@ METHOD = LearnedMethod(
         value_coef=0.0,
         meta_update="reptile_adam",
     ),
-    warm_start=LearningConfig(
-        learn_from="optimum",
-        inner_lr=1e-3,
-        inner_lr_decay=WARM_START_ITERATIONS,
-        inner_steps=1,
-        meta_batch=2,
-        graphs_per_task=64,
-        value_coef=0.0,
-        meta_update="joint",
-    ),
+    warm_start=WARM_START,
     warm_start_iterations=WARM_START_ITERATIONS,
+)
+
+ORDER_WARM_START_ITERATIONS = 400  # its looking ahead costs several times as much
+
+METHOD_THAT_ORDERS = dataclasses.replace(
+    METHOD,
+    name="mrlato_plus_order",
+    policy=dataclasses.replace(METHOD.policy, decides="order"),
+    warm_start=dataclasses.replace(WARM_START, inner_lr_decay=ORDER_WARM_START_ITERATIONS),
+    warm_start_iterations=ORDER_WARM_START_ITERATIONS,
 )

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrlato_jax.config import CANDIDATES
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import check_type
 from mrlato_jax.mec import latency, mdp
@@ -98,15 +99,16 @@ class FreePlan(NamedTuple):
 
     positions: jax.Array  # int32[N], of the tasks in the scheduling order
     actions: jax.Array  # int32[N], the side of each
-    ready: jax.Array  # int32[N], how many tasks could have been next
+    compared: jax.Array  # int32[N], how many tasks were candidates for it
     makespan: jax.Array  # seconds
 
 
 @jax.jit
 def best_outcome_of_ready(dag: DagArrays) -> FreePlan:
-    """As `best_outcome`, but any task whose parents are placed may be next: the one that has the least outcome.
+    """As `best_outcome`, but of the tasks whose parents are placed that one is next that has the least outcome.
 
-    The rules decide the rest by position, as before. Of equals the first by position, offloaded, is taken.
+    `CANDIDATES` of them, those of the highest priority, are compared. The rules decide the rest by position, as before.
+    Of equals the first by position, offloaded, is taken.
 
     Args:
         dag: one DAG, no leading axes.
@@ -116,27 +118,35 @@ def best_outcome_of_ready(dag: DagArrays) -> FreePlan:
     def body(state: tuple[latency.Queues, jax.Array], _: None) -> tuple[Any, tuple[jax.Array, ...]]:
         queues, placed = state
         ready = mdp.ready(tasks, placed)
-        each = jax.vmap(partial(outcomes, dag.channel, len(TOLLS), tasks, scale, queues, tasks.valid & ~placed))(tasks)
-        least = jnp.argmin(jnp.where(ready[:, None], each, jnp.inf)[:, ::-1])
+        positions = mdp.candidates(ready, CANDIDATES)
+        compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
+        left = tasks.valid & ~placed
+        each = jax.vmap(partial(outcomes, dag.channel, len(TOLLS), tasks, scale, queues, left))(compared)
+        least = jnp.argmin(jnp.where(ready[positions][:, None], each, jnp.inf)[:, ::-1])
         # Padding is placed once nothing is ready, and changes nothing.
-        position = jnp.where(ready.any(), least // 2, jnp.argmin(placed)).astype(jnp.int32)
+        position = jnp.where(ready.any(), positions[least // 2], jnp.argmin(placed)).astype(jnp.int32)
         action = jnp.where(least % 2 == 0, latency.OFFLOAD, latency.LOCAL)
         task = jax.tree.map(lambda leaf: leaf[position], tasks)
         after = latency.step(dag.channel, queues, task, action)[0]
-        return (after, placed.at[position].set(True)), (position, action, ready.sum())
+        return (after, placed.at[position].set(True)), (position, action, ready[positions].sum())
 
     start = latency.empty_queues(dag), jnp.zeros(size, bool)
     (queues, _), chosen = jax.lax.scan(body, start, None, length=size)
-    positions, actions, ready = chosen
-    return FreePlan(positions, actions, ready, queues.makespan)
+    return FreePlan(*chosen, queues.makespan)
 
 
-def evaluations(rules: int, num_tasks: int) -> int:
+def evaluations(rules: int, num_tasks: int, candidates: int = 1) -> int:
     """Plans that `outcomes` simulates along one DAG, by their steps.
 
-    Each rule completes 2 (n - 1), then 2 (n - 2), ... further tasks: as many as n - 1 plans have.
+    In the given order each rule completes 2 (n - 1), then 2 (n - 2), ... further tasks: as many as n - 1 plans have.
+
+    Args:
+        rules: that are tried.
+        num_tasks: n.
+        candidates: the most tasks that are compared at each step; as many as are left are taken to be.
     """
-    return rules * (num_tasks - 1)
+    steps = sum(min(candidates, left) * 2 * rules * (left - 1) for left in range(1, num_tasks + 1))
+    return math.ceil(steps / num_tasks)
 
 
 def look_ahead(graph: TaskGraph, system: System) -> SearchedPlan:
@@ -163,7 +173,7 @@ def look_ahead(graph: TaskGraph, system: System) -> SearchedPlan:
 def look_ahead_order(graph: TaskGraph, system: System) -> SearchedPlan:
     """`best_outcome_of_ready`: chooses the order as well, each time among the tasks whose parents are placed.
 
-    Arguments, result and errors as `look_ahead`; the plans counted are those of tasks that were ready.
+    Arguments, result and errors as `look_ahead`.
     """
     check_type("graph", graph, TaskGraph)
     with jax.enable_x64(True):
@@ -172,5 +182,5 @@ def look_ahead_order(graph: TaskGraph, system: System) -> SearchedPlan:
     n = graph.num_tasks
     order = np.asarray(dag.order)[found.positions[:n]]
     left = n - 1 - np.arange(n)
-    spent = math.ceil(2 * len(TOLLS) * float((found.ready[:n] * left).sum()) / n)
+    spent = math.ceil(2 * len(TOLLS) * float((found.compared[:n] * left).sum()) / n)
     return SearchedPlan.of(simulated_plan(graph, system, placement_of(order, found.actions), order), evaluations=spent)

@@ -100,11 +100,13 @@ class Seq2SeqPolicy(nn.Module):
                 state = jax.tree.map(lambda *halves: jnp.concatenate(halves, axis=-1), state, other)
             outputs = after
             states.append(state)
-        heads = (*mask.shape, self.config.heads, -1)
+        heads = self.config.heads
+        shape = (*mask.shape, heads, self.config.units // max(heads, 1))
+        keys, values = (project(outputs) if heads else outputs[..., :0] for project in (self.key, self.value))
         shown = self.config.decoder_input != "paper"
         return Memory(
-            keys=self.key(outputs).reshape(heads).transpose(0, 2, 3, 1),
-            values=self.value(outputs).reshape(heads).transpose(0, 2, 1, 3),
+            keys=keys.reshape(shape).transpose(0, 2, 3, 1),
+            values=values.reshape(shape).transpose(0, 2, 1, 3),
             mask=mask,
             tasks=self.task_input(outputs) if shown else outputs[..., :0],
             candidates=outputs[..., :0] if self.config.in_order else self.candidate(outputs),
@@ -160,7 +162,9 @@ class Seq2SeqPolicy(nn.Module):
         return jnp.tanh(each)
 
     def attend(self, outputs: jax.Array, memory: Memory) -> jax.Array:
-        """(18)-(22): the context vectors [B, units] for queries `outputs` [B, units]."""
+        """(18)-(22): the context vectors [B, units] for queries `outputs` [B, units]; 0 without heads."""
+        if not self.config.heads:
+            return jnp.zeros_like(outputs)
         graphs, heads, width, _ = memory.keys.shape
         query = self.query(outputs).reshape(graphs, -1, heads, width).swapaxes(1, 2)
         scores = product(self.config.matmul, query, memory.keys) * width**-0.5

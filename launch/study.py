@@ -1,0 +1,87 @@
+"""Small trainings that differ in one thing each: why the paper's method stalls, and what each part of ours is worth.
+
+    python launch/study.py --study=stall                     half an hour on two cores, less what is recorded
+    python launch/study.py --study=parts --variants=base,outlook --seeds=3
+    python launch/study.py --study=stall --smaller           seconds: whether it runs, nothing about the question
+
+Each variant is trained on one core from the study's base settings with what its name says changed, and validated on
+fresh DAGs of the training families against their proven optima. Writes OUT/STUDY.json, .md and .png. Stopped, the same
+command goes on; run twice it trains nothing again. Several processes may share one OUT and RUNS, with other variants.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import jax
+from _cli import LAUNCH, run
+from absl import flags
+
+from mrlato_jax.dag import dataset as datasets
+from mrlato_jax.errors import InputError, check_choice, check_number
+from mrlato_jax.experiments import figures
+from mrlato_jax.experiments.progress import format_duration, format_table
+from mrlato_jax.experiments.run_folder import GracefulStop
+from mrlato_jax.experiments.studies import STUDIES, StudyRecord, run_variant, table
+from mrlato_jax.experiments.validation import Validation, validation_set
+from mrlato_jax.files import check_writable, write_atomically
+
+SMALLER = {
+    "iterations": 2,
+    "policy.units": 16,
+    "policy.layers": 1,
+    "learning.meta_batch": 1,
+    "learning.graphs_per_task": 2,
+    "learning.rollouts": 2,
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("study", "stall", list(STUDIES), "Which one.")
+flags.DEFINE_list("variants", [], "Which variants, and the base; by default all.")
+flags.DEFINE_integer("seeds", 1, "Seeds 0, 1, ... of each.")
+flags.DEFINE_integer("validate", 10, "DAGs of each training family to validate by.")
+flags.DEFINE_bool("smaller", False, "Two iterations of a tiny network, to see it run; with an --out of its own.")
+flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results" / "studies"), "Folder of records and figures.")
+flags.DEFINE_string("runs", "runs", "Folder of the run folders: RUNS/study-STUDY/VARIANT/seed<number>.")
+
+
+def main(_: list[str]) -> int:
+    started = time.monotonic()
+    study = STUDIES[FLAGS.study]
+    check_number("seeds", FLAGS.seeds, low=1, integer=True)
+    variants = FLAGS.variants or list(study.variants)
+    for name in variants:
+        check_choice("variants", name, study.variants)
+    if FLAGS.smaller and not FLAGS["out"].present:
+        raise InputError("--smaller without --out; accepted: an --out that is not of the real studies")
+    smaller = SMALLER if FLAGS.smaller else {}
+    out, root = Path(FLAGS.out).absolute(), Path(FLAGS.runs) / f"study-{FLAGS.study}"
+    check_writable(out)
+    dataset = datasets.load(study.base.experiment)
+    record = StudyRecord(out / f"{FLAGS.study}.json", FLAGS.study, study, dataset, smaller)
+    missing = record.missing(variants, range(FLAGS.seeds))
+    fresh = validation_set(dataset, study.base.channel, FLAGS.validate) if missing else None
+    with GracefulStop() as stop:
+        for number, (variant, seed) in enumerate(missing, start=1):
+            assert fresh is not None
+            config = study.config(variant, seed, smaller)
+            print(f"{number} of {len(missing)}: {variant}, seed {seed}", flush=True)
+            row = run_variant(config, root / variant.replace(" ", "-"), dataset, Validation(fresh, config.policy), stop)
+            if row is None:
+                print("stopped; the same command goes on")
+                return 0
+            record.add(variant, str(seed), row)
+            jax.clear_caches()  # each compiled program keeps memory maps, of which Linux allows a process 65530
+    shown = format_table(*table(study, record.rows))
+    print(f"\n{study.question}\n\n{shown}\n\ntotal time {format_duration(time.monotonic() - started)}", flush=True)
+    write_atomically(out / f"{FLAGS.study}.md", f"# {study.question}\n\n{shown}\n".encode())
+    try:
+        write_atomically(out / f"{FLAGS.study}.png", figures.png(figures.study_panels(study, record.rows)))
+    except ImportError:
+        print("no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,299 @@
+"""Studies: small trainings that differ from a base in one thing each, by which causes and parts are told apart.
+
+All are validated on fresh DAGs of the training families with their proven optima; the test sets are not looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrlato_jax.config import ExecutionConfig, LearningConfig, TrainConfig
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.errors import InputError, check_choice
+from mrlato_jax.experiments.record import GrowingRecord
+from mrlato_jax.experiments.reproduction import params_hash
+from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, read_metrics, seed_path, session
+from mrlato_jax.experiments.stages import WARM_START, train_stages
+from mrlato_jax.experiments.validation import Validation
+from mrlato_jax.methods import learned_method
+
+Changes = Mapping[str, Any]
+"""New values of settings by dotted names: `iterations`, `policy.heads`, `learning.inner_lr`, ..."""
+
+BASE = "base"
+LATELY = 0.1  # of the iterations: the last ones, whose mean a row has of each metric
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One base and what differs from it.
+
+    Attributes:
+        question: that it answers, as the figure's title.
+        base: the settings that all have but for their changes.
+        groups: by a suspected cause or a part, variants by name.
+    """
+
+    question: str
+    base: TrainConfig
+    groups: Mapping[str, Mapping[str, Changes]]
+
+    @property
+    def variants(self) -> dict[str, Changes]:
+        """All of them by name, the base first."""
+        return {BASE: {}, **{name: changes for group in self.groups.values() for name, changes in group.items()}}
+
+    def config(self, variant: str, seed: int = 0, smaller: Changes | None = None) -> TrainConfig:
+        """The settings of a variant.
+
+        Args:
+            variant: its name.
+            seed: of the run.
+            smaller: changes to the base that come before the variant's: how to run it in seconds.
+        """
+        check_choice("variant", variant, self.variants)
+        config = changed(self.base, {**(smaller or {}), "seed": seed})
+        return changed(config, self.variants[variant])
+
+
+def changed(config: TrainConfig, changes: Changes) -> TrainConfig:
+    """A copy with other values; raises InputError for a setting that there is not."""
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    nested: dict[str, dict[str, Any]] = {}
+    plain: dict[str, Any] = {}
+    for name, value in changes.items():
+        record, dot, rest = name.partition(".")
+        if record not in names or (
+            dot
+            and rest
+            not in {field.name for field in dataclasses.fields(LearningConfig)}
+            | {field.name for field in dataclasses.fields(type(config.policy))}
+        ):
+            raise InputError(f"change of {name!r}; accepted: settings of a run, like learning.inner_lr")
+        if dot:
+            nested.setdefault(record, {})[rest] = value
+        else:
+            plain[record] = value
+    for record, values in nested.items():
+        plain[record] = dataclasses.replace(getattr(config, record), **values)
+    return dataclasses.replace(config, **plain)
+
+
+_SMALL = {"learning.meta_batch": 5, "learning.graphs_per_task": 8, "learning.rollouts": 5}
+_IMITATING = LearningConfig(
+    learn_from="optimum",
+    inner_lr=1e-3,
+    inner_lr_decay=150,
+    inner_steps=1,
+    meta_batch=1,
+    graphs_per_task=64,
+    value_coef=0.0,
+    meta_update="joint",
+)
+_PLUS = learned_method("mrlato_plus")
+
+STUDIES = {
+    "stall": Study(
+        "What holds the paper's method back?",
+        changed(learned_method("mrlato").config(experiment="exp1", iterations=200), _SMALL),
+        {
+            "credit assignment": {
+                "leave-one-out baseline": {"learning.baseline": "leave_one_out"},
+                "no bootstrapping (lambda 1)": {"learning.gae_lambda": 1.0},
+                "deviations": {"learning.learn_from": "deviations", "learning.value_coef": 0.0},
+            },
+            "exploration": {
+                "entropy bonus 0.01": {"learning.entropy_coef": 0.01},
+                "entropy bonus 0.05": {"learning.entropy_coef": 0.05},
+            },
+            "encoder": {
+                "bidirectional": {"policy.encoder": "bidirectional"},
+                "told what comes after": {"policy.task_features": "outlook"},
+                "pooled neighbours": {"policy.neighbours": "pooled"},
+            },
+            "what the decoder sees": {
+                "its task": {"policy.decoder_input": "task"},
+                "and the simulator": {"policy.decoder_input": "task_sim"},
+                "and what comes of it": {"policy.decoder_input": "lookahead"},
+            },
+            "capacity": {"64 units": {"policy.units": 64}, "256 units": {"policy.units": 256}},
+            "outer step": {
+                "three times as long": {"learning.outer_lr": 1.5e-3},
+                "Adam": {"learning.meta_update": "reptile_adam"},
+            },
+            "scale of rewards": {
+                "rewards in seconds": {"learning.reward_scale": "none"},
+                "advantages as they are": {"learning.normalise_advantages": False},
+            },
+            "attention heads": {
+                "none": {"policy.heads": 0},
+                "1 head": {"policy.heads": 1},
+                "2 heads": {"policy.heads": 2},
+                "4 heads": {"policy.heads": 4},
+            },
+            "meta-update": {
+                "first-order MAML": {"learning.meta_update": "fomaml"},
+                "MAML": {"learning.meta_update": "maml"},
+                "joint (no inner loop)": {"learning.meta_update": "joint"},
+            },
+            "inner steps": {"1 step": {"learning.inner_steps": 1}, "5 steps": {"learning.inner_steps": 5}},
+        },
+    ),
+    "imitation": Study(
+        "What can the network learn from proven optima?",
+        dataclasses.replace(learned_method("mrlato").config(experiment="exp1", iterations=150), learning=_IMITATING),
+        {
+            "encoder": {
+                "bidirectional": {"policy.encoder": "bidirectional"},
+                "told what comes after": {"policy.task_features": "outlook"},
+            },
+            "what the decoder sees": {
+                "its task": {"policy.decoder_input": "task"},
+                "and the simulator": {"policy.decoder_input": "task_sim"},
+                "and what comes of it": {"policy.decoder_input": "lookahead"},
+            },
+            "capacity": {"64 units": {"policy.units": 64}, "256 units": {"policy.units": 256}},
+        },
+    ),
+    "parts": Study(
+        "What is each part of mrlato_plus worth?",
+        dataclasses.replace(
+            changed(
+                _PLUS.config(experiment="exp1", iterations=40),
+                {"learning.meta_batch": 5, "learning.graphs_per_task": 8, "learning.outer_lr_decay": 40},
+            ),
+            warm_start=_IMITATING,
+            warm_start_iterations=150,
+        ),
+        {
+            "without its decoder's": {
+                "what comes of it": {"policy.decoder_input": "task_sim"},
+                "and the simulator": {"policy.decoder_input": "task"},
+                "and the task": {"policy.decoder_input": "paper"},
+                "rules but HEFT's": {"policy.lookahead_rules": 1},
+            },
+            "without its encoder's": {
+                "backward reading": {"policy.encoder": "forward"},
+                "outlook": {"policy.task_features": "paper"},
+                "pooled neighbours": {"policy.neighbours": "listed"},
+            },
+            "without its way of learning": {
+                "warm start": {"warm_start_iterations": 0},
+                "deviations": {"learning.learn_from": "samples", "learning.value_coef": 0.5},
+                "Adam outside": {"learning.meta_update": "reptile"},
+            },
+        },
+    ),
+}
+
+
+class StudyRecord(GrowingRecord):
+    """What came of a study's trainings: by variant and seed, `config`, `curve` and `lately`.
+
+    A curve has iterations (of a warm start counted, too), gaps to the optimum in percent and seconds of training.
+    """
+
+    def __init__(self, path: Path, name: str, study: Study, dataset: DagDataset, smaller: Changes) -> None:
+        """Opens the record, or begins one.
+
+        Raises:
+            InputError: a record of another study, other settings, data or code.
+        """
+        identity = {
+            "study": name,
+            "data_hash": dataset.content_hash,
+            "version": session()["versions"]["mrlato_jax"],
+            "smaller": dict(smaller),
+        }
+        super().__init__(path, identity)
+        for variant, seeds in self.rows.items():
+            for seed, row in seeds.items():
+                wanted = study.config(variant, int(seed), smaller).to_json()
+                if row["config"] != wanted:
+                    raise InputError(
+                        f"record {path} has {variant}, seed {seed}, of other settings; accepted: this study's, or "
+                        "another file"
+                    )
+
+    def missing(self, variants: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+        """What is still to be trained."""
+        return [
+            (variant, seed) for variant in variants for seed in seeds if str(seed) not in self.rows.get(variant, {})
+        ]
+
+
+def run_variant(
+    config: TrainConfig, root: Path, dataset: DagDataset, validation: Validation, stop: GracefulStop, points: int = 10
+) -> dict[str, Any] | None:
+    """Trains one variant in a run folder below `root`, or goes on there, and says what came of it.
+
+    Args:
+        config: its settings.
+        root: of the variant's runs.
+        dataset: of the experiment.
+        validation: with the variant's policy.
+        stop: when it is requested, training saves and ends.
+        points: of the curve, for each stage.
+
+    Returns:
+        A row of the record; None where a stop was requested before the end.
+    """
+    path = seed_path(root, config.seed)
+    begin = RunFolder.resume if RunFolder.begun(path) else RunFolder.create
+    every = max(1, max(config.iterations, config.warm_start_iterations) // points)
+    with begin(path, config, dataset.content_hash) as run:
+        states = train_stages(
+            [run], [config], dataset, stop, every, ExecutionConfig(parallel="single"), None, validation
+        )
+        if states is None:
+            return None
+        lines = read_metrics(run.metrics)
+        curve = read_metrics(run.validation)
+        before = config.warm_start_iterations
+        first = read_metrics(run.path / WARM_START / run.validation.name) if before else []
+    lately = lines[-max(1, round(LATELY * len(lines))) :]
+    points_of = [*first, *({**point, "iteration": point["iteration"] + before} for point in curve)]
+    return {
+        "config": config.to_json(),
+        "params_sha256": params_hash(states[0].params),
+        "sessions": run.record["sessions"],
+        "curve": {
+            "iteration": [point["iteration"] for point in points_of],
+            "gap_percent": [round(100 * point["gap"], 3) for point in points_of],
+            "seconds": [round(point["seconds"], 1) for point in points_of],
+        },
+        "lately": {
+            name: float(f"{np.mean([line[name] for line in lately]):.4g}") for name in lines[0] if name != "iteration"
+        },
+    }
+
+
+def table(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells: the gap of each variant at half way and at the end, and how sure it then is of itself."""
+    header = ["group", "variant", "seeds", "gap half way, %", "gap at the end, %", "entropy, nats", "values explain"]
+    cells = []
+    known = {BASE: {BASE: study.variants[BASE]}, **study.groups}
+    for group, variants in known.items():
+        for name in variants:
+            seeds = list(rows.get(name, {}).values())
+            if not seeds:
+                continue
+            gaps = np.array([row["curve"]["gap_percent"] for row in seeds])
+            half, end = gaps[:, gaps.shape[1] // 2], gaps[:, -1]
+            entropy, explained = (
+                np.mean([row["lately"][metric] for row in seeds]) for metric in ("entropy", "value_explained")
+            )
+            judged = seeds[0]["config"]["learning"]["value_coef"] > 0
+            shown = [_spread(half), _spread(end), f"{entropy:.2f}", f"{100 * explained:.0f} %" if judged else ""]
+            cells.append([group, name, str(len(seeds)), *shown])
+    return header, cells
+
+
+def _spread(values: np.ndarray) -> str:
+    """The values of all seeds, or their mean and range where they are many."""
+    return " / ".join(f"{value:.1f}" for value in values)

@@ -1,0 +1,101 @@
+"""How near the optimum a policy in training is, on DAGs that nothing is trained on, and after how much time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrlato_jax.config import PolicyConfig
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.errors import check_number
+from mrlato_jax.experiments.progress import Progress
+from mrlato_jax.experiments.settings import TestSetting, validation_settings
+from mrlato_jax.learning import rollout
+from mrlato_jax.learning.tasks import LearningTask, learning_task
+from mrlato_jax.planners import optimum
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationSet:
+    """Fresh DAGs of an experiment's training families (`settings.validation_settings`), and what is best for them.
+
+    Attributes:
+        settings: the DAGs and their systems.
+        optimum_s: mean makespan of the optima in the priority order, seconds; unproven, one counts at its lower bound.
+        unproven: how many are.
+    """
+
+    settings: tuple[TestSetting, ...]
+    optimum_s: float
+    unproven: int
+
+
+def validation_set(dataset: DagDataset, channel: str, graphs_per_setting: int, proof_s: float = 2.0) -> ValidationSet:
+    """Draws the DAGs and proves their optima, with progress.
+
+    Args:
+        dataset: of the experiment.
+        channel: channel rules.
+        graphs_per_setting: DAGs of each family (in Experiment 3, at each rate).
+        proof_s: seconds that a proof may take.
+
+    Raises:
+        InputError: a number that is out of range, or data that this package did not draw.
+    """
+    check_number("validate", graphs_per_setting, low=1, high=dataset.graphs_per_set, integer=True)
+    settings = [
+        dataclasses.replace(setting, graphs=setting.graphs[:graphs_per_setting])
+        for setting in validation_settings(dataset, channel)
+    ]
+    plans = []
+    with Progress(len(settings), "optima to validate by") as progress:
+        for number, setting in enumerate(settings, start=1):
+            plans += [optimum(graph, setting.system, time_limit_s=proof_s) for graph in setting.graphs]
+            progress.update(number, setting=setting.name)
+    bound = float(np.mean([plan.lower_bound for plan in plans]))
+    return ValidationSet(tuple(settings), bound, sum(not plan.proven for plan in plans))
+
+
+class Validation:
+    """Measures policies of one kind on a validation set, with a clock that stands still meanwhile."""
+
+    def __init__(
+        self, chosen: ValidationSet, policy: PolicyConfig, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+            chosen: the DAGs.
+            policy: whose parameters will be measured.
+            clock: seconds, monotonic.
+        """
+        began = clock()
+        size = max(graph.num_tasks for setting in chosen.settings for graph in setting.graphs)
+        tasks = [learning_task(setting.graphs, setting.system, policy, size) for setting in chosen.settings]
+        self._task: LearningTask = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tasks)
+        self._optimum_s, self._policy, self._clock = chosen.optimum_s, policy, clock
+        self._started, self._measuring = began, clock() - began
+
+    def gap(self, params: Any) -> float:
+        """Mean argmax-decoded makespan over that of the optima, less 1."""
+        began = self._clock()
+        makespans = _decoded(self._policy, params, self._task)
+        gap = float(np.mean(np.asarray(makespans, np.float64))) / self._optimum_s - 1
+        self._measuring += self._clock() - began
+        return gap
+
+    @property
+    def seconds(self) -> float:
+        """Since the start, without what was spent on measuring."""
+        return self._clock() - self._started - self._measuring
+
+
+@partial(jax.jit, static_argnames="policy")
+def _decoded(policy: PolicyConfig, params: Any, task: LearningTask) -> jax.Array:
+    return rollout.decode_greedily(policy, params, task)[1]
