@@ -60,7 +60,7 @@ flags.DEFINE_integer("checkpoint_every", 25, "Iterations from one checkpoint to 
 flags.DEFINE_integer(
     "validate",
     0,
-    "DAGs of each training family, drawn for that alone, on which the gap to the optimum is measured at each checkpoint, "
+    "DAGs of each training family, drawn for that alone, on which each checkpoint's gap to the optimum is measured, "
     "into RUN/validation.jsonl with the seconds of training until then; 0: not at all.",
 )
 flags.DEFINE_integer("updates", 30, "Gradient steps of the adaptation to each unseen set; 0 only measures.")

@@ -187,7 +187,7 @@ def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
 
 
 def named(subject: str) -> str:
-    """What tables and figures are called: those with methods that are not compared by default have a name of their own."""
+    """What tables and figures are called; those with methods not compared by default have these in it."""
     return "+".join([subject, *(method for method in FLAGS.methods if method not in COMPARED)])
 
 

@@ -10,6 +10,8 @@ elementwise along them. float32 on devices; `simulate` runs the same code in flo
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -243,10 +245,21 @@ def padded_size(num_tasks: int) -> int:
 
 
 def pack_float64(graph: TaskGraph, system: System, order: Any = None) -> DagArrays:
-    """One DAG (no leading axis) in float64, for use inside `jax.enable_x64(True)`."""
+    """One DAG (no leading axis) in float64, for use inside `one_by_one`."""
     orders = None if order is None else [order]
     batch = pack([graph], system, orders=orders, num_positions=padded_size(graph.num_tasks), dtype=np.float64)
     return jax.tree.map(lambda leaf: leaf[0], batch)
+
+
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """Within the context, in this thread, JAX computes in float64 and on the host.
+
+    For single DAGs: a recurrence of a few numbers a step keeps no accelerator busy and waits for it at each step.
+    """
+    host = None if jax.default_backend() == "cpu" else jax.local_devices(backend="cpu")[0]
+    with jax.enable_x64(True), nullcontext() if host is None else jax.default_device(host):
+        yield
 
 
 _run = jax.jit(run)
@@ -271,7 +284,7 @@ def simulate(graph: TaskGraph, system: System, placement: Any, order: Any = None
     placed = check_placement(graph, placement)
     dag = pack_float64(graph, system, order)
     actions = np.where(dag.mask, placed[dag.order], LOCAL)
-    with jax.enable_x64(True):
+    with one_by_one():
         queues, ends = jax.device_get(_run(dag, actions))
     return schedule(graph, dag, queues, ends)
 

@@ -76,7 +76,7 @@ def order_search(
     check_number("proof_s", proof_s, low=0.0)
     start = optimum(graph, system, time_limit_s=proof_s)
     n = graph.num_tasks
-    with jax.enable_x64(True):
+    with latency.one_by_one():
         dag = latency.pack_float64(graph, system, start.order)
         actions = actions_of(dag, start.placement)
         met = jax.device_get(_anneal(dag, actions, start.makespan, jax.random.key(seed), steps, chains))

@@ -110,7 +110,7 @@ def optimum(
             ) from None
     most = max(1, START_WORK // graph.num_tasks**2)
     start = local_search(graph, system, order=order, max_evaluations=most)
-    with jax.enable_x64(True):
+    with latency.one_by_one():
         dag = latency.pack_float64(graph, system, start.order)
         actions = actions_of(dag, start.placement)
         if solver == "cp_sat":

@@ -137,7 +137,7 @@ def local_search(
     check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
     most = UNLIMITED if max_evaluations is None else max_evaluations
     check_number("max_evaluations", most, low=1, high=UNLIMITED, integer=True)
-    with jax.enable_x64(True):
+    with latency.one_by_one():
         dag = latency.pack_float64(graph, system, order)
         first = None if start is None else actions_of(dag, check_placement(graph, start, "start"))
         starts = np.random.default_rng(seed).random((restarts, dag.mask.size)) < 0.5

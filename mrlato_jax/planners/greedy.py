@@ -67,6 +67,6 @@ def heft(graph: TaskGraph, system: System) -> Plan:
 
 
 def _plan_in_order(graph: TaskGraph, system: System, order: np.ndarray) -> Plan:
-    with jax.enable_x64(True):
+    with latency.one_by_one():
         actions = np.asarray(earliest_finish(latency.pack_float64(graph, system, order))[0])
     return simulated_plan(graph, system, placement_of(order, actions), order)

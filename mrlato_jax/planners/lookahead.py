@@ -164,7 +164,7 @@ def look_ahead(graph: TaskGraph, system: System) -> SearchedPlan:
     """
     check_type("graph", graph, TaskGraph)
     order = priority_order(graph, system)
-    with jax.enable_x64(True):
+    with latency.one_by_one():
         actions = np.asarray(best_outcome(latency.pack_float64(graph, system, order))[0])
     plan = simulated_plan(graph, system, placement_of(order, actions), order)
     return SearchedPlan.of(plan, evaluations=evaluations(len(TOLLS), graph.num_tasks))
@@ -176,7 +176,7 @@ def look_ahead_order(graph: TaskGraph, system: System) -> SearchedPlan:
     Arguments, result and errors as `look_ahead`.
     """
     check_type("graph", graph, TaskGraph)
-    with jax.enable_x64(True):
+    with latency.one_by_one():
         dag = latency.pack_float64(graph, system)
         found = jax.device_get(best_outcome_of_ready(dag))
     n = graph.num_tasks
