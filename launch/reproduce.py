@@ -180,7 +180,8 @@ def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
     rows = {name: [record.rows for record in records] for name, records in work.records.items()}
     steps = {name: records[0].config.learning.inner_steps for name, records in work.records.items()}
     experiment, planners = work.dataset.name, list(planned_methods(work.budget))
-    panels = comparison.panels(experiment, work.references.rows, planners, rows, FLAGS.updates, steps)
+    free = {name for name, records in work.records.items() if not records[0].config.policy.in_order}
+    panels = comparison.panels(experiment, work.references.rows, planners, rows, FLAGS.updates, steps, free)
     write_tables(out, named(experiment), panels, first_seeds(work))
     write_figures(out, named(experiment), panels, comparison.training_curves(rows))
     return panels

@@ -77,7 +77,10 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
         task, scale = step
         if not policy.sees_simulator:
             return jnp.zeros(0, scale.dtype)
-        return _told(policy, channel, tasks, tasks.position >= task.position, scale, queues, task)
+        told, outcomes = _told(policy, channel, tasks, tasks.position >= task.position, scale, queues, task)
+        if policy.decoder_input == "task_sim":
+            return told
+        return jnp.concatenate([told, mdp.lookahead_features(scale, queues, *outcomes)])
 
     def advance(
         queues: latency.Queues, step: tuple[latency.Task, jax.Array], action: jax.Array
@@ -104,14 +107,16 @@ def _told(
     scale: jax.Array,
     queues: latency.Queues,
     task: latency.Task,
-) -> jax.Array:
-    """What a decoder that sees the simulator is told of `task`, where bool[N] `left` of all are not placed yet."""
-    ends = latency.candidate_ends(channel, queues, task)
-    told = mdp.simulator_features(scale, queues, ends)
+) -> tuple[jax.Array, jax.Array]:
+    """What a decoder that sees the simulator may be told of `task`, where bool[N] `left` of all are not placed yet.
+
+    Returns:
+        `mdp.simulator_features`, and what either decision leads to, float[2]; 0 for a decoder that does not look ahead.
+    """
+    told = mdp.simulator_features(scale, queues, latency.candidate_ends(channel, queues, task))
     if policy.decoder_input == "task_sim":
-        return told
-    local, offloaded = lookahead.outcomes(channel, policy.lookahead_rules, tasks, scale, queues, left, task)
-    return jnp.concatenate([told, mdp.lookahead_features(scale, queues, local, offloaded)])
+        return told, jnp.zeros(NUM_SIDES, scale.dtype)
+    return told, lookahead.outcomes(channel, policy.lookahead_rules, tasks, scale, queues, left, task)
 
 
 def _free_environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environment:
@@ -125,10 +130,14 @@ def _free_environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> E
         if not policy.sees_simulator:
             return told
         queues, placed = state
-        positions = mdp.candidates(mdp.ready(tasks, placed), policy.candidates)
+        ready = mdp.ready(tasks, placed)
+        positions = mdp.candidates(ready, policy.candidates)
         compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
         left = ~placed & tasks.valid
-        return told.at[positions].set(jax.vmap(partial(_told, policy, channel, tasks, left, scale, queues))(compared))
+        seen, outcomes = jax.vmap(partial(_told, policy, channel, tasks, left, scale, queues))(compared)
+        if policy.decoder_input == "lookahead":
+            seen = jnp.concatenate([seen, mdp.candidate_features(scale, outcomes, ready[positions])], axis=1)
+        return told.at[positions].set(seen)
 
     def allowed(tasks: latency.Task, state: tuple[latency.Queues, jax.Array]) -> jax.Array:
         ready = mdp.ready(tasks, state[1])

@@ -213,6 +213,23 @@ def lookahead_features(scale: jax.Array, queues: latency.Queues, local: jax.Arra
     return jnp.stack([best, 10 * (offloaded - local)]) / scale
 
 
+def candidate_features(scale: jax.Array, outcomes: jax.Array, ready: jax.Array) -> jax.Array:
+    """Where the next task is chosen, too: how much worse each candidate's decisions end than the best of all.
+
+    In tenths of `time_scale`, as the differences of `lookahead_features`; 0 of tasks that are not ready.
+
+    Args:
+        scale: `time_scale` of the DAG.
+        outcomes: [K, 2], makespan if a candidate is run locally, and if it is offloaded, seconds.
+        ready: bool[K], which of them are candidates.
+
+    Returns:
+        float[K, 2].
+    """
+    best = jnp.where(ready.any(), jnp.where(ready[:, None], outcomes, jnp.inf).min(), 0)
+    return jnp.where(ready[:, None], 10 * (outcomes - best) / scale, 0)
+
+
 def reward(before: latency.Queues, after: latency.Queues) -> jax.Array:
     """(14) with its sign mended: minus the growth of the makespan, seconds. Sums to minus the makespan."""
     return before.makespan - after.makespan

@@ -42,7 +42,7 @@ METHOD = LearnedMethod(
     warm_start_iterations=WARM_START_ITERATIONS,
 )
 
-ORDER_WARM_START_ITERATIONS = 400  # its looking ahead costs several times as much
+ORDER_WARM_START_ITERATIONS = 150  # its looking ahead costs several times as much
 
 METHOD_THAT_ORDERS = dataclasses.replace(
     METHOD,
