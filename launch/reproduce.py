@@ -48,6 +48,7 @@ from mrlato_jax.methods import LEARNED, SearchBudget, label, planned_methods
 
 COMPARED = ("mrlato", "mrlco", "drl", "mrlato_plus")  # the learned methods of Table III, and ours
 PRESETS = {"paper": [], "cpu": ["cpu_table.flags"]}  # flag files after EXPERIMENT.flags
+NEAR = 1.08  # times the optimum: what the second figure of an experiment shows
 ROOT = LAUNCH.parent
 
 FLAGS = flags.FLAGS
@@ -183,7 +184,8 @@ def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
     free = {name for name, records in work.records.items() if not records[0].config.policy.in_order}
     panels = comparison.panels(experiment, work.references.rows, planners, rows, FLAGS.updates, steps, free)
     write_tables(out, named(experiment), panels, first_seeds(work))
-    write_figures(out, named(experiment), panels, comparison.training_curves(rows))
+    unjudged = {name for name, records in work.records.items() if not records[0].config.learning.value_coef}
+    write_figures(out, named(experiment), panels, comparison.training_curves(rows, unjudged))
     return panels
 
 
@@ -258,6 +260,7 @@ def write_figures(out: Path, name: str, panels: Sequence[Panel], curves: compari
     try:
         images = {
             f"{name}.png": figures.png(figures.adaptation_panels(panels)),
+            f"{name}-near.png": figures.png(figures.adaptation_panels(panels, NEAR)),
             f"{name}-training.png": figures.png(figures.training_panels(curves)),
         }
     except ImportError:

@@ -19,7 +19,7 @@ def load_offloader(source: str | Path) -> Offloader:
     """A policy that plans: one that comes with the package, or one of yours.
 
     Args:
-        source: "exp1" or "exp3", `mrlato_plus` trained on that experiment's training sets; a run folder, as
+        source: "exp1", "exp2" or "exp3", `mrlato_plus` trained on that experiment's training sets; a run folder, as
             `launch/meta_train.py` leaves it, whose newest whole checkpoint counts (./exp1 where its name is one of
             those); or a file of `launch/export_weights.py`, NAME.safetensors with NAME.json beside it.
 

@@ -428,6 +428,11 @@ Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 """By label, of each seed: means of stretches of a training by the names of its metrics, and `iteration`."""
 
 
-def training_curves(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Curves:
-    """The curve of each seed's training, by label."""
-    return {label: [rows[TRAINING]["summary"]["curve"] for rows in seeds] for label, seeds in records.items()}
+def training_curves(records: Mapping[str, Sequence[Mapping[str, Any]]], unjudged: Collection[str] = ()) -> Curves:
+    """The curve of each seed's training, by label; without `value_explained` of the labels that learn no values."""
+
+    def curve(label: str, rows: Mapping[str, Any]) -> dict[str, Any]:
+        left_out = ("value_explained",) if label in unjudged else ()
+        return {name: values for name, values in rows[TRAINING]["summary"]["curve"].items() if name not in left_out}
+
+    return {label: [curve(label, rows) for rows in seeds] for label, seeds in records.items()}

@@ -189,8 +189,8 @@ def demonstration_pool(
 
     Args:
         experiment: whose DAGs they are.
-        demonstrations: the plans.
-        policy: says how DAGs are encoded.
+        demonstrations: the plans; a policy that chooses the order is shown the look-ahead's, of the same DAGs.
+        policy: says how DAGs are encoded, and what an action is.
         graphs_per_task: the fewest DAGs that a set may have.
 
     Raises:
@@ -236,19 +236,14 @@ def _task(
             )
     if policy.in_order:
         return task._replace(optimum=jnp.asarray(actions))
-    return task._replace(optimum=_in_better_order(task.dags, actions, spans))
+    return task._replace(optimum=_in_own_order(task.dags))
 
 
 @jax.jit
-def _in_better_order(dags: DagArrays, actions: np.ndarray, spans: np.ndarray) -> jax.Array:
-    """The plans as actions of a policy that chooses the order; the look-ahead's in their place where it is shorter.
+def _in_own_order(dags: DagArrays) -> jax.Array:
+    """The look-ahead's plans as actions of a policy that chooses the order.
 
-    Args:
-        dags: leading axis B.
-        actions: int32[B, N] in scheduling order.
-        spans: [B], their makespans.
+    Of every DAG: from optima of the priority order here and other orders there, a policy learns to waver.
     """
     free = jax.lax.map(best_outcome_of_ready, dags, batch_size=PLANNED_AT_ONCE)
-    chosen = NUM_SIDES * free.positions + free.actions
-    kept = NUM_SIDES * jnp.arange(actions.shape[1])[None] + actions
-    return jnp.where((free.makespan < spans)[:, None], chosen, kept)
+    return NUM_SIDES * free.positions + free.actions

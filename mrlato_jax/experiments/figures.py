@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,49 +20,59 @@ LINES = {  # planners that are drawn as lines
     "greedy": ("0.55", (0, (1, 1))),
     "HEFT-based": ("black", "-"),
     "look-ahead": ("tab:brown", ":"),
+    "look-ahead, order too": ("tab:brown", (0, (4, 2))),
     "local search": ("0.35", (0, (4, 2))),
     "optimum": ("tab:green", "-"),
     "order search": ("tab:green", (0, (4, 2))),
 }
 LETTERS_AN_INCH = 11  # of a legend
+LETTERS_A_NOTE = 48
 COLOURS = ("C0", "C1", "C3", "C4", "C5", "C6")  # of learned methods, in order
+EXPLAINED, EXPLAINED_METRIC = "explained variance of the returns (not below -0.2)", "value_explained"
 CURVES = {
     "latency / HEFT-based": lambda curve: np.asarray(curve["latency_ms"]) / np.asarray(curve["heft_ms"]),
     "entropy, nats a decision": lambda curve: np.asarray(curve["entropy"]),
-    "explained variance of the returns (not below -0.2)": lambda curve: np.clip(
-        np.asarray(curve["value_explained"]), -0.2, 1
-    ),
+    EXPLAINED: lambda curve: np.clip(np.asarray(curve[EXPLAINED_METRIC]), -0.2, 1),
     "KL of the last inner step, nats": lambda curve: np.asarray(curve["approx_kl"]),
 }
 
 
-def adaptation_panels(panels: Sequence[Panel]) -> Figure:
+def adaptation_panels(panels: Sequence[Panel], near: float | None = None) -> Figure:
     """Mean latency against updates, a panel a setting: methods as curves, bands from seed to seed, planners as lines.
+
+    Args:
+        panels: the settings.
+        near: show what stays below so many times the optimum, and name the rest.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     figure, axes = _figure(len(panels), 4.6)
     for axis, panel in zip(axes, panels, strict=True):
-        highest = max(learned.latency_ms.max() for learned in panel.learned.values())
+        limit = math.inf if near is None else near * panel.optimum_ms
+        highest = max(min(learned.latency_ms.max(), limit) for learned in panel.learned.values())
+        beyond = []
         for colour, label in zip(COLOURS, labels_of(panels), strict=False):
             if label not in panel.learned:
                 continue
             curves = panel.learned[label].latency_ms
+            if curves.min() > limit:
+                beyond.append(f"{label} {curves.min():.0f} ms")
+                continue
             updates, seeds = np.arange(curves.shape[1]), len(curves)
             shown = f"{label} ({seeds} seeds)" if seeds > 1 else label
-            axis.plot(updates, curves.mean(axis=0), colour, label=shown, linewidth=2, zorder=3)
+            alone = "o" if len(updates) == 1 else None
+            axis.plot(updates, curves.mean(axis=0), colour, label=shown, linewidth=2, zorder=3, marker=alone)
             axis.fill_between(updates, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-        beyond = []
         for name, (colour, style) in LINES.items():
             value = panel.planned_ms(name)
-            if value <= 1.05 * highest:
+            if value <= (1.05 * highest if near is None else limit):
                 axis.axhline(value, color=colour, linestyle=style, linewidth=1.3, label=name)
             else:
                 beyond.append(f"{name} {value:.0f} ms")
         if beyond:
             axis.annotate(
-                f"above: {', '.join(beyond)}",
+                textwrap.fill(f"above: {', '.join(beyond)}", LETTERS_A_NOTE),
                 (0.98, 0.92),  # below a line that may run along the upper edge
                 xycoords="axes fraction",
                 ha="right",
@@ -80,7 +92,8 @@ def training_panels(curves: Curves) -> Figure:
     """What to look at when a training misses its aim, a line a seed.
 
     Args:
-        curves: of each seed's training, by label, as `comparison.training_curves` gives them.
+        curves: of each seed's training, by label, as `comparison.training_curves` gives them; of methods that learn no
+            values without `value_explained`.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -89,6 +102,8 @@ def training_panels(curves: Curves) -> Figure:
     for axis, (title, values) in zip(axes, CURVES.items(), strict=True):
         for colour, (label, seeds) in zip(COLOURS, curves.items(), strict=False):
             for number, curve in enumerate(seeds):
+                if title == EXPLAINED and EXPLAINED_METRIC not in curve:
+                    continue
                 shown = label if number == 0 else None
                 axis.plot(curve["iteration"], values(curve), colour, label=shown, linewidth=1, alpha=0.8)
         axis.set_title(title, fontsize=10)

@@ -84,7 +84,7 @@ OTHER: dict[str, Any] = {
     "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01,
     "reward_scale": "none", "normalise_advantages": False, "meta_update": "reptile_adam", "baseline": "value",
     "learn_from": "best_sample", "inner_lr_decay": 8, "outer_lr_decay": 9, "task_features": "outlook",
-    "encoder": "bidirectional", "decides": "order", "lookahead_rules": 2,
+    "encoder": "bidirectional", "decides": "order", "lookahead_rules": 2, "candidates": 4,
 }  # fmt: skip
 
 
@@ -325,7 +325,7 @@ def stated(name: str) -> list[str]:
 
 METHODS_OWN = {  # a flag file with these would make every method mrlato
     "heads", "meta_update", "task_features", "encoder", "baseline", "learn_from", "inner_lr_decay", "outer_lr_decay",
-    "warm_start_iterations", "decides", "lookahead_rules",
+    "warm_start_iterations", "decides", "lookahead_rules", "candidates",
 }  # fmt: skip
 
 
@@ -350,6 +350,9 @@ def test_mrlato_plus_has_a_flag_file_that_says_what_the_method_says(values: flag
     learning = dataclasses.replace(method.learning, graphs_per_task=10, meta_batch=meta_batch, outer_lr_decay=150)
     assert built == method.config(experiment=name, iterations=150, learning=learning)
     assert methods.label(built) == "mrlato_plus"
+    ordering = config(values, f"--flagfile={name}.flags", "--flagfile=mrlato_plus_order.flags")
+    assert ordering.policy == methods.LEARNED["mrlato_plus_order"].policy
+    assert (methods.label(ordering), ordering.iterations) == ("mrlato_plus_order", ordering.learning.outer_lr_decay)
 
 
 def test_an_unknown_method_is_told_the_known_ones(values: flags.FlagValues) -> None:

@@ -60,26 +60,31 @@ def test_what_is_drawn_derives_from_the_place_in_the_set(graphs: list[mj.TaskGra
 
 
 def test_learned_methods_are_configurations() -> None:
-    assert list(LEARNED) == ["mrlato", "mrlco", "drl", "mrlato_plus"]
+    assert list(LEARNED) == ["mrlato", "mrlco", "drl", "mrlato_plus", "mrlato_plus_order"]
     assert LEARNED["mrlato"].config() == TrainConfig()
     assert {name: (m.policy.heads, m.learning.meta_update) for name, m in LEARNED.items()} == {
         "mrlato": (8, "reptile"),
         "mrlco": (1, "reptile"),
         "drl": (1, "joint"),
         "mrlato_plus": (8, "reptile_adam"),
+        "mrlato_plus_order": (8, "reptile_adam"),
     }
     for name, method in LEARNED.items():
         assert methods.label(method.config(seed=3, iterations=9)) == name
 
 
-def test_only_mrlato_plus_is_warm_started_and_learns_from_deviations() -> None:
+def test_only_ours_are_warm_started_and_learn_from_deviations() -> None:
+    ours = ["mrlato_plus", "mrlato_plus_order"]
     begun = {name: method.config().warm_start_config for name, method in LEARNED.items()}
-    assert [name for name, warm in begun.items() if warm is not None] == ["mrlato_plus"]
-    warm = begun["mrlato_plus"]
-    assert warm is not None
-    assert (warm.learning.learn_from, warm.learning.meta_update) == ("optimum", "joint")
-    assert warm.learning.inner_lr_decay == warm.iterations == LEARNED["mrlato_plus"].warm_start_iterations
-    assert [name for name, method in LEARNED.items() if method.learning.learn_from != "samples"] == ["mrlato_plus"]
+    assert [name for name, warm in begun.items() if warm is not None] == ours
+    for name in ours:
+        warm = begun[name]
+        assert warm is not None
+        assert (warm.learning.learn_from, warm.learning.meta_update) == ("optimum", "joint")
+        assert warm.learning.inner_lr_decay == warm.iterations == LEARNED[name].warm_start_iterations
+    assert [name for name, method in LEARNED.items() if method.learning.learn_from == "deviations"] == ours
+    plain, free = (LEARNED[name].policy for name in ours)
+    assert free == dataclasses.replace(plain, decides="order")
 
 
 def test_learning_from_deviations_adapts(graphs: list[mj.TaskGraph]) -> None:
