@@ -63,19 +63,16 @@ class Study:
 
 def changed(config: TrainConfig, changes: Changes) -> TrainConfig:
     """A copy with other values; raises InputError for a setting that there is not."""
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    known = {name: getattr(config, name) for name in ("policy", "learning")}
+    plain_names = {field.name for field in dataclasses.fields(config)} - known.keys()
     nested: dict[str, dict[str, Any]] = {}
     plain: dict[str, Any] = {}
     for name, value in changes.items():
-        record, dot, rest = name.partition(".")
-        if record not in names or (
-            dot
-            and rest
-            not in {field.name for field in dataclasses.fields(LearningConfig)}
-            | {field.name for field in dataclasses.fields(type(config.policy))}
-        ):
+        record, _, rest = name.partition(".")
+        there = name in plain_names or hasattr(known.get(record), rest or " ")
+        if not there:
             raise InputError(f"change of {name!r}; accepted: settings of a run, like learning.inner_lr")
-        if dot:
+        if rest:
             nested.setdefault(record, {})[rest] = value
         else:
             plain[record] = value

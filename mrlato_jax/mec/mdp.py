@@ -216,7 +216,8 @@ def lookahead_features(scale: jax.Array, queues: latency.Queues, local: jax.Arra
 def candidate_features(scale: jax.Array, outcomes: jax.Array, ready: jax.Array) -> jax.Array:
     """Where the next task is chosen, too: how much worse each candidate's decisions end than the best of all.
 
-    In tenths of `time_scale`, as the differences of `lookahead_features`; 0 of tasks that are not ready.
+    The logarithm of 1 and that many hundredths of `time_scale`: 0 of the best, and already far from it where a choice
+    costs a thousandth of the makespan. 0, too, of tasks that are not ready.
 
     Args:
         scale: `time_scale` of the DAG.
@@ -227,7 +228,7 @@ def candidate_features(scale: jax.Array, outcomes: jax.Array, ready: jax.Array) 
         float[K, 2].
     """
     best = jnp.where(ready.any(), jnp.where(ready[:, None], outcomes, jnp.inf).min(), 0)
-    return jnp.where(ready[:, None], 10 * (outcomes - best) / scale, 0)
+    return jnp.where(ready[:, None], jnp.log1p(100 * (outcomes - best) / scale), 0)
 
 
 def reward(before: latency.Queues, after: latency.Queues) -> jax.Array:

@@ -157,7 +157,7 @@ def test_every_candidate_is_shown_what_both_sides_lead_to() -> None:
         ways[position] = np.array([local, remote])
     best = min(way.min() for way in ways.values())
     for position in range(6):
-        want = 10 * (ways[position] - best) / mean if position in ways else np.zeros(2)
+        want = np.log1p(100 * (ways[position] - best) / mean) if position in ways else np.zeros(2)
         np.testing.assert_allclose(seen[position, 7:], want, atol=1e-4)
 
 

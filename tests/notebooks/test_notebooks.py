@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
-NAMES = ("1_latency_and_optimum", "2_meta_train_and_adapt", "3_does_the_win_survive")
+NAMES = ("1_latency_and_optimum", "2_meta_train_and_adapt", "3_does_the_win_survive", "4_ablations")
 TIMEOUT_S = 300  # of a cell: minutes more than any needs, compilation on a busy core included
 LARGEST = 400_000  # bytes of a notebook
 
@@ -193,3 +193,23 @@ def test_does_the_win_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {made for name, made, _ in matrix if name == "policy, seed 0"} == set(found["trained_under"])
     for by_channel in found["offloaded"].values():
         assert all(0 <= share <= 1 for shares in by_channel.values() for share in shares)
+
+
+def test_ablations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = execute(
+        NAMES[3],
+        """{
+            "measured": measured,
+            "heft": heft_gap,
+            "adapted": list(adapted.values()),
+            "ranks": {**ranks, "searched": searched},
+        }""",
+        tmp_path,
+        monkeypatch,
+    )
+    assert [len(results) for results in found["measured"].values()] == [1, 2, 2, 2]
+    gaps = [gap for results in found["measured"].values() for gap in results.values()]
+    assert len(found["adapted"]) == 4
+    assert min(*gaps, *found["adapted"], found["heft"]) > -1e-3  # nothing in this order is below the optimum
+    assert found["measured"]["left out"]["nothing left out"] < found["measured"]["alone"]["base"]  # it looks ahead
+    assert 0 < found["ranks"]["searched"] <= min(found["ranks"].values()) * (1 + 1e-9)
