@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from mrlato_jax.dag.dataset import DagDataset
-from mrlato_jax.experiments.settings import TEST_RATES_BPS, TestSetting, unseen_settings, validation_settings
+from mrlato_jax.experiments.settings import (
+    TEST_RATES_BPS,
+    TestSetting,
+    fresh_settings,
+    unseen_settings,
+    validation_settings,
+)
 
 _DEFAULT = ",".join(f"{rate / 1e6:g}" for rate in TEST_RATES_BPS["exp3"])
 
@@ -36,7 +42,7 @@ def define_test_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 def settings_on(
     name: str, dataset: DagDataset, channel: str, flag_values: flags.FlagValues = flags.FLAGS
 ) -> list[TestSetting]:
-    """The settings that `--on=name` stands for: test, validation or none.
+    """The settings that `--on=name` stands for: test, fresh, validation or none.
 
     Raises:
         InputError: rates that are not positive, or for another experiment.
@@ -44,4 +50,5 @@ def settings_on(
     rates = flag_values["test_rates_mbps"].value
     if name == "test":
         return unseen_settings(dataset, channel, None if rates is None else [1e6 * rate for rate in rates])
-    return validation_settings(dataset, channel) if name == "validation" else []
+    other = {"fresh": fresh_settings, "validation": validation_settings}
+    return other[name](dataset, channel) if name in other else []

@@ -6,8 +6,9 @@ An update is one Adam gradient step on one test set, from a fresh optimiser; tra
 anew every --inner_steps of the run. Writes evaluation-<updates>.json, .md and .png into the run folder. A SIGTERM or
 Ctrl-C ends it with nothing written, exit status 1.
 
-Choose settings by --on=validation, which takes fresh DAGs of the training families instead and writes
-validation-<updates>.*: what was chosen by the test sets says nothing about unseen applications.
+--on=fresh takes other DAGs of the test sets' families, which no one has adapted to or looked at. Choose settings by
+--on=validation, which takes fresh DAGs of the training families instead: what was chosen by the test sets says nothing
+about unseen applications. Their files are fresh-<updates>.* and validation-<updates>.*.
 """
 
 from __future__ import annotations
@@ -27,13 +28,18 @@ from mrlato_jax.files import check_writable
 from mrlato_jax.methods import label
 from mrlato_jax.offloader import load_offloader
 
-RECORDS = {"test": "evaluation", "validation": "validation"}
+RECORDS = {"test": "evaluation", "fresh": "fresh", "validation": "validation"}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Run folder, as meta_train.py leaves it. Required.")
 flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each test set; 0 only measures.")
-flags.DEFINE_enum("on", "test", list(RECORDS), "Which DAGs: the test sets, or fresh ones of the training families.")
+flags.DEFINE_enum(
+    "on", "test", list(RECORDS), "Which DAGs: the test sets, fresh ones like them, or of the training families."
+)
 define_test_flags()
+flags.DEFINE_float(
+    "optimum_s", None, "Prove the optima, too, each in at most so many seconds, and show how far the policy is above."
+)
 flags.DEFINE_bool("held_out", True, "Also adapt to half of each set's DAGs and measure on the other half.")
 flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
 
@@ -42,6 +48,8 @@ def main(_: list[str]) -> int:
     if FLAGS.run is None:
         raise InputError("--run is missing; accepted: the folder of a run")
     check_number("updates", FLAGS.updates, low=0, integer=True)
+    if FLAGS.optimum_s is not None:
+        check_number("optimum_s", FLAGS.optimum_s, low=0.0)
     folder = RunFolder.open(Path(FLAGS.run))
     config = folder.config
     dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
@@ -60,7 +68,9 @@ def main(_: list[str]) -> int:
     )
     check_writable(folder.path)
     with GracefulStop() as stop:
-        results = reporting.evaluate(config, policy.params, settings, FLAGS.updates, stop, held_out=FLAGS.held_out)
+        results = reporting.evaluate(
+            config, policy.params, settings, FLAGS.updates, stop, held_out=FLAGS.held_out, proof_s=FLAGS.optimum_s
+        )
     if results is None:
         return 1
     print(f"\n{reporting.table(label(config), results)}\n", flush=True)

@@ -18,6 +18,7 @@ from mrlato_jax.learning.adaptation import MILLISECONDS, Adaptation, OnRound, ad
 from mrlato_jax.learning.tasks import learning_task
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods import BASELINES, planned_methods
+from mrlato_jax.planners import optimum
 
 Watch = Callable[[str, float], AbstractContextManager[OnRound]]
 
@@ -36,6 +37,12 @@ def baseline_latencies(graphs: Sequence[TaskGraph], system: System) -> dict[str,
     }
 
 
+def optimum_latency(graphs: Sequence[TaskGraph], system: System, proof_s: float) -> float:
+    """Mean optimum over `graphs` in the priority order, milliseconds; unproven, one counts at its lower bound."""
+    plans = [optimum(graph, system, time_limit_s=proof_s) for graph in graphs]
+    return MILLISECONDS * float(np.mean([plan.lower_bound for plan in plans]))
+
+
 @dataclasses.dataclass(frozen=True)
 class SettingResult:
     """Everything measured on one setting.
@@ -46,6 +53,7 @@ class SettingResult:
         adaptation: adapting to and measuring on all of its DAGs, the paper's protocol.
         held_out: adapting to the first half and measuring on the second; None where that was not asked for.
         held_out_baselines_ms: `baselines_ms` of that second half.
+        optimum_ms: mean optimum in the priority order, an unproven one at its lower bound; None where not asked for.
     """
 
     setting: str
@@ -53,6 +61,7 @@ class SettingResult:
     adaptation: Adaptation
     held_out: Adaptation | None = None
     held_out_baselines_ms: dict[str, float] | None = None
+    optimum_ms: float | None = None
 
 
 def adapt_to_all(
@@ -90,6 +99,7 @@ def evaluate_setting(
     updates: int,
     *,
     held_out: bool = False,
+    proof_s: float | None = None,
     watch: Watch = lambda name, heft_ms: nullcontext(ignore),
 ) -> SettingResult:
     """Measures one setting.
@@ -101,6 +111,7 @@ def evaluate_setting(
         index: the setting's place among its experiment's, which gives its random key.
         updates: Adam steps.
         held_out: also adapt to half of the DAGs and measure on the other half.
+        proof_s: seconds that the proof of a DAG's optimum may take; None: optima are not asked for.
         watch: called before each adaptation with its name and the mean latency of the measured DAGs' HEFT-based plans;
             gives the context in which it runs and the `on_round` that `adapt` is given.
 
@@ -110,14 +121,15 @@ def evaluate_setting(
     if held_out:
         _check_halves(setting)
     baselines = baseline_latencies(setting.graphs, setting.system)
+    best = None if proof_s is None else optimum_latency(setting.graphs, setting.system, proof_s)
     with watch(setting.name, baselines["HEFT-based"]) as on_round:
         adaptation = adapt_to_all(config, params, setting, index, updates, on_round)
     if not held_out:
-        return SettingResult(setting.name, baselines, adaptation)
+        return SettingResult(setting.name, baselines, adaptation, optimum_ms=best)
     half_baselines = baseline_latencies(setting.graphs[len(setting.graphs) // 2 :], setting.system)
     with watch(f"{setting.name}, held out", half_baselines["HEFT-based"]) as on_round:
         halves = adapt_to_half(config, params, setting, index, updates, on_round)
-    return SettingResult(setting.name, baselines, adaptation, halves, half_baselines)
+    return SettingResult(setting.name, baselines, adaptation, halves, half_baselines, best)
 
 
 def _check_halves(setting: TestSetting) -> None:

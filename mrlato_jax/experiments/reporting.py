@@ -38,6 +38,7 @@ def evaluate(
     stop: GracefulStop,
     *,
     held_out: bool = False,
+    proof_s: float | None = None,
 ) -> list[SettingResult] | None:
     """Evaluates every setting, with progress.
 
@@ -48,6 +49,7 @@ def evaluate(
         updates: Adam steps on each.
         stop: when it is requested, the evaluation ends after the collection at hand.
         held_out: also adapt to half of each setting's DAGs and measure on the other half.
+        proof_s: as `evaluate_setting` takes it.
 
     Returns:
         One result a setting, or None where a stop was requested.
@@ -75,7 +77,7 @@ def evaluate(
 
     try:
         return [
-            evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
+            evaluate_setting(config, params, setting, index, updates, held_out=held_out, proof_s=proof_s, watch=watch)
             for index, setting in enumerate(settings)
         ]
     except StoppedError:
@@ -85,6 +87,8 @@ def evaluate(
 def table(label: str, results: Sequence[SettingResult]) -> str:
     """Mean latency of each plan on each setting, and its distance from HEFT-based on the same DAGs.
 
+    Where the optima are known, the learned policy's distance from them stands in brackets.
+
     Args:
         label: the learned method's name.
         results: one entry a setting.
@@ -92,10 +96,17 @@ def table(label: str, results: Sequence[SettingResult]) -> str:
     header = ["mean latency, ms", *(result.setting for result in results), "vs HEFT-based"]
     heft = [result.baselines_ms[_REFERENCE] for result in results]
     rows = [_row(name, [result.baselines_ms[name] for result in results], heft) for name in BASELINES]
+    best = [result.optimum_ms for result in results if result.optimum_ms is not None]
+    if len(best) == len(results):
+        rows.append(_row("optimum", best, heft))
     updates = len(results[0].adaptation.latency_ms) - 1
     for mark in marks(updates):
         values = [result.adaptation.latency_ms[mark] for result in results]
-        rows.append(_row(f"{label}, {_when(mark)}", values, heft))
+        row = _row(f"{label}, {_when(mark)}", values, heft)
+        if len(best) == len(results):
+            above = [100 * (value / least - 1) for value, least in zip(values, best, strict=True)]
+            row[1:-1] = [f"{value:.1f} ({gap:+.1f} %)" for value, gap in zip(values, above, strict=True)]
+        rows.append(row)
     halves = [(result.held_out, result.held_out_baselines_ms) for result in results]
     measured = [(half, baselines) for half, baselines in halves if half is not None and baselines is not None]
     if len(measured) == len(results):

@@ -98,17 +98,37 @@ def validation_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
     Raises:
         InputError: the data set was not drawn by this package's generator and seed.
     """
-    families = FAMILIES.get(dataset.name, ())
-    drawn_here = tuple(family.set_name for family in families) == dataset.set_names
-    if not drawn_here or dataset.settings.get("seed") != SEED:
-        raise InputError(f"data set {dataset.name!r} was not drawn by make_data.py; accepted: exp1, exp2, exp3")
+    _check_drawn_here(dataset)
     systems = training_systems(dataset.name, channel)
     several = len(systems) > 1
     pairs = list(zip(dataset.train_sets, systems if several else systems * len(dataset.train_sets), strict=False))
-    first, unit = dataset.graphs_per_set, dataset.settings["data_unit"]
     settings = []
     for index, system in pairs:
-        graphs = tuple(build_graph(dataset.name, index, first + i, unit) for i in range(first))
         name = f"{system.uplink_bps / 1e6:g} Mbit/s" if several else dataset.set_names[index]
-        settings.append(TestSetting(name, graphs, system))
+        settings.append(TestSetting(name, _drawn_next(dataset, index), system))
     return settings
+
+
+def fresh_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
+    """`unseen_settings` with other DAGs of the same families: those that the generator draws next, equally many.
+
+    Nothing is trained on them or adapted to them, and nothing was chosen by them.
+
+    Raises:
+        InputError: the data set was not drawn by this package's generator and seed.
+    """
+    _check_drawn_here(dataset)
+    drawn = {tuple(dataset.graphs(index)): _drawn_next(dataset, index) for index in dataset.test_sets}
+    return [dataclasses.replace(setting, graphs=drawn[setting.graphs]) for setting in unseen_settings(dataset, channel)]
+
+
+def _check_drawn_here(dataset: DagDataset) -> None:
+    drawn_here = tuple(family.set_name for family in FAMILIES.get(dataset.name, ())) == dataset.set_names
+    if not drawn_here or dataset.settings.get("seed") != SEED:
+        raise InputError(f"data set {dataset.name!r} was not drawn by make_data.py; accepted: exp1, exp2, exp3")
+
+
+def _drawn_next(dataset: DagDataset, index: int) -> tuple[TaskGraph, ...]:
+    """Of a family, the DAGs after those in the data set, equally many."""
+    first, unit = dataset.graphs_per_set, dataset.settings["data_unit"]
+    return tuple(build_graph(dataset.name, index, first + i, unit) for i in range(first))
