@@ -132,7 +132,8 @@ def best_outcome_of_ready(dag: DagArrays) -> FreePlan:
 
     start = latency.empty_queues(dag), jnp.zeros(size, bool)
     (queues, _), chosen = jax.lax.scan(body, start, None, length=size)
-    return FreePlan(*chosen, queues.makespan)
+    positions, actions, compared = chosen
+    return FreePlan(positions, actions, compared, queues.makespan)
 
 
 def evaluations(rules: int, num_tasks: int, candidates: int = 1) -> int:
