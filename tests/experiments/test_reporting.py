@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -62,6 +63,15 @@ def test_values_by_hand() -> None:
     assert body["mrlato, after 1"] == ["139.5", "479.5", "+29.7 %"]  # 1.395 and 1.19875
     assert body["mrlato, after 10"] == ["135.0", "475.0", "+26.9 %"]  # 1.35 and 1.1875
     assert body["mrlato, after 30"] == ["125.0", "465.0", "+20.6 %"]  # 1.25 and 1.1625
+
+
+def test_gaps_stand_beside_latencies_where_optima_are_known() -> None:
+    known = [dataclasses.replace(each, optimum_ms=best) for each, best in zip(results(1), (100.0, 320.0), strict=True)]
+    lines = reporting.table("mrlato", known).splitlines()
+    body = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+    assert body["optimum"] == ["100.0", "320.0", "-10.0 %"]  # as long as HEFT-based, and a fifth shorter
+    assert body["mrlato, before any update"] == ["140.0 (+40.0 %)", "480.0 (+50.0 %)", "+30.0 %"]
+    assert body["greedy"][0] == "110.0"
 
 
 def test_better_than_heft_is_negative() -> None:

@@ -199,6 +199,19 @@ def test_validation_is_fresh_graphs_of_the_training_families(experiment: str, na
         assert {graph.num_tasks for graph in setting.graphs} == {FAMILIES[experiment][index].num_tasks}
 
 
+@pytest.mark.parametrize("experiment", ["exp1", "exp2", "exp3"])
+def test_fresh_settings_are_the_unseen_ones_with_other_dags(experiment: str) -> None:
+    data = load(experiment)
+    fresh, unseen = settings.fresh_settings(data, "mrlco"), settings.unseen_settings(data, "mrlco")
+    assert [(setting.name, setting.system) for setting in fresh] == [
+        (setting.name, setting.system) for setting in unseen
+    ]
+    stored = {graph for index in range(data.num_sets) for graph in data.graphs(index)}
+    for ours, index in zip(fresh, (data.test_sets * 3)[:3], strict=True):
+        assert ours.graphs == tuple(build_graph(experiment, index, data.graphs_per_set + i) for i in range(100))
+        assert not stored & set(ours.graphs)
+
+
 def test_validation_needs_data_of_known_families() -> None:
     with pytest.raises(mj.InputError, match="was not drawn by"):
         settings.validation_settings(part("exp2"), "paper")

@@ -107,6 +107,45 @@ def test_once_begun_the_second_stage_needs_no_demonstrations(whole: tuple[Path, 
     assert same(run(path, tmp_path / "nothing", begin=RunFolder.resume), whole[1])
 
 
+class Counted:
+    """In place of a validation: the gap is how often one was asked for."""
+
+    def __init__(self) -> None:
+        self.gaps, self.seconds = 0, 0.5
+
+    def gap(self, params: object) -> float:
+        self.gaps += 1
+        return float(self.gaps)
+
+
+def test_each_checkpoint_is_validated(data: Path, tmp_path: Path) -> None:
+    """In both stages; what came after the checkpoint that a run goes on from is measured again."""
+    path, counted = tmp_path / "run", Counted()
+
+    def validated(begin: Callable[..., RunFolder], stop: GracefulStop) -> None:
+        with begin(path, CONFIG, DATASET.content_hash) as folder:
+            train_stages([folder], [CONFIG], DATASET, stop, 2, data_folder=data, validation=counted)  # type: ignore[arg-type]
+
+    def lines(stage: str) -> list[tuple[int, float, float]]:
+        return [(line["iteration"], line["gap"], line["seconds"]) for line in read_metrics(path / stage)]
+
+    validated(RunFolder.create, StopAt(path / WARM_START / "metrics.jsonl", 2))
+    assert lines(f"{WARM_START}/validation.jsonl") == [(2, 1.0, 0.5)]
+    with open(path / WARM_START / "validation.jsonl", "a") as file:
+        file.write('{"iteration": 4, "gap": 9.0, "seconds": 0.5}\n')  # as if killed before its checkpoint was saved
+    validated(RunFolder.resume, GracefulStop())
+    assert lines(f"{WARM_START}/validation.jsonl") == [(2, 1.0, 0.5), (4, 2.0, 0.5)]
+    assert lines("validation.jsonl") == [(2, 3.0, 0.5)]
+
+
+def test_what_is_imitated_throughout_is_demonstrations(data: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, learning=WARM, warm_start=None, warm_start_iterations=0)
+    assert run(tmp_path / "run", data, config=config) is not None
+    shown = [line["latency_ms"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    best = [1e3 * entry.makespan for entry in demonstrations.load(demonstrations.find("exp2", data), "exp2")]
+    assert shown == pytest.approx([np.mean(best)] * 2, rel=1e-5)
+
+
 def test_without_a_warm_start_nothing_is_imitated(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, warm_start_iterations=0, iterations=1)
     assert run(tmp_path / "run", tmp_path / "nothing", config=config) is not None

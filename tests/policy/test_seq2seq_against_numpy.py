@@ -51,7 +51,9 @@ def lstm(weights: Weights, c: np.ndarray, h: np.ndarray, x: np.ndarray) -> tuple
 
 
 def attention(weights: Weights, query: np.ndarray, encoded: np.ndarray) -> np.ndarray:
-    """(18)-(22): two heads of 8 units each, one query over the n encoder outputs."""
+    """(18)-(22): two heads of 8 units each, one query over the n encoder outputs; 0 where there is no attention."""
+    if "query" not in weights:
+        return np.zeros(UNITS)
     q, k, v = (x @ weights[name]["kernel"] for x, name in ((query, "query"), (encoded, "key"), (encoded, "value")))
     heads = []
     for columns in (slice(0, 8), slice(8, 16)):
@@ -119,9 +121,9 @@ def run_plainly(
     return record
 
 
-def config(decoder_input: str, encoder: str = "forward") -> PolicyConfig:
+def config(decoder_input: str, encoder: str = "forward", heads: int = HEADS) -> PolicyConfig:
     return PolicyConfig(
-        decoder_input=decoder_input, encoder=encoder, units=UNITS, heads=HEADS, layers=LAYERS, neighbour_width=2
+        decoder_input=decoder_input, encoder=encoder, units=UNITS, heads=heads, layers=LAYERS, neighbour_width=2
     )
 
 
@@ -167,11 +169,16 @@ def seen_plainly(graph: int) -> Callable[[list[int], int], np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("decoder_input", "encoder"), [*((shown, "forward") for shown in DECODER_INPUTS), ("task_sim", "bidirectional")]
+    ("decoder_input", "encoder", "heads"),
+    [
+        *((shown, "forward", HEADS) for shown in DECODER_INPUTS),
+        ("task_sim", "bidirectional", HEADS),
+        ("task", "forward", 0),
+    ],
 )
-def test_network_equals_the_equations(decoder_input: str, encoder: str) -> None:
+def test_network_equals_the_equations(decoder_input: str, encoder: str, heads: int) -> None:
     """Log-probability, value and entropy of every decision of 9 trajectories, and what the environment returns."""
-    policy = config(decoder_input, encoder)
+    policy = config(decoder_input, encoder, heads)
     params, (features, mask, actions) = random_params(policy), inputs()
     network = Seq2SeqPolicy(policy)
 
