@@ -27,6 +27,7 @@ LINES = {  # planners that are drawn as lines
 }
 LETTERS_AN_INCH = 11  # of a legend
 LETTERS_A_NOTE = 48
+GAP_TICKS = (1, 2, 5, 10, 20, 50, 100)  # percent
 COLOURS = ("C0", "C1", "C3", "C4", "C5", "C6")  # of learned methods, in order
 EXPLAINED, EXPLAINED_METRIC = "explained variance of the returns (not below -0.2)", "value_explained"
 CURVES = {
@@ -83,6 +84,8 @@ def adaptation_panels(panels: Sequence[Panel], near: float | None = None) -> Fig
         axis.set_title(panel.name)
         axis.set_xlabel("updates (gradient steps on the set)")
         axis.xaxis.get_major_locator().set_params(integer=True)
+        if not panel.updates:
+            axis.set_xticks([0])
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("mean latency, ms (argmax-decoded)")
     return _with_legend(figure, axes)
@@ -117,6 +120,8 @@ def training_panels(curves: Curves) -> Figure:
 def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Gap to the optimum against iterations, a panel a group: its variants, and in each the base; means over seeds.
 
+    Groups of which nothing was trained are left out.
+
     Args:
         study: whose groups they are.
         rows: of its record, by variant and seed.
@@ -126,11 +131,12 @@ def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     from matplotlib import figure as plots
 
-    columns = min(4, len(study.groups))
-    lines = -(-len(study.groups) // columns)
+    groups = {group: names for group, names in study.groups.items() if any(name in rows for name in names)}
+    columns = max(1, min(4, len(groups)))
+    lines = max(1, -(-len(groups) // columns))
     figure = plots.Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
-    for axis, (group, variants) in zip(axes, study.groups.items(), strict=False):
+    for axis, (group, variants) in zip(axes, groups.items(), strict=False):
         for colour, name in zip(("black", *COLOURS), (BASE, *variants), strict=False):
             seeds = [row["curve"] for row in rows.get(name, {}).values()]
             if not seeds:
@@ -143,11 +149,13 @@ def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
         axis.set_title(group, fontsize=10)
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8, frameon=False)
-    for axis in axes[len(study.groups) :]:
+    for axis in axes[len(groups) :]:
         axis.set_visible(False)
     for axis in axes[::columns]:
         axis.set_ylabel("% above the optimum")
     axes[0].set_yscale("log")
+    axes[0].set_yticks(GAP_TICKS, labels=[f"{tick}" for tick in GAP_TICKS])
+    axes[0].minorticks_off()
     figure.supxlabel("iterations", fontsize=10)
     figure.suptitle(f"{study.question} Fresh DAGs of the training families", fontsize=12)
     return figure
