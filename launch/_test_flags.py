@@ -48,7 +48,7 @@ def settings_on(
         InputError: rates that are not positive, or for another experiment.
     """
     rates = flag_values["test_rates_mbps"].value
-    if name == "test":
-        return unseen_settings(dataset, channel, None if rates is None else [1e6 * rate for rate in rates])
-    other = {"fresh": fresh_settings, "validation": validation_settings}
-    return other[name](dataset, channel) if name in other else []
+    rates_bps = None if rates is None else [1e6 * rate for rate in rates]
+    if name in ("test", "fresh"):
+        return (unseen_settings if name == "test" else fresh_settings)(dataset, channel, rates_bps)
+    return validation_settings(dataset, channel) if name == "validation" else []

@@ -79,6 +79,7 @@ def main(_: list[str]) -> int:
     check_number("updates", FLAGS.updates, low=0, integer=True)
     check_number("checkpoint_every", FLAGS.checkpoint_every, low=1, integer=True)
     check_number("num_seeds", FLAGS.num_seeds, low=1, integer=True)
+    check_number("validate", FLAGS.validate, low=0, integer=True)
     if FLAGS.resume and FLAGS.run is None:
         raise InputError("--resume needs --run; accepted: the folder of the run to continue")
     layout = execution_config()
@@ -110,12 +111,13 @@ def main(_: list[str]) -> int:
             validation = None
             with hosts.agreed():
                 if hosts.is_first():
-                    if FLAGS.validate:
-                        validation = Validation(validation_set(dataset, config.channel, FLAGS.validate), config.policy)
                     runs = _open_runs(configs, dataset.content_hash, execution, folders)
                     where = runs[0].path if len(runs) == 1 else runs[0].path.parent
             for folder, config in zip(runs, configs, strict=False):
                 say(f"run: {folder.path}, method {label(config)}, seed {config.seed}")
+            with hosts.agreed():
+                if hosts.is_first() and FLAGS.validate:
+                    validation = Validation(validation_set(dataset, config.channel, FLAGS.validate), config.policy)
             states = train_stages(
                 runs, configs, dataset, stop, checkpoint_every, execution, FLAGS.data and Path(FLAGS.data), validation
             )

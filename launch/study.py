@@ -38,7 +38,7 @@ SMALLER = {
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("study", "stall", list(STUDIES), "Which one.")
-flags.DEFINE_list("variants", [], "Which variants, and the base; by default all.")
+flags.DEFINE_list("variants", [], "Which variants, base being one of them; by default all.")
 flags.DEFINE_integer("seeds", 1, "Seeds 0, 1, ... of each.")
 flags.DEFINE_integer("validate", 10, "DAGs of each training family to validate by.")
 flags.DEFINE_bool("smaller", False, "Two iterations of a tiny network, to see it run; with an --out of its own.")
@@ -56,11 +56,14 @@ def main(_: list[str]) -> int:
     if FLAGS.smaller and not FLAGS["out"].present:
         raise InputError("--smaller without --out; accepted: an --out that is not of the real studies")
     smaller = SMALLER if FLAGS.smaller else {}
+    if smaller and study.base.warm_start_iterations:
+        smaller = {**smaller, "warm_start_iterations": 2}
     out, root = Path(FLAGS.out).absolute(), Path(FLAGS.runs) / f"study-{FLAGS.study}"
     check_writable(out)
     dataset = datasets.load(study.base.experiment)
-    record = StudyRecord(out / f"{FLAGS.study}.json", FLAGS.study, study, dataset, smaller)
+    record = StudyRecord(out / f"{FLAGS.study}.json", FLAGS.study, study, dataset, smaller, FLAGS.validate)
     missing = record.missing(variants, range(FLAGS.seeds))
+    check_number("validate", FLAGS.validate, low=1, high=dataset.graphs_per_set, integer=True)
     fresh = validation_set(dataset, study.base.channel, FLAGS.validate) if missing else None
     with GracefulStop() as stop:
         for number, (variant, seed) in enumerate(missing, start=1):

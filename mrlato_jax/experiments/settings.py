@@ -109,17 +109,20 @@ def validation_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
     return settings
 
 
-def fresh_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
+def fresh_settings(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSetting]:
     """`unseen_settings` with other DAGs of the same families: those that the generator draws next, equally many.
 
-    Nothing is trained on them or adapted to them, and nothing was chosen by them.
+    Nothing is trained on them or adapted to them, and nothing was chosen by them. Arguments as `unseen_settings`.
 
     Raises:
-        InputError: the data set was not drawn by this package's generator and seed.
+        InputError: as `unseen_settings`; or the data set was not drawn by this package's generator and seed.
     """
     _check_drawn_here(dataset)
     drawn = {tuple(dataset.graphs(index)): _drawn_next(dataset, index) for index in dataset.test_sets}
-    return [dataclasses.replace(setting, graphs=drawn[setting.graphs]) for setting in unseen_settings(dataset, channel)]
+    return [
+        dataclasses.replace(setting, graphs=drawn[setting.graphs])
+        for setting in unseen_settings(dataset, channel, rates_bps)
+    ]
 
 
 def _check_drawn_here(dataset: DagDataset) -> None:

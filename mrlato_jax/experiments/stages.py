@@ -100,8 +100,10 @@ def _warm_start(
 
 
 def _demonstrated(config: TrainConfig, path: Path) -> TaskPool:
-    """What a run imitates: no more demonstrations than it can meet."""
+    """What a run imitates: of demonstrations that it could meet only a fraction of, such a fraction."""
     learning, plans = config.learning, demonstrations.load(path, config.experiment)
     met = config.iterations * learning.meta_batch * learning.graphs_per_task
-    plans = plans[:: max(1, len(plans) // met)]
+    fraction = len(plans) // met
+    if fraction > 1:
+        plans = [plans[i] for i in np.random.default_rng(0).permutation(len(plans))[: len(plans) // fraction]]
     return demonstrations.demonstration_pool(config.experiment, plans, config.policy, learning.graphs_per_task)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mrlato_jax.config import ExecutionConfig, LearningConfig, TrainConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, TrainConfig, completed
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.errors import InputError, check_choice
 from mrlato_jax.experiments.record import GrowingRecord
@@ -200,8 +200,18 @@ class StudyRecord(GrowingRecord):
     A curve has iterations (of a warm start counted, too), gaps to the optimum in percent and seconds of training.
     """
 
-    def __init__(self, path: Path, name: str, study: Study, dataset: DagDataset, smaller: Changes) -> None:
+    def __init__(
+        self, path: Path, name: str, study: Study, dataset: DagDataset, smaller: Changes, validated_by: int
+    ) -> None:
         """Opens the record, or begins one.
+
+        Args:
+            path: the file, in a folder that exists.
+            name: of the study.
+            study: what it is.
+            dataset: of its experiment.
+            smaller: as `Study.config` takes it.
+            validated_by: DAGs of each training family.
 
         Raises:
             InputError: a record of another study, other settings, data or code.
@@ -211,12 +221,13 @@ class StudyRecord(GrowingRecord):
             "data_hash": dataset.content_hash,
             "version": session()["versions"]["mrlato_jax"],
             "smaller": dict(smaller),
+            "validated_by": validated_by,
         }
         super().__init__(path, identity)
         for variant, seeds in self.rows.items():
             for seed, row in seeds.items():
-                wanted = study.config(variant, int(seed), smaller).to_json()
-                if row["config"] != wanted:
+                known = variant in study.variants
+                if not known or completed(row["config"]) != study.config(variant, int(seed), smaller).to_json():
                     raise InputError(
                         f"record {path} has {variant}, seed {seed}, of other settings; accepted: this study's, or "
                         "another file"
@@ -297,5 +308,5 @@ def table(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str
 
 
 def _spread(values: np.ndarray) -> str:
-    """The values of all seeds, or their mean and range where they are many."""
+    """The value of each seed."""
     return " / ".join(f"{value:.1f}" for value in values)

@@ -171,7 +171,7 @@ def _train_together(
             saving = last or due or stopping
             if saving:
                 states = _unstack(devices.unbound(devices.fetch(placed, execution)))
-                if validation is not None and runs:
+                if validation is not None and runs and (last or due):  # not where a stop happens to fall
                     gaps = _validate(validation, runs, states, iteration)
             progress.update(iteration, latency_ms=latency, vs_heft=percent(latency / heft - 1), **gaps, entropy=entropy)
             if saving:

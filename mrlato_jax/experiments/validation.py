@@ -58,8 +58,10 @@ def validation_set(dataset: DagDataset, channel: str, graphs_per_setting: int, p
         for number, setting in enumerate(settings, start=1):
             plans += [optimum(graph, setting.system, time_limit_s=proof_s) for graph in setting.graphs]
             progress.update(number, setting=setting.name)
-    bound = float(np.mean([plan.lower_bound for plan in plans]))
-    return ValidationSet(tuple(settings), bound, sum(not plan.proven for plan in plans))
+        unproven = sum(not plan.proven for plan in plans)
+        if unproven:
+            progress.print(f"{unproven} of {len(plans)} optima, not proven in {proof_s:g} s, count at their bounds")
+    return ValidationSet(tuple(settings), float(np.mean([plan.lower_bound for plan in plans])), unproven)
 
 
 class Validation:

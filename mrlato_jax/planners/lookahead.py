@@ -103,22 +103,22 @@ class FreePlan(NamedTuple):
     makespan: jax.Array  # seconds
 
 
-@jax.jit
-def best_outcome_of_ready(dag: DagArrays) -> FreePlan:
+@partial(jax.jit, static_argnames="candidates")
+def best_outcome_of_ready(dag: DagArrays, candidates: int = CANDIDATES) -> FreePlan:
     """As `best_outcome`, but of the tasks whose parents are placed that one is next that has the least outcome.
 
-    `CANDIDATES` of them, those of the highest priority, are compared. The rules decide the rest by position, as before.
-    Of equals the first by position, offloaded, is taken.
+    The rules decide the rest by position, as before. Of equals the first by position, offloaded, is taken.
 
     Args:
         dag: one DAG, no leading axes.
+        candidates: so many of them, those of the highest priority, are compared.
     """
     tasks, scale, size = latency.tasks(dag), mdp.time_scale(dag), dag.mask.shape[0]
 
     def body(state: tuple[latency.Queues, jax.Array], _: None) -> tuple[Any, tuple[jax.Array, ...]]:
         queues, placed = state
         ready = mdp.ready(tasks, placed)
-        positions = mdp.candidates(ready, CANDIDATES)
+        positions = mdp.candidates(ready, candidates)
         compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
         left = tasks.valid & ~placed
         each = jax.vmap(partial(outcomes, dag.channel, len(TOLLS), tasks, scale, queues, left))(compared)

@@ -64,7 +64,7 @@ def test_settings_that_there_are_not(name: str) -> None:
 def record(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
     """Of all but one variant."""
     folder = tmp_path_factory.mktemp("study")
-    record = StudyRecord(folder / "study.json", "mine", STUDY, DATASET, {})
+    record = StudyRecord(folder / "study.json", "mine", STUDY, DATASET, {}, 5)
     for variant in (BASE, "longer"):
         config = STUDY.config(variant)
         row = studies.run_variant(config, folder / variant, DATASET, Measured(), GracefulStop(), points=2)  # type: ignore[arg-type]
@@ -81,16 +81,30 @@ def test_a_row_says_what_was_trained_and_what_came_of_it(record: StudyRecord) ->
 
 
 def test_what_is_recorded_is_not_trained_again(record: StudyRecord) -> None:
-    again = StudyRecord(record.path, "mine", STUDY, DATASET, {})
+    again = StudyRecord(record.path, "mine", STUDY, DATASET, {}, 5)
     assert again.missing([BASE, "longer", "Adam"], range(2)) == [(BASE, 1), ("longer", 1), ("Adam", 0), ("Adam", 1)]
 
 
 def test_a_record_of_other_settings_is_refused(record: StudyRecord) -> None:
     other = dataclasses.replace(STUDY, base=changed(STUDY.base, {"iterations": 5}))
     with pytest.raises(InputError, match="has base, seed 0, of other settings"):
-        StudyRecord(record.path, "mine", other, DATASET, {})
+        StudyRecord(record.path, "mine", other, DATASET, {}, 5)
     with pytest.raises(InputError, match="has study 'mine'; accepted: 'yours'"):
-        StudyRecord(record.path, "yours", STUDY, DATASET, {})
+        StudyRecord(record.path, "yours", STUDY, DATASET, {}, 5)
+    with pytest.raises(InputError, match="has validated_by 5; accepted: 6"):
+        StudyRecord(record.path, "mine", STUDY, DATASET, {}, 6)
+
+
+def test_a_record_lacks_settings_that_were_added_since(record: StudyRecord, tmp_path: Path) -> None:
+    """They have their defaults; of a variant that there is no more, it is told."""
+    text = record.path.read_text()
+    assert text.count('"lookahead_rules":5,') == 2
+    older = tmp_path / "study.json"
+    older.write_text(text.replace('"lookahead_rules":5,', ""))
+    assert StudyRecord(older, "mine", STUDY, DATASET, {}, 5).missing([BASE], [0]) == []
+    older.write_text(text.replace('"longer"', '"farther"'))
+    with pytest.raises(InputError, match="study.json has farther, seed 0, of other settings"):
+        StudyRecord(older, "mine", STUDY, DATASET, {}, 5)
 
 
 def test_a_stage_before_counts_in_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

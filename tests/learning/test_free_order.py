@@ -14,13 +14,14 @@ from helpers import random_dag, random_mec, to_graph, to_system
 from oracle import Dag, Mec
 
 import mrlato_jax as mj
+from mrlato_jax import planners
 from mrlato_jax.config import DECODER_INPUTS, LearningConfig, PolicyConfig
 from mrlato_jax.learning import inner, rollout
 from mrlato_jax.learning.adaptation import adapt
 from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec.latency import LOCAL, OFFLOAD
-from mrlato_jax.planners.lookahead import TOLLS
+from mrlato_jax.planners.lookahead import TOLLS, best_outcome_of_ready
 from mrlato_jax.policy.decode import Decisions
 from mrlato_jax.policy.seq2seq import NUM_SIDES
 
@@ -188,3 +189,42 @@ def test_every_parameter_is_learned(learn_from: str, case: Case) -> None:
     for name, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.isfinite(leaf).all()
         assert abs(leaf).max() > 0, name
+
+
+def test_no_more_tasks_are_compared_than_there_are_candidates() -> None:
+    """Of eight that are ready, the three of the highest priority; another one once one of them is placed."""
+    rng = np.random.default_rng(5)
+    costs = rng.uniform(1e4, 5e4, 8)
+    graph = mj.TaskGraph.from_edges(1e3 * costs, costs, costs, edges=[])
+    policy = PolicyConfig(
+        decides="order", candidates=3, decoder_input="lookahead", units=16, heads=2, layers=1, neighbour_width=8
+    )
+    task = learning_task([graph], mj.System(), policy)
+    surroundings = rollout.environment(policy, task.dags, 1)
+    assert surroundings.allowed is not None
+    state, step = surroundings.state, surroundings.inputs[:, 0]
+    for placed, want in (([], [0, 1, 2]), ([1], [0, 2, 3]), ([1, 3], [0, 2, 4])):
+        for position in placed[-1:]:
+            state, _ = surroundings.advance(state, step, jnp.array([[NUM_SIDES * position + OFFLOAD]]))
+        allowed = np.asarray(surroundings.allowed(state, step))[0, 0].reshape(-1, NUM_SIDES)
+        assert np.flatnonzero(allowed.all(axis=1)).tolist() == np.flatnonzero(allowed.any(axis=1)).tolist() == want
+        told = np.asarray(surroundings.observe(state, step))[0, 0]
+        assert np.flatnonzero(told.any(axis=1)).tolist() == want
+    params = rollout.init_params(policy, jax.random.key(0))
+    drawn = jax.jit(lambda: rollout.sample(policy, params, task, jax.random.key(2), 16))()
+    for order in np.asarray(drawn.decisions.actions)[0] // NUM_SIDES:
+        for number, chosen in enumerate(order.tolist()):
+            left = sorted(set(range(8)) - set(order[:number].tolist()))
+            assert chosen in left[:3]
+
+
+def test_the_look_ahead_compares_as_many_candidates_as_it_is_told() -> None:
+    """With one it keeps the priority order, as the look-ahead that only places does."""
+    rng = np.random.default_rng(6)
+    graphs = [to_graph(random_dag(rng, 9, free=0.0)) for _ in range(6)]
+    task = learning_task(graphs, mj.System(), PolicyConfig(neighbour_width=9))
+    one, all_of_them = (jax.vmap(partial(best_outcome_of_ready, candidates=most))(task.dags) for most in (1, 9))
+    np.testing.assert_array_equal(one.positions, np.broadcast_to(np.arange(9), (6, 9)))
+    placed = [planners.look_ahead(graph, mj.System()).makespan for graph in graphs]
+    np.testing.assert_allclose(one.makespan, placed, rtol=1e-5)
+    assert (all_of_them.makespan < one.makespan * (1 - 1e-6)).any()
