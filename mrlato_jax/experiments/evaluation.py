@@ -37,10 +37,13 @@ def baseline_latencies(graphs: Sequence[TaskGraph], system: System) -> dict[str,
     }
 
 
-def optimum_latency(graphs: Sequence[TaskGraph], system: System, proof_s: float) -> float:
-    """Mean optimum over `graphs` in the priority order, milliseconds; unproven, one counts at its lower bound."""
+def optimum_latency(graphs: Sequence[TaskGraph], system: System, proof_s: float) -> tuple[float, int]:
+    """Mean optimum over `graphs` in the priority order, milliseconds, and how many are not proven in `proof_s` seconds.
+
+    Those count at their lower bounds.
+    """
     plans = [optimum(graph, system, time_limit_s=proof_s) for graph in graphs]
-    return MILLISECONDS * float(np.mean([plan.lower_bound for plan in plans]))
+    return MILLISECONDS * float(np.mean([plan.lower_bound for plan in plans])), sum(not plan.proven for plan in plans)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,7 @@ class SettingResult:
         held_out: adapting to the first half and measuring on the second; None where that was not asked for.
         held_out_baselines_ms: `baselines_ms` of that second half.
         optimum_ms: mean optimum in the priority order, an unproven one at its lower bound; None where not asked for.
+        unproven: how many of those are not proven.
     """
 
     setting: str
@@ -62,6 +66,7 @@ class SettingResult:
     held_out: Adaptation | None = None
     held_out_baselines_ms: dict[str, float] | None = None
     optimum_ms: float | None = None
+    unproven: int = 0
 
 
 def adapt_to_all(
@@ -121,15 +126,15 @@ def evaluate_setting(
     if held_out:
         _check_halves(setting)
     baselines = baseline_latencies(setting.graphs, setting.system)
-    best = None if proof_s is None else optimum_latency(setting.graphs, setting.system, proof_s)
+    best = (None, 0) if proof_s is None else optimum_latency(setting.graphs, setting.system, proof_s)
     with watch(setting.name, baselines["HEFT-based"]) as on_round:
         adaptation = adapt_to_all(config, params, setting, index, updates, on_round)
     if not held_out:
-        return SettingResult(setting.name, baselines, adaptation, optimum_ms=best)
+        return SettingResult(setting.name, baselines, adaptation, None, None, *best)
     half_baselines = baseline_latencies(setting.graphs[len(setting.graphs) // 2 :], setting.system)
     with watch(f"{setting.name}, held out", half_baselines["HEFT-based"]) as on_round:
         halves = adapt_to_half(config, params, setting, index, updates, on_round)
-    return SettingResult(setting.name, baselines, adaptation, halves, half_baselines, best)
+    return SettingResult(setting.name, baselines, adaptation, halves, half_baselines, *best)
 
 
 def _check_halves(setting: TestSetting) -> None:

@@ -98,7 +98,8 @@ def table(label: str, results: Sequence[SettingResult]) -> str:
     rows = [_row(name, [result.baselines_ms[name] for result in results], heft) for name in BASELINES]
     best = [result.optimum_ms for result in results if result.optimum_ms is not None]
     if len(best) == len(results):
-        rows.append(_row("optimum", best, heft))
+        unproven = sum(result.unproven for result in results)
+        rows.append(_row(f"optimum ({unproven} unproven)" if unproven else "optimum", best, heft))
     updates = len(results[0].adaptation.latency_ms) - 1
     for mark in marks(updates):
         values = [result.adaptation.latency_ms[mark] for result in results]

@@ -103,7 +103,7 @@ def test_a_record_lacks_settings_that_were_added_since(record: StudyRecord, tmp_
     older.write_text(text.replace('"lookahead_rules":5,', ""))
     assert StudyRecord(older, "mine", STUDY, DATASET, {}, 5).missing([BASE], [0]) == []
     older.write_text(text.replace('"longer"', '"farther"'))
-    with pytest.raises(InputError, match="study.json has farther, seed 0, of other settings"):
+    with pytest.raises(InputError, match="has farther, seed 0, of other settings"):
         StudyRecord(older, "mine", STUDY, DATASET, {}, 5)
 
 
