@@ -195,7 +195,7 @@ def test_no_more_tasks_are_compared_than_there_are_candidates() -> None:
     """Of eight that are ready, the three of the highest priority; another one once one of them is placed."""
     rng = np.random.default_rng(5)
     costs = rng.uniform(1e4, 5e4, 8)
-    graph = mj.TaskGraph.from_edges(1e3 * costs, costs, costs, edges=[])
+    graph = mj.TaskGraph.from_edges(cycles=1e3 * costs, upload_bytes=costs, download_bytes=costs, edges=[])
     policy = PolicyConfig(
         decides="order", candidates=3, decoder_input="lookahead", units=16, heads=2, layers=1, neighbour_width=8
     )
