@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ REFERENCES = {
         "greedy": row([111.0, 222.0]),
         "HEFT-based": row([110.0, 220.0]),
         "look-ahead": row([108.0, 215.0], evaluations=[95, 95]),
+        "look-ahead, order too": row([108.0, 214.0], evaluations=[400, 400]),
         "local search": row([105.0, 210.0], evaluations=[300, 500]),
         "optimum": row([100.0, 202.0], lower_bound_ms=[100.0, 200.0], proven=[True, False], nodes=[3, 9]),
         "order search": row([90.0, 205.0]),
@@ -55,9 +57,12 @@ PLANNERS = list(REFERENCES["n20"])
 
 
 def made(
-    records: dict[str, Any] = RECORDS, references: dict[str, Any] = REFERENCES, updates: int = UPDATES
+    records: dict[str, Any] = RECORDS,
+    references: dict[str, Any] = REFERENCES,
+    updates: int = UPDATES,
+    own_order: Collection[str] = (),
 ) -> list[Panel]:
-    return comparison.panels("exp2", references, PLANNERS, records, updates, dict.fromkeys(records, 3))
+    return comparison.panels("exp2", references, PLANNERS, records, updates, dict.fromkeys(records, 3), own_order)
 
 
 @pytest.fixture
@@ -269,3 +274,34 @@ def test_training_curves_are_drawn_a_line_a_seed() -> None:
     np.testing.assert_allclose([line.get_ydata() for line in latency.lines[:2]], [[0.1, 0.15], [0.15, 0.225]])
     np.testing.assert_allclose(entropy.lines[1].get_ydata(), [0.3, 0.9])
     np.testing.assert_allclose(explained.lines[2].get_xdata(), [5, 9])
+
+
+def test_values_that_nothing_learns_are_not_drawn() -> None:
+    rows = {"training": {"summary": {"curve": {"iteration": [1], "value_explained": [0.5], "entropy": [0.1]}}}}
+    curves = comparison.training_curves({"ours": [rows], "theirs": [rows]}, unjudged=["ours"])
+    assert curves["ours"] == [{"iteration": [1], "entropy": [0.1]}]
+    assert curves["theirs"] == [{"iteration": [1], "value_explained": [0.5], "entropy": [0.1]}]
+
+
+def test_near_the_optimum_what_is_far_is_named(panels: list[Panel]) -> None:
+    """1.1 times the optimum of 150 ms."""
+    pytest.importorskip("matplotlib")
+    (axis,) = figures.adaptation_panels(panels, near=1.1).axes
+    labels = {line.get_label() for line in axis.lines}
+    assert "optimum" in labels
+    assert "HEFT-based" in labels  # 165 ms
+    assert "greedy" not in labels  # 166.5 ms
+    (note,) = axis.texts
+    assert "greedy 166 ms" in note.get_text().replace("\n", " ")
+    for label in ("mrlato", "drl"):
+        lowest = panels[0].learned[label].latency_ms.min()
+        assert (f"{label} (2 seeds)" in labels) == (lowest <= 1.1 * 150)
+        assert (label in note.get_text()) == (lowest > 1.1 * 150)
+
+
+def test_plans_in_orders_of_their_own_may_be_below_the_optimum() -> None:
+    short = record((100.0, 100.0, 100.0))
+    with pytest.raises(InputError, match="below the proven optimum"):
+        made({"ours": [short]})
+    (panel,) = made({"ours": [short]}, own_order=["ours"])
+    assert panel.learned["ours"].latency_ms[0, -1] == 100.0
