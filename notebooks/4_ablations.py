@@ -131,7 +131,7 @@ def train(policy=None, learning=None, warm=0, iterations=ITERATIONS):
 measured = {}
 
 
-def show(title, results):
+def bars(title, results):
     """Bars of the gaps before any update."""
     measured[title] = results
     names, gaps = list(results), list(results.values())
@@ -146,7 +146,6 @@ def show(title, results):
     plt.title(title)
     plt.legend(loc="lower right")
     plt.tight_layout()
-    plt.show()
 
 
 # %% [markdown]
@@ -157,7 +156,8 @@ def show(title, results):
 # %%
 base = train()
 heads = (0,) if TINY else (0, 1, 2, 4, 8)
-show("attention heads", {f"{number or 'no'} heads": gap(train({"heads": number})) for number in heads})
+bars("attention heads", {f"{number or 'no'} heads": gap(train({"heads": number})) for number in heads})
+plt.show()
 
 # %% [markdown]
 # ## The outer loop, and the inner steps
@@ -173,7 +173,8 @@ outer = {"base": gap(base)}
 outer |= {name: gap(train(learning={"meta_update": name, **rest})) for name, rest in updates.items()}
 for steps in () if TINY else (1, 5):
     outer[f"{steps} inner step{'s' * (steps > 1)}"] = gap(train(learning={"inner_steps": steps}))
-show("the outer loop and the inner steps", outer)
+bars("the outer loop and the inner steps", outer)
+plt.show()
 
 # %% [markdown]
 # ## Each part of `mrlato_plus`, alone
@@ -194,7 +195,8 @@ parts = {
     "warm start": ({}, {}, IMITATION),
 }
 shown = dict(list(parts.items())[2:3]) if TINY else parts
-show("alone", {"base": gap(base), **{name: gap(train(*changes)) for name, changes in shown.items()}})
+bars("alone", {"base": gap(base), **{name: gap(train(*changes)) for name, changes in shown.items()}})
+plt.show()
 
 # %% [markdown]
 # ## Each part left out
@@ -221,7 +223,8 @@ whole = train(whole_policy, whole_learning, IMITATION)
 left_out = {"nothing left out": gap(whole)}
 for name, (policy, learning, warm) in list(without.items())[-1:] if TINY else without.items():
     left_out[f"without {name}"] = gap(train(whole_policy | policy, whole_learning | learning, warm))
-show("left out", left_out)
+bars("left out", left_out)
+plt.show()
 
 # %% [markdown]
 # ## The rank that orders the tasks

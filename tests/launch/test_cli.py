@@ -195,7 +195,7 @@ def test_forms_of_a_flag(values: flags.FlagValues) -> None:
         (["--"], "unknown flag --; --help lists what is accepted"),
         (["--iterations=0"], "iterations is 0; accepted: an integer in [1, inf)"),
         (["--gamma=nan"], "gamma is nan; accepted: a finite number in [0, 1]"),
-        (["--heads=7"], "heads is 7; accepted: a divisor of units (128)"),
+        (["--heads=7"], "heads is 7; accepted: 0, or a divisor of units (128)"),
         (["--neighbours=some"], "--neighbours is 'some'; accepted: listed, pooled"),
         (
             ["--neighbours=pooled", "--neighbour_width=9"],
