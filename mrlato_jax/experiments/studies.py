@@ -97,6 +97,14 @@ _IMITATING = LearningConfig(
     value_coef=0.0,
     meta_update="joint",
 )
+_OF_THE_NETWORK: dict[str, dict[str, Changes]] = {
+    "what the decoder sees": {
+        "its task": {"policy.decoder_input": "task"},
+        "and the simulator": {"policy.decoder_input": "task_sim"},
+        "and what comes of it": {"policy.decoder_input": "lookahead"},
+    },
+    "capacity": {"64 units": {"policy.units": 64}, "256 units": {"policy.units": 256}},
+}
 _PLUS = learned_method("mrlato_plus")
 
 STUDIES = {
@@ -118,12 +126,7 @@ STUDIES = {
                 "told what comes after": {"policy.task_features": "outlook"},
                 "pooled neighbours": {"policy.neighbours": "pooled"},
             },
-            "what the decoder sees": {
-                "its task": {"policy.decoder_input": "task"},
-                "and the simulator": {"policy.decoder_input": "task_sim"},
-                "and what comes of it": {"policy.decoder_input": "lookahead"},
-            },
-            "capacity": {"64 units": {"policy.units": 64}, "256 units": {"policy.units": 256}},
+            **_OF_THE_NETWORK,
             "outer step": {
                 "the paper's beta": {"learning.outer_lr": 5e-4},
                 "Adam": {"learning.meta_update": "reptile_adam", "learning.outer_lr": 5e-4},
@@ -154,12 +157,7 @@ STUDIES = {
                 "bidirectional": {"policy.encoder": "bidirectional"},
                 "told what comes after": {"policy.task_features": "outlook"},
             },
-            "what the decoder sees": {
-                "its task": {"policy.decoder_input": "task"},
-                "and the simulator": {"policy.decoder_input": "task_sim"},
-                "and what comes of it": {"policy.decoder_input": "lookahead"},
-            },
-            "capacity": {"64 units": {"policy.units": 64}, "256 units": {"policy.units": 256}},
+            **_OF_THE_NETWORK,
         },
     ),
     "parts": Study(
