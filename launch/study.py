@@ -22,7 +22,8 @@ from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.experiments import figures
 from mrlato_jax.experiments.progress import format_duration, format_table
-from mrlato_jax.experiments.run_folder import GracefulStop
+from mrlato_jax.experiments.run_folder import GracefulStop, seed_path
+from mrlato_jax.experiments.stages import seconds_validated
 from mrlato_jax.experiments.studies import STUDIES, StudyRecord, run_variant, table
 from mrlato_jax.experiments.validation import Validation, validation_set
 from mrlato_jax.files import check_writable, write_atomically
@@ -65,12 +66,16 @@ def main(_: list[str]) -> int:
     missing = record.missing(variants, range(FLAGS.seeds))
     check_number("validate", FLAGS.validate, low=1, high=dataset.graphs_per_set, integer=True)
     fresh = validation_set(dataset, study.base.channel, FLAGS.validate) if missing else None
+    if fresh is not None:
+        record.add_unlearned(fresh)
     with GracefulStop() as stop:
         for number, (variant, seed) in enumerate(missing, start=1):
             assert fresh is not None
             config = study.config(variant, seed, smaller)
             print(f"{number} of {len(missing)}: {variant}, seed {seed}", flush=True)
-            row = run_variant(config, root / variant.replace(" ", "-"), dataset, Validation(fresh, config.policy), stop)
+            place = root / variant.replace(" ", "-")
+            already_s = seconds_validated(seed_path(place, seed))
+            row = run_variant(config, place, dataset, Validation(fresh, config.policy, already_s=already_s), stop)
             if row is None:
                 print("stopped; the same command goes on")
                 return 0

@@ -37,12 +37,20 @@ def baseline_latencies(graphs: Sequence[TaskGraph], system: System) -> dict[str,
     }
 
 
-def optimum_latency(graphs: Sequence[TaskGraph], system: System, proof_s: float) -> tuple[float, int]:
+def optimum_latency(
+    graphs: Sequence[TaskGraph],
+    system: System,
+    proof_s: float,
+    on_proof: Callable[[int], None] = lambda done: None,
+) -> tuple[float, int]:
     """Mean optimum over `graphs` in the priority order, milliseconds, and how many are not proven in `proof_s` seconds.
 
-    Those count at their lower bounds.
+    Those count at their lower bounds. `on_proof` is told after each DAG how many are done.
     """
-    plans = [optimum(graph, system, time_limit_s=proof_s) for graph in graphs]
+    plans = []
+    for graph in graphs:
+        plans.append(optimum(graph, system, time_limit_s=proof_s))
+        on_proof(len(plans))
     return MILLISECONDS * float(np.mean([plan.lower_bound for plan in plans])), sum(not plan.proven for plan in plans)
 
 
@@ -104,7 +112,6 @@ def evaluate_setting(
     updates: int,
     *,
     held_out: bool = False,
-    proof_s: float | None = None,
     watch: Watch = lambda name, heft_ms: nullcontext(ignore),
 ) -> SettingResult:
     """Measures one setting.
@@ -116,7 +123,6 @@ def evaluate_setting(
         index: the setting's place among its experiment's, which gives its random key.
         updates: Adam steps.
         held_out: also adapt to half of the DAGs and measure on the other half.
-        proof_s: seconds that the proof of a DAG's optimum may take; None: optima are not asked for.
         watch: called before each adaptation with its name and the mean latency of the measured DAGs' HEFT-based plans;
             gives the context in which it runs and the `on_round` that `adapt` is given.
 
@@ -126,15 +132,14 @@ def evaluate_setting(
     if held_out:
         _check_halves(setting)
     baselines = baseline_latencies(setting.graphs, setting.system)
-    best = (None, 0) if proof_s is None else optimum_latency(setting.graphs, setting.system, proof_s)
     with watch(setting.name, baselines["HEFT-based"]) as on_round:
         adaptation = adapt_to_all(config, params, setting, index, updates, on_round)
     if not held_out:
-        return SettingResult(setting.name, baselines, adaptation, None, None, *best)
+        return SettingResult(setting.name, baselines, adaptation)
     half_baselines = baseline_latencies(setting.graphs[len(setting.graphs) // 2 :], setting.system)
     with watch(f"{setting.name}, held out", half_baselines["HEFT-based"]) as on_round:
         halves = adapt_to_half(config, params, setting, index, updates, on_round)
-    return SettingResult(setting.name, baselines, adaptation, halves, half_baselines, *best)
+    return SettingResult(setting.name, baselines, adaptation, halves, half_baselines)
 
 
 def _check_halves(setting: TestSetting) -> None:

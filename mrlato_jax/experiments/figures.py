@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrlato_jax.experiments.comparison import Curves, Panel, labels_of
-from mrlato_jax.experiments.studies import BASE, Study
+from mrlato_jax.experiments.studies import BASE, UNLEARNED, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,6 +120,8 @@ def training_panels(curves: Curves) -> Figure:
 def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Gap to the optimum against iterations, a panel a group: its variants, and in each the base; means over seeds.
 
+    Level lines are of what is not learned.
+
     Groups of which nothing was trained are left out.
 
     Args:
@@ -146,6 +148,9 @@ def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
             axis.fill_between(
                 seeds[0]["iteration"], gaps.min(axis=0), gaps.max(axis=0), color=colour, alpha=0.2, linewidth=0
             )
+        for style, name in zip(("--", ":"), UNLEARNED, strict=True):
+            if name in rows:
+                axis.axhline(rows[name]["all"]["gap_percent"], color="grey", linestyle=style, linewidth=1, label=name)
         axis.set_title(group, fontsize=10)
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8, frameon=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
-from mrlato_jax.experiments.evaluation import SettingResult, evaluate_setting
+from mrlato_jax.experiments.evaluation import SettingResult, evaluate_setting, optimum_latency
 from mrlato_jax.experiments.progress import Progress, format_table, percent
 from mrlato_jax.experiments.run_folder import GracefulStop, StoppedError, session
 from mrlato_jax.experiments.settings import TestSetting
@@ -47,9 +47,9 @@ def evaluate(
         params: the meta-policy.
         settings: what to adapt to.
         updates: Adam steps on each.
-        stop: when it is requested, the evaluation ends after the collection at hand.
+        stop: when it is requested, the evaluation ends after the collection or proof at hand.
         held_out: also adapt to half of each setting's DAGs and measure on the other half.
-        proof_s: as `evaluate_setting` takes it.
+        proof_s: seconds that the proof of a DAG's optimum may take; None: optima are not asked for.
 
     Returns:
         One result a setting, or None where a stop was requested.
@@ -75,13 +75,26 @@ def evaluate(
                 progress.print("stopped while adapting; nothing of the evaluation was written")
                 raise
 
+    def with_optimum(result: SettingResult, setting: TestSetting, proof_s: float) -> SettingResult:
+        with Progress(len(setting.graphs), f"optima of {setting.name}") as progress:
+
+            def on_proof(done: int) -> None:
+                progress.update(done)
+                if stop.requested:
+                    progress.print("stopped while proving; nothing of the evaluation was written")
+                    raise StoppedError
+
+            optimum_ms, unproven = optimum_latency(setting.graphs, setting.system, proof_s, on_proof)
+        return dataclasses.replace(result, optimum_ms=optimum_ms, unproven=unproven)
+
+    results = []
     try:
-        return [
-            evaluate_setting(config, params, setting, index, updates, held_out=held_out, proof_s=proof_s, watch=watch)
-            for index, setting in enumerate(settings)
-        ]
+        for index, setting in enumerate(settings):
+            result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
+            results.append(result if proof_s is None else with_optimum(result, setting, proof_s))
     except StoppedError:
         return None
+    return results
 
 
 def table(label: str, results: Sequence[SettingResult]) -> str:

@@ -191,15 +191,14 @@ def trained(
         None where a stop was requested before the end.
     """
     paths = {config.seed: seed_path(root, config.seed) for config in configs}
-    begun = [seed for seed, path in paths.items() if RunFolder.begun(path)]
-    unfinished = [config for config in configs if config.seed not in begun or not _ended(paths[config.seed], config)]
+    unfinished = [config for config in configs if not _ended(paths[config.seed], config)]
     if unfinished:
         layout = resolve(execution, len(unfinished) * unfinished[0].learning.meta_batch)
         with ExitStack() as folders:
             runs = []
             for config in unfinished:
-                begin = RunFolder.resume if config.seed in begun else RunFolder.create
-                runs.append(folders.enter_context(begin(paths[config.seed], config, dataset.content_hash, layout)))
+                run = RunFolder.begin(paths[config.seed], config, dataset.content_hash, layout)
+                runs.append(folders.enter_context(run))
             if train_stages(runs, unfinished, dataset, stop, checkpoint_every, layout, data_folder) is None:
                 return None
     return [_policy(paths[config.seed], config) for config in configs]
@@ -207,6 +206,8 @@ def trained(
 
 def _ended(path: Path, config: TrainConfig) -> bool:
     """Whether the run has a whole checkpoint of its last iteration."""
+    if not RunFolder.begun(path):
+        return False
     run = RunFolder.open(path)
     return config.iterations in checkpoint.steps(run.checkpoints) and trained_policy(run).iteration == config.iterations
 

@@ -39,7 +39,7 @@ from mrlato_jax.files import check_writable, write_atomically
 
 _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
 _SEEDS = "seeds.json"
-_VALIDATION = "validation.jsonl"
+VALIDATION = "validation.jsonl"
 _RECORD_FIELDS = {"config": dict, "data_hash": str, "sessions": list}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _log = logging.getLogger(__name__)
@@ -145,6 +145,13 @@ class RunFolder:
             raise
         return run
 
+    @classmethod
+    def begin(
+        cls, path: Path, config: TrainConfig, data_hash: str, execution: ExecutionConfig | None = None
+    ) -> RunFolder:
+        """`resume` where a run was begun, else `create`; raises as they do."""
+        return (cls.resume if cls.begun(path) else cls.create)(path, config, data_hash, execution)
+
     @staticmethod
     def begun(path: Path) -> bool:
         """Whether `create` came to its end there."""
@@ -173,7 +180,7 @@ class RunFolder:
     @property
     def validation(self) -> Path:
         """File of the run's gaps on fresh DAGs, for `read_metrics`; missing where it was not validated."""
-        return self.path / _VALIDATION
+        return self.path / VALIDATION
 
     def check_resumable(self, config: TrainConfig, data_hash: str) -> None:
         """Raises InputError unless the run can go on under `config`: the same settings, or more iterations."""

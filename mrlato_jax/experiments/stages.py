@@ -12,7 +12,7 @@ import numpy as np
 from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.experiments import checkpoint, demonstrations, hosts
-from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
+from mrlato_jax.experiments.run_folder import VALIDATION, GracefulStop, RunFolder, read_metrics
 from mrlato_jax.experiments.settings import training_pool
 from mrlato_jax.experiments.training import train
 from mrlato_jax.experiments.validation import Validation
@@ -65,6 +65,12 @@ def train_stages(
     return train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution, initial, validation)
 
 
+def seconds_validated(run: Path) -> float:
+    """Of training in all stages of the run at this folder, up to its last validation; 0 where there was none."""
+    files = [run / VALIDATION, run / WARM_START / VALIDATION]
+    return max((line["seconds"] for file in files if file.exists() for line in read_metrics(file)), default=0.0)
+
+
 def check_demonstrations(config: TrainConfig, data_folder: Path | None = None) -> None:
     """Raises InputError where a run is to imitate demonstrations, from the start or throughout, and there are none."""
     if config.warm_start_config is not None or config.learning.learn_from == "optimum":
@@ -93,8 +99,7 @@ def _warm_start(
         with hosts.agreed():
             for run, config in zip(runs, settings, strict=False):
                 place = run.path / WARM_START
-                begin = RunFolder.resume if RunFolder.begun(place) else RunFolder.create
-                opened.append(folders.enter_context(begin(place, config, content_hash, execution)))
+                opened.append(folders.enter_context(RunFolder.begin(place, config, content_hash, execution)))
         states = train(opened, settings, content_hash, pool, stop, checkpoint_every, execution, None, validation)
     return None if states is None else [state.params for state in states]
 

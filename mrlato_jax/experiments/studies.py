@@ -19,13 +19,14 @@ from mrlato_jax.experiments.record import GrowingRecord
 from mrlato_jax.experiments.reproduction import params_hash
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, read_metrics, seed_path, session
 from mrlato_jax.experiments.stages import WARM_START, train_stages
-from mrlato_jax.experiments.validation import Validation
-from mrlato_jax.methods import learned_method
+from mrlato_jax.experiments.validation import Validation, ValidationSet
+from mrlato_jax.methods import learned_method, planned_methods
 
 Changes = Mapping[str, Any]
 """New values of settings by dotted names: `iterations`, `policy.heads`, `learning.inner_lr`, ..."""
 
 BASE = "base"
+UNLEARNED = ("HEFT-based", "look-ahead")  # rows of the same DAGs, to compare with
 LATELY = 0.1  # of the iterations: the last ones, whose mean a row has of each metric
 
 
@@ -143,6 +144,11 @@ STUDIES = {
             },
             "meta-update": {
                 "first-order MAML": {"learning.meta_update": "fomaml", "learning.outer_lr": 5e-4},
+                "the same, leave-one-out": {
+                    "learning.meta_update": "fomaml",
+                    "learning.outer_lr": 5e-4,
+                    "learning.baseline": "leave_one_out",
+                },
                 "MAML": {"learning.meta_update": "maml", "learning.outer_lr": 5e-4},
                 "joint (no inner loop)": {"learning.meta_update": "joint"},
             },
@@ -223,6 +229,8 @@ class StudyRecord(GrowingRecord):
         }
         super().__init__(path, identity)
         for variant, seeds in self.rows.items():
+            if variant in UNLEARNED:
+                continue
             for seed, row in seeds.items():
                 known = variant in study.variants
                 if not known or completed(row["config"]) != study.config(variant, int(seed), smaller).to_json():
@@ -230,6 +238,15 @@ class StudyRecord(GrowingRecord):
                         f"record {path} has {variant}, seed {seed}, of other settings; accepted: this study's, or "
                         "another file"
                     )
+
+    def add_unlearned(self, chosen: ValidationSet) -> None:
+        """Adds what the record lacks of `UNLEARNED`: the `gap_percent` of each on the validation set."""
+        planners = planned_methods()
+        for name in UNLEARNED:
+            if name not in self.rows:
+                plans = [plan for each in chosen.settings for plan in planners[name].plan(each.graphs, each.system)]
+                gap = float(np.mean([plan.makespan for plan in plans])) / chosen.optimum_s - 1
+                self.add(name, "all", {"gap_percent": round(100 * gap, 3)})
 
     def missing(self, variants: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
         """What is still to be trained."""
@@ -255,9 +272,8 @@ def run_variant(
         A row of the record; None where a stop was requested before the end.
     """
     path = seed_path(root, config.seed)
-    begin = RunFolder.resume if RunFolder.begun(path) else RunFolder.create
     every = max(1, max(config.iterations, config.warm_start_iterations) // points)
-    with begin(path, config, dataset.content_hash) as run:
+    with RunFolder.begin(path, config, dataset.content_hash) as run:
         states = train_stages(
             [run], [config], dataset, stop, every, ExecutionConfig(parallel="single"), None, validation
         )
@@ -285,9 +301,16 @@ def run_variant(
 
 
 def table(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells: the gap of each variant at half way and at the end, and how sure it then is of itself."""
+    """Header and cells: the gap of each variant at half way and at the end, and how sure it then is of itself.
+
+    What is not learned comes first, its gap as that at the end.
+    """
     header = ["group", "variant", "seeds", "gap half way, %", "gap at the end, %", "entropy, nats", "values explain"]
-    cells = []
+    cells = [
+        ["nothing learned", name, "", "", f"{rows[name]['all']['gap_percent']:.1f}", "", ""]
+        for name in UNLEARNED
+        if name in rows
+    ]
     known = {BASE: {BASE: study.variants[BASE]}, **study.groups}
     for group, variants in known.items():
         for name in variants:

@@ -68,7 +68,11 @@ class Validation:
     """Measures policies of one kind on a validation set, with a clock that stands still meanwhile."""
 
     def __init__(
-        self, chosen: ValidationSet, policy: PolicyConfig, clock: Callable[[], float] = time.monotonic
+        self,
+        chosen: ValidationSet,
+        policy: PolicyConfig,
+        clock: Callable[[], float] = time.monotonic,
+        already_s: float = 0.0,
     ) -> None:
         """Starts the clock.
 
@@ -76,13 +80,14 @@ class Validation:
             chosen: the DAGs.
             policy: whose parameters will be measured.
             clock: seconds, monotonic.
+            already_s: what it begins at: seconds that the training took in sessions before.
         """
         began = clock()
         size = max(graph.num_tasks for setting in chosen.settings for graph in setting.graphs)
         tasks = [learning_task(setting.graphs, setting.system, policy, size) for setting in chosen.settings]
         self._task: LearningTask = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tasks)
         self._optimum_s, self._policy, self._clock = chosen.optimum_s, policy, clock
-        self._started, self._measuring = began, clock() - began
+        self._started, self._measuring = began - already_s, clock() - began
 
     def gap(self, params: Any) -> float:
         """Mean argmax-decoded makespan over that of the optima, less 1."""
@@ -94,7 +99,7 @@ class Validation:
 
     @property
     def seconds(self) -> float:
-        """Since the start, without what was spent on measuring."""
+        """Of training: since the start and in sessions before, without what was spent on measuring."""
         return self._clock() - self._started - self._measuring
 
 

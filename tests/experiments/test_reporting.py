@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import mrlato_jax as mj
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.experiments import reporting
 from mrlato_jax.experiments.evaluation import SettingResult
@@ -228,3 +229,23 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
     contents = {name: (tmp_path / name).read_bytes() for name in names}
     assert all((contents[name] == old[name]) == (name not in replaced) for name in names)
     assert json.loads(contents["adaptation.json"])["method"] == "mrlato"
+
+
+def test_a_stop_while_proving_ends_the_evaluation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = mj.TaskGraph.from_edges(cycles=[1e7], upload_bytes=[1e4], download_bytes=[1e4], edges=[])
+    settings = [TestSetting(name, (graph, graph), System()) for name in ("n20", "n30")]
+    stop, measured = GracefulStop(), iter(results(0))
+
+    def optimum(graph: mj.TaskGraph, system: System, time_limit_s: float) -> mj.ProvenPlan:
+        stop.requested = True
+        return mj.optimum(graph, system, time_limit_s=time_limit_s)
+
+    monkeypatch.setattr(reporting, "evaluate_setting", lambda *_, **__: next(measured))
+    monkeypatch.setattr("mrlato_jax.experiments.evaluation.optimum", optimum)
+    assert reporting.evaluate(TrainConfig(), None, settings, 0, stop, proof_s=1.0) is None
+    shown = capsys.readouterr().err
+    assert "optima of n20 1/2" in shown
+    assert "nothing of the evaluation was written" in shown
+    assert next(measured).setting == "n30"  # which was not begun

@@ -16,7 +16,7 @@ from mrlato_jax.config import LearningConfig, PolicyConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint, demonstrations
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, read_metrics
-from mrlato_jax.experiments.stages import WARM_START, train_stages
+from mrlato_jax.experiments.stages import WARM_START, seconds_validated, train_stages
 from mrlato_jax.learning.outer import LearnerState
 
 POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
@@ -105,6 +105,16 @@ def test_stopped_in_either_stage_it_goes_on_to_the_same(
 def test_once_begun_the_second_stage_needs_no_demonstrations(whole: tuple[Path, LearnerState], tmp_path: Path) -> None:
     path = Path(shutil.copytree(whole[0], tmp_path / "run"))
     assert same(run(path, tmp_path / "nothing", begin=RunFolder.resume), whole[1])
+
+
+def test_seconds_are_those_of_all_stages(tmp_path: Path) -> None:
+    assert seconds_validated(tmp_path) == 0.0
+    (tmp_path / WARM_START).mkdir()
+    (tmp_path / WARM_START / "validation.jsonl").write_text('{"iteration": 2, "gap": 0.5, "seconds": 3.0}\n')
+    assert seconds_validated(tmp_path) == 3.0
+    lines = [f'{{"iteration": {number}, "gap": 0.5, "seconds": {4.0 + number}}}\n' for number in (1, 2)]
+    (tmp_path / "validation.jsonl").write_text("".join(lines))
+    assert seconds_validated(tmp_path) == 6.0
 
 
 class Counted:

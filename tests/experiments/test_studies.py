@@ -6,14 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_run
 
+import mrlato_jax as mj
 from mrlato_jax.config import LearningConfig, TrainConfig
+from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import figures, studies
 from mrlato_jax.experiments.run_folder import GracefulStop
 from mrlato_jax.experiments.studies import BASE, STUDIES, Study, StudyRecord, changed
+from mrlato_jax.experiments.validation import validation_set
 
 DATASET = tiny_run.dataset()
 STUDY = Study(
@@ -124,6 +128,26 @@ def test_a_stage_before_counts_in_the_curve(tmp_path: Path, monkeypatch: pytest.
     assert row is not None
     assert row["curve"]["iteration"] == [6, 8, 10]
     assert row["curve"]["gap_percent"] == [50.0, 50.0, 25.0]
+
+
+def test_what_is_not_learned_stands_beside_the_variants(record: StudyRecord) -> None:
+    again = StudyRecord(record.path.with_name("compared.json"), "mine", STUDY, DATASET, {}, 5)
+    for variant, seeds in record.rows.items():
+        for seed, row in seeds.items():
+            again.add(variant, seed, row)
+    chosen = validation_set(datasets.load("exp1"), "paper", 1)
+    again.add_unlearned(chosen)
+    compared = StudyRecord(again.path, "mine", STUDY, DATASET, {}, 5)
+    spans = [mj.heft(setting.graphs[0], setting.system).makespan for setting in chosen.settings]
+    heft, ahead = (compared.rows[name]["all"]["gap_percent"] for name in studies.UNLEARNED)
+    assert heft == pytest.approx(100 * (np.mean(spans) / chosen.optimum_s - 1), abs=1e-3)
+    assert 0 <= ahead < heft
+    _, cells = studies.table(STUDY, compared.rows)
+    assert [line[1] for line in cells] == [*studies.UNLEARNED, BASE, "longer"]
+    assert cells[0][4] == f"{heft:.1f}"
+    pytest.importorskip("matplotlib")
+    (axis,) = figures.study_panels(STUDY, compared.rows).axes
+    assert [line.get_label() for line in axis.lines] == [BASE, "longer", *studies.UNLEARNED]
 
 
 def test_the_table_has_a_line_for_each_that_was_trained(record: StudyRecord) -> None:

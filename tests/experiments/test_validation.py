@@ -55,6 +55,12 @@ def test_the_clock_stands_still_while_measuring(chosen: ValidationSet) -> None:
     assert validation.seconds == 210.0 - 107.0
 
 
+def test_the_clock_goes_on_from_sessions_before(chosen: ValidationSet) -> None:
+    times = iter([0.0, 7.0, 10.0])
+    first = dataclasses.replace(chosen, settings=chosen.settings[:1])
+    assert Validation(first, POLICY, clock=lambda: next(times), already_s=50.0).seconds == 53.0
+
+
 @pytest.mark.parametrize("number", [0, 101, 1.5])
 def test_numbers_of_dags_that_there_are_not(number: float) -> None:
     with pytest.raises(InputError, match=f"validate is {number}; accepted: an integer in"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
@@ -9,6 +12,7 @@ from helpers import assert_schedule, to_graph, to_system
 from oracle import CHANNELS, Dag, Mec
 
 import mrlato_jax as mj
+from mrlato_jax.mec import latency
 
 # Times in seconds by task id:   T_ue        T_m         T_ul        T_dl
 #                             8 12 4 16    2 3 1 4     3 5 2 4     1 2 3 1
@@ -126,3 +130,17 @@ def test_each_rate_acts_on_its_own_server_only(field: str, rate: float) -> None:
         "ue_hz": (3.0, 5.0, 6.0, 16.0),
     }
     assert got == want[field]
+
+
+def test_single_dags_are_computed_in_float64_in_their_own_thread() -> None:
+    def dtype() -> str:
+        return str(jnp.zeros(1).dtype)
+
+    with ThreadPoolExecutor(1) as other:
+        with latency.one_by_one():
+            assert dtype() == "float64"
+            assert other.submit(dtype).result() == "float32"
+        assert dtype() == "float32"
+        with pytest.raises(ValueError, match="within"), latency.one_by_one():
+            raise ValueError("within")
+        assert dtype() == "float32"
