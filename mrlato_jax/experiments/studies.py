@@ -144,7 +144,7 @@ STUDIES = {
             },
             "meta-update": {
                 "first-order MAML": {"learning.meta_update": "fomaml", "learning.outer_lr": 5e-4},
-                "the same, leave-one-out": {
+                "first-order MAML and leave-one-out": {
                     "learning.meta_update": "fomaml",
                     "learning.outer_lr": 5e-4,
                     "learning.baseline": "leave_one_out",

@@ -49,6 +49,7 @@ def test_each_variant_differs_from_the_base_in_what_it_says(name: str) -> None:
         assert config.seed == 3
         assert (config == dataclasses.replace(base, seed=3)) == (variant == BASE), variant
     assert len(set(map(str, configs.values()))) == len(configs)
+    assert not any("," in variant for variant in configs)  # which --variants divides at
     assert base.experiment == "exp1"  # whose training families alone are drawn from
 
 
