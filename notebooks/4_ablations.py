@@ -144,7 +144,7 @@ def bars(title, results):
         plt.text(value, place, f" {value:.1f}", va="center")
     plt.xlabel("% above the optimum, before any update")
     plt.title(title)
-    plt.legend(loc="lower right")
+    plt.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     plt.tight_layout()
 
 
