@@ -144,6 +144,7 @@ STUDIES = {
             },
             "meta-update": {
                 "first-order MAML": {"learning.meta_update": "fomaml", "learning.outer_lr": 5e-4},
+                "first-order MAML at 1.5e-3": {"learning.meta_update": "fomaml", "learning.outer_lr": 1.5e-3},
                 "first-order MAML and leave-one-out": {
                     "learning.meta_update": "fomaml",
                     "learning.outer_lr": 5e-4,
