@@ -44,7 +44,7 @@ from mrlato_jax.experiments.run_folder import (
     stored_seeds,
 )
 from mrlato_jax.experiments.settings import check_room
-from mrlato_jax.experiments.stages import check_demonstrations, seconds_validated, train_stages
+from mrlato_jax.experiments.stages import check_demonstrations, train_stages
 from mrlato_jax.experiments.validation import Validation, validation_set
 from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
@@ -117,9 +117,7 @@ def main(_: list[str]) -> int:
                 say(f"run: {folder.path}, method {label(config)}, seed {config.seed}")
             with hosts.agreed():
                 if hosts.is_first() and FLAGS.validate:
-                    chosen = validation_set(dataset, config.channel, FLAGS.validate)
-                    already_s = max(seconds_validated(folder.path) for folder in runs)
-                    validation = Validation(chosen, config.policy, already_s=already_s)
+                    validation = Validation(validation_set(dataset, config.channel, FLAGS.validate), config.policy)
             states = train_stages(
                 runs, configs, dataset, stop, checkpoint_every, execution, FLAGS.data and Path(FLAGS.data), validation
             )

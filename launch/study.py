@@ -1,10 +1,10 @@
 """Small trainings that differ in one thing each: why the paper's method stalls, and what each part of ours is worth.
 
-    python launch/study.py --study=stall                     half an hour on two cores, less what is recorded
+    python launch/study.py --study=stall                     two hours of one core, less what is recorded
     python launch/study.py --study=parts --variants=base,outlook --seeds=3
     python launch/study.py --study=stall --smaller           seconds: whether it runs, nothing about the question
 
-Each variant is trained on one core from the study's base settings with what its name says changed, and validated on
+Each variant is trained on one device from the study's base settings with what its name says changed, and validated on
 fresh DAGs of the training families against their proven optima. Writes OUT/STUDY.json, .md and .png. Stopped, the same
 command goes on; run twice it trains nothing again. Several processes may share one OUT and RUNS, with other variants.
 """
@@ -22,8 +22,7 @@ from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.experiments import figures
 from mrlato_jax.experiments.progress import format_duration, format_table
-from mrlato_jax.experiments.run_folder import GracefulStop, seed_path
-from mrlato_jax.experiments.stages import seconds_validated
+from mrlato_jax.experiments.run_folder import GracefulStop
 from mrlato_jax.experiments.studies import STUDIES, StudyRecord, run_variant, table
 from mrlato_jax.experiments.validation import Validation, validation_set
 from mrlato_jax.files import check_writable, write_atomically
@@ -65,7 +64,8 @@ def main(_: list[str]) -> int:
     record = StudyRecord(out / f"{FLAGS.study}.json", FLAGS.study, study, dataset, smaller, FLAGS.validate)
     missing = record.missing(variants, range(FLAGS.seeds))
     check_number("validate", FLAGS.validate, low=1, high=dataset.graphs_per_set, integer=True)
-    fresh = validation_set(dataset, study.base.channel, FLAGS.validate) if missing else None
+    incomplete = bool(missing) or not record.has_unlearned
+    fresh = validation_set(dataset, study.base.channel, FLAGS.validate) if incomplete else None
     if fresh is not None:
         record.add_unlearned(fresh)
     with GracefulStop() as stop:
@@ -73,9 +73,7 @@ def main(_: list[str]) -> int:
             assert fresh is not None
             config = study.config(variant, seed, smaller)
             print(f"{number} of {len(missing)}: {variant}, seed {seed}", flush=True)
-            place = root / variant.replace(" ", "-")
-            already_s = seconds_validated(seed_path(place, seed))
-            row = run_variant(config, place, dataset, Validation(fresh, config.policy, already_s=already_s), stop)
+            row = run_variant(config, root / variant.replace(" ", "-"), dataset, Validation(fresh, config.policy), stop)
             if row is None:
                 print("stopped; the same command goes on")
                 return 0

@@ -1,7 +1,7 @@
 """MRLATO in JAX: meta reinforcement learning for offloading task DAGs in mobile edge computing."""
 
 from mrlato_jax.dag.daggen import daggen
-from mrlato_jax.dag.formats import read_dot
+from mrlato_jax.dag.dot import read_dot
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec.arrays import DagArrays, pack

@@ -120,7 +120,7 @@ def training_panels(curves: Curves) -> Figure:
 def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Gap to the optimum against iterations, a panel a group: its variants, and in each the base; means over seeds.
 
-    Level lines are of what is not learned.
+    Level lines are of what is not learned; the first panel's legend says of which.
 
     Groups of which nothing was trained are left out.
 
@@ -150,10 +150,11 @@ def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
             )
         for style, name in zip(("--", ":"), UNLEARNED, strict=True):
             if name in rows:
-                axis.axhline(rows[name]["all"]["gap_percent"], color="grey", linestyle=style, linewidth=1, label=name)
+                label = name if axis is axes[0] else None
+                axis.axhline(rows[name]["all"]["gap_percent"], color="grey", linestyle=style, linewidth=1, label=label)
         axis.set_title(group, fontsize=10)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend(fontsize=8, framealpha=0.9, edgecolor="none")
     for axis in axes[len(groups) :]:
         axis.set_visible(False)
     for axis in axes[::columns]:

@@ -80,7 +80,7 @@ def evaluate(
 
             def on_proof(done: int) -> None:
                 progress.update(done)
-                if stop.requested:
+                if stop.requested and not (done == len(setting.graphs) and setting is settings[-1]):
                     progress.print("stopped while proving; nothing of the evaluation was written")
                     raise StoppedError
 

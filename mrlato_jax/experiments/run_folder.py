@@ -39,7 +39,7 @@ from mrlato_jax.files import check_writable, write_atomically
 
 _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
 _SEEDS = "seeds.json"
-VALIDATION = "validation.jsonl"
+_VALIDATION = "validation.jsonl"
 _RECORD_FIELDS = {"config": dict, "data_hash": str, "sessions": list}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ class RunFolder:
     @property
     def validation(self) -> Path:
         """File of the run's gaps on fresh DAGs, for `read_metrics`; missing where it was not validated."""
-        return self.path / VALIDATION
+        return self.path / _VALIDATION
 
     def check_resumable(self, config: TrainConfig, data_hash: str) -> None:
         """Raises InputError unless the run can go on under `config`: the same settings, or more iterations."""
@@ -231,7 +231,7 @@ class RunFolder:
         Args:
             iteration: after which it was measured.
             gap: to the optimum, a fraction of it.
-            seconds: of the program that trained it, up to then.
+            seconds: of training until then, in all sessions.
         """
         with open(self.validation, "ab") as file:
             file.write(_line({"iteration": iteration, "gap": gap, "seconds": seconds}))
@@ -279,7 +279,14 @@ class MetricsLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def append(self, iteration: int, metrics: Mapping[str, Any], seconds: float, checkpoint: int = 0) -> None:
+    def append(
+        self,
+        iteration: int,
+        metrics: Mapping[str, Any],
+        seconds: float,
+        checkpoint: int = 0,
+        clock_s: float | None = None,
+    ) -> None:
         """Writes what iteration number `iteration` gave.
 
         Args:
@@ -287,9 +294,12 @@ class MetricsLog:
             metrics: JSON values, numpy or jax arrays, all finite; nothing that depends on the clock or the machine.
             seconds: wall-clock time that the iteration took, > 0.
             checkpoint: iteration of the last checkpoint that is on the disk, 0 without one.
+            clock_s: seconds of training until then, where that is measured.
         """
         timing = {"iteration": iteration, "seconds": seconds, "iterations_per_second": 1.0 / seconds}
         timing["checkpoint"] = checkpoint
+        if clock_s is not None:
+            timing["clock_s"] = clock_s
         for file, record in ((self._timing, timing), (self._metrics, {"iteration": iteration, **metrics})):
             file.write(_line(record))
             file.flush()

@@ -12,7 +12,7 @@ import numpy as np
 from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.experiments import checkpoint, demonstrations, hosts
-from mrlato_jax.experiments.run_folder import VALIDATION, GracefulStop, RunFolder, read_metrics
+from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
 from mrlato_jax.experiments.settings import training_pool
 from mrlato_jax.experiments.training import train
 from mrlato_jax.experiments.validation import Validation
@@ -63,12 +63,6 @@ def train_stages(
     else:
         pool = training_pool(dataset, first.policy, first.channel)
     return train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution, initial, validation)
-
-
-def seconds_validated(run: Path) -> float:
-    """Of training in all stages of the run at this folder, up to its last validation; 0 where there was none."""
-    files = [run / VALIDATION, run / WARM_START / VALIDATION]
-    return max((line["seconds"] for file in files if file.exists() for line in read_metrics(file)), default=0.0)
 
 
 def check_demonstrations(config: TrainConfig, data_folder: Path | None = None) -> None:

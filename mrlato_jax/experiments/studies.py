@@ -1,4 +1,4 @@
-"""Studies: small trainings that differ from a base in one thing each, by which causes and parts are told apart.
+"""Studies: small trainings that differ from a base in one thing each, and what must go with it; they tell causes apart.
 
 All are validated on fresh DAGs of the training families with their proven optima; the test sets are not looked at.
 """
@@ -153,7 +153,10 @@ STUDIES = {
                 "MAML": {"learning.meta_update": "maml", "learning.outer_lr": 5e-4},
                 "joint (no inner loop)": {"learning.meta_update": "joint"},
             },
-            "inner steps": {"1 step": {"learning.inner_steps": 1}, "5 steps": {"learning.inner_steps": 5}},
+            "inner steps": {  # with the whole mean displacement as the outer step, too
+                "1 step": {"learning.inner_steps": 1, "learning.outer_lr": 5e-4},
+                "5 steps": {"learning.inner_steps": 5, "learning.outer_lr": 2.5e-3},
+            },
         },
     ),
     "imitation": Study(
@@ -203,6 +206,7 @@ class StudyRecord(GrowingRecord):
     """What came of a study's trainings: by variant and seed, `config`, `curve` and `lately`.
 
     A curve has iterations (of a warm start counted, too), gaps to the optimum in percent and seconds of training.
+    Of `UNLEARNED`, in place of seeds, there is the entry `all` with its `gap_percent`.
     """
 
     def __init__(
@@ -239,6 +243,11 @@ class StudyRecord(GrowingRecord):
                         f"record {path} has {variant}, seed {seed}, of other settings; accepted: this study's, or "
                         "another file"
                     )
+
+    @property
+    def has_unlearned(self) -> bool:
+        """Whether it has all rows of what is not learned."""
+        return all(name in self.rows for name in UNLEARNED)
 
     def add_unlearned(self, chosen: ValidationSet) -> None:
         """Adds what the record lacks of `UNLEARNED`: the `gap_percent` of each on the validation set."""
@@ -324,7 +333,8 @@ def table(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str
                 np.mean([row["lately"][metric] for row in seeds]) for metric in ("entropy", "value_explained")
             )
             judged = seeds[0]["config"]["learning"]["value_coef"] > 0
-            shown = [_spread(half), _spread(end), f"{entropy:.2f}", f"{100 * explained:.0f} %" if judged else ""]
+            worth = f"{100 * explained:.0f} %" if explained > -1 else "below -100 %"
+            shown = [_spread(half), _spread(end), f"{entropy:.2f}", worth if judged else ""]
             cells.append([group, name, str(len(seeds)), *shown])
     return header, cells
 

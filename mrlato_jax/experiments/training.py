@@ -16,7 +16,14 @@ from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint, hosts
 from mrlato_jax.experiments.progress import Progress, percent
-from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, checkpoint_meta, completed_meta, session
+from mrlato_jax.experiments.run_folder import (
+    GracefulStop,
+    RunFolder,
+    checkpoint_meta,
+    completed_meta,
+    read_metrics,
+    session,
+)
 from mrlato_jax.experiments.validation import Validation
 from mrlato_jax.learning import devices
 from mrlato_jax.learning.meta_batch import TaskPool
@@ -130,6 +137,8 @@ def _train_together(
             states, done = _restore(runs, states, metas)
             for run in runs:  # else one that was ahead, resumed alone, would lack the metrics that are dropped below
                 checkpoint.drop_after(run.checkpoints, done)
+            if validation is not None and done:
+                validation.go_on_from(_clock_at(runs, done))
     done = int(hosts.from_first(np.asarray(done)))
     stacked = hosts.from_first(stack(states))
     if done >= first.iterations:
@@ -157,12 +166,13 @@ def _train_together(
                 continue  # nothing is waited for, so that the devices never wait for the host
             values = [[flatten(take(m, s)) for s in range(len(configs))] for m in jax.device_get(pending)]
             seconds = (time.monotonic() - started) / len(pending)
+            clock_s = None if validation is None else validation.seconds
             numbers = range(iteration - len(pending) + 1, iteration + 1)
             for number, by_seed in zip(numbers, values, strict=True):
                 for config, of_seed in zip(configs, by_seed, strict=True):
                     _check_finite(of_seed, number, config.seed, alone=len(configs) == 1)
                 for log, of_seed in zip(logs, by_seed, strict=False):
-                    log.append(number, of_seed, seconds, saved)
+                    log.append(number, of_seed, seconds, saved, clock_s)
             latency, heft, entropy = (
                 math.fsum(of_seed[name] for of_seed in values[-1]) / len(configs)
                 for name in ("latency_ms", "heft_ms", "entropy")
@@ -184,6 +194,12 @@ def _train_together(
                 return None
             pending, started = [], time.monotonic()
     return states
+
+
+def _clock_at(runs: Sequence[RunFolder], iteration: int) -> float:
+    """Seconds of training until the end of an iteration; 0 where no session measured them."""
+    lines = [line for run in runs for line in read_metrics(run.timing) if line["iteration"] == iteration]
+    return max((line.get("clock_s", 0.0) for line in lines), default=0.0)
 
 
 def _validate(

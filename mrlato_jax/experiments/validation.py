@@ -68,11 +68,7 @@ class Validation:
     """Measures policies of one kind on a validation set, with a clock that stands still meanwhile."""
 
     def __init__(
-        self,
-        chosen: ValidationSet,
-        policy: PolicyConfig,
-        clock: Callable[[], float] = time.monotonic,
-        already_s: float = 0.0,
+        self, chosen: ValidationSet, policy: PolicyConfig, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Starts the clock.
 
@@ -80,14 +76,13 @@ class Validation:
             chosen: the DAGs.
             policy: whose parameters will be measured.
             clock: seconds, monotonic.
-            already_s: what it begins at: seconds that the training took in sessions before.
         """
         began = clock()
         size = max(graph.num_tasks for setting in chosen.settings for graph in setting.graphs)
         tasks = [learning_task(setting.graphs, setting.system, policy, size) for setting in chosen.settings]
         self._task: LearningTask = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tasks)
         self._optimum_s, self._policy, self._clock = chosen.optimum_s, policy, clock
-        self._started, self._measuring = began - already_s, clock() - began
+        self._started, self._measuring, self._before = began, clock() - began, 0.0
 
     def gap(self, params: Any) -> float:
         """Mean argmax-decoded makespan over that of the optima, less 1."""
@@ -99,8 +94,12 @@ class Validation:
 
     @property
     def seconds(self) -> float:
-        """Of training: since the start and in sessions before, without what was spent on measuring."""
-        return self._clock() - self._started - self._measuring
+        """Of training: since the start, and before what it goes on from; without what was spent on measuring."""
+        return self._before + self._clock() - self._started - self._measuring
+
+    def go_on_from(self, seconds: float) -> None:
+        """Training goes on from a checkpoint that earlier sessions needed `seconds` for."""
+        self._before = max(self._before, seconds)
 
 
 @partial(jax.jit, static_argnames="policy")

@@ -231,21 +231,34 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
     assert json.loads(contents["adaptation.json"])["method"] == "mrlato"
 
 
-def test_a_stop_while_proving_ends_the_evaluation(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def proved(monkeypatch: pytest.MonkeyPatch, proofs_before_the_stop: int) -> list[SettingResult] | None:
+    """An evaluation of two settings of two DAGs each, a stop requested after some proofs."""
     graph = mj.TaskGraph.from_edges(cycles=[1e7], upload_bytes=[1e4], download_bytes=[1e4], edges=[])
     settings = [TestSetting(name, (graph, graph), System()) for name in ("n20", "n30")]
-    stop, measured = GracefulStop(), iter(results(0))
+    stop, measured, proofs = GracefulStop(), iter(results(0)), []
 
     def optimum(graph: mj.TaskGraph, system: System, time_limit_s: float) -> mj.ProvenPlan:
-        stop.requested = True
+        proofs.append(time_limit_s)
+        stop.requested = len(proofs) >= proofs_before_the_stop
         return mj.optimum(graph, system, time_limit_s=time_limit_s)
 
     monkeypatch.setattr(reporting, "evaluate_setting", lambda *_, **__: next(measured))
     monkeypatch.setattr("mrlato_jax.experiments.evaluation.optimum", optimum)
-    assert reporting.evaluate(TrainConfig(), None, settings, 0, stop, proof_s=1.0) is None
+    return reporting.evaluate(TrainConfig(), None, settings, 0, stop, proof_s=1.0)
+
+
+@pytest.mark.parametrize("proofs", [1, 2, 3])
+def test_a_stop_while_proving_ends_the_evaluation(
+    proofs: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert proved(monkeypatch, proofs) is None
     shown = capsys.readouterr().err
     assert "optima of n20 1/2" in shown
+    assert ("optima of n30" in shown) == (proofs > 2)
     assert "nothing of the evaluation was written" in shown
-    assert next(measured).setting == "n30"  # which was not begun
+
+
+def test_a_stop_at_the_last_proof_comes_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = proved(monkeypatch, 4)
+    assert found is not None
+    assert [(result.optimum_ms, result.unproven) for result in found] == [(pytest.approx(10.0), 0)] * 2

@@ -16,7 +16,7 @@ from mrlato_jax.config import LearningConfig, PolicyConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint, demonstrations
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, read_metrics
-from mrlato_jax.experiments.stages import WARM_START, seconds_validated, train_stages
+from mrlato_jax.experiments.stages import WARM_START, train_stages
 from mrlato_jax.learning.outer import LearnerState
 
 POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
@@ -107,21 +107,14 @@ def test_once_begun_the_second_stage_needs_no_demonstrations(whole: tuple[Path, 
     assert same(run(path, tmp_path / "nothing", begin=RunFolder.resume), whole[1])
 
 
-def test_seconds_are_those_of_all_stages(tmp_path: Path) -> None:
-    assert seconds_validated(tmp_path) == 0.0
-    (tmp_path / WARM_START).mkdir()
-    (tmp_path / WARM_START / "validation.jsonl").write_text('{"iteration": 2, "gap": 0.5, "seconds": 3.0}\n')
-    assert seconds_validated(tmp_path) == 3.0
-    lines = [f'{{"iteration": {number}, "gap": 0.5, "seconds": {4.0 + number}}}\n' for number in (1, 2)]
-    (tmp_path / "validation.jsonl").write_text("".join(lines))
-    assert seconds_validated(tmp_path) == 6.0
-
-
 class Counted:
     """In place of a validation: the gap is how often one was asked for."""
 
     def __init__(self) -> None:
         self.gaps, self.seconds = 0, 0.5
+
+    def go_on_from(self, seconds: float) -> None:
+        self.seconds = seconds + 1
 
     def gap(self, params: object) -> float:
         self.gaps += 1
@@ -143,9 +136,11 @@ def test_each_checkpoint_is_validated(data: Path, tmp_path: Path) -> None:
     assert lines(f"{WARM_START}/validation.jsonl") == [(2, 1.0, 0.5)]
     with open(path / WARM_START / "validation.jsonl", "a") as file:
         file.write('{"iteration": 4, "gap": 9.0, "seconds": 0.5}\n')  # as if killed before its checkpoint was saved
-    validated(RunFolder.resume, GracefulStop())
-    assert lines(f"{WARM_START}/validation.jsonl") == [(2, 1.0, 0.5), (4, 2.0, 0.5)]
-    assert lines("validation.jsonl") == [(2, 3.0, 0.5)]
+    validated(RunFolder.resume, StopAt(path / WARM_START / "metrics.jsonl", 3))  # where nothing is validated
+    assert lines(f"{WARM_START}/validation.jsonl") == [(2, 1.0, 0.5)]
+    validated(RunFolder.resume, GracefulStop())  # its clock goes on from that stop
+    assert lines(f"{WARM_START}/validation.jsonl") == [(2, 1.0, 0.5), (4, 2.0, 2.5)]
+    assert lines("validation.jsonl") == [(2, 3.0, 2.5)]
 
 
 def test_what_is_imitated_throughout_is_demonstrations(data: Path, tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ class Measured:
     def __init__(self) -> None:
         self._gap, self.seconds = 1.0, 0.0
 
+    def go_on_from(self, seconds: float) -> None:
+        self.seconds += seconds
+
     def gap(self, params: Any) -> float:
         self._gap, self.seconds = self._gap / 2, self.seconds + 1.5
         return self._gap
@@ -137,7 +140,9 @@ def test_what_is_not_learned_stands_beside_the_variants(record: StudyRecord) -> 
         for seed, row in seeds.items():
             again.add(variant, seed, row)
     chosen = validation_set(datasets.load("exp1"), "paper", 1)
+    assert not again.has_unlearned
     again.add_unlearned(chosen)
+    assert again.has_unlearned
     compared = StudyRecord(again.path, "mine", STUDY, DATASET, {}, 5)
     spans = [mj.heft(setting.graphs[0], setting.system).makespan for setting in chosen.settings]
     heft, ahead = (compared.rows[name]["all"]["gap_percent"] for name in studies.UNLEARNED)
@@ -149,6 +154,7 @@ def test_what_is_not_learned_stands_beside_the_variants(record: StudyRecord) -> 
     pytest.importorskip("matplotlib")
     (axis,) = figures.study_panels(STUDY, compared.rows).axes
     assert [line.get_label() for line in axis.lines] == [BASE, "longer", *studies.UNLEARNED]
+    assert [line.get_ydata()[0] for line in axis.lines[2:]] == [heft, ahead]
 
 
 def test_the_table_has_a_line_for_each_that_was_trained(record: StudyRecord) -> None:

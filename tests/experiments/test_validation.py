@@ -58,7 +58,10 @@ def test_the_clock_stands_still_while_measuring(chosen: ValidationSet) -> None:
 def test_the_clock_goes_on_from_sessions_before(chosen: ValidationSet) -> None:
     times = iter([0.0, 7.0, 10.0])
     first = dataclasses.replace(chosen, settings=chosen.settings[:1])
-    assert Validation(first, POLICY, clock=lambda: next(times), already_s=50.0).seconds == 53.0
+    validation = Validation(first, POLICY, clock=lambda: next(times))
+    validation.go_on_from(50.0)
+    validation.go_on_from(40.0)  # another seed's, which was trained with it
+    assert validation.seconds == 53.0
 
 
 @pytest.mark.parametrize("number", [0, 101, 1.5])

@@ -1,4 +1,4 @@
-"""Readers of application files. One format so far: the DOT text that the daggen tool writes with --dot.
+"""The DOT text that the daggen tool writes with --dot.
 
 What is understood of DOT: `digraph name { ... }` holding node statements `1 [size="..", expect_size=".."]` and edge
 statements `1 -> 2 -> 3 [..]` in any order, quoted or bare words, the three kinds of comment, optional semicolons, and
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from mrlato_jax.dag.reading import check_count, read_text
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
+KIND = "a daggen DOT file"
 MAX_FILE_BYTES = 8 * 2**20  # some 200,000 edges
 
 # Every alternative is linear in what it consumes (the loops over a string are possessive): no input makes it backtrack.
@@ -54,7 +54,7 @@ def read_dot(path: str | os.PathLike[str], *, cycles_per_byte: float = 1000.0) -
     Source: daggen's `outputDOT`, and the files that MRLCO's authors published.
     """
     check_number("cycles_per_byte", cycles_per_byte, low=0.0, open_low=True)
-    text = _read_text(path)
+    text = read_text(path, KIND, MAX_FILE_BYTES)
     parser = _DotParser(text, str(path))
     parser.parse()
     ids = sorted(parser.tasks)
@@ -70,28 +70,6 @@ def read_dot(path: str | os.PathLike[str], *, cycles_per_byte: float = 1000.0) -
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def _read_text(path: str | os.PathLike[str]) -> str:
-    """The whole file; its size is looked at before it is read."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise InputError(f"path is {shorten(str(path))}, {kind}; accepted: a daggen DOT file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: has {status.st_size} bytes; accepted: at most {MAX_FILE_BYTES}")
-        text = Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; accepted: a daggen DOT file, UTF-8 text") from None
-    except (OSError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"path is {shorten(path)}: {reason}; accepted: a readable daggen DOT file") from None
-    if not text.strip():
-        raise InputError(f"{path}: is empty; accepted: a daggen DOT file")
-    return text
 
 
 class _Token(NamedTuple):
@@ -131,8 +109,7 @@ class _DotParser:
         self._advance()
         if self._next.kind != "end":
             self._fail(self._next, "accepted: nothing after the closing }")
-        if not self.tasks:
-            raise InputError(f"{self._path}: has no tasks; accepted: at least one")
+        check_count(self._path, len(self.tasks))
         for (parent, child), start in self.edges.items():
             for task in (parent, child):
                 if task not in self.tasks:

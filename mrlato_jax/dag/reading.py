@@ -1,0 +1,141 @@
+"""What every reader of application files shares: a file is looked at before it is read, and errors name the place."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mrlato_jax.errors import InputError, shorten
+
+MAX_TASKS = 20_000  # of any file; a plan of more than some thousand is out of reach, and a DAG's arrays are n x n
+
+
+def read_bytes(path: str | os.PathLike[str], kind: str, max_bytes: int) -> bytes:
+    """The whole file; its size is looked at before it is read.
+
+    Args:
+        path: the file.
+        kind: what is accepted, for messages: "a daggen DOT file".
+        max_bytes: that it may have.
+
+    Raises:
+        InputError: no such regular file, an empty one, or one that is too large.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            found = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise InputError(f"path is {shorten(str(path))}, {found}; accepted: {kind}")
+        if status.st_size > max_bytes:
+            raise InputError(f"{path}: has {status.st_size} bytes; accepted: at most {max_bytes}")
+        data = Path(path).read_bytes()
+    except (OSError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"path is {shorten(path)}: {reason}; accepted: {kind} that can be read") from None
+    if not data.strip():
+        raise InputError(f"{path}: is empty; accepted: {kind}")
+    return data
+
+
+def read_text(path: str | os.PathLike[str], kind: str, max_bytes: int) -> str:
+    """The whole file as UTF-8; arguments and errors as `read_bytes`."""
+    data = read_bytes(path, kind, max_bytes)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; accepted: {kind}, UTF-8 text") from None
+
+
+def read_json(path: str | os.PathLike[str], kind: str, max_bytes: int) -> Node:
+    """The whole file as JSON, in which no object has a key twice; arguments and errors as `read_bytes`."""
+    text = read_text(path, kind, max_bytes)
+    try:
+        value = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}, {error.msg}; accepted: {kind}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {shorten(str(error))}; accepted: {kind}") from None
+    return Node(value, str(path))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {shorten(key)} stands twice in one object")
+            seen.add(key)
+    return found
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+class Node:
+    """A value of a JSON file that knows where it stands, so that every refusal can say it."""
+
+    def __init__(self, value: Any, place: str) -> None:
+        self.value, self.place = value, place
+
+    def refuse(self, accepted: str) -> InputError:
+        """The error that says what stands here, and what is accepted."""
+        return InputError(f"{self.place} is {shorten(self.value)}; accepted: {accepted}")
+
+    def __getitem__(self, key: str) -> Node:
+        """A member that must be there."""
+        members = self._members()
+        if key not in members:
+            raise InputError(f"{self.place} lacks {key!r}; accepted: an object that has it")
+        return Node(members[key], f"{self.place}: {key}" if ": " not in self.place else f"{self.place}.{key}")
+
+    def get(self, key: str) -> Node | None:
+        """A member, or None where it is missing or null."""
+        return self[key] if self._members().get(key) is not None else None
+
+    def only(self, *keys: str) -> None:
+        """Raises InputError where the object has other members."""
+        for key in self._members():
+            if key not in keys:
+                raise InputError(f"{self.place} has {shorten(key)}; accepted: {', '.join(keys)}")
+
+    def items(self) -> list[Node]:
+        """The entries of a list."""
+        if not isinstance(self.value, list):
+            raise self.refuse("a list")
+        return [Node(value, f"{self.place}[{index}]") for index, value in enumerate(self.value)]
+
+    def text(self) -> str:
+        """A string that is not empty."""
+        if not isinstance(self.value, str) or not self.value:
+            raise self.refuse("a string that is not empty")
+        return self.value
+
+    def number(self) -> float:
+        """A number >= 0."""
+        try:
+            usable = isinstance(self.value, (int, float)) and not isinstance(self.value, bool) and self.value >= 0
+            number = float(self.value) if usable else -1.0
+        except OverflowError:  # an integer beyond float's range
+            number = -1.0
+        if not 0 <= number < float("inf"):
+            raise self.refuse("a finite number >= 0")
+        return number
+
+    def _members(self) -> Mapping[str, Any]:
+        if not isinstance(self.value, dict):
+            raise self.refuse("an object")
+        return self.value
+
+
+def check_count(place: str, count: int) -> None:
+    """Raises InputError where a file declares more tasks than `MAX_TASKS`, or none."""
+    if not 1 <= count <= MAX_TASKS:
+        raise InputError(f"{place} has {count} tasks; accepted: 1 to {MAX_TASKS}")
