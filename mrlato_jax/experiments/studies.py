@@ -150,6 +150,12 @@ STUDIES = {
                     "learning.outer_lr": 5e-4,
                     "learning.baseline": "leave_one_out",
                 },
+                "first-order MAML without values": {
+                    "learning.meta_update": "fomaml",
+                    "learning.outer_lr": 1.5e-3,
+                    "learning.baseline": "leave_one_out",
+                    "learning.value_coef": 0.0,
+                },
                 "MAML": {"learning.meta_update": "maml", "learning.outer_lr": 5e-4},
                 "joint (no inner loop)": {"learning.meta_update": "joint"},
             },
