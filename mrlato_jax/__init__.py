@@ -2,7 +2,10 @@
 
 from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.dot import read_dot
+from mrlato_jax.dag.json_graph import read_json, write_json
+from mrlato_jax.dag.onnx_model import read_onnx
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.dag.wfformat import read_wfformat
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.latency import Schedule, makespan, simulate
@@ -48,5 +51,9 @@ __all__ = [
     "pack",
     "priority_order",
     "read_dot",
+    "read_json",
+    "read_onnx",
+    "read_wfformat",
     "simulate",
+    "write_json",
 ]

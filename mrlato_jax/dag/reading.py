@@ -52,7 +52,7 @@ def read_text(path: str | os.PathLike[str], kind: str, max_bytes: int) -> str:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; accepted: {kind}, UTF-8 text") from None
 
 
-def read_json(path: str | os.PathLike[str], kind: str, max_bytes: int) -> Node:
+def json_file(path: str | os.PathLike[str], kind: str, max_bytes: int) -> Node:
     """The whole file as JSON, in which no object has a key twice; arguments and errors as `read_bytes`."""
     text = read_text(path, kind, max_bytes)
     try:

@@ -1,0 +1,230 @@
+"""Files that are nearly right, many of them: each must give a valid graph or our own error, soon and in little memory.
+
+    python tests/dag/fuzzing.py FORMAT COUNT SEED
+
+runs in a process of its own, whose memory is bounded, and prints how many were read and refused. A crash, another
+exception, or an input that takes longer than `MOST_SECONDS` ends it with the input's number, seed and bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mrlato_jax as mj
+
+MOST_SECONDS = 2.0
+MOST_BYTES = 6 * 2**30  # of address space, of which importing takes most
+FORMATS = ("dot", "json", "wfformat", "onnx")
+ODD_VALUES: tuple[Any, ...] = (
+    None, True, -1, 0, 1e308, -0.0, 10**9, 10**400, "", "x", "NaN", "\x00", [], {}, [[]], {"name": "x"},
+)  # fmt: skip
+TOKENS = [
+    b"1e999", b"-1", b"999999999999", b"->", b"{", b"}", b"[", b"]", b'"', b"\\", b"/*", b"#", b"\x00", b"\xff", b"\n",
+    b",", b"null", b"NaN", b"size=", b"0 -> 0", b"digraph", b":", b"{" * 2000, b"[" * 2000, b"9" * 5000,
+]  # fmt: skip
+
+
+def graphs() -> list[mj.TaskGraph]:
+    """A few small ones."""
+    return [mj.daggen(n, 0.6, 0.5, np.random.default_rng(n)) for n in (1, 3, 8)]
+
+
+def dot_seeds() -> list[bytes]:
+    """As daggen writes them."""
+    found = []
+    for graph in graphs():
+        lines = [
+            f'  {task} [size="{sent:.0f}", alpha="0.1", expect_size="{got:.0f}"]'
+            for task, (sent, got) in enumerate(zip(graph.upload_bytes, graph.download_bytes, strict=True))
+        ]
+        lines += [f'  {parent} -> {child} [size ="7"]' for parent, child in graph.edges.tolist()]
+        found.append("\n".join(["// made here", "digraph G {", *lines, "}"]).encode())
+    return found
+
+
+def json_seeds() -> list[bytes]:
+    """Of our own format."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for graph in graphs():
+            mj.write_json(graph, Path(folder) / "g.json")
+            found.append((Path(folder) / "g.json").read_bytes())
+    return found
+
+
+def wfformat_seeds() -> list[bytes]:
+    """Of two versions."""
+    from test_wfformat import V15, v14
+
+    return [json.dumps(V15).encode(), json.dumps(v14()).encode()]
+
+
+def onnx_seeds() -> list[bytes]:
+    """A chain of the operators whose work is counted apart, and the smallest networks that come with the package."""
+    import onnx
+    from test_onnx_model import BUNDLED, helper, tensor, weight
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "g"], ["o"], transB=1),
+        helper.make_node("Shape", ["o"], ["s"]),
+        helper.make_node("Reshape", ["o", "s"], ["y"]),
+    ]
+    weights = [weight("w", (2, 3, 3, 3)), weight("g", (5, 18))]
+    graph = helper.make_graph(nodes, "g", [tensor("x", [1, 3, 4, 4])], [tensor("y", [1, 5])], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    bundled = [path.read_bytes() for path in sorted(BUNDLED.glob("light_*.onnx")) if path.stat().st_size < 5000]
+    assert onnx.checker.check_model(model) is None
+    return [model.SerializeToString()] * 3 + bundled
+
+
+def bytes_changed(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+    """A few bytes, stretches or tokens other than they were."""
+    value = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        place, end = sorted(rng.randrange(len(value) + 1) for _ in range(2)) if value else (0, 0)
+        end = min(end, place + rng.choice((1, 4, 64)))
+        match rng.randrange(6):
+            case 0 if value and place < len(value):
+                value[place] = rng.randrange(256)
+            case 1:
+                del value[place:end]
+            case 2:
+                value[place:place] = value[place:end] * rng.choice((1, 2, 50))
+            case 3:
+                value[place:place] = rng.choice(TOKENS)
+            case 4:
+                other = rng.choice(others)
+                start = rng.randrange(len(other))
+                value[place:end] = other[start : start + 40]
+            case 5:
+                del value[rng.choice((place, len(value) // 2)) :]
+    return bytes(value)
+
+
+def json_changed(data: bytes, rng: random.Random, _: list[bytes]) -> bytes:
+    """Values within other than they were, or gone, or of another place."""
+    top = json.loads(data)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        spots = list(places(top))
+        if not spots:
+            break
+        holder, key = rng.choice(spots)
+        match rng.randrange(4):
+            case 0:
+                del holder[key]
+            case 1:
+                holder[key] = copy.deepcopy(rng.choice(ODD_VALUES))
+            case 2:
+                other, theirs = rng.choice(spots)
+                holder[key] = json.loads(json.dumps(other[theirs])) if theirs in range_of(other) else None
+            case 3:
+                holder[key] = [holder[key]] * rng.choice((0, 1, 3))
+    return json.dumps(top).encode()
+
+
+def places(value: Any) -> Any:
+    """All (container, key) within."""
+    for key in list(range_of(value)):
+        yield value, key
+        yield from places(value[key])
+
+
+def range_of(value: Any) -> Any:
+    """The keys of a container; none of anything else."""
+    return value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+
+
+def onnx_changed(data: bytes, rng: random.Random, _: list[bytes]) -> bytes:
+    """Dimensions, names, operators and attributes other than they were."""
+    import onnx
+
+    model = onnx.load_model_from_string(data)
+    graph = model.graph
+    kinds = sorted({schema.name for schema in onnx.defs.get_all_schemas()})
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        node = rng.choice(graph.node)
+        match rng.randrange(7):
+            case 0:
+                node.op_type = rng.choice(kinds)
+            case 1 if node.input:
+                node.input[rng.randrange(len(node.input))] = rng.choice([other.output[0] for other in graph.node])
+            case 2:
+                dimensions = rng.choice(graph.input).type.tensor_type.shape.dim
+                if dimensions:
+                    rng.choice(dimensions).dim_value = rng.choice((0, -1, 1, 7, 10**9, 2**62))
+            case 3 if node.attribute:
+                attribute = rng.choice(node.attribute)
+                attribute.i = rng.choice((0, -1, 10**9, 2**62))
+                attribute.ints.extend([rng.choice((0, -1, 3, 2**40))] * rng.randrange(3))
+            case 4 if graph.initializer:
+                weight = rng.choice(graph.initializer)
+                weight.dims.extend([rng.choice((0, 1, 10**9, 2**62))])
+            case 5:
+                graph.node.append(node)
+            case 6:
+                model.opset_import[0].version = rng.choice((0, 1, 7, 13, 21, 10**6))
+    return model.SerializeToString()
+
+
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "dot": dot_seeds, "json": json_seeds, "wfformat": wfformat_seeds, "onnx": onnx_seeds
+}  # fmt: skip
+CHANGES = {
+    "dot": (bytes_changed,),
+    "json": (bytes_changed, json_changed),
+    "wfformat": (bytes_changed, json_changed),
+    "onnx": (bytes_changed, onnx_changed),
+}
+READERS: dict[str, Callable[[Path], mj.TaskGraph]] = {
+    "dot": mj.read_dot,
+    "json": mj.read_json,
+    "wfformat": lambda path: mj.read_wfformat(path, machine_hz=1e9, num_tasks=4),
+    "onnx": lambda path: mj.read_onnx(path, cycles_per_mac=1.0, num_tasks=4),
+}
+
+
+def fuzz(kind: str, count: int, seed: int, folder: Path) -> dict[str, int]:
+    """Reads so many changed files of a format; raises where one is neither read nor refused as it should be."""
+    seeds, path = SEEDS[kind](), folder / f"file.{kind}"
+    found = {"read": 0, "refused": 0}
+    for number in range(count):
+        rng = random.Random(f"{kind} {seed} {number}")
+        data = rng.choice(CHANGES[kind])(rng.choice(seeds), rng, seeds)
+        path.write_bytes(data)
+        began = time.perf_counter()
+        message = None
+        try:
+            graph = READERS[kind](path)
+            assert isinstance(graph, mj.TaskGraph)
+        except mj.InputError as error:
+            message = str(error)
+        except BaseException as error:
+            raise AssertionError(f"number {number} of seed {seed}: {error!r} of {data[:2000]!r}") from error
+        took = time.perf_counter() - began
+        assert took < MOST_SECONDS, f"number {number} of seed {seed} took {took:.1f} s: {data[:2000]!r}"
+        if message is not None:
+            assert str(path) in message, f"number {number} of seed {seed}: {message} names no file"
+            assert len(message) < 1000, f"number {number} of seed {seed}: a message of {len(message)} letters"
+        found["read" if message is None else "refused"] += 1
+    return found
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    with tempfile.TemporaryDirectory() as place:
+        print(json.dumps(fuzz(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(place))))
