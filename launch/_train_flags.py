@@ -12,7 +12,6 @@ from mrlato_jax.config import (
     DECIDES,
     DECODER_INPUTS,
     ENCODERS,
-    EXPERIMENTS,
     LEARN_FROM,
     LOOKAHEAD_RULES,
     MATMULS,
@@ -39,13 +38,21 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     def choice(name: str, default: str, choices: Any, text: str) -> None:
         flags.DEFINE_enum(name, default, list(choices), text, flag_values=flag_values)
 
+    def text(name: str, default: str, what: str) -> None:
+        flags.DEFINE_string(name, default, what, flag_values=flag_values)
+
     def integer(name: str, default: int, text: str) -> None:
         flags.DEFINE_integer(name, default, text, flag_values=flag_values)
 
     def number(name: str, default: float, text: str) -> None:
         flags.DEFINE_float(name, default, text, flag_values=flag_values)
 
-    choice("experiment", run.experiment, EXPERIMENTS, "Data and split: unseen topologies, task numbers, or rates.")
+    text(
+        "experiment",
+        run.experiment,
+        "Data and split: exp1 (unseen topologies), exp2 (task numbers), exp3 (rates), general (anything), or a set of "
+        "yours (make_data.py --from) in --data.",
+    )
     choice("method", run.method, LEARNED, "What is trained; it has --heads and --meta_update of its own.")
     integer("iterations", run.iterations, "Meta-iterations of the whole run.")
     integer("seed", run.seed, "Of every random draw of the run.")

@@ -16,7 +16,7 @@ from pathlib import Path
 from _cli import run
 from absl import flags
 
-from mrlato_jax.config import EXPERIMENTS
+from mrlato_jax.dag.dataset import FAMILIES
 from mrlato_jax.errors import check_number
 from mrlato_jax.experiments.demonstrations import Demonstration, demonstrate, find, load, save, wanted
 from mrlato_jax.experiments.progress import Progress
@@ -27,7 +27,7 @@ from mrlato_jax.learning.devices import cores
 AT_ONCE = 20  # DAGs that a process plans between two reports
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("experiment", "exp1", list(EXPERIMENTS), "Whose training families.")
+flags.DEFINE_enum("experiment", "exp1", list(FAMILIES), "Whose training families.")
 flags.DEFINE_integer("graphs_per_family", 400, "DAGs of each family, under each training rate.")
 flags.DEFINE_float("proof_s", 1.0, "Seconds that a plan may take to be proven; the best one met counts.")
 flags.DEFINE_string("out", str(Path(__file__).resolve().parents[1] / "data"), "Folder to write to.")

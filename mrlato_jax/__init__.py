@@ -11,7 +11,7 @@ from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.latency import Schedule, makespan, simulate
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
-from mrlato_jax.methods import Offloader
+from mrlato_jax.methods import Offloader, OutsideTrainingWarning
 from mrlato_jax.offloader import load_offloader
 from mrlato_jax.planners import (
     Plan,
@@ -32,6 +32,7 @@ __all__ = [
     "DagArrays",
     "InputError",
     "Offloader",
+    "OutsideTrainingWarning",
     "Plan",
     "ProvenPlan",
     "Schedule",

@@ -248,7 +248,7 @@ class TrainConfig(_JsonRecord):
                 f"warm_start_iterations is {self.warm_start_iterations} with method {self.method}, which is not "
                 "warm-started; accepted: 0"
             )
-        check_choice("experiment", self.experiment, EXPERIMENTS)
+        check_type("experiment", self.experiment, str)  # which ones there are: the data sets
         check_type("method", self.method, str)  # which ones there are: methods/
         check_number("iterations", self.iterations, low=1, integer=True)
         check_number("seed", self.seed, low=0, high=2**32 - 1, integer=True)

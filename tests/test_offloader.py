@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from mrlato_jax.experiments.run_folder import RunFolder, checkpoint_meta
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.outer import LearnerState, init_state
 from mrlato_jax.learning.tasks import learning_task
-from mrlato_jax.methods import learned
+from mrlato_jax.methods import offloader, ranges
 
 CONFIG = tiny_run.CONFIG
 SYSTEM = mj.System(uplink_bps=9e6, downlink_bps=5e6)
@@ -153,13 +156,13 @@ def test_three_hundred_tasks_of_any_degree() -> None:
 
 def test_similar_sizes_share_one_program(policy: mj.Offloader) -> None:
     policy.plan(graphs(8, 8, 8), SYSTEM)
-    before = learned._decode._cache_size()
+    before = offloader._decode._cache_size()
     for sizes in ((8, 8, 8, 8), (2, 3, 8), (5, 6, 7)):
         policy.plan(graphs(*sizes, seed=4), SYSTEM)
     policy.plan(graphs(7, 2, 4), mj.System(uplink_bps=1e7))
-    assert learned._decode._cache_size() == before
+    assert offloader._decode._cache_size() == before
     policy.plan(graphs(9, 9, 9), SYSTEM)
-    assert learned._decode._cache_size() == before + 1
+    assert offloader._decode._cache_size() == before + 1
 
 
 def test_nothing_at_all_is_compiled_for_similar_graphs(policy: mj.Offloader) -> None:
@@ -246,17 +249,213 @@ def star(children: int) -> mj.TaskGraph:
     ],
 )
 def test_wrong_graphs(policy: mj.Offloader, monkeypatch: pytest.MonkeyPatch, wrong: Any, phrase: str) -> None:
-    monkeypatch.setattr(learned, "_decode", None)  # refused before any computation
+    monkeypatch.setattr(offloader, "_decode", None)  # refused before any computation
     with pytest.raises(mj.InputError, match=phrase):
         policy.plan(wrong, SYSTEM)
 
 
 @pytest.mark.parametrize("mode", ["sampled", "ARGMAX", "", None, 1])
 def test_unknown_mode(policy: mj.Offloader, mode: Any) -> None:
-    with pytest.raises(mj.InputError, match=r"mode is .*; accepted: argmax"):
+    with pytest.raises(mj.InputError, match=r"mode is .*; accepted: argmax, sample, search, search_order"):
         policy.plan(star(1), SYSTEM, mode=mode)
 
 
 def test_wrong_system(policy: mj.Offloader) -> None:
     with pytest.raises(mj.InputError, match="system is None; accepted: a System"):
         policy.plan(star(1), None)
+
+
+@pytest.mark.parametrize(
+    ("systems", "phrase"),
+    [
+        ([SYSTEM], r"system has 1 entries; accepted: a System, or one for each of the 2 graphs"),
+        ([SYSTEM, None], r"system\[1\] is None; accepted: a System"),
+        (7, r"system is 7; accepted: a System, or one for each of the 2 graphs"),
+    ],
+)
+def test_wrong_systems(policy: mj.Offloader, systems: Any, phrase: str) -> None:
+    with pytest.raises(mj.InputError, match=phrase):
+        policy.plan(graphs(3, 4), systems)
+
+
+def test_one_graph_has_one_system(policy: mj.Offloader) -> None:
+    with pytest.raises(mj.InputError, match=r"system is \[.*; accepted: a System"):
+        policy.plan(star(1), [SYSTEM])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(("option", "value"), [("samples", 0), ("samples", 1.5), ("seed", -1), ("seed", True)])
+def test_wrong_options(policy: mj.Offloader, option: str, value: Any) -> None:
+    with pytest.raises(mj.InputError, match=f"{option} is {value}; accepted: an integer in"):
+        policy.plan(star(1), SYSTEM, "sample", **{option: value})
+
+
+# What is spent on a plan.
+
+
+def ordering(seed: int = 0) -> mj.Offloader:
+    """A policy, not trained, that chooses the order too."""
+    settings = PolicyConfig(
+        decides="order", decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled", candidates=3
+    )
+    return mj.Offloader(settings, rollout.init_params(settings, jax.random.key(seed)), "orders")
+
+
+@pytest.mark.parametrize("orders", [False, True])
+def test_each_mode_is_no_worse_than_the_one_before(policy: mj.Offloader, orders: bool) -> None:
+    """And from `sample` on no worse than what needs no learning. An untrained policy shows it: much is to be gained."""
+    mine, several = ordering() if orders else policy, graphs(1, 6, 8, 12, seed=6)
+    plans = {mode: mine.plan(several, SYSTEM, mode, samples=4, seed=1) for mode in offloader.MODES}
+    for i, graph in enumerate(several):
+        spans = [plans[mode][i].makespan for mode in offloader.MODES]
+        assert spans == sorted(spans, reverse=True)
+        simple = (mj.heft, mj.greedy, mj.all_local, mj.all_offload)
+        assert spans[1] <= min(planner(graph, SYSTEM).makespan for planner in simple)
+        spent = [plans[mode][i].evaluations for mode in offloader.MODES]
+        assert spent == sorted(spent)
+        assert spent[0] == 0
+        assert spent[1] == 4 + 4  # drawn, and simple
+        assert spent[3] >= offloader.ORDER_STEPS
+        for found in plans.values():
+            again = mj.simulate(graph, SYSTEM, found[i].placement, found[i].order)
+            assert again.makespan == found[i].makespan
+    sums = [sum(plan.makespan for plan in plans[mode]) for mode in offloader.MODES]
+    assert sums[0] > sums[1] > sums[3]
+
+
+def test_search_finds_what_no_change_of_one_task_betters(policy: mj.Offloader) -> None:
+    (graph,) = graphs(9, seed=7)
+    plan = policy.plan(graph, SYSTEM, "search")
+    for task in range(9):
+        changed = plan.placement.copy()
+        changed[task] ^= 1
+        assert mj.simulate(graph, SYSTEM, changed, plan.order).makespan >= plan.makespan * (1 - 1e-9)
+
+
+def test_draws_are_the_seeds(policy: mj.Offloader) -> None:
+    (graph,) = graphs(12, seed=8)
+    first, again = (policy.plan(graph, SYSTEM, "sample", samples=2, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first.placement, again.placement)
+    best = [policy.plan(graph, SYSTEM, "sample", samples=count).makespan for count in (1, 256)]
+    assert best[1] <= best[0]
+
+
+# Many at once.
+
+
+def test_every_graph_has_its_own_system(policy: mj.Offloader) -> None:
+    """Of other rates, clocks and channels, and of sizes far apart."""
+    several = graphs(3, 30, 8, 3, 14, seed=9)
+    systems = [
+        SYSTEM, mj.System(ue_hz=2e9), mj.System(channel="mrlco"), mj.System(uplink_bps=1e5), mj.System(channel="mrlco")
+    ]  # fmt: skip
+    plans = policy.plan(several, systems)
+    for graph, system, plan in zip(several, systems, plans, strict=True):
+        alone = policy.plan(graph, system)
+        np.testing.assert_array_equal(plan.placement, alone.placement)
+        assert plan.makespan == alone.makespan == mj.simulate(graph, system, plan.placement).makespan
+
+
+def test_more_than_fit_at_once(policy: mj.Offloader, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = graphs(*[5] * 7, seed=10)
+    together = policy.plan(several, SYSTEM)
+    monkeypatch.setattr(offloader, "MOST_AT_ONCE", 3)
+    assert [plan.makespan for plan in policy.plan(several, SYSTEM)] == [plan.makespan for plan in together]
+
+
+def test_sizes_and_numbers_that_were_seen_are_not_traced_again(policy: mj.Offloader) -> None:
+    for mode in ("argmax", "sample"):
+        policy.plan(graphs(3, 7, 20, 20), SYSTEM, mode)
+    traced = offloader._decode._cache_size(), offloader._sampled._cache_size()
+    for mode in ("argmax", "sample"):
+        policy.plan(graphs(18, 5, 2, 22, seed=11), mj.System(ue_hz=2e9), mode)
+    assert (offloader._decode._cache_size(), offloader._sampled._cache_size()) == traced
+
+
+def test_threads_get_what_one_gets(policy: mj.Offloader) -> None:
+    several = graphs(*range(1, 17), seed=12)
+    alone = [policy.plan(graph, SYSTEM, "sample", samples=2).makespan for graph in several]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda graph: policy.plan(graph, SYSTEM, "sample", samples=2).makespan, several * 2))
+    assert found == alone * 2
+
+
+# In JAX code of others.
+
+
+def test_inside_other_jitted_code(policy: mj.Offloader) -> None:
+    """The policy is an argument; rates are traced by way of the times."""
+    several = graphs(5, 8, seed=13)
+    arrays = mj.pack(several, SYSTEM)
+
+    @jax.jit
+    def slower(policy: mj.Offloader, arrays: mj.DagArrays, factor: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return policy.decide(dataclasses.replace(arrays, uplink=arrays.uplink * factor))
+
+    for factor in (1.0, 5.0):
+        system = dataclasses.replace(SYSTEM, uplink_bps=SYSTEM.uplink_bps / factor)
+        # In the order of the faster link: only where both have the same order are they the same.
+        orders = [mj.priority_order(graph, SYSTEM) for graph in several]
+        actions, spans = slower(policy, arrays, factor)
+        for graph, order, row, span in zip(several, orders, actions, spans, strict=True):
+            placement = np.empty(graph.num_tasks, int)
+            placement[order] = np.asarray(row)[: graph.num_tasks]
+            assert mj.simulate(graph, system, placement, order).makespan == pytest.approx(float(span), rel=1e-5)
+    plans = policy.plan(several, SYSTEM)
+    assert [plan.makespan for plan in plans] == pytest.approx(slower(policy, arrays, 1.0)[1].tolist(), rel=1e-5)
+    assert slower._cache_size() == 1
+
+
+def test_as_a_pytree_it_is_its_parameters(policy: mj.Offloader) -> None:
+    leaves, structure = jax.tree.flatten(policy)
+    assert len(leaves) == len(jax.tree.leaves(policy.params))
+    again = jax.tree.unflatten(structure, leaves)
+    assert (again.policy, again.label, again.learning) == (policy.policy, policy.label, policy.learning)
+
+
+# Adapting.
+
+
+def test_adapting_gives_a_policy_and_its_curve(policy: mj.Offloader) -> None:
+    several = graphs(5, 6, seed=14)
+    before = jax.tree.map(np.asarray, policy.params)
+    adapted, curve = policy.adapt(several, SYSTEM, updates=3)
+    assert isinstance(adapted, mj.Offloader)
+    assert adapted.curve is curve
+    assert len(curve.latency_ms) == 4
+    assert curve.latency_ms[0] == pytest.approx(1e3 * np.mean([p.makespan for p in policy.plan(several, SYSTEM)]))
+    assert curve.latency_ms[-1] == pytest.approx(1e3 * np.mean([p.makespan for p in adapted.plan(several, SYSTEM)]))
+    jax.tree.map(np.testing.assert_array_equal, policy.params, before)
+    moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), adapted.params, before)
+    assert max(jax.tree.leaves(moved)) > 0
+
+
+# Applications unlike those of training.
+
+
+def test_what_is_out_of_range_is_named(policy: mj.Offloader) -> None:
+    known = [(graph, SYSTEM) for graph in graphs(5, 8, 12, seed=15)]
+    ranged = dataclasses.replace(policy, ranges=ranges.ranges_of(known))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ranged.plan([graph for graph, _ in known], SYSTEM)
+        policy.plan(graphs(40), SYSTEM)  # of which nothing is known
+    with pytest.warns(mj.OutsideTrainingWarning, match=r"tasks is 40, and was 5 to 12 in training"):
+        plan = ranged.plan(graphs(40, seed=15)[0], SYSTEM)
+    assert plan.makespan > 0
+    with pytest.warns(mj.OutsideTrainingWarning, match="upload time / local time is"):
+        ranged.plan(known[0][0], dataclasses.replace(SYSTEM, uplink_bps=1e3))
+    nothing = mj.TaskGraph.from_edges(cycles=[0.0] * 6, upload_bytes=[1.0] * 6, download_bytes=[1.0] * 6, edges=[])
+    with pytest.warns(mj.OutsideTrainingWarning, match="local time is inf"):
+        ranged.plan(nothing, SYSTEM)
+
+
+def test_ranges_by_hand() -> None:
+    graph = mj.TaskGraph.from_edges(
+        cycles=[1e9, 3e9, 2e9], upload_bytes=[0, 7e6 / 8, 0], download_bytes=[0, 0, 7e6], edges=[(0, 1), (0, 2)]
+    )
+    assert ranges.measure(graph, mj.System()) == pytest.approx(
+        {
+            "tasks": 3, "tasks a level": 1.5, "edges a task": 2 / 3, "upload time / local time": 1 / 6,
+            "download time / local time": 8 / 6, "VM time / local time": 0.1, "longest local time / mean": 1.5,
+        }
+    )  # fmt: skip

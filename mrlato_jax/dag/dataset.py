@@ -65,6 +65,55 @@ class Family:
         return daggen(self.num_tasks, fat, density, rng, data_unit=data_unit)
 
 
+@dataclasses.dataclass(frozen=True)
+class WideFamily(Family):
+    """Applications of one number of tasks that have little else in common, for one system.
+
+    Attributes:
+        system: its numbers, named as `System` names them.
+    """
+
+    system: Mapping[str, float]
+
+    def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
+        """Draws one graph: its shape, how much transferring takes beside computing, and how unlike its tasks are.
+
+        Computing locally takes 50 ms a task in the mean. Of the whole DAG uploads take 1/30 to 10 times as long as
+        computing locally does, downloads 1/100 to 10 times; single tasks deviate from either by a log-normal factor
+        whose sigma is of the DAG, 0 to 1.5. Three in ten DAGs are like the paper's: as many bytes back as sent, in
+        proportion to the cycles. In two of ten, one task in ten computes nothing or sends and gets nothing.
+        """
+        fat, density, jump = 0.2 + 0.7 * rng.random(), 0.1 + 0.8 * rng.random(), 1 + int(3 * rng.random())
+        shape = daggen(self.num_tasks, fat, density, rng, jump=jump, data_unit=data_unit)
+
+        def spread() -> NDArray[np.float64]:
+            # Box and Muller's: `rng.random` alone gives the same stream in every numpy.
+            radius = np.sqrt(-2 * np.log(1 - rng.random(self.num_tasks)))
+            normal = radius * np.cos(2 * np.pi * rng.random(self.num_tasks))
+            factors = np.exp(1.5 * rng.random() * normal)
+            return factors / factors.mean()
+
+        def log_uniform(low: float, high: float) -> float:
+            return float(low * (high / low) ** rng.random())
+
+        cycles = 0.05 * self.system["ue_hz"] * spread()
+        seconds = cycles.sum() / self.system["ue_hz"] / self.num_tasks
+        alike = rng.random() < 0.3
+        upload = seconds * log_uniform(1 / 30, 10) * self.system["uplink_bps"] / 8 * spread()
+        download = seconds * log_uniform(1 / 100, 10) * self.system["downlink_bps"] / 8 * spread()
+        if alike:
+            upload = upload.mean() * cycles / cycles.mean()
+            download = upload
+        idle, silent = rng.random(self.num_tasks) < 0.1, rng.random(self.num_tasks) < 0.1
+        idle &= ~silent
+        if rng.random() < 0.2 and not idle.all():
+            cycles = np.where(idle, 0, cycles)
+            upload, download = np.where(silent, 0, upload), np.where(silent, 0, download)
+        return TaskGraph.from_edges(
+            cycles=np.rint(cycles), upload_bytes=np.rint(upload), download_bytes=np.rint(download), edges=shape.edges
+        )
+
+
 def _topology_families() -> tuple[Family, ...]:
     """Experiment 1: a grid of shapes."""
     grid = (0.4, 0.5, 0.6, 0.7, 0.8)
@@ -99,10 +148,25 @@ def _rate_families() -> tuple[Family, ...]:
     )
 
 
+def _wide_families() -> tuple[Family, ...]:
+    """For the policy that is to plan anything: many sizes, on systems whose links and servers differ."""
+    names = ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")
+    numbers = ((1e9, 10e9, 7e6, 7e6), (1.5e9, 4e9, 20e6, 60e6), (2e9, 80e9, 100e6, 300e6))
+    systems = [dict(zip(names, each, strict=True)) for each in numbers]
+    sizes = (2, 3, 5, 8, 12, 16, 20, 25, 30, 36, 42, 50, 60)
+    kinds = [(n, number, "train") for n in sizes for number in range(3)]
+    kinds += [(n, number, "test") for n, number in ((10, 0), (22, 1), (28, 2), (46, 0))]
+    return tuple(
+        WideFamily(f"n{n}_system{number}", split, n, (0.2, 0.9), (0.1, 0.9), systems[number])
+        for n, number, split in kinds
+    )
+
+
 FAMILIES: Mapping[str, tuple[Family, ...]] = {
     "exp1": _topology_families(),
     "exp2": _size_families(),
     "exp3": _rate_families(),
+    "general": _wide_families(),
 }
 
 
@@ -117,7 +181,8 @@ class DagDataset:
         name: names the file: letters, digits, _ and -.
         set_names: S distinct strings.
         splits: S of "train" or "test".
-        settings: JSON object saying how the sets were drawn.
+        settings: JSON object saying how the sets were drawn; where each is for one system, `systems` has their numbers,
+            named as `System` names them.
         cycles: float64[S, G, N], CPU cycles.
         upload_bytes: float64[S, G, N], bytes.
         download_bytes: float64[S, G, N], bytes.
@@ -354,7 +419,7 @@ def build(
         sets[family.set_name] = [build_graph(experiment, set_index, i, data_unit) for i in range(graphs_per_set)]
         if progress:
             progress(set_index + 1, len(families))
-    settings = {
+    settings: dict[str, Any] = {
         "experiment": experiment,
         "seed": SEED,
         "generator_version": GENERATOR_VERSION,
@@ -366,6 +431,9 @@ def build(
             {field: getattr(family, field) for field in ("num_tasks", "fat", "density")} for family in families
         ],
     }
+    systems = [family.system for family in families if isinstance(family, WideFamily)]
+    if systems:
+        settings["systems"] = systems
     return DagDataset.from_graphs(experiment, sets, tuple(family.split for family in families), settings)
 
 

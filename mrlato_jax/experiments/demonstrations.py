@@ -22,7 +22,7 @@ import numpy as np
 
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.dag.daggen import GENERATOR_VERSION
-from mrlato_jax.dag.dataset import FAMILIES, SEED, build_graph, data_folder
+from mrlato_jax.dag.dataset import FAMILIES, SEED, Family, WideFamily, build_graph, data_folder
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.experiments.settings import training_systems
@@ -45,12 +45,12 @@ SAME = 1e-4  # relative: a stored makespan that differs by more from the simulat
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
-    """A DAG by its place in the generator's sequence, the system's rate, and the best plan known.
+    """A DAG by its place in the generator's sequence, the system's uplink rate, and the best plan known.
 
     Attributes:
         set_index: of its family.
         graph_index: of the DAG in its family, at least `FIRST_FRESH`.
-        rate_bps: of both links.
+        rate_bps: of the uplink; in Experiments 1 to 3 of both links.
         placement: "0" or "1" for each task id.
         makespan: seconds.
         proven: whether no placement in the priority order is better.
@@ -67,10 +67,15 @@ class Demonstration:
         """The DAG, drawn again."""
         return build_graph(experiment, self.set_index, self.graph_index)
 
-    @property
-    def system(self) -> System:
+    def system(self, experiment: str) -> System:
         """What the plan was made for."""
-        return System(uplink_bps=self.rate_bps, downlink_bps=self.rate_bps, channel=CHANNEL)
+        return _system(FAMILIES[experiment][self.set_index], self.rate_bps)
+
+
+def _system(family: Family, rate_bps: float) -> System:
+    if isinstance(family, WideFamily):
+        return System(**family.system, channel=CHANNEL)
+    return System(uplink_bps=rate_bps, downlink_bps=rate_bps, channel=CHANNEL)
 
 
 def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, float]]:
@@ -80,17 +85,18 @@ def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, 
     """
     check_choice("experiment", experiment, tuple(FAMILIES))
     check_number("graphs_per_family", graphs_per_family, low=1, integer=True)
-    systems = training_systems(experiment, CHANNEL)
     for number in range(graphs_per_family):
         for set_index, family in enumerate(FAMILIES[experiment]):
             if family.split == "train":
+                wide = isinstance(family, WideFamily)
+                systems = [_system(family, 0.0)] if wide else training_systems(experiment, CHANNEL)
                 for variant, system in enumerate(systems):
                     yield set_index, FIRST_FRESH + number * len(systems) + variant, system.uplink_bps
 
 
 def demonstrate(experiment: str, set_index: int, graph_index: int, rate_bps: float, proof_s: float) -> Demonstration:
     """Looks for the best plan of one DAG, `proof_s` seconds long where it is not proven sooner."""
-    system = System(uplink_bps=rate_bps, downlink_bps=rate_bps, channel=CHANNEL)
+    system = _system(FAMILIES[experiment][set_index], rate_bps)
     plan = optimum(build_graph(experiment, set_index, graph_index), system, time_limit_s=proof_s)
     placement = "".join(map(str, plan.placement.tolist()))
     return Demonstration(set_index, graph_index, rate_bps, placement, plan.makespan, plan.proven)
@@ -198,13 +204,10 @@ def demonstration_pool(
         InputError: plans whose makespans are not what the simulator says; or fewer plans of some number of tasks than a
             set needs.
     """
-    by_rate: dict[float, list[Demonstration]] = {}
-    for entry in demonstrations:
-        by_rate.setdefault(entry.rate_bps, []).append(entry)
-    longest = max(len(entry.placement) for entry in demonstrations)
-    packed = [_task(experiment, entries, policy, longest) for entries in by_rate.values()]
-    everything = jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *packed)
-    sizes = np.array([len(entry.placement) for entries in by_rate.values() for entry in entries])
+    rates = {rate: place for place, rate in enumerate(dict.fromkeys(entry.rate_bps for entry in demonstrations))}
+    by_rate = sorted(demonstrations, key=lambda entry: rates[entry.rate_bps])
+    everything = jax.tree.map(np.asarray, _task(experiment, by_rate, policy))
+    sizes = np.array([len(entry.placement) for entry in by_rate])
     kinds, counts = np.unique(sizes, return_counts=True)
     if counts.min() < graphs_per_task:
         raise InputError(
@@ -219,12 +222,10 @@ def demonstration_pool(
     return jax.block_until_ready(TaskPool(tasks, tuple(int(kind) for kind in kinds for _ in range(mixes))))
 
 
-def _task(
-    experiment: str, demonstrations: Sequence[Demonstration], policy: PolicyConfig, num_positions: int
-) -> LearningTask:
+def _task(experiment: str, demonstrations: Sequence[Demonstration], policy: PolicyConfig) -> LearningTask:
     graphs = [entry.graph(experiment) for entry in demonstrations]
-    task = learning_task(graphs, demonstrations[0].system, policy, num_positions)
-    actions = np.zeros((len(graphs), num_positions), np.int32)
+    task = learning_task(graphs, [entry.system(experiment) for entry in demonstrations], policy)
+    actions = np.zeros(task.dags.mask.shape, np.int32)
     for row, order, entry in zip(actions, np.asarray(task.dags.order), demonstrations, strict=True):
         placement = np.array([int(side) for side in entry.placement], np.int32)
         row[: len(placement)] = placement[order[: len(placement)]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -32,9 +32,31 @@ class TestSetting:
 
 
 def training_systems(experiment: str, channel: str) -> list[System]:
-    """The systems a training set may be met under: one, or Experiment 3's seven rates (U_r = D_r)."""
+    """The systems a training set of the paper's may be met under: one, or Experiment 3's seven rates (U_r = D_r)."""
     rates = TRAIN_RATES_BPS.get(experiment, (DEFAULT_RATE_BPS,))
     return [System(uplink_bps=rate, downlink_bps=rate, channel=channel) for rate in rates]
+
+
+def systems_of(dataset: DagDataset, index: int, channel: str) -> list[System]:
+    """The systems that set `index` may be met under: its own where the data set says one, else `training_systems`.
+
+    Raises:
+        InputError: the data set's `systems` are none.
+    """
+    own = dataset.settings.get("systems")
+    if own is None:
+        return training_systems(dataset.name, channel)
+    try:
+        return [System(**own[index], channel=channel)]
+    except (TypeError, IndexError, KeyError) as error:
+        raise InputError(f"data set {dataset.name} has systems that are none ({error}); accepted: one a set") from None
+
+
+def training_examples(dataset: DagDataset, channel: str) -> Iterator[tuple[TaskGraph, System]]:
+    """Every DAG that is trained on, with every system that it may be met under."""
+    for index in dataset.train_sets:
+        for system in systems_of(dataset, index, channel):
+            yield from ((graph, system) for graph in dataset.graphs(index))
 
 
 def check_room(dataset: DagDataset, policy: PolicyConfig) -> None:
@@ -51,10 +73,12 @@ def check_room(dataset: DagDataset, policy: PolicyConfig) -> None:
 
 def training_pool(dataset: DagDataset, policy: PolicyConfig, channel: str) -> TaskPool:
     """Every training set of an experiment under every training system, packed, encoded and on the device."""
-    systems = training_systems(dataset.name, channel)
-    sets = [dataset.graphs(index) for index in dataset.train_sets]
-    sizes = tuple(max(graph.num_tasks for graph in graphs) for graphs in sets)
-    tasks = [stack([learning_task(graphs, system, policy, max(sizes)) for system in systems]) for graphs in sets]
+    sets = {index: dataset.graphs(index) for index in dataset.train_sets}
+    sizes = tuple(max(graph.num_tasks for graph in graphs) for graphs in sets.values())
+    tasks = [
+        stack([learning_task(graphs, system, policy, max(sizes)) for system in systems_of(dataset, index, channel)])
+        for index, graphs in sets.items()
+    ]
     return jax.block_until_ready(TaskPool(stack(tasks), sizes))
 
 
@@ -82,10 +106,10 @@ def unseen_settings(dataset: DagDataset, channel: str, rates_bps: Sequence[float
                 system = System(uplink_bps=rate, downlink_bps=rate, channel=channel)
                 settings.append(TestSetting(f"{rate / 1e6:g} Mbit/s", graphs, system))
         else:
-            system = System(uplink_bps=DEFAULT_RATE_BPS, downlink_bps=DEFAULT_RATE_BPS, channel=channel)
+            (system,) = systems_of(dataset, index, channel)
             settings.append(TestSetting(dataset.set_names[index], graphs, system))
     if not settings:
-        raise InputError(f"data set {dataset.name!r} has no test sets; accepted: one of Experiments 1 to 3")
+        raise InputError(f"data set {dataset.name!r} has no test sets; accepted: one that has")
     return settings
 
 
@@ -99,11 +123,13 @@ def validation_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
         InputError: the data set was not drawn by this package's generator and seed.
     """
     _check_drawn_here(dataset)
-    systems = training_systems(dataset.name, channel)
-    several = len(systems) > 1
-    pairs = list(zip(dataset.train_sets, systems if several else systems * len(dataset.train_sets), strict=False))
+    several = len(systems_of(dataset, dataset.train_sets[0], channel)) > 1
     settings = []
-    for index, system in pairs:
+    for place, index in enumerate(dataset.train_sets):
+        systems = systems_of(dataset, index, channel)
+        if place >= len(systems) > 1:
+            break
+        system = systems[place] if several else systems[0]
         name = f"{system.uplink_bps / 1e6:g} Mbit/s" if several else dataset.set_names[index]
         settings.append(TestSetting(name, _drawn_next(dataset, index), system))
     return settings

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.dag.task_graph import TaskGraph
@@ -39,13 +40,16 @@ class LearningTask(NamedTuple):
 
 
 def learning_task(
-    graphs: Sequence[TaskGraph], system: System, policy: PolicyConfig, num_positions: int | None = None
+    graphs: Sequence[TaskGraph],
+    system: System | Sequence[System],
+    policy: PolicyConfig,
+    num_positions: int | None = None,
 ) -> LearningTask:
-    """Packs and encodes one set of DAGs under one system; runs on the host.
+    """Packs and encodes one set of DAGs; runs on the host.
 
     Args:
         graphs: the DAGs.
-        system: the system all of them run on.
+        system: the system that all of them run on, or one for each.
         policy: says how neighbours are encoded, and how many there may be.
         num_positions: N to pad to; by default the largest DAG's.
 
@@ -53,8 +57,13 @@ def learning_task(
         InputError: a task with more neighbours than the policy has room for.
     """
     arrays = pack(graphs, system, num_positions=num_positions)
-    mdp.check_neighbour_width(arrays, policy.neighbour_limit)
-    dags = jax.tree.map(jnp.asarray, arrays)
+    mdp.check_neighbour_width(graphs, policy.neighbour_limit)
+    return encoded(arrays, policy)
+
+
+def encoded(arrays: DagArrays, policy: PolicyConfig) -> LearningTask:
+    """What `pack` gives, in float32, with its encoding; may be traced."""
+    dags = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), arrays)
     return LearningTask(dags, *_encode_all(dags, policy.neighbour_limit, policy.outlook))
 
 

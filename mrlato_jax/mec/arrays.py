@@ -55,7 +55,7 @@ jax.tree_util.register_dataclass(
 
 def pack(
     graphs: Sequence[TaskGraph],
-    system: System,
+    system: System | Sequence[System],
     *,
     orders: Sequence[Any] | None = None,
     num_positions: int | None = None,
@@ -65,7 +65,7 @@ def pack(
 
     Args:
         graphs: the DAGs, any sizes.
-        system: the system they run on.
+        system: the system they run on, or one for each, all of one channel.
         orders: a scheduling order for each graph; by default `priority_order`.
         num_positions: N; by default the largest number of tasks.
         dtype: of the times, a floating-point one.
@@ -81,7 +81,7 @@ def pack(
         raise InputError(f"graphs is {shorten(graphs)}; accepted: a sequence of at least one TaskGraph")
     for i, graph in enumerate(graphs):
         check_type(f"graphs[{i}]", graph, TaskGraph)
-    check_type("system", system, System)
+    systems = _systems(system, len(graphs))
     try:
         floating = np.issubdtype(np.dtype(dtype), np.floating)
     except TypeError:
@@ -97,7 +97,7 @@ def pack(
             f"num_positions is {size} for {len(graphs)} graphs (largest {largest}); accepted: at most {most}"
         )
     if orders is None:
-        checked = [priority_order(graph, system) for graph in graphs]
+        checked = [priority_order(graph, each) for graph, each in zip(graphs, systems, strict=True)]
     elif not isinstance(orders, Sequence):
         raise InputError(f"orders is {shorten(orders)}; accepted: a sequence, one order for each graph")
     elif len(orders) != len(graphs):
@@ -109,8 +109,8 @@ def pack(
     parents = np.zeros((batch, size, size), bool)
     mask = np.zeros((batch, size), bool)
     order = np.full((batch, size), -1, np.int32)
-    for b, (graph, o) in enumerate(zip(graphs, checked, strict=True)):
-        n, times = graph.num_tasks, task_times(graph, system)
+    for b, (graph, o, each) in enumerate(zip(graphs, checked, systems, strict=True)):
+        n, times = graph.num_tasks, task_times(graph, each)
         with np.errstate(over="ignore"):  # refused below
             ue[b, :n], uplink[b, :n] = times.ue[o], times.uplink[o]
             vm[b, :n], downlink[b, :n] = times.vm[o], times.downlink[o]
@@ -119,5 +119,19 @@ def pack(
         parents[b, position[graph.edges[:, 1]], position[graph.edges[:, 0]]] = True
         mask[b, :n], order[b, :n] = True, o
     if not all(np.isfinite(times).all() for times in (ue, uplink, vm, downlink)):
-        raise InputError(f"the times of these graphs under {system} overflow {np.dtype(dtype)}; accepted: smaller ones")
-    return DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel=system.channel)
+        under = system if isinstance(system, System) else "their systems"
+        raise InputError(f"the times of these graphs under {under} overflow {np.dtype(dtype)}; accepted: smaller ones")
+    return DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel=systems[0].channel)
+
+
+def _systems(system: Any, count: int) -> list[System]:
+    if isinstance(system, System) or not isinstance(system, Sequence):
+        check_type("system", system, System)
+        return [system] * count
+    if len(system) != count:
+        raise InputError(f"system has {len(system)} entries; accepted: a System, or {count}, one for each graph")
+    for i, each in enumerate(system):
+        check_type(f"system[{i}]", each, System)
+        if each.channel != system[0].channel:
+            raise InputError(f"system[{i}] has channel {each.channel!r}; accepted: {system[0].channel!r}, as system[0]")
+    return list(system)

@@ -6,10 +6,13 @@ that, so a policy may be shown them (`simulator_features`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
@@ -28,19 +31,18 @@ def num_features(neighbour_width: int | None, outlook: bool = False) -> int:
     return TASK_FEATURES + neighbours + (OUTLOOK_FEATURES if outlook else 0)
 
 
-def check_neighbour_width(arrays: DagArrays, width: int | None) -> None:
-    """Raises InputError where a task of the (host-side) batch has more than `width` parents or children."""
+def check_neighbour_width(graphs: Sequence[TaskGraph], width: int | None) -> None:
+    """Raises InputError where a task of one of the graphs has more than `width` parents or children."""
     if width is None:
         return
-    parents = np.asarray(arrays.parents)
-    for kind, axis in (("parents", -1), ("children", -2)):
-        counts = parents.sum(axis=axis)
-        if counts.max() > width:
-            where = np.unravel_index(counts.argmax(), counts.shape)
-            raise InputError(
-                f"graph {where[0] if len(where) > 1 else 0} has a task with {counts.max()} {kind}; "
-                f"accepted: at most neighbour_width = {width} (set when the policy is trained)"
-            )
+    for index, graph in enumerate(graphs):
+        for kind, column in (("parents", 1), ("children", 0)):
+            most = np.bincount(graph.edges[:, column], minlength=1).max()
+            if most > width:
+                raise InputError(
+                    f"graph {index} has a task with {most} {kind}; "
+                    f"accepted: at most neighbour_width = {width} (set when the policy is trained)"
+                )
 
 
 def encode(dag: DagArrays, neighbour_width: int | None, outlook: bool = False) -> jax.Array:

@@ -20,7 +20,8 @@ from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners.branch_and_bound import optimum
-from mrlato_jax.planners.plan import Plan, SearchedPlan, actions_of, placement_of, simulated_plan
+from mrlato_jax.planners.descent import local_search
+from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, actions_of, placement_of, simulated_plan
 
 POLISHED, WORTH_POLISHING = 8, 1.03  # the best so many orders, if they are no worse than the best by more
 HOT, COLD = 0.02, 1e-4  # first and last temperature, relative to the makespan that is begun with
@@ -48,23 +49,32 @@ def in_order(dag: DagArrays, order: jax.Array) -> DagArrays:
 
 
 def order_search(
-    graph: TaskGraph, system: System, *, steps: int = 10_000, chains: int = 32, proof_s: float = 1.0, seed: int = 0
+    graph: TaskGraph,
+    system: System,
+    *,
+    start: Plan | None = None,
+    steps: int = 10_000,
+    chains: int = 32,
+    proof_s: float = 1.0,
+    seed: int = 0,
 ) -> SearchedPlan:
     """Looks for the best plan over all linear extensions; proves nothing.
 
-    Anneals from the optimum of the priority order, then looks for the optimum of the best orders that were met.
+    Anneals from the optimum of the priority order, then looks for the optimum of the best orders that were met. From a
+    plan that is given it anneals instead, and improves what is met by local search, which takes less time.
 
     Args:
         graph: the application.
         system: the system it runs on.
+        start: plan of this application on this system to begin with; by default that optimum.
         steps: changes that each chain tries.
         chains: how many anneal side by side.
-        proof_s: seconds that each of those optima may take.
+        proof_s: seconds that each of those optima may take; not looked at with a `start`.
         seed: of all random draws; it gives one answer where those optima are proven in time.
 
     Returns:
-        A `SearchedPlan` in the order that was found, no worse than what `optimum` finds in as long; its `evaluations`
-        are those of the chains, without what the optima looked at.
+        A `SearchedPlan` in the order that was found, no worse than the start; its `evaluations` are those of the chains
+        and of local search, without what optima looked at.
 
     Raises:
         InputError: an argument of another type or out of its range.
@@ -74,25 +84,29 @@ def order_search(
     check_number("chains", chains, low=1, integer=True)
     check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
     check_number("proof_s", proof_s, low=0.0)
-    start = optimum(graph, system, time_limit_s=proof_s)
+    begin: Plan = optimum(graph, system, time_limit_s=proof_s) if start is None else start
     n = graph.num_tasks
     with latency.one_by_one():
-        dag = latency.pack_float64(graph, system, start.order)
-        actions = actions_of(dag, start.placement)
-        met = jax.device_get(_anneal(dag, actions, start.makespan, jax.random.key(seed), steps, chains))
-    best: Plan = start
-    orders = [start.order] if start.proven else []
+        dag = latency.pack_float64(graph, system, begin.order)
+        actions = actions_of(dag, begin.placement)
+        met = jax.device_get(_anneal(dag, actions, begin.makespan, jax.random.key(seed), steps, chains))
+    best, spent = begin, steps * chains
+    orders = [begin.order] if isinstance(begin, ProvenPlan) and begin.proven else []
     for chain in np.argsort(met.makespan):
-        order = start.order[met.order[:n, chain]]
+        order = begin.order[met.order[:n, chain]]
         if len(orders) > POLISHED or met.makespan[chain] > met.makespan.min() * WORTH_POLISHING:
             break
         if any(np.array_equal(order, other) for other in orders):
             continue
         orders.append(order)
-        annealed = simulated_plan(graph, system, placement_of(start.order, met.actions[:, chain]), order)
-        polished = optimum(graph, system, order=order, time_limit_s=proof_s)
+        annealed = simulated_plan(graph, system, placement_of(begin.order, met.actions[:, chain]), order)
+        if start is None:
+            polished: Plan = optimum(graph, system, order=order, time_limit_s=proof_s)
+        else:
+            improved = local_search(graph, system, order=order, start=annealed.placement, restarts=0)
+            polished, spent = improved, spent + improved.evaluations
         best = min(best, annealed, polished, key=lambda plan: plan.makespan)
-    return SearchedPlan.of(best, evaluations=steps * chains)
+    return SearchedPlan.of(best, evaluations=spent)
 
 
 @partial(jax.jit, static_argnames=("chains",))

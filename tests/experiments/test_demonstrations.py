@@ -43,10 +43,10 @@ def test_fresh_dags_of_training_families_under_training_rates() -> None:
 def test_the_plans_are_optima(found: list[Demonstration]) -> None:
     assert [len(entry.placement) for entry in found] == [10, 15, 10, 15]
     for entry in found:
-        plan = mj.optimum(entry.graph("exp2"), entry.system)
+        plan = mj.optimum(entry.graph("exp2"), entry.system("exp2"))
         assert entry.proven
         assert entry.makespan == pytest.approx(plan.makespan, rel=1e-9)
-        again = mj.simulate(entry.graph("exp2"), entry.system, [int(side) for side in entry.placement])
+        again = mj.simulate(entry.graph("exp2"), entry.system("exp2"), [int(side) for side in entry.placement])
         assert again.makespan == pytest.approx(entry.makespan, rel=1e-12)
 
 
@@ -87,7 +87,7 @@ def test_a_policy_that_chooses_the_order_is_shown_the_look_aheads_plans(found: l
         task = jax.tree.map(lambda leaf, number=number: leaf[number, 0], pool.tasks)
         followed = rollout.follow(free, params, task, task.optimum[:, None])
         met += np.asarray(followed.makespans)[:, 0].tolist()
-    ahead = [look_ahead_order(entry.graph("exp2"), entry.system).makespan for entry in found]
+    ahead = [look_ahead_order(entry.graph("exp2"), entry.system("exp2")).makespan for entry in found]
     np.testing.assert_allclose(sorted(met), sorted(ahead), rtol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_those_that_come_with_the_package_are_of_every_family_and_rate(experimen
     kinds = {(entry.set_index, entry.rate_bps) for entry in everything}
     assert kinds == {(set_index, rate) for set_index, _, rate in demonstrations.wanted(experiment, 1)}
     for entry in everything[:: len(everything) // 8]:
-        again = mj.simulate(entry.graph(experiment), entry.system, [int(side) for side in entry.placement])
+        again = mj.simulate(entry.graph(experiment), entry.system(experiment), [int(side) for side in entry.placement])
         assert again.makespan == pytest.approx(entry.makespan, rel=1e-12)
 
 

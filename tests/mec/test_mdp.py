@@ -238,15 +238,14 @@ def test_neighbours_beyond_the_width_are_an_error() -> None:
             costs = [1e4] * (count + 1)
             graph = mj.TaskGraph.from_edges(cycles=costs, upload_bytes=costs, download_bytes=costs, edges=edges)
             small = mj.TaskGraph.from_edges(cycles=[1.0], upload_bytes=[1.0], download_bytes=[1.0], edges=[])
-            arrays = mj.pack([small, graph], mj.System())
             if fits:
-                mdp.check_neighbour_width(arrays, WIDTH)
+                mdp.check_neighbour_width([small, graph], WIDTH)
                 column = 5 if kind == "parents" else 5 + WIDTH
                 assert (encode_alone(graph, mj.System())[:, column : column + WIDTH] > 0).all(axis=1).sum() == 1
             else:
                 with pytest.raises(InputError, match=rf"graph 1.*33 {kind}.*neighbour_width.*32"):
-                    mdp.check_neighbour_width(arrays, WIDTH)
-                mdp.check_neighbour_width(arrays, POOLED)
+                    mdp.check_neighbour_width([small, graph], WIDTH)
+                mdp.check_neighbour_width([small, graph], POOLED)
                 assert np.isnan(encode_alone(graph, mj.System())).any()  # unchecked, it is not cut either
                 told = encode_alone(graph, mj.System(), POOLED)[:, 5 if kind == "parents" else 17]
                 assert told.max() == pytest.approx(math.log(34), rel=1e-6)

@@ -1,0 +1,322 @@
+"""A trained policy as other programs call it: plans for applications, and adapting to them."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, overload
+
+import jax
+import numpy as np
+
+from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
+from mrlato_jax.learning import rollout
+from mrlato_jax.learning.adaptation import Adaptation, adapt
+from mrlato_jax.learning.tasks import LearningTask, encoded, learning_task
+from mrlato_jax.mec import mdp
+from mrlato_jax.mec.arrays import DagArrays, pack
+from mrlato_jax.mec.latency import padded_size
+from mrlato_jax.mec.system import System
+from mrlato_jax.methods.ranges import OutsideTrainingWarning, Ranges, outside
+from mrlato_jax.planners import (
+    SearchedPlan,
+    all_local,
+    all_offload,
+    greedy,
+    heft,
+    local_search,
+    order_search,
+    placement_of,
+    simulated_plans,
+)
+from mrlato_jax.policy.seq2seq import NUM_SIDES
+
+MODES = ("argmax", "sample", "search", "search_order")
+MOST_AT_ONCE = 256  # DAGs decoded side by side
+MOST_PAIRS = 2**22  # of positions, in all DAGs that are decoded side by side
+SAMPLES = 64
+IMPROVED = 8  # samples that `search` improves, beside the best candidate
+ORDER_STEPS = 3000  # changes that each chain of `search_order` tries
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Offloader:
+    """A trained policy. A pytree whose leaves are the parameters, so it can be an argument of jitted functions.
+
+    Nothing of it ever changes: any number of threads may plan with one.
+
+    Attributes:
+        policy: the network's settings.
+        params: its parameters.
+        label: the method that trained it.
+        iteration: how many meta-iterations did.
+        learning: the learning settings, by which it adapts.
+        ranges: of applications and systems that it was trained on (`ranges.measure`); None where that is not known.
+    """
+
+    policy: PolicyConfig
+    params: Any = dataclasses.field(repr=False)
+    label: str
+    iteration: int = 0
+    learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
+    ranges: Ranges | None = dataclasses.field(default=None, repr=False)
+
+    @overload
+    def plan(
+        self, graph: TaskGraph, system: System, mode: str = "argmax", *, samples: int = SAMPLES, seed: int = 0
+    ) -> SearchedPlan: ...
+
+    @overload
+    def plan(
+        self,
+        graph: Sequence[TaskGraph],
+        system: System | Sequence[System],
+        mode: str = "argmax",
+        *,
+        samples: int = SAMPLES,
+        seed: int = 0,
+    ) -> list[SearchedPlan]: ...
+
+    def plan(
+        self,
+        graph: TaskGraph | Sequence[TaskGraph],
+        system: System | Sequence[System],
+        mode: str = "argmax",
+        *,
+        samples: int = SAMPLES,
+        seed: int = 0,
+    ) -> SearchedPlan | list[SearchedPlan]:
+        """Decides every task of one application, or of each of several.
+
+        The network is compiled once for each padded size, channel and batch size (a power of two), so a program that
+        plans similar applications again and again compiles once.
+
+        Args:
+            graph: one graph or a sequence of them, any sizes.
+            system: the system they run on, or a sequence with one for each graph.
+            mode: what is spent on a plan:
+                argmax        the likeliest decisions, one after the other
+                sample        also `samples` plans drawn from the policy, and the greedy, HEFT-based, all-local and
+                              all-offload ones: the best of all by the simulator
+                search        the best of these and of the samples, improved by local search
+                search_order  and from there by order search
+            samples: plans drawn for each application; not looked at by argmax.
+            seed: of the draws, and of order search.
+
+        Returns:
+            A `SearchedPlan` for each graph, timed in float64 by the one simulator, with how many plans were simulated
+            to find it.
+
+        Warns:
+            OutsideTrainingWarning: an application or system unlike those of training; it names in what.
+
+        Raises:
+            InputError: no graph, systems of another number, an unknown mode, or a task with more parents or children
+                than the policy has room for.
+        """
+        check_choice("mode", mode, MODES)
+        check_number("samples", samples, low=1, integer=True)
+        check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
+        if isinstance(graph, TaskGraph):
+            check_type("system", system, System)
+            return self.plan([graph], system, mode, samples=samples, seed=seed)[0]
+        graphs = _graphs("graph", graph)
+        systems = _systems(system, len(graphs))
+        mdp.check_neighbour_width(graphs, self.policy.neighbour_limit)
+        if self.ranges is not None:
+            unlike = {what for each in zip(graphs, systems, strict=True) for what in outside(self.ranges, *each)}
+            for what in sorted(unlike):
+                warnings.warn(OutsideTrainingWarning(what), stacklevel=2)
+        plans: dict[int, SearchedPlan] = {}
+        drawn = 0 if mode == "argmax" else samples
+        for indices, size in _batches(graphs, systems, drawn):
+            batch = [graphs[i] for i in indices], [systems[i] for i in indices]
+            found = self._decoded(*batch, size, drawn, seed)
+            for i, decoded in zip(indices, found, strict=True):
+                plans[i] = decoded[0] if mode == "argmax" else _best_of(graphs[i], systems[i], decoded, mode, seed)
+        return [plans[i] for i in range(len(graphs))]
+
+    def decide(self, arrays: DagArrays) -> tuple[jax.Array, jax.Array]:
+        """The likeliest decisions as a function of arrays, for use inside `jax.jit`, `vmap` over systems, ...
+
+        Args:
+            arrays: `mj.pack`'s, leading axis B; a task with more neighbours than the policy has room for gives NaN.
+
+        Returns:
+            Actions int32[B, N] in scheduling order, 0 local or 1 offload (2 position + side where the policy chooses
+            the order, too), and makespans float[B], seconds.
+        """
+        check_type("arrays", arrays, DagArrays)
+        return rollout.decode_greedily(self.policy, self.params, encoded(arrays, self.policy))
+
+    def adapt(
+        self, graphs: TaskGraph | Sequence[TaskGraph], system: System, updates: int = 30, seed: int = 0
+    ) -> AdaptedOffloader:
+        """The policy after gradient steps on applications like the ones it is to plan.
+
+        Args:
+            graphs: one application or several, any sizes.
+            system: the system they run on.
+            updates: Adam steps, from a fresh optimiser; trajectories of every graph are drawn anew after each
+                `learning.inner_steps` of them. 0 changes nothing.
+            seed: of those draws.
+
+        Returns:
+            The adapted policy, with its `curve`; this one stays as it is.
+
+        Raises:
+            InputError: no graph, one that the policy has no room for, or a policy that became NaN.
+        """
+        check_number("updates", updates, low=0, integer=True)
+        check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
+        check_type("system", system, System)
+        graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)
+        task = learning_task(graphs, system, self.policy)
+        params, curve = adapt(self.policy, self.learning, self.params, task, task, updates, jax.random.key(seed))
+        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(Offloader)}
+        return AdaptedOffloader(**{**mine, "params": params}, curve=curve)
+
+    def _decoded(
+        self, graphs: Sequence[TaskGraph], systems: Sequence[System], size: int, samples: int, seed: int
+    ) -> list[list[SearchedPlan]]:
+        """Of each graph the likeliest plan, and then the best of those that were drawn."""
+        short = _power_of_two(len(graphs)) - len(graphs)
+        graphs, systems = [*graphs, *[graphs[-1]] * short], [*systems, *[systems[-1]] * short]
+        arrays = pack(graphs, systems, num_positions=size, dtype=np.float64)
+        task = encoded(arrays, self.policy)
+        actions = np.asarray(_decode(self.policy, self.params, task))[:, None]
+        if samples:
+            kept = min(IMPROVED, samples)
+            best = _sampled(self.policy, self.params, task, jax.random.key(seed), samples, kept)
+            actions = np.concatenate([actions, np.asarray(best)], axis=1)
+        each, told = actions.shape[1], rollout.lookahead_evaluations
+        chosen = [_decisions(self.policy, arrays.order[i], row) for i, rows in enumerate(actions) for row in rows]
+        repeated = [i for i in range(len(graphs)) for _ in range(each)]
+        plans = simulated_plans(
+            [graphs[i] for i in repeated],
+            [systems[i] for i in repeated],
+            [placement for placement, _ in chosen],
+            [order for _, order in chosen],
+        )
+        spent = [(1 + samples) * told(self.policy, graph.num_tasks) + samples for graph in graphs]
+        counted = [SearchedPlan.of(plan, evaluations=spent[i]) for plan, i in zip(plans, repeated, strict=True)]
+        return [counted[i * each : (i + 1) * each] for i in range(len(graphs) - short)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdaptedOffloader(Offloader):
+    """What `adapt` gives; `adapted, curve = policy.adapt(...)` takes both.
+
+    Attributes:
+        curve: what each update did, measured on the applications that were adapted to.
+    """
+
+    curve: Adaptation | None = dataclasses.field(default=None, repr=False)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self, self.curve))
+
+
+for _kind in (Offloader, AdaptedOffloader):
+    _names = [field.name for field in dataclasses.fields(_kind)]
+    jax.tree_util.register_dataclass(
+        _kind, data_fields=["params"], meta_fields=[name for name in _names if name != "params"]
+    )
+
+
+class _Improved(NamedTuple):
+    """A plan in search of a better one."""
+
+    plan: SearchedPlan
+    evaluations: int
+
+    def or_else(self, other: SearchedPlan) -> _Improved:
+        """The better of both, at the cost of both."""
+        best = other if other.makespan < self.plan.makespan else self.plan
+        return _Improved(best, self.evaluations + other.evaluations)
+
+
+def _best_of(graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], mode: str, seed: int) -> SearchedPlan:
+    """The best of the policy's plans and of the simple ones, improved as `mode` says."""
+    simple = [planner(graph, system) for planner in (heft, greedy, all_local, all_offload)]
+    best = min([*decoded, *simple], key=lambda plan: plan.makespan)
+    found = _Improved(SearchedPlan.of(best, evaluations=0), decoded[0].evaluations + len(simple))
+    if mode != "sample":
+        starts = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in (best, *decoded)}
+        for start in starts.values():
+            found = found.or_else(
+                local_search(graph, system, order=start.order, start=start.placement, restarts=0, seed=seed)
+            )
+    if mode == "search_order":
+        found = found.or_else(order_search(graph, system, start=found.plan, steps=ORDER_STEPS, seed=seed))
+    return SearchedPlan.of(found.plan, evaluations=found.evaluations)
+
+
+def _batches(graphs: Sequence[TaskGraph], systems: Sequence[System], samples: int) -> Iterator[tuple[list[int], int]]:
+    """Graphs that are decoded side by side, by their indices, and the size that they are padded to."""
+    alike: Mapping[tuple[int, str], list[int]] = defaultdict(list)
+    for i, (graph, system) in enumerate(zip(graphs, systems, strict=True)):
+        alike[padded_size(graph.num_tasks), system.channel].append(i)
+    for (size, _), indices in alike.items():
+        most = MOST_PAIRS // (size * size * max(1, samples // 4))
+        most = 1 << (max(1, min(most, MOST_AT_ONCE)).bit_length() - 1)
+        for begin in range(0, len(indices), most):
+            yield indices[begin : begin + most], size
+
+
+def _graphs(name: str, graphs: Any) -> list[TaskGraph]:
+    if not isinstance(graphs, Sequence) or not graphs:
+        kind = (
+            "a TaskGraph or a sequence of at least one" if name == "graph" else "a sequence of at least one TaskGraph"
+        )
+        raise InputError(f"{name} is {shorten(graphs)}; accepted: {kind}")
+    for i, entry in enumerate(graphs):
+        check_type(f"{name}[{i}]", entry, TaskGraph)
+    return list(graphs)
+
+
+def _systems(systems: Any, count: int) -> list[System]:
+    if isinstance(systems, System):
+        return [systems] * count
+    accepted = f"accepted: a System, or one for each of the {count} graphs"
+    if not isinstance(systems, Sequence):
+        raise InputError(f"system is {shorten(systems)}; {accepted}")
+    if len(systems) != count:
+        raise InputError(f"system has {len(systems)} entries; {accepted}")
+    for i, entry in enumerate(systems):
+        check_type(f"system[{i}]", entry, System)
+    return list(systems)
+
+
+@partial(jax.jit, static_argnames="policy")
+def _decode(policy: PolicyConfig, params: Any, task: LearningTask) -> jax.Array:
+    return rollout.decode_greedily(policy, params, task)[0]
+
+
+@partial(jax.jit, static_argnames=("policy", "samples", "kept"))
+def _sampled(
+    policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array, samples: int, kept: int
+) -> jax.Array:
+    """Actions int32[G, kept, N] of the best of the plans that are drawn of each DAG, the best first."""
+    drawn = rollout.sample(policy, params, task, key, samples)
+    _, best = jax.lax.top_k(-drawn.makespans, kept)
+    return jax.vmap(lambda actions, indices: actions[indices])(drawn.decisions.actions, best)
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _decisions(policy: PolicyConfig, order: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Placement by task id, and the order that it is for, of one row of actions."""
+    order = order[order >= 0]
+    actions = actions[: len(order)]
+    if policy.in_order:
+        return placement_of(order, actions), order
+    chosen = order[actions // NUM_SIDES]
+    return placement_of(chosen, actions % NUM_SIDES), chosen

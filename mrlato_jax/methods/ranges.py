@@ -1,0 +1,70 @@
+"""What a policy has been trained on, in numbers that decide how an application looks to it.
+
+All are ratios or counts: the policy sees times relative to one another, so that an application of ten times the cycles
+on a system of ten times the clocks is the same one to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.mec.system import System, task_times
+
+SLACK = 1e-6  # relative; times are rounded
+
+Ranges = tuple[tuple[str, float, float], ...]
+"""(name, lowest, highest) of each number that `measure` gives."""
+
+
+class OutsideTrainingWarning(UserWarning):
+    """A plan for an application or a system unlike those that the policy was trained on."""
+
+
+def measure(graph: TaskGraph, system: System) -> dict[str, float]:
+    """The numbers of one application on one system; infinite where nothing is to be computed."""
+    times = task_times(graph, system)
+    local = times.ue.sum()
+
+    def to_local(other: np.ndarray) -> float:
+        return float(other.sum() / local) if local > 0 else float("inf")
+
+    depth = np.ones(graph.num_tasks, np.int64)
+    children: list[list[int]] = [[] for _ in range(graph.num_tasks)]
+    for parent, child in graph.edges.tolist():
+        children[parent].append(child)
+    for task in graph.topological_order().tolist():
+        for child in children[task]:
+            depth[child] = max(depth[child], depth[task] + 1)
+    return {
+        "tasks": float(graph.num_tasks),
+        "tasks a level": graph.num_tasks / float(depth.max()),
+        "edges a task": len(graph.edges) / graph.num_tasks,
+        "upload time / local time": to_local(times.uplink),
+        "download time / local time": to_local(times.downlink),
+        "VM time / local time": to_local(times.vm),
+        "longest local time / mean": float(times.ue.max() / times.ue.mean()) if local > 0 else float("inf"),
+    }
+
+
+def ranges_of(examples: Iterable[tuple[TaskGraph, System]]) -> Ranges:
+    """The ranges of what a policy is trained on."""
+    measured = [measure(graph, system) for graph, system in examples]
+    return tuple((name, min(m[name] for m in measured), max(m[name] for m in measured)) for name in measured[0])
+
+
+def outside(ranges: Ranges, graph: TaskGraph, system: System) -> list[str]:
+    """What is out of range, as a warning says it."""
+    measured = measure(graph, system)
+    return [
+        f"{name} is {measured[name]:.3g}, and was {low:.3g} to {high:.3g} in training; plans may be poor"
+        for name, low, high in ranges
+        if not low * (1 - SLACK) <= measured[name] <= high * (1 + SLACK)
+    ]
+
+
+def from_json(values: Mapping[str, tuple[float, float]]) -> Ranges:
+    """As a file has them, {name: [lowest, highest]}."""
+    return tuple((str(name), float(low), float(high)) for name, (low, high) in values.items())
