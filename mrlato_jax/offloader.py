@@ -14,14 +14,17 @@ from mrlato_jax.experiments.run_folder import RunFolder
 from mrlato_jax.experiments.trained_policy import trained_policy
 from mrlato_jax.methods import Offloader
 
+GENERAL = "general"
 
-def load_offloader(source: str | Path) -> Offloader:
+
+def load_offloader(source: str | Path = GENERAL) -> Offloader:
     """A policy that plans: one that comes with the package, or one of yours.
 
     Args:
-        source: "exp1", "exp2" or "exp3", `mrlato_plus` trained on that experiment's training sets; a run folder, as
-            `launch/meta_train.py` leaves it, whose newest whole checkpoint counts (./exp1 where its name is one of
-            those); or a file of `launch/export_weights.py`, NAME.safetensors with NAME.json beside it.
+        source: "general", `mrlato_plus` trained on applications and systems of all kinds; "exp1", "exp2" or "exp3", the
+            same trained on that experiment's training sets; a run folder, as `launch/meta_train.py` leaves it, whose
+            newest whole checkpoint counts (./exp1 where its name is one of those); or a file of
+            `launch/export_weights.py`, NAME.safetensors with NAME.json beside it.
 
     Raises:
         InputError: no weights of that name and no run there, no whole checkpoint in it, or one of other settings or

@@ -5,6 +5,7 @@
                     same lines, bit for bit, as one that was not
     timing.jsonl    the clock's side of the same iterations
     validation.jsonl   where training was validated: at each checkpoint, the gap to the optimum on fresh DAGs
+    ranges.json     of what was trained on, see `methods.ranges`
     checkpoints/    see `checkpoint`
     .lock           held by the process that writes the run
 

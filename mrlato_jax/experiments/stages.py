@@ -13,11 +13,13 @@ from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.experiments import checkpoint, demonstrations, hosts
 from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
-from mrlato_jax.experiments.settings import training_pool
+from mrlato_jax.experiments.settings import training_examples, training_pool
+from mrlato_jax.experiments.trained_policy import store_ranges
 from mrlato_jax.experiments.training import train
 from mrlato_jax.experiments.validation import Validation
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState
+from mrlato_jax.methods.ranges import ranges_of
 
 WARM_START = "warm_start"  # in a run's folder: the run that its first theta is the end of
 
@@ -51,6 +53,10 @@ def train_stages(
         InputError: as `train`; or demonstrations that are missing or not this package's.
     """
     first = configs[0]
+    with hosts.agreed():
+        known = ranges_of(training_examples(dataset, first.channel)) if runs else ()
+        for run in runs:
+            store_ranges(run, known)
     begun = hosts.from_first(np.asarray(bool(runs) and all(checkpoint.steps(run.checkpoints) for run in runs)))
     initial: list[Any] | None = None
     if first.warm_start_config is not None and not begun:

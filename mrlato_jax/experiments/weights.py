@@ -26,7 +26,7 @@ from mrlato_jax.experiments.settings import TestSetting
 from mrlato_jax.experiments.trained_policy import trained_policy
 from mrlato_jax.files import write_atomically
 from mrlato_jax.learning import rollout
-from mrlato_jax.methods import Offloader
+from mrlato_jax.methods import Offloader, ranges
 
 SHIPPED = "weights"  # folder beside the data sets
 TENSORS, DESCRIPTION = ".safetensors", ".json"
@@ -107,6 +107,7 @@ def save(folder: Path, name: str, run: RunFolder, settings: Sequence[TestSetting
         "trained_by": {name: run.record["sessions"][-1].get(name) for name in ("versions", "commit", "device")},
         "sha256": hashlib.sha256(data).hexdigest(),
         "makespan_ms": score(policy, settings),
+        "ranges": None if policy.ranges is None else ranges.to_json(policy.ranges),
     }
     write_atomically(folder / f"{name}{TENSORS}", data)
     write_atomically(folder / f"{name}{DESCRIPTION}", json.dumps(description, indent=2).encode() + b"\n")
@@ -137,13 +138,14 @@ def load(stem: Path) -> Offloader:
         description = json.loads(text)
         config, sha256 = TrainConfig.from_json(description["config"]), description["sha256"]
         label, iteration = str(description["method"]), int(description["iteration"])
+        known = description.get("ranges") and ranges.from_json(description["ranges"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{description_path} cannot be read ({error!r}); accepted: one of export_weights.py") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(f"{tensors_path} is not what {description_path} describes; accepted: files written together")
     params = unflatten_dict(from_bytes(data), sep="/")
     _check_shapes(tensors_path, config.policy, params)
-    return Offloader(config.policy, jax.tree.map(jax.numpy.asarray, params), label, iteration, config.learning)
+    return Offloader(config.policy, jax.tree.map(jax.numpy.asarray, params), label, iteration, config.learning, known)
 
 
 def _check_shapes(path: Path, policy: PolicyConfig, params: Any) -> None:

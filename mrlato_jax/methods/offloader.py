@@ -124,14 +124,19 @@ class Offloader:
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
         if isinstance(graph, TaskGraph):
             check_type("system", system, System)
-            return self.plan([graph], system, mode, samples=samples, seed=seed)[0]
+            assert isinstance(system, System)
+            return self._plan([graph], [system], mode, samples, seed)[0]
         graphs = _graphs("graph", graph)
-        systems = _systems(system, len(graphs))
+        return self._plan(graphs, _systems(system, len(graphs)), mode, samples, seed)
+
+    def _plan(
+        self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, seed: int
+    ) -> list[SearchedPlan]:
+        """`plan` of checked arguments."""
         mdp.check_neighbour_width(graphs, self.policy.neighbour_limit)
-        if self.ranges is not None:
-            unlike = {what for each in zip(graphs, systems, strict=True) for what in outside(self.ranges, *each)}
-            for what in sorted(unlike):
-                warnings.warn(OutsideTrainingWarning(what), stacklevel=2)
+        unlike = None if self.ranges is None else outside(self.ranges, zip(graphs, systems, strict=True))
+        if unlike is not None:
+            warnings.warn(OutsideTrainingWarning(unlike), stacklevel=3)
         plans: dict[int, SearchedPlan] = {}
         drawn = 0 if mode == "argmax" else samples
         for indices, size in _batches(graphs, systems, drawn):

@@ -55,16 +55,22 @@ def ranges_of(examples: Iterable[tuple[TaskGraph, System]]) -> Ranges:
     return tuple((name, min(m[name] for m in measured), max(m[name] for m in measured)) for name in measured[0])
 
 
-def outside(ranges: Ranges, graph: TaskGraph, system: System) -> list[str]:
-    """What is out of range, as a warning says it."""
-    measured = measure(graph, system)
-    return [
-        f"{name} is {measured[name]:.3g}, and was {low:.3g} to {high:.3g} in training; plans may be poor"
-        for name, low, high in ranges
-        if not low * (1 - SLACK) <= measured[name] <= high * (1 + SLACK)
-    ]
+def outside(ranges: Ranges, examples: Iterable[tuple[TaskGraph, System]]) -> str | None:
+    """What is out of range in any of the examples, as a warning says it; None where nothing is."""
+    found: dict[str, str] = {}
+    for example in examples:
+        measured = measure(*example)
+        for name, low, high in ranges:
+            if name not in found and not low * (1 - SLACK) <= measured[name] <= high * (1 + SLACK):
+                found[name] = f"{name} is {measured[name]:.3g} ({low:.3g} to {high:.3g} in training)"
+    return f"plans may be poor, for they are not of what was trained on: {', '.join(found.values())}" if found else None
+
+
+def to_json(ranges: Ranges) -> dict[str, tuple[float, float]]:
+    """{name: [lowest, highest]}, as a file has them."""
+    return {name: (low, high) for name, low, high in ranges}
 
 
 def from_json(values: Mapping[str, tuple[float, float]]) -> Ranges:
-    """As a file has them, {name: [lowest, highest]}."""
+    """What `to_json` gave, read again."""
     return tuple((str(name), float(low), float(high)) for name, (low, high) in values.items())
