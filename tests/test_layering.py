@@ -10,11 +10,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mrlato_jax"
 ORDER = (
-    "errors", "files", "config", "dag", "mec", "planners", "policy", "learning", "methods", "experiments", "offloader",
-    "pictures", "command", "__init__",
+    "portable", "errors", "files", "config", "dag", "mec", "planners", "policy", "learning", "methods", "experiments",
+    "offloader", "pictures", "command", "__init__",
 )  # fmt: skip
 FORBIDDEN = {"policy": {"mec", "dag", "planners"}}  # beyond the order: a policy sees arrays, never the model
-NUMPY_ONLY = ("errors", "files", "config", "dag")
+NUMPY_ONLY = ("portable", "errors", "files", "config", "dag")
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))
