@@ -2,6 +2,7 @@
 
     python launch/export_weights.py --run=runs/reproduce-cpu/exp1-mrlato_plus/seed0 --name=exp1
 
+--programs=32,64 also writes NAME-32.jax and NAME-64.jax, programs of `jax.export` for DAGs of at most so many tasks.
 What is written to the default folder comes with the package: `mrlato_jax.load_offloader("exp1")`.
 """
 
@@ -12,16 +13,19 @@ from pathlib import Path
 from _cli import LAUNCH, run
 from absl import flags
 
+from mrlato_jax import artefact
 from mrlato_jax.dag import dataset as datasets
-from mrlato_jax.errors import InputError
+from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments import weights
 from mrlato_jax.experiments.run_folder import RunFolder
 from mrlato_jax.experiments.settings import unseen_settings
-from mrlato_jax.files import check_writable
+from mrlato_jax.files import check_writable, write_atomically
+from mrlato_jax.offloader import load_offloader
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Run folder, as meta_train.py leaves it. Required.")
 flags.DEFINE_string("name", None, "Of the files. Required.")
+flags.DEFINE_list("programs", [], "Most tasks of each program of jax.export that is to be written, too.")
 flags.DEFINE_string("out", str(LAUNCH.parent / "data" / weights.SHIPPED), "Folder to write to.")
 
 
@@ -36,11 +40,17 @@ def main(_: list[str]) -> int:
     dataset = datasets.load(config.experiment)
     if dataset.content_hash != folder.record["data_hash"]:
         raise InputError(f"run {folder.path} was trained on other data than {config.experiment} now has; accepted: it")
+    for size in FLAGS.programs:
+        check_number("programs", int(size) if size.isdecimal() else size, low=1, integer=True)
     out = Path(FLAGS.out).absolute()
     check_writable(out)
     written = weights.save(out, FLAGS.name, folder, unseen_settings(dataset, config.channel))
     scores = ", ".join(f"{name} {span:.1f} ms" for name, span in written["makespan_ms"].items())
     print(f"{out / FLAGS.name}{weights.TENSORS}: {written['method']}, mean latency before any update: {scores}")
+    for size in map(int, FLAGS.programs):
+        data = artefact.to_program(load_offloader(out / f"{FLAGS.name}{weights.TENSORS}"), size, config.channel)
+        write_atomically(out / f"{FLAGS.name}-{size}.jax", data)
+        print(f"{out / FLAGS.name}-{size}.jax: {len(data)} bytes")
     return 0
 
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "mrlato_jax"
 ORDER = (
     "portable", "errors", "files", "config", "dag", "mec", "planners", "policy", "learning", "methods", "experiments",
-    "offloader", "pictures", "command", "__init__",
+    "offloader", "artefact", "pictures", "command", "__init__",
 )  # fmt: skip
 FORBIDDEN = {"policy": {"mec", "dag", "planners"}}  # beyond the order: a policy sees arrays, never the model
 NUMPY_ONLY = ("portable", "errors", "files", "config", "dag")

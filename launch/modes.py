@@ -1,0 +1,86 @@
+"""What each mode of the offloader gives on an experiment's unseen sets: gap to the optimum, plans simulated, time.
+
+    taskset -c 0 python launch/modes.py --experiment=exp2
+
+Beside it the same searches from HEFT-based's plan and from random ones. Plans DAG by DAG, a quarter of an hour an
+experiment on one core, less what is recorded; writes OUT/modes-EXPERIMENT.json, .md and .png. The optima come from
+OUT/references-EXPERIMENT.json (launch/references.py). Stopped, the same command goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from _cli import LAUNCH, run
+from _reference_flags import define_reference_flags, search_budget
+from absl import flags
+
+from mrlato_jax.config import EXPERIMENTS
+from mrlato_jax.dag import dataset as datasets
+from mrlato_jax.errors import InputError
+from mrlato_jax.experiments import figures, modes
+from mrlato_jax.experiments.progress import format_table
+from mrlato_jax.experiments.record import GrowingRecord
+from mrlato_jax.experiments.references import bound_ms, reference_record
+from mrlato_jax.experiments.reproduction import params_hash
+from mrlato_jax.experiments.run_folder import GracefulStop, session
+from mrlato_jax.experiments.settings import unseen_settings
+from mrlato_jax.files import check_writable, write_atomically
+from mrlato_jax.offloader import load_offloader
+
+CHANNEL = "paper"
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("experiment", "exp1", list(EXPERIMENTS), "Whose unseen sets.")
+flags.DEFINE_string("policy", None, "Weights that come with the package, or a run folder. Default: the experiment's.")
+flags.DEFINE_integer("graphs", 100, "DAGs of each set, the first ones.")
+flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results"), "Folder of the record, the table and the figure.")
+define_reference_flags()
+
+
+def main(_: list[str]) -> int:
+    name = FLAGS.experiment
+    out = Path(FLAGS.out).absolute()
+    check_writable(out)
+    policy = load_offloader(FLAGS.policy or name)
+    dataset = datasets.load(name)
+    everything = unseen_settings(dataset, CHANNEL)
+    if not 1 <= FLAGS.graphs <= dataset.graphs_per_set:
+        raise InputError(f"graphs is {FLAGS.graphs}; accepted: 1 to {dataset.graphs_per_set}")
+    settings = [modes.first(setting, FLAGS.graphs) for setting in everything]
+    path = out / f"references-{name}.json"
+    references = reference_record(path, dataset, CHANNEL, everything, search_budget())
+    missing = [setting.name for setting in everything if "optimum" not in references.rows.get(setting.name, {})]
+    if missing:
+        raise InputError(f"{path} has no optima of {', '.join(missing)}; accepted: a record of references.py")
+    optima = {s.name: bound_ms(references.rows[s.name], FLAGS.graphs) for s in everything}
+    identity = {
+        "experiment": name,
+        "data_hash": dataset.content_hash,
+        "policy": policy.label,
+        "params_sha256": params_hash(policy.params),
+        "graphs": FLAGS.graphs,
+        "version": session()["versions"]["mrlato_jax"],
+    }
+    suffix = "" if FLAGS.policy is None else f"+{Path(FLAGS.policy).name}"
+    stem = out / f"modes-{name}{suffix}"
+    record = GrowingRecord(stem.with_name(f"{stem.name}.json"), identity)
+    with GracefulStop() as stop:
+        if not modes.complete(record, settings, policy, stop):
+            print("stopped; the same command goes on")
+            return 0
+    found = modes.points(record.rows, optima)
+    shown = format_table(*modes.table(found))
+    print(shown, flush=True)
+    write_atomically(stem.with_name(f"{stem.name}.md"), f"{shown}\n".encode())
+    try:
+        drawn = figures.png(modes.figure(found, f"{FLAGS.policy or name} on {name}'s unseen sets, mean of three"))
+    except ImportError:
+        print("no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
+        return 0
+    write_atomically(stem.with_name(f"{stem.name}.png"), drawn)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
