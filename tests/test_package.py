@@ -17,6 +17,7 @@ import mrlato_jax as mj
 
 ROOT = Path(__file__).resolve().parents[1]
 
+EXTRAS = ("matplotlib", "pytest", "hypothesis", "hatchling", "ortools", "onnx")
 USE = """
 import json
 import sys
@@ -25,7 +26,7 @@ sys.path.insert(0, sys.argv[1])
 import mrlato_jax as mj
 from mrlato_jax.dag.dataset import load
 
-sets = {name: load(name) for name in ("exp1", "exp2", "exp3")}
+sets = {name: load(name) for name in ("exp1", "exp2", "exp3", "general")}
 graph = sets["exp2"].graph(0, 0)
 print(json.dumps({
     "file": mj.__file__,
@@ -33,7 +34,7 @@ print(json.dumps({
     "hashes": {name: data.content_hash for name, data in sets.items()},
     "makespan": mj.heft(graph, mj.System()).makespan,
     "modules": [module.__file__ for name, module in sys.modules.items() if name.startswith("mrlato_jax")],
-    "extras": [name for name in ("matplotlib", "pytest", "hypothesis", "hatchling", "ortools") if name in sys.modules],
+    "extras": [name for name in sys.argv[2].split(",") if name in sys.modules],
 }))
 """
 
@@ -59,7 +60,7 @@ def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-I", "-c", USE, str(unpacked)]
+    command = [sys.executable, "-I", "-c", USE, str(unpacked), ",".join(EXTRAS)]
     ran = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -69,7 +70,7 @@ def test_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:
     assert all(Path(file).is_relative_to(unpacked) for file in found["modules"])
     assert found["version"] == mj.__version__
     manifest = json.loads((ROOT / "data" / "manifest.json").read_text())["experiments"]
-    assert found["hashes"] == {name: manifest[name]["content_hash"] for name in ("exp1", "exp2", "exp3")}
+    assert found["hashes"] == {name: manifest[name]["content_hash"] for name in ("exp1", "exp2", "exp3", "general")}
     assert 0.01 < found["makespan"] < 10
     assert found["extras"] == []  # what only tests and figures need is not asked for
     assert list(tmp_path.iterdir()) == []
@@ -86,9 +87,11 @@ def test_contents(wheel: Path) -> None:
             "demonstrations-exp1.npz",
             "demonstrations-exp2.npz",
             "demonstrations-exp3.npz",
+            "demonstrations-general.npz",
             "exp1.npz",
             "exp2.npz",
             "exp3.npz",
+            "general.npz",
             "manifest.json",
             *(f"weights/{path.name}" for path in sorted((ROOT / "data" / "weights").iterdir())),
         )
@@ -112,7 +115,7 @@ def test_metadata(wheel: Path) -> None:
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     names = {re.match(r"[A-Za-z-]+", line)[0] for line in required}
     assert names == {"jax", "jaxlib", "flax", "optax", "chex", "numpy", "networkx", "absl-py"}
-    assert set(metadata.get_all("Provides-Extra")) == {"exact", "notebooks", "plots", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {"exact", "export", "notebooks", "onnx", "plots", "test"}
     assert metadata.get_payload().startswith("# ")  # the README
 
 

@@ -50,7 +50,7 @@ def fields(dataset: DagDataset) -> dict[str, Any]:
 
 
 def test_experiments_are_those_of_the_configuration() -> None:
-    assert tuple(FAMILIES) == config.EXPERIMENTS
+    assert tuple(FAMILIES) == (*config.EXPERIMENTS, "general")
 
 
 def test_splits() -> None:
@@ -62,6 +62,7 @@ def test_splits() -> None:
         "exp1": (22, 3),
         "exp2": (6, 3),
         "exp3": (24, 1),
+        "general": (39, 4),
     }
     assert names["exp1"]["test"] == ["fat0.7_density0.4", "fat0.7_density0.7", "fat0.8_density0.6"]
     assert names["exp2"] == {"train": ["n10", "n15", "n25", "n35", "n45", "n50"], "test": ["n20", "n30", "n40"]}
@@ -105,6 +106,24 @@ def test_drawn_anew_it_is_the_committed_data_bit_for_bit(committed: DagDataset) 
 def test_no_graph_is_stored_twice(committed: DagDataset) -> None:
     graphs = [graph for set_index in range(committed.num_sets) for graph in committed.graphs(set_index)]
     assert len(set(graphs)) == len(graphs)
+
+
+def test_the_general_familys_applications_have_little_in_common() -> None:
+    """Among them are tasks that compute nothing or send nothing, but no DAG in which nothing computes."""
+    data = load("general", COMMITTED)
+    assert (data.cycles.sum(axis=-1) > 0).all()
+    idle = (data.cycles == 0) & data.task_mask
+    assert 0 < (idle.any(axis=-1)).mean() < 0.2
+    assert ((data.upload_bytes == 0) & data.task_mask).any()
+    seconds = np.array([8 / system["uplink_bps"] for system in data.settings["systems"]])[:, None]
+    local = data.cycles.sum(axis=-1) / np.array([system["ue_hz"] for system in data.settings["systems"]])[:, None]
+    ratio = data.upload_bytes.sum(axis=-1) * seconds / local
+    assert np.quantile(ratio, 0.02) < 0.06
+    assert np.quantile(ratio, 0.98) > 6
+    alike = (data.upload_bytes == data.download_bytes).all(axis=-1)
+    assert 0.25 < alike.mean() < 0.35
+    each = local[..., None] / data.task_mask.sum(axis=-1)[..., None]
+    assert np.quantile(each, 0.5) == pytest.approx(0.05, rel=0.1)
 
 
 def test_families_differ_in_what_they_should() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -85,6 +88,28 @@ def test_training_systems() -> None:
         mj.System(uplink_bps=1e6 * rate, downlink_bps=1e6 * rate) for rate in TRAIN_MBPS
     ]
     assert not set(TRAIN_MBPS) & set(TEST_MBPS)
+
+
+def test_a_set_may_have_a_system_of_its_own() -> None:
+    data = load("general")
+    for place, name in enumerate(("n2_system0", "n2_system1", "n2_system2")):
+        (system,) = settings.systems_of(data, place, "mrlco")
+        assert data.set_names[place] == name
+        numbers = data.settings["systems"][place]
+        assert system == mj.System(**numbers, channel="mrlco")
+    found = {setting.name: setting for setting in settings.unseen_settings(data, "paper")}
+    assert list(found) == ["n10_system0", "n22_system1", "n28_system2", "n46_system0"]
+    assert found["n22_system1"].system == mj.System(1.5e9, 4e9, 20e6, 60e6)
+    examples = list(settings.training_examples(data, "paper"))
+    assert len(examples) == 39 * 100
+    assert {system.vm_hz for _, system in examples} == {10e9, 4e9, 80e9}
+    wrong = DagDataset(**{**fields(data), "settings": {"systems": [{"ue_ghz": 1}] * data.num_sets}})
+    with pytest.raises(mj.InputError, match="data set general has systems that are none"):
+        settings.systems_of(wrong, 0, "paper")
+
+
+def fields(data: DagDataset) -> dict[str, Any]:
+    return {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
 
 
 # The pool, by its contents.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import checkpoint, weights
 from mrlato_jax.experiments.run_folder import RunFolder, checkpoint_meta
-from mrlato_jax.experiments.settings import TestSetting, unseen_settings
+from mrlato_jax.experiments.settings import TestSetting, training_examples, unseen_settings
 from mrlato_jax.learning.outer import init_state
+from mrlato_jax.methods.ranges import ranges_of
 
 CONFIG = tiny_run.CONFIG
 ARRAYS = {"b/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float32([-1.5]), "none": np.zeros(0)}
@@ -43,7 +45,30 @@ def test_shipped_weights_score_what_they_say(name: str) -> None:
 
 
 def test_there_are_shipped_weights() -> None:
-    assert sorted(weights.shipped()) == ["exp1", "exp2", "exp3"]
+    assert sorted(weights.shipped()) == ["exp1", "exp2", "exp3", "general"]
+
+
+@pytest.mark.parametrize("name", ["exp2", "general"])
+def test_shipped_weights_say_what_they_were_trained_on(name: str) -> None:
+    found = ranges_of(training_examples(datasets.load(name), "paper"))
+    policy = mj.load_offloader(name)
+    assert policy.ranges is not None
+    for ours, theirs in zip(found, policy.ranges, strict=True):
+        assert ours[0] == theirs[0]
+        assert ours[1:] == pytest.approx(theirs[1:])
+
+
+def test_the_general_policy_is_what_one_gets_who_asks_for_none() -> None:
+    """Of DAGs and systems like those of its training it is far nearer to the best plans known than HEFT-based."""
+    policy, system = mj.load_offloader(), mj.System()
+    assert policy.label == "mrlato_plus"
+    graphs = unseen_settings(datasets.load("general"), "paper")[0].graphs[:30]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spans = [plan.makespan for plan in policy.plan(list(graphs), system)]
+    best = np.mean([mj.optimum(graph, system).makespan for graph in graphs])
+    heft = np.mean([mj.heft(graph, system).makespan for graph in graphs])
+    assert np.mean(spans) / best - 1 < 0.5 * (heft / best - 1)
 
 
 def test_a_run_becomes_files_that_plan_as_it_does(tmp_path: Path) -> None:
