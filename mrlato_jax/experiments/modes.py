@@ -26,7 +26,7 @@ from mrlato_jax.planners import Plan, SearchedPlan, local_search, order_search
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SAMPLES = (4, 16, 64, 256)
+SAMPLES = (4, 16, 64)
 BUDGETS = (300, 1_000, 3_000, 10_000, 30_000)  # evaluations of searches without a policy
 KEPT = ("makespan_ms", "seconds", "evaluations")
 

@@ -169,7 +169,14 @@ def _free_environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> E
     )
 
 
-def sample(policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array, rollouts: int) -> Trajectories:
+def sample(
+    policy: PolicyConfig,
+    params: Any,
+    task: LearningTask,
+    key: jax.Array,
+    rollouts: int,
+    temperatures: jax.Array | None = None,
+) -> Trajectories:
     """Samples trajectories of each DAG (Algorithm 1, line 5).
 
     Args:
@@ -178,8 +185,11 @@ def sample(policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array
         task: G DAGs padded to N positions.
         key: consumed.
         rollouts: R, trajectories of each DAG.
+        temperatures: [R], what each trajectory's logits are divided by; 1 by default, the policy itself.
     """
     noise = decode.sampling_noise(key, (task.num_graphs, rollouts), task.num_positions, policy.in_order)
+    if temperatures is not None:
+        noise = temperatures[None, :, None, None] * noise
     surroundings = environment(policy, task.dags, rollouts)
     memory = encode(policy, params, task)
     return Trajectories.of(decode.decode(policy, params, memory, rollouts, surroundings, decode.sample, noise))

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.config import LearningConfig, PolicyConfig
@@ -40,6 +41,7 @@ MODES = ("argmax", "sample", "search", "search_order")
 MOST_AT_ONCE = 256  # DAGs decoded side by side
 MOST_PAIRS = 2**22  # of positions, in all DAGs that are decoded side by side
 SAMPLES = 64
+TEMPERATURES = (0.7, 2.0)  # of the first and of the last sample: best of several ranges on the training families
 IMPROVED = 8  # samples that `search` improves, beside the best candidate
 ORDER_STEPS = 3000  # changes that each chain of `search_order` tries
 
@@ -308,7 +310,8 @@ def _sampled(
     policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array, samples: int, kept: int
 ) -> jax.Array:
     """Actions int32[G, kept, N] of the best of the plans that are drawn of each DAG, the best first."""
-    drawn = rollout.sample(policy, params, task, key, samples)
+    temperatures = jnp.linspace(*TEMPERATURES, samples) if samples > 1 else jnp.ones(1)
+    drawn = rollout.sample(policy, params, task, key, samples, temperatures)
     _, best = jax.lax.top_k(-drawn.makespans, kept)
     return jax.vmap(lambda actions, indices: actions[indices])(drawn.decisions.actions, best)
 
