@@ -1,22 +1,30 @@
 """Draws the paper's DAG sets and stores them as padded arrays with a manifest (see mrlato_jax/dag/dataset.py).
 
-python launch/make_data.py --experiment=exp1
-python launch/make_data.py --check
+    python launch/make_data.py --experiment=exp1
+    python launch/make_data.py --check
+    python launch/make_data.py --from=DIR --name=mine --out=OUT --uplink_mbps=20 --downlink_mbps=60
+
+The last makes a data set of files of yours, all formats that `mrlato-offload` reads: DIR/train/SET/*, equally many in
+each SET, and DIR/test/SET/* for what is never trained on. `meta_train.py --experiment=mine --data=OUT` trains on it.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 from pathlib import Path
 
 from _cli import run
 from absl import flags
 
+from mrlato_jax import command
 from mrlato_jax.dag.daggen import DATA_UNITS
-from mrlato_jax.dag.dataset import FAMILIES, DagDataset, build, load, save
+from mrlato_jax.dag.dataset import FAMILIES, SPLITS, DagDataset, build, in_topological_order, load, save
+from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments.progress import Progress, format_table
 from mrlato_jax.files import check_writable
+from mrlato_jax.mec.system import System
 
 _CHECKOUT_DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -27,10 +35,22 @@ flags.DEFINE_enum(
     "data_unit", "KB", list(DATA_UNITS), "A task sends 5 to 50 of these (1 KB = 1000 bytes); MB is the paper's text."
 )
 flags.DEFINE_bool("overwrite", False, "Replace a stored data set of other contents.")
+flags.DEFINE_string("from", None, "Folder of files of yours, DIR/train/SET/* and DIR/test/SET/*; with --out, --name.")
+flags.DEFINE_string("name", None, "Of the data set that is made --from files.")
+flags.DEFINE_float("uplink_mbps", None, "Of the system that files of yours are for; required with --from.")
+flags.DEFINE_float("downlink_mbps", None, "Alike.")
+flags.DEFINE_float("ue_ghz", 1.0, "Clock of its UE.")
+flags.DEFINE_float("vm_ghz", 10.0, "Clock of its VM.")
+flags.DEFINE_float("cycles_per_byte", 1000.0, "Of a DOT file's sizes.")
+flags.DEFINE_string("machine_hz", None, "Of WfFormat files: the clock that they were recorded at, or recorded.")
+flags.DEFINE_float("cycles_per_mac", None, "Of ONNX files: cycles for a multiply-accumulate.")
+flags.DEFINE_integer("num_tasks", None, "WfFormat and ONNX files are coarsened to at most so many tasks.")
 flags.DEFINE_bool("check", False, "Draw anew, compare with what is stored, write nothing; exit 1 if unlike.")
 
 
 def main(_: list[str]) -> int:
+    if FLAGS["from"].value is not None:
+        return from_files(Path(FLAGS["from"].value))
     folder = Path(FLAGS.out) if FLAGS.out else _CHECKOUT_DATA
     if FLAGS.data_unit != "KB" and folder.resolve() == _CHECKOUT_DATA:
         raise InputError(f"data_unit is {FLAGS.data_unit}; accepted with the checkout's data/: KB (give --out)")
@@ -58,6 +78,57 @@ def main(_: list[str]) -> int:
         return 1
     print(f"{'same as stored' if FLAGS.check else 'written'}: {folder}")
     return 0
+
+
+def from_files(source: Path) -> int:
+    """Makes a data set of a user's files."""
+    for name in ("out", "name", "uplink_mbps", "downlink_mbps"):
+        if FLAGS[name].value is None:
+            raise InputError(f"--{name} is missing; accepted: a value, with --from")
+    if FLAGS.name in FAMILIES:
+        raise InputError(f"--name is {FLAGS.name}; accepted: none of {', '.join(FAMILIES)}")
+    system = System(
+        ue_hz=1e9 * FLAGS.ue_ghz, vm_hz=1e9 * FLAGS.vm_ghz, uplink_bps=1e6 * FLAGS.uplink_mbps,
+        downlink_bps=1e6 * FLAGS.downlink_mbps,
+    )  # fmt: skip
+    folder = Path(FLAGS.out)
+    check_writable(folder)
+    files = {
+        (split, place.name): sorted(path for path in place.iterdir() if path.is_file())
+        for split in SPLITS
+        for place in sorted((source / split).glob("*"))
+        if place.is_dir()
+    }
+    if not any(split == SPLITS[0] for split, _ in files):
+        raise InputError(f"--from is {source}, which has no folder in {source / SPLITS[0]}; accepted: DIR/train/SET/*")
+    sets: dict[str, list[TaskGraph]] = {}
+    with Progress(sum(map(len, files.values())) or 1, f"reading {source}") as progress:
+        for done, ((split, name), path) in enumerate(
+            ((place, path) for place, found in files.items() for path in found), start=1
+        ):
+            sets.setdefault(f"{split}_{name}", []).append(in_topological_order(command.read(_options(path))))
+            progress.update(done, file=path.name)
+    numbers = {name: getattr(system, name) for name in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")}
+    settings = {"made_from": "files", "systems": [numbers] * len(sets)}
+    splits = tuple(name.partition("_")[0] for name in sets)
+    dataset = DagDataset.from_graphs(FLAGS.name, sets, splits, settings)
+    stored = folder / f"{FLAGS.name}.npz"
+    if stored.exists() and not FLAGS.overwrite and load(FLAGS.name, folder).content_hash != dataset.content_hash:
+        raise InputError(f"{stored} holds other data; accepted: another --out or --name, or --overwrite")
+    save(dataset, folder)
+    print(f"data: {dataset.summary()}\nwritten: {folder}")
+    return 0
+
+
+def _options(path: Path) -> argparse.Namespace:
+    """What a file is read with: what its format does not take is left out, as one folder may hold several formats."""
+    kind = command.kind_of(path)
+    given = {
+        name: FLAGS[name].value if kind in takes else None
+        for name, takes in command.OF_FORMAT.items()
+        if name != "dimension"
+    }
+    return argparse.Namespace(graph=str(path), cycles_per_byte=FLAGS.cycles_per_byte, dimension=[], **given)
 
 
 def _show(progress: Progress, done: int, total: int) -> None:

@@ -133,15 +133,11 @@ def read(options: argparse.Namespace) -> TaskGraph:
     Raises:
         InputError: an ending that is not known, an option that its format needs or does not take, or as the readers.
     """
-    path, given = Path(options.graph), {name for name in _OF_FORMAT if getattr(options, name) not in (None, [])}
-    kind = {".dot": "DOT", ".gv": "DOT", ".onnx": "ONNX", ".json": "JSON"}.get(path.suffix.lower())
-    if kind is None:
-        raise InputError(f"--graph is {options.graph}; accepted: a file that ends in .dot, .gv, .json or .onnx")
-    if kind == "JSON" and "schemaVersion" in _keys(path):
-        kind = "WfFormat"
+    path, given = Path(options.graph), {name for name in OF_FORMAT if getattr(options, name) not in (None, [])}
+    kind = kind_of(path)
     for name in sorted(given):
-        if kind not in _OF_FORMAT[name]:
-            takes = " or ".join(_OF_FORMAT[name])
+        if kind not in OF_FORMAT[name]:
+            takes = " or ".join(OF_FORMAT[name])
             raise InputError(f"--{name} is given with {path.name}, {kind}; accepted: with {takes}")
     if kind == "DOT":
         return read_dot(path, cycles_per_byte=options.cycles_per_byte)
@@ -158,12 +154,24 @@ def read(options: argparse.Namespace) -> TaskGraph:
     return read_onnx(path, cycles_per_mac=options.cycles_per_mac, num_tasks=options.num_tasks, dimensions=dimensions)
 
 
-_OF_FORMAT = {
+OF_FORMAT = {
     "machine_hz": ("WfFormat",),
     "cycles_per_mac": ("ONNX",),
     "dimension": ("ONNX",),
     "num_tasks": ("WfFormat", "ONNX"),
 }
+
+
+def kind_of(path: Path) -> str:
+    """The format of a file: DOT, ONNX, JSON (ours) or WfFormat.
+
+    Raises:
+        InputError: an ending that is not known, or a file that ends in .json and is none.
+    """
+    kind = {".dot": "DOT", ".gv": "DOT", ".onnx": "ONNX", ".json": "JSON"}.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(f"--graph is {path}; accepted: a file that ends in .dot, .gv, .json or .onnx")
+    return "WfFormat" if kind == "JSON" and "schemaVersion" in _keys(path) else kind
 
 
 def _keys(path: Path) -> Sequence[str]:

@@ -377,6 +377,18 @@ class DagDataset:
             )
 
 
+def in_topological_order(graph: TaskGraph) -> TaskGraph:
+    """The same application with its tasks numbered in topological order, as data sets have them."""
+    order = graph.topological_order()
+    place = np.empty(graph.num_tasks, np.int64)
+    place[order] = np.arange(graph.num_tasks)
+    return TaskGraph.from_edges(
+        **{field: getattr(graph, field)[order] for field in _COSTS},
+        edges=place[graph.edges],
+        names=[graph.names[task] for task in order],
+    )
+
+
 def build_graph(experiment: str, set_index: int, graph_index: int, data_unit: str = "KB") -> TaskGraph:
     """Draws one graph of an experiment: the one that `build` puts at [set_index, graph_index].
 

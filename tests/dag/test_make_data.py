@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+import mrlato_jax as mj
+from mrlato_jax.config import PolicyConfig
 from mrlato_jax.dag.dataset import build, load, save
+from mrlato_jax.experiments.settings import systems_of, training_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,3 +69,51 @@ def test_refuses_to_put_megabytes_in_place_of_the_committed_data() -> None:
     assert [line for line in refused.stderr.splitlines() if line.startswith("error: ")] == [
         "error: data_unit is MB; accepted with the checkout's data/: KB (give --out)"
     ]
+
+
+# Of files of a user's.
+
+LINK = ("--uplink_mbps=20", "--downlink_mbps=60")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Two training sets and a test set of two applications each, one of them a workflow whose ids are out of order."""
+    rng = np.random.default_rng(0)
+    for number, place in enumerate(("train/a", "train/b", "test/c")):
+        folder = tmp_path / "files" / place
+        folder.mkdir(parents=True)
+        mj.write_json(mj.daggen(4 + number, 0.6, 0.6, rng), folder / "1.json")
+        tasks = [{"name": "b", "runtimeInSeconds": 1, "parents": ["a"]}, {"name": "a", "runtimeInSeconds": 2}]
+        (folder / "2.json").write_text(json.dumps({"schemaVersion": "1.4", "workflow": {"tasks": tasks}}))
+    return tmp_path / "files"
+
+
+def test_a_data_set_of_files(files: Path, tmp_path: Path) -> None:
+    ran = make_data(f"--from={files}", "--name=mine", f"--out={tmp_path / 'out'}", *LINK, "--machine_hz=1e9")
+    assert ran.returncode == 0, ran.stderr
+    data = load("mine", tmp_path / "out")
+    assert data.set_names == ("train_a", "train_b", "test_c")
+    assert data.splits == ("train", "train", "test")
+    assert data.graph(0, 1).cycles.tolist() == [2e9, 1e9]  # in topological order
+    assert data.graph(2, 0).num_tasks == 6
+    (system,) = systems_of(data, 1, "paper")
+    assert system == mj.System(uplink_bps=20e6, downlink_bps=60e6)
+    assert training_pool(data, PolicyConfig(units=16, heads=2, layers=1), "paper").tasks.dags.ue.shape == (2, 1, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--name=mine", *LINK], "--out is missing"),
+        (["--name=mine", "--out={out}"], "--uplink_mbps is missing"),
+        (["--name=exp1", "--out={out}", *LINK], "--name is exp1; accepted: none of exp1"),
+        (["--name=mine", "--out={out}", *LINK], "--machine_hz is missing"),
+        (["--name=mine", "--out={out}", *LINK, "--from={out}"], "has no folder in"),
+    ],
+)
+def test_files_that_make_none(files: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    ran = make_data(f"--from={files}", *(argument.format(out=tmp_path / "out") for argument in arguments))
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert not list((tmp_path / "out").glob("*.npz"))

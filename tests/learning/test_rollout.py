@@ -114,6 +114,17 @@ def test_greedy_decoding_takes_the_likeliest_action_every_time(case: Case) -> No
     np.testing.assert_allclose(makespans, mj.makespan(case.task.dags, actions), rtol=1e-5)
 
 
+def test_cold_samples_are_the_likeliest_plan_and_hot_ones_are_not(case: Case) -> None:
+    spans = rollout.decode_greedily(case.policy, case.params, case.task)[1]
+    heat = jnp.array([1e-6, 1e-6, 1.0, 50.0])
+    drawn = rollout.sample(case.policy, case.params, case.task, jax.random.key(3), 4, heat)
+    np.testing.assert_allclose(drawn.makespans[:, 0], spans, rtol=1e-5)
+    np.testing.assert_allclose(drawn.makespans[:, 1], spans, rtol=1e-5)
+    plainly = rollout.sample(case.policy, case.params, case.task, jax.random.key(3), 4)
+    np.testing.assert_array_equal(drawn.decisions.actions[:, 2], plainly.decisions.actions[:, 2])
+    assert (drawn.decisions.actions[:, 3] != drawn.decisions.actions[:, 0]).any()
+
+
 @pytest.mark.parametrize("deviations", [3, 99])
 def test_deviations_take_one_decision_of_the_own_plan_the_other_way(case: Case, deviations: int) -> None:
     """Before it they follow the plan, after it they are the policy's likeliest actions again."""
