@@ -43,6 +43,7 @@ MOST_PAIRS = 2**22  # of positions, in all DAGs that are decoded side by side
 SAMPLES = 64
 TEMPERATURES = (0.7, 2.0)  # of the first and of the last sample: best of several ranges on the training families
 IMPROVED = 8  # samples that `search` improves, beside the best candidate
+IMPROVING_STEPS = 20_000_000  # tasks simulated to improve one plan; binds from some hundred tasks on
 ORDER_STEPS = 3000  # changes that each chain of `search_order` tries
 
 
@@ -255,9 +256,12 @@ def _best_of(graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], 
     found = _Improved(SearchedPlan.of(best, evaluations=0), decoded[0].evaluations + len(simple))
     if mode != "sample":
         starts = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in (best, *decoded)}
+        most = max(1, IMPROVING_STEPS // graph.num_tasks)
         for start in starts.values():
             found = found.or_else(
-                local_search(graph, system, order=start.order, start=start.placement, restarts=0, seed=seed)
+                local_search(
+                    graph, system, order=start.order, start=start.placement, restarts=0, seed=seed, max_evaluations=most
+                )
             )
     if mode == "search_order":
         found = found.or_else(order_search(graph, system, start=found.plan, steps=ORDER_STEPS, seed=seed))

@@ -23,6 +23,7 @@ from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.descent import local_search
 from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, actions_of, placement_of, simulated_plan
 
+POLISHING_STEPS = 20_000_000  # tasks simulated to improve one plan by local search
 POLISHED, WORTH_POLISHING = 8, 1.03  # the best so many orders, if they are no worse than the best by more
 HOT, COLD = 0.02, 1e-4  # first and last temperature, relative to the makespan that is begun with
 
@@ -103,7 +104,10 @@ def order_search(
         if start is None:
             polished: Plan = optimum(graph, system, order=order, time_limit_s=proof_s)
         else:
-            improved = local_search(graph, system, order=order, start=annealed.placement, restarts=0)
+            most = max(1, POLISHING_STEPS // n)
+            improved = local_search(
+                graph, system, order=order, start=annealed.placement, restarts=0, max_evaluations=most
+            )
             polished, spent = improved, spent + improved.evaluations
         best = min(best, annealed, polished, key=lambda plan: plan.makespan)
     return SearchedPlan.of(best, evaluations=spent)
