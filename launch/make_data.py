@@ -41,7 +41,8 @@ flags.DEFINE_float("uplink_mbps", None, "Of the system that files of yours are f
 flags.DEFINE_float("downlink_mbps", None, "Alike.")
 flags.DEFINE_float("ue_ghz", 1.0, "Clock of its UE.")
 flags.DEFINE_float("vm_ghz", 10.0, "Clock of its VM.")
-flags.DEFINE_float("cycles_per_byte", 1000.0, "Of a DOT file's sizes.")
+flags.DEFINE_float("cycles_per_byte", None, "Of DOT files' sizes; 1000 by default.")
+flags.DEFINE_list("dimension", [], "Of ONNX files: NAME=SIZE of dimensions known by name.")
 flags.DEFINE_string("machine_hz", None, "Of WfFormat files: the clock that they were recorded at, or recorded.")
 flags.DEFINE_float("cycles_per_mac", None, "Of ONNX files: cycles for a multiply-accumulate.")
 flags.DEFINE_integer("num_tasks", None, "WfFormat and ONNX files are coarsened to at most so many tasks.")
@@ -82,6 +83,9 @@ def main(_: list[str]) -> int:
 
 def from_files(source: Path) -> int:
     """Makes a data set of a user's files."""
+    for name in ("check", "experiment", "data_unit"):
+        if FLAGS[name].present:
+            raise InputError(f"--{name} is given with --from; accepted: without it")
     for name in ("out", "name", "uplink_mbps", "downlink_mbps"):
         if FLAGS[name].value is None:
             raise InputError(f"--{name} is missing; accepted: a value, with --from")
@@ -101,12 +105,12 @@ def from_files(source: Path) -> int:
     }
     if not any(split == SPLITS[0] for split, _ in files):
         raise InputError(f"--from is {source}, which has no folder in {source / SPLITS[0]}; accepted: DIR/train/SET/*")
-    sets: dict[str, list[TaskGraph]] = {}
+    sets: dict[str, list[TaskGraph]] = {f"{split}_{name}": [] for split, name in files}
     with Progress(sum(map(len, files.values())) or 1, f"reading {source}") as progress:
         for done, ((split, name), path) in enumerate(
             ((place, path) for place, found in files.items() for path in found), start=1
         ):
-            sets.setdefault(f"{split}_{name}", []).append(in_topological_order(command.read(_options(path))))
+            sets[f"{split}_{name}"].append(in_topological_order(command.read(_options(path))))
             progress.update(done, file=path.name)
     numbers = {name: getattr(system, name) for name in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")}
     settings = {"made_from": "files", "systems": [numbers] * len(sets)}
@@ -123,12 +127,8 @@ def from_files(source: Path) -> int:
 def _options(path: Path) -> argparse.Namespace:
     """What a file is read with: what its format does not take is left out, as one folder may hold several formats."""
     kind = command.kind_of(path)
-    given = {
-        name: FLAGS[name].value if kind in takes else None
-        for name, takes in command.OF_FORMAT.items()
-        if name != "dimension"
-    }
-    return argparse.Namespace(graph=str(path), cycles_per_byte=FLAGS.cycles_per_byte, dimension=[], **given)
+    given = {name: FLAGS[name].value if kind in takes else None for name, takes in command.OF_FORMAT.items()}
+    return argparse.Namespace(graph=str(path), **{**given, "dimension": given["dimension"] or []})
 
 
 def _show(progress: Progress, done: int, total: int) -> None:

@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--optimum_s", type=float, default=5.0, metavar="X",
         help=f"seconds for the proof of the optimum; 0, or more than {MOST_PROVEN} tasks: none is asked for [5]",
     )  # fmt: skip
-    made.add_argument("--cycles_per_byte", type=float, default=1000.0, metavar="X", help="of a DOT file's size [1000]")
+    made.add_argument("--cycles_per_byte", type=float, metavar="X", help="DOT: of a file's sizes [1000]")
     made.add_argument("--machine_hz", metavar="X", help=f"WfFormat: clock of the machines it ran on, or {RECORDED}")
     made.add_argument("--cycles_per_mac", type=float, metavar="X", help="ONNX: cycles for a multiply-accumulate")
     made.add_argument(
@@ -140,7 +140,8 @@ def read(options: argparse.Namespace) -> TaskGraph:
             takes = " or ".join(OF_FORMAT[name])
             raise InputError(f"--{name} is given with {path.name}, {kind}; accepted: with {takes}")
     if kind == "DOT":
-        return read_dot(path, cycles_per_byte=options.cycles_per_byte)
+        given_or_daggens = 1000.0 if options.cycles_per_byte is None else options.cycles_per_byte
+        return read_dot(path, cycles_per_byte=given_or_daggens)
     if kind == "JSON":
         return read_json(path)
     needed = {"WfFormat": "machine_hz", "ONNX": "cycles_per_mac"}[kind]
@@ -149,12 +150,17 @@ def read(options: argparse.Namespace) -> TaskGraph:
     if kind == "WfFormat":
         clock = options.machine_hz if options.machine_hz == RECORDED else _number("machine_hz", options.machine_hz)
         return read_wfformat(path, machine_hz=clock, num_tasks=options.num_tasks)
-    sizes = [text.partition("=") for text in options.dimension]
-    dimensions = {name: int(_number("dimension", size)) for name, _, size in sizes}
+    dimensions: dict[str, int] = {}
+    for text in options.dimension:
+        name, _, size = text.partition("=")
+        if not size.isdecimal() or name in dimensions:
+            raise InputError(f"--dimension is {text!r}; accepted: NAME=SIZE with an integer, each NAME once")
+        dimensions[name] = int(size)
     return read_onnx(path, cycles_per_mac=options.cycles_per_mac, num_tasks=options.num_tasks, dimensions=dimensions)
 
 
 OF_FORMAT = {
+    "cycles_per_byte": ("DOT",),
     "machine_hz": ("WfFormat",),
     "cycles_per_mac": ("ONNX",),
     "dimension": ("ONNX",),
@@ -232,13 +238,18 @@ def placements(graph: TaskGraph, plan: Plan) -> str:
     """Where each task runs and when it is done, in scheduling order; of many tasks the first."""
     done = plan.schedule.ue_end + plan.schedule.download_end
     rows = [
-        [str(place), str(task), graph.names[task], "offload" if plan.placement[task] == OFFLOAD else "local",
+        [str(place), str(task), printable(graph.names[task]), "offload" if plan.placement[task] == OFFLOAD else "local",
          f"{1e3 * done[task]:.1f}"]
         for place, task in enumerate(plan.order[:MOST_SHOWN].tolist(), start=1)
     ]  # fmt: skip
     shown = format_table(["place", "task", "name", "where", "result at the UE, ms"], rows)
     left = graph.num_tasks - len(rows)
     return shown + (f"\n... and {left} more (--json has all)" if left else "")
+
+
+def printable(name: str) -> str:
+    """A task's name; escaped where a terminal could take it for anything else."""
+    return name if name.isprintable() else repr(name)
 
 
 def described(graph: TaskGraph, system: System, plans: dict[str, Timed], best: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
         for task, name in enumerate(graph.names):
             axes.annotate(
                 shortened(name), (level[task], -across[task]), (0, -12), textcoords="offset points", ha="center",
-                va="center", fontsize=6.5, zorder=4,
+                va="center", fontsize=6.5, zorder=4, parse_math=False,
             )  # fmt: skip
     axes.margins(0.08, 0.12)
     axes.set_axis_off()
@@ -118,6 +118,7 @@ def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "
 
 def shortened(name: str) -> str:
     """A task's name as a picture has room for it."""
+    name = name if name.isprintable() else ascii(name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 

@@ -50,13 +50,25 @@ def task_times(
     return Times(work / ue_hz, 8 * up / uplink_bps, work / vm_hz, 8 * down / downlink_bps)
 
 
+def checked(times: Times) -> Times:
+    """The times as arrays; raises ValueError where they are not finite numbers >= 0, equally many of each."""
+    arrays = [np.asarray(values, float) for values in times]
+    for name, array in zip(Times._fields, arrays, strict=True):
+        if array.shape != (len(arrays[0]),) or not len(array) or not (np.isfinite(array) & (array >= 0)).all():
+            raise ValueError(f"times.{name} is {array}; accepted: finite seconds >= 0, one for each task")
+    return Times(*arrays)
+
+
 def priority_order(times: Times, edges: Iterable[tuple[int, int]]) -> list[int]:
     """(13): of the tasks whose parents are placed, the one with the longest offloaded way to the end, then lowest id.
 
     Raises:
         ValueError: the edges hold a cycle, or a task that there is not.
     """
+    times, edges = checked(times), list(edges)
     n = len(times.ue)
+    if len(set(edges)) < len(edges):
+        raise ValueError("edges hold one twice; accepted: each once")
     children: list[list[int]] = [[] for _ in range(n)]
     waiting = [0] * n
     for parent, child in edges:
@@ -157,17 +169,18 @@ class Portable:
             Placement by task id (0 local, 1 offload), the scheduling order, and the makespan in seconds.
 
         Raises:
-            ValueError: edges that hold a cycle or name no task, or an unknown channel.
+            ValueError: times that are none, edges that hold a cycle or name no task, an unknown channel, or more
+                neighbours of a task than the policy has room for.
         """
         if channel not in CHANNELS:
             raise ValueError(f"channel is {channel!r}; accepted: {', '.join(CHANNELS)}")
-        edges = [(int(parent), int(child)) for parent, child in edges]
+        edges, times = [(int(parent), int(child)) for parent, child in edges], checked(times)
         order = priority_order(times, edges)
         n, place = len(order), {task: k for k, task in enumerate(order)}
         parents: list[list[int]] = [[] for _ in range(n)]
         for parent, child in edges:
             parents[place[child]].append(place[parent])
-        ordered = Times(*(np.asarray(values, float)[order] for values in times))
+        ordered = Times(*(values[order] for values in times))
         outputs, states = self._encode(self._features(ordered, parents))
         queues, placement = Queues(ordered, parents, channel), [LOCAL] * n
         scale = _scale(ordered)
@@ -206,6 +219,8 @@ class Portable:
                     row += _pooled(near, position, each, kind)
                 else:
                     width = self.settings["neighbour_width"]
+                    if len(near) > width:
+                        raise ValueError(f"a task has {len(near)} neighbours; accepted: at most {width}")
                     row += [*position[sorted(near)], *[0.0] * (width - len(near))]
             rows.append(row)
         told = np.array(rows)

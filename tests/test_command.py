@@ -113,6 +113,12 @@ def test_an_onnx_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     status, _, err = run(capsys, *arguments)
     assert (status, err.count("\n")) == (2, 1)
     assert "has a dimension 'batch'" in err
+    for wrong in ("batch", "batch=2.9", "batch=inf"):
+        status, _, err = run(capsys, *arguments, f"--dimension={wrong}")
+        assert (status, err) == (
+            2,
+            f"error: --dimension is '{wrong}'; accepted: NAME=SIZE with an integer, each NAME once\n",
+        )
 
 
 @pytest.mark.parametrize(
@@ -122,6 +128,10 @@ def test_an_onnx_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--graph=app.txt"], "--graph is app.txt; accepted: a file that ends in .dot, .gv, .json or .onnx"),
         (["--graph={app}", "--uplink_mbps=0"], "System.uplink_bps is 0.0; accepted: a finite number in (0, inf)"),
         (["--graph={app}", "--machine_hz=1e9"], "--machine_hz is given with app.json, JSON; accepted: with WfFormat"),
+        (
+            ["--graph={app}", "--cycles_per_byte=3"],
+            "--cycles_per_byte is given with app.json, JSON; accepted: with DOT",
+        ),
         (["--graph={app}", "--policy=exp9"], "source is 'exp9'; accepted: exp1, exp2, exp3, general"),
         (["--graph={app}", "--samples=0"], "samples is 0; accepted: an integer in [1, inf)"),
         (["--graph={app}", "--optimum_s=-1"], "optimum_s is -1.0; accepted: a finite number in [0, inf)"),
@@ -187,3 +197,13 @@ def test_levels_by_hand() -> None:
         cycles=ones, upload_bytes=ones, download_bytes=ones, edges=[(0, 1), (1, 2), (0, 2), (3, 2)]
     )
     assert pictures.levels(graph).tolist() == [0, 1, 2, 0, 0]
+
+
+def test_names_are_drawn_as_they_are() -> None:
+    pytest.importorskip("matplotlib")
+    ones = [1e7, 1e7]
+    graph = mj.TaskGraph.from_edges(
+        cycles=ones, upload_bytes=ones, download_bytes=ones, edges=[], names=["a$\\q$", "\ud800\x1b[2J"]
+    )
+    assert pictures.png(pictures.dag_figure(graph, mj.all_local(graph, SYSTEM))).startswith(PNG)
+    assert command.placements(graph, mj.all_local(graph, SYSTEM)).isascii()

@@ -462,3 +462,16 @@ def test_ranges_by_hand() -> None:
             "download time / local time": 8 / 6, "VM time / local time": 0.1, "longest local time / mean": 1.5,
         }
     )  # fmt: skip
+
+
+def test_draws_do_not_depend_on_the_other_graphs(policy: mj.Offloader) -> None:
+    several = graphs(8, 8, 7, seed=16)
+    together = policy.plan(several, SYSTEM, "sample", samples=8, seed=5)
+    for graph, plan in zip(several, together, strict=True):
+        np.testing.assert_array_equal(policy.plan(graph, SYSTEM, "sample", samples=8, seed=5).placement, plan.placement)
+
+
+def test_times_that_float32_does_not_hold(policy: mj.Offloader) -> None:
+    graph = mj.TaskGraph.from_edges(cycles=[1e50], upload_bytes=[1.0], download_bytes=[1.0], edges=[])
+    with pytest.raises(mj.InputError, match=r"a time of these graphs is 1e\+41 s; accepted: what float32 holds"):
+        policy.plan(graph, mj.System())

@@ -93,6 +93,7 @@ def test_nothing_computes_or_nothing_is_sent() -> None:
     [
         ([(0, 1), (1, 0)], "paper", "edges hold a cycle"),
         ([(0, 3)], "paper", r"edge \(0, 3\) names a task that there is not; accepted: 0 to 2"),
+        ([(0, 1), (0, 1)], "paper", "edges hold one twice"),
         ([], "ether", "channel is 'ether'; accepted: paper, mrlco"),
     ],
 )
@@ -131,3 +132,12 @@ print(json.dumps(portable.load("exp1").plan(times, edges)))
     plan = mj.load_offloader("exp1").plan(graph, mj.System())
     assert placement == plan.placement.tolist()
     assert makespan == pytest.approx(plan.makespan)
+
+
+def test_measured_times_may_be_lists() -> None:
+    lists = portable.Times([1.0, 1, 1], [1.0, 1, 5], [9.0, 1, 1], [1.0, 1, 1])
+    arrays = portable.Times(*map(np.array, lists))
+    assert portable.priority_order(lists, []) == portable.priority_order(arrays, []) == [0, 2, 1]
+    for wrong in (lists._replace(vm=[1.0, 1]), lists._replace(ue=[1.0, -1, 1]), lists._replace(ue=[1.0, np.nan, 1])):
+        with pytest.raises(ValueError, match=r"times\.(vm|ue) is .*; accepted: finite seconds >= 0, one for each task"):
+            portable.priority_order(wrong, [])

@@ -12,9 +12,10 @@ import heapq
 from collections.abc import Iterable, Sequence
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import check_number
+from mrlato_jax.errors import InputError, check_number
 
 OUTSIDE = -1  # maker of what is there before any task runs
+MOST_COARSENED = 3000  # tasks: each merge looks at all edges, so these take a minute
 BALANCE = 1.5  # times the mean: most cycles of a task that merging makes where it can choose
 
 
@@ -90,9 +91,11 @@ class Dataflow:
             num_tasks: at least 1.
 
         Raises:
-            InputError: a number below 1, or a cycle.
+            InputError: a number below 1, a cycle, or more than `MOST_COARSENED` tasks.
         """
         check_number("num_tasks", num_tasks, low=1, integer=True)
+        if len(self.names) > MOST_COARSENED:
+            raise InputError(f"{len(self.names)} tasks are to be coarsened; accepted: at most {MOST_COARSENED}")
         self.to_task_graph()
         members = {task: [task] for task in range(len(self.names))}
         work = dict(enumerate(self.cycles))
@@ -136,12 +139,13 @@ class Dataflow:
 
 def distinct(names: Iterable[str]) -> tuple[str, ...]:
     """The names, each that has come before with a number behind it."""
-    found: dict[str, None] = {}
+    found: dict[str, int] = {}  # to the number that is tried next
     for name in names:
-        unique, number = name, 2
+        unique, number = name, found.get(name, 2)
         while unique in found:
             unique, number = f"{name} #{number}", number + 1
-        found[unique] = None
+        found[name] = number
+        found.setdefault(unique, 2)
     return tuple(found)
 
 

@@ -65,6 +65,8 @@ def read_onnx(
         return (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except (ArithmeticError, LookupError, ValueError) as error:  # operators without what their definition asks for
+        raise InputError(f"{path}: an operator's work cannot be told ({shorten(error)}); accepted: {KIND}") from None
 
 
 def _inferred(data: bytes, dimensions: Mapping[str, int]) -> tuple[set[str], Any]:
@@ -76,10 +78,16 @@ def _inferred(data: bytes, dimensions: Mapping[str, int]) -> tuple[set[str], Any
     try:
         model = onnx.load_model_from_string(data)
         check_count("graph.node", len(model.graph.node))
+        named = set()
         for value in model.graph.input:
             for dimension in value.type.tensor_type.shape.dim:
+                named.add(dimension.dim_param)
                 if dimension.dim_param in dimensions:
                     dimension.dim_value = dimensions[dimension.dim_param]
+        for name in dimensions:
+            if name not in named:
+                has = ", ".join(sorted(named - {""})) or "none"
+                raise InputError(f"no input has a dimension {shorten(name)}; accepted: those that have a name ({has})")
         elsewhere = _declare_external(model.graph)
         onnx.checker.check_model(model)
         return elsewhere, onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
@@ -168,6 +176,7 @@ class _Shapes:
         """Of a tensor."""
         import onnx
 
+        count = float(math.prod(self.shape(name)))
         kind = self._types.get(name)
         code = kind.tensor_type.elem_type if kind is not None else self._weights[name].data_type
         label = onnx.TensorProto.DataType.Name(code)
@@ -178,7 +187,7 @@ class _Shapes:
             if label.endswith("INT4") or label == "FLOAT4E2M1"
             else onnx.helper.tensor_dtype_to_np_dtype(code).itemsize
         )
-        return each * float(math.prod(self.shape(name)))
+        return each * count
 
 
 def _macs(node: Any, shapes: _Shapes) -> int:

@@ -58,16 +58,18 @@ def _dataflow(top: Node, machine_hz: float | str) -> Dataflow:
         specification, execution = workflow["specification"], workflow["execution"]
         tasks = specification["tasks"].items()
         check_count(specification["tasks"].place, len(tasks))
-        ran = {entry["id"].text(): entry for entry in execution["tasks"].items()}
+        ran = _by_id(execution["tasks"], "id")
         machines = execution.get("machines")
         files = specification.get("files")
-        sizes = {entry["id"].text(): entry["sizeInBytes"].number() for entry in (files.items() if files else [])}
+        sizes = {name: entry["sizeInBytes"].number() for name, entry in _by_id(files, "id").items()}
     ids: dict[str, int] = {}
     for task in tasks:
         own = task.get("id") or task["name"]
         if own.text() in ids:
             raise own.refuse("an id of its own for each task")
         ids[own.text()] = len(ids)
+    names = [task["name"].text() for task in tasks]
+    known = {name: number for number, name in enumerate(names) if names.count(name) == 1} | ids  # links may be by name
     clocks = _clocks(machines) if machine_hz == RECORDED else {}
     cycles, after = [], set()
     makers: dict[str, int] = {}
@@ -78,10 +80,12 @@ def _dataflow(top: Node, machine_hz: float | str) -> Dataflow:
         record = ran.get(name, task)
         hz = _clock(record, clocks) if isinstance(machine_hz, str) else machine_hz
         cycles.append(record["runtimeInSeconds"].number() * hz)
-        after |= {(parent, number) for parent in _others(task, "parents", ids)}
-        after |= {(number, child) for child in _others(task, "children", ids)}
+        after |= {(parent, number) for parent in _others(task, "parents", known, number)}
+        after |= {(number, child) for child in _others(task, "children", known, number)}
         for reads, file, size in _files(task, sizes):
-            sizes[file] = size
+            if sizes.setdefault(file, size) != size:
+                there = sizes[file]
+                raise InputError(f"{task.place} has {file!r} at {size} bytes, another at {there}; accepted: one size")
             if reads:
                 users.setdefault(file, set()).add(number)
             elif makers.setdefault(file, number) != number:
@@ -95,13 +99,23 @@ def _dataflow(top: Node, machine_hz: float | str) -> Dataflow:
     return Dataflow(tuple(ids), tuple(cycles), tuple(items), frozenset(after))
 
 
-def _others(task: Node, field: str, ids: dict[str, int]) -> list[int]:
+def _by_id(entries: Node | None, key: str) -> dict[str, Node]:
+    """Entries of a list by their ids; none twice."""
+    found: dict[str, Node] = {}
+    for entry in entries.items() if entries else []:
+        if entry[key].text() in found:
+            raise entry[key].refuse("each once")
+        found[entry[key].value] = entry
+    return found
+
+
+def _others(task: Node, field: str, known: dict[str, int], own: int) -> list[int]:
     entries = task.get(field)
     found = []
     for entry in entries.items() if entries else []:
-        if entry.text() not in ids:
-            raise entry.refuse("the id of a task")
-        found.append(ids[entry.value])
+        if known.get(entry.text(), own) == own:
+            raise entry.refuse("the id of another task")
+        found.append(known[entry.value])
     return found
 
 
@@ -126,11 +140,13 @@ def _files(task: Node, sizes: dict[str, float]) -> list[tuple[bool, str, float]]
 def _clocks(machines: Node | None) -> dict[str, float]:
     """Hz by machine, of those whose clock is recorded."""
     found = {}
-    for machine in machines.items() if machines else []:
+    for name, machine in _by_id(machines, "nodeName").items():
         cpu = machine.get("cpu")
         speed = cpu and (cpu.get("speedInMHz") or cpu.get("speed"))
         if speed:
-            found[machine["nodeName"].text()] = speed.number() * MHZ
+            if not speed.number():
+                raise speed.refuse("a number > 0")
+            found[name] = speed.number() * MHZ
     return found
 
 

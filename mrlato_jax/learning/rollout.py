@@ -176,6 +176,7 @@ def sample(
     key: jax.Array,
     rollouts: int,
     temperatures: jax.Array | None = None,
+    alike: bool = False,
 ) -> Trajectories:
     """Samples trajectories of each DAG (Algorithm 1, line 5).
 
@@ -186,8 +187,11 @@ def sample(
         key: consumed.
         rollouts: R, trajectories of each DAG.
         temperatures: [R], what each trajectory's logits are divided by; 1 by default, the policy itself.
+        alike: whether all DAGs share their draws, so that those of one do not depend on how many there are.
     """
-    noise = decode.sampling_noise(key, (task.num_graphs, rollouts), task.num_positions, policy.in_order)
+    graphs = 1 if alike else task.num_graphs
+    noise = decode.sampling_noise(key, (graphs, rollouts), task.num_positions, policy.in_order)
+    noise = jnp.broadcast_to(noise, (task.num_graphs, *noise.shape[1:]))
     if temperatures is not None:
         noise = temperatures[None, :, None, None] * noise
     surroundings = environment(policy, task.dags, rollouts)

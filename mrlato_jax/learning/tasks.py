@@ -12,6 +12,7 @@ import numpy as np
 
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError
 from mrlato_jax.mec import mdp
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.system import System
@@ -62,7 +63,14 @@ def learning_task(
 
 
 def encoded(arrays: DagArrays, policy: PolicyConfig) -> LearningTask:
-    """What `pack` gives, in float32, with its encoding; may be traced."""
+    """What `pack` gives, in float32, with its encoding; may be traced.
+
+    Raises:
+        InputError: times on the host that float32 does not hold.
+    """
+    for times in (arrays.ue, arrays.uplink, arrays.vm, arrays.downlink):
+        if isinstance(times, np.ndarray) and times.size and times.max() > np.finfo(np.float32).max:
+            raise InputError(f"a time of these graphs is {times.max()} s; accepted: what float32 holds")
     dags = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), arrays)
     return LearningTask(dags, *_encode_all(dags, policy.neighbour_limit, policy.outlook))
 

@@ -43,7 +43,10 @@ MOST_PAIRS = 2**22  # of positions, in all DAGs that are decoded side by side
 SAMPLES = 64
 TEMPERATURES = (0.7, 2.0)  # of the first and of the last sample: best of several ranges on the training families
 IMPROVED = 8  # samples that `search` improves, beside the best candidate
-IMPROVING_STEPS = 20_000_000  # tasks simulated to improve one plan; binds from some hundred tasks on
+# Of positions squared, which is what simulating a plan costs: both bind from some hundred tasks on, and keep 500 tasks
+# to seconds.
+IMPROVING_WORK = 2**32
+ORDER_WORK = 2**27  # for each chain
 ORDER_STEPS = 3000  # changes that each chain of `search_order` tries
 
 
@@ -96,8 +99,9 @@ class Offloader:
     ) -> SearchedPlan | list[SearchedPlan]:
         """Decides every task of one application, or of each of several.
 
-        The network is compiled once for each padded size, channel and batch size (a power of two), so a program that
-        plans similar applications again and again compiles once.
+        The network is compiled once for each padded size, channel, batch size (a power of two) and number of samples,
+        so a program that plans similar applications again and again compiles once. What a graph is decided with does
+        not depend on the others.
 
         Args:
             graph: one graph or a sequence of them, any sizes.
@@ -256,7 +260,7 @@ def _best_of(graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], 
     found = _Improved(SearchedPlan.of(best, evaluations=0), decoded[0].evaluations + len(simple))
     if mode != "sample":
         starts = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in (best, *decoded)}
-        most = max(1, IMPROVING_STEPS // graph.num_tasks)
+        most = max(1, IMPROVING_WORK // padded_size(graph.num_tasks) ** 2 // len(starts))
         for start in starts.values():
             found = found.or_else(
                 local_search(
@@ -264,7 +268,8 @@ def _best_of(graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], 
                 )
             )
     if mode == "search_order":
-        found = found.or_else(order_search(graph, system, start=found.plan, steps=ORDER_STEPS, seed=seed))
+        steps = max(1, min(ORDER_STEPS, ORDER_WORK // padded_size(graph.num_tasks) ** 2))
+        found = found.or_else(order_search(graph, system, start=found.plan, steps=steps, seed=seed))
     return SearchedPlan.of(found.plan, evaluations=found.evaluations)
 
 
@@ -315,7 +320,7 @@ def _sampled(
 ) -> jax.Array:
     """Actions int32[G, kept, N] of the best of the plans that are drawn of each DAG, the best first."""
     temperatures = jnp.linspace(*TEMPERATURES, samples) if samples > 1 else jnp.ones(1)
-    drawn = rollout.sample(policy, params, task, key, samples, temperatures)
+    drawn = rollout.sample(policy, params, task, key, samples, temperatures, alike=True)
     _, best = jax.lax.top_k(-drawn.makespans, kept)
     return jax.vmap(lambda actions, indices: actions[indices])(drawn.decisions.actions, best)
 

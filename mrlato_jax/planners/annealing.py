@@ -23,7 +23,7 @@ from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.descent import local_search
 from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, actions_of, placement_of, simulated_plan
 
-POLISHING_STEPS = 20_000_000  # tasks simulated to improve one plan by local search
+POLISHING_WORK = 2**29  # positions squared, which is what simulating a plan costs, for each order's local search
 POLISHED, WORTH_POLISHING = 8, 1.03  # the best so many orders, if they are no worse than the best by more
 HOT, COLD = 0.02, 1e-4  # first and last temperature, relative to the makespan that is begun with
 
@@ -85,7 +85,11 @@ def order_search(
     check_number("chains", chains, low=1, integer=True)
     check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
     check_number("proof_s", proof_s, low=0.0)
-    begin: Plan = optimum(graph, system, time_limit_s=proof_s) if start is None else start
+    if start is None:
+        begin: Plan = optimum(graph, system, time_limit_s=proof_s)
+    else:
+        check_type("start", start, Plan)
+        begin = simulated_plan(graph, system, start.placement, start.order)  # it may be of another system
     n = graph.num_tasks
     with latency.one_by_one():
         dag = latency.pack_float64(graph, system, begin.order)
@@ -104,7 +108,7 @@ def order_search(
         if start is None:
             polished: Plan = optimum(graph, system, order=order, time_limit_s=proof_s)
         else:
-            most = max(1, POLISHING_STEPS // n)
+            most = max(1, POLISHING_WORK // dag.mask.size**2)
             improved = local_search(
                 graph, system, order=order, start=annealed.placement, restarts=0, max_evaluations=most
             )

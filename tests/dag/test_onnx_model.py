@@ -169,3 +169,22 @@ def test_without_the_package_it_says_what_to_install(branching: Path, monkeypatc
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match=r"pip install 'mrlato-jax\[onnx\]'"):
         read_onnx(branching, cycles_per_mac=1.0)
+
+
+def test_what_cannot_be_told_is_refused(tmp_path: Path, branching: Path) -> None:
+    """A tensor without an inferred type, sizes beyond all numbers, dimensions that there are not."""
+    up, relu = (helper.make_node("Upsample", ["x"], ["u"], width_scale=2.0, height_scale=2.0), helper.make_node)
+    nodes = [up, relu("Relu", ["u"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [tensor("x", [1, 1, 2, 2])], [tensor("y", [1, 1, 4, 4])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 1)], ir_version=3)
+    onnx.save(model, str(tmp_path / "u.onnx"))
+    with pytest.raises(InputError, match=r"u.onnx: .*accepted"):
+        read_onnx(tmp_path / "u.onnx", cycles_per_mac=1.0)
+    inputs, outputs = ([tensor(name, [2**62] * 17)] for name in "xy")
+    huge = save(tmp_path / "h.onnx", [relu("Relu", ["x"], ["y"])], inputs, outputs)
+    with pytest.raises(InputError, match=r"h.onnx: .*accepted"):
+        read_onnx(huge, cycles_per_mac=1.0)
+    with pytest.raises(
+        InputError, match=r"no input has a dimension 'nope'; accepted: those that have a name \(batch\)"
+    ):
+        read_onnx(branching, cycles_per_mac=1.0, dimensions={"batch": 2, "nope": 3})

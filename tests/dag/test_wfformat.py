@@ -118,6 +118,9 @@ def test_one_machine_is_that_of_all(tmp_path: Path) -> None:
         (["workflow", "specification", "tasks", 2, "outputFiles"], ["u"], "writes 'u', which another task writes, too"),
         (["workflow", "specification", "tasks", 0, "parents"], ["j"], "edges hold a cycle"),
         (["workflow", "specification", "files", 0, "sizeInBytes"], -1, "sizeInBytes is -1; accepted: a finite number"),
+        (["workflow", "specification", "tasks", 0, "parents"], ["s"], "parents\\[0\\] is 's'; accepted: the id of another"),
+        (["workflow", "specification", "files", 1, "id"], "in", "id is 'in'; accepted: each once"),
+        (["workflow", "execution", "tasks", 1, "id"], "s", "id is 's'; accepted: each once"),
         (["workflow", "execution", "tasks", 0, "id"], "z", "is 's', which has not run"),
         (["workflow", "execution", "tasks", 0, "runtimeInSeconds"], None, "Seconds is None; accepted: a finite"),
     ],
@@ -143,3 +146,24 @@ def test_clocks_that_are_not_recorded(tmp_path: Path) -> None:
 def test_clocks_that_there_are_not(tmp_path: Path, clock: Any) -> None:
     with pytest.raises(InputError, match=r"machine_hz is .*; accepted: a finite number in"):
         read(tmp_path, V15, machine_hz=clock)
+
+
+def test_a_clock_of_nothing_is_none(tmp_path: Path) -> None:
+    value = copy.deepcopy(V15)
+    value["workflow"]["execution"]["machines"][0]["cpu"]["speedInMHz"] = 0
+    with pytest.raises(InputError, match="speedInMHz is 0; accepted: a number > 0"):
+        read(tmp_path, value, machine_hz="recorded")
+
+
+def test_sizes_that_differ_are_refused(tmp_path: Path) -> None:
+    value = v14()
+    value["workflow"]["tasks"][1]["files"][0]["sizeInBytes"] = 31
+    with pytest.raises(InputError, match=r"has 'x' at 31.0 bytes, another at 30.0; accepted: one size"):
+        read(tmp_path, value)
+
+
+def test_links_may_be_by_name(tmp_path: Path) -> None:
+    value = copy.deepcopy(V15)
+    value["workflow"]["specification"]["tasks"][0]["parents"] = []
+    value["workflow"]["specification"]["tasks"][4]["parents"] = ["a", "b", "log"]
+    assert read(tmp_path, value) == GRAPH

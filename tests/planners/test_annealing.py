@@ -112,3 +112,15 @@ def test_refused(name: str, value: float, phrase: str) -> None:
     graph = mj.daggen(num_tasks=3, fat=0.5, density=0.5, rng=np.random.default_rng(0))
     with pytest.raises(InputError, match=phrase):
         mj.order_search(graph, mj.System(), **{name: value})
+
+
+def test_a_start_is_timed_anew() -> None:
+    """It may be of another system, and its own makespan far too good."""
+    graph = mj.daggen(8, 0.6, 0.6, np.random.default_rng(3))
+    start = mj.all_local(graph, mj.System(ue_hz=1e12))
+    found = mj.order_search(graph, mj.System(), start=start, steps=50)
+    assert found.makespan == mj.simulate(graph, mj.System(), found.placement, found.order).makespan
+    assert found.makespan <= mj.all_local(graph, mj.System()).makespan
+    assert found.evaluations > 50 * 32
+    with pytest.raises(mj.InputError, match="start is 'x'; accepted: a Plan"):
+        mj.order_search(graph, mj.System(), start="x")  # type: ignore[arg-type]
