@@ -185,7 +185,7 @@ def test_forms_of_a_flag(values: flags.FlagValues) -> None:
         (["--seed=x"], "--seed is 'x'; accepted: an integer"),
         (["--seed=1.5"], "--seed is '1.5'; accepted: an integer"),
         (["--gamma=high"], "--gamma is 'high'; accepted: a number"),
-        (["--experiment=exp9"], "--experiment is 'exp9'; accepted: exp1, exp2, exp3"),
+        (["--channel=ether"], "--channel is 'ether'; accepted: paper, mrlco, mrlco_code"),
         (["--normalise_advantages=2"], "--normalise_advantages is '2'; accepted: true, false"),
         (["--nonormalise_advantages=1"], "--nonormalise_advantages is '1'; accepted: no value"),
         (["--seed"], "--seed has no value; accepted: an integer"),
@@ -293,7 +293,7 @@ def test_a_file_may_come_twice_but_not_within_itself(values: flags.FlagValues, f
         ("--seed", "--seed has no value; accepted: an integer"),
         ("--flagfile", "--flagfile has no value"),
         ("--sed=3", "unknown flag --sed; did you mean --seed?"),
-        ("--experiment=exp9", "accepted: exp1, exp2, exp3"),
+        ("--channel=ether", "accepted: paper, mrlco"),
     ],
 )
 def test_wrong_lines_are_named_by_number(values: flags.FlagValues, folder: Path, line: str, phrase: str) -> None:
@@ -477,7 +477,7 @@ def test_help_of_a_program(tmp_path: Path) -> None:
     listed = [line.split("=")[0].split()[0] for line in ran.stdout.splitlines() if line.startswith("  --")]
     own = ["--[no]normalise_advantages" if name == "normalise_advantages" else f"--{name}" for name in SETTINGS]
     assert sorted(listed) == sorted(["--out", "--flagfile", *own, *(f"--{name}" for name in LAYOUT_FLAGS)])
-    assert "  --experiment=<exp1, exp2, exp3>  (default: exp2)\n      Data and split" in ran.stdout
+    assert "  --channel=<paper, mrlco, mrlco_code>  (default: paper)\n      Channel rules" in ran.stdout
     assert "beside the scripts" in " ".join(ran.stdout.split())
 
 

@@ -121,7 +121,7 @@ def test_piped_output_is_plain_lines(place: Workplace) -> None:
 def test_the_run_folder(place: Workplace) -> None:
     names = {path.name for path in place.reference.iterdir()} - {".lock"}
     figures = {"adaptation.json", "adaptation.md", "adaptation.png"}
-    assert names == {"config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", *figures}
+    assert names == {"config.json", "metrics.jsonl", "timing.jsonl", "ranges.json", "checkpoints", *figures}
     record = json.loads((place.reference / "config.json").read_text())
     assert TrainConfig.from_json(record["config"]) == dataclasses.replace(CONFIG, iterations=REFERENCE_ITERATIONS)
     assert record["data_hash"] == tiny_run.dataset().content_hash
@@ -242,6 +242,12 @@ def test_training_alone(place: Workplace, run: Path) -> None:
 
 
 # Refused: one line, exit status 2, and nothing changed.
+
+
+def test_data_that_there_is_not(place: Workplace, tmp_path: Path) -> None:
+    message = place.refused("meta_train.py", "--experiment=exp9", f"--run={tmp_path / 'run'}")
+    assert "experiment is 'exp9'; accepted: exp1, exp2, exp3, general" in message
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
