@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.dag.task_graph import TaskGraph, levels
 from mrlato_jax.mec.latency import OFFLOAD
 from mrlato_jax.mec.system import System, task_times
 from mrlato_jax.planners import Plan
@@ -19,16 +19,6 @@ LOCAL_COLOUR, OFFLOAD_COLOUR = "#4C78A8", "#F58518"
 RESOURCES = ("UE", "uplink", "VM", "downlink")
 MOST_NAMED = 60  # tasks; of more, names would cover one another
 LONGEST_NAME = 14
-
-
-def levels(graph: TaskGraph) -> np.ndarray:
-    """int[n], the most edges on a way to each task."""
-    level = np.zeros(graph.num_tasks, np.int64)
-    for task in graph.topological_order():
-        parents = graph.parents(int(task))
-        if len(parents):
-            level[task] = level[parents].max() + 1
-    return level
 
 
 def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:

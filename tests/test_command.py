@@ -14,6 +14,7 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax import command, pictures
+from mrlato_jax.dag.task_graph import levels
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = ["--uplink_mbps=7", "--downlink_mbps=5"]
@@ -196,7 +197,7 @@ def test_levels_by_hand() -> None:
     graph = mj.TaskGraph.from_edges(
         cycles=ones, upload_bytes=ones, download_bytes=ones, edges=[(0, 1), (1, 2), (0, 2), (3, 2)]
     )
-    assert pictures.levels(graph).tolist() == [0, 1, 2, 0, 0]
+    assert levels(graph).tolist() == [0, 1, 2, 0, 0]
 
 
 def test_names_are_drawn_as_they_are() -> None:

@@ -168,6 +168,18 @@ class TaskGraph:
         return _read_only(smallest_first(self.edges, np.arange(self.num_tasks)))
 
 
+def levels(graph: TaskGraph) -> NDArray[np.int64]:
+    """int64[n], the most edges on a way to each task."""
+    level = np.zeros(graph.num_tasks, np.int64)
+    children: list[list[int]] = [[] for _ in range(graph.num_tasks)]
+    for parent, child in graph.edges.tolist():
+        children[parent].append(child)
+    for task in graph.topological_order().tolist():
+        for child in children[task]:
+            level[child] = max(level[child], level[task] + 1)
+    return level
+
+
 def check_index(field: str, value: Any, size: int) -> int:
     """`value`, a Python or numpy integer in [0, size), as an int; raises InputError for anything else."""
     try:

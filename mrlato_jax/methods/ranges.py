@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.dag.task_graph import TaskGraph, levels
 from mrlato_jax.mec.system import System, task_times
 
 SLACK = 0.1  # of either end: what is hardly beyond it is no news
@@ -31,16 +31,9 @@ def measure(graph: TaskGraph, system: System) -> dict[str, float]:
     def to_local(other: np.ndarray) -> float:
         return float(other.sum() / local) if local > 0 else float("inf")
 
-    depth = np.ones(graph.num_tasks, np.int64)
-    children: list[list[int]] = [[] for _ in range(graph.num_tasks)]
-    for parent, child in graph.edges.tolist():
-        children[parent].append(child)
-    for task in graph.topological_order().tolist():
-        for child in children[task]:
-            depth[child] = max(depth[child], depth[task] + 1)
     return {
         "tasks": float(graph.num_tasks),
-        "tasks a level": graph.num_tasks / float(depth.max()),
+        "tasks a level": graph.num_tasks / float(levels(graph).max() + 1),
         "edges a task": len(graph.edges) / graph.num_tasks,
         "upload time / local time": to_local(times.uplink),
         "download time / local time": to_local(times.downlink),
