@@ -170,14 +170,19 @@ class TaskGraph:
 
 def levels(graph: TaskGraph) -> NDArray[np.int64]:
     """int64[n], the most edges on a way to each task."""
-    level = np.zeros(graph.num_tasks, np.int64)
-    children: list[list[int]] = [[] for _ in range(graph.num_tasks)]
-    for parent, child in graph.edges.tolist():
-        children[parent].append(child)
+    level, children = [0] * graph.num_tasks, children_of(graph)
     for task in graph.topological_order().tolist():
         for child in children[task]:
             level[child] = max(level[child], level[task] + 1)
-    return level
+    return np.array(level, np.int64)
+
+
+def children_of(graph: TaskGraph) -> list[list[int]]:
+    """Of every task the ascending ids of those that need its result."""
+    children: list[list[int]] = [[] for _ in range(graph.num_tasks)]
+    for parent, child in graph.edges.tolist():
+        children[parent].append(child)
+    return children
 
 
 def check_index(field: str, value: Any, size: int) -> int:

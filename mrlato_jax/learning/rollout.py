@@ -72,12 +72,19 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
     if not policy.in_order:
         return _free_environment(policy, dags, rollouts)
     channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
+    last = dags.mask.sum(axis=-1).max()
+    # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
+    bounded = jax.default_backend() == "cpu"
 
-    def observe(tasks: latency.Task, queues: latency.Queues, step: tuple[latency.Task, jax.Array]) -> jax.Array:
+    def observe(
+        tasks: latency.Task, queues: latency.Queues, step: tuple[latency.Task, jax.Array], position: jax.Array
+    ) -> jax.Array:
         task, scale = step
         if not policy.sees_simulator:
             return jnp.zeros(0, scale.dtype)
-        told, outcomes = _told(policy, channel, tasks, tasks.position >= task.position, scale, queues, task)
+        left = tasks.position >= task.position
+        steps = (position + 1, last) if bounded else None
+        told, outcomes = _told(policy, channel, tasks, left, scale, queues, task, steps)
         if policy.decoder_input == "task_sim":
             return told
         return jnp.concatenate([told, mdp.lookahead_features(scale, queues, *outcomes)])
@@ -91,10 +98,12 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
     graphs, size = dags.mask.shape
     scales = jnp.broadcast_to(jax.vmap(mdp.time_scale)(dags)[:, None], (graphs, size))
     empty = jax.vmap(latency.empty_queues)(dags)
+    each = jax.vmap(jax.vmap(observe, in_axes=(None, 0, None, None)), in_axes=(0, 0, 0, None))
     return Environment(
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), empty),
         inputs=(tasks, scales),
-        observe=partial(jax.vmap(jax.vmap(observe, in_axes=(None, 0, None))), tasks),
+        # All DAGs are at the same position: a number for all, it can bound a loop.
+        observe=lambda state, step: each(tasks, state, step, step[0].position[0]),
         advance=jax.vmap(jax.vmap(advance, in_axes=(0, None, 0))),
     )
 
@@ -107,8 +116,11 @@ def _told(
     scale: jax.Array,
     queues: latency.Queues,
     task: latency.Task,
+    steps: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """What a decoder that sees the simulator may be told of `task`, where bool[N] `left` of all are not placed yet.
+
+    `steps` is as `lookahead.outcomes` takes it.
 
     Returns:
         `mdp.simulator_features`, and what either decision leads to, float[2]; 0 for a decoder that does not look ahead.
@@ -116,7 +128,7 @@ def _told(
     told = mdp.simulator_features(scale, queues, latency.candidate_ends(channel, queues, task))
     if policy.decoder_input == "task_sim":
         return told, jnp.zeros(NUM_SIDES, scale.dtype)
-    return told, lookahead.outcomes(channel, policy.lookahead_rules, tasks, scale, queues, left, task)
+    return told, lookahead.outcomes(channel, policy.lookahead_rules, tasks, scale, queues, left, task, steps)
 
 
 def _free_environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environment:

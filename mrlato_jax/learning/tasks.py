@@ -66,13 +66,18 @@ def encoded(arrays: DagArrays, policy: PolicyConfig) -> LearningTask:
     """What `pack` gives, in float32, with its encoding; may be traced.
 
     Raises:
-        InputError: times on the host that float32 does not hold.
+        InputError: as `check_times`.
     """
+    check_times(arrays)
+    dags = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), arrays)
+    return LearningTask(dags, *_encode_all(dags, policy.neighbour_limit, policy.outlook))
+
+
+def check_times(arrays: DagArrays) -> None:
+    """Raises InputError for times on the host that float32 does not hold; traced ones are not looked at."""
     for times in (arrays.ue, arrays.uplink, arrays.vm, arrays.downlink):
         if isinstance(times, np.ndarray) and times.size and times.max() > np.finfo(np.float32).max:
             raise InputError(f"a time of these graphs is {times.max()} s; accepted: what float32 holds")
-    dags = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), arrays)
-    return LearningTask(dags, *_encode_all(dags, policy.neighbour_limit, policy.outlook))
 
 
 @partial(jax.jit, static_argnames=("neighbour_width", "outlook"))

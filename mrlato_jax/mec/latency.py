@@ -245,6 +245,11 @@ def padded_size(num_tasks: int) -> int:
     return -(-num_tasks // step_size) * step_size
 
 
+def power_of_two(count: int) -> int:
+    """The least one that is no less than `count`: batches of such sizes, so that few programs serve all."""
+    return 1 << (count - 1).bit_length()
+
+
 def pack_float64(graph: TaskGraph, system: System, order: Any = None) -> DagArrays:
     """One DAG (no leading axis) in float64, for use inside `one_by_one`."""
     orders = None if order is None else [order]
@@ -287,7 +292,7 @@ def simulate(graph: TaskGraph, system: System, placement: Any, order: Any = None
     actions = np.where(dag.mask, placed[dag.order], LOCAL)
     with one_by_one():
         queues, ends = jax.device_get(_run(dag, actions))
-    return schedule(graph, dag, queues, ends)
+    return schedule(dag.order[: graph.num_tasks], queues.makespan, ends)
 
 
 _run_all = jax.jit(jax.vmap(run))
@@ -301,17 +306,23 @@ def simulate_arrays(dags: DagArrays, actions: np.ndarray) -> tuple[Queues, TaskE
         actions: int32[B, N] in scheduling order.
     """
     count = len(actions)
-    short = (1 << (count - 1).bit_length()) - count  # powers of two, so that few programs serve all
-    fill = partial(jax.tree.map, lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], short, axis=0)]))
+    short = power_of_two(count) - count
+    if short:
+        fill = partial(jax.tree.map, lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], short, axis=0)]))
+        dags, actions = fill((dags, actions))
     with one_by_one():
-        results = jax.device_get(_run_all(*fill((dags, actions))))
+        results = jax.device_get(_run_all(dags, actions))
     return jax.tree.map(lambda leaf: leaf[:count], results)
 
 
-def schedule(graph: TaskGraph, dag: DagArrays, queues: Queues, ends: TaskEnds) -> Schedule:
-    """The result of `run`, put back from positions to task ids."""
-    ids = dag.order[: graph.num_tasks]
-    by_id = [np.zeros(graph.num_tasks) for _ in ends]
-    for target, source in zip(by_id, ends, strict=True):
-        target[ids] = source[: graph.num_tasks]
-    return Schedule(float(queues.makespan), *by_id)
+def schedule(order: np.ndarray, makespan: Any, ends: TaskEnds) -> Schedule:
+    """The result of `run`, put back from positions to task ids.
+
+    Args:
+        order: int[n], task ids in scheduling order.
+        makespan: (11), seconds.
+        ends: each [N >= n] in scheduling order, on the host.
+    """
+    by_id = np.empty((len(ends), len(order)))
+    by_id[:, order] = np.stack(ends)[:, : len(order)]
+    return Schedule(float(makespan), *by_id)

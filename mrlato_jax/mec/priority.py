@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mrlato_jax.dag.task_graph import TaskGraph, smallest_first
+from mrlato_jax.dag.task_graph import TaskGraph, children_of, smallest_first
 from mrlato_jax.errors import InputError, as_array, check_choice, shorten
 from mrlato_jax.mec.system import System, task_times
 
@@ -30,12 +30,10 @@ def ranks(graph: TaskGraph, system: System, rank: str = "total") -> np.ndarray:
     check_choice("rank", rank, RANKS)
     times = task_times(graph, system)
     own = times.offloaded if rank == "total" else np.minimum(times.ue, times.offloaded)
-    result = own.copy()
-    for task in graph.topological_order()[::-1]:
-        children = graph.children(task)
-        if len(children):
-            result[task] += result[children].max()
-    return result
+    result, children = own.tolist(), children_of(graph)
+    for task in reversed(graph.topological_order().tolist()):
+        result[task] += max((result[child] for child in children[task]), default=0.0)
+    return np.array(result)
 
 
 def priority_order(graph: TaskGraph, system: System, rank: str = "total") -> np.ndarray:

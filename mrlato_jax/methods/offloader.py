@@ -18,10 +18,10 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, adapt
-from mrlato_jax.learning.tasks import LearningTask, encoded, learning_task
+from mrlato_jax.learning.tasks import check_times, encoded, learning_task
 from mrlato_jax.mec import mdp
 from mrlato_jax.mec.arrays import DagArrays, pack
-from mrlato_jax.mec.latency import padded_size
+from mrlato_jax.mec.latency import padded_size, power_of_two
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods.ranges import OutsideTrainingWarning, Ranges, outside
 from mrlato_jax.planners import (
@@ -32,8 +32,7 @@ from mrlato_jax.planners import (
     heft,
     local_search,
     order_search,
-    placement_of,
-    simulated_plans,
+    plans_of_arrays,
 )
 from mrlato_jax.policy.seq2seq import NUM_SIDES
 
@@ -197,27 +196,37 @@ class Offloader:
         self, graphs: Sequence[TaskGraph], systems: Sequence[System], size: int, samples: int, seed: int
     ) -> list[list[SearchedPlan]]:
         """Of each graph the likeliest plan, and then the best of those that were drawn."""
-        short = _power_of_two(len(graphs)) - len(graphs)
-        graphs, systems = [*graphs, *[graphs[-1]] * short], [*systems, *[systems[-1]] * short]
+        count = len(graphs)
+        graphs, systems = ([*entries, *[entries[-1]] * (power_of_two(count) - count)] for entries in (graphs, systems))
         arrays = pack(graphs, systems, num_positions=size, dtype=np.float64)
-        task = encoded(arrays, self.policy)
-        actions = np.asarray(_decode(self.policy, self.params, task))[:, None]
+        check_times(arrays)
+        actions = np.asarray(_decode(self.policy, self.params, arrays))[:, None]
         if samples:
             kept = min(IMPROVED, samples)
-            best = _sampled(self.policy, self.params, task, jax.random.key(seed), samples, kept)
+            best = _sampled(self.policy, self.params, arrays, jax.random.key(seed), samples, kept)
             actions = np.concatenate([actions, np.asarray(best)], axis=1)
-        each, told = actions.shape[1], rollout.lookahead_evaluations
-        chosen = [_decisions(self.policy, arrays.order[i], row) for i, rows in enumerate(actions) for row in rows]
-        repeated = [i for i in range(len(graphs)) for _ in range(each)]
-        plans = simulated_plans(
-            [graphs[i] for i in repeated],
-            [systems[i] for i in repeated],
-            [placement for placement, _ in chosen],
-            [order for _, order in chosen],
-        )
+        each = actions.shape[1]
+        plans = plans_of_arrays(*self._in_own_order(graphs, systems, arrays, actions))
+        told = rollout.lookahead_evaluations
         spent = [(1 + samples) * told(self.policy, graph.num_tasks) + samples for graph in graphs]
-        counted = [SearchedPlan.of(plan, evaluations=spent[i]) for plan, i in zip(plans, repeated, strict=True)]
-        return [counted[i * each : (i + 1) * each] for i in range(len(graphs) - short)]
+        counted = [SearchedPlan.of(plan, evaluations=spent[i // each]) for i, plan in enumerate(plans)]
+        return [counted[i * each : (i + 1) * each] for i in range(count)]
+
+    def _in_own_order(
+        self, graphs: Sequence[TaskGraph], systems: Sequence[System], arrays: DagArrays, actions: np.ndarray
+    ) -> tuple[DagArrays, np.ndarray]:
+        """Each DAG once for each of its rows of actions [B, K, N], and the sides [B K, N], in the order of that row."""
+        rows = actions.reshape(-1, actions.shape[-1])
+        each = jax.tree.map(lambda leaf: np.repeat(leaf, actions.shape[1], axis=0), arrays)
+        if self.policy.in_order:
+            return each, rows
+        orders = [
+            order[row[:n] // NUM_SIDES].astype(np.int64)
+            for order, row, n in zip(each.order, rows, each.mask.sum(axis=1), strict=True)
+        ]
+        repeated = [[entry for entry in entries for _ in range(actions.shape[1])] for entries in (graphs, systems)]
+        size = rows.shape[1]
+        return pack(*repeated, orders=orders, num_positions=size, dtype=np.float64), rows % NUM_SIDES
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -310,30 +319,16 @@ def _systems(systems: Any, count: int) -> list[System]:
 
 
 @partial(jax.jit, static_argnames="policy")
-def _decode(policy: PolicyConfig, params: Any, task: LearningTask) -> jax.Array:
-    return rollout.decode_greedily(policy, params, task)[0]
+def _decode(policy: PolicyConfig, params: Any, arrays: DagArrays) -> jax.Array:
+    return rollout.decode_greedily(policy, params, encoded(arrays, policy))[0]
 
 
 @partial(jax.jit, static_argnames=("policy", "samples", "kept"))
 def _sampled(
-    policy: PolicyConfig, params: Any, task: LearningTask, key: jax.Array, samples: int, kept: int
+    policy: PolicyConfig, params: Any, arrays: DagArrays, key: jax.Array, samples: int, kept: int
 ) -> jax.Array:
     """Actions int32[G, kept, N] of the best of the plans that are drawn of each DAG, the best first."""
     temperatures = jnp.linspace(*TEMPERATURES, samples) if samples > 1 else jnp.ones(1)
-    drawn = rollout.sample(policy, params, task, key, samples, temperatures, alike=True)
+    drawn = rollout.sample(policy, params, encoded(arrays, policy), key, samples, temperatures, alike=True)
     _, best = jax.lax.top_k(-drawn.makespans, kept)
     return jax.vmap(lambda actions, indices: actions[indices])(drawn.decisions.actions, best)
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
-
-
-def _decisions(policy: PolicyConfig, order: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Placement by task id, and the order that it is for, of one row of actions."""
-    order = order[order >= 0]
-    actions = actions[: len(order)]
-    if policy.in_order:
-        return placement_of(order, actions), order
-    chosen = order[actions // NUM_SIDES]
-    return placement_of(chosen, actions % NUM_SIDES), chosen

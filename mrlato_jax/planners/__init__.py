@@ -7,7 +7,7 @@ from mrlato_jax.planners.descent import local_search
 from mrlato_jax.planners.fixed import all_local, all_offload, random_placement
 from mrlato_jax.planners.greedy import earliest_finish, greedy, heft
 from mrlato_jax.planners.lookahead import look_ahead, look_ahead_order
-from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, placement_of, simulated_plan, simulated_plans
+from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, placement_of, plans_of_arrays, simulated_plan
 
 __all__ = [
     "Plan",
@@ -25,7 +25,7 @@ __all__ = [
     "optimum",
     "order_search",
     "placement_of",
+    "plans_of_arrays",
     "random_placement",
     "simulated_plan",
-    "simulated_plans",
 ]

@@ -38,6 +38,7 @@ def outcomes(
     queues: latency.Queues,
     left: jax.Array,
     task: latency.Task,
+    steps: tuple[jax.Array | int, jax.Array | int] | None = None,
 ) -> jax.Array:
     """The best makespan that any of the rules reaches from either decision about one task.
 
@@ -49,6 +50,7 @@ def outcomes(
         queues: what the placed tasks left behind.
         left: bool[N], what is not placed, `task` among it; no parent of a placed one is. Decided by position.
         task: the one to be decided.
+        steps: (first, last + 1), positions between which all lies that is left beside `task`; by default any.
 
     Returns:
         float[2], seconds: run locally, offloaded.
@@ -56,14 +58,15 @@ def outcomes(
     ends = latency.candidate_ends(channel, queues, task)
     others = left & (tasks.position != task.position)
     tolls = jnp.asarray(TOLLS[:rules], scale.dtype)
+    first, end = (0, others.shape[0]) if steps is None else steps
 
     def completed(queues: latency.Queues, toll: jax.Array) -> jax.Array:
-        def body(queues: latency.Queues, step: tuple[latency.Task, jax.Array]) -> tuple[latency.Queues, None]:
-            task, counts = step
+        def body(position: jax.Array, queues: latency.Queues) -> latency.Queues:
+            task = jax.tree.map(lambda leaf: leaf[position], tasks)
             after, _ = place_sooner(channel, queues, task, toll[0] * scale + toll[1] * task.uplink)
-            return jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, queues), None
+            return jax.tree.map(lambda new, old: jnp.where(others[position], new, old), after, queues)
 
-        return jax.lax.scan(body, queues, (tasks, others))[0].makespan
+        return jax.lax.fori_loop(first, end, body, queues).makespan
 
     def outcome(action: jax.Array) -> jax.Array:
         after, _ = latency.place(channel, queues, task, ends, action)
@@ -86,7 +89,8 @@ def best_outcome(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
 
     def body(queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
         left = tasks.valid & (tasks.position >= task.position)
-        local, offloaded = outcomes(dag.channel, len(TOLLS), tasks, scale, queues, left, task)
+        steps = (task.position + 1, tasks.valid.sum())
+        local, offloaded = outcomes(dag.channel, len(TOLLS), tasks, scale, queues, left, task, steps)
         action = jnp.where(offloaded <= local, latency.OFFLOAD, latency.LOCAL)
         return latency.step(dag.channel, queues, task, action)[0], action
 

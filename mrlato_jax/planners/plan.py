@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, Self
 
-import jax
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.mec.arrays import DagArrays, pack
-from mrlato_jax.mec.latency import LOCAL, OFFLOAD, Schedule, padded_size, schedule, simulate, simulate_arrays
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.latency import LOCAL, OFFLOAD, Schedule, TaskEnds, schedule, simulate, simulate_arrays
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
 
@@ -69,32 +67,20 @@ def simulated_plan(graph: TaskGraph, system: System, placement: Any, order: Any 
     return Plan(np.asarray(placement, np.int32), np.asarray(order, np.int64), result.makespan, result)
 
 
-def simulated_plans(
-    graphs: Sequence[TaskGraph], systems: Sequence[System], placements: Sequence[Any], orders: Sequence[Any]
-) -> list[Plan]:
-    """`simulated_plan` of each graph, side by side; all systems of one channel.
+def plans_of_arrays(dags: DagArrays, actions: np.ndarray) -> list[Plan]:
+    """`simulated_plan` of each packed DAG, in the order that it was packed in.
 
     Args:
-        graphs: the applications, padded to the largest.
-        systems: one for each.
-        placements: 0 or 1 for each task id of each.
-        orders: task ids of each in scheduling order.
+        dags: `pack`'s in float64, leading axis B.
+        actions: int32[B, N] in scheduling order, 0 or 1.
     """
-    count = len(graphs)
-    size = padded_size(max(graph.num_tasks for graph in graphs))
-    dags = pack(graphs, systems, orders=orders, num_positions=size, dtype=np.float64)
-    actions = np.zeros(dags.mask.shape, np.int32)
-    for row, placement, order in zip(actions, placements, orders, strict=True):
-        row[: len(order)] = np.asarray(placement)[order]
-    results = simulate_arrays(dags, actions)
-    schedules = [
-        schedule(graph, *jax.tree.map(lambda leaf: leaf[i], (dags, *results)))  # noqa: B023 - used at once
-        for i, graph in enumerate(graphs)
-    ]
-    return [
-        Plan(np.asarray(placements[i], np.int32), np.asarray(orders[i], np.int64), schedules[i].makespan, schedules[i])
-        for i in range(count)
-    ]
+    queues, ends = simulate_arrays(dags, actions)
+    plans = []
+    for i, n in enumerate(dags.mask.sum(axis=1).tolist()):
+        order = dags.order[i, :n].astype(np.int64)
+        result = schedule(order, queues.makespan[i], TaskEnds(*(end[i] for end in ends)))
+        plans.append(Plan(placement_of(order, actions[i]), order, result.makespan, result))
+    return plans
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

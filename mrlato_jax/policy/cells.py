@@ -16,6 +16,7 @@ from mrlato_jax.policy.products import dense_product
 GATES = 4  # input, candidate, forget, output
 FORGET_BIAS = 1.0
 EPSILON = 1e-5
+LANES = 8  # numbers that a CPU adds at once
 PRE_ACTIVATIONS = "pre_activations"  # their name to `jax.checkpoint`: they cost two matrix products
 
 
@@ -72,5 +73,14 @@ class LayerNormLSTMCell(nn.Module):
 
 def normalise(values: jax.Array) -> jax.Array:
     """Zero mean, unit variance along the last axis."""
-    centred = values - values.mean(axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + EPSILON)
+    centred = values - _mean(values)
+    return centred * jax.lax.rsqrt(_mean(jnp.square(centred)) + EPSILON)
+
+
+def _mean(values: jax.Array) -> jax.Array:
+    """Along the last axis, which stays with length 1."""
+    width = values.shape[-1]
+    if jax.default_backend() == "cpu" and width % LANES == 0:
+        # XLA adds up a row there one number after the other, and takes twice as long for the whole cell.
+        values = values.reshape(*values.shape[:-1], -1, LANES).sum(axis=-2)
+    return values.sum(axis=-1, keepdims=True) / width
