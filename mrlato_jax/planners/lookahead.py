@@ -7,7 +7,7 @@ with different tolls on offloading, and the best of what comes out speaks for a 
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -140,6 +140,7 @@ def best_outcome_of_ready(dag: DagArrays, candidates: int = CANDIDATES) -> FreeP
     return FreePlan(positions, actions, compared, queues.makespan)
 
 
+@cache
 def evaluations(rules: int, num_tasks: int, candidates: int = 1) -> int:
     """Plans that `outcomes` simulates along one DAG, by their steps.
 
