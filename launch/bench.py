@@ -7,8 +7,8 @@
 
 Sections: matmul, the machine's rate of matrix products; simulator, beside plain Python; meta_iteration, the workload
 of MRLCO's public code, whole and in parts; compile, cold and with a persistent cache, each in a fresh process;
-planning, by the argmax policy; growth, against n, DAGs, rollouts, learning tasks and devices, with a figure beside the
-JSON.
+planning, by the argmax policy; offloader, the call that other programs make, its first one included; growth, against
+n, DAGs, rollouts, learning tasks and devices, with a figure beside the JSON.
 
 Where several sections run, each has a process of its own, so that peak_memory_gb (resident memory of the host,
 getrusage) is the section's alone. Every section also has the matmul rate that its process met right after it: absolute
@@ -35,6 +35,7 @@ from mrlato_jax.experiments.bench.sections import SECTIONS, Options, run_section
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods import Offloader
+from mrlato_jax.offloader import load_offloader
 
 ORACLE = Path(__file__).resolve().parents[1] / "tests" / "oracle.py"
 
@@ -75,7 +76,8 @@ def main(_: list[str]) -> int:
     failed: list[str] = []
     if len(FLAGS.only) == 1:
         make_planner = lambda policy, params: partial(Offloader(policy, params, "bench").plan, system=System())  # noqa: E731
-        record = run_section(FLAGS.only[0], Options(make_planner, FLAGS.full, oracle, peer))
+        load_planner = lambda: partial(load_offloader().plan, system=System())  # noqa: E731
+        record = run_section(FLAGS.only[0], Options(make_planner, load_planner, FLAGS.full, oracle, peer))
     else:
         record, failed = _run_apart(FLAGS.only)
     print(table(record), flush=True)

@@ -19,7 +19,8 @@ from absl import flags
 
 from mrlato_jax import command
 from mrlato_jax.dag.daggen import DATA_UNITS
-from mrlato_jax.dag.dataset import FAMILIES, SPLITS, DagDataset, build, in_topological_order, load, save
+from mrlato_jax.dag.dataset import SPLITS, DagDataset, build, in_topological_order, load, save
+from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments.progress import Progress, format_table

@@ -16,7 +16,7 @@ from pathlib import Path
 from _cli import run
 from absl import flags
 
-from mrlato_jax.dag.dataset import FAMILIES
+from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.errors import check_number
 from mrlato_jax.experiments.demonstrations import Demonstration, demonstrate, find, load, save, wanted
 from mrlato_jax.experiments.progress import Progress

@@ -25,7 +25,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mrlato_jax.dag.daggen import CCR_CHOICES, DATA_UNITS, GENERATOR_VERSION, SEND_KB, daggen
+from mrlato_jax.dag.daggen import CCR_CHOICES, DATA_UNITS, GENERATOR_VERSION, SEND_KB
+from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.dag.task_graph import TaskGraph, check_index
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
 from mrlato_jax.files import write_atomically
@@ -47,127 +48,6 @@ _DTYPES = {
 _COSTS = ("cycles", "upload_bytes", "download_bytes")
 _METADATA = "metadata"  # uint8 array in the file: UTF-8 JSON of everything that is no array
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """What the graphs of one set are drawn from: a number of tasks, and uniform ranges of fat and density."""
-
-    set_name: str
-    split: str
-    num_tasks: int
-    fat: tuple[float, float]
-    density: tuple[float, float]
-
-    def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
-        """Draws one graph: its fat, its density, then `daggen` with ccr drawn as well."""
-        fat, density = (low + (high - low) * rng.random() for low, high in (self.fat, self.density))
-        return daggen(self.num_tasks, fat, density, rng, data_unit=data_unit)
-
-
-@dataclasses.dataclass(frozen=True)
-class WideFamily(Family):
-    """Applications of one number of tasks that have little else in common, for one system.
-
-    Attributes:
-        system: its numbers, named as `System` names them.
-    """
-
-    system: Mapping[str, float]
-
-    def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
-        """Draws one graph: its shape, how much transferring takes beside computing, and how unlike its tasks are.
-
-        Computing locally takes 50 ms a task in the mean. Of the whole DAG uploads take 1/30 to 10 times as long as
-        computing locally does, downloads 1/100 to 10 times; single tasks deviate from either by a log-normal factor
-        whose sigma is of the DAG, 0 to 1.5. Three in ten DAGs are like the paper's: as many bytes back as sent, in
-        proportion to the cycles. In two of ten, one task in ten computes nothing or sends and gets nothing.
-        """
-        fat, density, jump = 0.2 + 0.7 * rng.random(), 0.1 + 0.8 * rng.random(), 1 + int(3 * rng.random())
-        shape = daggen(self.num_tasks, fat, density, rng, jump=jump, data_unit=data_unit)
-
-        def spread() -> NDArray[np.float64]:
-            # Box and Muller's: `rng.random` alone gives the same stream in every numpy.
-            radius = np.sqrt(-2 * np.log(1 - rng.random(self.num_tasks)))
-            normal = radius * np.cos(2 * np.pi * rng.random(self.num_tasks))
-            factors = np.exp(1.5 * rng.random() * normal)
-            return factors / factors.mean()
-
-        def log_uniform(low: float, high: float) -> float:
-            return float(low * (high / low) ** rng.random())
-
-        cycles = 0.05 * self.system["ue_hz"] * spread()
-        seconds = cycles.sum() / self.system["ue_hz"] / self.num_tasks
-        alike = rng.random() < 0.3
-        upload = seconds * log_uniform(1 / 30, 10) * self.system["uplink_bps"] / 8 * spread()
-        download = seconds * log_uniform(1 / 100, 10) * self.system["downlink_bps"] / 8 * spread()
-        if alike:
-            upload = upload.mean() * cycles / cycles.mean()
-            download = upload
-        idle, silent = rng.random(self.num_tasks) < 0.1, rng.random(self.num_tasks) < 0.1
-        idle &= ~silent
-        if rng.random() < 0.2 and not idle.all():
-            cycles = np.where(idle, 0, cycles)
-            upload, download = np.where(silent, 0, upload), np.where(silent, 0, download)
-        return TaskGraph.from_edges(
-            cycles=np.rint(cycles), upload_bytes=np.rint(upload), download_bytes=np.rint(download), edges=shape.edges
-        )
-
-
-def _topology_families() -> tuple[Family, ...]:
-    """Experiment 1: a grid of shapes."""
-    grid = (0.4, 0.5, 0.6, 0.7, 0.8)
-    test = ((0.7, 0.4), (0.7, 0.7), (0.8, 0.6))
-    return tuple(
-        Family(
-            f"fat{fat}_density{density}",
-            "test" if (fat, density) in test else "train",
-            num_tasks=25,
-            fat=(fat, fat),
-            density=(density, density),
-        )
-        for fat in grid
-        for density in grid
-    )
-
-
-def _size_families() -> tuple[Family, ...]:
-    """Experiment 2: numbers of tasks."""
-    return tuple(
-        Family(f"n{n}", "test" if n in (20, 30, 40) else "train", num_tasks=n, fat=(0.4, 0.8), density=(0.4, 0.8))
-        for n in (10, 15, 20, 25, 30, 35, 40, 45, 50)
-    )
-
-
-def _rate_families() -> tuple[Family, ...]:
-    """Experiment 3: one family throughout; what differs is the rate, which belongs to the system."""
-    names = [*(f"train{i:02d}" for i in range(24)), "test"]
-    return tuple(
-        Family(name, "test" if name == "test" else "train", num_tasks=25, fat=(0.4, 0.8), density=(0.4, 0.8))
-        for name in names
-    )
-
-
-def _wide_families() -> tuple[Family, ...]:
-    """For the policy that is to plan anything: many sizes, on systems whose links and servers differ."""
-    names = ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")
-    numbers = ((1e9, 10e9, 7e6, 7e6), (1.5e9, 4e9, 20e6, 60e6), (2e9, 80e9, 100e6, 300e6))
-    systems = [dict(zip(names, each, strict=True)) for each in numbers]
-    sizes = (2, 3, 5, 8, 12, 16, 20, 25, 30, 36, 42, 50, 60)
-    kinds = [(n, number, "train") for n in sizes for number in range(3)]
-    kinds += [(n, number, "test") for n, number in ((10, 0), (22, 1), (28, 2), (46, 0))]
-    return tuple(
-        WideFamily(f"n{n}_system{number}", split, n, (0.2, 0.9), (0.1, 0.9), systems[number])
-        for n, number, split in kinds
-    )
-
-
-FAMILIES: Mapping[str, tuple[Family, ...]] = {
-    "exp1": _topology_families(),
-    "exp2": _size_families(),
-    "exp3": _rate_families(),
-    "general": _wide_families(),
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -439,11 +319,9 @@ def build(
         "graphs_per_set": graphs_per_set,
         "send": SEND_KB,
         "ccr": CCR_CHOICES,
-        "families": [
-            {field: getattr(family, field) for field in ("num_tasks", "fat", "density")} for family in families
-        ],
+        "families": [family.described() for family in families],
     }
-    systems = [family.system for family in families if isinstance(family, WideFamily)]
+    systems = [family.system for family in families if family.system is not None]
     if systems:
         settings["systems"] = systems
     return DagDataset.from_graphs(experiment, sets, tuple(family.split for family in families), settings)

@@ -11,13 +11,15 @@ import heapq
 import operator
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
 from mrlato_jax.errors import InputError, shorten
+
+if TYPE_CHECKING:
+    import networkx as nx  # at run time where it is used: a fifth of this package's import
 
 _COSTS = ("cycles", "upload_bytes", "download_bytes")
 _TASKS_NAMED = 8  # at most so many tasks of a cycle are named in a message
@@ -118,6 +120,8 @@ class TaskGraph:
 
     def to_networkx(self) -> nx.DiGraph:
         """A DiGraph on nodes 0..n-1 with attributes cycles, upload_bytes, download_bytes and name."""
+        import networkx as nx
+
         graph = nx.DiGraph()
         rows = zip(*(getattr(self, field).tolist() for field in _COSTS), self.names, strict=True)
         graph.add_nodes_from((task, dict(zip((*_COSTS, "name"), row, strict=True))) for task, row in enumerate(rows))
@@ -134,6 +138,8 @@ class TaskGraph:
         Raises:
             InputError: if `graph` is no DiGraph, a node lacks an attribute, or the graph is none the class accepts.
         """
+        import networkx as nx
+
         if not isinstance(graph, nx.DiGraph) or graph.is_multigraph():
             raise InputError(f"graph is {shorten(graph)}; accepted: a networkx.DiGraph")
         for node, attributes in graph.nodes.items():

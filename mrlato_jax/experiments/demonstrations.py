@@ -22,7 +22,8 @@ import numpy as np
 
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.dag.daggen import GENERATOR_VERSION
-from mrlato_jax.dag.dataset import FAMILIES, SEED, Family, WideFamily, build_graph, data_folder
+from mrlato_jax.dag.dataset import SEED, build_graph, data_folder
+from mrlato_jax.dag.families import FAMILIES, Family
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.experiments.settings import training_systems
@@ -73,7 +74,7 @@ class Demonstration:
 
 
 def _system(family: Family, rate_bps: float) -> System:
-    if isinstance(family, WideFamily):
+    if family.system is not None:
         return System(**family.system, channel=CHANNEL)
     return System(uplink_bps=rate_bps, downlink_bps=rate_bps, channel=CHANNEL)
 
@@ -88,8 +89,8 @@ def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, 
     for number in range(graphs_per_family):
         for set_index, family in enumerate(FAMILIES[experiment]):
             if family.split == "train":
-                wide = isinstance(family, WideFamily)
-                systems = [_system(family, 0.0)] if wide else training_systems(experiment, CHANNEL)
+                own = family.system is not None
+                systems = [_system(family, 0.0)] if own else training_systems(experiment, CHANNEL)
                 for variant, system in enumerate(systems):
                     yield set_index, FIRST_FRESH + number * len(systems) + variant, system.uplink_bps
 

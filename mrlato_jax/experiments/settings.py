@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from mrlato_jax.config import PolicyConfig
-from mrlato_jax.dag.dataset import FAMILIES, SEED, DagDataset, build_graph
+from mrlato_jax.dag.dataset import SEED, DagDataset, build_graph
+from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning.meta_batch import TaskPool

@@ -197,7 +197,8 @@ class Offloader:
     ) -> list[list[SearchedPlan]]:
         """Of each graph the likeliest plan, and then the best of those that were drawn."""
         count = len(graphs)
-        graphs, systems = ([*entries, *[entries[-1]] * (power_of_two(count) - count)] for entries in (graphs, systems))
+        short = power_of_two(count) - count
+        graphs, systems = [*graphs, *[graphs[-1]] * short], [*systems, *[systems[-1]] * short]
         arrays = pack(graphs, systems, num_positions=size, dtype=np.float64)
         check_times(arrays)
         actions = np.asarray(_decode(self.policy, self.params, arrays))[:, None]
@@ -224,9 +225,10 @@ class Offloader:
             order[row[:n] // NUM_SIDES].astype(np.int64)
             for order, row, n in zip(each.order, rows, each.mask.sum(axis=1), strict=True)
         ]
-        repeated = [[entry for entry in entries for _ in range(actions.shape[1])] for entries in (graphs, systems)]
-        size = rows.shape[1]
-        return pack(*repeated, orders=orders, num_positions=size, dtype=np.float64), rows % NUM_SIDES
+        graphs = [graph for graph in graphs for _ in range(actions.shape[1])]
+        systems = [system for system in systems for _ in range(actions.shape[1])]
+        in_order = pack(graphs, systems, orders=orders, num_positions=rows.shape[1], dtype=np.float64)
+        return in_order, rows % NUM_SIDES
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,8 +16,9 @@ import pytest
 
 from mrlato_jax import config
 from mrlato_jax.dag import dataset as dataset_module
-from mrlato_jax.dag.dataset import FAMILIES, DagDataset, build, build_graph, load, save
-from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.dag.dataset import DagDataset, build, build_graph, load, save
+from mrlato_jax.dag.families import FAMILIES
+from mrlato_jax.dag.task_graph import TaskGraph, levels
 from mrlato_jax.errors import InputError
 
 ARRAYS = ("cycles", "upload_bytes", "download_bytes", "adjacency", "task_mask")
@@ -62,7 +63,7 @@ def test_splits() -> None:
         "exp1": (22, 3),
         "exp2": (6, 3),
         "exp3": (24, 1),
-        "general": (39, 4),
+        "general": (63, 7),
     }
     assert names["exp1"]["test"] == ["fat0.7_density0.4", "fat0.7_density0.7", "fat0.8_density0.6"]
     assert names["exp2"] == {"train": ["n10", "n15", "n25", "n35", "n45", "n50"], "test": ["n20", "n30", "n40"]}
@@ -87,7 +88,7 @@ def test_committed_files_are_the_checkouts_data() -> None:
     files = [path for path in COMMITTED.iterdir() if path.is_file()]  # results have a folder of their own
     files = [path for path in files if not path.name.startswith("demonstrations-")]
     assert {path.name for path in files} == {"manifest.json", *(f"{name}.npz" for name in FAMILIES)}
-    assert sum(path.stat().st_size for path in files) < 4 * 2**20
+    assert sum(path.stat().st_size for path in files) < 5 * 2**20
 
 
 def test_drawn_anew_it_is_the_committed_data_bit_for_bit(committed: DagDataset) -> None:
@@ -111,19 +112,41 @@ def test_no_graph_is_stored_twice(committed: DagDataset) -> None:
 def test_the_general_familys_applications_have_little_in_common() -> None:
     """Among them are tasks that compute nothing or send nothing, but no DAG in which nothing computes."""
     data = load("general", COMMITTED)
-    assert (data.cycles.sum(axis=-1) > 0).all()
+    staged = np.array([name.startswith("staged") for name in data.set_names])
     idle = (data.cycles == 0) & data.task_mask
-    assert 0 < (idle.any(axis=-1)).mean() < 0.2
-    assert ((data.upload_bytes == 0) & data.task_mask).any()
+    silent = (data.upload_bytes == 0) & data.task_mask
     seconds = np.array([8 / system["uplink_bps"] for system in data.settings["systems"]])[:, None]
     local = data.cycles.sum(axis=-1) / np.array([system["ue_hz"] for system in data.settings["systems"]])[:, None]
     ratio = data.upload_bytes.sum(axis=-1) * seconds / local
-    assert np.quantile(ratio, 0.02) < 0.06
-    assert np.quantile(ratio, 0.98) > 6
     alike = (data.upload_bytes == data.download_bytes).all(axis=-1)
-    assert 0.25 < alike.mean() < 0.35
-    each = local[..., None] / data.task_mask.sum(axis=-1)[..., None]
-    assert np.quantile(each, 0.5) == pytest.approx(0.05, rel=0.1)
+    each = local / data.task_mask.sum(axis=-1)
+    assert (local > 0).all()
+    wide = ~staged
+    assert 0 < idle[wide].any(axis=-1).mean() < 0.2
+    assert silent[wide].any()
+    assert np.quantile(ratio[wide], 0.02) < 0.06
+    assert np.quantile(ratio[wide], 0.98) > 6
+    assert 0.25 < alike[wide].mean() < 0.35
+    assert np.quantile(ratio[staged], 0.05) < 0.002
+    assert np.quantile(ratio[staged], 0.95) > 1.5
+    assert np.quantile(each[wide], 0.5) == pytest.approx(0.05, rel=0.1)
+    assert np.quantile(each[staged], 0.5) == pytest.approx(0.05, rel=0.1)
+
+
+def test_the_tasks_of_a_stage_are_alike_and_each_has_a_partner() -> None:
+    data = load("general", COMMITTED)
+    (index,) = [i for i, name in enumerate(data.set_names) if name == "staged_n36_system2"]
+    within, overall = [], []
+    for graph in data.graphs(index):
+        level = levels(graph)
+        assert level.max() <= 7
+        has_parent = np.isin(np.arange(36), graph.edges[:, 1])
+        assert (has_parent == (level > 0)).all()
+        assert np.isin(np.flatnonzero(level < level.max()), graph.edges[:, 0]).all()
+        costs = np.log(np.maximum(graph.cycles, 1))
+        within.append(np.mean([costs[level == i].std() for i in range(level.max() + 1)]))
+        overall.append(costs.std())
+    assert np.mean(within) < 0.2 < 2 * np.mean(within) < np.mean(overall)
 
 
 def test_families_differ_in_what_they_should() -> None:

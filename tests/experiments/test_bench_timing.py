@@ -14,7 +14,7 @@ import pytest
 import mrlato_jax as mj
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments.bench import planning, sections, simulator, timing
+from mrlato_jax.experiments.bench import offloading, planning, sections, simulator, timing
 from mrlato_jax.experiments.bench.peer import load_peer
 
 ORACLE = Path(__file__).resolve().parents[1] / "oracle.py"
@@ -64,7 +64,7 @@ def half_a_second(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             call()
         return 0.5
 
-    for module in (timing, simulator, planning):
+    for module in (timing, simulator, planning, offloading):
         monkeypatch.setattr(module, "best", best)
     return calls
 
@@ -175,9 +175,19 @@ def test_planning_divides_by_the_batch(half_a_second: list[int]) -> None:
     assert set(planned) == {1}
 
 
+def test_offloader_is_timed_warm_and_from_the_start(half_a_second: list[int]) -> None:
+    planned: list[int] = []
+    figures = offloading.offloading(lambda: lambda graphs: planned.append(len(graphs)), num_tasks=5, many=4)
+    assert (figures["one_dag_seconds"], figures["many_seconds_per_dag"]) == (0.5, 0.5 / 4)
+    assert set(planned) == {1, 4}
+    assert 0.05 < figures["import_mrlato_jax_seconds"] < 60
+    cold, cached = figures["cold"], figures["cached"]
+    assert cached["first_plan_seconds"] < cold["first_plan_seconds"] < cold["until_first_plan_seconds"]
+
+
 @pytest.fixture
 def options() -> sections.Options:
-    return sections.Options(lambda policy, params: lambda graphs: None)
+    return sections.Options(lambda policy, params: lambda graphs: None, lambda: lambda graphs: None)
 
 
 def test_every_section_has_the_matmul_rate_and_memory_beside_it(

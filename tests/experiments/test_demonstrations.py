@@ -11,7 +11,7 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.config import PolicyConfig
-from mrlato_jax.dag.dataset import FAMILIES
+from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.errors import InputError
 from mrlato_jax.experiments import demonstrations
 from mrlato_jax.experiments.demonstrations import Demonstration

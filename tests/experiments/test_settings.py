@@ -10,7 +10,8 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.config import PolicyConfig
-from mrlato_jax.dag.dataset import FAMILIES, DagDataset, build_graph, load
+from mrlato_jax.dag.dataset import DagDataset, build_graph, load
+from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.experiments import settings
 from mrlato_jax.experiments.settings import training_pool, training_systems
 from mrlato_jax.learning.meta_batch import TaskPool

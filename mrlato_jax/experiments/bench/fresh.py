@@ -14,12 +14,12 @@ from mrlato_jax.config import PolicyConfig
 from mrlato_jax.experiments.bench.iteration import Workload
 
 
-def run_fresh(program: str, workload: Workload, environment: Mapping[str, str]) -> dict[str, float]:
+def run_fresh(program: str, argument: str, environment: Mapping[str, str]) -> dict[str, float]:
     """Runs a program in a fresh interpreter.
 
     Args:
-        program: its text; finds `workload` in `sys.argv[1]` (`read_workload`), and prints a JSON object at last.
-        workload: what it is to measure.
+        program: its text; finds `argument` in `sys.argv[1]`, and prints a JSON object at last.
+        argument: what it is to measure.
         environment: variables beside this process's.
 
     Returns:
@@ -27,7 +27,7 @@ def run_fresh(program: str, workload: Workload, environment: Mapping[str, str]) 
     """
     package = str(Path(__file__).resolve().parents[3])  # the same code, however this process came to find it
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", program, json.dumps(dataclasses.asdict(workload))]
+    command = [sys.executable, "-c", program, argument]
     ran = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": path, **environment},
@@ -38,7 +38,21 @@ def run_fresh(program: str, workload: Workload, environment: Mapping[str, str]) 
     return json.loads(ran.stdout.splitlines()[-1])
 
 
+def caching(folder: str) -> dict[str, str]:
+    """Variables by which a process keeps all that it compiles in `folder`."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def written_workload(workload: Workload) -> str:
+    """A workload as `run_fresh`'s argument."""
+    return json.dumps(dataclasses.asdict(workload))
+
+
 def read_workload(argument: str) -> Workload:
-    """In the fresh process: the workload that `run_fresh` was given."""
+    """In the fresh process: what `written_workload` gave."""
     values = json.loads(argument)
     return Workload(**{**values, "policy": PolicyConfig.from_json(values["policy"])})

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from mrlato_jax.config import ExecutionConfig, PolicyConfig
-from mrlato_jax.experiments.bench.fresh import run_fresh
+from mrlato_jax.experiments.bench.fresh import run_fresh, written_workload
 from mrlato_jax.experiments.bench.iteration import (
     ONE_DEVICE,
     Workload,
@@ -134,4 +134,4 @@ def seconds_on_devices(workload: Workload, count: int) -> float:
     """
     if jax.default_backend() != "cpu":
         return training_seconds(workload, ExecutionConfig(num_devices=count))
-    return run_fresh(_ON_CORES + _MEASURE, workload, {"JAX_NUM_CPU_DEVICES": str(count)})["seconds"]
+    return run_fresh(_ON_CORES + _MEASURE, written_workload(workload), {"JAX_NUM_CPU_DEVICES": str(count)})["seconds"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from mrlato_jax.experiments.bench import growth as growing
 from mrlato_jax.experiments.bench.iteration import iteration
+from mrlato_jax.experiments.bench.offloading import LoadPlanner, offloading
 from mrlato_jax.experiments.bench.peer import Peer
 from mrlato_jax.experiments.bench.planning import MakePlanner, planning
 from mrlato_jax.experiments.bench.simulator import simulator
@@ -23,12 +24,14 @@ class Options:
 
     Attributes:
         make_planner: gives the whole way from a graph to its plan.
+        load_planner: gives the same of the shipped policy.
         full: also measure what takes long.
         oracle: file of the plain-Python simulator, where there is one.
         peer: MRLCO's simulator, where its checkout was named.
     """
 
     make_planner: MakePlanner
+    load_planner: LoadPlanner
     full: bool = False
     oracle: Path | None = None
     peer: Peer | None = None
@@ -42,6 +45,7 @@ SECTIONS: dict[str, Callable[[Options, Tick], dict[str, Any]]] = {
     "planning": lambda options, tick: planning(
         options.make_planner, planned=10_000 if options.full else 100, tick=tick
     ),
+    "offloader": lambda options, tick: offloading(options.load_planner, tick=tick),
     "growth": lambda options, tick: growing.growth(growing.axes(options.full), tick=tick),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from mrlato_jax.experiments.bench.fresh import run_fresh
+from mrlato_jax.experiments.bench.fresh import caching, run_fresh, written_workload
 from mrlato_jax.experiments.bench.iteration import Workload, compile_iteration, prepare
 from mrlato_jax.experiments.bench.timing import Tick, quiet
 
@@ -67,10 +67,5 @@ def first_iteration(workload: Workload) -> dict[str, float]:
 
 
 def _start(workload: Workload, cache: str) -> dict[str, float]:
-    caching = {
-        "JAX_COMPILATION_CACHE_DIR": cache,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
     launched = time.time()
-    return {"launched": launched, **run_fresh(_PROGRAM, workload, caching)}
+    return {"launched": launched, **run_fresh(_PROGRAM, written_workload(workload), caching(cache))}

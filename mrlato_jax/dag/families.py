@@ -1,0 +1,249 @@
+"""What the graphs of the data sets are drawn from: the paper's families, and those of the policy for anything."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrlato_jax.dag.daggen import daggen
+from mrlato_jax.dag.task_graph import TaskGraph
+
+TASK_SECONDS = 0.05  # mean time of a task on the UE, in the families of the policy for anything
+MOST_STAGES = 8
+MOST_IN_FULL = 64  # edges between two stages of which each task needs all of the stage before
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family(abc.ABC):
+    """What the graphs of one set are drawn from.
+
+    Attributes:
+        set_name: of the set.
+        split: "train" or "test".
+        num_tasks: of every graph.
+        system: what the graphs are meant for, its numbers named as `System` names them; None where the experiment says.
+    """
+
+    set_name: str
+    split: str
+    num_tasks: int
+    system: Mapping[str, float] | None = None
+
+    @abc.abstractmethod
+    def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
+        """Draws one graph; of `rng` only `random` is used, whose stream is the same in every numpy."""
+
+    def described(self) -> dict[str, Any]:
+        """What a data set's settings say of it."""
+        return {"num_tasks": self.num_tasks}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DaggenFamily(Family):
+    """The paper's: uniform ranges of fat and density."""
+
+    fat: tuple[float, float]
+    density: tuple[float, float]
+
+    def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
+        """Draws one graph: its fat, its density, then `daggen` with ccr drawn as well."""
+        fat, density = (low + (high - low) * rng.random() for low, high in (self.fat, self.density))
+        return daggen(self.num_tasks, fat, density, rng, data_unit=data_unit)
+
+    def described(self) -> dict[str, Any]:
+        """What a data set's settings say of it."""
+        return {**super().described(), "fat": self.fat, "density": self.density}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WideFamily(DaggenFamily):
+    """Applications of one number of tasks that have little else in common, for one system."""
+
+    system: Mapping[str, float]
+
+    def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
+        """Draws one graph: its shape, how much transferring takes beside computing, and how unlike its tasks are.
+
+        Computing locally takes 50 ms a task in the mean. Of the whole DAG uploads take 1/30 to 10 times as long as
+        computing locally does, downloads 1/100 to 10 times; single tasks deviate from either by a log-normal factor
+        whose sigma is of the DAG, 0 to 1.5. Three in ten DAGs are like the paper's: as many bytes back as sent, in
+        proportion to the cycles. In two of ten, one task in ten computes nothing or sends and gets nothing.
+        """
+        fat, density = (low + (high - low) * rng.random() for low, high in (self.fat, self.density))
+        jump = 1 + int(3 * rng.random())
+        shape = daggen(self.num_tasks, fat, density, rng, jump=jump, data_unit=data_unit)
+        cycles = TASK_SECONDS * self.system["ue_hz"] * _spread(rng, self.num_tasks, 1.5)
+        seconds = cycles.sum() / self.system["ue_hz"] / self.num_tasks
+        alike = rng.random() < 0.3
+        upload = seconds * _log_uniform(rng, 1 / 30, 10) * self.system["uplink_bps"] / 8
+        upload = upload * _spread(rng, self.num_tasks, 1.5)
+        download = seconds * _log_uniform(rng, 1 / 100, 10) * self.system["downlink_bps"] / 8
+        download = download * _spread(rng, self.num_tasks, 1.5)
+        if alike:
+            upload = upload.mean() * cycles / cycles.mean()
+            download = upload
+        idle, silent = rng.random(self.num_tasks) < 0.1, rng.random(self.num_tasks) < 0.1
+        idle &= ~silent
+        if rng.random() < 0.2 and not idle.all():
+            cycles = np.where(idle, 0, cycles)
+            upload, download = np.where(silent, 0, upload), np.where(silent, 0, download)
+        return _in_whole_units(cycles, upload, download, shape.edges)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StagedFamily(Family):
+    """Workflows of stages, for one system: the tasks of a stage do the same to different data."""
+
+    system: Mapping[str, float]
+
+    def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
+        """Draws one graph: its stages, what each needs of those before it, and what each computes and transfers.
+
+        There are 2 to `MOST_STAGES` stages, of widths in proportion to the squares of exponential draws. A stage takes
+        its data from the one before it, piece by piece (each task of the wider one has one partner in the narrower one)
+        or, three in ten times and where that is few edges, every task from all; three in ten stages take some from the
+        second last one, too. Computing locally takes 50 ms a task in the mean; of the whole DAG transfers either way
+        take 1/1000 to 3 times as long. Stages deviate by log-normal factors whose sigma is of the DAG, 0 to 2.5, the
+        tasks of a stage by such whose sigma is 0 to 0.4.
+        """
+        n = self.num_tasks
+        most = min(MOST_STAGES, n)
+        count = min(n, 2 + int((most - 1) * rng.random()))
+        weights = np.square(np.log(1 - rng.random(count)))
+        widths = 1 + np.floor((n - count) * weights / max(weights.sum(), 1e-300)).astype(np.int64)
+        widths[np.argmax(weights)] += n - widths.sum()
+        starts = np.concatenate([[0], np.cumsum(widths)])
+        edges: set[tuple[int, int]] = set()
+        for stage in range(1, count):
+            full = rng.random() < 0.3 and widths[stage - 1] * widths[stage] <= MOST_IN_FULL
+            further = rng.random() < 0.3 and stage > 1
+            for source in (stage - 1, stage - 2)[: 1 + further]:
+                pairs = max(widths[source], widths[stage])
+                for pair in range(pairs):
+                    edges.add(
+                        (
+                            int(starts[source] + pair * widths[source] // pairs),
+                            int(starts[stage] + pair * widths[stage] // pairs),
+                        )
+                    )
+            if full:
+                parents, children = (range(starts[place], starts[place + 1]) for place in (stage - 1, stage))
+                edges.update((parent, child) for parent in parents for child in children)
+        stage_of = np.repeat(np.arange(count), widths)
+
+        def by_stage() -> NDArray[np.float64]:
+            factors = _spread(rng, count, 2.5)[stage_of] * _spread(rng, n, 0.4)
+            return factors / factors.mean()
+
+        cycles = TASK_SECONDS * self.system["ue_hz"] * by_stage()
+        upload = TASK_SECONDS * _log_uniform(rng, 1 / 1000, 3) * self.system["uplink_bps"] / 8 * by_stage()
+        download = TASK_SECONDS * _log_uniform(rng, 1 / 1000, 3) * self.system["downlink_bps"] / 8 * by_stage()
+        return _in_whole_units(cycles, upload, download, sorted(edges))
+
+
+def _spread(rng: np.random.Generator, count: int, most: float) -> NDArray[np.float64]:
+    """Log-normal factors of mean 1, their sigma uniform up to `most`."""
+    # Box and Muller's: `rng.random` alone gives the same stream in every numpy.
+    radius = np.sqrt(-2 * np.log(1 - rng.random(count)))
+    normal = radius * np.cos(2 * np.pi * rng.random(count))
+    factors = np.exp(most * rng.random() * normal)
+    return factors / factors.mean()
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(low * (high / low) ** rng.random())
+
+
+def _in_whole_units(cycles: Any, upload: Any, download: Any, edges: Any) -> TaskGraph:
+    return TaskGraph.from_edges(
+        cycles=np.rint(cycles), upload_bytes=np.rint(upload), download_bytes=np.rint(download), edges=edges
+    )
+
+
+def _topology_families() -> tuple[Family, ...]:
+    """Experiment 1: a grid of shapes."""
+    grid = (0.4, 0.5, 0.6, 0.7, 0.8)
+    test = ((0.7, 0.4), (0.7, 0.7), (0.8, 0.6))
+    return tuple(
+        DaggenFamily(
+            set_name=f"fat{fat}_density{density}",
+            split="test" if (fat, density) in test else "train",
+            num_tasks=25,
+            fat=(fat, fat),
+            density=(density, density),
+        )
+        for fat in grid
+        for density in grid
+    )
+
+
+def _size_families() -> tuple[Family, ...]:
+    """Experiment 2: numbers of tasks."""
+    return tuple(
+        DaggenFamily(
+            set_name=f"n{n}",
+            split="test" if n in (20, 30, 40) else "train",
+            num_tasks=n,
+            fat=(0.4, 0.8),
+            density=(0.4, 0.8),
+        )
+        for n in (10, 15, 20, 25, 30, 35, 40, 45, 50)
+    )
+
+
+def _rate_families() -> tuple[Family, ...]:
+    """Experiment 3: one family throughout; what differs is the rate, which belongs to the system."""
+    names = [*(f"train{i:02d}" for i in range(24)), "test"]
+    return tuple(
+        DaggenFamily(
+            set_name=name,
+            split="test" if name == "test" else "train",
+            num_tasks=25,
+            fat=(0.4, 0.8),
+            density=(0.4, 0.8),
+        )
+        for name in names
+    )
+
+
+def _general_families() -> tuple[Family, ...]:
+    """For the policy that is to plan anything: many sizes, on systems whose links and servers differ."""
+    names = ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")
+    numbers = ((1e9, 10e9, 7e6, 7e6), (1.5e9, 4e9, 20e6, 60e6), (2e9, 80e9, 100e6, 300e6))
+    systems = [dict(zip(names, each, strict=True)) for each in numbers]
+
+    def wide(n: int, number: int, split: str) -> Family:
+        return WideFamily(
+            set_name=f"n{n}_system{number}",
+            split=split,
+            num_tasks=n,
+            fat=(0.2, 0.9),
+            density=(0.1, 0.9),
+            system=systems[number],
+        )
+
+    def staged(n: int, number: int, split: str) -> Family:
+        return StagedFamily(set_name=f"staged_n{n}_system{number}", split=split, num_tasks=n, system=systems[number])
+
+    # New families come last: the DAGs of a family are drawn by its place.
+    return (
+        *(wide(n, i, "train") for n in (2, 3, 5, 8, 12, 16, 20, 25, 30, 36, 42, 50, 60) for i in range(3)),
+        *(wide(n, i, "test") for n, i in ((10, 0), (22, 1), (28, 2), (46, 0))),
+        *(staged(n, i, "train") for n in (5, 12, 20, 30, 42, 60) for i in range(3)),
+        *(staged(n, i, "test") for n, i in ((16, 1), (36, 2))),
+        *(kind(90, i, "train") for kind in (wide, staged) for i in range(3)),
+        wide(75, 1, "test"),
+    )
+
+
+FAMILIES: Mapping[str, tuple[Family, ...]] = {
+    "exp1": _topology_families(),
+    "exp2": _size_families(),
+    "exp3": _rate_families(),
+    "general": _general_families(),
+}
