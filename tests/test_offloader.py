@@ -447,6 +447,8 @@ def test_what_is_out_of_range_is_named(policy: mj.Offloader) -> None:
     assert plan.makespan > 0
     with pytest.warns(mj.OutsideTrainingWarning, match="of what was trained on: upload time / local time is"):
         ranged.plan([known[0][0]], dataclasses.replace(SYSTEM, uplink_bps=1e3))
+    with pytest.warns(mj.OutsideTrainingWarning, match=r"tasks of graph\[1\] is 40 \(5 to 12 in training\)"):
+        ranged.plan([known[0][0], graphs(40, seed=15)[0]], SYSTEM)
     nothing = mj.TaskGraph.from_edges(cycles=[0.0] * 6, upload_bytes=[1.0] * 6, download_bytes=[1.0] * 6, edges=[])
     with pytest.warns(mj.OutsideTrainingWarning, match="local time is inf"):
         ranged.plan(nothing, SYSTEM)

@@ -140,7 +140,7 @@ class Offloader:
     ) -> list[SearchedPlan]:
         """`plan` of checked arguments."""
         mdp.check_neighbour_width(graphs, self.policy.neighbour_limit)
-        unlike = None if self.ranges is None else outside(self.ranges, zip(graphs, systems, strict=True))
+        unlike = None if self.ranges is None else outside(self.ranges, list(zip(graphs, systems, strict=True)))
         if unlike is not None:
             warnings.warn(OutsideTrainingWarning(unlike), stacklevel=3)
         plans: dict[int, SearchedPlan] = {}

@@ -6,7 +6,7 @@ on a system of ten times the clocks is the same one to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -48,14 +48,17 @@ def ranges_of(examples: Iterable[tuple[TaskGraph, System]]) -> Ranges:
     return tuple((name, min(m[name] for m in measured), max(m[name] for m in measured)) for name in measured[0])
 
 
-def outside(ranges: Ranges, examples: Iterable[tuple[TaskGraph, System]]) -> str | None:
-    """What is out of range in any of the examples, as a warning says it; None where nothing is."""
+def outside(ranges: Ranges, examples: Sequence[tuple[TaskGraph, System]]) -> str | None:
+    """What is out of range in any of the examples, as a warning says it; None where nothing is.
+
+    Of several examples the first is named that is out of a range.
+    """
     found: dict[str, str] = {}
-    for example in examples:
-        measured = measure(*example)
+    for i, example in enumerate(examples):
+        measured, where = measure(*example), f" of graph[{i}]" if len(examples) > 1 else ""
         for name, low, high in ranges:
             if name not in found and not low * (1 - SLACK) <= measured[name] <= high * (1 + SLACK):
-                found[name] = f"{name} is {measured[name]:.3g} ({low:.3g} to {high:.3g} in training)"
+                found[name] = f"{name}{where} is {measured[name]:.3g} ({low:.3g} to {high:.3g} in training)"
     return f"plans may be poor, for they are not of what was trained on: {', '.join(found.values())}" if found else None
 
 
