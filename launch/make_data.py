@@ -10,14 +10,14 @@ each SET, and DIR/test/SET/* for what is never trained on. `meta_train.py --expe
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import functools
 from pathlib import Path
 
 from _cli import run
 from absl import flags
 
-from mrlato_jax import command
+from mrlato_jax.dag.any_format import Unsaid, kind_of, read_any
 from mrlato_jax.dag.daggen import DATA_UNITS
 from mrlato_jax.dag.dataset import SPLITS, DagDataset, build, in_topological_order, load, save
 from mrlato_jax.dag.families import FAMILIES
@@ -106,12 +106,15 @@ def from_files(source: Path) -> int:
     }
     if not any(split == SPLITS[0] for split, _ in files):
         raise InputError(f"--from is {source}, which has no folder in {source / SPLITS[0]}; accepted: DIR/train/SET/*")
+    said = {field.name: FLAGS[field.name].value for field in dataclasses.fields(Unsaid)}
+    unsaid = Unsaid(**{**said, "dimension": tuple(FLAGS.dimension)})
     sets: dict[str, list[TaskGraph]] = {f"{split}_{name}": [] for split, name in files}
     with Progress(sum(map(len, files.values())) or 1, f"reading {source}") as progress:
         for done, ((split, name), path) in enumerate(
             ((place, path) for place, found in files.items() for path in found), start=1
         ):
-            sets[f"{split}_{name}"].append(in_topological_order(command.read(_options(path))))
+            # What a file's format does not take is left out, as one folder may hold several formats.
+            sets[f"{split}_{name}"].append(in_topological_order(read_any(path, unsaid.of(kind_of(path)))))
             progress.update(done, file=path.name)
     numbers = {name: getattr(system, name) for name in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")}
     settings = {"made_from": "files", "systems": [numbers] * len(sets)}
@@ -123,13 +126,6 @@ def from_files(source: Path) -> int:
     save(dataset, folder)
     print(f"data: {dataset.summary()}\nwritten: {folder}")
     return 0
-
-
-def _options(path: Path) -> argparse.Namespace:
-    """What a file is read with: what its format does not take is left out, as one folder may hold several formats."""
-    kind = command.kind_of(path)
-    given = {name: FLAGS[name].value if kind in takes else None for name, takes in command.OF_FORMAT.items()}
-    return argparse.Namespace(graph=str(path), **{**given, "dimension": given["dimension"] or []})
 
 
 def _show(progress: Progress, done: int, total: int) -> None:

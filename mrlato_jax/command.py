@@ -11,6 +11,7 @@ plans and where the best of them runs each task, and draws NAME-dag.png and NAME
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -20,12 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from mrlato_jax import pictures
-from mrlato_jax.dag.dot import read_dot
-from mrlato_jax.dag.json_graph import MAX_FILE_BYTES, read_json
-from mrlato_jax.dag.onnx_model import read_onnx
-from mrlato_jax.dag.reading import json_file
+from mrlato_jax.dag.any_format import Unsaid, read_any
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.dag.wfformat import RECORDED, read_wfformat
+from mrlato_jax.dag.wfformat import RECORDED
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments.progress import format_table
 from mrlato_jax.files import check_writable, write_atomically
@@ -103,7 +101,8 @@ def offload(options: argparse.Namespace) -> int:
         ue_hz=1e9 * options.ue_ghz, vm_hz=1e9 * options.vm_ghz, uplink_bps=1e6 * options.uplink_mbps,
         downlink_bps=1e6 * options.downlink_mbps, channel=options.channel,
     )  # fmt: skip
-    graph = read(options)
+    said = {field.name: getattr(options, field.name) for field in dataclasses.fields(Unsaid)}
+    graph = read_any(Path(options.graph), Unsaid(**{**said, "dimension": tuple(options.dimension)}))
     drawing = not (options.json or options.nofigures)
     if drawing:
         check_writable(Path(options.out))
@@ -125,71 +124,6 @@ def offload(options: argparse.Namespace) -> int:
         print()
         draw(graph, system, plans[best][0], best, Path(options.out) / Path(options.graph).stem)
     return 0
-
-
-def read(options: argparse.Namespace) -> TaskGraph:
-    """The application, by its file's ending.
-
-    Raises:
-        InputError: an ending that is not known, an option that its format needs or does not take, or as the readers.
-    """
-    path, given = Path(options.graph), {name for name in OF_FORMAT if getattr(options, name) not in (None, [])}
-    kind = kind_of(path)
-    for name in sorted(given):
-        if kind not in OF_FORMAT[name]:
-            takes = " or ".join(OF_FORMAT[name])
-            raise InputError(f"--{name} is given with {path.name}, {kind}; accepted: with {takes}")
-    if kind == "DOT":
-        given_or_daggens = 1000.0 if options.cycles_per_byte is None else options.cycles_per_byte
-        return read_dot(path, cycles_per_byte=given_or_daggens)
-    if kind == "JSON":
-        return read_json(path)
-    needed = {"WfFormat": "machine_hz", "ONNX": "cycles_per_mac"}[kind]
-    if needed not in given:
-        raise InputError(f"--{needed} is missing; accepted: a number > 0, which {path.name}, {kind}, does not say")
-    if kind == "WfFormat":
-        clock = options.machine_hz if options.machine_hz == RECORDED else _number("machine_hz", options.machine_hz)
-        return read_wfformat(path, machine_hz=clock, num_tasks=options.num_tasks)
-    dimensions: dict[str, int] = {}
-    for text in options.dimension:
-        name, _, size = text.partition("=")
-        if not size.isdecimal() or name in dimensions:
-            raise InputError(f"--dimension is {text!r}; accepted: NAME=SIZE with an integer, each NAME once")
-        dimensions[name] = int(size)
-    return read_onnx(path, cycles_per_mac=options.cycles_per_mac, num_tasks=options.num_tasks, dimensions=dimensions)
-
-
-OF_FORMAT = {
-    "cycles_per_byte": ("DOT",),
-    "machine_hz": ("WfFormat",),
-    "cycles_per_mac": ("ONNX",),
-    "dimension": ("ONNX",),
-    "num_tasks": ("WfFormat", "ONNX"),
-}
-
-
-def kind_of(path: Path) -> str:
-    """The format of a file: DOT, ONNX, JSON (ours) or WfFormat.
-
-    Raises:
-        InputError: an ending that is not known, or a file that ends in .json and is none.
-    """
-    kind = {".dot": "DOT", ".gv": "DOT", ".onnx": "ONNX", ".json": "JSON"}.get(path.suffix.lower())
-    if kind is None:
-        raise InputError(f"--graph is {path}; accepted: a file that ends in .dot, .gv, .json or .onnx")
-    return "WfFormat" if kind == "JSON" and "schemaVersion" in _keys(path) else kind
-
-
-def _keys(path: Path) -> Sequence[str]:
-    value = json_file(path, "a JSON file", MAX_FILE_BYTES).value
-    return list(value) if isinstance(value, dict) else []
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"--{name} is {text!r}; accepted: a number") from None
 
 
 Timed = tuple[Plan, float]
