@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LOCAL_COLOUR, OFFLOAD_COLOUR = "#4C78A8", "#F58518"
 RESOURCES = ("UE", "uplink", "VM", "downlink")
 MOST_NAMED = 60  # tasks; of more, names would cover one another
+MOST_ARROWS = 500  # edges; heads of more are too small to be seen, and take seconds to draw
 LONGEST_NAME = 14
 
 
@@ -28,6 +29,7 @@ def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
         ImportError: matplotlib is not installed.
     """
     from matplotlib import figure as plots
+    from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 
     level = levels(graph)
@@ -44,7 +46,10 @@ def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
     figure = plots.Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     thin = max(0.2, min(1.0, 60 / max(1, len(graph.edges))))
-    for parent, child in graph.edges.tolist():
+    if len(graph.edges) > MOST_ARROWS:
+        ends = np.stack([level, -across], axis=-1)
+        axes.add_collection(LineCollection(list(ends[graph.edges]), colors="0.55", linewidths=thin, zorder=1))
+    for parent, child in graph.edges.tolist() if len(graph.edges) <= MOST_ARROWS else ():
         axes.annotate(
             "",
             (level[child], -across[child]),

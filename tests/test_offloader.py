@@ -268,9 +268,9 @@ def test_wrong_system(policy: mj.Offloader) -> None:
 @pytest.mark.parametrize(
     ("systems", "phrase"),
     [
-        ([SYSTEM], r"system has 1 entries; accepted: a System, or one for each of the 2 graphs"),
+        ([SYSTEM], "system has 1 entries; accepted: a System, or 2, one for each graph"),
         ([SYSTEM, None], r"system\[1\] is None; accepted: a System"),
-        (7, r"system is 7; accepted: a System, or one for each of the 2 graphs"),
+        (7, "system is 7; accepted: a System, or 2, one for each graph"),
     ],
 )
 def test_wrong_systems(policy: mj.Offloader, systems: Any, phrase: str) -> None:

@@ -81,7 +81,11 @@ def pack(
         raise InputError(f"graphs is {shorten(graphs)}; accepted: a sequence of at least one TaskGraph")
     for i, graph in enumerate(graphs):
         check_type(f"graphs[{i}]", graph, TaskGraph)
-    systems = _systems(system, len(graphs))
+    systems = one_for_each(system, len(graphs))
+    for i, each in enumerate(systems):
+        if each.channel != systems[0].channel:
+            accepted = f"accepted: {systems[0].channel!r}, as system[0]"
+            raise InputError(f"system[{i}] has channel {each.channel!r}; {accepted}")
     try:
         floating = np.issubdtype(np.dtype(dtype), np.floating)
     except TypeError:
@@ -124,14 +128,19 @@ def pack(
     return DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel=systems[0].channel)
 
 
-def _systems(system: Any, count: int) -> list[System]:
-    if isinstance(system, System) or not isinstance(system, Sequence):
-        check_type("system", system, System)
+def one_for_each(system: Any, count: int) -> list[System]:
+    """A system, or a sequence of as many as there are graphs, as a list of so many.
+
+    Raises:
+        InputError: neither.
+    """
+    accepted = f"accepted: a System, or {count}, one for each graph"
+    if isinstance(system, System):
         return [system] * count
+    if not isinstance(system, Sequence):
+        raise InputError(f"system is {shorten(system)}; {accepted}")
     if len(system) != count:
-        raise InputError(f"system has {len(system)} entries; accepted: a System, or {count}, one for each graph")
+        raise InputError(f"system has {len(system)} entries; {accepted}")
     for i, each in enumerate(system):
         check_type(f"system[{i}]", each, System)
-        if each.channel != system[0].channel:
-            raise InputError(f"system[{i}] has channel {each.channel!r}; accepted: {system[0].channel!r}, as system[0]")
     return list(system)

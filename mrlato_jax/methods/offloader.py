@@ -20,7 +20,7 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, adapt
 from mrlato_jax.learning.tasks import check_times, encoded, learning_task
 from mrlato_jax.mec import mdp
-from mrlato_jax.mec.arrays import DagArrays, pack
+from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack
 from mrlato_jax.mec.latency import padded_size, power_of_two
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods.ranges import OutsideTrainingWarning, Ranges, outside
@@ -133,7 +133,7 @@ class Offloader:
             assert isinstance(system, System)
             return self._plan([graph], [system], mode, samples, seed)[0]
         graphs = _graphs("graph", graph)
-        return self._plan(graphs, _systems(system, len(graphs)), mode, samples, seed)
+        return self._plan(graphs, one_for_each(system, len(graphs)), mode, samples, seed)
 
     def _plan(
         self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, seed: int
@@ -305,19 +305,6 @@ def _graphs(name: str, graphs: Any) -> list[TaskGraph]:
     for i, entry in enumerate(graphs):
         check_type(f"{name}[{i}]", entry, TaskGraph)
     return list(graphs)
-
-
-def _systems(systems: Any, count: int) -> list[System]:
-    if isinstance(systems, System):
-        return [systems] * count
-    accepted = f"accepted: a System, or one for each of the {count} graphs"
-    if not isinstance(systems, Sequence):
-        raise InputError(f"system is {shorten(systems)}; {accepted}")
-    if len(systems) != count:
-        raise InputError(f"system has {len(systems)} entries; {accepted}")
-    for i, entry in enumerate(systems):
-        check_type(f"system[{i}]", entry, System)
-    return list(systems)
 
 
 @partial(jax.jit, static_argnames="policy")
