@@ -72,7 +72,7 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
     if not policy.in_order:
         return _free_environment(policy, dags, rollouts)
     channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
-    last = dags.mask.sum(axis=-1).max()
+    last = dags.mask.sum(axis=-1, dtype=jnp.int32).max()
     # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
     bounded = jax.default_backend() == "cpu"
 

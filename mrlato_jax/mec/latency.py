@@ -105,7 +105,7 @@ def place(channel: str, queues: Queues, task: Task, ends: TaskEnds, action: jax.
     occupies_uplink = upload
     if not CHANNELS[channel].entry_uploads_queue:
         occupies_uplink = jnp.where(task.parents.any(axis=0), upload, 0)
-    after = with_results(queues, task.position, result, jnp.maximum(ue, upload))._replace(
+    after = with_results(queues, task.position, result, jnp.maximum(ue, upload), task.valid)._replace(
         uplink=jnp.maximum(queues.uplink, occupies_uplink),
         vm=jnp.maximum(queues.vm, vm),
         downlink=jnp.maximum(queues.downlink, download),
@@ -115,11 +115,15 @@ def place(channel: str, queues: Queues, task: Task, ends: TaskEnds, action: jax.
     return after, TaskEnds(upload, vm, download, ue)
 
 
-def with_results(queues: Queues, position: jax.Array, result: jax.Array, sent: jax.Array) -> Queues:
-    """Notes when the task at `position` has its result at the UE and its data at the sender; no queue changes."""
+def with_results(
+    queues: Queues, position: jax.Array, result: jax.Array, sent: jax.Array, valid: jax.Array | bool = True
+) -> Queues:
+    """Notes when a `valid` task at `position` has its result at the UE and its data at the sender; no queue changes."""
 
     def put(array: jax.Array, value: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_index_in_dim(array, value, position, axis=0)
+        # One number is kept or replaced, not a whole array: so it is replaced in place.
+        before = jax.lax.dynamic_index_in_dim(array, position, axis=0, keepdims=False)
+        return jax.lax.dynamic_update_index_in_dim(array, jnp.where(valid, value, before), position, axis=0)
 
     data_at_sender = None if queues.data_at_sender is None else put(queues.data_at_sender, sent)
     return queues._replace(result_at_ue=put(queues.result_at_ue, result), data_at_sender=data_at_sender)

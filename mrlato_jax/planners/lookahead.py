@@ -62,9 +62,8 @@ def outcomes(
 
     def completed(queues: latency.Queues, toll: jax.Array) -> jax.Array:
         def body(position: jax.Array, queues: latency.Queues) -> latency.Queues:
-            task = jax.tree.map(lambda leaf: leaf[position], tasks)
-            after, _ = place_sooner(channel, queues, task, toll[0] * scale + toll[1] * task.uplink)
-            return jax.tree.map(lambda new, old: jnp.where(others[position], new, old), after, queues)
+            task = jax.tree.map(lambda leaf: leaf[position], tasks)._replace(valid=others[position])
+            return place_sooner(channel, queues, task, toll[0] * scale + toll[1] * task.uplink)[0]
 
         return jax.lax.fori_loop(first, end, body, queues).makespan
 
@@ -89,7 +88,7 @@ def best_outcome(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
 
     def body(queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
         left = tasks.valid & (tasks.position >= task.position)
-        steps = (task.position + 1, tasks.valid.sum())
+        steps = (task.position + 1, tasks.valid.sum(dtype=jnp.int32))
         local, offloaded = outcomes(dag.channel, len(TOLLS), tasks, scale, queues, left, task, steps)
         action = jnp.where(offloaded <= local, latency.OFFLOAD, latency.LOCAL)
         return latency.step(dag.channel, queues, task, action)[0], action
