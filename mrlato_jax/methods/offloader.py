@@ -41,7 +41,7 @@ MOST_AT_ONCE = 256  # DAGs decoded side by side
 MOST_PAIRS = 2**22  # of positions, in all DAGs that are decoded side by side
 SAMPLES = 64
 TEMPERATURES = (0.7, 2.0)  # of the first and of the last sample: best of several ranges on the training families
-IMPROVED = 8  # samples that `search` improves, beside the best candidate
+IMPROVED = 16  # samples that `search` improves, beside the best candidate
 # Of positions squared, which is what simulating a plan costs: both bind from some hundred tasks on, and keep 500 tasks
 # to seconds.
 IMPROVING_WORK = 2**32
