@@ -177,7 +177,13 @@ def test_planning_divides_by_the_batch(half_a_second: list[int]) -> None:
 
 def test_offloader_is_timed_warm_and_from_the_start(half_a_second: list[int]) -> None:
     planned: list[int] = []
-    figures = offloading.offloading(lambda: lambda graphs: planned.append(len(graphs)), num_tasks=5, many=4)
+
+    def plan(graphs: list[mj.TaskGraph], mode: str = "argmax") -> None:
+        planned.append(len(graphs))
+        assert (mode == "search") == (graphs[0].num_tasks == 40)
+
+    figures = offloading.offloading(lambda: plan, num_tasks=5, many=4, large={"search": 40})
+    assert (figures["large_num_tasks"], figures["large_search_seconds"]) == (40, 0.5)
     assert (figures["one_dag_seconds"], figures["many_seconds_per_dag"]) == (0.5, 0.5 / 4)
     assert set(planned) == {1, 4}
     assert 0.05 < figures["import_mrlato_jax_seconds"] < 60

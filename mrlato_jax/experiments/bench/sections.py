@@ -16,6 +16,7 @@ from mrlato_jax.experiments.bench.simulator import simulator
 from mrlato_jax.experiments.bench.startup import startup
 from mrlato_jax.experiments.bench.timing import Tick, environment, matmul, peak_memory_gb
 from mrlato_jax.experiments.progress import Progress
+from mrlato_jax.methods.offloader import MODES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,9 @@ SECTIONS: dict[str, Callable[[Options, Tick], dict[str, Any]]] = {
     "planning": lambda options, tick: planning(
         options.make_planner, planned=10_000 if options.full else 100, tick=tick
     ),
-    "offloader": lambda options, tick: offloading(options.load_planner, tick=tick),
+    "offloader": lambda options, tick: offloading(
+        options.load_planner, large=dict.fromkeys(MODES, 500) if options.full else None, tick=tick
+    ),
     "growth": lambda options, tick: growing.growth(growing.axes(options.full), tick=tick),
 }
 
