@@ -10,7 +10,6 @@ each SET, and DIR/test/SET/* for what is never trained on. `meta_train.py --expe
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -106,8 +105,7 @@ def from_files(source: Path) -> int:
     }
     if not any(split == SPLITS[0] for split, _ in files):
         raise InputError(f"--from is {source}, which has no folder in {source / SPLITS[0]}; accepted: DIR/train/SET/*")
-    said = {field.name: FLAGS[field.name].value for field in dataclasses.fields(Unsaid)}
-    unsaid = Unsaid(**{**said, "dimension": tuple(FLAGS.dimension)})
+    unsaid = Unsaid.of_options(lambda name: FLAGS[name].value)
     sets: dict[str, list[TaskGraph]] = {f"{split}_{name}": [] for split, name in files}
     with Progress(sum(map(len, files.values())) or 1, f"reading {source}") as progress:
         for done, ((split, name), path) in enumerate(

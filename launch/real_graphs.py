@@ -26,6 +26,7 @@ from absl import flags
 import mrlato_jax as mj
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.experiments.progress import Progress, format_table
+from mrlato_jax.experiments.reproduction import params_hash
 from mrlato_jax.experiments.run_folder import session
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.planners import Plan, look_ahead
@@ -63,7 +64,8 @@ def main(_: list[str]) -> int:
             progress.update(number, file=path.name)
     shown = format_table(*table(rows))
     print(shown)
-    record = {"policy": policy.label, "num_tasks": FLAGS.num_tasks, **session(), "rows": rows}
+    named = {"policy": policy.label, "params_sha256": params_hash(policy.params), "num_tasks": FLAGS.num_tasks}
+    record = {**named, **session(), "rows": rows}
     write_atomically(out / "real-graphs.json", json.dumps(record, indent=1).encode() + b"\n")
     write_atomically(out / "real-graphs.md", f"{shown}\n".encode())
     return 0

@@ -11,12 +11,12 @@ plans and where the best of them runs each task, and draws NAME-dag.png and NAME
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,7 @@ def offload(options: argparse.Namespace) -> int:
         ue_hz=1e9 * options.ue_ghz, vm_hz=1e9 * options.vm_ghz, uplink_bps=1e6 * options.uplink_mbps,
         downlink_bps=1e6 * options.downlink_mbps, channel=options.channel,
     )  # fmt: skip
-    said = {field.name: getattr(options, field.name) for field in dataclasses.fields(Unsaid)}
-    graph = read_any(Path(options.graph), Unsaid(**{**said, "dimension": tuple(options.dimension)}))
+    graph = read_any(Path(options.graph), Unsaid.of_options(partial(getattr, options)))
     drawing = not (options.json or options.nofigures)
     if drawing:
         check_writable(Path(options.out))

@@ -58,6 +58,17 @@ np.savez("outputs.npz", actions=actions, spans=spans)
     np.testing.assert_allclose(found["spans"], spans, rtol=1e-5)
 
 
+def test_one_program_for_several_platforms(policy: mj.Offloader) -> None:
+    """On each its own loop: the one whose length is known only on the way is for CPUs."""
+    program = jax.export.deserialize(bytearray(artefact.to_program(policy, SIZE, platforms=("cpu", "cuda"))))
+    assert program.platforms == ("cpu", "cuda")
+    arrays = mj.pack([mj.daggen(6, 0.6, 0.6, np.random.default_rng(5))], mj.System(), num_positions=SIZE)
+    actions, spans = program.call(arrays.ue, arrays.uplink, arrays.vm, arrays.downlink, arrays.parents, arrays.mask)
+    ours = policy.decide(arrays)
+    np.testing.assert_array_equal(actions[0, :6], ours[0][0, :6])
+    np.testing.assert_allclose(spans, ours[1], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

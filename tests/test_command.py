@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax import command, pictures
+from mrlato_jax.dag import any_format
 from mrlato_jax.dag.task_graph import levels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +82,7 @@ def test_the_smallest_and_larger_ones(num_tasks: int, tmp_path: Path, capsys: py
     assert status == 0
     assert ("| optimum" in out) == (num_tasks == 1)
     assert ("... and 90 more" in out) == (num_tasks == 150)
-    assert ("tasks is 150 (2 to 60 in training)" in err) == (num_tasks == 150)
+    assert ("tasks is 150 (2 to 90 in training)" in err) == (num_tasks == 150)
     assert (tmp_path / "g-schedule.png").exists()
 
 
@@ -198,6 +200,24 @@ def test_levels_by_hand() -> None:
         cycles=ones, upload_bytes=ones, download_bytes=ones, edges=[(0, 1), (1, 2), (0, 2), (3, 2)]
     )
     assert levels(graph).tolist() == [0, 1, 2, 0, 0]
+
+
+def test_edges_of_a_large_picture_are_drawn_at_once() -> None:
+    pytest.importorskip("matplotlib")
+    graph = mj.daggen(120, 0.6, 0.9, np.random.default_rng(0))
+    assert len(graph.edges) > pictures.MOST_ARROWS
+    axes = pictures.dag_figure(graph, mj.all_local(graph, SYSTEM)).axes[0]
+    lines, dots = axes.collections
+    assert len(lines.get_segments()) == len(graph.edges)
+    assert not axes.texts
+    places = np.asarray(dots.get_offsets())
+    for (parent, child), (start, end) in zip(graph.edges, lines.get_segments(), strict=True):
+        assert (start == places[parent]).all()
+        assert (end == places[child]).all()
+
+
+def test_what_formats_take_is_what_may_be_said() -> None:
+    assert [field.name for field in dataclasses.fields(any_format.Unsaid)] == list(any_format.TAKEN_BY)
 
 
 def test_names_are_drawn_as_they_are() -> None:

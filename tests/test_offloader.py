@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
@@ -380,6 +381,24 @@ def test_threads_get_what_one_gets(policy: mj.Offloader) -> None:
 
 
 # In JAX code of others.
+
+
+def test_the_makespans_gradient_is_that_of_the_plan() -> None:
+    """Of a policy that looks ahead, too: a longer time lengthens its own plan by 1 where it is critical, else by 0."""
+    looking = dataclasses.replace(tiny_run.CONFIG.policy, decoder_input="lookahead", lookahead_rules=2)
+    policy = mj.Offloader(looking, rollout.init_params(looking, jax.random.key(1)), "random")
+    arrays = mj.pack(graphs(5, 8, seed=13), SYSTEM)
+    actions, _ = policy.decide(arrays)
+
+    def decided(ue: jax.Array) -> jax.Array:
+        return policy.decide(dataclasses.replace(arrays, ue=ue))[1].sum()
+
+    def fixed(ue: jax.Array) -> jax.Array:
+        return mj.makespan(dataclasses.replace(arrays, ue=ue), actions).sum()
+
+    ours = jax.grad(decided)(jnp.asarray(arrays.ue))
+    np.testing.assert_allclose(ours, jax.grad(fixed)(jnp.asarray(arrays.ue)), atol=1e-6)
+    assert float(ours.sum()) > 0
 
 
 def test_inside_other_jitted_code(policy: mj.Offloader) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 from mrlato_jax.dag.dot import read_dot
 from mrlato_jax.dag.json_graph import MAX_FILE_BYTES, read_json
@@ -41,6 +42,12 @@ class Unsaid:
     cycles_per_mac: float | None = None
     dimension: tuple[str, ...] = ()
     num_tasks: int | None = None
+
+    @classmethod
+    def of_options(cls, value: Callable[[str], Any]) -> Self:
+        """From a command's options, by their names."""
+        given = {name: value(name) for name in TAKEN_BY}
+        return cls(**{**given, "dimension": tuple(given["dimension"])})
 
     def said(self) -> set[str]:
         """Names of what is said after all."""

@@ -64,7 +64,7 @@ class DaggenFamily(Family):
 class WideFamily(DaggenFamily):
     """Applications of one number of tasks that have little else in common, for one system."""
 
-    system: Mapping[str, float]
+    system: Mapping[str, float] = dataclasses.field()  # required here
 
     def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
         """Draws one graph: its shape, how much transferring takes beside computing, and how unlike its tasks are.
@@ -99,7 +99,7 @@ class WideFamily(DaggenFamily):
 class StagedFamily(Family):
     """Workflows of stages, for one system: the tasks of a stage do the same to different data."""
 
-    system: Mapping[str, float]
+    system: Mapping[str, float] = dataclasses.field()  # required here
 
     def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
         """Draws one graph: its stages, what each needs of those before it, and what each computes and transfers.

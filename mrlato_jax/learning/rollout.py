@@ -73,8 +73,6 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
         return _free_environment(policy, dags, rollouts)
     channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
     last = dags.mask.sum(axis=-1, dtype=jnp.int32).max()
-    # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
-    bounded = jax.default_backend() == "cpu"
 
     def observe(
         tasks: latency.Task, queues: latency.Queues, step: tuple[latency.Task, jax.Array], position: jax.Array
@@ -83,8 +81,13 @@ def environment(policy: PolicyConfig, dags: DagArrays, rollouts: int) -> Environ
         if not policy.sees_simulator:
             return jnp.zeros(0, scale.dtype)
         left = tasks.position >= task.position
-        steps = (position + 1, last) if bounded else None
-        told, outcomes = _told(policy, channel, tasks, left, scale, queues, task, steps)
+        # What is seen depends on the times piecewise, as plans do: nothing is to be differentiated.
+        seen = jax.lax.stop_gradient((tasks, left, scale, queues, task))
+        told, outcomes = jax.lax.platform_dependent(
+            cpu=lambda: _told(policy, channel, *seen, steps=(position + 1, last)),
+            # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
+            default=lambda: _told(policy, channel, *seen),
+        )
         if policy.decoder_input == "task_sim":
             return told
         return jnp.concatenate([told, mdp.lookahead_features(scale, queues, *outcomes)])

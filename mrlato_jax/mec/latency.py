@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -299,24 +298,18 @@ def simulate(graph: TaskGraph, system: System, placement: Any, order: Any = None
     return schedule(dag.order[: graph.num_tasks], queues.makespan, ends)
 
 
-_run_all = jax.jit(jax.vmap(run))
+_run_all = jax.jit(jax.vmap(jax.vmap(run, in_axes=(None, 0))))
 
 
 def simulate_arrays(dags: DagArrays, actions: np.ndarray) -> tuple[Queues, TaskEnds]:
-    """`run` of each of many DAGs in float64; results on the host.
+    """`run` of K plans of each of many DAGs in float64; results on the host, leading axes [B, K].
 
     Args:
         dags: `pack`'s in float64, leading axis B.
-        actions: int32[B, N] in scheduling order.
+        actions: int32[B, K, N] in scheduling order.
     """
-    count = len(actions)
-    short = power_of_two(count) - count
-    if short:
-        fill = partial(jax.tree.map, lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], short, axis=0)]))
-        dags, actions = fill((dags, actions))
     with one_by_one():
-        results = jax.device_get(_run_all(dags, actions))
-    return jax.tree.map(lambda leaf: leaf[:count], results)
+        return jax.device_get(_run_all(dags, actions))
 
 
 def schedule(order: np.ndarray, makespan: Any, ends: TaskEnds) -> Schedule:

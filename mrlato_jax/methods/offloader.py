@@ -25,6 +25,7 @@ from mrlato_jax.mec.latency import padded_size, power_of_two
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods.ranges import OutsideTrainingWarning, Ranges, outside
 from mrlato_jax.planners import (
+    Plan,
     SearchedPlan,
     all_local,
     all_offload,
@@ -206,29 +207,28 @@ class Offloader:
             kept = min(IMPROVED, samples)
             best = _sampled(self.policy, self.params, arrays, jax.random.key(seed), samples, kept)
             actions = np.concatenate([actions, np.asarray(best)], axis=1)
-        each = actions.shape[1]
-        plans = plans_of_arrays(*self._in_own_order(graphs, systems, arrays, actions))
+        plans = self._timed(graphs, systems, arrays, actions)
         told = rollout.lookahead_evaluations
         spent = [(1 + samples) * told(self.policy, graph.num_tasks) + samples for graph in graphs]
-        counted = [SearchedPlan.of(plan, evaluations=spent[i // each]) for i, plan in enumerate(plans)]
-        return [counted[i * each : (i + 1) * each] for i in range(count)]
+        return [[SearchedPlan.of(plan, evaluations=spent[i]) for plan in plans[i]] for i in range(count)]
 
-    def _in_own_order(
+    def _timed(
         self, graphs: Sequence[TaskGraph], systems: Sequence[System], arrays: DagArrays, actions: np.ndarray
-    ) -> tuple[DagArrays, np.ndarray]:
-        """Each DAG once for each of its rows of actions [B, K, N], and the sides [B K, N], in the order of that row."""
-        rows = actions.reshape(-1, actions.shape[-1])
-        each = jax.tree.map(lambda leaf: np.repeat(leaf, actions.shape[1], axis=0), arrays)
+    ) -> list[list[Plan]]:
+        """The plans that rows of actions [B, K, N] make of each graph, in float64, each in its own order."""
         if self.policy.in_order:
-            return each, rows
+            return plans_of_arrays(arrays, actions)
+        _, each, size = actions.shape
         orders = [
-            order[row[:n] // NUM_SIDES].astype(np.int64)
-            for order, row, n in zip(each.order, rows, each.mask.sum(axis=1), strict=True)
+            order[row[: graph.num_tasks] // NUM_SIDES].astype(np.int64)
+            for graph, order, rows in zip(graphs, arrays.order, actions, strict=True)
+            for row in rows
         ]
-        graphs = [graph for graph in graphs for _ in range(actions.shape[1])]
-        systems = [system for system in systems for _ in range(actions.shape[1])]
-        in_order = pack(graphs, systems, orders=orders, num_positions=rows.shape[1], dtype=np.float64)
-        return in_order, rows % NUM_SIDES
+        graphs = [graph for graph in graphs for _ in range(each)]
+        systems = [system for system in systems for _ in range(each)]
+        in_order = pack(graphs, systems, orders=orders, num_positions=size, dtype=np.float64)
+        found = [plan for (plan,) in plans_of_arrays(in_order, (actions % NUM_SIDES).reshape(-1, 1, size))]
+        return [found[i : i + each] for i in range(0, len(found), each)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -56,7 +56,7 @@ def outcomes(
         float[2], seconds: run locally, offloaded.
     """
     ends = latency.candidate_ends(channel, queues, task)
-    others = left & (tasks.position != task.position)
+    others = left & tasks.valid & (tasks.position != task.position)
     tolls = jnp.asarray(TOLLS[:rules], scale.dtype)
     first, end = (0, others.shape[0]) if steps is None else steps
 

@@ -67,19 +67,21 @@ def simulated_plan(graph: TaskGraph, system: System, placement: Any, order: Any 
     return Plan(np.asarray(placement, np.int32), np.asarray(order, np.int64), result.makespan, result)
 
 
-def plans_of_arrays(dags: DagArrays, actions: np.ndarray) -> list[Plan]:
-    """`simulated_plan` of each packed DAG, in the order that it was packed in.
+def plans_of_arrays(dags: DagArrays, actions: np.ndarray) -> list[list[Plan]]:
+    """`simulated_plan` of K placements of each packed DAG, in the order that it was packed in.
 
     Args:
         dags: `pack`'s in float64, leading axis B.
-        actions: int32[B, N] in scheduling order, 0 or 1.
+        actions: int32[B, K, N] in scheduling order, 0 or 1.
     """
     queues, ends = simulate_arrays(dags, actions)
     plans = []
     for i, n in enumerate(dags.mask.sum(axis=1).tolist()):
-        order = dags.order[i, :n].astype(np.int64)
-        result = schedule(order, queues.makespan[i], TaskEnds(*(end[i] for end in ends)))
-        plans.append(Plan(placement_of(order, actions[i]), order, result.makespan, result))
+        order, of_one = dags.order[i, :n].astype(np.int64), []
+        for k, row in enumerate(actions[i]):
+            result = schedule(order, queues.makespan[i, k], TaskEnds(*(end[i, k] for end in ends)))
+            of_one.append(Plan(placement_of(order, row), order, result.makespan, result))
+        plans.append(of_one)
     return plans
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import numpy as np
@@ -24,10 +25,10 @@ from oracle import CHANNELS, Dag
 import mrlato_jax as mj
 from mrlato_jax import planners
 from mrlato_jax.config import LOOKAHEAD_RULES
-from mrlato_jax.mec import latency
+from mrlato_jax.mec import latency, mdp
 from mrlato_jax.planners import random_placement
 from mrlato_jax.planners.greedy import earliest_finish
-from mrlato_jax.planners.lookahead import TOLLS
+from mrlato_jax.planners.lookahead import TOLLS, outcomes
 
 PLANNERS = {"greedy": mj.greedy, "heft": mj.heft, "all_local": mj.all_local, "all_offload": mj.all_offload}
 ORACLES = {"greedy": oracle.greedy, "heft": oracle.heft}
@@ -152,6 +153,30 @@ def test_look_ahead_takes_the_side_that_the_rules_make_most_of(channel: str) -> 
         assert plan.makespan <= min(alone) * (1 + 1e-12)
         better += plan.makespan < min(alone) * (1 - 1e-9)
     assert better
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_where_the_look_ahead_may_stop_changes_nothing(channel: str) -> None:
+    """Neither do padding and placed tasks, which a loop over all positions meets, in DAGs of several sizes."""
+    rng = np.random.default_rng(11)
+    for num_tasks in (1, 4, 9):
+        dag = latency.pack_float64(to_graph(random_dag(rng, num_tasks)), to_system(random_mec(rng, channel)))
+        with latency.one_by_one():
+            dag = jax.device_put(dag)
+            tasks, scale = latency.tasks(dag), mdp.time_scale(dag)
+            queues = latency.empty_queues(dag)
+            for position in range(num_tasks):
+                task = jax.tree.map(lambda leaf: leaf[position], tasks)  # noqa: B023 - used at once
+                left = tasks.position >= position
+                ahead = partial(outcomes, channel, len(TOLLS), tasks, scale, queues, left, task)
+                np.testing.assert_array_equal(ahead(), ahead(steps=(position + 1, num_tasks)))
+                queues, _ = latency.step(channel, queues, task, int(rng.integers(2)))
+            padding = jax.tree.map(lambda leaf: leaf[-1], tasks)
+            assert not padding.valid
+            again = jax.tree.map(lambda leaf: leaf[0], tasks)._replace(valid=np.bool_(False))
+            for nothing in (padding, again):
+                after, _ = latency.step(channel, queues, nothing, 1)
+                jax.tree.map(np.testing.assert_array_equal, after, queues)
 
 
 @pytest.mark.parametrize("channel", CHANNELS)

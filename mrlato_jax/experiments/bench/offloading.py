@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,27 +45,28 @@ def offloading(
     load: LoadPlanner,
     num_tasks: int = 20,
     many: int = 1000,
-    large: Mapping[str, int] | None = None,
+    large: int | None = None,
+    modes: Sequence[str] = (),
     tick: Tick = quiet,
 ) -> dict[str, Any]:
-    """Times the shipped policy's argmax plans, from `TaskGraph` to timed plan, warm and in fresh processes.
+    """Times the shipped policy's plans, from `TaskGraph` to timed plan, warm and in fresh processes; by argmax.
 
     Args:
         load: gives the planner.
         num_tasks: of each DAG.
         many: DAGs of the large batch.
-        large: modes in which one large DAG is planned, and its number of tasks.
+        large: tasks of a large DAG.
+        modes: in which that one is planned.
         tick: shows progress.
 
     Returns:
         `one_dag_seconds`, a call with one DAG; `many_seconds_per_dag`, one with `many`; `import_jax_seconds` and
         `import_mrlato_jax_seconds`, the latter on top (each the least of `STARTS` processes); and of a process with an
         empty compilation cache (`cold`) and of one that finds it filled (`cached`) `first_plan_seconds`, the first call
-        with one DAG, and `until_first_plan_seconds`, from the start of the process to its end. For each mode of `large`
-        `large_MODE_seconds`.
+        with one DAG, and `until_first_plan_seconds`, from the start of the process to its end. Of the large
+        DAG `large_num_tasks` and, for each mode, `large_MODE_seconds`.
     """
-    large = large or {}
-    steps = STARTS + 4 + len(large)
+    steps = STARTS + 4 + (0 if large is None else len(modes))
     imports = []
     for i in range(STARTS):
         tick(i, steps, "imports")
@@ -90,8 +91,10 @@ def offloading(
     figures["one_dag_seconds"] = best(partial(plan, graphs[:1]), repeats=10, calls=20)
     tick(STARTS + 3, steps, f"{many} DAGs")
     figures["many_seconds_per_dag"] = best(partial(plan, graphs), repeats=5) / many
-    for i, (mode, size) in enumerate(large.items()):
-        tick(STARTS + 4 + i, steps, f"one DAG of {size}, {mode}")
-        figures["large_num_tasks"] = size
-        figures[f"large_{mode}_seconds"] = best(partial(plan, random_graphs(1, size, seed=0), mode=mode), repeats=1)
+    if large is not None:
+        figures["large_num_tasks"] = large
+        graphs = random_graphs(1, large, seed=0)
+        for i, mode in enumerate(modes):
+            tick(STARTS + 4 + i, steps, f"one DAG of {large}, {mode}")
+            figures[f"large_{mode}_seconds"] = best(partial(plan, graphs, mode=mode), repeats=1)
     return figures

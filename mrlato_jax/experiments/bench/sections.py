@@ -47,7 +47,7 @@ SECTIONS: dict[str, Callable[[Options, Tick], dict[str, Any]]] = {
         options.make_planner, planned=10_000 if options.full else 100, tick=tick
     ),
     "offloader": lambda options, tick: offloading(
-        options.load_planner, large=dict.fromkeys(MODES, 500) if options.full else None, tick=tick
+        options.load_planner, large=500 if options.full else None, modes=MODES, tick=tick
     ),
     "growth": lambda options, tick: growing.growth(growing.axes(options.full), tick=tick),
 }
