@@ -25,6 +25,7 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.learning.outer import LearnerState, init_state
 from mrlato_jax.learning.tasks import learning_task
 from mrlato_jax.methods import offloader, ranges
+from mrlato_jax.planners import look_ahead
 
 CONFIG = tiny_run.CONFIG
 SYSTEM = mj.System(uplink_bps=9e6, downlink_bps=5e6)
@@ -309,12 +310,12 @@ def test_each_mode_is_no_worse_than_the_one_before(policy: mj.Offloader, orders:
     for i, graph in enumerate(several):
         spans = [plans[mode][i].makespan for mode in offloader.MODES]
         assert spans == sorted(spans, reverse=True)
-        simple = (mj.heft, mj.greedy, mj.all_local, mj.all_offload)
+        simple = (mj.heft, mj.greedy, mj.all_local, mj.all_offload, look_ahead)
         assert spans[1] <= min(planner(graph, SYSTEM).makespan for planner in simple)
         spent = [plans[mode][i].evaluations for mode in offloader.MODES]
         assert spent == sorted(spent)
         assert spent[0] == 0
-        assert spent[1] == 4 + 4  # drawn, and simple
+        assert spent[1] == 4 + 4 + look_ahead(graph, SYSTEM).evaluations  # drawn, simple, and what that one tries
         assert spent[3] >= offloader.ORDER_STEPS
         for found in plans.values():
             again = mj.simulate(graph, SYSTEM, found[i].placement, found[i].order)

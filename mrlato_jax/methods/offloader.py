@@ -32,6 +32,7 @@ from mrlato_jax.planners import (
     greedy,
     heft,
     local_search,
+    look_ahead,
     order_search,
     plans_of_arrays,
 )
@@ -108,8 +109,8 @@ class Offloader:
             system: the system they run on, or a sequence with one for each graph.
             mode: what is spent on a plan:
                 argmax        the likeliest decisions, one after the other
-                sample        also `samples` plans drawn from the policy, and the greedy, HEFT-based, all-local and
-                              all-offload ones: the best of all by the simulator
+                sample        also `samples` plans drawn from the policy, and the greedy, HEFT-based, all-local,
+                              all-offload and look-ahead ones: the best of all by the simulator
                 search        the best of these and of the samples, improved by local search
                 search_order  and from there by order search
             samples: plans drawn for each application; not looked at by argmax.
@@ -267,8 +268,10 @@ class _Improved(NamedTuple):
 def _best_of(graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], mode: str, seed: int) -> SearchedPlan:
     """The best of the policy's plans and of the simple ones, improved as `mode` says."""
     simple = [planner(graph, system) for planner in (heft, greedy, all_local, all_offload)]
-    best = min([*decoded, *simple], key=lambda plan: plan.makespan)
-    found = _Improved(SearchedPlan.of(best, evaluations=0), decoded[0].evaluations + len(simple))
+    ahead = look_ahead(graph, system)
+    best = min([*decoded, *simple, ahead], key=lambda plan: plan.makespan)
+    spent = decoded[0].evaluations + len(simple) + ahead.evaluations
+    found = _Improved(SearchedPlan.of(best, evaluations=0), spent)
     if mode != "sample":
         starts = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in (best, *decoded)}
         most = max(1, IMPROVING_WORK // padded_size(graph.num_tasks) ** 2 // len(starts))
