@@ -486,6 +486,16 @@ def test_ranges_by_hand() -> None:
     )  # fmt: skip
 
 
+def test_what_takes_hardly_any_time_is_not_unlike_training() -> None:
+    """Data of a few bytes beside gigacycles, as workflows have them; a link that is in fact slow still is."""
+    known = (("upload time / local time", 0.001, 2.0), ("download time / local time", 0.001, 2.0))
+    graph = mj.TaskGraph.from_edges(cycles=[3e12] * 2, upload_bytes=[9.0] * 2, download_bytes=[0.0] * 2, edges=[(0, 1)])
+    assert ranges.outside(known, [(graph, mj.System())]) is None
+    slow = ranges.outside(known, [(graph, mj.System(uplink_bps=1e-3))])
+    assert slow is not None
+    assert "upload time / local time is 24 (0.001 to 2 in training)" in slow
+
+
 def test_draws_do_not_depend_on_the_other_graphs(policy: mj.Offloader) -> None:
     several = graphs(8, 8, 7, seed=16)
     together = policy.plan(several, SYSTEM, "sample", samples=8, seed=5)

@@ -14,6 +14,7 @@ from mrlato_jax.dag.task_graph import TaskGraph, levels
 from mrlato_jax.mec.system import System, task_times
 
 SLACK = 0.1  # of either end: what is hardly beyond it is no news
+NO_TIME = 1e-3  # of the local time: what takes less in all looks to a policy as if it took none
 
 Ranges = tuple[tuple[str, float, float], ...]
 """(name, lowest, highest) of each number that `measure` gives."""
@@ -24,12 +25,12 @@ class OutsideTrainingWarning(UserWarning):
 
 
 def measure(graph: TaskGraph, system: System) -> dict[str, float]:
-    """The numbers of one application on one system; infinite where nothing is to be computed."""
+    """The numbers of one application on one system; infinite where nothing is to be computed, at least `NO_TIME`."""
     times = task_times(graph, system)
     local = times.ue.sum()
 
     def to_local(other: np.ndarray) -> float:
-        return float(other.sum() / local) if local > 0 else float("inf")
+        return max(float(other.sum() / local), NO_TIME) if local > 0 else float("inf")
 
     return {
         "tasks": float(graph.num_tasks),
