@@ -148,6 +148,7 @@ def figure(found: Mapping[str, Point], title: str) -> Figure:
         ImportError: matplotlib is not installed.
     """
     from matplotlib import figure as plots
+    from matplotlib import ticker
 
     drawn = plots.Figure(figsize=(11, 4.2), layout="constrained")
     axes = drawn.subplots(1, 2, sharey=True)
@@ -165,6 +166,9 @@ def figure(found: Mapping[str, Point], title: str) -> Figure:
             spent = [max(getattr(point, of), 1e-3) for point in line]
             axis.plot(spent, [point.gap for point in line], colour, marker=marker, label=kind, markersize=4)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.axhline(0, color="black", linewidth=0.8)
         axis.grid(alpha=0.25)
     axes[0].set_xlabel("plans simulated for a DAG")
