@@ -2,10 +2,12 @@
 
     mrlato-offload --graph=app.json --uplink_mbps=7 --downlink_mbps=7
     mrlato-offload --graph=model.onnx --cycles_per_mac=0.25 --num_tasks=30 --uplink_mbps=100 --downlink_mbps=100
-    mrlato-offload --graph=workflow.json --machine_hz=2.4e9 --num_tasks=30 --json
+    mrlato-offload --graph=workflow.json --machine_hz=2.4e9 --num_tasks=30 --uplink_mbps=100 --downlink_mbps=100 --json
 
 Reads daggen's DOT (.dot, .gv), our own JSON and WfCommons' WfFormat (.json), and ONNX models (.onnx). Prints a table of
 plans and where the best of them runs each task, and draws NAME-dag.png and NAME-schedule.png into --out.
+
+Most of the time goes into compiling; JAX_COMPILATION_CACHE_DIR=FOLDER in the environment keeps what is compiled.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from mrlato_jax.planners import Plan, ProvenPlan, SearchedPlan, all_local, all_o
 
 BAD_INPUT = 2  # exit status
 MOST_SHOWN = 60  # tasks, in the table of placements
+SAME = 1e-9  # relative: makespans that differ by less are the same
 MOST_PROVEN = 100  # tasks of which an optimum is looked for: of more, none is proven in seconds
 
 
@@ -68,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--downlink_mbps", type=float, required=True, metavar="X", help="downlink rate, Mbit/s")
     made.add_argument("--ue_ghz", type=float, default=system.ue_hz / 1e9, metavar="X", help="clock of the UE [1]")
     made.add_argument("--vm_ghz", type=float, default=system.vm_hz / 1e9, metavar="X", help="clock of the VM [10]")
-    made.add_argument("--channel", choices=list(CHANNELS), default=system.channel, help="channel rules [paper]")
+    made.add_argument("--channel", choices=list(CHANNELS), default=system.channel, help="rules of the links [paper]")
     made.add_argument("--policy", default=GENERAL, help="shipped weights by name, or a run folder [general]")
     made.add_argument("--mode", choices=MODES, default="search", help="what is spent on the learned plan [search]")
     made.add_argument("--samples", type=int, default=64, metavar="N", help="plans drawn, but by argmax [64]")
@@ -117,11 +120,12 @@ def offload(options: argparse.Namespace) -> int:
         f"if all is offloaded {up:.4g} MB up, {down:.4g} MB down\n"
     )
     print(table(plans), end="\n\n")
-    print(f"the best is {best}:\n")
+    print(f"the best is {as_found(best, plans[best][0])}{tied_with(plans, best)}:\n")
     print(placements(graph, plans[best][0]))
     if drawing:
         print()
-        draw(graph, system, plans[best][0], best, Path(options.out) / Path(options.graph).stem)
+        title = as_found(best, plans[best][0])
+        draw(graph, system, plans[best][0], title, Path(options.out) / Path(options.graph).stem)
     return 0
 
 
@@ -157,14 +161,27 @@ def table(plans: dict[str, Timed]) -> str:
     local = plans["all-local"][0].makespan
     rows = []
     for name, (plan, seconds) in plans.items():
-        if isinstance(plan, ProvenPlan):
-            name += "" if plan.proven else f", not proven: at least {1e3 * plan.lower_bound:.1f} ms"
+        name = as_found(name, plan)
+        if isinstance(plan, ProvenPlan) and not plan.proven:
+            name += f": at least {1e3 * plan.lower_bound:.1f} ms"
         share = f"{100 * (plan.makespan / local - 1):+.1f} %" if local > 0 else ""
         tried = f"{plan.evaluations:,}" if isinstance(plan, SearchedPlan) else ""
         offloaded = f"{int(plan.placement.sum())} of {len(plan.placement)}"
         rows.append([name, f"{1e3 * plan.makespan:.1f}", share, offloaded, tried, f"{seconds:.2f}"])
     header = ["plan", "makespan, ms", "vs all-local", "offloaded", "plans simulated", "found in, s"]
     return format_table(header, rows) + "\n(seconds with what is compiled first)"
+
+
+def as_found(name: str, plan: Plan) -> str:
+    """A plan's name for people: an optimum that is not proven is none."""
+    return "branch and bound, not proven" if isinstance(plan, ProvenPlan) and not plan.proven else name
+
+
+def tied_with(plans: dict[str, Timed], best: str) -> str:
+    """Which others are as good, as a sentence goes on."""
+    span = plans[best][0].makespan
+    names = [name for name, (plan, _) in plans.items() if name != best and plan.makespan <= span * (1 + SAME)]
+    return f"; as good: {', '.join(as_found(name, plans[name][0]) for name in names)}" if names else ""
 
 
 def placements(graph: TaskGraph, plan: Plan) -> str:

@@ -45,6 +45,7 @@ def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
     size = (min(16.0, 2 + 1.1 * len(widths)), min(10.0, 1.6 + 0.55 * widths.max()))
     figure = plots.Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
+    gap = 7 if named else 3  # points between an edge and the middle of a task
     thin = max(0.2, min(1.0, 60 / max(1, len(graph.edges))))
     if len(graph.edges) > MOST_ARROWS:
         ends = np.stack([level, -across], axis=-1)
@@ -54,7 +55,7 @@ def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
             "",
             (level[child], -across[child]),
             (level[parent], -across[parent]),
-            arrowprops={"arrowstyle": "-|>", "color": "0.55", "linewidth": thin, "shrinkA": 7, "shrinkB": 7},
+            arrowprops={"arrowstyle": "-|>", "color": "0.55", "linewidth": thin, "shrinkA": gap, "shrinkB": gap},
         )
     colours = [OFFLOAD_COLOUR if side == OFFLOAD else LOCAL_COLOUR for side in plan.placement]
     axes.scatter(level, -across, s=150 if named else 24, c=colours, zorder=3, edgecolors="white", linewidths=0.8)
@@ -103,7 +104,7 @@ def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "
                 axes.text(middle, row, str(task), ha="center", va="center", fontsize=6.5, color="white")
     axes.axvline(1e3 * plan.makespan, color="0.3", linewidth=1, linestyle=":")
     axes.set_yticks(range(len(RESOURCES)), RESOURCES)
-    axes.invert_yaxis()
+    axes.set_ylim(len(RESOURCES) - 0.5, -0.5)
     axes.set_xlim(0, 1e3 * plan.makespan * 1.02 or 1)
     axes.set_xlabel("ms" + ("; numbers are tasks by their place in the file" if graph.num_tasks <= MOST_NAMED else ""))
     if title:

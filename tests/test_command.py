@@ -202,6 +202,21 @@ def test_levels_by_hand() -> None:
     assert levels(graph).tolist() == [0, 1, 2, 0, 0]
 
 
+def test_a_plan_is_called_what_it_is() -> None:
+    """An optimum only where it is proven; and who finds the same is named beside the best."""
+    graph = mj.daggen(9, 0.6, 0.6, np.random.default_rng(2))
+    proven, plan = mj.optimum(graph, SYSTEM), mj.heft(graph, SYSTEM)
+    guess = dataclasses.replace(proven, proven=False, lower_bound=0.5 * proven.makespan)
+    assert command.as_found("optimum", proven) == "optimum"
+    assert command.as_found("optimum", guess) == "branch and bound, not proven"
+    plans = {"all-local": (mj.all_local(graph, SYSTEM), 0.0), "HEFT-based": (plan, 0.0), "optimum": (guess, 0.0)}
+    assert f"not proven: at least {500 * proven.makespan:.1f} ms" in command.table(plans)
+    worse = dataclasses.replace(plan, makespan=1.1 * proven.makespan)
+    assert command.tied_with({**plans, "HEFT-based": (worse, 0.0)}, "optimum") == ""
+    same = {**plans, "HEFT-based": (proven, 0.0)}
+    assert command.tied_with(same, "HEFT-based") == "; as good: branch and bound, not proven"
+
+
 def test_edges_of_a_large_picture_are_drawn_at_once() -> None:
     pytest.importorskip("matplotlib")
     graph = mj.daggen(120, 0.6, 0.9, np.random.default_rng(0))
