@@ -37,7 +37,8 @@ def read_bytes(path: str | os.PathLike[str], kind: str, max_bytes: int) -> bytes
         if isinstance(error, InputError):
             raise
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"path is {shorten(path)}: {reason}; accepted: {kind} that can be read") from None
+        named = str(path) if isinstance(path, os.PathLike) else path
+        raise InputError(f"path is {shorten(named)}: {reason}; accepted: {kind} that can be read") from None
     if not data.strip():
         raise InputError(f"{path}: is empty; accepted: {kind}")
     return data

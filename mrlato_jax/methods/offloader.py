@@ -300,7 +300,7 @@ def _batches(graphs: Sequence[TaskGraph], systems: Sequence[System], samples: in
 
 
 def _graphs(name: str, graphs: Any) -> list[TaskGraph]:
-    if not isinstance(graphs, Sequence) or not graphs:
+    if not isinstance(graphs, Sequence) or isinstance(graphs, str) or not graphs:
         kind = (
             "a TaskGraph or a sequence of at least one" if name == "graph" else "a sequence of at least one TaskGraph"
         )
