@@ -120,11 +120,11 @@ def offload(options: argparse.Namespace) -> int:
         f"if all is offloaded {up:.4g} MB up, {down:.4g} MB down\n"
     )
     print(table(plans), end="\n\n")
-    print(f"the best is {as_found(best, plans[best][0])}{tied_with(plans, best)}:\n")
+    title = as_found(best, plans[best][0])
+    print(f"the best is {title}{tied_with(plans, best)}:\n")
     print(placements(graph, plans[best][0]))
     if drawing:
         print()
-        title = as_found(best, plans[best][0])
         draw(graph, system, plans[best][0], title, Path(options.out) / Path(options.graph).stem)
     return 0
 

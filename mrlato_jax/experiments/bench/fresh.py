@@ -13,6 +13,15 @@ from pathlib import Path
 from mrlato_jax.config import PolicyConfig
 from mrlato_jax.experiments.bench.iteration import Workload
 
+IMPORTS = """
+import json, sys, time
+marks = {"started": time.time()}
+import jax
+marks["jax"] = time.time()
+import mrlato_jax
+marks["package"] = time.time()
+"""  # how the programs begin that say when what was imported
+
 
 def run_fresh(program: str, argument: str, environment: Mapping[str, str]) -> dict[str, float]:
     """Runs a program in a fresh interpreter.

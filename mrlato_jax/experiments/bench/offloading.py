@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from mrlato_jax.experiments.bench.fresh import caching, run_fresh
+from mrlato_jax.experiments.bench.fresh import IMPORTS, caching, run_fresh
 from mrlato_jax.experiments.bench.timing import Tick, best, quiet, random_graphs
 
 LoadPlanner = Callable[[], Callable[..., Any]]
@@ -16,19 +16,9 @@ LoadPlanner = Callable[[], Callable[..., Any]]
 
 STARTS = 5  # of processes that only import
 
-_IMPORTS = """
-import json, time
-marks = {"started": time.time()}
-import jax
-marks["jax"] = time.time()
-import mrlato_jax
-marks["package"] = time.time()
-"""
-
 _FIRST_PLAN = (
-    _IMPORTS
+    IMPORTS
     + """
-import sys
 from mrlato_jax.experiments.bench.timing import random_graphs
 policy = mrlato_jax.load_offloader()
 (graph,) = random_graphs(1, int(sys.argv[1]), seed=0)
@@ -70,7 +60,7 @@ def offloading(
     imports = []
     for i in range(STARTS):
         tick(i, steps, "imports")
-        imports.append(run_fresh(_IMPORTS + _SAID, "", {}))
+        imports.append(run_fresh(IMPORTS + _SAID, "", {}))
     figures: dict[str, Any] = {
         "num_tasks": num_tasks,
         "many": many,

@@ -8,23 +8,20 @@ from typing import Any
 
 import jax
 
-from mrlato_jax.experiments.bench.fresh import caching, run_fresh, written_workload
+from mrlato_jax.experiments.bench.fresh import IMPORTS, caching, run_fresh, written_workload
 from mrlato_jax.experiments.bench.iteration import Workload, compile_iteration, prepare
 from mrlato_jax.experiments.bench.timing import Tick, quiet
 
 # Programs of any size compile in about the same time, so little is run.
 SMALL = Workload(meta_batch=2, graphs=4, rollouts=2, num_tasks=20, inner_steps=3)
 
-_PROGRAM = """
-import json, sys, time
-marks = {"started": time.time()}
-import jax
-marks["jax"] = time.time()
-import mrlato_jax
-marks["package"] = time.time()
+_PROGRAM = (
+    IMPORTS
+    + """
 from mrlato_jax.experiments.bench import fresh, startup
 print(json.dumps(marks | startup.first_iteration(fresh.read_workload(sys.argv[1]))))
 """
+)
 
 
 def startup(workload: Workload = SMALL, tick: Tick = quiet) -> dict[str, Any]:
