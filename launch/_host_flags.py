@@ -5,7 +5,7 @@ from __future__ import annotations
 from absl import flags
 
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments import hosts
+from mrlato_jax.training import hosts
 
 _ADDRESS = ("coordinator", "num_processes", "process_id")
 HOST_FLAGS = ("distributed", *_ADDRESS, "heartbeat_timeout_s")

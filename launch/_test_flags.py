@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from mrlato_jax.dag.dataset import DagDataset
-from mrlato_jax.experiments.settings import (
+from mrlato_jax.training.experiments import (
     TEST_RATES_BPS,
     TestSetting,
     fresh_settings,

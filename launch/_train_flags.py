@@ -33,7 +33,7 @@ LAYOUT_FLAGS = tuple(ExecutionConfig().to_json())
 def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Declares the flags, with the defaults of the records."""
     run = TrainConfig()
-    policy, learning = run.policy, run.learning
+    policy, learning = run.network, run.learning
 
     def choice(name: str, default: str, choices: Any, text: str) -> None:
         flags.DEFINE_enum(name, default, list(choices), text, flag_values=flag_values)
@@ -202,7 +202,7 @@ def train_config(base: TrainConfig | None = None, flag_values: flags.FlagValues 
 
     return dataclasses.replace(
         base,
-        policy=dataclasses.replace(base.policy, **given(base.policy)),
+        network=dataclasses.replace(base.network, **given(base.network)),
         learning=dataclasses.replace(base.learning, **given(base.learning)),
         **given(base),
     )

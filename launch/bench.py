@@ -27,15 +27,15 @@ from typing import Any
 from _cli import run
 from absl import flags
 
+from mrlato_jax.bench.figure import growth_figure
+from mrlato_jax.bench.peer import load_peer
+from mrlato_jax.bench.report import compare, read_record, table
+from mrlato_jax.bench.sections import SECTIONS, Options, run_section
 from mrlato_jax.errors import InputError, check_choice
-from mrlato_jax.experiments.bench.figure import growth_figure
-from mrlato_jax.experiments.bench.peer import load_peer
-from mrlato_jax.experiments.bench.report import compare, read_record, table
-from mrlato_jax.experiments.bench.sections import SECTIONS, Options, run_section
 from mrlato_jax.files import check_writable, write_atomically
+from mrlato_jax.inference.load import load_offloader
+from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.mec.system import System
-from mrlato_jax.methods import Offloader
-from mrlato_jax.offloader import load_offloader
 
 ORACLE = Path(__file__).resolve().parents[1] / "tests" / "oracle.py"
 

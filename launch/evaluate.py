@@ -22,11 +22,11 @@ from absl import flags
 
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
-from mrlato_jax.experiments import reporting
-from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder
 from mrlato_jax.files import check_writable
+from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.methods import label
-from mrlato_jax.offloader import load_offloader
+from mrlato_jax.results import reporting
+from mrlato_jax.training.run_folder import GracefulStop, RunFolder
 
 RECORDS = {"test": "evaluation", "fresh": "fresh", "validation": "validation"}
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from _cli import LAUNCH, run
 from absl import flags
 
-from mrlato_jax import artefact
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
-from mrlato_jax.experiments import weights
-from mrlato_jax.experiments.run_folder import RunFolder
-from mrlato_jax.experiments.settings import unseen_settings
 from mrlato_jax.files import check_writable, write_atomically
-from mrlato_jax.offloader import load_offloader
+from mrlato_jax.inference import exported, weights
+from mrlato_jax.inference.load import load_offloader
+from mrlato_jax.inference.trained_run import save_weights
+from mrlato_jax.training.experiments import unseen_settings
+from mrlato_jax.training.run_folder import RunFolder
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Run folder, as meta_train.py leaves it. Required.")
@@ -44,11 +44,11 @@ def main(_: list[str]) -> int:
         check_number("programs", int(size) if size.isdecimal() else size, low=1, integer=True)
     out = Path(FLAGS.out).absolute()
     check_writable(out)
-    written = weights.save(out, FLAGS.name, folder, unseen_settings(dataset, config.channel))
+    written = save_weights(out, FLAGS.name, folder, unseen_settings(dataset, config.channel))
     scores = ", ".join(f"{name} {span:.1f} ms" for name, span in written["makespan_ms"].items())
     print(f"{out / FLAGS.name}{weights.TENSORS}: {written['method']}, mean latency before any update: {scores}")
     for size in map(int, FLAGS.programs):
-        data = artefact.to_program(load_offloader(out / f"{FLAGS.name}{weights.TENSORS}"), size, config.channel)
+        data = exported.to_program(load_offloader(out / f"{FLAGS.name}{weights.TENSORS}"), size, config.channel)
         write_atomically(out / f"{FLAGS.name}-{size}.jax", data)
         print(f"{out / FLAGS.name}-{size}.jax: {len(data)} bytes")
     return 0

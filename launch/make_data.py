@@ -16,15 +16,15 @@ from pathlib import Path
 from _cli import run
 from absl import flags
 
-from mrlato_jax.dag.any_format import Unsaid, kind_of, read_any
 from mrlato_jax.dag.daggen import DATA_UNITS
 from mrlato_jax.dag.dataset import SPLITS, DagDataset, build, in_topological_order, load, save
 from mrlato_jax.dag.families import FAMILIES
+from mrlato_jax.dag.formats.any_format import Unsaid, kind_of, read_any
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments.progress import Progress, format_table
 from mrlato_jax.files import check_writable
 from mrlato_jax.mec.system import System
+from mrlato_jax.progress import Progress, format_table
 
 _CHECKOUT_DATA = Path(__file__).resolve().parents[1] / "data"
 

@@ -33,9 +33,14 @@ from absl import flags
 from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
-from mrlato_jax.experiments import hosts, reporting
-from mrlato_jax.experiments.progress import format_duration
-from mrlato_jax.experiments.run_folder import (
+from mrlato_jax.learning.devices import resolve, use_cores
+from mrlato_jax.learning.meta_batch import check_meta_batch
+from mrlato_jax.methods import label
+from mrlato_jax.progress import format_duration
+from mrlato_jax.results import reporting
+from mrlato_jax.training import hosts
+from mrlato_jax.training.experiments import check_room
+from mrlato_jax.training.run_folder import (
     GracefulStop,
     RunFolder,
     new_run_path,
@@ -43,12 +48,8 @@ from mrlato_jax.experiments.run_folder import (
     store_seeds,
     stored_seeds,
 )
-from mrlato_jax.experiments.settings import check_room
-from mrlato_jax.experiments.stages import check_demonstrations, train_stages
-from mrlato_jax.experiments.validation import Validation, validation_set
-from mrlato_jax.learning.devices import resolve, use_cores
-from mrlato_jax.learning.meta_batch import check_meta_batch
-from mrlato_jax.methods import label
+from mrlato_jax.training.stages import check_demonstrations, train_stages
+from mrlato_jax.training.validation import Validation, validation_set
 
 FLAGS = flags.FLAGS
 define_train_flags()
@@ -97,7 +98,7 @@ def main(_: list[str]) -> int:
                 check_number(
                     "graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True
                 )
-                check_room(dataset, config.policy)
+                check_room(dataset, config.network)
                 check_demonstrations(config, FLAGS.data and Path(FLAGS.data))
                 settings = settings_on(FLAGS.on, dataset, config.channel)
             expected = hosts.text_from_first(dataset.content_hash)
@@ -117,7 +118,7 @@ def main(_: list[str]) -> int:
                 say(f"run: {folder.path}, method {label(config)}, seed {config.seed}")
             with hosts.agreed():
                 if hosts.is_first() and FLAGS.validate:
-                    validation = Validation(validation_set(dataset, config.channel, FLAGS.validate), config.policy)
+                    validation = Validation(validation_set(dataset, config.channel, FLAGS.validate), config.network)
             states = train_stages(
                 runs, configs, dataset, stop, checkpoint_every, execution, FLAGS.data and Path(FLAGS.data), validation
             )

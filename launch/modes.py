@@ -18,15 +18,15 @@ from absl import flags
 from mrlato_jax.config import EXPERIMENTS
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments import figures, modes
-from mrlato_jax.experiments.progress import format_table
-from mrlato_jax.experiments.record import GrowingRecord
-from mrlato_jax.experiments.references import bound_ms, reference_record
-from mrlato_jax.experiments.reproduction import params_hash
-from mrlato_jax.experiments.run_folder import GracefulStop, session
-from mrlato_jax.experiments.settings import unseen_settings
 from mrlato_jax.files import check_writable, write_atomically
-from mrlato_jax.offloader import load_offloader
+from mrlato_jax.inference.load import load_offloader
+from mrlato_jax.progress import format_table
+from mrlato_jax.results import figures, modes
+from mrlato_jax.results.record import GrowingRecord
+from mrlato_jax.results.references import bound_ms, reference_record
+from mrlato_jax.results.reproduction import params_hash
+from mrlato_jax.training.experiments import unseen_settings
+from mrlato_jax.training.run_folder import GracefulStop, session
 
 CHANNEL = "paper"
 

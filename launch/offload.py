@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from mrlato_jax.command import main
+from mrlato_jax.inference.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,11 +25,11 @@ from absl import flags
 
 import mrlato_jax as mj
 from mrlato_jax.errors import InputError, check_number
-from mrlato_jax.experiments.progress import Progress, format_table
-from mrlato_jax.experiments.reproduction import params_hash
-from mrlato_jax.experiments.run_folder import session
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.planners import Plan, look_ahead
+from mrlato_jax.progress import Progress, format_table
+from mrlato_jax.results.reproduction import params_hash
+from mrlato_jax.training.run_folder import session
 
 # Networks: a phone at 1 GHz that does 2 multiply-accumulates a cycle, and two wireless links. Workflows, whose files
 # are of gigabytes: the same clocks, and two links of a laboratory.

@@ -19,12 +19,12 @@ from absl import flags
 from mrlato_jax.config import EXPERIMENTS
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments.progress import format_table
-from mrlato_jax.experiments.references import complete, reference_record, summary
-from mrlato_jax.experiments.run_folder import GracefulStop
 from mrlato_jax.files import check_writable
 from mrlato_jax.mec.system import CHANNELS
 from mrlato_jax.methods import planned_methods
+from mrlato_jax.progress import format_table
+from mrlato_jax.results.references import complete, reference_record, summary
+from mrlato_jax.training.run_folder import GracefulStop
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "exp1", list(EXPERIMENTS), "Whose unseen sets.")

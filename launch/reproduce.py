@@ -33,18 +33,18 @@ from mrlato_jax.config import EXPERIMENTS, ExecutionConfig, TrainConfig
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.errors import InputError, check_choice, check_number
-from mrlato_jax.experiments import comparison, figures, reproduction
-from mrlato_jax.experiments.comparison import Panel
-from mrlato_jax.experiments.progress import format_duration, format_table
-from mrlato_jax.experiments.references import References, complete, reference_record
-from mrlato_jax.experiments.reproduction import LearnedRecord
-from mrlato_jax.experiments.run_folder import GracefulStop, RunFolder, seed_path
-from mrlato_jax.experiments.settings import TestSetting, check_room
-from mrlato_jax.experiments.stages import check_demonstrations
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
 from mrlato_jax.methods import LEARNED, SearchBudget, label, planned_methods
+from mrlato_jax.progress import format_duration, format_table
+from mrlato_jax.results import comparison, figures, reproduction
+from mrlato_jax.results.comparison import Panel
+from mrlato_jax.results.references import References, complete, reference_record
+from mrlato_jax.results.reproduction import LearnedRecord
+from mrlato_jax.training.experiments import TestSetting, check_room
+from mrlato_jax.training.run_folder import GracefulStop, RunFolder, seed_path
+from mrlato_jax.training.stages import check_demonstrations
 
 COMPARED = ("mrlato", "mrlco", "drl", "mrlato_plus")  # the learned methods of Table III, and ours
 PRESETS = {"paper": [], "cpu": ["cpu_table.flags"]}  # flag files after EXPERIMENT.flags
@@ -156,7 +156,7 @@ def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], budg
         learning = configs[0].learning
         check_meta_batch(learning.meta_batch, len(dataset.train_sets))
         check_number("graphs_per_task", learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True)
-        check_room(dataset, configs[0].policy)
+        check_room(dataset, configs[0].network)
         name = label(configs[0])
         records[name] = [
             LearnedRecord(out / f"{experiment}-{name}-seed{config.seed}.json", config, dataset, settings, FLAGS.updates)
@@ -181,7 +181,7 @@ def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
     rows = {name: [record.rows for record in records] for name, records in work.records.items()}
     steps = {name: records[0].config.learning.inner_steps for name, records in work.records.items()}
     experiment, planners = work.dataset.name, list(planned_methods(work.budget))
-    free = {name for name, records in work.records.items() if not records[0].config.policy.in_order}
+    free = {name for name, records in work.records.items() if not records[0].config.network.in_order}
     panels = comparison.panels(experiment, work.references.rows, planners, rows, FLAGS.updates, steps, free)
     write_tables(out, named(experiment), panels, first_seeds(work))
     unjudged = {name for name, records in work.records.items() if not records[0].config.learning.value_coef}

@@ -20,17 +20,17 @@ from absl import flags
 
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_choice, check_number
-from mrlato_jax.experiments import figures
-from mrlato_jax.experiments.progress import format_duration, format_table
-from mrlato_jax.experiments.run_folder import GracefulStop
-from mrlato_jax.experiments.studies import STUDIES, StudyRecord, run_variant, table
-from mrlato_jax.experiments.validation import Validation, validation_set
 from mrlato_jax.files import check_writable, write_atomically
+from mrlato_jax.progress import format_duration, format_table
+from mrlato_jax.results import figures
+from mrlato_jax.results.studies import STUDIES, StudyRecord, run_variant, table
+from mrlato_jax.training.run_folder import GracefulStop
+from mrlato_jax.training.validation import Validation, validation_set
 
 SMALLER = {
     "iterations": 2,
-    "policy.units": 16,
-    "policy.layers": 1,
+    "network.units": 16,
+    "network.layers": 1,
     "learning.meta_batch": 1,
     "learning.graphs_per_task": 2,
     "learning.rollouts": 2,
@@ -73,7 +73,9 @@ def main(_: list[str]) -> int:
             assert fresh is not None
             config = study.config(variant, seed, smaller)
             print(f"{number} of {len(missing)}: {variant}, seed {seed}", flush=True)
-            row = run_variant(config, root / variant.replace(" ", "-"), dataset, Validation(fresh, config.policy), stop)
+            row = run_variant(
+                config, root / variant.replace(" ", "-"), dataset, Validation(fresh, config.network), stop
+            )
             if row is None:
                 print("stopped; the same command goes on")
                 return 0

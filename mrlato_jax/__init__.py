@@ -1,18 +1,19 @@
 """MRLATO in JAX: meta reinforcement learning for offloading task DAGs in mobile edge computing."""
 
 from mrlato_jax.dag.daggen import daggen
-from mrlato_jax.dag.dot import read_dot
-from mrlato_jax.dag.json_graph import read_json, write_json
-from mrlato_jax.dag.onnx_model import read_onnx
+from mrlato_jax.dag.formats.dot import read_dot
+from mrlato_jax.dag.formats.json_graph import read_json, write_json
+from mrlato_jax.dag.formats.onnx_model import read_onnx
+from mrlato_jax.dag.formats.wfformat import read_wfformat
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.dag.wfformat import read_wfformat
 from mrlato_jax.errors import InputError
+from mrlato_jax.inference.load import load_offloader
+from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.learning.ranges import OutsideTrainingWarning
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.latency import Schedule, makespan, simulate
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
-from mrlato_jax.methods import Offloader, OutsideTrainingWarning
-from mrlato_jax.offloader import load_offloader
 from mrlato_jax.planners import (
     Plan,
     ProvenPlan,

@@ -31,6 +31,9 @@ CHANNEL_NAMES = ("paper", "mrlco", "mrlco_code")  # what they mean: mec/system.p
 BUDGET = ("meta_batch", "graphs_per_task", "rollouts", "outer_lr_decay")  # settings that no method's name mentions
 
 
+STORED_AS = {"network": "policy"}  # fields whose name in files is another one
+
+
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     """`TrainConfig.to_json`'s output of an earlier version, with the settings that it lacks, as they were meant."""
 
@@ -52,7 +55,8 @@ class _JsonRecord:
     """To and from plain JSON values; unknown or missing names are errors, never ignored."""
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {STORED_AS.get(name, name): value for name, value in values.items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -60,25 +64,25 @@ class _JsonRecord:
 
         What is missing has its default: a setting that is added to the package does by default what was done before.
         """
-        fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        unknown = sorted(set(values) - set(fields))
+        names = {STORED_AS.get(field.name, field.name): field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - set(names))
         if unknown:
-            raise InputError(f"{cls.__name__} has unknown names {unknown}; accepted: {fields}")
+            raise InputError(f"{cls.__name__} has unknown names {unknown}; accepted: {list(names)}")
         nested: dict[str, type[_JsonRecord]] = {
-            "policy": PolicyConfig,
+            "policy": NetworkConfig,
             "learning": LearningConfig,
             "warm_start": LearningConfig,
         }
         return cls(
             **{
-                name: nested[name].from_json(value) if name in nested and value is not None else value
+                names[name]: nested[name].from_json(value) if name in nested and value is not None else value
                 for name, value in values.items()
             }
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyConfig(_JsonRecord):
+class NetworkConfig(_JsonRecord):
     """Shape of the seq2seq policy (paper IV-B, V-B)."""
 
     decides: str = "placement"  # what an action settles; see policy/seq2seq.py
@@ -89,8 +93,8 @@ class PolicyConfig(_JsonRecord):
     layers: int = 2  # LSTM layers in the encoder and in the decoder
     heads: int = 8  # attention heads; 0: no attention, the decoder knows the encoder's last state alone
     neighbour_width: int = 32  # parents (and children) a task may have where they are listed
-    neighbours: str = "listed"  # how the encoder is told of parents and children; see mec/mdp.py
-    task_features: str = "paper"  # what it is told of the tasks themselves; see mec/mdp.py
+    neighbours: str = "listed"  # how the encoder is told of parents and children; see environment/features.py
+    task_features: str = "paper"  # what it is told of the tasks themselves; see environment/features.py
     encoder: str = "forward"  # which way the encoder reads the scheduling order
     matmul: str = "float32"  # how precisely the network's products multiply; see policy/products.py
 
@@ -101,10 +105,10 @@ class PolicyConfig(_JsonRecord):
         for name in ("candidates", "units", "layers", "neighbour_width"):
             check_number(name, getattr(self, name), low=1, integer=True)
         check_number("heads", self.heads, low=0, integer=True)
-        if self.in_order and self.candidates != PolicyConfig.candidates:
+        if self.in_order and self.candidates != NetworkConfig.candidates:
             raise InputError(
                 f"candidates is {self.candidates} with decides=placement, where the next task is given; accepted: the "
-                f"default, {PolicyConfig.candidates}"
+                f"default, {NetworkConfig.candidates}"
             )
         if self.heads and self.units % self.heads:
             raise InputError(f"heads is {self.heads}; accepted: 0, or a divisor of units ({self.units})")
@@ -114,10 +118,10 @@ class PolicyConfig(_JsonRecord):
         if self.encoder == "bidirectional" and self.units % 2:
             raise InputError(f"units is {self.units} with encoder=bidirectional; accepted: an even number")
         check_choice("matmul", self.matmul, MATMULS)
-        if self.neighbours == "pooled" and self.neighbour_width != PolicyConfig.neighbour_width:
+        if self.neighbours == "pooled" and self.neighbour_width != NetworkConfig.neighbour_width:
             raise InputError(
                 f"neighbour_width is {self.neighbour_width} with neighbours=pooled, which has no width; accepted: the "
-                f"default, {PolicyConfig.neighbour_width}"
+                f"default, {NetworkConfig.neighbour_width}"
             )
 
     @property
@@ -221,7 +225,7 @@ class TrainConfig(_JsonRecord):
     iterations: int = 2000
     seed: int = 0
     channel: str = "paper"
-    policy: PolicyConfig = dataclasses.field(default_factory=PolicyConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
     warm_start: LearningConfig | None = None  # how theta is learned from demonstrations before the first iteration
     warm_start_iterations: int = 0  # 0: theta begins at random

@@ -61,9 +61,9 @@ import mrlato_jax as mj
 from mrlato_jax import methods
 from mrlato_jax.config import ExecutionConfig
 from mrlato_jax.learning import devices
+from mrlato_jax.learning.learning_task import learning_task, stack, take
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import init_states, iteration_program
-from mrlato_jax.learning.tasks import learning_task, stack, take
 
 plt.rcParams["figure.dpi"] = 70
 MS = 1e3  # the package computes in seconds, figures and tables show milliseconds
@@ -103,9 +103,9 @@ curves = {"latency against HEFT-based": [], "entropy": [], "explained variance":
 
 def train(method):
     """Meta-trains a small version of a method on `training_sets`."""
-    policy = dataclasses.replace(method.policy, **POLICY)
+    policy = dataclasses.replace(method.network, **POLICY)
     learning = dataclasses.replace(method.learning, **LEARNING)
-    config = dataclasses.replace(method.config(iterations=ITERATIONS), policy=policy, learning=learning)
+    config = dataclasses.replace(method.config(iterations=ITERATIONS), network=policy, learning=learning)
     execution = devices.resolve(ExecutionConfig(parallel="single"), learning.meta_batch)
 
     size = max(TRAIN_TASKS)

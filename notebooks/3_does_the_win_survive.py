@@ -65,9 +65,9 @@ import mrlato_jax as mj
 from mrlato_jax import methods
 from mrlato_jax.config import ExecutionConfig
 from mrlato_jax.learning import devices
+from mrlato_jax.learning.learning_task import learning_task, stack, take
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import init_states, iteration_program
-from mrlato_jax.learning.tasks import learning_task, stack, take
 from mrlato_jax.mec.system import CHANNELS
 from mrlato_jax.planners import random_placement, simulated_plan
 
@@ -136,9 +136,9 @@ def train_under(channel):
     """One trained policy a seed."""
 
     def train(method):
-        policy = dataclasses.replace(method.policy, **POLICY)
+        policy = dataclasses.replace(method.network, **POLICY)
         learning = dataclasses.replace(method.learning, **LEARNING)
-        config = dataclasses.replace(method.config(channel=channel), policy=policy, learning=learning)
+        config = dataclasses.replace(method.config(channel=channel), network=policy, learning=learning)
         execution = devices.resolve(ExecutionConfig(parallel="single"), learning.meta_batch)
         tasks = [learning_task(graphs, systems[channel], policy, NUM_TASKS) for graphs in training_sets]
         one_system = jax.tree.map(lambda leaf: leaf[:, None], stack(tasks))  # axes [set, system]

@@ -56,11 +56,11 @@ import numpy as np
 
 import mrlato_jax as mj
 from mrlato_jax import methods
-from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
 from mrlato_jax.learning import devices
+from mrlato_jax.learning.learning_task import learning_task, stack, take
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import init_states, iteration_program
-from mrlato_jax.learning.tasks import learning_task, stack, take
 
 plt.rcParams["figure.dpi"] = 70
 system = mj.System()
@@ -105,7 +105,7 @@ def pool_of(policy):
 
 def train(policy=None, learning=None, warm=0, iterations=ITERATIONS):
     """A policy of these settings, base settings elsewhere."""
-    policy = dataclasses.replace(PolicyConfig(**SMALL), **(policy or {}))
+    policy = dataclasses.replace(NetworkConfig(**SMALL), **(policy or {}))
     learning = dataclasses.replace(LearningConfig(**LEARNING), **(learning or {}))
     imitation = LearningConfig(
         learn_from="optimum", meta_update="joint", inner_steps=1, inner_lr=3e-3, value_coef=0.0,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +12,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mrlato_jax"
 ORDER = (
-    "portable", "errors", "files", "config", "dag", "mec", "planners", "policy", "learning", "methods", "experiments",
-    "offloader", "artefact", "pictures", "command", "__init__",
+    "errors", "files", "progress", "config", "dag", "mec", "environment", "planners", "policy", "learning", "methods",
+    "training", "inference", "results", "bench", "__init__",
 )  # fmt: skip
 FORBIDDEN = {"policy": {"mec", "dag", "planners"}}  # beyond the order: a policy sees arrays, never the model
-NUMPY_ONLY = ("portable", "errors", "files", "config", "dag")
+SEEN_BY_POLICY = {"environment": {"actions", "interface"}}  # of a layer below, these modules alone
+PORTABLE = "mrlato_jax.inference.portable"  # one file for programs without JAX and without this package
+NUMPY_ONLY = ("errors", "files", "progress", "config", "dag")
+NOT_FOR_PLANNING = ("training", "results", "bench")
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))
@@ -57,6 +62,8 @@ def test_imports_point_one_way(name: str) -> None:
         assert other in ORDER, f"{name} imports {imported}, which is in no layer"
         assert other == own != "__init__" or ORDER.index(other) < ORDER.index(own), f"{name} imports {imported}"
         assert other not in FORBIDDEN.get(own, ()), f"{name} imports {imported}"
+        if own == "policy" and other in SEEN_BY_POLICY:
+            assert imported.split(".")[2] in SEEN_BY_POLICY[other], f"{name} imports {imported}"
 
 
 def test_no_cycles() -> None:
@@ -70,7 +77,7 @@ def test_no_cycles() -> None:
         graph = {name: targets for name, targets in graph.items() if name not in leaves}
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if layer(name) in NUMPY_ONLY])
+@pytest.mark.parametrize("name", [*(name for name in MODULES if layer(name) in NUMPY_ONLY), PORTABLE])
 def test_host_side_modules_do_not_import_jax(name: str) -> None:
     heads = {imported.split(".")[0] for imported in imports(name)}
     assert not heads & {"jax", "jaxlib", "flax", "optax", "chex"}
@@ -80,3 +87,25 @@ def test_host_side_modules_do_not_import_jax(name: str) -> None:
 def test_flags_stay_in_launch(name: str) -> None:
     for imported in imports(name):
         assert imported.split(".")[0] != "absl", f"{name} imports {imported}: flags are the edge, read in launch/ only"
+
+
+def test_importing_the_package_loads_nothing_of_training_and_results() -> None:
+    program = "import sys, mrlato_jax; print(*(name for name in sys.modules if name.startswith('mrlato_jax.')))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "mrlato_jax.inference.offloader" in loaded
+    assert not [name for name in loaded if layer(name) in NOT_FOR_PLANNING]
+
+
+ONE_HOME = "mrlato_jax.environment.actions"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in (ONE_HOME, PORTABLE)])
+def test_actions_are_unpacked_in_one_place(name: str) -> None:
+    """Elsewhere nothing is divided by, or taken modulo, the number of sides."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv | ast.Mod):
+            assert "NUM_SIDES" not in ast.unparse(node.right), f"{name}:{node.lineno}"
+
+
+def test_the_portable_policy_imports_numpy_alone() -> None:
+    assert {name.split(".")[0] for name in imports(PORTABLE)} - sys.stdlib_module_names == {"numpy"}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrlato_jax.config import LearningConfig, PolicyConfig, TrainConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.dataset import DagDataset, save
 
@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 GRAPHS = 4  # in each set
 
 # Large steps and a decoder that sees the simulator: decisions differ from the first iteration on.
-POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
+POLICY = NetworkConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
 LEARNING = LearningConfig(inner_lr=0.02, outer_lr=0.02, meta_batch=2, graphs_per_task=2, rollouts=2)
-CONFIG = TrainConfig(iterations=6, seed=3, policy=POLICY, learning=LEARNING)
+CONFIG = TrainConfig(iterations=6, seed=3, network=POLICY, learning=LEARNING)
 REFERENCE_ITERATIONS = 150
 
 
@@ -47,8 +47,8 @@ def flags_of(config: TrainConfig) -> list[str]:
 
     plain = TrainConfig()
     given = differing(config, plain) | differing(config.learning, plain.learning)
-    given |= differing(config.policy, plain.policy)
-    return [f"--{name}={value}" for name, value in given.items() if name not in ("policy", "learning")]
+    given |= differing(config.network, plain.network)
+    return [f"--{name}={value}" for name, value in given.items() if name not in ("network", "learning")]
 
 
 def hashes(folder: Path) -> dict[str, str]:

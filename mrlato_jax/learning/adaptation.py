@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import optax
 
-from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.inner import adaptation_round, evaluations, inner_optimizer
-from mrlato_jax.learning.tasks import LearningTask
+from mrlato_jax.learning.learning_task import LearningTask
 
 MILLISECONDS = 1e3
 MARKS = (0, 1, 10, 30, 100)  # numbers of updates that tables show
@@ -49,13 +49,13 @@ def ignore(update: int, latency_ms: float, entropy: float) -> None:
     """Where nobody wants to be told."""
 
 
-@partial(jax.jit, static_argnames="policy")
-def _measure(policy: PolicyConfig, params: Any, task: LearningTask) -> jax.Array:
-    return rollout.decode_greedily(policy, params, task)[1]
+@partial(jax.jit, static_argnames="network")
+def _measure(network: NetworkConfig, params: Any, task: LearningTask) -> jax.Array:
+    return rollout.decode_greedily(network, params, task)[1]
 
 
 def adapt(
-    policy: PolicyConfig,
+    network: NetworkConfig,
     learning: LearningConfig,
     params: Any,
     task: LearningTask,
@@ -67,7 +67,7 @@ def adapt(
     """Adapts from `params` by `updates` Adam steps, trajectories resampled every `inner_steps` of them.
 
     Args:
-        policy: the network's settings.
+        network: the network's settings.
         learning: the learning settings (alpha, m, rollouts, ...).
         params: the meta-policy; kept.
         task: the DAGs adapted to.
@@ -83,14 +83,14 @@ def adapt(
         InputError: the policy became NaN.
     """
     opt_state = inner_optimizer(learning).init(params)
-    by_dag = [np.asarray(_measure(policy, params, measured))]
+    by_dag = [np.asarray(_measure(network, params, measured))]
     sampled, entropy, explained = [], [], []
     rounds = -(-updates // learning.inner_steps)
     for index in range(rounds):
         round_key = jax.random.fold_in(key, index)
         left = updates - index * learning.inner_steps
         params, opt_state, metrics = adaptation_round(
-            policy, learning, params, opt_state, task, measured, round_key, left
+            network, learning, params, opt_state, task, measured, round_key, left
         )
         metrics = jax.device_get(metrics)
         if not np.isfinite(metrics.loss.entropy):
@@ -117,7 +117,7 @@ def adapt(
         sampled_ms=sampled,
         entropy=entropy,
         value_explained=explained,
-        simulator_evaluations=rounds * sum(evaluations(policy, learning, int(size)) for size in sizes),
+        simulator_evaluations=rounds * sum(evaluations(network, learning, int(size)) for size in sizes),
     )
 
 

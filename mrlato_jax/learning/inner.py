@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig
+from mrlato_jax.environment.observation import lookahead_evaluations
+from mrlato_jax.environment.reward import all_local_makespan
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import advantages as adv
 from mrlato_jax.learning import rollout
+from mrlato_jax.learning.learning_task import LearningTask, take
 from mrlato_jax.learning.losses import Batch, LossMetrics, inner_loss
 from mrlato_jax.learning.rollout import Trajectories
-from mrlato_jax.learning.tasks import LearningTask, take
-from mrlato_jax.mec import mdp
 from mrlato_jax.policy.decode import Decisions
 
 ROUNDING = 1e-6  # of a makespan: plans that differ by less are equally long
@@ -46,15 +47,15 @@ def falling(rate: float, steps: int) -> optax.ScalarOrSchedule:
     return optax.cosine_decay_schedule(rate, steps) if steps else rate
 
 
-def evaluations(policy: PolicyConfig, learning: LearningConfig, num_tasks: int) -> int:
+def evaluations(network: NetworkConfig, learning: LearningConfig, num_tasks: int) -> int:
     """Plans of one DAG that a collection simulates, those of the look-ahead included.
 
     Args:
-        policy: says whether the decoder looks ahead.
+        network: says whether the decoder looks ahead.
         learning: says which trajectories are collected.
         num_tasks: n.
     """
-    return plans(learning, num_tasks) * (1 + rollout.lookahead_evaluations(policy, num_tasks))
+    return plans(learning, num_tasks) * (1 + lookahead_evaluations(network, num_tasks))
 
 
 def plans(learning: LearningConfig, num_tasks: int) -> int:
@@ -78,7 +79,7 @@ def draw(learning: LearningConfig, task: LearningTask, key: jax.Array) -> tuple[
 
 
 def collect(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
 ) -> tuple[Batch, Decisions, jax.Array]:
     """Trajectories of each DAG with their advantages; consumes `key`.
 
@@ -98,33 +99,33 @@ def collect(
     if learning.learn_from == "optimum":
         if task.optimum is None:
             raise InputError("learn_from is 'optimum' on learning tasks without plans; accepted: demonstrations")
-        return _taught(policy, learning, params, task, task.optimum)
+        return _taught(network, learning, params, task, task.optimum)
     if learning.learn_from == "deviations":
-        return _improved(policy, learning, params, task, key)
-    trajectories = rollout.sample(policy, params, task, key, learning.rollouts)
+        return _improved(network, learning, params, task, key)
+    trajectories = rollout.sample(network, params, task, key, learning.rollouts)
     if learning.learn_from == "best_sample":
         best = jnp.argmin(trajectories.makespans, axis=1)
         actions = jnp.take_along_axis(trajectories.decisions.actions, best[:, None, None], axis=1)[:, 0]
-        batch, decisions, _ = _taught(policy, learning, params, task, actions)
+        batch, decisions, _ = _taught(network, learning, params, task, actions)
         return batch, decisions, trajectories.makespans.mean()
     return estimate(learning, task, trajectories), trajectories.decisions, trajectories.makespans.mean()
 
 
 def _taught(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, actions: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, actions: jax.Array
 ) -> tuple[Batch, Decisions, jax.Array]:
     """`collect` of one given plan a DAG, [G, N]."""
-    followed = rollout.follow(policy, params, task, actions[:, None])
+    followed = rollout.follow(network, params, task, actions[:, None])
     batch = estimate(learning, task, followed)
     advantages = jnp.broadcast_to(task.dags.mask[:, None], batch.advantages.shape).astype(batch.advantages.dtype)
     return batch._replace(advantages=advantages), followed.decisions, followed.makespans.mean()
 
 
 def _improved(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
 ) -> tuple[Batch, Decisions, jax.Array]:
     """`collect` of the policy's own plan and what is better at those of its steps that are tried."""
-    tried = rollout.deviate(policy, jax.lax.stop_gradient(params), task, key, learning.rollouts - 1)
+    tried = rollout.deviate(network, jax.lax.stop_gradient(params), task, key, learning.rollouts - 1)
     own, mask = tried.own.makespans, task.dags.mask
     actions = tried.own.decisions.actions[:, 0]
 
@@ -137,7 +138,7 @@ def _improved(
     share = jnp.abs(loses) / jnp.where(own > 0, own, 1)
     weights = jnp.where(share > ROUNDING, jnp.minimum(share, MOST_AT_STAKE), 0)
     weights = weights / jnp.maximum(weights.mean(where=mask), 1e-8)
-    followed = rollout.follow(policy, params, task, actions[:, None], better[:, None])
+    followed = rollout.follow(network, params, task, actions[:, None], better[:, None])
     batch = estimate(learning, task, followed)
     batch = batch._replace(judged=better[:, None], advantages=jnp.where(mask, weights, 0)[:, None])
     return batch, followed.decisions, own.mean()
@@ -153,7 +154,7 @@ def estimate(learning: LearningConfig, task: LearningTask, trajectories: Traject
     mask = task.dags.mask[:, None, :]
     rewards = trajectories.rewards
     if learning.reward_scale == "all_local":
-        rewards = rewards / jax.vmap(mdp.all_local_makespan)(task.dags)[:, None, None]
+        rewards = rewards / jax.vmap(all_local_makespan)(task.dags)[:, None, None]
 
     def of_rollout(rewards: jax.Array, values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         advantages = adv.gae(rewards, values, mask, learning.gamma, learning.gae_lambda)
@@ -170,7 +171,7 @@ def estimate(learning: LearningConfig, task: LearningTask, trajectories: Traject
 
 
 def sampling_gradient(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
 ) -> tuple[Any, LossMetrics, Batch, jax.Array]:
     """Collects, and differentiates (27) at the parameters that sample: their forward pass serves both.
 
@@ -179,7 +180,7 @@ def sampling_gradient(
     """
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[LossMetrics, Batch, jax.Array]]:
-        batch, decisions, latency = collect(policy, learning, params, task, key)
+        batch, decisions, latency = collect(network, learning, params, task, key)
         loss, metrics = inner_loss(learning, batch, decisions)
         return loss, (metrics, batch, latency)
 
@@ -188,12 +189,12 @@ def sampling_gradient(
 
 
 def scoring_gradient(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, batch: Batch
+    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, batch: Batch
 ) -> tuple[Any, LossMetrics]:
     """Differentiates (27) on a batch; the encoder runs once for each DAG, forward and backward."""
 
     def loss_fn(params: Any) -> tuple[jax.Array, LossMetrics]:
-        return inner_loss(learning, batch, rollout.score(policy, params, task, batch.actions, batch.judged))
+        return inner_loss(learning, batch, rollout.score(network, params, task, batch.actions, batch.judged))
 
     return jax.grad(loss_fn, has_aux=True)(params)
 
@@ -219,7 +220,7 @@ class Updates(NamedTuple):
 
 
 def update(
-    policy: PolicyConfig,
+    network: NetworkConfig,
     learning: LearningConfig,
     state: InnerState,
     task: LearningTask,
@@ -229,7 +230,7 @@ def update(
     """One collection from all DAGs of a task and m full-batch Adam steps on it, of which the first `taken` count.
 
     Args:
-        policy: the network's settings.
+        network: the network's settings.
         learning: the learning settings; `graphs_per_task` does not apply.
         state: the parameters, which sample, and the optimiser's state.
         task: the DAGs.
@@ -239,17 +240,17 @@ def update(
     Returns:
         The state afterwards, its way there, and the mean sampled makespan in seconds.
     """
-    gradient, loss, batch, latency = sampling_gradient(policy, learning, state.params, task, key)
+    gradient, loss, batch, latency = sampling_gradient(network, learning, state.params, task, key)
     state = descend(learning, state, gradient)
     first = jax.tree.map(lambda leaf: leaf[None], Updates(state.params, loss))
     if learning.inner_steps == 1:
         return state, first, latency
-    state, others = further_steps(policy, learning, state, task, batch, taken)
+    state, others = further_steps(network, learning, state, task, batch, taken)
     return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, others), latency
 
 
 def further_steps(
-    policy: PolicyConfig,
+    network: NetworkConfig,
     learning: LearningConfig,
     state: InnerState,
     task: LearningTask,
@@ -259,7 +260,7 @@ def further_steps(
     """The m - 1 steps of `update` after its first, on the batch that was collected before it."""
 
     def body(state: InnerState, step: jax.Array) -> tuple[InnerState, Updates]:
-        gradient, loss = scoring_gradient(policy, learning, state.params, task, batch)
+        gradient, loss = scoring_gradient(network, learning, state.params, task, batch)
         after = descend(learning, state, gradient)
         state = jax.tree.map(lambda new, old: jnp.where(step < taken, new, old), after, state)
         return state, Updates(state.params, loss)
@@ -267,14 +268,14 @@ def further_steps(
     return jax.lax.scan(body, state, jnp.arange(1, learning.inner_steps))
 
 
-@partial(jax.jit, static_argnames=("policy", "learning"))  # traced once for each size, however often it is used
+@partial(jax.jit, static_argnames=("network", "learning"))  # traced once for each size, however often it is used
 def inner_adapt(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
 ) -> tuple[Any, InnerMetrics]:
     """Adapts `params` to one learning task: one collection, then m gradient steps from a fresh Adam state.
 
     Args:
-        policy: the network's settings.
+        network: the network's settings.
         learning: the learning settings.
         params: theta; also theta_old, which samples.
         task: one learning task.
@@ -285,7 +286,7 @@ def inner_adapt(
     """
     task, rollout_key = draw(learning, task, key)
     start = InnerState(params, inner_optimizer(learning).init(params))
-    state, steps, latency = update(policy, learning, start, task, rollout_key, learning.inner_steps)
+    state, steps, latency = update(network, learning, start, task, rollout_key, learning.inner_steps)
     first, last = jax.tree.map(lambda leaf: leaf[0], steps.loss), jax.tree.map(lambda leaf: leaf[-1], steps.loss)
     return state.params, InnerMetrics(latency, task.heft.mean(), last, first.explained_variance, first.entropy)
 
@@ -298,9 +299,9 @@ class AdaptationMetrics(NamedTuple):
     loss: LossMetrics  # of the last update
 
 
-@partial(jax.jit, static_argnames=("policy", "learning"))
+@partial(jax.jit, static_argnames=("network", "learning"))
 def adaptation_round(
-    policy: PolicyConfig,
+    network: NetworkConfig,
     learning: LearningConfig,
     params: Any,
     opt_state: optax.OptState,
@@ -314,7 +315,7 @@ def adaptation_round(
     An update is one Adam gradient step; a test set's adaptation is a sequence of these rounds.
 
     Args:
-        policy: the network's settings.
+        network: the network's settings.
         learning: the learning settings; `graphs_per_task` does not apply.
         params: the current policy, which samples.
         opt_state: of `inner_optimizer`.
@@ -325,7 +326,7 @@ def adaptation_round(
             nothing anew.
     """
     taken = learning.inner_steps if updates is None else updates
-    state, steps, sampled_latency = update(policy, learning, InnerState(params, opt_state), task, key, taken)
-    latencies = jax.lax.map(lambda params: rollout.decode_greedily(policy, params, measured)[1], steps.params)
+    state, steps, sampled_latency = update(network, learning, InnerState(params, opt_state), task, key, taken)
+    latencies = jax.lax.map(lambda params: rollout.decode_greedily(network, params, measured)[1], steps.params)
     last = jnp.minimum(taken, learning.inner_steps) - 1
     return *state, AdaptationMetrics(latencies, sampled_latency, jax.tree.map(lambda x: x[last], steps.loss))

@@ -8,15 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.learning.inner import InnerMetrics, InnerState, descend, draw, sampling_gradient, scoring_gradient
+from mrlato_jax.learning.learning_task import LearningTask
 from mrlato_jax.learning.losses import Batch, LossMetrics
 from mrlato_jax.learning.meta_batch import MetaBatch, TaskPool, mean_by_seed, over_tasks
-from mrlato_jax.learning.tasks import LearningTask
 
 
 def joint_steps(
-    policy: PolicyConfig,
+    network: NetworkConfig,
     learning: LearningConfig,
     task_axis: str,
     axis: str | None,
@@ -30,7 +30,7 @@ def joint_steps(
     over steps, whatever its task's size.
 
     Args:
-        policy: the network's settings.
+        network: the network's settings.
         learning: the learning settings.
         task_axis: "map" or "vmap", as in `over_tasks`.
         axis: of the devices that share the tasks, or None.
@@ -50,14 +50,14 @@ def joint_steps(
 
     def collect(params: Any, task: LearningTask, key: jax.Array) -> tuple[Any, jax.Array, Batch, InnerMetrics]:
         task, rollout_key = draw(learning, task, key)
-        gradient, loss, collected, latency = sampling_gradient(policy, learning, params, task, rollout_key)
+        gradient, loss, collected, latency = sampling_gradient(network, learning, params, task, rollout_key)
         metrics = InnerMetrics(latency, task.heft.mean(), loss, loss.explained_variance, loss.entropy)
         return *_by_step(gradient, task), _padded(collected, full), metrics
 
     def score(params: Any, task: LearningTask, key: jax.Array, collected: Batch) -> tuple[Any, jax.Array, LossMetrics]:
         task, _ = draw(learning, task, key)
         collected = _padded(collected, task.num_positions)
-        gradient, loss = scoring_gradient(policy, learning, params, task, collected)
+        gradient, loss = scoring_gradient(network, learning, params, task, collected)
         return *_by_step(gradient, task), loss
 
     gradients, sizes, collected, metrics = over_tasks(collect, task_axis, states.params, pool, batch)

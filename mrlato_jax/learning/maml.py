@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.learning.inner import InnerMetrics, draw_graphs, inner_adapt, sampling_gradient
-from mrlato_jax.learning.tasks import LearningTask
+from mrlato_jax.learning.learning_task import LearningTask
 
 
 def adapted_gradient(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
 ) -> tuple[Any, InnerMetrics]:
     """Gradient of the loss, (27) negated, at theta', on trajectories of its own from the same DAGs.
 
@@ -21,7 +21,7 @@ def adapted_gradient(
     would add, this is a biased estimate of MAML's gradient (Al-Shedivat et al., ICLR 2018).
 
     Args:
-        policy: the network's settings.
+        network: the network's settings.
         learning: the learning settings.
         params: theta.
         task: one learning task.
@@ -34,10 +34,10 @@ def adapted_gradient(
     task = draw_graphs(task, graphs_key, learning.graphs_per_task)
 
     def adapt(params: Any) -> tuple[Any, InnerMetrics]:
-        return inner_adapt(policy, learning, params, task, adapt_key)
+        return inner_adapt(network, learning, params, task, adapt_key)
 
     if learning.meta_update == "fomaml":
         adapted, metrics = adapt(params)
-        return sampling_gradient(policy, learning, adapted, task, key)[0], metrics
+        return sampling_gradient(network, learning, adapted, task, key)[0], metrics
     adapted, through_steps, metrics = jax.vjp(adapt, params, has_aux=True)
-    return through_steps(sampling_gradient(policy, learning, adapted, task, key)[0])[0], metrics
+    return through_steps(sampling_gradient(network, learning, adapted, task, key)[0])[0], metrics

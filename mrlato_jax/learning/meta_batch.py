@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from mrlato_jax.config import LearningConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import devices
-from mrlato_jax.learning.tasks import LearningTask, take, trim
+from mrlato_jax.learning.learning_task import LearningTask, take, trim
 
 Tree = TypeVar("Tree")
 

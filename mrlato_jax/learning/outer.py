@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
 from mrlato_jax.learning import devices
 from mrlato_jax.learning.inner import InnerMetrics, InnerState, falling, inner_adapt, inner_optimizer
 from mrlato_jax.learning.joint import joint_steps
+from mrlato_jax.learning.learning_task import LearningTask, stack
 from mrlato_jax.learning.maml import adapted_gradient
 from mrlato_jax.learning.meta_batch import MetaBatch, TaskPool, mean_by_seed, meta_batches, over_tasks
 from mrlato_jax.learning.rollout import init_params
-from mrlato_jax.learning.tasks import LearningTask, stack
 
 
 class LearnerState(NamedTuple):
@@ -74,38 +74,38 @@ def meta_gradient(
     return jax.tree.map(lambda mean: mean / (learning.inner_lr * learning.inner_steps), means)
 
 
-def init_state(policy: PolicyConfig, learning: LearningConfig, seed: int, params: Any = None) -> LearnerState:
+def init_state(network: NetworkConfig, learning: LearningConfig, seed: int, params: Any = None) -> LearnerState:
     """The learner before its first iteration.
 
     Args:
-        policy: the network's settings.
+        network: the network's settings.
         learning: the learning settings.
         seed: decides the parameters and every draw of the run.
         params: parameters to begin with, in place of random ones.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    params = init_params(policy, init_key) if params is None else params
+    params = init_params(network, init_key) if params is None else params
     return LearnerState(params, outer_optimizer(learning).init(params), jnp.zeros((), jnp.int32), run_key)
 
 
-def init_states(policy: PolicyConfig, learning: LearningConfig, seeds: Sequence[int]) -> LearnerState:
+def init_states(network: NetworkConfig, learning: LearningConfig, seeds: Sequence[int]) -> LearnerState:
     """The learners of several seeds before their first iteration, stacked along axis 0."""
-    return stack([init_state(policy, learning, seed) for seed in seeds])
+    return stack([init_state(network, learning, seed) for seed in seeds])
 
 
 def visit(
-    policy: PolicyConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
 ) -> tuple[Any, InnerMetrics]:
     """What the outer step needs of one task: theta', or a gradient; and metrics. Arguments as `inner_adapt`."""
     run = inner_adapt if learning.meta_update in REPTILE else adapted_gradient
-    return run(policy, learning, params, task, key)
+    return run(network, learning, params, task, key)
 
 
 def adapt_tasks(
-    policy: PolicyConfig, learning: LearningConfig, task_axis: str, params: Any, pool: TaskPool, batch: MetaBatch
+    network: NetworkConfig, learning: LearningConfig, task_axis: str, params: Any, pool: TaskPool, batch: MetaBatch
 ) -> tuple[Any, InnerMetrics]:
     """`visit` of each task; arguments as `over_tasks`, results with leading axis J."""
-    return over_tasks(partial(visit, policy, learning), task_axis, params, pool, batch)
+    return over_tasks(partial(visit, network, learning), task_axis, params, pool, batch)
 
 
 def outer_update(
@@ -129,7 +129,7 @@ def outer_update(
 
 
 def iterate(
-    policy: PolicyConfig,
+    network: NetworkConfig,
     learning: LearningConfig,
     task_axis: str,
     axis: str | None,
@@ -139,7 +139,7 @@ def iterate(
     """One iteration of Algorithm 1, lines 3-9, for each seed: what each device runs.
 
     Args:
-        policy: the network's settings.
+        network: the network's settings.
         learning: the learning settings.
         task_axis: "map" or "vmap", as in `over_tasks`.
         axis: name of the devices that share the tasks, None where there is one.
@@ -154,9 +154,9 @@ def iterate(
     batch = batch._replace(valid=valid)
     if learning.meta_update == "joint":
         start = InnerState(states.params, states.opt_state)
-        (params, opt_states), metrics = joint_steps(policy, learning, task_axis, axis, start, pool, batch)
+        (params, opt_states), metrics = joint_steps(network, learning, task_axis, axis, start, pool, batch)
     else:
-        visited, metrics = adapt_tasks(policy, learning, task_axis, states.params, pool, batch)
+        visited, metrics = adapt_tasks(network, learning, task_axis, states.params, pool, batch)
         params, opt_states = outer_update(learning, states, visited, batch, axis)
     means = mean_by_seed(metrics, batch, keys.shape[0], learning.meta_batch, axis)
     moved = jax.tree.map(jnp.subtract, params, states.params)
@@ -164,14 +164,14 @@ def iterate(
     return after, MetaMetrics(means, jax.vmap(optax.tree.norm)(moved))
 
 
-@partial(jax.jit, static_argnames=("policy", "learning", "execution"), donate_argnames=("states",))
+@partial(jax.jit, static_argnames=("network", "learning", "execution"), donate_argnames=("states",))
 def meta_iteration(
-    policy: PolicyConfig, learning: LearningConfig, execution: ExecutionConfig, states: LearnerState, pool: TaskPool
+    network: NetworkConfig, learning: LearningConfig, execution: ExecutionConfig, states: LearnerState, pool: TaskPool
 ) -> tuple[LearnerState, MetaMetrics]:
     """`iterate` as one program, on one device or, with shard_map, on all.
 
     Args:
-        policy: the network's settings.
+        network: the network's settings.
         learning: the learning settings.
         execution: resolved; `parallel` single or shard_map.
         states: one learner a seed, stacked, as `devices.place` puts them; given away, so they cannot be used again.
@@ -181,8 +181,8 @@ def meta_iteration(
         The states after the iteration, and its metrics.
     """
     if execution.parallel == "single":
-        return iterate(policy, learning, execution.task_axis, None, states, pool)
-    body = partial(iterate, policy, learning, execution.task_axis, devices.AXIS)
+        return iterate(network, learning, execution.task_axis, None, states, pool)
+    body = partial(iterate, network, learning, execution.task_axis, devices.AXIS)
     # Without `check_vma=False` JAX would sum over devices the gradients of whatever derives from replicated parameters,
     # those of the inner loop included, where every device has its own tasks.
     spread = jax.shard_map(
@@ -197,18 +197,18 @@ def meta_iteration(
 
 @cache
 def pmapped_iteration(
-    policy: PolicyConfig, learning: LearningConfig, execution: ExecutionConfig
+    network: NetworkConfig, learning: LearningConfig, execution: ExecutionConfig
 ) -> Callable[[LearnerState, TaskPool], tuple[LearnerState, MetaMetrics]]:
     """`iterate` under `jax.pmap`; states and pool have a leading axis of devices, as `devices.place` gives them."""
-    body = partial(iterate, policy, learning, execution.task_axis, devices.AXIS)
+    body = partial(iterate, network, learning, execution.task_axis, devices.AXIS)
     return jax.pmap(body, axis_name=devices.AXIS, donate_argnums=0, devices=devices.pmap_devices(execution))
 
 
 def iteration_program(
-    policy: PolicyConfig, learning: LearningConfig, execution: ExecutionConfig
+    network: NetworkConfig, learning: LearningConfig, execution: ExecutionConfig
 ) -> Callable[[LearnerState, TaskPool], tuple[LearnerState, MetaMetrics]]:
     """The meta-iteration as `execution` (resolved) wants it run; inputs from `devices.place`, states given away."""
     execution = dataclasses.replace(execution, metrics_every=1)  # the host's matter: nothing is compiled anew for it
     if execution.parallel == "pmap":
-        return pmapped_iteration(policy, learning, execution)
-    return partial(meta_iteration, policy, learning, execution)
+        return pmapped_iteration(network, learning, execution)
+    return partial(meta_iteration, network, learning, execution)

@@ -7,9 +7,7 @@ from mrlato_jax.errors import check_choice
 from mrlato_jax.methods import drl, mrlato, mrlato_plus, mrlco
 from mrlato_jax.methods.face import Method, Prepared
 from mrlato_jax.methods.learned import LearnedMethod
-from mrlato_jax.methods.offloader import AdaptedOffloader, Offloader
 from mrlato_jax.methods.planned import BASELINES, COUNTED_SEARCH, PlannedMethod, SearchBudget, planned_methods
-from mrlato_jax.methods.ranges import OutsideTrainingWarning
 
 LEARNED = {
     entry.name: entry
@@ -20,11 +18,8 @@ __all__ = [
     "BASELINES",
     "COUNTED_SEARCH",
     "LEARNED",
-    "AdaptedOffloader",
     "LearnedMethod",
     "Method",
-    "Offloader",
-    "OutsideTrainingWarning",
     "PlannedMethod",
     "Prepared",
     "SearchBudget",

@@ -1,6 +1,6 @@
 """DRL (paper Table II): one policy with one attention head, pre-trained on all training sets pooled."""
 
-from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.methods.learned import LearnedMethod
 
-METHOD = LearnedMethod("drl", policy=PolicyConfig(heads=1), learning=LearningConfig(meta_update="joint"))
+METHOD = LearnedMethod("drl", network=NetworkConfig(heads=1), learning=LearningConfig(meta_update="joint"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mrlato_jax.config import BUDGET, LearningConfig, PolicyConfig, TrainConfig
+from mrlato_jax.config import BUDGET, LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.methods.face import Prepared, Train
 
 SPOKEN = (  # settings whose values say what they are
@@ -21,14 +21,14 @@ class LearnedMethod:
 
     Attributes:
         name: as tables and `--method` have it.
-        policy: the network's settings.
+        network: the network's settings.
         learning: the learning settings.
         warm_start: how the first theta is learned from demonstrations; None where it is random.
         warm_start_iterations: for how long.
     """
 
     name: str
-    policy: PolicyConfig = dataclasses.field(default_factory=PolicyConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
     warm_start: LearningConfig | None = None
     warm_start_iterations: int = 0
@@ -46,7 +46,7 @@ class LearnedMethod:
         """
         additions = [
             str(value) if name in SPOKEN else f"{name}={value}"
-            for given, own in ((config.policy, self.policy), (config.learning, self.learning))
+            for given, own in ((config.network, self.network), (config.learning, self.learning))
             for name, value in given.to_json().items()
             if name not in (*BUDGET, *WITHOUT_EFFECT.get(config.learning.meta_update, ()))
             and value != getattr(own, name)

@@ -10,7 +10,7 @@ order both ways and is told what comes after each task.
 
 import dataclasses
 
-from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.methods.learned import LearnedMethod
 
 WARM_START_ITERATIONS = 1000
@@ -28,7 +28,7 @@ WARM_START = LearningConfig(
 
 METHOD = LearnedMethod(
     "mrlato_plus",
-    policy=PolicyConfig(
+    network=NetworkConfig(
         decoder_input="lookahead", neighbours="pooled", task_features="outlook", encoder="bidirectional"
     ),
     learning=LearningConfig(
@@ -47,7 +47,7 @@ ORDER_WARM_START_ITERATIONS = 150  # its looking ahead costs several times as mu
 METHOD_THAT_ORDERS = dataclasses.replace(
     METHOD,
     name="mrlato_plus_order",
-    policy=dataclasses.replace(METHOD.policy, decides="order"),
+    network=dataclasses.replace(METHOD.network, decides="order"),
     warm_start=dataclasses.replace(WARM_START, inner_lr_decay=ORDER_WARM_START_ITERATIONS),
     warm_start_iterations=ORDER_WARM_START_ITERATIONS,
 )

@@ -5,7 +5,7 @@ which tasks without parents upload all at once; moments of the inner Adam that o
 task, in sequence.
 """
 
-from mrlato_jax.config import PolicyConfig
+from mrlato_jax.config import NetworkConfig
 from mrlato_jax.methods.learned import LearnedMethod
 
-METHOD = LearnedMethod("mrlco", policy=PolicyConfig(heads=1))
+METHOD = LearnedMethod("mrlco", network=NetworkConfig(heads=1))

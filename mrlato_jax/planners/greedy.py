@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.environment.rules import place_sooner
 from mrlato_jax.errors import check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
@@ -30,15 +30,6 @@ def earliest_finish(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
     body = partial(place_sooner, dag.channel)
     queues, actions = jax.lax.scan(body, latency.empty_queues(dag), latency.tasks(dag))
     return actions, queues.makespan
-
-
-def place_sooner(
-    channel: str, queues: latency.Queues, task: latency.Task, toll: jax.Array | float = 0.0
-) -> tuple[latency.Queues, jax.Array]:
-    """Places one task where its own result is at the UE first; an offloaded one counts `toll` seconds later."""
-    ends = latency.candidate_ends(channel, queues, task)
-    action = jnp.where(ends.download + toll <= ends.ue, latency.OFFLOAD, latency.LOCAL)
-    return latency.place(channel, queues, task, ends, action)[0], action
 
 
 def greedy(graph: TaskGraph, system: System) -> Plan:

@@ -7,8 +7,8 @@ with different tolls on offloading, and the best of what comes out speaks for a 
 from __future__ import annotations
 
 import math
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,62 +16,16 @@ import numpy as np
 
 from mrlato_jax.config import CANDIDATES
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.environment import actions as coding
+from mrlato_jax.environment import features
+from mrlato_jax.environment.process import State, most_urgent, place_at, place_next, ready, reset
+from mrlato_jax.environment.rules import TOLLS, evaluations, outcomes
 from mrlato_jax.errors import check_type
-from mrlato_jax.mec import latency, mdp
+from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners.greedy import place_sooner
 from mrlato_jax.planners.plan import SearchedPlan, placement_of, simulated_plan
-
-# What a rule charges for offloading: so many times the DAG's mean T_ue, and so many times the task's T_ul. The first is
-# the HEFT-based rule; each one after it did most beside those before it, on fresh DAGs of Experiment 1's and 3's
-# training families.
-TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))
-
-
-def outcomes(
-    channel: str,
-    rules: int,
-    tasks: latency.Task,
-    scale: jax.Array,
-    queues: latency.Queues,
-    left: jax.Array,
-    task: latency.Task,
-    steps: tuple[jax.Array | int, jax.Array | int] | None = None,
-) -> jax.Array:
-    """The best makespan that any of the rules reaches from either decision about one task.
-
-    Args:
-        channel: the channel rules.
-        rules: how many of `TOLLS` are tried.
-        tasks: `latency.tasks` of the DAG.
-        scale: `mdp.time_scale` of the DAG.
-        queues: what the placed tasks left behind.
-        left: bool[N], what is not placed, `task` among it; no parent of a placed one is. Decided by position.
-        task: the one to be decided.
-        steps: (first, last + 1), positions between which all lies that is left beside `task`; by default any.
-
-    Returns:
-        float[2], seconds: run locally, offloaded.
-    """
-    ends = latency.candidate_ends(channel, queues, task)
-    others = left & tasks.valid & (tasks.position != task.position)
-    tolls = jnp.asarray(TOLLS[:rules], scale.dtype)
-    first, end = (0, others.shape[0]) if steps is None else steps
-
-    def completed(queues: latency.Queues, toll: jax.Array) -> jax.Array:
-        def body(position: jax.Array, queues: latency.Queues) -> latency.Queues:
-            task = jax.tree.map(lambda leaf: leaf[position], tasks)._replace(valid=others[position])
-            return place_sooner(channel, queues, task, toll[0] * scale + toll[1] * task.uplink)[0]
-
-        return jax.lax.fori_loop(first, end, body, queues).makespan
-
-    def outcome(action: jax.Array) -> jax.Array:
-        after, _ = latency.place(channel, queues, task, ends, action)
-        return jax.vmap(completed, in_axes=(None, 0))(after, tolls).min()
-
-    return jax.vmap(outcome)(jnp.array([latency.LOCAL, latency.OFFLOAD]))
 
 
 @jax.jit
@@ -84,14 +38,14 @@ def best_outcome(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
     Returns:
         int32[N] actions in scheduling order, and their makespan, seconds.
     """
-    tasks, scale = latency.tasks(dag), mdp.time_scale(dag)
+    tasks, scale = latency.tasks(dag), features.time_scale(dag)
 
     def body(queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
         left = tasks.valid & (tasks.position >= task.position)
         steps = (task.position + 1, tasks.valid.sum(dtype=jnp.int32))
         local, offloaded = outcomes(dag.channel, len(TOLLS), tasks, scale, queues, left, task, steps)
         action = jnp.where(offloaded <= local, latency.OFFLOAD, latency.LOCAL)
-        return latency.step(dag.channel, queues, task, action)[0], action
+        return place_next(dag.channel, queues, task, action)[0], action
 
     queues, actions = jax.lax.scan(body, latency.empty_queues(dag), tasks)
     return actions, queues.makespan
@@ -116,42 +70,26 @@ def best_outcome_of_ready(dag: DagArrays, candidates: int = CANDIDATES) -> FreeP
         dag: one DAG, no leading axes.
         candidates: so many of them, those of the highest priority, are compared.
     """
-    tasks, scale, size = latency.tasks(dag), mdp.time_scale(dag), dag.mask.shape[0]
+    tasks, scale = latency.tasks(dag), features.time_scale(dag)
 
-    def body(state: tuple[latency.Queues, jax.Array], _: None) -> tuple[Any, tuple[jax.Array, ...]]:
-        queues, placed = state
-        ready = mdp.ready(tasks, placed)
-        positions = mdp.candidates(ready, candidates)
+    def body(state: State, _: None) -> tuple[State, tuple[jax.Array, jax.Array, jax.Array]]:
+        can_be_next = ready(tasks, state.placed)
+        positions = most_urgent(can_be_next, candidates)
         compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
-        left = tasks.valid & ~placed
-        each = jax.vmap(partial(outcomes, dag.channel, len(TOLLS), tasks, scale, queues, left))(compared)
-        least = jnp.argmin(jnp.where(ready[positions][:, None], each, jnp.inf)[:, ::-1])
+        left = tasks.valid & ~state.placed
+        of_task = partial(outcomes, dag.channel, len(TOLLS), tasks, scale, state.queues, left)
+        spans = jnp.where(can_be_next[positions][:, None], jax.vmap(of_task)(compared), jnp.inf)
+        least = jnp.argmin(spans[:, ::-1])  # sides the other way round: of equals, offloaded comes first
         # Padding is placed once nothing is ready, and changes nothing.
-        position = jnp.where(ready.any(), positions[least // 2], jnp.argmin(placed)).astype(jnp.int32)
-        action = jnp.where(least % 2 == 0, latency.OFFLOAD, latency.LOCAL)
-        task = jax.tree.map(lambda leaf: leaf[position], tasks)
-        after = latency.step(dag.channel, queues, task, action)[0]
-        return (after, placed.at[position].set(True)), (position, action, ready[positions].sum())
+        most_promising = positions[coding.position_of(least)]
+        position = jnp.where(can_be_next.any(), most_promising, jnp.argmin(state.placed)).astype(jnp.int32)
+        side = jnp.where(coding.side_of(least) == 0, latency.OFFLOAD, latency.LOCAL)
+        after = place_at(dag.channel, tasks, state, position, side)[0]
+        return after, (position, side, can_be_next[positions].sum())
 
-    start = latency.empty_queues(dag), jnp.zeros(size, bool)
-    (queues, _), chosen = jax.lax.scan(body, start, None, length=size)
-    positions, actions, compared = chosen
-    return FreePlan(positions, actions, compared, queues.makespan)
-
-
-@cache
-def evaluations(rules: int, num_tasks: int, candidates: int = 1) -> int:
-    """Plans that `outcomes` simulates along one DAG, by their steps.
-
-    In the given order each rule completes 2 (n - 1), then 2 (n - 2), ... further tasks: as many as n - 1 plans have.
-
-    Args:
-        rules: that are tried.
-        num_tasks: n.
-        candidates: the most tasks that are compared at each step; as many as are left are taken to be.
-    """
-    steps = sum(min(candidates, left) * 2 * rules * (left - 1) for left in range(1, num_tasks + 1))
-    return math.ceil(steps / num_tasks)
+    end, steps = jax.lax.scan(body, reset(dag), None, length=dag.mask.shape[0])
+    positions, sides, compared = steps
+    return FreePlan(positions, sides, compared, end.queues.makespan)
 
 
 def look_ahead(graph: TaskGraph, system: System) -> SearchedPlan:

@@ -1,7 +1,7 @@
 """The one autoregressive recurrence: sampling, scoring given actions, and greedy decoding.
 
 The three differ only in how an action is chosen. What the decoder may see of its surroundings, and what comes of an
-action there, is supplied as an `Environment`, so the policy needs no simulator.
+action there, is supplied as `Surroundings`, so the policy needs no simulator.
 """
 
 from __future__ import annotations
@@ -15,32 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from mrlato_jax.config import PolicyConfig
+from mrlato_jax.config import NetworkConfig
+from mrlato_jax.environment.actions import NUM_SIDES
+from mrlato_jax.environment.interface import Surroundings
 from mrlato_jax.policy.cells import PRE_ACTIVATIONS
-from mrlato_jax.policy.seq2seq import NUM_SIDES, DecoderState, Memory, Seq2SeqPolicy, start_state
+from mrlato_jax.policy.seq2seq import DecoderState, Memory, Seq2SeqPolicy, start_state
 
 ACTIONS = "actions"  # their name to `jax.checkpoint`: chosen anew, a near tie could turn out otherwise
 FORBIDDEN = -1e9  # logit of an action that is not allowed; finite, lest 0 times it be NaN
 OBSERVATIONS = "observations"  # their name to `jax.checkpoint`
-
-
-class Environment(NamedTuple):
-    """Surroundings of R trajectories of each of G DAGs.
-
-    Attributes:
-        state: before the first decision; pytree with leading axes [G, R].
-        inputs: pytree with leading axes [G, N], one entry per position.
-        observe: `(state, input [G, ...]) -> [G, R, K]`, what the decoder sees before deciding; with a free order
-            [G, R, N, K], of each task.
-        advance: `(state, input [G, ...], actions [G, R]) -> (state, outcome [G, R])`.
-        allowed: `(state, input [G, ...]) -> bool[G, R, A]`, at least one true; None where all actions always are.
-    """
-
-    state: Any
-    inputs: Any
-    observe: Callable[[Any, Any], jax.Array]
-    advance: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
-    allowed: Callable[[Any, Any], jax.Array] | None = None
 
 
 class Decisions(NamedTuple):
@@ -52,23 +35,29 @@ class Decisions(NamedTuple):
     entropies: jax.Array  # nats
 
 
-ChooseFn = Callable[[jax.Array, Any], jax.Array]
+class Choice(NamedTuple):
+    """How the actions of R trajectories of each of G DAGs are chosen: `sampled`, `likeliest`, `given`, `deviating`.
 
+    Attributes:
+        choose: `(logits [G, R, A], entry of inputs) -> actions [G, R]`.
+        inputs: pytree with leading axes [G, R, N], one entry for each decision.
+    """
 
-def blind(graphs: int, rollouts: int, num_positions: int) -> Environment:
-    """Surroundings of decoders that see nothing of them and act on nothing."""
-    state, inputs = (jnp.zeros((graphs, size, 0), jnp.float32) for size in (rollouts, num_positions))
-    return Environment(state, inputs, lambda state, _: state, lambda state, _, actions: (state, ()))
+    choose: Callable[[jax.Array, Any], jax.Array]
+    inputs: jax.Array
+
+    @property
+    def rollouts(self) -> int:
+        """R."""
+        return self.inputs.shape[1]
 
 
 def decode(
-    config: PolicyConfig,
+    config: NetworkConfig,
     params: Any,
     memory: Memory,
-    rollouts: int,
-    environment: Environment,
-    choose: ChooseFn,
-    choose_inputs: Any,
+    surroundings: Surroundings,
+    choice: Choice,
     judged: jax.Array | None = None,
 ) -> tuple[Decisions, Any]:
     """Decides the tasks of G DAGs one after the other, R trajectories each.
@@ -77,41 +66,40 @@ def decode(
         config: the network's.
         params: its parameters.
         memory: `encode`'s, of these DAGs.
-        rollouts: R.
-        environment: what the decoders see and what actions cause.
-        choose: `(logits [G, R, A], entry of choose_inputs) -> actions [G, R]`: `argmax`, `given`, `sample`, `deviate`.
-        choose_inputs: pytree with leading axes [G, R, N].
+        surroundings: what the decoders see and what actions cause.
+        choice: how actions are chosen.
         judged: int32[G, R, N], actions whose log-probabilities are asked for, each in the state that the actions taken
             before it led to; by default the actions taken.
 
     Returns:
-        `Decisions`, and the environment's outcomes, [G, R, N].
+        `Decisions`, and the outcomes of the surroundings, [G, R, N].
     """
+    rollouts = choice.rollouts
     network = Seq2SeqPolicy(config)
     graphs, num_positions = memory.mask.shape
-    chex.assert_tree_shape_prefix(environment.inputs, (graphs, num_positions))
-    chex.assert_tree_shape_prefix(environment.state, (graphs, rollouts))
-    chex.assert_tree_shape_prefix(choose_inputs, (graphs, rollouts, num_positions))
+    chex.assert_tree_shape_prefix(surroundings.inputs, (graphs, num_positions))
+    chex.assert_tree_shape_prefix(surroundings.state, (graphs, rollouts))
+    chex.assert_tree_shape_prefix(choice.inputs, (graphs, rollouts, num_positions))
 
     def body(carry: tuple[DecoderState, Any], entry: Any) -> tuple[Any, Any]:
-        state, surroundings = carry
-        tasks, env_input, choose_input, asked = entry
-        observations = environment.observe(surroundings, env_input)
+        state, around = carry
+        tasks, step_input, choice_input, asked = entry
+        observations = surroundings.observe(around, step_input)
         observations = observations.reshape(graphs * rollouts, *observations.shape[2:])
         observations = checkpoint_name(observations, OBSERVATIONS)
         layers, logits, values = network.apply(params, state, memory, tasks, observations, method="decode_step")
         logits, values = logits.reshape(graphs, rollouts, -1), values.reshape(graphs, rollouts)
-        if environment.allowed is not None:
-            logits = jnp.where(environment.allowed(surroundings, env_input), logits, FORBIDDEN)
-        actions = choose(jax.lax.stop_gradient(logits), choose_input).astype(jnp.int32)
+        if surroundings.allowed is not None:
+            logits = jnp.where(surroundings.allowed(around, step_input), logits, FORBIDDEN)
+        actions = choice.choose(jax.lax.stop_gradient(logits), choice_input).astype(jnp.int32)
         actions = checkpoint_name(actions, ACTIONS)
         log_p = jax.nn.log_softmax(logits)
         asked = actions if asked is None else asked
         log_probs = jnp.sum(log_p * jax.nn.one_hot(asked, log_p.shape[-1], dtype=log_p.dtype), axis=-1)
         entropies = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
-        surroundings, outcomes = environment.advance(surroundings, env_input, actions)
+        around, outcomes = surroundings.advance(around, step_input, actions)
         after = DecoderState(layers, layers[-1].hidden, actions.reshape(-1))
-        return (after, surroundings), (Decisions(actions, log_probs, values, entropies), outcomes)
+        return (after, around), (Decisions(actions, log_probs, values, entropies), outcomes)
 
     # The backward pass recomputes what is elementwise: kept, it would be 20 times what a step hands on, and writing it
     # to memory costs more than the arithmetic. Observations are kept lest the surroundings be, which for the simulator
@@ -119,40 +107,44 @@ def decode(
     keep = jax.checkpoint_policies.save_only_these_names(PRE_ACTIVATIONS, ACTIONS, OBSERVATIONS)
     body = jax.checkpoint(body, prevent_cse=False, policy=keep)
     entries = (
-        jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (memory.tasks, environment.inputs)),
-        jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), (choose_inputs, judged)),
+        jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (memory.tasks, surroundings.inputs)),
+        jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), (choice.inputs, judged)),
     )
-    start = (start_state(memory, rollouts), environment.state)
+    start = (start_state(memory, rollouts), surroundings.state)
     _, results = jax.lax.scan(lambda carry, e: body(carry, (*e[0], *e[1])), start, entries)
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), results)
 
 
-def argmax(logits: jax.Array, _: Any) -> jax.Array:
-    """The likeliest action (inference)."""
-    return jnp.argmax(logits, axis=-1)
+def likeliest(graphs: int, num_positions: int) -> Choice:
+    """The likeliest action, one trajectory of each DAG (inference)."""
+    return Choice(lambda logits, _: jnp.argmax(logits, axis=-1), jnp.zeros((graphs, 1, num_positions, 0)))
 
 
-def given(_: jax.Array, actions: jax.Array) -> jax.Array:
-    """The actions handed in (teacher forcing)."""
-    return actions
+def given(actions: jax.Array) -> Choice:
+    """The actions handed in, int32[G, R, N] (teacher forcing)."""
+    return Choice(lambda _, actions: actions, actions)
 
 
-def deviate(logits: jax.Array, elsewhere: jax.Array) -> jax.Array:
-    """The likeliest action, and the second likeliest where `elsewhere` is true."""
-    first = jnp.argmax(logits, axis=-1)
-    others = jnp.where(jax.nn.one_hot(first, logits.shape[-1], dtype=bool), -jnp.inf, logits)
-    return jnp.where(elsewhere, jnp.argmax(others, axis=-1), first)
+def deviating(elsewhere: jax.Array) -> Choice:
+    """The likeliest action, and the second likeliest where bool[G, R, N] `elsewhere` is true."""
+
+    def choose(logits: jax.Array, elsewhere: jax.Array) -> jax.Array:
+        first = jnp.argmax(logits, axis=-1)
+        others = jnp.where(jax.nn.one_hot(first, logits.shape[-1], dtype=bool), -jnp.inf, logits)
+        return jnp.where(elsewhere, jnp.argmax(others, axis=-1), first)
+
+    return Choice(choose, elsewhere)
 
 
-def sample(logits: jax.Array, noise: jax.Array) -> jax.Array:
-    """Actions drawn from the policy, given `sampling_noise`."""
-    return jnp.argmax(logits + noise, axis=-1)
+def sampled(noise: jax.Array) -> Choice:
+    """Actions drawn from the policy, given `sampling_noise` [G, R, N, A]."""
+    return Choice(lambda logits, noise: jnp.argmax(logits + noise, axis=-1), noise)
 
 
 def sampling_noise(
     key: jax.Array, trajectories: tuple[int, ...], num_positions: int, in_order: bool = True
 ) -> jax.Array:
-    """Gumbel noise [*trajectories, N, A] for `sample`, A = 2 or, with a free order, 2 N; consumes `key`.
+    """Gumbel noise [*trajectories, N, A] for `sampled`, A = 2 or, with a free order, 2 N; consumes `key`.
 
     Each position (and each candidate at it) has a key of its own, so that padding a DAG does not change what is drawn
     for its tasks.

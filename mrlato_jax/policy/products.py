@@ -1,4 +1,4 @@
-"""The matrix products of the policy, as precise as `PolicyConfig.matmul` says, in the backward pass as well.
+"""The matrix products of the policy, as precise as `NetworkConfig.matmul` says, in the backward pass as well.
 
     float32   float32 everywhere
     tf32      on NVIDIA GPUs since Ampere, operands rounded to TF32 (10 bits of mantissa); on CPUs float32

@@ -4,17 +4,17 @@
 step are one flat axis B wherever weights are applied: a weight gradient that contracts over two axes costs XLA's CPU
 backend a transposed copy of both operands, every step.
 
-The decoder's input, `PolicyConfig.decoder_input`:
+The decoder's input, `NetworkConfig.decoder_input`:
     paper      previous action and attention context (17)
     task       and the encoder output of the task being decided
     task_sim   and the simulator's quantities for it, given by the caller
     lookahead  and what either decision would lead to if a rule decided the rest, given by the caller
 
-What an action settles, `PolicyConfig.decides`:
+What an action settles, `NetworkConfig.decides`:
     placement  the side of the next task in scheduling order: 0 or 1
-    order      which task goes next and its side: 2 position + side. The decoder sees the task that was placed last in
-               place of the one being decided; every task is a candidate, judged by its encoding, the decoder's output
-               and the simulator's quantities for it (as in the pointer networks of Vinyals et al., 2015)
+    order      which task goes next and its side (`environment.actions`). The decoder sees the task that was placed
+               last in place of the one being decided; every task is a candidate, judged by its encoding, the decoder's
+               output and the simulator's quantities for it (as in the pointer networks of Vinyals et al., 2015)
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrlato_jax.config import PolicyConfig
+from mrlato_jax.config import NetworkConfig
+from mrlato_jax.environment.actions import NUM_SIDES, position_of, side_of
 from mrlato_jax.policy.cells import GATES, CellState, LayerNormLSTMCell, zero_state
 from mrlato_jax.policy.products import dense_product, product
 
-NUM_SIDES = 2
 START = -1  # a_0, a symbol of its own
 
 
@@ -56,7 +56,7 @@ class DecoderState(NamedTuple):
 class Seq2SeqPolicy(nn.Module):
     """Encoder (16), decoder (17), attention (18)-(22), and two linear heads on a shared trunk."""
 
-    config: PolicyConfig
+    config: NetworkConfig
 
     def setup(self) -> None:
         units, layers = self.config.units, self.config.layers
@@ -129,7 +129,7 @@ class Seq2SeqPolicy(nn.Module):
             The layers' new states, logits [B, A], and values [B]; A is 2, or 2 N with a free order.
         """
         context = self.attend(state.output, memory)
-        side = jnp.where(state.action == START, NUM_SIDES, state.action % NUM_SIDES)
+        side = jnp.where(state.action == START, NUM_SIDES, side_of(state.action))
         seen = [jax.nn.one_hot(side, NUM_SIDES + 1, dtype=context.dtype), context]
         if self.config.in_order:
             seen.append(observations)
@@ -148,7 +148,7 @@ class Seq2SeqPolicy(nn.Module):
     def placed_last(self, actions: jax.Array, memory: Memory) -> jax.Array:
         """Of the tasks that `actions` [B] placed, what the decoder is shown: [B, 4 units]; 0 before the first."""
         graphs, _, width = memory.tasks.shape
-        position = (actions // NUM_SIDES).reshape(graphs, -1, 1)
+        position = position_of(actions).reshape(graphs, -1, 1)
         shown = jnp.take_along_axis(memory.tasks, jnp.maximum(position, 0), axis=1)
         return jnp.where(position < 0, 0, shown).reshape(-1, width)
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import mrlato_jax as mj
-from mrlato_jax.config import PolicyConfig
+from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.dataset import build, load, save
-from mrlato_jax.experiments.settings import systems_of, training_pool
+from mrlato_jax.training.experiments import systems_of, training_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,7 +99,7 @@ def test_a_data_set_of_files(files: Path, tmp_path: Path) -> None:
     assert data.graph(2, 0).num_tasks == 6
     (system,) = systems_of(data, 1, "paper")
     assert system == mj.System(uplink_bps=20e6, downlink_bps=60e6)
-    assert training_pool(data, PolicyConfig(units=16, heads=2, layers=1), "paper").tasks.dags.ue.shape == (2, 1, 2, 5)
+    assert training_pool(data, NetworkConfig(units=16, heads=2, layers=1), "paper").tasks.dags.ue.shape == (2, 1, 2, 5)
 
 
 @pytest.mark.parametrize(

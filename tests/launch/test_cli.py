@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 
 from mrlato_jax import methods
-from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig, TrainConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,10 +24,10 @@ sys.path.insert(0, str(LAUNCH))
 from _cli import Argument, expand, help_text, parse  # noqa: E402
 from _train_flags import LAYOUT_FLAGS, define_train_flags, execution_config, train_config  # noqa: E402
 
-NESTED = ("policy", "learning", "warm_start")
+NESTED = ("network", "learning", "warm_start")
 SETTINGS = {
     field.name: field
-    for record in (TrainConfig, PolicyConfig, LearningConfig)
+    for record in (TrainConfig, NetworkConfig, LearningConfig)
     for field in dataclasses.fields(record)
     if field.name not in NESTED
 }
@@ -62,7 +62,7 @@ def error(values: flags.FlagValues, *arguments: str) -> str:
 
 
 def test_settings_have_names_of_their_own() -> None:
-    records = (TrainConfig, PolicyConfig, LearningConfig)
+    records = (TrainConfig, NetworkConfig, LearningConfig)
     assert len(SETTINGS) == sum(len(dataclasses.fields(record)) for record in records) - len(NESTED)
 
 
@@ -131,13 +131,13 @@ def test_the_warm_starts_rate_falls_over_all_of_it(values: flags.FlagValues) -> 
 
 def test_pooled_neighbours_are_named(values: flags.FlagValues) -> None:
     built = config(values, f"--flagfile={LAUNCH / 'exp2.flags'}", "--neighbours=pooled")  # whose width is the default
-    assert built.policy.neighbours == "pooled"
+    assert built.network.neighbours == "pooled"
     assert methods.label(built) == "mrlato+pooled"
     assert methods.label(config(values, "--matmul=tf32")) == "mrlato+pooled+tf32"
 
 
 def test_only_given_flags_replace_those_of_a_resumed_run(values: flags.FlagValues) -> None:
-    stored = TrainConfig(seed=5, policy=PolicyConfig(units=16), learning=LearningConfig(rollouts=2))
+    stored = TrainConfig(seed=5, network=NetworkConfig(units=16), learning=LearningConfig(rollouts=2))
     assert config(values, "--iterations=9", base=stored) == dataclasses.replace(stored, iterations=9)
 
 
@@ -170,7 +170,7 @@ def test_layouts_that_are_refused(values: flags.FlagValues, given: list[str], ph
 
 def test_forms_of_a_flag(values: flags.FlagValues) -> None:
     built = config(values, "--seed", "3", "-units=16", "--nonormalise_advantages", "--seed=4")
-    assert (built.seed, built.policy.units, built.learning.normalise_advantages) == (4, 16, False)
+    assert (built.seed, built.network.units, built.learning.normalise_advantages) == (4, 16, False)
     assert config(values, "--normalise_advantages").learning.normalise_advantages
     assert not config(values, "--normalise_advantages=false").learning.normalise_advantages
 
@@ -230,7 +230,7 @@ def test_flag_file_is_what_it_says(values: flags.FlagValues, folder: Path) -> No
         "# a comment\n// another\n\n   --seed=3  \n  # --seed=4\n-units=16\n--nonormalise_advantages\n"
     )
     built = config(values, "--flagfile=a.flags")
-    assert (built.seed, built.policy.units, built.learning.normalise_advantages) == (3, 16, False)
+    assert (built.seed, built.network.units, built.learning.normalise_advantages) == (3, 16, False)
 
 
 @pytest.mark.parametrize("form", [["--flagfile=a.flags"], ["--flagfile", "a.flags"], ["-flagfile=a.flags"]])
@@ -269,7 +269,7 @@ def test_nested_files_beside_their_parent_first(values: flags.FlagValues, folder
     assert config(values, "--flagfile=sub/outer.flags").seed == 2
     (folder / "sub" / "inner.flags").write_text("--seed=3\n")
     built = config(values, "--flagfile=sub/outer.flags")
-    assert (built.seed, built.policy.units) == (3, 16)
+    assert (built.seed, built.network.units) == (3, 16)
 
 
 def test_a_file_may_come_twice_but_not_within_itself(values: flags.FlagValues, folder: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_method_brings_its_settings(values: flags.FlagValues, method: str, hea
     built = config(values, "--flagfile=exp1.flags", f"--method={method}")
     assert (built.method, methods.label(built)) == (method, method)
     own = {
-        "policy": dataclasses.replace(full.policy, heads=heads),
+        "network": dataclasses.replace(full.network, heads=heads),
         "learning": dataclasses.replace(full.learning, meta_update=meta_update),
     }
     assert built == dataclasses.replace(full, method=method, **own)  # all else alike
@@ -351,7 +351,7 @@ def test_mrlato_plus_has_a_flag_file_that_says_what_the_method_says(values: flag
     assert built == method.config(experiment=name, iterations=150, learning=learning)
     assert methods.label(built) == "mrlato_plus"
     ordering = config(values, f"--flagfile={name}.flags", "--flagfile=mrlato_plus_order.flags")
-    assert ordering.policy == methods.LEARNED["mrlato_plus_order"].policy
+    assert ordering.network == methods.LEARNED["mrlato_plus_order"].network
     assert (methods.label(ordering), ordering.iterations) == ("mrlato_plus_order", ordering.learning.outer_lr_decay)
 
 

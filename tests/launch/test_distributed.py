@@ -15,7 +15,7 @@ import pytest
 import tiny_run
 from tiny_run import Workplace
 
-from mrlato_jax.experiments.run_folder import read_metrics
+from mrlato_jax.training.run_folder import read_metrics
 
 ITERATIONS = 8
 ENDLESS = 100_000

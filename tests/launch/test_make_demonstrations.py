@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_run import Workplace
 
-from mrlato_jax.experiments import demonstrations
+from mrlato_jax.training import demonstrations
 
 
 @pytest.fixture(scope="module")

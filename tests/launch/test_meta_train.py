@@ -25,9 +25,9 @@ import mrlato_jax
 from mrlato_jax import methods
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag import dataset
-from mrlato_jax.experiments import checkpoint
-from mrlato_jax.experiments.run_folder import checkpoint_meta, read_metrics
 from mrlato_jax.learning.outer import init_state
+from mrlato_jax.training import checkpoint
+from mrlato_jax.training.run_folder import checkpoint_meta, read_metrics
 
 BASELINES = ("all-local", "all-offload", "random", "greedy", "HEFT-based")
 
@@ -270,7 +270,7 @@ def test_a_run_of_another_kind_is_refused(
 
 
 def change(config: TrainConfig, name: str, value: Any) -> TrainConfig:
-    return dataclasses.replace(config, policy=dataclasses.replace(config.policy, **{name: value}))
+    return dataclasses.replace(config, network=dataclasses.replace(config.network, **{name: value}))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def change(config: TrainConfig, name: str, value: Any) -> TrainConfig:
 def test_a_checkpoint_of_another_run_is_refused(
     place: Workplace, run: Path, config: TrainConfig, data_hash: str | None, phrase: str
 ) -> None:
-    state = init_state(config.policy, config.learning, config.seed)
+    state = init_state(config.network, config.learning, config.seed)
     meta = checkpoint_meta(config, data_hash or tiny_run.dataset().content_hash)
     checkpoint.save(run / "checkpoints", REFERENCE_ITERATIONS + 1, state._asdict(), meta)
     before = tiny_run.hashes(run)

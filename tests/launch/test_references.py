@@ -15,9 +15,9 @@ from tiny_run import Workplace
 
 from mrlato_jax.dag.dataset import save
 from mrlato_jax.errors import InputError
-from mrlato_jax.experiments import settings as experiments
-from mrlato_jax.experiments.references import References
 from mrlato_jax.methods import SearchBudget, planned_methods
+from mrlato_jax.results.references import References
+from mrlato_jax.training import experiments
 
 SMALL = ["--experiment=exp2", "--annealing_steps=50", "--local_search_evaluations=20"]
 

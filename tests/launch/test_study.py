@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import Workplace
 
-from mrlato_jax.experiments.studies import UNLEARNED
+from mrlato_jax.results.studies import UNLEARNED
 
 
 @pytest.fixture(scope="module")

@@ -206,8 +206,8 @@ def main(cases: str, out: str) -> None:
     import tiny_run
     from test_outer import step_of_task_and_key
 
-    from mrlato_jax.experiments.settings import training_pool
     from mrlato_jax.learning import outer
+    from mrlato_jax.training.experiments import training_pool
 
     assert jax.device_count() == NUM_DEVICES
     policy = dataclasses.replace(tiny_run.POLICY, units=8)

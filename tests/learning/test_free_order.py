@@ -15,11 +15,12 @@ from oracle import Dag, Mec
 
 import mrlato_jax as mj
 from mrlato_jax import planners
-from mrlato_jax.config import DECODER_INPUTS, LearningConfig, PolicyConfig
+from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
+from mrlato_jax.environment.surroundings import surroundings as surroundings_of
 from mrlato_jax.learning import inner, rollout
 from mrlato_jax.learning.adaptation import adapt
+from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.rollout import Trajectories
-from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.mec.latency import LOCAL, OFFLOAD
 from mrlato_jax.planners.lookahead import TOLLS, best_outcome_of_ready
 from mrlato_jax.policy.decode import Decisions
@@ -32,7 +33,7 @@ CHANNEL_OF = {"paper": "mrlco", "task": "paper", "task_sim": "mrlco_code", "look
 class Case(NamedTuple):
     """A policy far from its initial one, a few DAGs, and what it samples on them."""
 
-    policy: PolicyConfig
+    network: NetworkConfig
     params: Any
     dags: list[Dag]
     mec: Mec
@@ -52,7 +53,7 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module", params=DECODER_INPUTS)
 def case(request: pytest.FixtureRequest) -> Case:
-    policy = PolicyConfig(decides="order", decoder_input=request.param, units=16, heads=2, layers=1, neighbour_width=8)
+    policy = NetworkConfig(decides="order", decoder_input=request.param, units=16, heads=2, layers=1, neighbour_width=8)
     like = jax.eval_shape(partial(rollout.init_params, policy), jax.random.key(0))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.1, 0.5, leaf.shape), jnp.float32), like)
@@ -63,7 +64,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def score(case: Case, actions: jax.Array) -> Decisions:
-    return jax.jit(partial(rollout.score, case.policy))(case.params, case.task, actions)
+    return jax.jit(partial(rollout.score, case.network))(case.params, case.task, actions)
 
 
 def test_trajectories_place_each_task_once_after_its_parents(case: Case) -> None:
@@ -101,8 +102,8 @@ def test_scoring_a_sampled_trajectory_gives_what_sampling_gave(case: Case) -> No
 
 def test_padding_changes_no_decision(case: Case) -> None:
     graphs = [to_graph(dag) for dag in case.dags]
-    wide = learning_task(graphs, to_system(case.mec), case.policy, num_positions=9)
-    sampled = jax.jit(lambda: rollout.sample(case.policy, case.params, wide, jax.random.key(2), ROLLOUTS))()
+    wide = learning_task(graphs, to_system(case.mec), case.network, num_positions=9)
+    sampled = jax.jit(lambda: rollout.sample(case.network, case.params, wide, jax.random.key(2), ROLLOUTS))()
     mask = np.asarray(case.task.dags.mask)[:, None]
     cut = np.asarray(sampled.decisions.actions)[..., : max(SIZES)]
     np.testing.assert_array_equal(np.where(mask, cut, 0), np.where(mask, case.trajectories.decisions.actions, 0))
@@ -112,8 +113,8 @@ def test_padding_changes_no_decision(case: Case) -> None:
 def test_deviations_try_the_next_likeliest_action(case: Case) -> None:
     """Of the first position every action's probability is known: the one tried is second in them."""
     size = max(SIZES)
-    tried = jax.jit(lambda: rollout.deviate(case.policy, case.params, case.task, jax.random.key(1), size))()
-    own, spans = jax.jit(lambda: rollout.decode_greedily(case.policy, case.params, case.task))()
+    tried = jax.jit(lambda: rollout.deviate(case.network, case.params, case.task, jax.random.key(1), size))()
+    own, spans = jax.jit(lambda: rollout.decode_greedily(case.network, case.params, case.task))()
     mask = np.asarray(case.task.dags.mask)
     plan, actions = np.asarray(tried.own.decisions.actions)[:, 0], np.asarray(tried.others.decisions.actions)
     np.testing.assert_array_equal(plan[mask], np.asarray(own)[mask])
@@ -137,11 +138,11 @@ def test_every_candidate_is_shown_what_both_sides_lead_to() -> None:
 
     Told is how much worse that ends than the best of all candidates does.
     """
-    policy = PolicyConfig(decides="order", decoder_input="lookahead", units=16, heads=2, layers=1, neighbour_width=8)
+    policy = NetworkConfig(decides="order", decoder_input="lookahead", units=16, heads=2, layers=1, neighbour_width=8)
     rng = np.random.default_rng(4)
     dag, mec = random_dag(rng, 6, free=0.0), random_mec(rng, "paper")
     task = learning_task([to_graph(dag)], to_system(mec), policy)
-    surroundings = rollout.environment(policy, task.dags, 1)
+    surroundings = surroundings_of(policy, task.dags, 1)
     seen = np.asarray(surroundings.observe(surroundings.state, surroundings.inputs[:, 0]))[0, 0]
     assert seen.shape == (6, 9)
     ids = np.asarray(task.dags.order)[0].tolist()
@@ -167,7 +168,7 @@ def test_plans_are_in_the_order_that_the_policy_chose() -> None:
     rng = np.random.default_rng(7)
     system = mj.System()
     graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in (6, 7)]
-    policy = PolicyConfig(decides="order", decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
+    policy = NetworkConfig(decides="order", decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
     params = rollout.init_params(policy, jax.random.key(0))
     task = learning_task(graphs, system, policy)
     learning = LearningConfig(inner_lr=5e-3, rollouts=16, learn_from="best_sample", value_coef=0.0)
@@ -183,7 +184,7 @@ def test_plans_are_in_the_order_that_the_policy_chose() -> None:
 @pytest.mark.parametrize("learn_from", ["samples", "best_sample", "deviations"])
 def test_every_parameter_is_learned(learn_from: str, case: Case) -> None:
     learning = LearningConfig(learn_from=learn_from, rollouts=4, entropy_coef=0.01)
-    gradient, *_ = jax.jit(partial(inner.sampling_gradient, case.policy, learning))(
+    gradient, *_ = jax.jit(partial(inner.sampling_gradient, case.network, learning))(
         case.params, case.task, jax.random.key(3)
     )
     for name, leaf in jax.tree_util.tree_leaves_with_path(gradient):
@@ -196,11 +197,11 @@ def test_no_more_tasks_are_compared_than_there_are_candidates() -> None:
     rng = np.random.default_rng(5)
     costs = rng.uniform(1e4, 5e4, 8)
     graph = mj.TaskGraph.from_edges(cycles=1e3 * costs, upload_bytes=costs, download_bytes=costs, edges=[])
-    policy = PolicyConfig(
+    policy = NetworkConfig(
         decides="order", candidates=3, decoder_input="lookahead", units=16, heads=2, layers=1, neighbour_width=8
     )
     task = learning_task([graph], mj.System(), policy)
-    surroundings = rollout.environment(policy, task.dags, 1)
+    surroundings = surroundings_of(policy, task.dags, 1)
     assert surroundings.allowed is not None
     state, step = surroundings.state, surroundings.inputs[:, 0]
     for placed, want in (([], [0, 1, 2]), ([1], [0, 2, 3]), ([1, 3], [0, 2, 4])):
@@ -222,7 +223,7 @@ def test_the_look_ahead_compares_as_many_candidates_as_it_is_told() -> None:
     """With one it keeps the priority order, as the look-ahead that only places does."""
     rng = np.random.default_rng(6)
     graphs = [to_graph(random_dag(rng, 9, free=0.0)) for _ in range(6)]
-    task = learning_task(graphs, mj.System(), PolicyConfig(neighbour_width=9))
+    task = learning_task(graphs, mj.System(), NetworkConfig(neighbour_width=9))
     one, all_of_them = (jax.vmap(partial(best_outcome_of_ready, candidates=most))(task.dags) for most in (1, 9))
     np.testing.assert_array_equal(one.positions, np.broadcast_to(np.arange(9), (6, 9)))
     placed = [planners.look_ahead(graph, mj.System()).makespan for graph in graphs]

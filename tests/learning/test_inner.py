@@ -14,14 +14,14 @@ import pytest
 from helpers import random_dag, to_graph
 
 import mrlato_jax as mj
-from mrlato_jax.config import DECODER_INPUTS, LearningConfig, PolicyConfig
+from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import inner, rollout
+from mrlato_jax.learning.learning_task import LearningTask, learning_task, take
 from mrlato_jax.learning.losses import Batch, inner_loss
-from mrlato_jax.learning.tasks import LearningTask, learning_task, take
 from mrlato_jax.policy.decode import Decisions
 
-POLICY = PolicyConfig(decoder_input="task", units=16, heads=2, layers=1, neighbour_width=8)
+POLICY = NetworkConfig(decoder_input="task", units=16, heads=2, layers=1, neighbour_width=8)
 LEARNING = LearningConfig(inner_lr=3e-3, inner_steps=3, graphs_per_task=4, rollouts=3, entropy_coef=0.01)
 SIZES = (5, 3, 4, 5, 2, 5)
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import mrlato_jax as mj
-from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
 from mrlato_jax.learning import devices, rollout
+from mrlato_jax.learning.learning_task import LearningTask, learning_task, stack
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState, init_states, meta_iteration
-from mrlato_jax.learning.tasks import LearningTask, learning_task, stack
 
 NUM_TASKS, NUM_GRAPHS, NUM_SETS = 6, 40, 4
-POLICY = PolicyConfig(decoder_input="task_sim", units=32, heads=2, layers=1, neighbour_width=8)
+POLICY = NetworkConfig(decoder_input="task_sim", units=32, heads=2, layers=1, neighbour_width=8)
 LEARNING = LearningConfig(inner_lr=3e-3, outer_lr=9e-3, meta_batch=3, graphs_per_task=12, rollouts=16, gamma=1.0)
 EXECUTION = devices.resolve(ExecutionConfig(parallel="single", task_axis="map"), LEARNING.meta_batch)
 MEASURED_AFTER = (120, 130, 140, 150, 160)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import mrlato_jax as mj
-from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
 from mrlato_jax.learning.devices import resolve
+from mrlato_jax.learning.learning_task import learning_task, stack
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import init_states, meta_iteration
-from mrlato_jax.learning.tasks import learning_task, stack
 
-POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
+POLICY = NetworkConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
 LEARNING = LearningConfig(inner_steps=1, meta_batch=2, graphs_per_task=2, rollouts=2)
 EXECUTION = resolve(ExecutionConfig(parallel="single"), LEARNING.meta_batch)
 

@@ -14,13 +14,13 @@ import pytest
 from helpers import random_dag, to_graph
 
 import mrlato_jax as mj
-from mrlato_jax.config import LearningConfig, PolicyConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.learning import inner, maml, meta_batch, outer, rollout
+from mrlato_jax.learning.learning_task import LearningTask, learning_task, stack
 from mrlato_jax.learning.losses import inner_loss
 from mrlato_jax.learning.meta_batch import TaskPool
-from mrlato_jax.learning.tasks import LearningTask, learning_task, stack
 
-POLICY = PolicyConfig(decoder_input="task_sim", units=8, heads=2, layers=1, neighbour_width=8)
+POLICY = NetworkConfig(decoder_input="task_sim", units=8, heads=2, layers=1, neighbour_width=8)
 LEARNING = LearningConfig(inner_lr=2e-2, outer_lr=1e-2, inner_steps=3, meta_batch=3, graphs_per_task=2, rollouts=4)
 SIZES = (6, 3, 6, 4)
 KEY = jax.random.key(5)
@@ -55,7 +55,7 @@ def flat(tree: Any) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-gradient_after = jax.jit(maml.adapted_gradient, static_argnames=("policy", "learning"))
+gradient_after = jax.jit(maml.adapted_gradient, static_argnames=("network", "learning"))
 
 
 @pytest.mark.slow

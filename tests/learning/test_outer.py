@@ -17,14 +17,14 @@ from helpers import random_dag, to_graph
 from hypothesis import given
 
 import mrlato_jax as mj
-from mrlato_jax.config import ExecutionConfig, LearningConfig, PolicyConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import devices, meta_batch, outer
+from mrlato_jax.learning.learning_task import learning_task, stack
 from mrlato_jax.learning.meta_batch import MetaBatch, TaskPool, padded_sizes
 from mrlato_jax.learning.outer import LearnerState
-from mrlato_jax.learning.tasks import learning_task, stack
 
-POLICY = PolicyConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
+POLICY = NetworkConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
 LEARNING = LearningConfig(meta_batch=3, graphs_per_task=2, rollouts=3)
 EXECUTION = devices.resolve(ExecutionConfig(parallel="single"), LEARNING.meta_batch)
 SIZES = (6, 3, 6, 4)  # of each set's largest DAG
@@ -191,7 +191,7 @@ def test_both_ways_of_batching_tasks_agree_on_mixed_sizes(pool: TaskPool, params
 def test_tasks_are_trimmed_to_their_size(pool: TaskPool, params: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
 
-    def spy(policy: PolicyConfig, learning: LearningConfig, params: Any, task: Any, key: Any) -> Any:
+    def spy(policy: NetworkConfig, learning: LearningConfig, params: Any, task: Any, key: Any) -> Any:
         compiled.append(task.num_positions)
         assert task.dags.parents.shape[-2:] == (task.num_positions,) * 2
         return params, ()

@@ -16,12 +16,12 @@ import pytest
 from helpers import placement_of, random_dag, random_mec, to_graph, to_system
 
 import mrlato_jax as mj
-from mrlato_jax.config import DECODER_INPUTS, LearningConfig, PolicyConfig
+from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
+from mrlato_jax.environment.surroundings import surroundings as surroundings_of
 from mrlato_jax.learning import rollout
+from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.losses import Batch, inner_loss
 from mrlato_jax.learning.rollout import Trajectories
-from mrlato_jax.learning.tasks import LearningTask, learning_task
-from mrlato_jax.mec import mdp
 from mrlato_jax.mec.latency import LOCAL, OFFLOAD
 from mrlato_jax.planners.lookahead import TOLLS
 from mrlato_jax.policy import decode
@@ -36,7 +36,7 @@ TIGHT = {"rtol": 1e-5, "atol": 1e-5}
 class Case(NamedTuple):
     """A policy far from its initial one, a few DAGs, and what it samples on them."""
 
-    policy: PolicyConfig
+    network: NetworkConfig
     params: Any
     graphs: list[mj.TaskGraph]
     system: mj.System
@@ -53,7 +53,7 @@ class Case(NamedTuple):
         return np.broadcast_to(mask, (len(SIZES), ROLLOUTS, max(SIZES)))
 
 
-def random_params(policy: PolicyConfig, seed: int = 0) -> Any:
+def random_params(policy: NetworkConfig, seed: int = 0) -> Any:
     """Every parameter far from its initial value, so that decisions differ and nothing is zero."""
     like = jax.eval_shape(partial(rollout.init_params, policy), jax.random.key(0))
     rng = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ def random_params(policy: PolicyConfig, seed: int = 0) -> Any:
 
 @pytest.fixture(scope="module", params=DECODER_INPUTS)
 def case(request: pytest.FixtureRequest) -> Case:
-    policy = PolicyConfig(decoder_input=request.param, units=16, heads=2, layers=1, neighbour_width=8)
+    policy = NetworkConfig(decoder_input=request.param, units=16, heads=2, layers=1, neighbour_width=8)
     params, rng = random_params(policy), np.random.default_rng(1)
     graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in SIZES]
     system = to_system(random_mec(rng, CHANNEL_OF[request.param]))
@@ -115,12 +115,12 @@ def test_greedy_decoding_takes_the_likeliest_action_every_time(case: Case) -> No
 
 
 def test_cold_samples_are_the_likeliest_plan_and_hot_ones_are_not(case: Case) -> None:
-    spans = rollout.decode_greedily(case.policy, case.params, case.task)[1]
+    spans = rollout.decode_greedily(case.network, case.params, case.task)[1]
     heat = jnp.array([1e-6, 1e-6, 1.0, 50.0])
-    drawn = rollout.sample(case.policy, case.params, case.task, jax.random.key(3), 4, heat)
+    drawn = rollout.sample(case.network, case.params, case.task, jax.random.key(3), 4, heat)
     np.testing.assert_allclose(drawn.makespans[:, 0], spans, rtol=1e-5)
     np.testing.assert_allclose(drawn.makespans[:, 1], spans, rtol=1e-5)
-    plainly = rollout.sample(case.policy, case.params, case.task, jax.random.key(3), 4)
+    plainly = rollout.sample(case.network, case.params, case.task, jax.random.key(3), 4)
     np.testing.assert_array_equal(drawn.decisions.actions[:, 2], plainly.decisions.actions[:, 2])
     assert (drawn.decisions.actions[:, 3] != drawn.decisions.actions[:, 0]).any()
 
@@ -129,7 +129,7 @@ def test_cold_samples_are_the_likeliest_plan_and_hot_ones_are_not(case: Case) ->
 def test_deviations_take_one_decision_of_the_own_plan_the_other_way(case: Case, deviations: int) -> None:
     """Before it they follow the plan, after it they are the policy's likeliest actions again."""
     count = min(deviations, max(SIZES))
-    tried = jax.jit(lambda task: rollout.deviate(case.policy, case.params, task, jax.random.key(8), deviations))(
+    tried = jax.jit(lambda task: rollout.deviate(case.network, case.params, task, jax.random.key(8), deviations))(
         case.task
     )
     own, spans = case.greedy(case.task)
@@ -154,7 +154,7 @@ def test_deviations_take_one_decision_of_the_own_plan_the_other_way(case: Case, 
 
 def test_deviations_are_drawn_where_the_policy_is_least_sure(case: Case) -> None:
     """A sure decision is tried now and then; over many draws, as often as `DOUBT` says."""
-    draw = jax.jit(lambda key: rollout.deviate(case.policy, case.params, case.task, key, 1))
+    draw = jax.jit(lambda key: rollout.deviate(case.network, case.params, case.task, key, 1))
     drawn = [draw(jax.random.key(seed)) for seed in range(300)]
     taken = np.stack([np.asarray(each.positions)[:, 0] for each in drawn])
     chance = rollout.DOUBT - np.expm1(np.asarray(drawn[0].own.decisions.log_probs, np.float64)[:, 0])
@@ -167,7 +167,7 @@ def test_deviations_are_drawn_where_the_policy_is_least_sure(case: Case) -> None
 def test_an_action_may_be_judged_without_being_taken(case: Case) -> None:
     """Its probability is what is left of that of the action taken, and the trajectory stays as it was."""
     taken = case.trajectories.decisions
-    judged = jax.jit(lambda task, a, b: rollout.score(case.policy, case.params, task, a, b))(
+    judged = jax.jit(lambda task, a, b: rollout.score(case.network, case.params, task, a, b))(
         case.task, taken.actions, 1 - taken.actions
     )
     total = np.exp(np.asarray(judged.log_probs, np.float64)) + np.exp(np.asarray(taken.log_probs, np.float64))
@@ -178,14 +178,14 @@ def test_an_action_may_be_judged_without_being_taken(case: Case) -> None:
 @pytest.mark.parametrize(("channel", "rules"), [("paper", 1), ("paper", 5), ("mrlco", 3), ("mrlco_code", 5)])
 def test_the_look_ahead_completes_both_ways_as_the_oracle_does(channel: str, rules: int) -> None:
     """After random prefixes of 8 tasks of graphs of 8 and of 5, padded."""
-    policy = PolicyConfig(
+    policy = NetworkConfig(
         decoder_input="lookahead", lookahead_rules=rules, units=16, heads=2, layers=1, neighbour_width=8
     )
     rng = np.random.default_rng(11)
     dags, mec = [random_dag(rng, n, free=0.0) for n in (8, 5, 8)], random_mec(rng, channel)
     arrays = learning_task([to_graph(dag) for dag in dags], to_system(mec), policy).dags
     actions = rng.integers(0, 2, (3, 1, 8)).astype(np.int32)
-    surroundings = rollout.environment(policy, arrays, 1)
+    surroundings = surroundings_of(policy, arrays, 1)
     observe, advance, state = jax.jit(surroundings.observe), jax.jit(surroundings.advance), surroundings.state
     for position in range(8):
         entry = jax.tree.map(lambda leaf, k=position: leaf[:, k], surroundings.inputs)
@@ -207,12 +207,12 @@ def test_the_look_ahead_completes_both_ways_as_the_oracle_does(channel: str, rul
 
 
 def test_padding_changes_no_decision(case: Case) -> None:
-    wide = learning_task(case.graphs, case.system, case.policy, num_positions=11)
+    wide = learning_task(case.graphs, case.system, case.network, num_positions=11)
     sampled = case.sample(wide)
     cut = jax.tree.map(lambda leaf: leaf[..., : max(SIZES)], sampled.decisions)
     assert_close(cut, case.trajectories.decisions, case.valid)
     np.testing.assert_allclose(sampled.makespans, case.trajectories.makespans, rtol=1e-5)
-    if case.policy.decoder_input != "lookahead":
+    if case.network.decoder_input != "lookahead":
         return  # one of the modes is enough for greedy decoding, the same recurrence
     (actions, makespans), (wide_actions, wide_makespans) = case.greedy(case.task), case.greedy(wide)
     mask = case.valid[:, 0]
@@ -225,7 +225,7 @@ def test_a_dag_does_not_see_the_others_of_its_batch(case: Case) -> None:
     rng = np.random.default_rng(3)
     graphs = list(case.graphs)
     graphs[0], graphs[2] = (to_graph(random_dag(rng, n, free=0.0)) for n in (5, 6))
-    other = learning_task(graphs, case.system, case.policy)
+    other = learning_task(graphs, case.system, case.network)
     kept = case.valid & np.array([False, True, False, True, True])[:, None, None]
     sampled = case.sample(other)
     assert_close(sampled.decisions, case.trajectories.decisions, kept)
@@ -234,7 +234,7 @@ def test_a_dag_does_not_see_the_others_of_its_batch(case: Case) -> None:
     (actions, _), (other_actions, _) = case.greedy(case.task), case.greedy(other)
     np.testing.assert_array_equal(actions[kept[:, 0]], other_actions[kept[:, 0]])
     # In another place of the batch, scored again.
-    turned = learning_task(case.graphs[::-1], case.system, case.policy)
+    turned = learning_task(case.graphs[::-1], case.system, case.network)
     want = case.trajectories.decisions
     again = jax.tree.map(lambda leaf: leaf[::-1], case.score(turned, want.actions[::-1]))
     assert_close(again, want, case.valid)
@@ -267,7 +267,7 @@ def test_only_some_inputs_see_the_simulator(case: Case) -> None:
     )
     want = case.trajectories.decisions
     got = case.score(case.task._replace(dags=slower), want.actions)
-    if case.policy.sees_simulator:
+    if case.network.sees_simulator:
         assert (abs(got.log_probs - want.log_probs)[case.valid] > 1e-4).mean() > 0.5
     else:
         assert_close(got, want, case.valid)
@@ -278,7 +278,7 @@ def test_scaling_all_times_alike_changes_no_decision(case: Case) -> None:
     system = case.system
     rates = {name: getattr(system, name) / 4 for name in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")}
     slower = dataclasses.replace(system, **rates)
-    task = learning_task(case.graphs, slower, case.policy, case.task.num_positions)
+    task = learning_task(case.graphs, slower, case.network, case.task.num_positions)
     np.testing.assert_array_equal(task.dags.uplink, 4 * case.task.dags.uplink)
     got = case.sample(task)
     jax.tree.map(np.testing.assert_array_equal, got.decisions, case.trajectories.decisions)
@@ -288,7 +288,7 @@ def test_scaling_all_times_alike_changes_no_decision(case: Case) -> None:
 
 def test_paper_mode_does_not_see_which_task_it_decides(case: Case) -> None:
     """Attention is over a set: with the encoder's outputs in another order, `paper` decides alike; others do not."""
-    policy, params = case.policy, case.params
+    policy, params = case.network, case.params
     if policy.sees_simulator:
         pytest.skip("the simulator walks the positions as well")
     actions = case.trajectories.decisions.actions
@@ -330,7 +330,7 @@ def multiplications(jaxpr: Any) -> int:
 @pytest.mark.parametrize("differentiate", [False, True], ids=["forward", "gradient"])
 def test_all_rollouts_of_a_dag_share_one_encoder_pass(case: Case, differentiate: bool) -> None:
     """The work that does not grow with R is exactly one encoder pass, and in the gradient exactly its gradient."""
-    policy, params, task = case.policy, case.params, case.task
+    policy, params, task = case.network, case.params, case.task
 
     def total(tree: Any) -> jax.Array:
         return sum((leaf.sum() for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float32), jnp.zeros(()))
@@ -361,25 +361,25 @@ def test_no_gradient_keeps_the_simulators_state_of_every_step(case: Case) -> Non
     graphs, rollouts, size = actions.shape
 
     def loss(params: Any) -> jax.Array:
-        return rollout.score(case.policy, params, case.task, actions).log_probs.sum()
+        return rollout.score(case.network, params, case.task, actions).log_probs.sum()
 
     program = str(jax.make_jaxpr(jax.grad(loss))(case.params))
     assert f"f32[{size},{graphs},{rollouts},{size}]" not in program
-    shown = rollout.observed(case.policy)
-    assert shown == {"task_sim": 7, "lookahead": 9}.get(case.policy.decoder_input, 0)
+    shown = rollout.observed(case.network)
+    assert shown == {"task_sim": 7, "lookahead": 9}.get(case.network.decoder_input, 0)
     for width in (7, 9):
         assert (f"f32[{size},{graphs * rollouts},{width}]" in program) == (width == shown)
 
 
 def test_gradient_of_the_loss_equals_finite_differences() -> None:
     """(27) through the decoder, the attention and the encoder, in float64, one direction for each parameter array."""
-    policy = PolicyConfig(decoder_input="task_sim", units=8, heads=2, layers=1, neighbour_width=4)
+    policy = NetworkConfig(decoder_input="task_sim", units=8, heads=2, layers=1, neighbour_width=4)
     learning = LearningConfig(entropy_coef=0.05)
     rng = np.random.default_rng(5)
     graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in (4, 2)]
     arrays = mj.pack(graphs, to_system(random_mec(rng, "paper")), dtype=np.float64)
     with jax.enable_x64(True):
-        features = jax.vmap(lambda dag: mdp.encode(dag, policy.neighbour_width))(arrays)
+        features = jax.vmap(lambda dag: features.encode(dag, policy.neighbour_width))(arrays)
         task = LearningTask(jax.tree.map(jnp.asarray, arrays), features, arrays.ue.sum(axis=-1))
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), random_params(policy, 6))
         actions = jnp.asarray(rng.integers(0, 2, (2, 3, 4)), jnp.int32)

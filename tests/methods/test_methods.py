@@ -11,13 +11,14 @@ from helpers import random_dag, to_graph
 
 import mrlato_jax as mj
 from mrlato_jax import methods, planners
-from mrlato_jax.config import PolicyConfig, TrainConfig
+from mrlato_jax.config import NetworkConfig, TrainConfig
 from mrlato_jax.errors import InputError
+from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.learning.rollout import init_params
-from mrlato_jax.methods import LEARNED, LearnedMethod, Method, Offloader, Prepared, SearchBudget, planned_methods
+from mrlato_jax.methods import LEARNED, LearnedMethod, Method, Prepared, SearchBudget, planned_methods
 
 SYSTEM = mj.System()
-TINY = PolicyConfig(units=8, heads=1, layers=1, neighbour_width=8)
+TINY = NetworkConfig(units=8, heads=1, layers=1, neighbour_width=8)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def graphs() -> list[mj.TaskGraph]:
 def untrained(method: Method) -> Prepared:
     """What a training of no iterations gives, of a network that compiles quickly."""
     assert isinstance(method, LearnedMethod)
-    policy = dataclasses.replace(TINY, decoder_input=method.policy.decoder_input, encoder=method.policy.encoder)
+    policy = dataclasses.replace(TINY, decoder_input=method.network.decoder_input, encoder=method.network.encoder)
     params = init_params(policy, jax.random.key(0))
     return Offloader(policy, params, method.name, learning=dataclasses.replace(method.learning, rollouts=2))
 
@@ -62,7 +63,7 @@ def test_what_is_drawn_derives_from_the_place_in_the_set(graphs: list[mj.TaskGra
 def test_learned_methods_are_configurations() -> None:
     assert list(LEARNED) == ["mrlato", "mrlco", "drl", "mrlato_plus", "mrlato_plus_order"]
     assert LEARNED["mrlato"].config() == TrainConfig()
-    assert {name: (m.policy.heads, m.learning.meta_update) for name, m in LEARNED.items()} == {
+    assert {name: (m.network.heads, m.learning.meta_update) for name, m in LEARNED.items()} == {
         "mrlato": (8, "reptile"),
         "mrlco": (1, "reptile"),
         "drl": (1, "joint"),
@@ -83,7 +84,7 @@ def test_only_ours_are_warm_started_and_learn_from_deviations() -> None:
         assert (warm.learning.learn_from, warm.learning.meta_update) == ("optimum", "joint")
         assert warm.learning.inner_lr_decay == warm.iterations == LEARNED[name].warm_start_iterations
     assert [name for name, method in LEARNED.items() if method.learning.learn_from == "deviations"] == ours
-    plain, free = (LEARNED[name].policy for name in ours)
+    plain, free = (LEARNED[name].network for name in ours)
     assert free == dataclasses.replace(plain, decides="order")
 
 
@@ -108,7 +109,7 @@ def test_adapting_draws_by_seed_and_leaves_the_policy_alone(graphs: list[mj.Task
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
     moved = [jax.tree.map(lambda a, b: float(abs(a - b).max()), first.params, p.params) for p in (policy, other)]
     assert all(max(jax.tree.leaves(tree)) > 1e-5 for tree in moved)
-    assert (first.label, first.policy) == (policy.label, policy.policy)
+    assert (first.label, first.network) == (policy.label, policy.network)
 
 
 @pytest.mark.parametrize("num_graphs", [1, pytest.param(4, marks=pytest.mark.slow)])

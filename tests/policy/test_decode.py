@@ -13,7 +13,7 @@ def test_sampling_follows_the_softmax_of_the_logits() -> None:
     """20,000 draws at each of three positions; four standard errors."""
     draws, logits = 20_000, jnp.array([[0.0, 0.0], [1.5, -0.5], [-2.0, 1.0]])
     noise = decode.sampling_noise(jax.random.key(0), (draws,), 3)
-    actions = decode.sample(jnp.broadcast_to(logits, (draws, 3, 2)), noise)
+    actions = decode.sampled(noise).choose(jnp.broadcast_to(logits, (draws, 3, 2)), noise)
     want = jax.nn.softmax(logits)[:, 1]
     np.testing.assert_array_less(abs(actions.mean(axis=0) - want), 4 * np.sqrt(want * (1 - want) / draws))
     # Neither positions nor trajectories share a draw.
@@ -29,5 +29,5 @@ def test_noise_of_a_position_does_not_see_how_many_positions_follow() -> None:
 
 def test_argmax_takes_the_likeliest_and_given_takes_what_it_is_given() -> None:
     logits = jnp.array([[[0.2, 0.1], [-3.0, -2.0]]])
-    assert decode.argmax(logits, None).tolist() == [[0, 1]]
-    assert decode.given(logits, jnp.array([[1, 0]])).tolist() == [[1, 0]]
+    assert decode.likeliest(1, 2).choose(logits, None).tolist() == [[0, 1]]
+    assert decode.given(jnp.zeros((1, 2, 1), int)).choose(logits, jnp.array([[1, 0]])).tolist() == [[1, 0]]

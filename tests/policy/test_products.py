@@ -1,4 +1,4 @@
-"""How precisely the network multiplies: `PolicyConfig.matmul`."""
+"""How precisely the network multiplies: `NetworkConfig.matmul`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import mrlato_jax as mj
-from mrlato_jax.config import MATMULS, LearningConfig, PolicyConfig
+from mrlato_jax.config import MATMULS, LearningConfig, NetworkConfig
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.inner import collect
+from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.losses import inner_loss
-from mrlato_jax.learning.tasks import LearningTask, learning_task
 from mrlato_jax.policy.decode import Decisions
 from mrlato_jax.policy.products import product
 
@@ -29,8 +29,8 @@ GRADIENTS = {  # to the left, to the right operand
 }
 
 
-def policy_of(matmul: str) -> PolicyConfig:
-    return PolicyConfig(decoder_input="task_sim", units=32, heads=2, matmul=matmul)
+def policy_of(matmul: str) -> NetworkConfig:
+    return NetworkConfig(decoder_input="task_sim", units=32, heads=2, matmul=matmul)
 
 
 def to_bfloat16(array: Any) -> np.ndarray:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrlato_jax.config import DECODER_INPUTS, PolicyConfig
+from mrlato_jax.config import DECODER_INPUTS, NetworkConfig
+from mrlato_jax.environment.interface import Surroundings
 from mrlato_jax.policy import decode
-from mrlato_jax.policy.decode import Decisions, Environment
+from mrlato_jax.policy.decode import Decisions
 from mrlato_jax.policy.seq2seq import Memory, Seq2SeqPolicy, start_state
 
 FEATURES, UNITS, HEADS, LAYERS, SEEN = 9, 16, 2, 2, 3
@@ -121,13 +122,13 @@ def run_plainly(
     return record
 
 
-def config(decoder_input: str, encoder: str = "forward", heads: int = HEADS) -> PolicyConfig:
-    return PolicyConfig(
+def config(decoder_input: str, encoder: str = "forward", heads: int = HEADS) -> NetworkConfig:
+    return NetworkConfig(
         decoder_input=decoder_input, encoder=encoder, units=UNITS, heads=heads, layers=LAYERS, neighbour_width=2
     )
 
 
-def random_params(policy: PolicyConfig, seed: int = 0) -> Any:
+def random_params(policy: NetworkConfig, seed: int = 0) -> Any:
     """Every parameter far from its initial value, so that none can be left out unnoticed."""
     seen = jnp.zeros((1, SEEN if policy.sees_simulator else 0))
     like = jax.eval_shape(
@@ -150,7 +151,7 @@ def inputs(seed: int = 1) -> tuple[jax.Array, jax.Array, jax.Array]:
     return jnp.asarray(features, jnp.float32), jnp.asarray(mask), jnp.asarray(actions, jnp.int32)
 
 
-def counter(policy: PolicyConfig) -> Environment:
+def counter(policy: NetworkConfig) -> Surroundings:
     """A toy simulator: it shows how many tasks were offloaded, the position, and a number of the task."""
     zeros = jnp.zeros((len(SIZES), ROLLOUTS))
     numbers = jnp.sin(jnp.arange(3.0 * POSITIONS)).reshape(3, POSITIONS)
@@ -161,7 +162,7 @@ def counter(policy: PolicyConfig) -> Environment:
         number, position = (jnp.broadcast_to(x[:, None], count.shape) for x in entry)
         return jnp.stack([count, position.astype(float), number], axis=-1) if shown else zeros[..., None][..., :0]
 
-    return Environment(zeros, (numbers, positions), observe, lambda count, _, action: (count + action, -count))
+    return Surroundings(zeros, (numbers, positions), observe, lambda count, _, action: (count + action, -count))
 
 
 def seen_plainly(graph: int) -> Callable[[list[int], int], np.ndarray]:
@@ -185,7 +186,7 @@ def test_network_equals_the_equations(decoder_input: str, encoder: str, heads: i
     @jax.jit
     def score(params: Any) -> tuple[Decisions, jax.Array]:
         memory = network.apply(params, features, mask, method="encode")
-        return decode.decode(policy, params, memory, ROLLOUTS, counter(policy), decode.given, actions)
+        return decode.decode(policy, params, memory, counter(policy), decode.given(actions))
 
     decisions, outcomes = score(params)
     np.testing.assert_array_equal(decisions.actions, actions)
@@ -204,7 +205,7 @@ def test_network_equals_the_equations(decoder_input: str, encoder: str, heads: i
 
 
 @pytest.fixture(scope="module")
-def encoded() -> tuple[PolicyConfig, Any, Memory]:
+def encoded() -> tuple[NetworkConfig, Any, Memory]:
     policy = config("task")
     params, (features, mask, _) = random_params(policy), inputs()
     return (
@@ -214,7 +215,7 @@ def encoded() -> tuple[PolicyConfig, Any, Memory]:
     )
 
 
-def test_attention_sees_no_padding(encoded: tuple[PolicyConfig, Any, Memory]) -> None:
+def test_attention_sees_no_padding(encoded: tuple[NetworkConfig, Any, Memory]) -> None:
     """Rubbish in the keys and values of padding changes nothing; in those of a task it does."""
     policy, params, memory = encoded
     queries = jax.random.normal(jax.random.key(0), (3 * ROLLOUTS, UNITS))
@@ -235,7 +236,7 @@ def test_attention_sees_no_padding(encoded: tuple[PolicyConfig, Any, Memory]) ->
 
 
 def test_every_rollout_of_a_dag_starts_from_its_encoders_last_valid_state(
-    encoded: tuple[PolicyConfig, Any, Memory],
+    encoded: tuple[NetworkConfig, Any, Memory],
 ) -> None:
     _, params, memory = encoded
     state = start_state(memory, ROLLOUTS)

@@ -1,0 +1,81 @@
+"""The parts of a meta-iteration as programs of their own.
+
+Run one after the other they give what `meta_iteration` gives, which a test holds. There the pass that samples also is
+the first gradient step's forward pass; here `jax.vjp` cuts that step in two, and what the backward half needs is handed
+over in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+
+from mrlato_jax.config import LearningConfig, NetworkConfig
+from mrlato_jax.learning import inner, rollout
+from mrlato_jax.learning.inner import InnerState
+from mrlato_jax.learning.learning_task import LearningTask
+from mrlato_jax.learning.losses import Batch, inner_loss
+from mrlato_jax.learning.outer import outer_update
+from mrlato_jax.learning.rollout import Trajectories
+from mrlato_jax.policy.decode import Decisions
+
+Pullback = Callable[[Any], Any]
+"""From the gradient of log-probabilities, values and entropies to that of theta."""
+
+
+class Parts(NamedTuple):
+    """Jitted; all but the last of one task or, batched, of several stacked along axis 0 (theta apart)."""
+
+    sampling: Callable[..., tuple[Trajectories, Pullback]]  # (theta, task, key)
+    advantages: Callable[..., Batch]  # (task, trajectories)
+    gradient_steps: Callable[..., Any]  # (theta, task, trajectories, pullback, batch) -> theta'
+    outer_update: Callable[..., Any]  # (learner states, theta_i' along axis 0, MetaBatch) -> theta of each seed
+
+
+@functools.cache
+def parts_of(network: NetworkConfig, learning: LearningConfig, *, batched: bool) -> Parts:
+    """The parts under these settings; cached, so that they compile once."""
+    sampling, gradient_steps = partial(_sampling, network, learning), partial(_gradient_steps, network, learning)
+    advantages = partial(inner.estimate, learning)
+    if batched:
+        sampling, advantages = jax.vmap(sampling, in_axes=(None, 0, 0)), jax.vmap(advantages)
+        gradient_steps = jax.vmap(gradient_steps, in_axes=(None, 0, 0, 0, 0))
+    update = partial(outer_update, learning)
+    return Parts(
+        jax.jit(sampling),
+        jax.jit(advantages),
+        jax.jit(gradient_steps),
+        jax.jit(lambda *arguments: update(*arguments)[0]),
+    )
+
+
+def _sampling(
+    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+) -> tuple[Trajectories, Pullback]:
+    def forward(params: Any) -> tuple[Any, Trajectories]:
+        trajectories = rollout.sample(network, params, task, key, learning.rollouts)
+        _, *differentiable = trajectories.decisions  # actions are not
+        return differentiable, trajectories
+
+    _, pullback, trajectories = jax.vjp(forward, params, has_aux=True)
+    return trajectories, pullback
+
+
+def _gradient_steps(
+    network: NetworkConfig,
+    learning: LearningConfig,
+    params: Any,
+    task: LearningTask,
+    trajectories: Trajectories,
+    pullback: Pullback,
+    batch: Batch,
+) -> Any:
+    actions, *differentiable = trajectories.decisions
+    cotangents = jax.grad(lambda values: inner_loss(learning, batch, Decisions(actions, *values))[0])(differentiable)
+    (gradient,) = pullback(cotangents)
+    state = inner.descend(learning, InnerState(params, inner.inner_optimizer(learning).init(params)), gradient)
+    return inner.further_steps(network, learning, state, task, batch, learning.inner_steps)[0].params

@@ -1,0 +1,113 @@
+"""A bench record as tables, and beside a stored one as ratios."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mrlato_jax.errors import InputError
+from mrlato_jax.progress import format_table
+
+_RATE = "matmul_gflop_per_second"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested figures by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """Every figure of a record; what was measured along an axis is a table of its own, a row for each value."""
+    rows, grids = [], []
+    for section, figures in record.items():
+        for name, value in figures.items():
+            if not isinstance(value, Mapping):
+                rows.append([section, name, value if isinstance(value, str) else f"{value:.4g}"])
+            elif all(isinstance(row, Mapping) for row in value.values()):
+                grids.append(_grid(f"{section}: {name}", value))
+            else:
+                rows += [[section, f"{name}.{key}", f"{entry:.4g}"] for key, entry in value.items()]
+    return "\n\n".join([format_table(["section", "figure", "value"], rows), *grids])
+
+
+def _grid(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    cells = [[value, *(f"{row[name]:.4g}" if name in row else "" for name in columns)] for value, row in rows.items()]
+    return format_table([title, *columns], cells)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record as this project's bench writes it.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    accepted = "accepted: a record that bench.py wrote"
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"record {path} cannot be read ({error}); {accepted}") from None
+    usable = isinstance(record, dict) and all(isinstance(figures, dict) for figures in record.values())
+    if not usable or "environment" not in record:
+        raise InputError(f"record {path} has no sections with an environment; {accepted}")
+    return record
+
+
+def compare(stored: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Both records' figures side by side.
+
+    Returns:
+        A table: each figure that both records have, stored, now, now / stored, and that ratio as it would be had both
+        runs met the same matmul rate (of the section's own process); and warnings on whatever else differs.
+    """
+    warnings = _environment_warnings(stored["environment"], now["environment"])
+    rows = []
+    for section, figures in now.items():
+        if section == "environment" or section not in stored:
+            continue
+        before, after = flatten(stored[section]), flatten(figures)
+        shared = [name for name in after if name in before and _is_number(before[name])]
+        sizes = [name for name in shared if not _unit(name) and before[name] != after[name]]
+        if sizes:
+            changes = ", ".join(f"{name} {before[name]:g} -> {after[name]:g}" for name in sizes)
+            warnings.append(f"{section} is left out: it measured other sizes ({changes})")
+            continue
+        rate = after[_RATE] / before[_RATE] if _is_number(before.get(_RATE)) and before[_RATE] > 0 else None
+        for name in shared:
+            if _unit(name):
+                rows.append([f"{section}.{name}", *_ratio(name, before[name], after[name], rate)])
+    return format_table(["figure", "stored", "now", "now / stored", "at equal matmul rate"], rows), warnings
+
+
+def _ratio(name: str, before: float, after: float, rate: float | None) -> list[str]:
+    cells = [f"{before:.4g}", f"{after:.4g}"]
+    if before == 0:
+        return [*cells, "", ""]
+    ratio = after / before
+    normalised = {"seconds": ratio * rate, "rate": ratio / rate} if rate else {}
+    cells.append(f"{ratio:.2f}")
+    return [*cells, f"{normalised[_unit(name)]:.2f}" if _unit(name) in normalised else ""]
+
+
+def _unit(name: str) -> str:
+    """How a figure relates to the machine's speed: seconds, rate, other; nothing for a size."""
+    last = name.rpartition(".")[2]
+    if last.endswith("_per_second"):
+        return "rate"
+    if last == "seconds" or last.endswith(("_seconds", "_seconds_per_dag")):
+        return "seconds"
+    return "other" if last.endswith("_gb") or "fraction" in last or "speedup" in last else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _environment_warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    names = [name for name in after if not _unit(name) and before.get(name) != after[name]]
+    return [f"{name} differs: {before.get(name)} in the stored record, {after[name]} now" for name in names]

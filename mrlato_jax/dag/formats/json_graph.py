@@ -1,0 +1,91 @@
+"""Our own file format of one application: JSON with every unit in a name.
+
+    {
+     "format": "mrlato_jax.task_graph", "version": 1,
+     "tasks": [
+      {"name": "detect", "cycles": 4e7, "upload_bytes": 20000, "download_bytes": 20000},
+      {"name": "track", "cycles": 9e7, "upload_bytes": 40000, "download_bytes": 40000}
+     ],
+     "edges": [["detect", "track"]]
+    }
+
+`cycles` are CPU cycles, `upload_bytes` what a task sends when it is offloaded, `download_bytes` what comes back; edges
+are [parent, child] by name. Nothing has a default, and other members are refused: a misspelt one would be lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from mrlato_jax.dag.formats.reading import Node, check_count, json_file
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, check_type
+from mrlato_jax.files import write_atomically
+
+FORMAT, VERSION = "mrlato_jax.task_graph", 1
+KIND = f"a JSON file of format {FORMAT}"
+MAX_FILE_BYTES = 64 * 2**20
+_COSTS = ("cycles", "upload_bytes", "download_bytes")
+
+
+def read_json(path: str | os.PathLike[str]) -> TaskGraph:
+    """Reads one application from a file of our own format; tasks have the ids of their places in it.
+
+    Args:
+        path: the file, UTF-8, at most 64 MiB.
+
+    Raises:
+        InputError: no such file, or naming the place in it and what is accepted there.
+    """
+    top = json_file(path, KIND, MAX_FILE_BYTES)
+    top.only("format", "version", "tasks", "edges")
+    if top["format"].value != FORMAT:
+        raise top["format"].refuse(repr(FORMAT))
+    if top["version"].value != VERSION:
+        raise top["version"].refuse(str(VERSION))
+    entries = top["tasks"].items()
+    check_count(top["tasks"].place, len(entries))
+    ids: dict[str, int] = {}
+    costs: dict[str, list[float]] = {field: [] for field in _COSTS}
+    for entry in entries:
+        entry.only("name", *_COSTS)
+        name = entry["name"].text()
+        if name in ids:
+            raise entry["name"].refuse("names that differ")
+        ids[name] = len(ids)
+        for field in _COSTS:
+            costs[field].append(entry[field].number())
+    edges = [_edge(entry, ids) for entry in top["edges"].items()]
+    try:
+        return TaskGraph.from_edges(**costs, edges=edges, names=list(ids))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _edge(entry: Node, ids: dict[str, int]) -> tuple[int, int]:
+    ends = entry.items()
+    if len(ends) != 2:
+        raise entry.refuse("[parent, child]")
+    for end in ends:
+        if end.text() not in ids:
+            raise end.refuse("the name of a task")
+    return ids[ends[0].value], ids[ends[1].value]
+
+
+def write_json(graph: TaskGraph, path: str | os.PathLike[str]) -> None:
+    """Writes one application, whole or not at all; `read_json` gives an equal one.
+
+    Raises:
+        InputError: no graph, or a file that cannot be written.
+    """
+    check_type("graph", graph, TaskGraph)
+    columns = zip(graph.names, *(getattr(graph, field).tolist() for field in _COSTS), strict=True)
+    tasks = [dict(zip(("name", *_COSTS), row, strict=True)) for row in columns]
+    edges = [[graph.names[parent], graph.names[child]] for parent, child in graph.edges.tolist()]
+    value = {"format": FORMAT, "version": VERSION, "tasks": tasks, "edges": edges}
+    try:
+        write_atomically(Path(path), (json.dumps(value, indent=1) + "\n").encode())
+    except OSError as error:
+        raise InputError(f"path is {path}: {error.strerror}; accepted: one to write to") from None

@@ -1,0 +1,34 @@
+"""What a decoder needs of the surroundings that it decides in; the policy knows no more of the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Surroundings(NamedTuple):
+    """The decision processes of R trajectories of each of G DAGs.
+
+    Attributes:
+        state: before the first decision; pytree with leading axes [G, R].
+        inputs: pytree with leading axes [G, N], one entry per position.
+        observe: `(state, input [G, ...]) -> [G, R, K]`, what the decoder sees before deciding; with a free order
+            [G, R, N, K], of each task.
+        advance: `(state, input [G, ...], actions [G, R]) -> (state, outcome [G, R])`.
+        allowed: `(state, input [G, ...]) -> bool[G, R, A]`, at least one true; None where all actions always are.
+    """
+
+    state: Any
+    inputs: Any
+    observe: Callable[[Any, Any], jax.Array]
+    advance: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
+    allowed: Callable[[Any, Any], jax.Array] | None = None
+
+
+def blind(graphs: int, rollouts: int, num_positions: int) -> Surroundings:
+    """Surroundings of decoders that see nothing of them and act on nothing."""
+    state, inputs = (jnp.zeros((graphs, size, 0), jnp.float32) for size in (rollouts, num_positions))
+    return Surroundings(state, inputs, lambda state, _: state, lambda state, _, actions: (state, ()))

@@ -1,0 +1,119 @@
+"""The decision process of one DAG: `reset`, `step`, and the actions that are `allowed`.
+
+Pure functions for one DAG, safe under `jax.jit` and `jax.vmap`. Where `in_order` is true, the tasks are placed in the
+priority order (13) and an action is a side; where it is false, an action chooses one of the ready tasks as well
+(`actions`). The state (12) is the DAG and the decisions so far, as the simulator's queues hold them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mrlato_jax.config import CANDIDATES
+from mrlato_jax.environment import actions as coding
+from mrlato_jax.environment.reward import reward
+from mrlato_jax.mec import latency
+from mrlato_jax.mec.arrays import DagArrays
+
+
+class State(NamedTuple):
+    """One DAG between two decisions."""
+
+    queues: latency.Queues  # what the placed tasks leave behind
+    placed: jax.Array  # bool[N], by position in the priority order
+
+
+def reset(dag: DagArrays) -> State:
+    """The state before the first decision; `dag` has no leading axes."""
+    return State(latency.empty_queues(dag), jnp.zeros(dag.mask.shape, bool))
+
+
+def is_done(dag: DagArrays, state: State) -> jax.Array:
+    """Whether every task is placed."""
+    return (state.placed | ~dag.mask).all()
+
+
+def step(dag: DagArrays, state: State, action: jax.Array, *, in_order: bool = True) -> tuple[State, jax.Array]:
+    """Places one task; once all are placed, nothing changes.
+
+    Args:
+        dag: one DAG, no leading axes.
+        state: before the decision.
+        action: int32, as `actions` packs it; one that is not `allowed` is not refused.
+        in_order: whether the next task of the priority order is placed, and the action is its side.
+
+    Returns:
+        The state afterwards, and the reward (14): minus the growth of the makespan, seconds.
+    """
+    if in_order:
+        position, side = jnp.argmin(state.placed), action
+    else:
+        position, side = coding.position_of(action), coding.side_of(action)
+    return place_at(dag.channel, latency.tasks(dag), state, position, side)
+
+
+def allowed(dag: DagArrays, state: State, *, in_order: bool = True, candidates: int = CANDIDATES) -> jax.Array:
+    """Which actions may be taken: bool[A], A = 2 or, with a free order, 2 N; all of them once every task is placed.
+
+    Args:
+        dag: one DAG, no leading axes.
+        state: before the decision.
+        in_order: as `step` takes it.
+        candidates: of the ready tasks, so many of the highest priority may be next; with a free order only.
+    """
+    if in_order:
+        return jnp.ones(coding.NUM_SIDES, bool)
+    return allowed_tasks(latency.tasks(dag), state, candidates)
+
+
+def place_next(
+    channel: str, queues: latency.Queues, task: latency.Task, side: jax.Array
+) -> tuple[latency.Queues, jax.Array]:
+    """The one transition: places `task` on `side`; the queues afterwards and the reward (14)."""
+    after, _ = latency.step(channel, queues, task, side)
+    return after, reward(queues, after)
+
+
+def place_at(
+    channel: str, tasks: latency.Task, state: State, position: jax.Array, side: jax.Array
+) -> tuple[State, jax.Array]:
+    """`place_next` of the task at `position`; nothing changes where it is placed already."""
+    task = jax.tree.map(lambda leaf: leaf[position], tasks)
+    task = task._replace(valid=task.valid & ~state.placed[position])
+    after, earned = place_next(channel, state.queues, task, side)
+    return State(after, state.placed.at[position].set(True)), earned
+
+
+def allowed_tasks(tasks: latency.Task, state: State, candidates: int) -> jax.Array:
+    """`allowed` with a free order, from `latency.tasks` of the DAG."""
+    can_be_next = ready(tasks, state.placed)
+    positions = most_urgent(can_be_next, candidates)
+    compared = jnp.zeros(state.placed.shape, bool).at[positions].set(can_be_next[positions])
+    # Once all are placed, padding is met.
+    return jnp.repeat(compared | ~can_be_next.any(), coding.NUM_SIDES)
+
+
+def ready(tasks: latency.Task, placed: jax.Array) -> jax.Array:
+    """Which tasks of one DAG may be placed next: bool[N], those that are not `placed`, bool[N], but whose parents are.
+
+    Args:
+        tasks: `latency.tasks` of the DAG.
+        placed: by position in the priority order.
+    """
+    waiting = tasks.parents & ~placed[None, :]
+    return tasks.valid & ~placed & ~waiting.any(axis=1)
+
+
+def most_urgent(ready: jax.Array, most: int) -> jax.Array:
+    """Positions of the ready tasks of the highest priority: int32[min(most, N)].
+
+    Where fewer are ready, positions of others fill up.
+
+    Args:
+        ready: bool[N], by position in the priority order.
+        most: at least 1.
+    """
+    return jnp.argsort(~ready, stable=True)[:most].astype(jnp.int32)

@@ -1,0 +1,20 @@
+"""The reward (14) of a decision."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.latency import Queues
+
+
+def reward(before: Queues, after: Queues) -> jax.Array:
+    """(14) with its sign mended: minus the growth of the makespan, seconds. Sums to minus the makespan."""
+    return before.makespan - after.makespan
+
+
+def all_local_makespan(dag: DagArrays) -> jax.Array:
+    """The scale of a DAG's rewards: the UE runs one task after the other, so the sum of `T_ue`; 1 where that is 0."""
+    total = dag.ue.sum()
+    return jnp.where(total > 0, total, 1)

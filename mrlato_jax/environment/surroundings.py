@@ -1,0 +1,108 @@
+"""The decision process as a decoder meets it: R trajectories of each of G DAGs, side by side."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from mrlato_jax.config import NetworkConfig
+from mrlato_jax.environment import actions as coding
+from mrlato_jax.environment import features
+from mrlato_jax.environment.interface import Surroundings
+from mrlato_jax.environment.observation import num_observed, quantities
+from mrlato_jax.environment.process import State, allowed_tasks, most_urgent, place_at, place_next, ready, reset
+from mrlato_jax.mec import latency
+from mrlato_jax.mec.arrays import DagArrays
+
+
+def surroundings(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
+    """The decision processes of R trajectories of each DAG; outcomes are rewards (14).
+
+    Args:
+        network: says whether actions choose the order, and what the decoder sees of the simulator.
+        dags: leading axis G.
+        rollouts: R.
+    """
+    return (_in_priority_order if network.in_order else _in_free_order)(network, dags, rollouts)
+
+
+def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
+    """All DAGs are at the same position of their priority order, whose task is the input of each step."""
+    channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
+    last = dags.mask.sum(axis=-1, dtype=jnp.int32).max()
+
+    def observe(
+        tasks: latency.Task, queues: latency.Queues, step: tuple[latency.Task, jax.Array], position: jax.Array
+    ) -> jax.Array:
+        task, scale = step
+        if not network.sees_simulator:
+            return jnp.zeros(0, scale.dtype)
+        left = tasks.position >= task.position
+        # What is seen depends on the times piecewise, as plans do: nothing is to be differentiated.
+        seen = jax.lax.stop_gradient((tasks, left, scale, queues, task))
+        simulated, outcomes = jax.lax.platform_dependent(
+            cpu=lambda: quantities(network, channel, *seen, steps=(position + 1, last)),
+            # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
+            default=lambda: quantities(network, channel, *seen),
+        )
+        if network.decoder_input == "task_sim":
+            return simulated
+        return jnp.concatenate([simulated, features.lookahead_features(scale, queues, *outcomes)])
+
+    def advance(
+        queues: latency.Queues, step: tuple[latency.Task, jax.Array], action: jax.Array
+    ) -> tuple[latency.Queues, jax.Array]:
+        return place_next(channel, queues, step[0], action)
+
+    graphs, size = dags.mask.shape
+    scales = jnp.broadcast_to(jax.vmap(features.time_scale)(dags)[:, None], (graphs, size))
+    empty = jax.vmap(latency.empty_queues)(dags)
+    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, 0, None, None)), in_axes=(0, 0, 0, None))
+    return Surroundings(
+        state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), empty),
+        inputs=(tasks, scales),
+        # A number for all, the position can bound a loop.
+        observe=lambda state, step: observe_all(tasks, state, step, step[0].position[0]),
+        advance=jax.vmap(jax.vmap(advance, in_axes=(0, None, 0))),
+    )
+
+
+def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
+    """Actions choose the order too, among `network.candidates` tasks whose parents are placed."""
+    channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
+    scales = jax.vmap(features.time_scale)(dags)
+    graphs, size = dags.mask.shape
+
+    def observe(tasks: latency.Task, scale: jax.Array, state: State) -> jax.Array:
+        untold = jnp.zeros((size, num_observed(network)), scale.dtype)
+        if not network.sees_simulator:
+            return untold
+        can_be_next = ready(tasks, state.placed)
+        positions = most_urgent(can_be_next, network.candidates)
+        compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
+        left = ~state.placed & tasks.valid
+        of_task = partial(quantities, network, channel, tasks, left, scale, state.queues)
+        seen, outcomes = jax.vmap(of_task)(compared)
+        if network.decoder_input == "lookahead":
+            seen = jnp.concatenate([seen, features.candidate_features(scale, outcomes, can_be_next[positions])], axis=1)
+        return untold.at[positions].set(seen)
+
+    def advance(tasks: latency.Task, state: State, action: jax.Array) -> tuple[State, jax.Array]:
+        return place_at(channel, tasks, state, coding.position_of(action), coding.side_of(action))
+
+    def allowed(tasks: latency.Task, state: State) -> jax.Array:
+        return allowed_tasks(tasks, state, network.candidates)
+
+    start = jax.vmap(reset)(dags)
+    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, 0)))
+    advance_all = jax.vmap(jax.vmap(advance, in_axes=(None, 0, 0)))
+    allowed_all = jax.vmap(jax.vmap(allowed, in_axes=(None, 0)))
+    return Surroundings(
+        state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), start),
+        inputs=jnp.zeros((graphs, size, 0)),
+        observe=lambda state, _: observe_all(tasks, scales, state),
+        advance=lambda state, _, actions: advance_all(tasks, state, actions),
+        allowed=lambda state, _: allowed_all(tasks, state),
+    )

@@ -1,0 +1,72 @@
+"""A policy as a compiled program's source: `jax.export` bytes that need JAX alone, not this package.
+
+The durable form of a policy is its weights (`experiments.weights`); this one is a cache of it, for a JAX at most six
+months away from the one that wrote it. Needs the extra `export`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from mrlato_jax.errors import check_choice, check_number, check_type
+from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.system import CHANNELS
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def to_program(
+    policy: Offloader, num_positions: int, channel: str = "paper", platforms: Sequence[str] = PLATFORMS[:2]
+) -> bytes:
+    """Writes `Offloader.decide` for any number of DAGs of at most so many tasks.
+
+    In another process, with JAX alone:
+
+        program = jax.export.deserialize(data)
+        actions, makespans = program.call(ue, uplink, vm, downlink, parents, mask)
+
+    The first four are float32[B, N], seconds, in scheduling order, 0 on padding; parents is bool[B, N, N], true at
+    [b, i, j] where the task at position j is a parent of the one at i; mask is bool[B, N]. What comes back is
+    int32[B, N] and float32[B], as `decide` says.
+
+    Args:
+        policy: the policy.
+        num_positions: N, at least 1.
+        channel: the channel rules.
+        platforms: that the program can run on.
+
+    Raises:
+        InputError: an argument out of its range.
+        ImportError: the package `flatbuffers` is not installed.
+    """
+    check_type("policy", policy, Offloader)
+    check_number("num_positions", num_positions, low=1, integer=True)
+    check_choice("channel", channel, tuple(CHANNELS))
+    for name in platforms:
+        check_choice("platforms", name, PLATFORMS)
+    size = num_positions
+
+    def decide_one(*leaves: jax.Array) -> tuple[jax.Array, jax.Array]:
+        ue, uplink, vm, downlink, parents, mask = leaves
+        order = jnp.arange(size, dtype=jnp.int32)
+        dag = DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel)
+        actions, makespans = policy.decide(jax.tree.map(lambda leaf: leaf[None], dag))
+        return actions[0], makespans[0]
+
+    (batch,) = jax.export.symbolic_shape("b")
+    times = [jax.ShapeDtypeStruct((batch, size), jnp.float32)] * 4
+    shapes = (
+        *times,
+        jax.ShapeDtypeStruct((batch, size, size), jnp.bool_),
+        jax.ShapeDtypeStruct((batch, size), jnp.bool_),
+    )
+    exported = jax.export.export(jax.jit(jax.vmap(decide_one)), platforms=tuple(platforms))(*shapes)
+    try:
+        return bytes(exported.serialize())
+    except ImportError:
+        raise ImportError("exporting needs the package flatbuffers (pip install 'mrlato-jax[export]')") from None

@@ -1,0 +1,45 @@
+"""Inference for other programs: a trained policy that plans applications.
+
+policy = load_offloader("exp1")
+plan = policy.plan(graph, system)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.inference import weights
+from mrlato_jax.inference.offloader import Offloader
+
+GENERAL = "general"
+
+
+def load_offloader(source: str | Path = GENERAL) -> Offloader:
+    """A policy that plans: one that comes with the package, or one of yours.
+
+    Args:
+        source: "general", `mrlato_plus` trained on applications and systems of all kinds; "exp1", "exp2" or "exp3", the
+            same trained on that experiment's training sets; a run folder, as `launch/meta_train.py` leaves it, whose
+            newest whole checkpoint counts (./exp1 where its name is one of those); or a file of
+            `launch/export_weights.py`, NAME.safetensors with NAME.json beside it.
+
+    Raises:
+        InputError: no weights of that name and no run there, no whole checkpoint in it, or one of other settings or
+            data.
+    """
+    if not isinstance(source, (str, Path)):
+        raise InputError(f"source is {shorten(source)}; accepted: the name of shipped weights, or a path")
+    shipped = weights.shipped()
+    if isinstance(source, str) and source in shipped:
+        return weights.load(shipped[source])
+    path = Path(source)
+    if path.suffix == weights.TENSORS:
+        return weights.load(path.with_suffix(""))
+    if not path.exists():
+        raise InputError(f"source is {shorten(source)}; accepted: {', '.join(shipped)}, or the path of a run folder")
+    # Loaded here and not above: a program that plans with shipped weights needs nothing of training.
+    from mrlato_jax.inference.trained_run import trained_policy
+    from mrlato_jax.training.run_folder import RunFolder
+
+    return trained_policy(RunFolder.open(path))

@@ -1,0 +1,326 @@
+"""A trained policy as other programs call it: plans for applications, and adapting to them."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrlato_jax.config import LearningConfig, NetworkConfig
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.environment import features
+from mrlato_jax.environment.actions import position_of, side_of
+from mrlato_jax.environment.observation import lookahead_evaluations
+from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
+from mrlato_jax.learning import rollout
+from mrlato_jax.learning.adaptation import Adaptation, adapt
+from mrlato_jax.learning.learning_task import check_times, encoded, learning_task
+from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
+from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack
+from mrlato_jax.mec.latency import padded_size, power_of_two
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners import (
+    Plan,
+    SearchedPlan,
+    all_local,
+    all_offload,
+    greedy,
+    heft,
+    local_search,
+    look_ahead,
+    order_search,
+    plans_of_arrays,
+)
+
+MODES = ("argmax", "sample", "search", "search_order")
+MOST_AT_ONCE = 256  # DAGs decoded side by side
+MOST_PAIRS = 2**22  # of positions, in all DAGs that are decoded side by side
+SAMPLES = 64
+TEMPERATURES = (0.7, 2.0)  # of the first and of the last sample: best of several ranges on the training families
+IMPROVED = 16  # samples that `search` improves, beside the best candidate
+# Of positions squared, which is what simulating a plan costs: both bind from some hundred tasks on, and keep 500 tasks
+# to seconds.
+IMPROVING_WORK = 2**32
+ORDER_WORK = 2**27  # for each chain
+ORDER_STEPS = 3000  # changes that each chain of `search_order` tries
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Offloader:
+    """A trained policy. A pytree whose leaves are the parameters, so it can be an argument of jitted functions.
+
+    Nothing of it ever changes: any number of threads may plan with one.
+
+    Attributes:
+        network: the network's settings.
+        params: its parameters.
+        label: the method that trained it.
+        iteration: how many meta-iterations did.
+        learning: the learning settings, by which it adapts.
+        ranges: of applications and systems that it was trained on (`ranges.measure`); None where that is not known.
+    """
+
+    network: NetworkConfig
+    params: Any = dataclasses.field(repr=False)
+    label: str
+    iteration: int = 0
+    learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
+    ranges: Ranges | None = dataclasses.field(default=None, repr=False)
+
+    @overload
+    def plan(
+        self, graph: TaskGraph, system: System, mode: str = "argmax", *, samples: int = SAMPLES, seed: int = 0
+    ) -> SearchedPlan: ...
+
+    @overload
+    def plan(
+        self,
+        graph: Sequence[TaskGraph],
+        system: System | Sequence[System],
+        mode: str = "argmax",
+        *,
+        samples: int = SAMPLES,
+        seed: int = 0,
+    ) -> list[SearchedPlan]: ...
+
+    def plan(
+        self,
+        graph: TaskGraph | Sequence[TaskGraph],
+        system: System | Sequence[System],
+        mode: str = "argmax",
+        *,
+        samples: int = SAMPLES,
+        seed: int = 0,
+    ) -> SearchedPlan | list[SearchedPlan]:
+        """Decides every task of one application, or of each of several.
+
+        The network is compiled once for each padded size, channel, batch size (a power of two) and number of samples,
+        so a program that plans similar applications again and again compiles once. What a graph is decided with does
+        not depend on the others.
+
+        Args:
+            graph: one graph or a sequence of them, any sizes.
+            system: the system they run on, or a sequence with one for each graph.
+            mode: what is spent on a plan:
+                argmax        the likeliest decisions, one after the other
+                sample        also `samples` plans drawn from the policy, and the greedy, HEFT-based, all-local,
+                              all-offload and look-ahead ones: the best of all by the simulator
+                search        the best of these and of the samples, improved by local search
+                search_order  and from there by order search
+            samples: plans drawn for each application; not looked at by argmax.
+            seed: of the draws, and of order search.
+
+        Returns:
+            A `SearchedPlan` for each graph, timed in float64 by the one simulator, with how many plans were simulated
+            to find it.
+
+        Warns:
+            OutsideTrainingWarning: an application or system unlike those of training; it names in what.
+
+        Raises:
+            InputError: no graph, systems of another number, an unknown mode, or a task with more parents or children
+                than the policy has room for.
+        """
+        check_choice("mode", mode, MODES)
+        check_number("samples", samples, low=1, integer=True)
+        check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
+        if isinstance(graph, TaskGraph):
+            check_type("system", system, System)
+            assert isinstance(system, System)
+            return self._plan([graph], [system], mode, samples, seed)[0]
+        graphs = _graphs("graph", graph)
+        return self._plan(graphs, one_for_each(system, len(graphs)), mode, samples, seed)
+
+    def _plan(
+        self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, seed: int
+    ) -> list[SearchedPlan]:
+        """`plan` of checked arguments."""
+        features.check_neighbour_width(graphs, self.network.neighbour_limit)
+        unlike = None if self.ranges is None else outside(self.ranges, list(zip(graphs, systems, strict=True)))
+        if unlike is not None:
+            warnings.warn(OutsideTrainingWarning(unlike), stacklevel=3)
+        plans: dict[int, SearchedPlan] = {}
+        drawn = 0 if mode == "argmax" else samples
+        for indices, size in _batches(graphs, systems, drawn):
+            batch = [graphs[i] for i in indices], [systems[i] for i in indices]
+            found = self._decoded(*batch, size, drawn, seed)
+            for i, decoded in zip(indices, found, strict=True):
+                plans[i] = decoded[0] if mode == "argmax" else _best_of(graphs[i], systems[i], decoded, mode, seed)
+        return [plans[i] for i in range(len(graphs))]
+
+    def decide(self, arrays: DagArrays) -> tuple[jax.Array, jax.Array]:
+        """The likeliest decisions as a function of arrays, for use inside `jax.jit`, `vmap` over systems, ...
+
+        Args:
+            arrays: `mj.pack`'s, leading axis B; a task with more neighbours than the policy has room for gives NaN.
+
+        Returns:
+            Actions int32[B, N] in scheduling order, 0 local or 1 offload (2 position + side where the policy chooses
+            the order, too), and makespans float[B], seconds.
+        """
+        check_type("arrays", arrays, DagArrays)
+        return rollout.decode_greedily(self.network, self.params, encoded(arrays, self.network))
+
+    def adapt(
+        self, graphs: TaskGraph | Sequence[TaskGraph], system: System, updates: int = 30, seed: int = 0
+    ) -> AdaptedOffloader:
+        """The policy after gradient steps on applications like the ones it is to plan.
+
+        Args:
+            graphs: one application or several, any sizes.
+            system: the system they run on.
+            updates: Adam steps, from a fresh optimiser; trajectories of every graph are drawn anew after each
+                `learning.inner_steps` of them. 0 changes nothing.
+            seed: of those draws.
+
+        Returns:
+            The adapted policy, with its `curve`; this one stays as it is.
+
+        Raises:
+            InputError: no graph, one that the policy has no room for, or a policy that became NaN.
+        """
+        check_number("updates", updates, low=0, integer=True)
+        check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
+        check_type("system", system, System)
+        graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)
+        task = learning_task(graphs, system, self.network)
+        params, curve = adapt(self.network, self.learning, self.params, task, task, updates, jax.random.key(seed))
+        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(Offloader)}
+        return AdaptedOffloader(**{**mine, "params": params}, curve=curve)
+
+    def _decoded(
+        self, graphs: Sequence[TaskGraph], systems: Sequence[System], size: int, samples: int, seed: int
+    ) -> list[list[SearchedPlan]]:
+        """Of each graph the likeliest plan, and then the best of those that were drawn."""
+        count = len(graphs)
+        short = power_of_two(count) - count
+        graphs, systems = [*graphs, *[graphs[-1]] * short], [*systems, *[systems[-1]] * short]
+        arrays = pack(graphs, systems, num_positions=size, dtype=np.float64)
+        check_times(arrays)
+        actions = np.asarray(_decode(self.network, self.params, arrays))[:, None]
+        if samples:
+            kept = min(IMPROVED, samples)
+            best = _sampled(self.network, self.params, arrays, jax.random.key(seed), samples, kept)
+            actions = np.concatenate([actions, np.asarray(best)], axis=1)
+        plans = self._timed(graphs, systems, arrays, actions)
+        spent = [(1 + samples) * lookahead_evaluations(self.network, graph.num_tasks) + samples for graph in graphs]
+        return [[SearchedPlan.of(plan, evaluations=spent[i]) for plan in plans[i]] for i in range(count)]
+
+    def _timed(
+        self, graphs: Sequence[TaskGraph], systems: Sequence[System], arrays: DagArrays, actions: np.ndarray
+    ) -> list[list[Plan]]:
+        """The plans that rows of actions [B, K, N] make of each graph, in float64, each in its own order."""
+        if self.network.in_order:
+            return plans_of_arrays(arrays, actions)
+        _, each, size = actions.shape
+        orders = [
+            order[position_of(row[: graph.num_tasks])].astype(np.int64)
+            for graph, order, rows in zip(graphs, arrays.order, actions, strict=True)
+            for row in rows
+        ]
+        graphs = [graph for graph in graphs for _ in range(each)]
+        systems = [system for system in systems for _ in range(each)]
+        in_order = pack(graphs, systems, orders=orders, num_positions=size, dtype=np.float64)
+        found = [plan for (plan,) in plans_of_arrays(in_order, side_of(actions).reshape(-1, 1, size))]
+        return [found[i : i + each] for i in range(0, len(found), each)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdaptedOffloader(Offloader):
+    """What `adapt` gives; `adapted, curve = policy.adapt(...)` takes both.
+
+    Attributes:
+        curve: what each update did, measured on the applications that were adapted to.
+    """
+
+    curve: Adaptation | None = dataclasses.field(default=None, repr=False)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self, self.curve))
+
+
+for _kind in (Offloader, AdaptedOffloader):
+    _names = [field.name for field in dataclasses.fields(_kind)]
+    jax.tree_util.register_dataclass(
+        _kind, data_fields=["params"], meta_fields=[name for name in _names if name != "params"]
+    )
+
+
+class _Improved(NamedTuple):
+    """A plan in search of a better one."""
+
+    plan: SearchedPlan
+    evaluations: int
+
+    def or_else(self, other: SearchedPlan) -> _Improved:
+        """The better of both, at the cost of both."""
+        best = other if other.makespan < self.plan.makespan else self.plan
+        return _Improved(best, self.evaluations + other.evaluations)
+
+
+def _best_of(graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], mode: str, seed: int) -> SearchedPlan:
+    """The best of the policy's plans and of the simple ones, improved as `mode` says."""
+    simple = [planner(graph, system) for planner in (heft, greedy, all_local, all_offload)]
+    ahead = look_ahead(graph, system)
+    best = min([*decoded, *simple, ahead], key=lambda plan: plan.makespan)
+    spent = decoded[0].evaluations + len(simple) + ahead.evaluations
+    found = _Improved(SearchedPlan.of(best, evaluations=0), spent)
+    if mode != "sample":
+        starts = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in (best, *decoded)}
+        most = max(1, IMPROVING_WORK // padded_size(graph.num_tasks) ** 2 // len(starts))
+        for start in starts.values():
+            found = found.or_else(
+                local_search(
+                    graph, system, order=start.order, start=start.placement, restarts=0, seed=seed, max_evaluations=most
+                )
+            )
+    if mode == "search_order":
+        steps = max(1, min(ORDER_STEPS, ORDER_WORK // padded_size(graph.num_tasks) ** 2))
+        found = found.or_else(order_search(graph, system, start=found.plan, steps=steps, seed=seed))
+    return SearchedPlan.of(found.plan, evaluations=found.evaluations)
+
+
+def _batches(graphs: Sequence[TaskGraph], systems: Sequence[System], samples: int) -> Iterator[tuple[list[int], int]]:
+    """Graphs that are decoded side by side, by their indices, and the size that they are padded to."""
+    alike: Mapping[tuple[int, str], list[int]] = defaultdict(list)
+    for i, (graph, system) in enumerate(zip(graphs, systems, strict=True)):
+        alike[padded_size(graph.num_tasks), system.channel].append(i)
+    for (size, _), indices in alike.items():
+        most = MOST_PAIRS // (size * size * max(1, samples // 4))
+        most = 1 << (max(1, min(most, MOST_AT_ONCE)).bit_length() - 1)
+        for begin in range(0, len(indices), most):
+            yield indices[begin : begin + most], size
+
+
+def _graphs(name: str, graphs: Any) -> list[TaskGraph]:
+    if not isinstance(graphs, Sequence) or isinstance(graphs, str) or not graphs:
+        kind = (
+            "a TaskGraph or a sequence of at least one" if name == "graph" else "a sequence of at least one TaskGraph"
+        )
+        raise InputError(f"{name} is {shorten(graphs)}; accepted: {kind}")
+    for i, entry in enumerate(graphs):
+        check_type(f"{name}[{i}]", entry, TaskGraph)
+    return list(graphs)
+
+
+@partial(jax.jit, static_argnames="network")
+def _decode(network: NetworkConfig, params: Any, arrays: DagArrays) -> jax.Array:
+    return rollout.decode_greedily(network, params, encoded(arrays, network))[0]
+
+
+@partial(jax.jit, static_argnames=("network", "samples", "kept"))
+def _sampled(
+    network: NetworkConfig, params: Any, arrays: DagArrays, key: jax.Array, samples: int, kept: int
+) -> jax.Array:
+    """Actions int32[G, kept, N] of the best of the plans that are drawn of each DAG, the best first."""
+    temperatures = jnp.linspace(*TEMPERATURES, samples) if samples > 1 else jnp.ones(1)
+    drawn = rollout.sample(network, params, encoded(arrays, network), key, samples, temperatures, alike=True)
+    _, best = jax.lax.top_k(-drawn.makespans, kept)
+    return jax.vmap(lambda actions, indices: actions[indices])(drawn.decisions.actions, best)

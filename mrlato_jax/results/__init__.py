@@ -1,0 +1,1 @@
+"""What comes of runs: evaluation, references, statistics, tables, figures, reproduction and studies."""

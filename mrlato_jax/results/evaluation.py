@@ -1,0 +1,147 @@
+"""Adapting a meta-policy to applications it has never seen, and what it is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrlato_jax.config import TrainConfig
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError
+from mrlato_jax.learning.adaptation import MILLISECONDS, Adaptation, OnRound, adapt, ignore
+from mrlato_jax.learning.learning_task import learning_task
+from mrlato_jax.mec.system import System
+from mrlato_jax.methods import BASELINES, planned_methods
+from mrlato_jax.planners import optimum
+from mrlato_jax.training.experiments import TestSetting
+
+Watch = Callable[[str, float], AbstractContextManager[OnRound]]
+
+
+def evaluation_key(config: TrainConfig, setting_index: int) -> jax.Array:
+    """The key of one setting's adaptation: apart from those of training, the same whatever else is evaluated."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1), setting_index)
+
+
+def baseline_latencies(graphs: Sequence[TaskGraph], system: System) -> dict[str, float]:
+    """Mean makespan of each unlearned plan over `graphs`, milliseconds, by the names of `BASELINES`."""
+    rows = planned_methods()
+    return {
+        name: MILLISECONDS * float(np.mean([plan.makespan for plan in rows[name].plan(graphs, system)]))
+        for name in BASELINES
+    }
+
+
+def optimum_latency(
+    graphs: Sequence[TaskGraph],
+    system: System,
+    proof_s: float,
+    on_proof: Callable[[int], None] = lambda done: None,
+) -> tuple[float, int]:
+    """Mean optimum over `graphs` in the priority order, milliseconds, and how many are not proven in `proof_s` seconds.
+
+    Those count at their lower bounds. `on_proof` is told after each DAG how many are done.
+    """
+    plans = []
+    for graph in graphs:
+        plans.append(optimum(graph, system, time_limit_s=proof_s))
+        on_proof(len(plans))
+    return MILLISECONDS * float(np.mean([plan.lower_bound for plan in plans])), sum(not plan.proven for plan in plans)
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingResult:
+    """Everything measured on one setting.
+
+    Attributes:
+        setting: its name.
+        baselines_ms: by the names of `BASELINES`.
+        adaptation: adapting to and measuring on all of its DAGs, the paper's protocol.
+        held_out: adapting to the first half and measuring on the second; None where that was not asked for.
+        held_out_baselines_ms: `baselines_ms` of that second half.
+        optimum_ms: mean optimum in the priority order, an unproven one at its lower bound; None where not asked for.
+        unproven: how many of those are not proven.
+    """
+
+    setting: str
+    baselines_ms: dict[str, float]
+    adaptation: Adaptation
+    held_out: Adaptation | None = None
+    held_out_baselines_ms: dict[str, float] | None = None
+    optimum_ms: float | None = None
+    unproven: int = 0
+
+
+def adapt_to_all(
+    config: TrainConfig, params: Any, setting: TestSetting, index: int, updates: int, on_round: OnRound = ignore
+) -> Adaptation:
+    """Adapts to and measures on all DAGs of a setting, as the paper does; arguments as `evaluate_setting`."""
+    task = learning_task(setting.graphs, setting.system, config.network)
+    key, _ = jax.random.split(evaluation_key(config, index))
+    return adapt(config.network, config.learning, params, task, task, updates, key, on_round)[1]
+
+
+def adapt_to_half(
+    config: TrainConfig, params: Any, setting: TestSetting, index: int, updates: int, on_round: OnRound = ignore
+) -> Adaptation:
+    """Adapts to the first half of a setting's DAGs and measures on the second; arguments as `evaluate_setting`.
+
+    Raises:
+        InputError: a single DAG.
+    """
+    _check_halves(setting)
+    half, size = len(setting.graphs) // 2, max(graph.num_tasks for graph in setting.graphs)
+    first, second = (
+        learning_task(graphs, setting.system, config.network, size)
+        for graphs in (setting.graphs[:half], setting.graphs[half:])
+    )
+    _, key = jax.random.split(evaluation_key(config, index))
+    return adapt(config.network, config.learning, params, first, second, updates, key, on_round)[1]
+
+
+def evaluate_setting(
+    config: TrainConfig,
+    params: Any,
+    setting: TestSetting,
+    index: int,
+    updates: int,
+    *,
+    held_out: bool = False,
+    watch: Watch = lambda name, heft_ms: nullcontext(ignore),
+) -> SettingResult:
+    """Measures one setting.
+
+    Args:
+        config: of the run that trained `params`.
+        params: the meta-policy.
+        setting: what to adapt to.
+        index: the setting's place among its experiment's, which gives its random key.
+        updates: Adam steps.
+        held_out: also adapt to half of the DAGs and measure on the other half.
+        watch: called before each adaptation with its name and the mean latency of the measured DAGs' HEFT-based plans;
+            gives the context in which it runs and the `on_round` that `adapt` is given.
+
+    Raises:
+        InputError: a DAG that the policy has no room for, or a single DAG to be halved.
+    """
+    if held_out:
+        _check_halves(setting)
+    baselines = baseline_latencies(setting.graphs, setting.system)
+    with watch(setting.name, baselines["HEFT-based"]) as on_round:
+        adaptation = adapt_to_all(config, params, setting, index, updates, on_round)
+    if not held_out:
+        return SettingResult(setting.name, baselines, adaptation)
+    half_baselines = baseline_latencies(setting.graphs[len(setting.graphs) // 2 :], setting.system)
+    with watch(f"{setting.name}, held out", half_baselines["HEFT-based"]) as on_round:
+        halves = adapt_to_half(config, params, setting, index, updates, on_round)
+    return SettingResult(setting.name, baselines, adaptation, halves, half_baselines)
+
+
+def _check_halves(setting: TestSetting) -> None:
+    if len(setting.graphs) < 2:
+        raise InputError(f"held_out is true, but set {setting.name} has 1 DAG; accepted: at least 2, or held_out false")

@@ -1,0 +1,192 @@
+"""The paper's Figures 4 to 6 with what the paper lacks, and the curves of the trainings behind them, as PNG files."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrlato_jax.results.comparison import Curves, Panel, labels_of
+from mrlato_jax.results.studies import BASE, UNLEARNED, Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LINES = {  # planners that are drawn as lines
+    "greedy": ("0.55", (0, (1, 1))),
+    "HEFT-based": ("black", "-"),
+    "look-ahead": ("tab:brown", ":"),
+    "look-ahead, order too": ("tab:brown", (0, (4, 2))),
+    "local search": ("0.35", (0, (4, 2))),
+    "optimum": ("tab:green", "-"),
+    "order search": ("tab:green", (0, (4, 2))),
+}
+LETTERS_AN_INCH = 11  # of a legend
+LETTERS_A_NOTE = 48
+GAP_TICKS = (1, 2, 5, 10, 20, 50, 100)  # percent
+COLOURS = ("C0", "C1", "C3", "C4", "C5", "C6")  # of learned methods, in order
+EXPLAINED, EXPLAINED_METRIC = "explained variance of the returns (not below -0.2)", "value_explained"
+CURVES = {
+    "latency / HEFT-based": lambda curve: np.asarray(curve["latency_ms"]) / np.asarray(curve["heft_ms"]),
+    "entropy, nats a decision": lambda curve: np.asarray(curve["entropy"]),
+    EXPLAINED: lambda curve: np.clip(np.asarray(curve[EXPLAINED_METRIC]), -0.2, 1),
+    "KL of the last inner step, nats": lambda curve: np.asarray(curve["approx_kl"]),
+}
+
+
+def adaptation_panels(panels: Sequence[Panel], near: float | None = None) -> Figure:
+    """Mean latency against updates, a panel a setting: methods as curves, bands from seed to seed, planners as lines.
+
+    Args:
+        panels: the settings.
+        near: show what stays below so many times the optimum, and name the rest.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axes = _figure(len(panels), 4.6)
+    for axis, panel in zip(axes, panels, strict=True):
+        limit = math.inf if near is None else near * panel.optimum_ms
+        highest = max(min(learned.latency_ms.max(), limit) for learned in panel.learned.values())
+        beyond = []
+        for colour, label in zip(COLOURS, labels_of(panels), strict=False):
+            if label not in panel.learned:
+                continue
+            curves = panel.learned[label].latency_ms
+            if curves.min() > limit:
+                beyond.append(f"{label} {curves.min():.0f} ms")
+                continue
+            updates, seeds = np.arange(curves.shape[1]), len(curves)
+            shown = f"{label} ({seeds} seeds)" if seeds > 1 else label
+            alone = "o" if len(updates) == 1 else None
+            axis.plot(updates, curves.mean(axis=0), colour, label=shown, linewidth=2, zorder=3, marker=alone)
+            axis.fill_between(updates, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        for name, (colour, style) in LINES.items():
+            value = panel.planned_ms(name)
+            if value <= (1.05 * highest if near is None else limit):
+                axis.axhline(value, color=colour, linestyle=style, linewidth=1.3, label=name)
+            else:
+                beyond.append(f"{name} {value:.0f} ms")
+        if beyond:
+            axis.annotate(
+                textwrap.fill(f"above: {', '.join(beyond)}", LETTERS_A_NOTE),
+                (0.98, 0.92),  # below a line that may run along the upper edge
+                xycoords="axes fraction",
+                ha="right",
+                va="top",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            )
+        axis.set_title(panel.name)
+        axis.set_xlabel("updates (gradient steps on the set)")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if not panel.updates:
+            axis.set_xticks([0])
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("mean latency, ms (argmax-decoded)")
+    return _with_legend(figure, axes)
+
+
+def training_panels(curves: Curves) -> Figure:
+    """What to look at when a training misses its aim, a line a seed.
+
+    Args:
+        curves: of each seed's training, by label, as `comparison.training_curves` gives them; of methods that learn no
+            values without `value_explained`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axes = _figure(len(CURVES), 4.0)
+    for axis, (title, values) in zip(axes, CURVES.items(), strict=True):
+        for colour, (label, seeds) in zip(COLOURS, curves.items(), strict=False):
+            for number, curve in enumerate(seeds):
+                if title == EXPLAINED and EXPLAINED_METRIC not in curve:
+                    continue
+                shown = label if number == 0 else None
+                axis.plot(curve["iteration"], values(curve), colour, label=shown, linewidth=1, alpha=0.8)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("iterations")
+        axis.grid(alpha=0.25)
+    axes[0].axhline(1.0, color="black", linewidth=1)
+    axes[3].set_yscale("log")
+    return _with_legend(figure, axes)
+
+
+def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Gap to the optimum against iterations, a panel a group: its variants, and in each the base; means over seeds.
+
+    Level lines are of what is not learned; the first panel's legend says of which.
+
+    Groups of which nothing was trained are left out.
+
+    Args:
+        study: whose groups they are.
+        rows: of its record, by variant and seed.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib import figure as plots
+
+    groups = {group: names for group, names in study.groups.items() if any(name in rows for name in names)}
+    columns = max(1, min(4, len(groups)))
+    lines = max(1, -(-len(groups) // columns))
+    figure = plots.Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    for axis, (group, variants) in zip(axes, groups.items(), strict=False):
+        for colour, name in zip(("black", *COLOURS), (BASE, *variants), strict=False):
+            seeds = [row["curve"] for row in rows.get(name, {}).values()]
+            if not seeds:
+                continue
+            gaps = np.array([curve["gap_percent"] for curve in seeds])
+            axis.plot(seeds[0]["iteration"], gaps.mean(axis=0), colour, label=name, linewidth=1.6)
+            axis.fill_between(
+                seeds[0]["iteration"], gaps.min(axis=0), gaps.max(axis=0), color=colour, alpha=0.2, linewidth=0
+            )
+        for style, name in zip(("--", ":"), UNLEARNED, strict=True):
+            if name in rows:
+                label = name if axis is axes[0] else None
+                axis.axhline(rows[name]["all"]["gap_percent"], color="grey", linestyle=style, linewidth=1, label=label)
+        axis.set_title(group, fontsize=10)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8, framealpha=0.9, edgecolor="none")
+    for axis in axes[len(groups) :]:
+        axis.set_visible(False)
+    for axis in axes[::columns]:
+        axis.set_ylabel("% above the optimum")
+    axes[0].set_yscale("log")
+    axes[0].set_yticks(GAP_TICKS, labels=[f"{tick}" for tick in GAP_TICKS])
+    axes[0].minorticks_off()
+    figure.supxlabel("iterations", fontsize=10)
+    figure.suptitle(f"{study.question} Fresh DAGs of the training families", fontsize=12)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The file's contents."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _figure(panels: int, width: float) -> tuple[Figure, Any]:
+    from matplotlib import figure as plots  # not pyplot: a caller's backend and open figures are theirs
+
+    figure = plots.Figure(figsize=(width * panels, 4.2), layout="constrained")
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _with_legend(figure: Figure, axes: Any) -> Figure:
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    each = 6 + max(map(len, handles))  # letters, the line before them among them
+    columns = max(1, min(len(handles), int(LETTERS_AN_INCH * figure.get_figwidth() / each)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
+    return figure

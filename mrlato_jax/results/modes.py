@@ -1,0 +1,182 @@
+"""What an offloader's modes are worth: gap to the optimum against simulated plans and time, beside other searches.
+
+Every row plans the DAGs of a setting one by one, as a program that is handed them does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.inference.offloader import MODES, ORDER_STEPS, Offloader
+from mrlato_jax.mec.system import System
+from mrlato_jax.methods import PlannedMethod
+from mrlato_jax.planners import Plan, SearchedPlan, local_search, order_search
+from mrlato_jax.progress import Progress
+from mrlato_jax.results.record import GrowingRecord
+from mrlato_jax.results.references import run_planner
+from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.run_folder import GracefulStop, StoppedError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SAMPLES = (4, 16, 64)
+BUDGETS = (300, 1_000, 3_000, 10_000, 30_000)  # evaluations of searches without a policy
+KEPT = ("makespan_ms", "seconds", "evaluations")
+
+
+def rows(policy: Offloader) -> dict[str, PlannedMethod]:
+    """Every row by its name, in a table's order."""
+
+    def learned(mode: str, samples: int) -> Callable[[TaskGraph, System, int], Plan]:
+        return lambda graph, system, index: policy.plan(graph, system, mode, samples=samples, seed=index)
+
+    found = [PlannedMethod("learned: argmax", learned(MODES[0], 1))]
+    for mode in MODES[1:3]:
+        for number in SAMPLES:
+            found.append(PlannedMethod(f"learned: {mode}, {number}", learned(mode, number), own_order=True))
+    found.append(PlannedMethod(f"learned: {MODES[3]}, 64", learned(MODES[3], 64), own_order=True))
+    for most in BUDGETS:
+        found.append(PlannedMethod(f"HEFT-based and local search, {most:,}", partial(_searched, most, False)))
+    for most in BUDGETS:
+        found.append(PlannedMethod(f"random and local search, {most:,}", partial(_searched, most, True)))
+    found.append(PlannedMethod("HEFT-based and order search", _order_searched, own_order=True))
+    return {row.name: row for row in found}
+
+
+def _searched(most: int, from_random: bool, graph: TaskGraph, system: System, index: int) -> SearchedPlan:
+    """Descents from HEFT-based's plan, or a random one, and from random ones after, as many as `most` allows."""
+    start = np.random.default_rng([index, 1]).integers(0, 2, graph.num_tasks) if from_random else None
+    restarts = most // (graph.num_tasks + 1) + 1
+    return local_search(graph, system, start=start, restarts=restarts, seed=index, max_evaluations=most)
+
+
+def _order_searched(graph: TaskGraph, system: System, index: int) -> SearchedPlan:
+    """What `search_order` does, from HEFT-based's plan improved in place of the policy's."""
+    start = local_search(graph, system, restarts=0)
+    found = order_search(graph, system, start=start, steps=ORDER_STEPS, seed=index)
+    return SearchedPlan.of(found, evaluations=found.evaluations + start.evaluations)
+
+
+def first(setting: TestSetting, graphs: int) -> TestSetting:
+    """The setting's first DAGs."""
+    return dataclasses.replace(setting, graphs=setting.graphs[:graphs])
+
+
+def complete(record: GrowingRecord, settings: Sequence[TestSetting], policy: Offloader, stop: GracefulStop) -> bool:
+    """Plans what the record lacks, with progress; False where a stop was requested before the end."""
+    for setting in settings:
+        for name, row in rows(policy).items():
+            if name in record.rows.get(setting.name, {}):
+                continue
+            with Progress(len(setting.graphs), f"{name} on {setting.name}") as progress:
+
+                def show(done: int, makespan_ms: float, progress: Progress = progress) -> None:
+                    progress.update(done, latency_ms=makespan_ms)
+                    if stop.requested:
+                        raise StoppedError
+
+                try:
+                    found = run_planner(row, setting, show)
+                except StoppedError:
+                    return False
+            record.add(setting.name, name, {key: found[key] for key in KEPT})
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One row over all settings of an experiment.
+
+    Attributes:
+        gaps: percent above the optimum, by setting.
+        evaluations: plans simulated for a DAG, mean.
+        ms: time for a DAG, mean.
+    """
+
+    gaps: dict[str, float]
+    evaluations: float
+    ms: float
+
+    @property
+    def gap(self) -> float:
+        """Mean over the settings."""
+        return float(np.mean(list(self.gaps.values())))
+
+
+def points(rows: Mapping[str, Mapping[str, Any]], optima_ms: Mapping[str, float]) -> dict[str, Point]:
+    """Each row that all settings have.
+
+    Args:
+        rows: of the record, by setting and name.
+        optima_ms: mean optimum of each setting, milliseconds.
+    """
+    names = [name for name in next(iter(rows.values())) if all(name in found for found in rows.values())]
+    return {
+        name: Point(
+            {s: 100 * (float(np.mean(found[name]["makespan_ms"])) / optima_ms[s] - 1) for s, found in rows.items()},
+            float(np.mean([np.mean(found[name]["evaluations"]) for found in rows.values()])),
+            1e3 * float(np.mean([np.mean(found[name]["seconds"]) for found in rows.values()])),
+        )
+        for name in names
+    }
+
+
+def table(found: Mapping[str, Point]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells."""
+    settings = list(next(iter(found.values())).gaps)
+    header = ["% above the optimum", *settings, "plans simulated", "ms a DAG"]
+    cells = [
+        [name, *(f"{gap:+.2f}" for gap in point.gaps.values()), f"{point.evaluations:,.0f}", f"{point.ms:.1f}"]
+        for name, point in found.items()
+    ]
+    return header, cells
+
+
+def figure(found: Mapping[str, Point], title: str) -> Figure:
+    """Gap against simulated plans, and against time, a line for each way of searching.
+
+    Orders of their own are left out: they go below 0.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib import figure as plots
+    from matplotlib import ticker
+
+    drawn = plots.Figure(figsize=(11, 4.2), layout="constrained")
+    axes = drawn.subplots(1, 2, sharey=True)
+    kinds = {
+        "learned: sample": ("C0", "o"),
+        "learned: search": ("C3", "o"),
+        "HEFT-based and local search": ("C1", "s"),
+        "random and local search": ("0.5", "^"),
+    }
+    for axis, of in zip(axes, ("evaluations", "ms"), strict=True):
+        for kind, (colour, marker) in kinds.items():
+            line = [point for name, point in found.items() if name.startswith(f"{kind},")]
+            if kind == "learned: sample" and "learned: argmax" in found:
+                line = [found["learned: argmax"], *line]
+            spent = [max(getattr(point, of), 1e-3) for point in line]
+            axis.plot(spent, [point.gap for point in line], colour, marker=marker, label=kind, markersize=4)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.grid(alpha=0.25)
+    axes[0].set_xlabel("plans simulated for a DAG")
+    axes[1].set_xlabel("ms for a DAG, one core")
+    axes[0].set_ylabel("% above the optimum of the priority order")
+    axes[0].set_yscale("symlog", linthresh=1)
+    axes[0].set_yticks([0, 0.5, 1, 2, 5, 10], labels=["0", "0.5", "1", "2", "5", "10"])
+    axes[0].set_ylim(bottom=-0.3)
+    axes[1].legend(fontsize=9, frameon=False)
+    drawn.suptitle(title, fontsize=12)
+    return drawn

@@ -1,0 +1,90 @@
+"""A JSON file that grows by one result at a time and belongs to one set of data, settings and code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mrlato_jax.errors import InputError
+from mrlato_jax.files import write_atomically
+from mrlato_jax.training.run_folder import session
+
+
+class GrowingRecord:
+    """Results by setting and by name, each written as soon as it is known; an interrupted program goes on there.
+
+    Several processes may add to one file: each result goes to what is in the file by then.
+
+    Attributes:
+        path: the file.
+        rows: by setting, by name.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Opens the record, or begins one.
+
+        Args:
+            path: the file, in a folder that exists.
+            identity: what decides the results: data hash, settings, the package's version, ...
+
+        Raises:
+            InputError: a record of something else, or a malformed one.
+        """
+        self.path, self._identity = path, json.loads(json.dumps(dict(identity)))
+        self.rows: dict[str, dict[str, Any]] = {}
+        self._sessions: list[Any] = []
+        if path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            record = json.loads(self.path.read_bytes())
+            stored, sessions = self._settled(dict(record["identity"])), list(record["sessions"])
+            rows = {name: dict(entries) for name, entries in dict(record["rows"]).items()}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"record {self.path} cannot be read ({error!r}); accepted: one that this wrote") from None
+        for name in sorted({*self._identity, *stored}):
+            ours, theirs = self._identity.get(name), stored.get(name)
+            if isinstance(ours, dict) and isinstance(theirs, dict):
+                differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+                name, ours, theirs = f"{name}: {', '.join(differing)}", *_those(differing, ours, theirs)
+            if ours != theirs:
+                raise InputError(f"record {self.path} has {name} {theirs!r}; accepted: {ours!r}, or another file")
+        self.rows, self._sessions = rows, sessions
+
+    def _settled(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """A stored identity as this version of the package would have written it."""
+        return identity
+
+    def add(self, setting: str, name: str, row: Any) -> None:
+        """Adds one result, and writes the file."""
+        row = json.loads(json.dumps(row, allow_nan=False))  # as one reads it
+        with _locked(self.path.parent):
+            if self.path.exists():
+                self._read()  # what another process has added
+            if not self._sessions or self._sessions[-1] != session():
+                self._sessions.append(session())
+            self.rows.setdefault(setting, {})[name] = row
+            record = {"identity": self._identity, "sessions": self._sessions, "rows": self.rows}
+            write_atomically(self.path, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Within the context no other process is within it for the same folder."""
+    import fcntl  # not on every system; those without can still read records
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _those(names: list[str], *mappings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{name: mapping.get(name) for name in names} for mapping in mappings]

@@ -1,0 +1,185 @@
+"""What a learned method is compared with: every plan without learning on each DAG, the proven optimum among them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.errors import InputError
+from mrlato_jax.mec.latency import simulate
+from mrlato_jax.methods import COUNTED_SEARCH, PlannedMethod, SearchBudget, planned_methods
+from mrlato_jax.planners import Plan, ProvenPlan, SearchedPlan
+from mrlato_jax.progress import Progress
+from mrlato_jax.results.record import GrowingRecord
+from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.run_folder import GracefulStop, StoppedError, session
+
+COUNTED = re.compile(COUNTED_SEARCH.format(r"\d+"))  # rows of `local search` with a number of evaluations of their own
+SAME = 1e-9  # relative: a stored makespan that differs by more was simulated by other code or on other data
+
+
+Row = dict[str, Any]
+"""Of one planner on one setting, an entry a DAG: `makespan_ms`, `placement` (0s and 1s by task id), `seconds`; `order`
+where it is not the priority order; `evaluations` or `proven`, `lower_bound_ms` and `nodes` where the plan has them."""
+
+
+def plan_entry(plan: Plan, seconds: float, in_priority_order: bool) -> Row:
+    """One DAG's entries of a `Row`."""
+    entry: Row = {
+        "makespan_ms": 1e3 * plan.makespan,
+        "placement": "".join(map(str, plan.placement.tolist())),
+        "seconds": round(seconds, 5),
+    }
+    if not in_priority_order:
+        entry["order"] = plan.order.tolist()
+    if isinstance(plan, SearchedPlan):
+        entry["evaluations"] = plan.evaluations
+    if isinstance(plan, ProvenPlan):
+        entry |= {"proven": plan.proven, "lower_bound_ms": 1e3 * plan.lower_bound, "nodes": plan.nodes}
+    return entry
+
+
+def run_planner(
+    method: PlannedMethod,
+    setting: TestSetting,
+    on_plan: Callable[[int, float], None] = lambda done, makespan_ms: None,
+) -> Row:
+    """Plans every DAG of a setting.
+
+    Args:
+        method: the planner as a row; where its plans have orders of their own, those are stored.
+        setting: the DAGs and their system.
+        on_plan: told after each, with the mean makespan so far.
+    """
+    method.planner(setting.graphs[0], setting.system, 0)  # what compiles is not timed
+    entries: list[Row] = []
+    for index, graph in enumerate(setting.graphs):
+        began = time.perf_counter()
+        plan = method.planner(graph, setting.system, index)
+        entries.append(plan_entry(plan, time.perf_counter() - began, not method.own_order))
+        on_plan(index + 1, float(np.mean([entry["makespan_ms"] for entry in entries])))
+    return {name: [entry[name] for entry in entries] for name in entries[0]}
+
+
+class References(GrowingRecord):
+    """The record of an experiment, which grows by one planner on one setting at a time."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], settings: Sequence[TestSetting]) -> None:
+        """Opens the record, or begins one.
+
+        Args:
+            path: the file, in a folder that exists.
+            identity: what decides the results: experiment, data hash, channel, budget, the package's version.
+            settings: the DAGs that the rows are of.
+
+        Raises:
+            InputError: a record of something else, a malformed one, or one with plans whose makespans are not what the
+                simulator says, or below the lower bound beside them.
+        """
+        super().__init__(path, identity)
+        known, named = planned_methods(), {setting.name: setting for setting in settings}
+        for setting, planners in self.rows.items():
+            unknown = [name for name in planners if name not in known and not COUNTED.fullmatch(name)]
+            if setting not in named or unknown:
+                raise InputError(
+                    f"record {path} has {', '.join(map(repr, unknown)) or 'plans'} on {setting!r}; accepted: "
+                    f"{', '.join(known)}, on {', '.join(map(repr, named))}"
+                )
+            for name, row in planners.items():
+                try:
+                    self._check(f"{name} on {setting}", row, planners.get("optimum"), named[setting])
+                except (KeyError, ValueError, TypeError, AttributeError) as error:
+                    raise InputError(
+                        f"record {path}, {name} on {setting}: {error!r}; accepted: a record as it was written"
+                    ) from None
+
+    def _check(self, what: str, row: Row, best: Row | None, setting: TestSetting) -> None:
+        """Simulates the stored plans again, and sets them beside the bounds of the optimum."""
+        count = len(setting.graphs)
+        orders = row.get("order", [None] * count)
+        bounds = best["lower_bound_ms"] if best is not None and "order" not in row else [0.0] * count
+        seconds, proven = row["seconds"], row.get("proven", [False] * count)
+        for index, (graph, placement, order, stored, bound, _, is_proven) in enumerate(
+            zip(setting.graphs, row["placement"], orders, row["makespan_ms"], bounds, seconds, proven, strict=True)
+        ):
+            again = 1e3 * simulate(graph, setting.system, [int(side) for side in placement], order).makespan
+            where = f"record {self.path} says {stored} ms of {what}, DAG {index}"
+            if not abs(again - stored) <= SAME * again:
+                raise ValueError(f"{where}, and the simulator {again}")
+            if not bound <= stored * (1 + SAME) or (is_proven and bound != stored):
+                raise ValueError(f"{where}, and the optimum is at least {bound}")
+
+    def missing(self, settings: Sequence[TestSetting], planners: Mapping[str, Any]) -> list[tuple[TestSetting, str]]:
+        """What is still to be computed."""
+        return [
+            (setting, name) for setting in settings for name in planners if name not in self.rows.get(setting.name, {})
+        ]
+
+
+def summary(rows: Mapping[str, Mapping[str, Row]], planners: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of a table: mean latency and gap to the optimum of each planner on each setting.
+
+    None of `planners` may be missing. The gap is of means, an unproven DAG counted at its lower bound, and stands in
+    brackets; then the evaluations and milliseconds a DAG, means over all settings.
+    """
+    header = ["mean latency, ms (gap)", *rows, "evaluations a DAG", "ms a DAG"]
+    cells = []
+    for name in planners:
+        measured = [row[name] for row in rows.values()]
+        means = [float(np.mean(row["makespan_ms"])) for row in measured]
+        gaps = [100 * (mean / bound_ms(row) - 1) for mean, row in zip(means, rows.values(), strict=True)]
+        line = [name, *(f"{mean:.1f} ({gap:+.1f} %)" for mean, gap in zip(means, gaps, strict=True))]
+        spent = [float(np.mean(row["evaluations"])) for row in measured if "evaluations" in row]
+        line.append(f"{np.mean(spent):.0f}" if spent else "")
+        line.append(f"{1e3 * np.mean([np.mean(row['seconds']) for row in measured]):.1f}")
+        cells.append(line)
+    return header, cells
+
+
+def bound_ms(planners: Mapping[str, Row], first: int | None = None) -> float:
+    """Mean over a setting's (first) DAGs of what no placement in the priority order is below, milliseconds."""
+    return float(np.mean(planners["optimum"]["lower_bound_ms"][:first]))
+
+
+def reference_record(
+    path: Path, dataset: DagDataset, channel: str, settings: Sequence[TestSetting], budget: SearchBudget
+) -> References:
+    """The record of an experiment's planners at `path`, begun or continued; raises as `References`."""
+    identity = {
+        "experiment": dataset.name,
+        "data_hash": dataset.content_hash,
+        "channel": channel,
+        "version": session()["versions"]["mrlato_jax"],
+        "optimum_s": budget.optimum_s,
+        "annealing_steps": budget.annealing_steps,
+    }
+    return References(path, identity, settings)
+
+
+def complete(record: References, settings: Sequence[TestSetting], budget: SearchBudget, stop: GracefulStop) -> bool:
+    """Plans what the record lacks, with progress; False where a stop was requested before the end.
+
+    What one planner has done on one setting is written when it is done with it.
+    """
+    planners = planned_methods(budget)
+    for setting, name in record.missing(settings, planners):
+        with Progress(len(setting.graphs), f"{name} on {setting.name}") as progress:
+            total = len(setting.graphs)
+
+            def show(done: int, makespan_ms: float, progress: Progress = progress, total: int = total) -> None:
+                progress.update(done, latency_ms=makespan_ms)
+                if stop.requested and done < total:
+                    raise StoppedError
+
+            try:
+                row = run_planner(planners[name], setting, show)
+            except StoppedError:
+                return False
+        record.add(setting.name, name, row)
+    return True

@@ -1,0 +1,256 @@
+"""Evaluating a whole experiment, and what that leaves behind: a record, a table and a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mrlato_jax.config import TrainConfig
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.files import write_atomically
+from mrlato_jax.learning.adaptation import OnRound, marks
+from mrlato_jax.methods import BASELINES
+from mrlato_jax.progress import Progress, format_table, percent
+from mrlato_jax.results.evaluation import SettingResult, evaluate_setting, optimum_latency
+from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.run_folder import GracefulStop, StoppedError, session
+
+FAR = 1.15  # times the curve's highest point
+_REFERENCE = "HEFT-based"
+_STYLES: dict[str, tuple[str, Any]] = {
+    "HEFT-based": ("C1", "-"),
+    "greedy": ("C2", "-."),
+    "all-offload": ("C3", "--"),
+    "random": ("C4", ":"),
+    "all-local": ("C5", (0, (5, 1, 1, 1, 1, 1))),
+}
+
+
+def evaluate(
+    config: TrainConfig,
+    params: Any,
+    settings: Sequence[TestSetting],
+    updates: int,
+    stop: GracefulStop,
+    *,
+    held_out: bool = False,
+    proof_s: float | None = None,
+) -> list[SettingResult] | None:
+    """Evaluates every setting, with progress.
+
+    Args:
+        config: of the run that trained `params`.
+        params: the meta-policy.
+        settings: what to adapt to.
+        updates: Adam steps on each.
+        stop: when it is requested, the evaluation ends after the collection or proof at hand.
+        held_out: also adapt to half of each setting's DAGs and measure on the other half.
+        proof_s: seconds that the proof of a DAG's optimum may take; None: optima are not asked for.
+
+    Returns:
+        One result a setting, or None where a stop was requested.
+
+    Raises:
+        InputError: as `evaluate_setting`.
+    """
+
+    @contextmanager
+    def watch(name: str, heft_ms: float) -> Iterator[OnRound]:
+        with Progress(max(updates, 1), f"adapting to {name}") as progress:
+            progress.print(f"measuring {name} before any update; where its shape is new this compiles ...")
+
+            def on_round(update: int, latency_ms: float, entropy: float) -> None:
+                gap = percent(latency_ms / heft_ms - 1)
+                progress.update(update, latency_ms=latency_ms, vs_heft=gap, entropy=entropy)
+                if stop.requested:
+                    raise StoppedError
+
+            try:
+                yield on_round
+            except StoppedError:
+                progress.print("stopped while adapting; nothing of the evaluation was written")
+                raise
+
+    def with_optimum(result: SettingResult, setting: TestSetting, proof_s: float) -> SettingResult:
+        with Progress(len(setting.graphs), f"optima of {setting.name}") as progress:
+
+            def on_proof(done: int) -> None:
+                progress.update(done)
+                if stop.requested and not (done == len(setting.graphs) and setting is settings[-1]):
+                    progress.print("stopped while proving; nothing of the evaluation was written")
+                    raise StoppedError
+
+            optimum_ms, unproven = optimum_latency(setting.graphs, setting.system, proof_s, on_proof)
+        return dataclasses.replace(result, optimum_ms=optimum_ms, unproven=unproven)
+
+    results = []
+    try:
+        for index, setting in enumerate(settings):
+            result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
+            results.append(result if proof_s is None else with_optimum(result, setting, proof_s))
+    except StoppedError:
+        return None
+    return results
+
+
+def table(label: str, results: Sequence[SettingResult]) -> str:
+    """Mean latency of each plan on each setting, and its distance from HEFT-based on the same DAGs.
+
+    Where the optima are known, the learned policy's distance from them stands in brackets.
+
+    Args:
+        label: the learned method's name.
+        results: one entry a setting.
+    """
+    header = ["mean latency, ms", *(result.setting for result in results), "vs HEFT-based"]
+    heft = [result.baselines_ms[_REFERENCE] for result in results]
+    rows = [_row(name, [result.baselines_ms[name] for result in results], heft) for name in BASELINES]
+    best = [result.optimum_ms for result in results if result.optimum_ms is not None]
+    if len(best) == len(results):
+        unproven = sum(result.unproven for result in results)
+        rows.append(_row(f"optimum ({unproven} unproven)" if unproven else "optimum", best, heft))
+    updates = len(results[0].adaptation.latency_ms) - 1
+    for mark in marks(updates):
+        values = [result.adaptation.latency_ms[mark] for result in results]
+        row = _row(f"{label}, {_when(mark)}", values, heft)
+        if len(best) == len(results):
+            above = [100 * (value / least - 1) for value, least in zip(values, best, strict=True)]
+            row[1:-1] = [f"{value:.1f} ({gap:+.1f} %)" for value, gap in zip(values, above, strict=True)]
+        rows.append(row)
+    halves = [(result.held_out, result.held_out_baselines_ms) for result in results]
+    measured = [(half, baselines) for half, baselines in halves if half is not None and baselines is not None]
+    if len(measured) == len(results):
+        heft = [baselines[_REFERENCE] for _, baselines in measured]
+        rows.append(_row(f"  the other half: {_REFERENCE}", heft, heft))
+        for mark in sorted({0, updates}):
+            values = [half.latency_ms[mark] for half, _ in measured]
+            rows.append(_row(f"  the other half: {_when(mark)}", values, heft))
+    return format_table(header, rows)
+
+
+def _when(updates: int) -> str:
+    return f"after {updates}" if updates else "before any update"
+
+
+def _row(name: str, values: Sequence[float], heft: Sequence[float]) -> list[str]:
+    ratios = [value / reference for value, reference in zip(values, heft, strict=True)]
+    change = 100 * (sum(ratios) / len(ratios) - 1)
+    return [name, *(f"{value:.1f}" for value in values), "" if name.endswith(_REFERENCE) else f"{change:+.1f} %"]
+
+
+def provenance(
+    config: TrainConfig, dataset: DagDataset, iteration: int, updates: int, held_out: bool
+) -> dict[str, Any]:
+    """What a record says of its origin: what was measured, of which policy, and this session's software."""
+    return {
+        "config": config.to_json(),
+        "iteration": iteration,
+        "data_hash": dataset.content_hash,
+        "updates": updates,
+        "held_out": held_out,
+        **session(),
+    }
+
+
+def record(label: str, results: Sequence[SettingResult], provenance: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation as JSON values: provenance, and for each setting all that was measured."""
+    return {"method": label, **provenance, "settings": [dataclasses.asdict(result) for result in results]}
+
+
+def write(folder: Path, name: str, label: str, results: Sequence[SettingResult], provenance: dict[str, Any]) -> str:
+    """Writes `name`.json and `name`.md into `folder`, and `name`.png where matplotlib is installed.
+
+    A record of something else that stands there already stays: then `name`-2 is written, or `name`-3 and so on.
+
+    Returns:
+        A line on where the files are.
+    """
+    name = _free_name(folder, name, results, provenance)
+    contents = json.dumps(record(label, results, provenance), allow_nan=False) + "\n"
+    write_atomically(folder / f"{name}.json", contents.encode())
+    write_atomically(folder / f"{name}.md", (table(label, results) + "\n").encode())
+    files = [f"{name}.json", f"{name}.md"]
+    try:
+        image = adaptation_figure(label, results)
+    except ImportError:
+        note = "; no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')"
+    else:
+        write_atomically(folder / f"{name}.png", image)
+        files.append(f"{name}.png")
+        note = ""
+    return f"in {folder}: {', '.join(files)}{note}"
+
+
+def _free_name(folder: Path, name: str, results: Sequence[SettingResult], provenance: dict[str, Any]) -> str:
+    """`name`, or with a number behind it, such that no record of another measurement is there."""
+    measured = {key: provenance.get(key) for key in ("config", "iteration", "data_hash", "updates", "held_out")}
+    names = [result.setting for result in results]
+    candidate, number = name, 1
+    while (folder / f"{candidate}.json").exists():
+        try:
+            stored = json.loads((folder / f"{candidate}.json").read_bytes())
+        except ValueError:
+            stored = {}
+        same = isinstance(stored, dict) and {key: stored.get(key) for key in measured} == measured
+        if same and [entry["setting"] for entry in stored.get("settings", [])] == names:
+            break
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def adaptation_figure(label: str, results: Sequence[SettingResult]) -> bytes:
+    """One panel a setting: the learned policy's latency after each update, the unlearned plans as lines.
+
+    Plans far above the curve are named in the panel's corner rather than drawn, which would flatten it.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import io
+
+    from matplotlib.figure import Figure  # not pyplot: a caller's backend and open figures are theirs
+
+    figure = Figure(figsize=(4.2 * len(results), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(results), squeeze=False)
+    for axis, result in zip(axes[0], results, strict=True):
+        curve = result.adaptation.latency_ms
+        marker = "o" if len(curve) == 1 else None  # a line of one point would not show
+        axis.plot(range(len(curve)), curve, "C0", label=label, linewidth=2, zorder=3, marker=marker)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        beyond = []
+        for name, value in result.baselines_ms.items():
+            if value <= FAR * max(curve):
+                colour, style = _STYLES[name]
+                axis.axhline(value, color=colour, linestyle=style, linewidth=1.3, label=name)
+            else:
+                beyond.append(f"{name} {value:.0f}")
+        axis.set_title(result.setting)
+        axis.set_xlabel("updates (gradient steps on the set)")
+        axis.grid(alpha=0.25)
+        if beyond:
+            axis.annotate(
+                f"above: {', '.join(beyond)} ms",
+                (0.98, 0.98),
+                xycoords="axes fraction",
+                ha="right",
+                va="top",
+                fontsize=8,
+            )
+        axis.margins(y=0.15)
+    axes[0][0].set_ylabel("mean latency, ms (argmax-decoded)")
+    handles: dict[str, Any] = {}
+    for axis in axes[0]:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

@@ -1,0 +1,410 @@
+"""Every learned method on the unseen settings of an experiment: trained where that is missing, adapted, recorded.
+
+Whatever a record says already is not computed again; whatever a run folder holds already is not trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from mrlato_jax.config import ExecutionConfig, TrainConfig, completed
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.environment.observation import lookahead_evaluations
+from mrlato_jax.errors import InputError
+from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.inference.trained_run import trained_policy
+from mrlato_jax.learning.adaptation import Adaptation, marks
+from mrlato_jax.learning.devices import resolve
+from mrlato_jax.learning.inner import plans
+from mrlato_jax.methods import label
+from mrlato_jax.progress import Progress, percent
+from mrlato_jax.results.evaluation import adapt_to_all, adapt_to_half
+from mrlato_jax.results.record import GrowingRecord
+from mrlato_jax.training import checkpoint
+from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.run_folder import GracefulStop, RunFolder, StoppedError, read_metrics, seed_path, session
+from mrlato_jax.training.stages import WARM_START, train_stages
+
+Value = TypeVar("Value")
+
+TRAINING = "training"  # the row of a record that is of no setting
+MEANS_AGREE = 1e-3  # milliseconds: latencies of DAGs are rounded to it
+CURVE_POINTS = 100
+ALL, HALF, PLANNING = "all", "half", "planning"
+PARTS = (ALL, HALF, PLANNING)
+"""What is recorded on each setting: adapting to all of its DAGs and measuring on them, as the paper does; adapting to
+half of them and measuring on the other half (of more than one); and the seconds of planning one DAG at a time."""
+
+
+class LearnedRecord(GrowingRecord):
+    """The record of one method and seed on the settings of its experiment."""
+
+    def __init__(
+        self, path: Path, config: TrainConfig, dataset: DagDataset, settings: Sequence[TestSetting], updates: int
+    ) -> None:
+        """Opens the record, or begins one.
+
+        Raises:
+            InputError: a record of other settings, data or code, or one with a part that is malformed.
+        """
+        identity = {
+            "method": label(config),
+            "config": config.to_json(),
+            "data_hash": dataset.content_hash,
+            "settings": [setting.name for setting in settings],
+            "updates": updates,
+            "version": session()["versions"]["mrlato_jax"],
+        }
+        super().__init__(path, identity)
+        self.config, self._settings, self._updates = config, settings, updates
+        if TRAINING in self.rows:
+            try:
+                _check_training(self.rows[TRAINING])
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                raise InputError(f"record {path}, training: {error!r}; accepted: a record as it was written") from None
+        for setting in settings:
+            for part, row in self.rows.get(setting.name, {}).items():
+                try:
+                    _check_part(part, row, len(setting.graphs), updates)
+                except (KeyError, ValueError, TypeError) as error:
+                    raise InputError(
+                        f"record {path}, {part} of {setting.name}: {error!r}; accepted: a record as it was written"
+                    ) from None
+
+    def _settled(self, identity: dict[str, Any]) -> dict[str, Any]:
+        return {**identity, "config": completed(identity["config"])}
+
+    def missing(self) -> list[tuple[int, str]]:
+        """What is still to be measured: indices of settings, and the part."""
+        return [
+            (index, part)
+            for index, setting in enumerate(self._settings)
+            for part in PARTS
+            if part not in self.rows.get(setting.name, {}) and not (part == HALF and len(setting.graphs) < 2)
+        ]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing, the training's summary included."""
+        return not self.missing() and TRAINING in self.rows
+
+    def add_training(self, summary: dict[str, Any]) -> None:
+        """Keeps what a training was, and holds that all parts are of one policy.
+
+        Raises:
+            InputError: the record has parts of other parameters than the summary's.
+        """
+        stored = self.rows.get(TRAINING, {}).get("summary", {}).get("params_sha256")
+        if stored not in (None, summary["params_sha256"]):
+            raise InputError(
+                f"record {self.path} is of a policy with parameters {stored[:12]}, and the run folder has "
+                f"{summary['params_sha256'][:12]}; accepted: the run that the record was begun with, or another file"
+            )
+        if stored is None:
+            self.add(TRAINING, "summary", summary)
+
+
+def measured_of(part: str, values: Sequence[Value]) -> Sequence[Value]:
+    """Of one value a DAG, those of the DAGs that a part measures: all, or the half that is not adapted to."""
+    return values[len(values) // 2 :] if part == HALF else values
+
+
+def _check_part(part: str, row: Mapping[str, Any], num_graphs: int, updates: int) -> None:
+    if part == PLANNING:
+        values = row["seconds"]
+    elif part in (ALL, HALF):
+        measured = len(measured_of(part, range(num_graphs)))
+        values = row["latency_ms"]
+        by_dag = {mark: row["latency_ms_by_dag"][str(mark)] for mark in marks(updates)}
+        if len(values) != updates + 1 or any(len(latencies) != measured for latencies in by_dag.values()):
+            raise ValueError(f"{len(values)} latencies of {len(by_dag[0])} DAGs")
+        for mark, latencies in by_dag.items():
+            if not abs(np.mean(latencies) - values[mark]) < MEANS_AGREE:
+                raise ValueError(f"a mean of {values[mark]} ms after {mark} updates of DAGs whose mean is another")
+        values = [row["simulator_evaluations"], *values]
+    else:
+        raise KeyError(part)
+    if not np.isfinite(values).all():
+        raise ValueError("values that are not finite")
+
+
+def _check_training(row: Mapping[str, Any]) -> None:
+    summary = row["summary"]
+    if not isinstance(summary["params_sha256"], str) or not np.isfinite(list(summary["curve"].values())).all():
+        raise ValueError("a summary that is none")
+
+
+def check_run(path: Path, record: LearnedRecord, dataset: DagDataset) -> None:
+    """Whether an incomplete record can be completed with the run at `path`, which need not be there yet.
+
+    Raises:
+        InputError: that run has other settings, data or code; or the record has parts of a policy whose run is gone:
+            training it anew would not give the same parameters to the bit.
+    """
+    if not RunFolder.begun(path):
+        if TRAINING in record.rows:
+            raise InputError(
+                f"record {record.path} lacks parts, and the run {path} whose policy they are to be of is gone; "
+                "accepted: that run, or another file"
+            )
+        return
+    run = RunFolder.open(path)
+    run.check_resumable(record.config, dataset.content_hash)
+    ours = session()["versions"]["mrlato_jax"]
+    others = {entry.get("versions", {}).get("mrlato_jax") for entry in run.record["sessions"]} - {ours}
+    if others:
+        raise InputError(f"run {path} was trained by version {others.pop()!r} of this package; accepted: {ours!r}")
+
+
+def trained(
+    root: Path,
+    configs: Sequence[TrainConfig],
+    dataset: DagDataset,
+    stop: GracefulStop,
+    execution: ExecutionConfig,
+    checkpoint_every: int = 25,
+    data_folder: Path | None = None,
+) -> list[Offloader] | None:
+    """The trained policy of each seed, from its run folder `root`/seed<number>; what is missing there is trained.
+
+    Args:
+        root: of the run folders, which `check_run` accepts.
+        configs: of each seed.
+        dataset: whose training sets are learned from.
+        stop: when it is requested, training saves and ends.
+        execution: how the work is laid out on devices.
+        checkpoint_every: iterations from one checkpoint to the next.
+        data_folder: where demonstrations are; by default those that come with the package.
+
+    Returns:
+        None where a stop was requested before the end.
+    """
+    paths = {config.seed: seed_path(root, config.seed) for config in configs}
+    unfinished = [config for config in configs if not _ended(paths[config.seed], config)]
+    if unfinished:
+        layout = resolve(execution, len(unfinished) * unfinished[0].learning.meta_batch)
+        with ExitStack() as folders:
+            runs = []
+            for config in unfinished:
+                run = RunFolder.begin(paths[config.seed], config, dataset.content_hash, layout)
+                runs.append(folders.enter_context(run))
+            if train_stages(runs, unfinished, dataset, stop, checkpoint_every, layout, data_folder) is None:
+                return None
+    return [_policy(paths[config.seed], config) for config in configs]
+
+
+def _ended(path: Path, config: TrainConfig) -> bool:
+    """Whether the run has a whole checkpoint of its last iteration."""
+    if not RunFolder.begun(path):
+        return False
+    run = RunFolder.open(path)
+    return config.iterations in checkpoint.steps(run.checkpoints) and trained_policy(run).iteration == config.iterations
+
+
+def _policy(path: Path, config: TrainConfig) -> Offloader:
+    policy = trained_policy(RunFolder.open(path))
+    if policy.iteration != config.iterations:
+        raise InputError(f"run {path} ends after {policy.iteration} iterations; accepted: {config.iterations}")
+    return policy
+
+
+def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader, dataset: DagDataset) -> dict[str, Any]:
+    """What a record keeps of a training: its cost, its curves in at most `CURVE_POINTS` means, and a hash of its end.
+
+    The seconds are those of an iteration of all seeds that were trained in one program.
+    """
+    lines = read_metrics(run.metrics)
+    learning = config.learning
+    collections = 2 if learning.meta_update in ("fomaml", "maml") else 1
+    sizes = dataset.task_mask[list(dataset.train_sets)].sum(axis=-1)
+    each = np.mean([plans(learning, int(size)) for size in sizes.ravel()])
+    per_iteration = learning.meta_batch * learning.graphs_per_task * float(each) * collections
+    stretches = np.array_split(np.arange(len(lines)), min(CURVE_POINTS, len(lines)))
+    curve = {
+        name: [float(f"{np.mean([lines[i][name] for i in stretch]):.5g}") for stretch in stretches] for name in lines[0]
+    }
+    curve["iteration"] = [lines[stretch[-1]]["iteration"] for stretch in stretches]
+    seconds = statistics.median(line["seconds"] for line in read_metrics(run.timing))
+    return {
+        "params_sha256": params_hash(policy.params),
+        "trajectories": round(len(lines) * per_iteration),
+        "program_seconds_an_iteration": round(seconds, 4),
+        "sessions": run.record["sessions"],
+        "curve": curve,
+        **({"warm_start": _warm_start_summary(run)} if config.warm_start_config else {}),
+    }
+
+
+def _warm_start_summary(run: RunFolder) -> dict[str, Any]:
+    """What the training before the training was."""
+    warm = RunFolder.open(run.path / WARM_START)
+    learning, seconds = warm.config.learning, [line["seconds"] for line in read_metrics(warm.timing)]
+    return {
+        "demonstrations_sha256": warm.record["data_hash"],
+        "imitated": len(seconds) * learning.meta_batch * learning.graphs_per_task,
+        "program_seconds_an_iteration": round(statistics.median(seconds), 4),
+        "sessions": warm.record["sessions"],
+    }
+
+
+def params_hash(params: Any) -> str:
+    """SHA-256 of parameters: names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, leaf in jax.tree_util.tree_leaves_with_path(params):
+        values = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(name)} {values.dtype.str} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def adapt_missing(
+    records: Sequence[LearnedRecord],
+    policies: Sequence[Offloader],
+    settings: Sequence[TestSetting],
+    heft_ms: Mapping[str, Sequence[float]],
+    updates: int,
+    stop: GracefulStop,
+    num_devices: int = 0,
+) -> bool:
+    """Measures what the records lack, on several devices, with progress; each part is written when done.
+
+    Args:
+        records: of each seed.
+        policies: of each seed, trained.
+        settings: what to adapt to.
+        heft_ms: by the names of settings: latencies of the HEFT-based plans of all DAGs, to compare with on the way.
+        updates: Adam steps.
+        stop: when it is requested, what is unfinished is given up.
+        num_devices: most devices used, each with an adaptation of its own; 0: all of this host.
+
+    Returns:
+        False where a stop was requested before the end.
+
+    Raises:
+        InputError: a policy became NaN.
+    """
+    lacking = [
+        (record, policy, index, part)
+        for record, policy in zip(records, policies, strict=True)
+        for index, part in record.missing()
+    ]
+    jobs = [job for job in lacking if job[3] != PLANNING]
+    lock, done, each = threading.Lock(), [0] * len(jobs), max(updates, 1)
+    with Progress(max(each * len(jobs), 1), f"adapting {policies[0].label}") as progress:
+
+        def run(number: int, device: jax.Device) -> None:
+            record, policy, index, part = jobs[number]
+            setting, seed = settings[index], str(record.config.seed)
+            heft = float(np.mean(measured_of(part, heft_ms[setting.name])))
+
+            def on_round(update: int, latency_ms: float, entropy: float) -> None:
+                with lock:
+                    done[number] = update
+                    gap = percent(latency_ms / heft - 1)
+                    progress.update(sum(done), setting=setting.name, seed=seed, latency_ms=latency_ms, vs_heft=gap)
+                if stop.requested and update < updates:
+                    raise StoppedError
+
+            if stop.requested:
+                raise StoppedError
+            with jax.default_device(device):
+                row = adapt_part(policy, record.config, setting, index, part, updates, on_round)
+            with lock:
+                record.add(setting.name, part, row)
+                done[number] = each
+                progress.update(sum(done), setting=setting.name, seed=seed)
+
+        if jobs:
+            progress.print("where a shape is new this compiles ...")
+        try:
+            spread(run, len(jobs), num_devices)
+        except StoppedError:
+            progress.print("stopped; what was being measured is given up, the rest is written")
+            return False
+    for record, policy, index, part in lacking:  # alone, when nothing else runs
+        if part == PLANNING:
+            record.add(settings[index].name, part, planning_row(policy, settings[index]))
+    return True
+
+
+def spread(run: Callable[[int, jax.Device], None], count: int, num_devices: int = 0) -> None:
+    """Calls `run(number, device)` for each of `count` numbers, one at a time on each of this host's devices.
+
+    The error that came first is raised when all that had begun have ended; nothing is begun after it.
+
+    Args:
+        run: what is called, in threads.
+        count: how often.
+        num_devices: most devices used; 0: all.
+    """
+    waiting, errors, lock = list(range(count)), [], threading.Lock()
+
+    def work(device: jax.Device) -> None:
+        while True:
+            with lock:
+                if not waiting:
+                    return
+                number = waiting.pop(0)
+            try:
+                run(number, device)
+            except BaseException as error:
+                with lock:
+                    waiting.clear()
+                    errors.append(error)
+
+    found = jax.local_devices()[: min(count, num_devices or count)]
+    if found:
+        with ThreadPoolExecutor(len(found)) as workers:
+            for future in [workers.submit(work, device) for device in found]:
+                future.result()
+    if errors:
+        raise errors[0]
+
+
+def adapt_part(
+    policy: Offloader,
+    config: TrainConfig,
+    setting: TestSetting,
+    index: int,
+    part: str,
+    updates: int,
+    on_round: Callable[[int, float, float], None],
+) -> dict[str, Any]:
+    """One adaptation, to all DAGs of a setting or to half of them."""
+    began = time.perf_counter()
+    adapt = adapt_to_all if part == ALL else adapt_to_half
+    adaptation: Adaptation = adapt(config, policy.params, setting, index, updates, on_round)
+    row = dataclasses.asdict(adaptation)
+    row["latency_ms"] = [round(value, 4) for value in row["latency_ms"]]
+    for name in ("sampled_ms", "entropy", "value_explained"):
+        row[name] = [float(f"{value:.5g}") for value in row[name]]
+    return {**row, "seconds": round(time.perf_counter() - began, 2)}
+
+
+def planning_row(policy: Offloader, setting: TestSetting) -> dict[str, Any]:
+    """What planning costs: `planning_seconds`, and the plans that are simulated for one, mean over the DAGs."""
+    spent = [lookahead_evaluations(policy.network, graph.num_tasks) for graph in setting.graphs]
+    return {"seconds": planning_seconds(policy, setting), "evaluations": float(np.mean(spent))}
+
+
+def planning_seconds(policy: Offloader, setting: TestSetting, most: int = 30) -> list[float]:
+    """Seconds to plan each of up to `most` DAGs of a setting, one at a time; compiling apart."""
+    policy.plan(setting.graphs[0], setting.system)
+    seconds = []
+    for graph in setting.graphs[:most]:
+        began = time.perf_counter()
+        policy.plan(graph, setting.system)
+        seconds.append(round(time.perf_counter() - began, 6))
+    return seconds

@@ -1,0 +1,252 @@
+"""Best plans known of fresh DAGs of the training families: what a policy may be shown before it explores by itself.
+
+The DAGs are drawn by the generator of the data sets, at indices that neither the data sets nor the validation settings
+reach, so a file holds only which they are and their plans. Loading draws them again and simulates every plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrlato_jax.config import NetworkConfig
+from mrlato_jax.dag.daggen import GENERATOR_VERSION
+from mrlato_jax.dag.dataset import SEED, build_graph, data_folder
+from mrlato_jax.dag.families import FAMILIES, Family
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.environment.actions import pack as pack_actions
+from mrlato_jax.errors import InputError, check_choice, check_number
+from mrlato_jax.files import write_atomically
+from mrlato_jax.learning.learning_task import LearningTask, learning_task
+from mrlato_jax.learning.meta_batch import TaskPool
+from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.latency import makespan
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners import optimum
+from mrlato_jax.planners.lookahead import best_outcome_of_ready
+from mrlato_jax.training.experiments import training_systems
+
+FIRST_FRESH = 1000  # index of the first DAG of each family that is demonstrated on
+CHANNEL = "paper"
+PLANNED_AT_ONCE = 256  # DAGs that are looked ahead in side by side: N^2 simulations each
+MIXES = 20  # most sets that the demonstrations of one number of tasks are dealt into
+SAME = 1e-4  # relative: a stored makespan that differs by more from the simulator's (in float32) is of something else
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """A DAG by its place in the generator's sequence, the system's uplink rate, and the best plan known.
+
+    Attributes:
+        set_index: of its family.
+        graph_index: of the DAG in its family, at least `FIRST_FRESH`.
+        rate_bps: of the uplink; in Experiments 1 to 3 of both links.
+        placement: "0" or "1" for each task id.
+        makespan: seconds.
+        proven: whether no placement in the priority order is better.
+    """
+
+    set_index: int
+    graph_index: int
+    rate_bps: float
+    placement: str
+    makespan: float
+    proven: bool
+
+    def graph(self, experiment: str) -> TaskGraph:
+        """The DAG, drawn again."""
+        return build_graph(experiment, self.set_index, self.graph_index)
+
+    def system(self, experiment: str) -> System:
+        """What the plan was made for."""
+        return _system(FAMILIES[experiment][self.set_index], self.rate_bps)
+
+
+def _system(family: Family, rate_bps: float) -> System:
+    if family.system is not None:
+        return System(**family.system, channel=CHANNEL)
+    return System(uplink_bps=rate_bps, downlink_bps=rate_bps, channel=CHANNEL)
+
+
+def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, float]]:
+    """Which DAGs are to be demonstrated on, under which rates: (set index, graph index, rate) in a fixed order.
+
+    Every training family under every training system, `graphs_per_family` DAGs each; no DAG is met twice.
+    """
+    check_choice("experiment", experiment, tuple(FAMILIES))
+    check_number("graphs_per_family", graphs_per_family, low=1, integer=True)
+    for number in range(graphs_per_family):
+        for set_index, family in enumerate(FAMILIES[experiment]):
+            if family.split == "train":
+                own = family.system is not None
+                systems = [_system(family, 0.0)] if own else training_systems(experiment, CHANNEL)
+                for variant, system in enumerate(systems):
+                    yield set_index, FIRST_FRESH + number * len(systems) + variant, system.uplink_bps
+
+
+def demonstrate(experiment: str, set_index: int, graph_index: int, rate_bps: float, proof_s: float) -> Demonstration:
+    """Looks for the best plan of one DAG, `proof_s` seconds long where it is not proven sooner."""
+    system = _system(FAMILIES[experiment][set_index], rate_bps)
+    plan = optimum(build_graph(experiment, set_index, graph_index), system, time_limit_s=proof_s)
+    placement = "".join(map(str, plan.placement.tolist()))
+    return Demonstration(set_index, graph_index, rate_bps, placement, plan.makespan, plan.proven)
+
+
+def save(path: Path, experiment: str, demonstrations: Sequence[Demonstration]) -> None:
+    """Writes them as a compressed `.npz`: the same contents give the same bytes."""
+    longest = max(len(entry.placement) for entry in demonstrations)
+    offloaded = np.zeros((len(demonstrations), longest), bool)
+    for row, entry in zip(offloaded, demonstrations, strict=True):
+        row[: len(entry.placement)] = [side == "1" for side in entry.placement]
+    members: dict[str, np.ndarray] = {
+        "set_index": np.array([entry.set_index for entry in demonstrations], np.int16),
+        "graph_index": np.array([entry.graph_index for entry in demonstrations], np.int32),
+        "rate_bps": np.array([entry.rate_bps for entry in demonstrations], np.float64),
+        "num_tasks": np.array([len(entry.placement) for entry in demonstrations], np.int16),
+        "offloaded": np.packbits(offloaded, axis=1),
+        "makespan": np.array([entry.makespan for entry in demonstrations], np.float64),
+        "proven": np.array([entry.proven for entry in demonstrations], bool),
+    }
+    members["metadata"] = np.frombuffer(json.dumps(_metadata(experiment), sort_keys=True).encode(), np.uint8)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, array in members.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            archive.writestr(info, content.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
+    write_atomically(path, buffer.getvalue())
+
+
+def _metadata(experiment: str) -> dict[str, Any]:
+    return {"experiment": experiment, "seed": SEED, "generator_version": GENERATOR_VERSION, "channel": CHANNEL}
+
+
+def find(experiment: str, folder: Path | None = None) -> Path:
+    """Where the demonstrations of an experiment are; by default those that come with the package."""
+    return (data_folder() if folder is None else folder) / f"demonstrations-{experiment}.npz"
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of the file.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; accepted: a file of make_demonstrations.py") from None
+
+
+def load(path: Path, experiment: str) -> list[Demonstration]:
+    """Reads what `save` wrote; that the plans are those of the DAGs shows when `demonstration_pool` simulates them.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            members = {name: file[name] for name in file.files}
+        metadata = json.loads(members["metadata"].tobytes())
+        offloaded = np.unpackbits(members["offloaded"], axis=1).astype(bool)
+        found = [
+            Demonstration(
+                set_index=int(members["set_index"][i]),
+                graph_index=int(members["graph_index"][i]),
+                rate_bps=float(members["rate_bps"][i]),
+                placement="".join("1" if side else "0" for side in offloaded[i, : members["num_tasks"][i]]),
+                makespan=float(members["makespan"][i]),
+                proven=bool(members["proven"][i]),
+            )
+            for i in range(len(offloaded))
+        ]
+    except Exception as error:  # a damaged file makes zipfile, zlib, numpy and json raise nearly anything
+        raise InputError(f"{path} cannot be read ({error!r}); accepted: one of make_demonstrations.py") from None
+    if metadata != _metadata(experiment) or not found:
+        raise InputError(f"{path} is of {metadata}; accepted: {_metadata(experiment)}")
+    families = FAMILIES[experiment]
+    for entry in found:
+        known = 0 <= entry.set_index < len(families) and families[entry.set_index].split == "train"
+        if not known or entry.graph_index < FIRST_FRESH:
+            raise InputError(
+                f"{path} has a plan of graph {entry.graph_index} of set {entry.set_index}; accepted: graphs from "
+                f"{FIRST_FRESH} on, of training sets"
+            )
+    return found
+
+
+def demonstration_pool(
+    experiment: str, demonstrations: Sequence[Demonstration], network: NetworkConfig, graphs_per_task: int
+) -> TaskPool:
+    """Learning tasks with the plans as `optimum`: sets of DAGs of one number of tasks, equally many in each.
+
+    A set mixes the families and the rates that its DAGs are of, in an order that does not change, so that an iteration
+    can do with few sets.
+
+    Args:
+        experiment: whose DAGs they are.
+        demonstrations: the plans; a policy that chooses the order is shown the look-ahead's, of the same DAGs.
+        network: says how DAGs are encoded, and what an action is.
+        graphs_per_task: the fewest DAGs that a set may have.
+
+    Raises:
+        InputError: plans whose makespans are not what the simulator says; or fewer plans of some number of tasks than a
+            set needs.
+    """
+    rates = {rate: place for place, rate in enumerate(dict.fromkeys(entry.rate_bps for entry in demonstrations))}
+    by_rate = sorted(demonstrations, key=lambda entry: rates[entry.rate_bps])
+    everything = jax.tree.map(np.asarray, _task(experiment, by_rate, network))
+    sizes = np.array([len(entry.placement) for entry in by_rate])
+    kinds, counts = np.unique(sizes, return_counts=True)
+    if counts.min() < graphs_per_task:
+        raise InputError(
+            f"demonstrations of {experiment} have {counts.min()} plans of {kinds[counts.argmin()]} tasks; accepted: at "
+            f"least graphs_per_task = {graphs_per_task}"
+        )
+    mixes = min(MIXES, int(counts.min()) // graphs_per_task)
+    each = int(counts.min()) // mixes
+    shuffled = np.random.default_rng(0).permutation(len(sizes))
+    chosen = [shuffled[sizes[shuffled] == kind][: mixes * each].reshape(mixes, 1, each) for kind in kinds]
+    tasks = jax.tree.map(lambda leaf: jnp.asarray(leaf[np.concatenate(chosen)]), everything)
+    return jax.block_until_ready(TaskPool(tasks, tuple(int(kind) for kind in kinds for _ in range(mixes))))
+
+
+def _task(experiment: str, demonstrations: Sequence[Demonstration], network: NetworkConfig) -> LearningTask:
+    graphs = [entry.graph(experiment) for entry in demonstrations]
+    task = learning_task(graphs, [entry.system(experiment) for entry in demonstrations], network)
+    actions = np.zeros(task.dags.mask.shape, np.int32)
+    for row, order, entry in zip(actions, np.asarray(task.dags.order), demonstrations, strict=True):
+        placement = np.array([int(side) for side in entry.placement], np.int32)
+        row[: len(placement)] = placement[order[: len(placement)]]
+    spans = np.asarray(makespan(task.dags, actions))
+    for entry, span in zip(demonstrations, spans, strict=True):
+        if not abs(span - entry.makespan) <= SAME * entry.makespan:
+            raise InputError(
+                f"the plan of graph {entry.graph_index} of set {entry.set_index} takes {span} s by the simulator, and "
+                f"{entry.makespan} s as it is stored; accepted: demonstrations of this version of the package"
+            )
+    if network.in_order:
+        return task._replace(optimum=jnp.asarray(actions))
+    return task._replace(optimum=_in_own_order(task.dags, network.candidates))
+
+
+@partial(jax.jit, static_argnames="candidates")
+def _in_own_order(dags: DagArrays, candidates: int) -> jax.Array:
+    """The look-ahead's plans as actions of a policy that chooses the order.
+
+    Of every DAG: from optima of the priority order here and other orders there, a policy learns to waver.
+    """
+    free = jax.lax.map(partial(best_outcome_of_ready, candidates=candidates), dags, batch_size=PLANNED_AT_ONCE)
+    return pack_actions(free.positions, free.actions)

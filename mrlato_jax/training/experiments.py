@@ -1,0 +1,164 @@
+"""The paper's three experiments: what is trained on, and the nine settings that are evaluated (V-C)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+
+from mrlato_jax.config import NetworkConfig
+from mrlato_jax.dag.dataset import SEED, DagDataset, build_graph
+from mrlato_jax.dag.families import FAMILIES
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError
+from mrlato_jax.learning.learning_task import learning_task, stack
+from mrlato_jax.learning.meta_batch import TaskPool
+from mrlato_jax.mec.system import System
+
+DEFAULT_RATE_BPS = 7e6
+TRAIN_RATES_BPS = {"exp3": tuple(1e6 * rate for rate in range(4, 23, 3))}
+TEST_RATES_BPS = {"exp3": (5.5e6, 8.5e6, 11.5e6)}
+
+
+@dataclasses.dataclass(frozen=True)
+class TestSetting:
+    """One panel of the paper's figures: a set of unseen DAGs under one system."""
+
+    name: str
+    graphs: tuple[TaskGraph, ...]
+    system: System
+
+    __test__ = False  # a record, whatever its name suggests to pytest
+
+
+def training_systems(experiment: str, channel: str) -> list[System]:
+    """The systems a training set of the paper's may be met under: one, or Experiment 3's seven rates (U_r = D_r)."""
+    rates = TRAIN_RATES_BPS.get(experiment, (DEFAULT_RATE_BPS,))
+    return [System(uplink_bps=rate, downlink_bps=rate, channel=channel) for rate in rates]
+
+
+def systems_of(dataset: DagDataset, index: int, channel: str) -> list[System]:
+    """The systems that set `index` may be met under: its own where the data set says one, else `training_systems`.
+
+    Raises:
+        InputError: the data set's `systems` are none.
+    """
+    own = dataset.settings.get("systems")
+    if own is None:
+        return training_systems(dataset.name, channel)
+    try:
+        return [System(**own[index], channel=channel)]
+    except (TypeError, IndexError, KeyError) as error:
+        raise InputError(f"data set {dataset.name} has systems that are none ({error}); accepted: one a set") from None
+
+
+def training_examples(dataset: DagDataset, channel: str) -> Iterator[tuple[TaskGraph, System]]:
+    """Every DAG that is trained on, with every system that it may be met under."""
+    for index in dataset.train_sets:
+        for system in systems_of(dataset, index, channel):
+            yield from ((graph, system) for graph in dataset.graphs(index))
+
+
+def check_room(dataset: DagDataset, network: NetworkConfig) -> None:
+    """Raises InputError where a task of any set has more parents or children than the policy has room for."""
+    limit = network.neighbour_limit
+    for kind, axis in (("children", -1), ("parents", -2)):
+        most = int(dataset.adjacency.sum(axis=axis).max())
+        if limit is not None and most > limit:
+            raise InputError(
+                f"neighbour_width is {limit}; accepted: at least {most}, the most {kind} of a task in data set "
+                f"{dataset.name}"
+            )
+
+
+def training_pool(dataset: DagDataset, network: NetworkConfig, channel: str) -> TaskPool:
+    """Every training set of an experiment under every training system, packed, encoded and on the device."""
+    sets = {index: dataset.graphs(index) for index in dataset.train_sets}
+    sizes = tuple(max(graph.num_tasks for graph in graphs) for graphs in sets.values())
+    tasks = [
+        stack([learning_task(graphs, system, network, max(sizes)) for system in systems_of(dataset, index, channel)])
+        for index, graphs in sets.items()
+    ]
+    return jax.block_until_ready(TaskPool(stack(tasks), sizes))
+
+
+def unseen_settings(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSetting]:
+    """The three evaluated settings of an experiment, in the paper's order.
+
+    Args:
+        dataset: of the experiment.
+        channel: channel rules.
+        rates_bps: Experiment 3's test rates if they are to be others (the paper's text has 13.5 Mbit/s as the third).
+
+    Raises:
+        InputError: a data set without test sets, rates for one that is not tested by rates, none, or one twice.
+    """
+    if rates_bps is not None and dataset.name not in TEST_RATES_BPS:
+        raise InputError(f"test rates are {list(rates_bps)} bit/s for {dataset.name}; accepted: none, but for exp3")
+    rates = TEST_RATES_BPS.get(dataset.name) if rates_bps is None else tuple(rates_bps)
+    if rates is not None and (not rates or len(set(rates)) < len(rates)):
+        raise InputError(f"test rates are {list(rates)} bit/s; accepted: at least one, each once")
+    settings = []
+    for index in dataset.test_sets:
+        graphs = tuple(dataset.graphs(index))
+        if rates is not None:
+            for rate in rates:
+                system = System(uplink_bps=rate, downlink_bps=rate, channel=channel)
+                settings.append(TestSetting(f"{rate / 1e6:g} Mbit/s", graphs, system))
+        else:
+            (system,) = systems_of(dataset, index, channel)
+            settings.append(TestSetting(dataset.set_names[index], graphs, system))
+    if not settings:
+        raise InputError(f"data set {dataset.name!r} has no test sets; accepted: one that has")
+    return settings
+
+
+def validation_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
+    """Fresh DAGs of the training families under training systems: what models and settings may be chosen by.
+
+    Each family's graphs are the ones that its generator draws next after those in the data set, equally many. In
+    Experiment 3, where all families are alike, there is one setting for each training rate.
+
+    Raises:
+        InputError: the data set was not drawn by this package's generator and seed.
+    """
+    _check_drawn_here(dataset)
+    several = len(systems_of(dataset, dataset.train_sets[0], channel)) > 1
+    settings = []
+    for place, index in enumerate(dataset.train_sets):
+        systems = systems_of(dataset, index, channel)
+        if place >= len(systems) > 1:
+            break
+        system = systems[place] if several else systems[0]
+        name = f"{system.uplink_bps / 1e6:g} Mbit/s" if several else dataset.set_names[index]
+        settings.append(TestSetting(name, _drawn_next(dataset, index), system))
+    return settings
+
+
+def fresh_settings(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSetting]:
+    """`unseen_settings` with other DAGs of the same families: those that the generator draws next, equally many.
+
+    Nothing is trained on them or adapted to them, and nothing was chosen by them. Arguments as `unseen_settings`.
+
+    Raises:
+        InputError: as `unseen_settings`; or the data set was not drawn by this package's generator and seed.
+    """
+    _check_drawn_here(dataset)
+    drawn = {tuple(dataset.graphs(index)): _drawn_next(dataset, index) for index in dataset.test_sets}
+    return [
+        dataclasses.replace(setting, graphs=drawn[setting.graphs])
+        for setting in unseen_settings(dataset, channel, rates_bps)
+    ]
+
+
+def _check_drawn_here(dataset: DagDataset) -> None:
+    drawn_here = tuple(family.set_name for family in FAMILIES.get(dataset.name, ())) == dataset.set_names
+    if not drawn_here or dataset.settings.get("seed") != SEED:
+        raise InputError(f"data set {dataset.name!r} was not drawn by make_data.py; accepted: exp1, exp2, exp3")
+
+
+def _drawn_next(dataset: DagDataset, index: int) -> tuple[TaskGraph, ...]:
+    """Of a family, the DAGs after those in the data set, equally many."""
+    first, unit = dataset.graphs_per_set, dataset.settings["data_unit"]
+    return tuple(build_graph(dataset.name, index, first + i, unit) for i in range(first))

@@ -1,0 +1,282 @@
+"""The loop around the jitted meta-iteration: progress, metrics, checkpoints, stopping and resuming."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrlato_jax.config import ExecutionConfig, TrainConfig
+from mrlato_jax.errors import InputError
+from mrlato_jax.learning import devices
+from mrlato_jax.learning.learning_task import stack, take
+from mrlato_jax.learning.meta_batch import TaskPool
+from mrlato_jax.learning.outer import LearnerState, MetaMetrics, init_state, iteration_program
+from mrlato_jax.progress import Progress, percent
+from mrlato_jax.training import checkpoint, hosts
+from mrlato_jax.training.run_folder import (
+    GracefulStop,
+    RunFolder,
+    checkpoint_meta,
+    completed_meta,
+    read_metrics,
+    session,
+)
+from mrlato_jax.training.validation import Validation
+
+
+def train(
+    runs: Sequence[RunFolder],
+    configs: Sequence[TrainConfig],
+    data_hash: str,
+    pool: TaskPool,
+    stop: GracefulStop,
+    checkpoint_every: int = 25,
+    execution: ExecutionConfig | None = None,
+    initial: Sequence[Any] | None = None,
+    validation: Validation | None = None,
+) -> list[LearnerState] | None:
+    """Meta-trains from the runs' last whole checkpoint, or from the start, to `iterations`.
+
+    All seeds are trained in one program, but for those that have no checkpoint in common: such are trained in turn.
+
+    Args:
+        runs: one for each of `configs`, opened for writing; none in a process that is not the first.
+        configs: the settings of each run, alike but for the seed.
+        data_hash: of the data set that `pool` holds.
+        pool: the training tasks.
+        stop: when it is requested (in any process), the loop saves and ends when metrics are fetched next.
+        checkpoint_every: iterations from one checkpoint to the next.
+        execution: how the work is laid out on devices.
+        initial: theta of each seed before its first iteration; by default random.
+        validation: measures the policies at each checkpoint; not needed in a process that is not the first.
+
+    Returns:
+        The learners after the last iteration, or None where a stop was requested before it.
+
+    Raises:
+        InputError: a run's checkpoint belongs to other settings, network or data, or its checkpoints are gone; or
+            training diverged, where what was saved before stays.
+    """
+    execution = devices.resolve(execution or ExecutionConfig(), len(configs) * configs[0].learning.meta_batch)
+    states: list[LearnerState | None] = [None] * len(configs)
+    for group in _groups(runs, configs):
+        of_runs, of_configs = [runs[i] for i in group if runs], [configs[i] for i in group]
+        first_states = [
+            init_state(configs[i].network, configs[i].learning, configs[i].seed, initial and initial[i]) for i in group
+        ]
+        reached = _train_together(
+            of_runs, of_configs, first_states, data_hash, pool, stop, checkpoint_every, execution, validation
+        )
+        if reached is None:
+            return None
+        for index, state in zip(group, reached, strict=True):
+            states[index] = state
+    return [state for state in states if state is not None]
+
+
+def _groups(runs: Sequence[RunFolder], configs: Sequence[TrainConfig]) -> list[list[int]]:
+    """Indices of the seeds that are trained in one program, as the first process's run folders have it."""
+    group_of = np.zeros(len(configs), int)
+    with hosts.agreed():
+        if runs:
+            steps = {index: checkpoint.steps(run.checkpoints) for index, run in enumerate(runs)}
+            ended = [index for index, have in steps.items() if configs[index].iterations in have]
+            begun = begun_together({index: have for index, have in steps.items() if index not in ended})
+            for number, group in enumerate([*([index] for index in ended), *begun]):
+                group_of[group] = number
+    group_of = hosts.from_first(group_of)
+    return [np.flatnonzero(group_of == number).tolist() for number in range(group_of.max() + 1)]
+
+
+def begun_together(steps: Mapping[int, Sequence[int]]) -> list[list[int]]:
+    """Seeds whose trainings can go on in one program: those that have a checkpoint after one and the same iteration.
+
+    Args:
+        steps: by seed, the iterations after which it has checkpoints; none where nothing was trained.
+
+    Returns:
+        Groups of seeds; those without a checkpoint are one.
+    """
+    groups: list[tuple[set[int], list[int]]] = []
+    for seed in sorted(steps, key=lambda seed: (max(steps[seed], default=0), seed)):
+        have = set(steps[seed])
+        fits = next((group for group in groups if group[0] & have or not (group[0] or have)), None)
+        if fits is None:
+            groups.append((have, [seed]))
+        else:
+            fits[0].intersection_update(have)
+            fits[1].append(seed)
+    return [sorted(seeds) for _, seeds in groups]
+
+
+def _train_together(
+    runs: Sequence[RunFolder],
+    configs: Sequence[TrainConfig],
+    states: list[LearnerState],
+    data_hash: str,
+    pool: TaskPool,
+    stop: GracefulStop,
+    checkpoint_every: int,
+    execution: ExecutionConfig,
+    validation: Validation | None,
+) -> list[LearnerState] | None:
+    """`train` of seeds that have a checkpoint in common, or all none; `execution` resolved."""
+    first = configs[0]
+    metas = [checkpoint_meta(config, data_hash) for config in configs]
+    versions = {"versions": session()["versions"]}
+    done = 0
+    with hosts.agreed():
+        if runs:
+            states, done = _restore(runs, states, metas)
+            for run in runs:  # else one that was ahead, resumed alone, would lack the metrics that are dropped below
+                checkpoint.drop_after(run.checkpoints, done)
+            if validation is not None and done:
+                validation.go_on_from(_clock_at(runs, done))
+    done = int(hosts.from_first(np.asarray(done)))
+    stacked = hosts.from_first(stack(states))
+    if done >= first.iterations:
+        return _unstack(stacked)
+    with ExitStack() as opened:
+        with hosts.agreed():
+            logs = [opened.enter_context(run.metrics_log(done)) for run in runs]
+        stream = None if hosts.is_first() else opened.enter_context(open(os.devnull, "w"))
+        progress = opened.enter_context(Progress(first.iterations, "meta-training", start=done, stream=stream))
+        if hosts.any_of_all(stop.requested):
+            progress.print(f"stopped before iteration {done + 1}")
+            return None
+        if done:
+            progress.print(f"continuing after iteration {done}, the last whole checkpoint")
+        progress.print(f"compiling the meta-iteration for {_describe(execution)} ...")
+        program = iteration_program(first.network, first.learning, execution)
+        placed, placed_pool = devices.place(stacked, execution), devices.place(pool, execution)
+        saved, pending, started = done, [], time.monotonic()
+        gaps: dict[str, str] = {}
+        for iteration in range(done + 1, first.iterations + 1):
+            placed, metrics = program(placed, placed_pool)
+            pending.append(devices.fetch(metrics, execution))
+            last, due = iteration == first.iterations, iteration % checkpoint_every == 0
+            if not (last or due or len(pending) == execution.metrics_every):
+                continue  # nothing is waited for, so that the devices never wait for the host
+            values = [[flatten(take(m, s)) for s in range(len(configs))] for m in jax.device_get(pending)]
+            seconds = (time.monotonic() - started) / len(pending)
+            clock_s = None if validation is None else validation.seconds
+            numbers = range(iteration - len(pending) + 1, iteration + 1)
+            for number, by_seed in zip(numbers, values, strict=True):
+                for config, of_seed in zip(configs, by_seed, strict=True):
+                    _check_finite(of_seed, number, config.seed, alone=len(configs) == 1)
+                for log, of_seed in zip(logs, by_seed, strict=False):
+                    log.append(number, of_seed, seconds, saved, clock_s)
+            latency, heft, entropy = (
+                math.fsum(of_seed[name] for of_seed in values[-1]) / len(configs)
+                for name in ("latency_ms", "heft_ms", "entropy")
+            )
+            stopping = hosts.any_of_all(stop.requested)
+            saving = last or due or stopping
+            if saving:
+                states = _unstack(devices.unbound(devices.fetch(placed, execution)))
+                if validation is not None and runs and (last or due):  # not where a stop happens to fall
+                    gaps = _validate(validation, runs, states, iteration)
+            progress.update(iteration, latency_ms=latency, vs_heft=percent(latency / heft - 1), **gaps, entropy=entropy)
+            if saving:
+                for run, log, state, meta in zip(runs, logs, states, metas, strict=False):
+                    log.sync()
+                    checkpoint.save(run.checkpoints, iteration, state._asdict(), meta | versions)
+                saved = iteration
+            if stopping and not last:
+                progress.print(f"stopped after iteration {iteration}; checkpoint saved")
+                return None
+            pending, started = [], time.monotonic()
+    return states
+
+
+def _clock_at(runs: Sequence[RunFolder], iteration: int) -> float:
+    """Seconds of training until the end of an iteration; 0 where no session measured them."""
+    lines = [line for run in runs for line in read_metrics(run.timing) if line["iteration"] == iteration]
+    return max((line.get("clock_s", 0.0) for line in lines), default=0.0)
+
+
+def _validate(
+    validation: Validation, runs: Sequence[RunFolder], states: Sequence[LearnerState], iteration: int
+) -> dict[str, str]:
+    """Logs each seed's gap; their mean, as progress shows it."""
+    seconds = validation.seconds
+    gaps = [validation.gap(state.params) for state in states]
+    for run, gap in zip(runs, gaps, strict=True):
+        run.log_validation(iteration, gap, seconds)
+    return {"gap": percent(math.fsum(gaps) / len(gaps))}
+
+
+def _restore(
+    runs: Sequence[RunFolder], states: Sequence[LearnerState], metas: Sequence[dict[str, Any]]
+) -> tuple[list[LearnerState], int]:
+    """The newest iteration of which every run has a whole checkpoint; the states as given where none has any.
+
+    Raises:
+        InputError: the runs have whole checkpoints, and none in common.
+    """
+    newest: int | None = None
+    while True:
+        found = [
+            checkpoint.restore(run.checkpoints, state._asdict(), meta, newest, completed_meta)
+            for run, state, meta in zip(runs, states, metas, strict=True)
+        ]
+        steps = [0 if restored is None else restored.step for restored in found]
+        if len(set(steps)) == 1:
+            return [
+                state if restored is None else LearnerState(**restored.tree)
+                for state, restored in zip(states, found, strict=True)
+            ], steps[0]
+        newest = min(steps)  # a process that was killed between two runs' checkpoints left them apart
+        if not newest:
+            raise InputError(
+                f"runs {', '.join(str(run.path) for run in runs)} have no whole checkpoint in common; accepted: each "
+                "continued alone, by meta_train.py --resume with its own folder as --run"
+            )
+
+
+def _unstack(states: LearnerState) -> list[LearnerState]:
+    return [take(states, index) for index in range(states.iteration.shape[0])]
+
+
+def _check_finite(values: dict[str, float], iteration: int, seed: int, alone: bool) -> None:
+    others = "" if alone else "; the other seeds can go on, each by meta_train.py --resume with its own folder as --run"
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise InputError(
+                f"training diverged: {name} is {value} at iteration {iteration} of seed {seed}; accepted: finite "
+                f"values (try a lower inner_lr or outer_lr){others}"
+            )
+
+
+def _describe(execution: ExecutionConfig) -> str:
+    """The devices of a run, for people."""
+    count, kind = execution.num_devices, jax.devices()[0].device_kind
+    if count == 1:
+        return kind
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{count} x {kind}{processes} ({execution.parallel})"
+
+
+def flatten(metrics: MetaMetrics) -> dict[str, float]:
+    """The metrics of an iteration as they are written: plain names, milliseconds where the name says so.
+
+    Means over the meta-batch. Of the collection: `latency_ms` (sampled), `heft_ms` (HEFT-based plans of the same DAGs),
+    `entropy` (nats a decision) and `value_explained` (variance of the returns that the values explained). Of the last
+    inner step, before it was taken: `LossMetrics`. Of the outer step: its norm.
+    """
+    inner = metrics.inner
+    return {
+        "latency_ms": 1e3 * float(inner.latency),
+        "heft_ms": 1e3 * float(inner.heft),
+        "entropy": float(inner.entropy),
+        "value_explained": float(inner.value_explained),
+        **{name: float(value) for name, value in inner.loss._asdict().items() if name != "entropy"},
+        "update_norm": float(metrics.update_norm),
+    }

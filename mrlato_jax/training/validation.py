@@ -1,0 +1,107 @@
+"""How near the optimum a policy in training is, on DAGs that nothing is trained on, and after how much time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrlato_jax.config import NetworkConfig
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.errors import check_number
+from mrlato_jax.learning import rollout
+from mrlato_jax.learning.learning_task import LearningTask, learning_task
+from mrlato_jax.planners import optimum
+from mrlato_jax.progress import Progress
+from mrlato_jax.training.experiments import TestSetting, validation_settings
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationSet:
+    """Fresh DAGs of an experiment's training families (`settings.validation_settings`), and what is best for them.
+
+    Attributes:
+        settings: the DAGs and their systems.
+        optimum_s: mean makespan of the optima in the priority order, seconds; unproven, one counts at its lower bound.
+        unproven: how many are.
+    """
+
+    settings: tuple[TestSetting, ...]
+    optimum_s: float
+    unproven: int
+
+
+def validation_set(dataset: DagDataset, channel: str, graphs_per_setting: int, proof_s: float = 2.0) -> ValidationSet:
+    """Draws the DAGs and proves their optima, with progress.
+
+    Args:
+        dataset: of the experiment.
+        channel: channel rules.
+        graphs_per_setting: DAGs of each family (in Experiment 3, at each rate).
+        proof_s: seconds that a proof may take.
+
+    Raises:
+        InputError: a number that is out of range, or data that this package did not draw.
+    """
+    check_number("validate", graphs_per_setting, low=1, high=dataset.graphs_per_set, integer=True)
+    settings = [
+        dataclasses.replace(setting, graphs=setting.graphs[:graphs_per_setting])
+        for setting in validation_settings(dataset, channel)
+    ]
+    plans = []
+    with Progress(len(settings), "optima to validate by") as progress:
+        for number, setting in enumerate(settings, start=1):
+            plans += [optimum(graph, setting.system, time_limit_s=proof_s) for graph in setting.graphs]
+            progress.update(number, setting=setting.name)
+        unproven = sum(not plan.proven for plan in plans)
+        if unproven:
+            progress.print(f"{unproven} of {len(plans)} optima, not proven in {proof_s:g} s, count at their bounds")
+    return ValidationSet(tuple(settings), float(np.mean([plan.lower_bound for plan in plans])), unproven)
+
+
+class Validation:
+    """Measures policies of one kind on a validation set, with a clock that stands still meanwhile."""
+
+    def __init__(
+        self, chosen: ValidationSet, network: NetworkConfig, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+            chosen: the DAGs.
+            network: whose parameters will be measured.
+            clock: seconds, monotonic.
+        """
+        began = clock()
+        size = max(graph.num_tasks for setting in chosen.settings for graph in setting.graphs)
+        tasks = [learning_task(setting.graphs, setting.system, network, size) for setting in chosen.settings]
+        self._task: LearningTask = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tasks)
+        self._optimum_s, self._policy, self._clock = chosen.optimum_s, network, clock
+        self._started, self._measuring, self._before = began, clock() - began, 0.0
+
+    def gap(self, params: Any) -> float:
+        """Mean argmax-decoded makespan over that of the optima, less 1."""
+        began = self._clock()
+        makespans = _decoded(self._policy, params, self._task)
+        gap = float(np.mean(np.asarray(makespans, np.float64))) / self._optimum_s - 1
+        self._measuring += self._clock() - began
+        return gap
+
+    @property
+    def seconds(self) -> float:
+        """Of training: since the start, and before what it goes on from; without what was spent on measuring."""
+        return self._before + self._clock() - self._started - self._measuring
+
+    def go_on_from(self, seconds: float) -> None:
+        """Training goes on from a checkpoint that earlier sessions needed `seconds` for."""
+        self._before = max(self._before, seconds)
+
+
+@partial(jax.jit, static_argnames="network")
+def _decoded(network: NetworkConfig, params: Any, task: LearningTask) -> jax.Array:
+    return rollout.decode_greedily(network, params, task)[1]

@@ -1,0 +1,82 @@
+"""The exported program decides as the policy does, in a process that has JAX and nothing else of ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import mrlato_jax as mj
+from mrlato_jax.config import NetworkConfig
+from mrlato_jax.inference import exported
+from mrlato_jax.learning import rollout
+
+pytest.importorskip("flatbuffers")
+
+SIZE = 8
+POLICY = NetworkConfig(decoder_input="lookahead", lookahead_rules=2, units=16, heads=2, layers=1, neighbours="pooled")
+
+
+@pytest.fixture(scope="module")
+def policy() -> mj.Offloader:
+    return mj.Offloader(POLICY, rollout.init_params(POLICY, jax.random.key(3)), "random")
+
+
+@pytest.fixture(scope="module")
+def program(policy: mj.Offloader) -> bytes:
+    return exported.to_program(policy, SIZE, platforms=("cpu",))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_in_a_process_with_jax_alone(policy: mj.Offloader, program: bytes, count: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(count)
+    graphs = [mj.daggen(int(n), 0.6, 0.6, rng) for n in rng.integers(2, SIZE + 1, count)]
+    arrays = mj.pack(graphs, mj.System(), num_positions=SIZE)
+    (tmp_path / "policy.jax").write_bytes(program)
+    names = ("ue", "uplink", "vm", "downlink", "parents", "mask")
+    np.savez(tmp_path / "inputs.npz", **{name: getattr(arrays, name) for name in names})
+    text = f"""
+import sys
+for name in ("flax", "optax", "chex", "networkx", "absl", "mrlato_jax"):
+    sys.modules[name] = None
+import jax.export, numpy as np
+program = jax.export.deserialize(open("policy.jax", "rb").read())
+inputs = np.load("inputs.npz")
+actions, spans = program.call(*(inputs[name] for name in {names}))
+np.savez("outputs.npz", actions=actions, spans=spans)
+"""
+    ran = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = np.load(tmp_path / "outputs.npz")
+    actions, spans = policy.decide(arrays)
+    np.testing.assert_array_equal(found["actions"][arrays.mask], np.asarray(actions)[arrays.mask])
+    np.testing.assert_allclose(found["spans"], spans, rtol=1e-5)
+
+
+def test_one_program_for_several_platforms(policy: mj.Offloader) -> None:
+    """On each its own loop: the one whose length is known only on the way is for CPUs."""
+    program = jax.export.deserialize(bytearray(exported.to_program(policy, SIZE, platforms=("cpu", "cuda"))))
+    assert program.platforms == ("cpu", "cuda")
+    arrays = mj.pack([mj.daggen(6, 0.6, 0.6, np.random.default_rng(5))], mj.System(), num_positions=SIZE)
+    actions, spans = program.call(arrays.ue, arrays.uplink, arrays.vm, arrays.downlink, arrays.parents, arrays.mask)
+    ours = policy.decide(arrays)
+    np.testing.assert_array_equal(actions[0, :6], ours[0][0, :6])
+    np.testing.assert_allclose(spans, ours[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_positions": 0}, "num_positions is 0; accepted: an integer in"),
+        ({"num_positions": 4, "channel": "ether"}, "channel is 'ether'; accepted: paper, mrlco"),
+        ({"num_positions": 4, "platforms": ("abacus",)}, "platforms is 'abacus'; accepted: cpu, cuda, rocm, tpu"),
+    ],
+)
+def test_what_it_refuses(policy: mj.Offloader, options: Any, message: str) -> None:
+    with pytest.raises(mj.InputError, match=message):
+        exported.to_program(policy, **options)

@@ -1,0 +1,156 @@
+"""Weights as files: what comes with the package scores what it says, and nothing else is taken for weights."""
+
+from __future__ import annotations
+
+import json
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny_run
+
+import mrlato_jax as mj
+from mrlato_jax.dag import dataset as datasets
+from mrlato_jax.errors import InputError
+from mrlato_jax.inference import trained_run, weights
+from mrlato_jax.learning.outer import init_state
+from mrlato_jax.learning.ranges import ranges_of
+from mrlato_jax.training import checkpoint
+from mrlato_jax.training.experiments import TestSetting, training_examples, unseen_settings
+from mrlato_jax.training.run_folder import RunFolder, checkpoint_meta
+
+CONFIG = tiny_run.CONFIG
+ARRAYS = {"b/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float32([-1.5]), "none": np.zeros(0)}
+
+
+@pytest.mark.parametrize("name", sorted(weights.shipped()))
+def test_shipped_weights_score_what_they_say(name: str) -> None:
+    """On every unseen set of their experiment; and what trained them is on record."""
+    policy, data = mj.load_offloader(name), datasets.load(name)
+    described = json.loads(weights.shipped()[name].with_suffix(".json").read_text())
+    assert (described["config"]["experiment"], described["method"]) == (name, "mrlato_plus")
+    assert described["data_hash"] == data.content_hash
+    assert policy.iteration == described["iteration"] == described["config"]["iterations"]
+    scores = trained_run.score(policy, unseen_settings(data, "paper"))
+    assert scores == pytest.approx(described["makespan_ms"], rel=5e-4)  # a near tie may fall the other way elsewhere
+    for row in (tiny_run.ROOT / "data" / "results" / "cpu").glob(f"{name}-mrlato_plus-seed0.json"):
+        recorded = json.loads(row.read_text())["rows"]
+        for setting, parts in recorded.items():
+            if setting in scores:
+                assert scores[setting] == pytest.approx(parts["all"]["latency_ms"][0], rel=5e-4)
+
+
+def test_there_are_shipped_weights() -> None:
+    assert sorted(weights.shipped()) == ["exp1", "exp2", "exp3", "general"]
+
+
+@pytest.mark.parametrize("name", ["exp2", "general"])
+def test_shipped_weights_say_what_they_were_trained_on(name: str) -> None:
+    found = ranges_of(training_examples(datasets.load(name), "paper"))
+    policy = mj.load_offloader(name)
+    assert policy.ranges is not None
+    for ours, theirs in zip(found, policy.ranges, strict=True):
+        assert ours[0] == theirs[0]
+        assert ours[1:] == pytest.approx(theirs[1:])
+
+
+def test_the_general_policy_is_what_one_gets_who_asks_for_none() -> None:
+    """Of DAGs and systems like those of its training it is far nearer to the best plans known than HEFT-based."""
+    policy, system = mj.load_offloader(), mj.System()
+    assert policy.label == "mrlato_plus"
+    graphs = unseen_settings(datasets.load("general"), "paper")[0].graphs[:30]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spans = [plan.makespan for plan in policy.plan(list(graphs), system)]
+    best = np.mean([mj.optimum(graph, system).makespan for graph in graphs])
+    heft = np.mean([mj.heft(graph, system).makespan for graph in graphs])
+    assert np.mean(spans) / best - 1 < 0.5 * (heft / best - 1)
+
+
+def test_a_run_becomes_files_that_plan_as_it_does(tmp_path: Path) -> None:
+    state, data = init_state(CONFIG.network, CONFIG.learning, seed=4), tiny_run.dataset()
+    with RunFolder.create(tmp_path / "run", CONFIG, "ab") as run:
+        checkpoint.save(run.checkpoints, 2, state._asdict(), checkpoint_meta(CONFIG, "ab"))
+        settings = [TestSetting("six tasks", tuple(data.graphs(0)), mj.System())]
+        described = trained_run.save_weights(tmp_path, "mine", run, settings)
+    policy = mj.load_offloader(tmp_path / "mine.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, policy.params, state.params)
+    assert (policy.network, policy.learning, policy.iteration) == (CONFIG.network, CONFIG.learning, 2)
+    assert trained_run.score(policy, settings) == described["makespan_ms"]
+    assert json.loads((tmp_path / "mine.json").read_text()) == described
+
+
+def test_the_format_is_safetensors() -> None:
+    """Its own library reads what is written here, and what it writes is read here."""
+    arrays = {name: np.asarray(value, np.float32) for name, value in ARRAYS.items()}
+    for read, data in (
+        (safetensors.numpy.load, weights.to_bytes(arrays)),
+        (weights.from_bytes, safetensors.numpy.save(arrays, metadata={"kind": "test"})),
+    ):
+        found = read(data)
+        assert found.keys() == arrays.keys()
+        for name, value in arrays.items():
+            assert found[name].dtype == np.float32
+            np.testing.assert_array_equal(found[name], value)
+
+
+def header(entries: Any, body: bytes = b"") -> bytes:
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 7,
+        struct.pack("<Q", 2**62),
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 3) + b"{}x",
+        struct.pack("<Q", 4) + b"\xff\xfe{}",
+        header({"a": 3}),
+        header({"a": {"dtype": "F32", "shape": [2]}}),
+        header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}),
+        header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"\0" * 8),
+        header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}, b"\0" * 8),
+        header({"a": {"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}}, b"\0" * 8),
+        header({"a": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}, b"\0" * 8),
+        header({"a": {"dtype": "F32", "shape": [10**9, 10**9], "data_offsets": [0, 8]}}, b"\0" * 8),
+    ],
+)
+def test_anything_else_is_refused(data: bytes) -> None:
+    with pytest.raises(InputError, match=r"weights cannot be read .*accepted: a safetensors file"):
+        weights.from_bytes(data)
+
+
+def copied(folder: Path) -> tuple[Path, Path]:
+    stem = weights.shipped()["exp1"]
+    paths = folder / "x.safetensors", folder / "x.json"
+    for path in paths:
+        path.write_bytes(stem.with_suffix(path.suffix).read_bytes())
+    return paths
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    tensors, description = copied(tmp_path)
+    mj.load_offloader(tensors)
+    whole, text = tensors.read_bytes(), json.loads(description.read_text())
+    tensors.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"x\.safetensors is not what .*x\.json describes"):
+        mj.load_offloader(tensors)
+    tensors.write_bytes(whole)
+    text["config"]["policy"]["units"] = 64
+    description.write_text(json.dumps(text))
+    with pytest.raises(InputError, match="arrays of another network"):
+        mj.load_offloader(tensors)
+    description.write_text("{}")
+    with pytest.raises(InputError, match=r"x\.json cannot be read"):
+        mj.load_offloader(tensors)
+    description.unlink()
+    with pytest.raises(InputError, match=r"x\.json: No such file"):
+        mj.load_offloader(tensors)

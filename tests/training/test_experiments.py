@@ -1,0 +1,245 @@
+"""What is trained on and what is evaluated, and never one in the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mrlato_jax as mj
+from mrlato_jax.config import NetworkConfig
+from mrlato_jax.dag.dataset import DagDataset, build_graph, load
+from mrlato_jax.dag.families import FAMILIES
+from mrlato_jax.learning.meta_batch import TaskPool
+from mrlato_jax.training import experiments as settings
+from mrlato_jax.training.experiments import training_pool, training_systems
+
+POLICY = NetworkConfig(units=16, heads=2)
+TRAIN_MBPS = (4, 7, 10, 13, 16, 19, 22)
+TEST_MBPS = (5.5, 8.5, 11.5)
+
+
+def part(experiment: str, graphs: int = 2, most: int = 3) -> DagDataset:
+    """The first sets of each split, the first graphs of each."""
+    chosen: dict[str, list[mj.TaskGraph]] = {}
+    splits = []
+    for index, family in enumerate(FAMILIES[experiment]):
+        if splits.count(family.split) < most:
+            chosen[family.set_name] = [build_graph(experiment, index, i) for i in range(graphs)]
+            splits.append(family.split)
+    return DagDataset.from_graphs(experiment, chosen, tuple(splits), {})
+
+
+@pytest.fixture(scope="module", params=["exp1", "exp2", "exp3"])
+def data(request: pytest.FixtureRequest) -> DagDataset:
+    return part(request.param)
+
+
+@pytest.fixture(scope="module")
+def pool(data: DagDataset) -> TaskPool:
+    return training_pool(data, POLICY, "paper")
+
+
+# What the data sets are.
+
+
+def test_experiment_1_is_unseen_topologies() -> None:
+    data = load("exp1")
+    tests = settings.unseen_settings(data, "paper")
+    assert [setting.name for setting in tests] == ["fat0.7_density0.4", "fat0.7_density0.7", "fat0.8_density0.6"]
+    grid = {f"fat{fat}_density{density}" for fat in (0.4, 0.5, 0.6, 0.7, 0.8) for density in (0.4, 0.5, 0.6, 0.7, 0.8)}
+    train = [data.set_names[i] for i in data.train_sets]
+    assert len(train) == 22
+    assert set(train) == grid - {setting.name for setting in tests}
+    assert (data.task_mask.sum(-1) == 25).all()
+    assert all(len(setting.graphs) == data.graphs_per_set == 100 for setting in tests)
+    assert {setting.system for setting in tests} == {mj.System(uplink_bps=7e6, downlink_bps=7e6)}
+
+
+def test_experiment_2_is_unseen_sizes() -> None:
+    data = load("exp2")
+    tests = settings.unseen_settings(data, "paper")
+    assert [{graph.num_tasks for graph in setting.graphs} for setting in tests] == [{20}, {30}, {40}]
+    assert [setting.name for setting in tests] == ["n20", "n30", "n40"]
+    sizes = [set(data.task_mask[i].sum(-1)) for i in data.train_sets]
+    assert sizes == [{10}, {15}, {25}, {35}, {45}, {50}]
+    assert all(len(setting.graphs) == data.graphs_per_set == 100 for setting in tests)
+    assert {setting.system for setting in tests} == {mj.System(uplink_bps=7e6, downlink_bps=7e6)}
+
+
+def test_experiment_3_is_unseen_rates() -> None:
+    data = load("exp3")
+    tests = settings.unseen_settings(data, "paper")
+    assert [setting.system for setting in tests] == [
+        mj.System(uplink_bps=1e6 * rate, downlink_bps=1e6 * rate) for rate in TEST_MBPS
+    ]
+    assert [setting.name for setting in tests] == ["5.5 Mbit/s", "8.5 Mbit/s", "11.5 Mbit/s"]
+    assert tests[0].graphs == tests[1].graphs == tests[2].graphs  # one set under three rates
+    assert len(tests[0].graphs) == 100
+    assert len(data.train_sets) == 24
+    assert (data.task_mask.sum(-1) == 25).all()
+
+
+def test_training_systems() -> None:
+    for experiment in ("exp1", "exp2"):
+        assert training_systems(experiment, "mrlco") == [mj.System(uplink_bps=7e6, downlink_bps=7e6, channel="mrlco")]
+    assert training_systems("exp3", "paper") == [
+        mj.System(uplink_bps=1e6 * rate, downlink_bps=1e6 * rate) for rate in TRAIN_MBPS
+    ]
+    assert not set(TRAIN_MBPS) & set(TEST_MBPS)
+
+
+def test_a_set_may_have_a_system_of_its_own() -> None:
+    data = load("general")
+    for place, name in enumerate(("n2_system0", "n2_system1", "n2_system2")):
+        (system,) = settings.systems_of(data, place, "mrlco")
+        assert data.set_names[place] == name
+        numbers = data.settings["systems"][place]
+        assert system == mj.System(**numbers, channel="mrlco")
+    found = {setting.name: setting for setting in settings.unseen_settings(data, "paper")}
+    families = FAMILIES["general"]
+    assert list(found) == [family.set_name for family in families if family.split == "test"]
+    assert {"n10_system0", "staged_n16_system1", "n75_system1"} < found.keys()
+    assert found["n22_system1"].system == mj.System(1.5e9, 4e9, 20e6, 60e6)
+    examples = list(settings.training_examples(data, "paper"))
+    assert len(examples) == 100 * sum(family.split == "train" for family in families)
+    assert {system.vm_hz for _, system in examples} == {10e9, 4e9, 80e9}
+    wrong = DagDataset(**{**fields(data), "settings": {"systems": [{"ue_ghz": 1}] * data.num_sets}})
+    with pytest.raises(mj.InputError, match="data set general has systems that are none"):
+        settings.systems_of(wrong, 0, "paper")
+
+
+def fields(data: DagDataset) -> dict[str, Any]:
+    return {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+
+
+# The pool, by its contents.
+
+
+def costs(graph: mj.TaskGraph) -> tuple[float, ...]:
+    """Time on the UE of each task, sorted: what tells graphs apart whatever their order, padding and system."""
+    return tuple(np.sort((graph.cycles / 1e9).astype(np.float32)).tolist())
+
+
+def test_the_pool_has_every_training_graph_and_no_test_graph(data: DagDataset, pool: TaskPool) -> None:
+    ue, mask = np.asarray(pool.tasks.dags.ue), np.asarray(pool.tasks.dags.mask)
+    assert ue.shape[:3] == (len(data.train_sets), len(training_systems(data.name, "paper")), data.graphs_per_set)
+    for place, index in enumerate(data.train_sets):
+        for variant in range(ue.shape[1]):
+            found = [
+                tuple(np.sort(row[valid]).tolist())
+                for row, valid in zip(ue[place, variant], mask[place, variant], strict=True)
+            ]
+            assert found == [costs(graph) for graph in data.graphs(index)]
+    packed = {tuple(np.sort(row[valid]).tolist()) for row, valid in zip(_rows(ue), _rows(mask), strict=True)}
+    tests = [graph for setting in settings.unseen_settings(data, "paper") for graph in setting.graphs]
+    assert tests
+    assert not packed & {costs(graph) for graph in tests}
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1, array.shape[-1])
+
+
+def test_the_pool_is_padded_to_its_own_largest(data: DagDataset, pool: TaskPool) -> None:
+    largest = [max(graph.num_tasks for graph in data.graphs(index)) for index in data.train_sets]
+    assert pool.sizes == tuple(largest)
+    # The sizes of unseen sets leave no trace, and no position is wasted.
+    assert pool.tasks.features.shape[-2] == max(largest)
+    assert (np.asarray(pool.tasks.dags.mask).sum(-1) == np.array(largest)[:, None, None]).all()
+
+
+def test_variants_are_the_rates(data: DagDataset, pool: TaskPool) -> None:
+    rates = 1e6 * np.array(TRAIN_MBPS if data.name == "exp3" else [7])
+    graph = data.graph(data.train_sets[0], 0)
+    for variant, rate in enumerate(rates):
+        order = np.asarray(pool.tasks.dags.order[0, variant, 0])
+        order = order[order >= 0]
+        np.testing.assert_array_equal(order, mj.priority_order(graph, mj.System(uplink_bps=rate, downlink_bps=rate)))
+        for field, sent in (("uplink", graph.upload_bytes), ("downlink", graph.download_bytes)):
+            times = np.asarray(getattr(pool.tasks.dags, field)[0, variant, 0])[: graph.num_tasks]
+            np.testing.assert_allclose(times, 8 * sent[order] / rate, rtol=1e-6)
+
+
+def test_the_channel_reaches_the_pool_and_the_settings(data: DagDataset) -> None:
+    small = part(data.name, graphs=1, most=1)
+    assert training_pool(small, POLICY, "mrlco").tasks.dags.channel == "mrlco"
+    assert {setting.system.channel for setting in settings.unseen_settings(small, "mrlco_code")} == {"mrlco_code"}
+
+
+def test_experiment_3_at_other_rates() -> None:
+    data = part("exp3")
+    tests = settings.unseen_settings(data, "paper", [5.5e6, 13.5e6])
+    assert [setting.name for setting in tests] == ["5.5 Mbit/s", "13.5 Mbit/s"]
+    assert tests[1].system == mj.System(uplink_bps=13.5e6, downlink_bps=13.5e6)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "rates", "phrase"),
+    [
+        ("exp1", [7e6], "for exp1; accepted: none, but for exp3"),
+        ("exp3", [], "accepted: at least one, each once"),
+        ("exp3", [7e6, 7e6], "accepted: at least one, each once"),
+        ("exp3", [-1.0], r"uplink_bps is -1.0; accepted: a finite number in \(0, inf\)"),
+    ],
+)
+def test_rates_that_are_refused(experiment: str, rates: list[float], phrase: str) -> None:
+    with pytest.raises(mj.InputError, match=phrase):
+        settings.unseen_settings(part(experiment, graphs=1, most=1), "paper", rates)
+
+
+def test_no_test_sets() -> None:
+    graphs = {"a": [build_graph("exp2", 0, 0)]}
+    with pytest.raises(mj.InputError, match="has no test sets"):
+        settings.unseen_settings(DagDataset.from_graphs("exp2", graphs, ("train",), {}), "paper")
+
+
+def test_a_graph_beyond_the_policys_width(data: DagDataset) -> None:
+    with pytest.raises(mj.InputError, match="neighbour_width = 1"):
+        training_pool(data, NetworkConfig(neighbour_width=1), "paper")
+
+
+# What settings may be chosen by.
+
+
+@pytest.mark.parametrize(
+    ("experiment", "names"),
+    [
+        ("exp1", [family.set_name for family in FAMILIES["exp1"] if family.split == "train"]),
+        ("exp2", ["n10", "n15", "n25", "n35", "n45", "n50"]),
+        ("exp3", [f"{rate:g} Mbit/s" for rate in TRAIN_MBPS]),
+    ],
+)
+def test_validation_is_fresh_graphs_of_the_training_families(experiment: str, names: list[str]) -> None:
+    data = load(experiment)
+    found = settings.validation_settings(data, "mrlco")
+    assert [setting.name for setting in found] == names
+    assert all(setting.system in training_systems(experiment, "mrlco") for setting in found)
+    assert all(len(setting.graphs) == data.graphs_per_set for setting in found)
+    stored = {graph for index in range(data.num_sets) for graph in data.graphs(index)[:5]}
+    fresh = {graph for setting in found for graph in setting.graphs}
+    assert len(fresh) == len(names) * data.graphs_per_set
+    assert not fresh & stored
+    for setting, index in zip(found, data.train_sets, strict=False):
+        assert setting.graphs[0] == build_graph(experiment, index, data.graphs_per_set)
+        assert {graph.num_tasks for graph in setting.graphs} == {FAMILIES[experiment][index].num_tasks}
+
+
+@pytest.mark.parametrize("experiment", ["exp1", "exp2", "exp3"])
+def test_fresh_settings_are_the_unseen_ones_with_other_dags(experiment: str) -> None:
+    data = load(experiment)
+    fresh, unseen = settings.fresh_settings(data, "mrlco"), settings.unseen_settings(data, "mrlco")
+    assert [(setting.name, setting.system) for setting in fresh] == [
+        (setting.name, setting.system) for setting in unseen
+    ]
+    stored = {graph for index in range(data.num_sets) for graph in data.graphs(index)}
+    for ours, index in zip(fresh, (data.test_sets * 3)[:3], strict=True):
+        assert ours.graphs == tuple(build_graph(experiment, index, data.graphs_per_set + i) for i in range(100))
+        assert not stored & set(ours.graphs)
+
+
+def test_validation_needs_data_of_known_families() -> None:
+    with pytest.raises(mj.InputError, match="was not drawn by"):
+        settings.validation_settings(part("exp2"), "paper")

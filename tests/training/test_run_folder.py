@@ -1,0 +1,328 @@
+"""A run folder says what was run, is written by one process, and forgets nothing but what will be computed again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mrlato_jax
+from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
+from mrlato_jax.errors import InputError
+from mrlato_jax.training import checkpoint, run_folder
+from mrlato_jax.training.run_folder import GracefulStop, RunFolder, new_run_path, read_metrics
+
+CONFIG = TrainConfig(experiment="exp1", iterations=50, seed=7, network=NetworkConfig(units=16))
+HASH = "d1" * 32
+
+
+def test_create_says_what_is_run(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "runs" / "a", CONFIG, HASH) as run:
+        assert run.config == CONFIG
+        assert run.checkpoints == run.path / "checkpoints"
+    record = json.loads((run.path / "config.json").read_text())
+    assert TrainConfig.from_json(record["config"]) == CONFIG
+    assert record["config"]["seed"] == 7
+    assert record["data_hash"] == HASH
+    (session,) = record["sessions"]
+    assert session["versions"].keys() == {"python", "mrlato_jax", "jax", "jaxlib", "flax", "optax", "numpy"}
+    assert session["versions"]["mrlato_jax"] == mrlato_jax.__version__
+    assert session["versions"]["python"] == sys.version.split()[0]
+    assert session["device"]["count"] >= 1
+    assert session["device"].keys() == {"platform", "kind", "count"}
+    assert session["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", session["commit"])
+
+
+def test_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    package = tmp_path / "package"
+    package.mkdir()
+    module = package / "run_folder.py"
+    module.write_text("a = 1\n")
+    monkeypatch.setattr(run_folder, "__file__", str(module))
+    assert run_folder._commit() is None
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert run_folder._commit() is None  # an untracked package, as in an environment inside some checkout
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x", "--no-verify"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert run_folder._commit() == head
+    module.write_text("a = 2\n")
+    assert run_folder._commit() == f"{head}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert run_folder._commit() is None
+
+
+def test_create_refuses_what_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").touch()
+    with pytest.raises(InputError, match=r"holds \['precious.txt'\]; accepted: .* empty, for example another --run"):
+        RunFolder.create(tmp_path, CONFIG, HASH)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+    with pytest.raises(InputError, match="is a file"):
+        RunFolder.create(tmp_path / "precious.txt", CONFIG, HASH)
+
+
+def test_create_refuses_a_run(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    with pytest.raises(InputError, match="--resume"):
+        RunFolder.create(tmp_path, CONFIG, HASH)
+
+
+def test_create_where_another_creation_was_killed(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.123.tmp").write_text("{")
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    assert RunFolder.open(tmp_path).config == CONFIG
+
+
+def test_where_no_folder_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(InputError, match=r"runs: .*accepted: a folder to write in"):
+        run_folder.new_run_path(tmp_path / "runs", CONFIG)
+
+
+def test_a_run_of_before_a_setting_was_added_goes_on(tmp_path: Path) -> None:
+    """What its record lacks has the default, in config.json and in checkpoints."""
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    record = json.loads((tmp_path / "config.json").read_text())
+    del record["config"]["warm_start"], record["config"]["policy"]["encoder"], record["config"]["learning"]["baseline"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    meta = run_folder.checkpoint_meta(CONFIG, HASH)
+    del meta["config"]["learning"]["baseline"]
+    checkpoint.save(tmp_path / "checkpoints", 1, {"a": np.zeros(1)}, meta)
+    assert RunFolder.open(tmp_path).config == CONFIG
+    RunFolder.resume(tmp_path, CONFIG, HASH).close()
+    other = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, encoder="bidirectional"))
+    with pytest.raises(InputError, match=r"config\.policy\.encoder|policy\.encoder: stored 'forward'"):
+        RunFolder.resume(tmp_path, other, HASH)
+
+
+def test_open_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        RunFolder.open(tmp_path / "none")
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("{", "is not JSON"),
+        ("\xff", "is not JSON"),
+        ("[]", "no usable config"),
+        ('{"config": {}, "sessions": []}', "no usable data_hash"),
+        ('{"config": {"sede": 1}, "data_hash": "", "sessions": []}', r"unknown names \['sede'\]"),
+        (
+            json.dumps({"config": CONFIG.to_json() | {"iterations": 0}, "data_hash": "", "sessions": []}),
+            "iterations is",
+        ),
+        (json.dumps({"config": CONFIG.to_json() | {"policy": 3}, "data_hash": "", "sessions": []}), "int"),
+    ],
+)
+def test_open_with_a_bad_config(tmp_path: Path, text: str, phrase: str) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=phrase) as caught:
+        RunFolder.open(tmp_path)
+    assert "config.json" in str(caught.value)
+
+
+def test_resume_takes_more_iterations_and_records_the_session(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    longer = dataclasses.replace(CONFIG, iterations=80)
+    with caplog.at_level(logging.WARNING), RunFolder.resume(tmp_path, longer, HASH) as run:
+        assert run.config.iterations == 80
+    assert RunFolder.open(tmp_path).config == longer
+    assert len(RunFolder.open(tmp_path).record["sessions"]) == 2
+    assert caplog.text == ""
+
+
+def test_resume_elsewhere_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    monkeypatch.setattr(mrlato_jax, "__version__", "9.9.9")
+    with caplog.at_level(logging.WARNING):
+        RunFolder.resume(tmp_path, CONFIG, HASH).close()
+    assert "versions.mrlato_jax: stored" in caplog.text
+    assert "wanted '9.9.9'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "data_hash", "phrases"),
+    [
+        ({"iterations": 49}, HASH, ["iterations: stored 50, wanted 49"]),
+        ({"seed": 8}, HASH, ["seed: stored 7, wanted 8"]),
+        ({"network": NetworkConfig(units=32)}, HASH, ["policy.units: stored 16, wanted 32"]),
+        ({"learning": LearningConfig(gamma=0.9, rollouts=4)}, HASH, ["learning.gamma", "learning.rollouts"]),
+        ({}, "00", ["data_hash", "wanted '00'"]),
+    ],
+)
+def test_resume_refuses_other_settings(tmp_path: Path, changes: dict, data_hash: str, phrases: list[str]) -> None:
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(InputError, match="cannot be resumed") as caught:
+        RunFolder.resume(tmp_path, dataclasses.replace(CONFIG, **changes), data_hash)
+    assert all(phrase in str(caught.value) for phrase in phrases)
+    assert (tmp_path / "config.json").read_bytes() == before
+    RunFolder.resume(tmp_path, CONFIG, HASH).close()  # the refusal left no lock
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path, CONFIG, HASH):
+        with pytest.raises(InputError, match=re.escape(f"run {tmp_path} is being written by another process")):
+            RunFolder.resume(tmp_path, CONFIG, HASH)
+        assert RunFolder.open(tmp_path).config == CONFIG
+    RunFolder.resume(tmp_path, CONFIG, HASH).close()
+
+
+def test_lock_ends_with_its_process(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    code = (
+        "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); "
+        "print('locked', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / ".lock")], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(InputError, match="another process"):
+            RunFolder.resume(tmp_path, CONFIG, HASH)
+        other.kill()
+        other.wait()
+        RunFolder.resume(tmp_path, CONFIG, HASH).close()
+
+
+def log_iterations(run: RunFolder, first: int, last: int, resume_step: int = 0) -> None:
+    with run.metrics_log(resume_step) as log:
+        for i in range(first, last + 1):
+            log.append(i, {"latency_s": jnp.float32(0.1) * i, "gaps": np.arange(2), "n": np.int64(i)}, seconds=0.5)
+
+
+def test_lines_are_complete_at_once(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path, CONFIG, HASH) as run, run.metrics_log() as log:
+        log.append(1, {"latency_s": 0.5}, seconds=0.25)
+        assert run.metrics.read_bytes() == b'{"iteration": 1, "latency_s": 0.5}\n'
+        log.append(2, {"latency_s": 0.5}, seconds=0.5, checkpoint=1)
+        assert read_metrics(run.timing) == [
+            {"iteration": 1, "seconds": 0.25, "iterations_per_second": 4.0, "checkpoint": 0},
+            {"iteration": 2, "seconds": 0.5, "iterations_per_second": 2.0, "checkpoint": 1},
+        ]
+
+
+@pytest.mark.parametrize("lost", ["metrics", "timing"])
+def test_lines_that_are_missing_before_the_checkpoint(tmp_path: Path, lost: str) -> None:
+    with RunFolder.create(tmp_path, CONFIG, HASH) as run:
+        log_iterations(run, 1, 4)
+        path = getattr(run, lost)
+        for kept in ([1, 2, 4], [1, 2]):
+            lines = path.read_bytes().splitlines(keepends=True)
+            path.write_bytes(b"".join(line for line in lines if json.loads(line)["iteration"] in kept))
+            before = run.metrics.read_bytes(), run.timing.read_bytes()
+            with pytest.raises(InputError, match=f"{path.name} has {len(kept) - (4 in kept)} of the 3 iterations"):
+                run.metrics_log(3)
+            assert (run.metrics.read_bytes(), run.timing.read_bytes()) == before
+
+
+def test_a_value_that_is_no_number_is_never_written(tmp_path: Path) -> None:
+    with (
+        RunFolder.create(tmp_path, CONFIG, HASH) as run,
+        run.metrics_log() as log,
+        pytest.raises(ValueError, match="JSON"),
+    ):
+        log.append(1, {"latency_s": math.nan}, seconds=0.5)
+
+
+@settings(max_examples=60)
+@given(done=st.integers(0, 6), step=st.integers(0, 6), torn=st.integers(0, 40))
+def test_an_interrupted_run_has_the_same_lines(
+    tmp_path_factory: pytest.TempPathFactory, done: int, step: int, torn: int
+) -> None:
+    step = min(step, done)
+    path = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "session", lambda config: {})  # git is slow, and not what is tested
+        with RunFolder.create(path / "whole", CONFIG, HASH) as whole:
+            log_iterations(whole, 1, 8)
+        with RunFolder.create(path / "killed", CONFIG, HASH) as killed:
+            log_iterations(killed, 1, done)
+            for file in (killed.metrics, killed.timing):
+                with open(file, "ab") as tail:
+                    tail.write(whole.metrics.read_bytes().splitlines()[done][:torn])
+        assert [line["iteration"] for line in read_metrics(killed.metrics)] == [*range(1, done + 1)]
+        with RunFolder.resume(path / "killed", CONFIG, HASH) as resumed:
+            log_iterations(resumed, step + 1, 8, resume_step=step)
+    assert resumed.metrics.read_bytes() == whole.metrics.read_bytes()
+    assert resumed.timing.read_bytes() == whole.timing.read_bytes()
+
+
+def test_zeros_after_a_power_cut_are_a_torn_line(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"iteration": 1}\n' + bytes(30))
+    assert read_metrics(file) == [{"iteration": 1}]
+
+
+def test_a_malformed_line_that_is_not_the_last(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path, CONFIG, HASH) as run:
+        for bad in (b'{"iterat', b"3", b'{"step": 3}'):
+            contents = b'{"iteration": 1}\n' + bad + b'\n{"iteration": 3}\n'
+            run.metrics.write_bytes(contents)
+            for use in (lambda: read_metrics(run.metrics), lambda: run.metrics_log(3)):
+                with pytest.raises(InputError, match=r"metrics\.jsonl, line 2 is"):
+                    use()
+            assert run.metrics.read_bytes() == contents
+
+
+def test_metrics_that_cannot_be_had(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    run = RunFolder.open(tmp_path)
+    with pytest.raises(InputError, match="open for reading"):
+        run.metrics_log()
+    with pytest.raises(InputError, match="does not exist"):
+        read_metrics(run.metrics)
+
+
+def test_names_never_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "strftime", lambda _: "20261123-195000")
+    names = [new_run_path(tmp_path / "runs", CONFIG).name for _ in range(3)]
+    assert names == [f"20261123-195000-exp1-mrlato{suffix}" for suffix in ("", "-2", "-3")]
+    monkeypatch.undo()
+    path = new_run_path(tmp_path, TrainConfig())
+    assert re.fullmatch(r"\d{8}-\d{6}-exp2-mrlato", path.name)
+    RunFolder.create(path, TrainConfig(), HASH).close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_asks_for_a_stop(number: signal.Signals) -> None:
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    with GracefulStop() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)  # asking again changes nothing
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_second_interrupt_stops_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted_twice() -> None:
+        with GracefulStop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.requested
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()
+    assert signal.getsignal(signal.SIGINT) == before
