@@ -38,6 +38,7 @@ from mrlato_jax.learning.meta_batch import check_meta_batch
 from mrlato_jax.methods import label
 from mrlato_jax.progress import format_duration
 from mrlato_jax.results import reporting
+from mrlato_jax.results.references import known_optima
 from mrlato_jax.training import hosts
 from mrlato_jax.training.experiments import check_room
 from mrlato_jax.training.run_folder import (
@@ -124,9 +125,9 @@ def main(_: list[str]) -> int:
             )
         if not hosts.is_first():
             return 0
-        finished = states is not None
+        finished, optima = states is not None, known_optima(dataset, configs[0].channel, settings)
         for folder, config, state in zip(runs, configs, states or [], strict=False):
-            results = reporting.evaluate(config, state.params, settings, FLAGS.updates, stop)
+            results = reporting.evaluate(config, state.params, settings, FLAGS.updates, stop, optima=optima)
             if results is None:
                 finished = False
                 break

@@ -15,6 +15,7 @@ from mrlato_jax.bench.parts import parts_of
 from mrlato_jax.bench.timing import Tick, best, matmul_peak, quiet, random_graphs
 from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
 from mrlato_jax.learning import devices
+from mrlato_jax.learning.flat import flat
 from mrlato_jax.learning.learning_task import learning_task, stack
 from mrlato_jax.learning.meta_batch import TaskPool, meta_batches
 from mrlato_jax.learning.outer import LearnerState, init_states, meta_iteration
@@ -164,13 +165,12 @@ def part_seconds(prepared: Prepared, repeats: int) -> dict[str, float]:
     trajectories, pullback = run.sampling(params, task, keys)
     advantages = run.advantages(task, trajectories)
     adapted = run.gradient_steps(params, task, trajectories, pullback, advantages)
-    if not batched:
-        adapted = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], learning.meta_batch, axis=0), adapted)
+    moved = flat(adapted, 1) if batched else jnp.repeat(flat(adapted)[None], learning.meta_batch, axis=0)
     times = 1 if batched else learning.meta_batch
     return {
         "sampling": times * best(lambda: run.sampling(params, task, keys), repeats, times),
         "advantages": times * best(lambda: run.advantages(task, trajectories), repeats, times),
         "gradient_steps": times
         * best(lambda: run.gradient_steps(params, task, trajectories, pullback, advantages), repeats, times),
-        "outer_update": best(lambda: run.outer_update(states, adapted, batch), repeats),
+        "outer_update": best(lambda: run.outer_update(states, moved, batch), repeats),
     }

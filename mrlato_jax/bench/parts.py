@@ -16,7 +16,7 @@ import jax
 
 from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.learning import inner, rollout
-from mrlato_jax.learning.inner import InnerState
+from mrlato_jax.learning.inner import InnerState, Plans
 from mrlato_jax.learning.learning_task import LearningTask
 from mrlato_jax.learning.losses import Batch, inner_loss
 from mrlato_jax.learning.outer import outer_update
@@ -33,7 +33,7 @@ class Parts(NamedTuple):
     sampling: Callable[..., tuple[Trajectories, Pullback]]  # (theta, task, key)
     advantages: Callable[..., Batch]  # (task, trajectories)
     gradient_steps: Callable[..., Any]  # (theta, task, trajectories, pullback, batch) -> theta'
-    outer_update: Callable[..., Any]  # (learner states, theta_i' along axis 0, MetaBatch) -> theta of each seed
+    outer_update: Callable[..., Any]  # (learner states, theta_i' `flat` along axis 0, MetaBatch) -> theta of each seed
 
 
 @functools.cache
@@ -77,5 +77,12 @@ def _gradient_steps(
     actions, *differentiable = trajectories.decisions
     cotangents = jax.grad(lambda values: inner_loss(learning, batch, Decisions(actions, *values))[0])(differentiable)
     (gradient,) = pullback(cotangents)
-    state = inner.descend(learning, InnerState(params, inner.inner_optimizer(learning).init(params)), gradient)
-    return inner.further_steps(network, learning, state, task, batch, learning.inner_steps)[0].params
+    optimizer = inner.inner_optimizer(learning)
+    state = inner.descend(optimizer, InnerState(params, optimizer.init(params)), gradient)
+    plans = Plans(batch.actions, batch.judged, batch.advantages, None)
+
+    def body(state: InnerState, _: None) -> tuple[InnerState, None]:
+        slope = inner.gradient(network, learning, state.params, task, plans, batch, False)[0]
+        return inner.descend(optimizer, state, slope), None
+
+    return jax.lax.scan(body, state, length=learning.inner_steps - 1)[0].params

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.environment.observation import lookahead_evaluations
@@ -18,6 +19,7 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.learning.learning_task import LearningTask, take
 from mrlato_jax.learning.losses import Batch, LossMetrics, inner_loss
 from mrlato_jax.learning.rollout import Trajectories
+from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Decisions
 
 ROUNDING = 1e-6  # of a makespan: plans that differ by less are equally long
@@ -34,12 +36,17 @@ class InnerMetrics(NamedTuple):
     entropy: jax.Array  # of the sampling policy
 
 
-def inner_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
+def adam(learning: LearningConfig) -> optax.GradientTransformation:
     """Adam(alpha), alpha falling where `inner_lr_decay` says so."""
     # maml differentiates it, and the square root of a second moment of zero has no derivative.
     return optax.adam(
         falling(learning.inner_lr, learning.inner_lr_decay), eps_root=1e-16 if learning.meta_update == "maml" else 0.0
     )
+
+
+def inner_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
+    """`adam` with its moments as vectors: fewer operations to compile."""
+    return optax.flatten(adam(learning))
 
 
 def falling(rate: float, steps: int) -> optax.ScalarOrSchedule:
@@ -78,53 +85,57 @@ def draw(learning: LearningConfig, task: LearningTask, key: jax.Array) -> tuple[
     return draw_graphs(task, graphs_key, learning.graphs_per_task), rollout_key
 
 
-def collect(
+class Noise(NamedTuple):
+    """Settles a collection of sampled trajectories."""
+
+    gumbel: jax.Array  # [G, R, N, A], of `decode.sampling_noise`
+
+
+class Plans(NamedTuple):
+    """Settles a collection of one given plan a DAG."""
+
+    actions: jax.Array  # int32[G, 1, N], taken
+    judged: jax.Array  # int32[G, 1, N], those that are to become likelier
+    advantages: jax.Array  # [G, 1, N], how much each of them counts; 0 on padding
+    makespan: jax.Array | None  # mean of the policy's own plans, seconds; None where the given plans say so
+
+
+Draws = Noise | Plans
+
+
+def draw_collection(
     network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
-) -> tuple[Batch, Decisions, jax.Array]:
-    """Trajectories of each DAG with their advantages; consumes `key`.
+) -> Draws:
+    """Settles what a collection learns from; consumes `key`.
 
-    They are `rollouts` samples of the policy; or, where `learn_from` says so:
+    `learn_from` says what:
 
-        best_sample  the best of those, alone and with an advantage of 1 at each step: (23) then is its likelihood
-        optimum      the best plan known of each DAG, likewise
+        samples      `rollouts` trajectories that the policy samples of each DAG
+        optimum      the best plan known of each DAG, alone and with an advantage of 1 at each step: (23) then is its
+                     likelihood
         deviations   the policy's own plan. For `rollouts` - 1 of its actions, mostly those that it is least sure of,
                      the next likeliest is tried as well, and the better of both is what is learned at that step, with
                      the difference as its advantage: policy iteration by cost-sensitive classification (Lagoudakis and
                      Parr, 2003). The clip of (23) says how far one collection may move a decision
 
-    Returns:
-        The batch, which is constant to differentiation; the decisions, which are not; and the mean sampled makespan in
-        seconds.
+    Raises:
+        InputError: no plans to imitate in the task.
     """
-    if learning.learn_from == "optimum":
-        if task.optimum is None:
-            raise InputError("learn_from is 'optimum' on learning tasks without plans; accepted: demonstrations")
-        return _taught(network, learning, params, task, task.optimum)
+    if learning.learn_from == "samples":
+        trajectories = (task.num_graphs, learning.rollouts)
+        return Noise(decode.sampling_noise(key, trajectories, task.num_positions, network.in_order))
     if learning.learn_from == "deviations":
-        return _improved(network, learning, params, task, key)
-    trajectories = rollout.sample(network, params, task, key, learning.rollouts)
-    if learning.learn_from == "best_sample":
-        best = jnp.argmin(trajectories.makespans, axis=1)
-        actions = jnp.take_along_axis(trajectories.decisions.actions, best[:, None, None], axis=1)[:, 0]
-        batch, decisions, _ = _taught(network, learning, params, task, actions)
-        return batch, decisions, trajectories.makespans.mean()
-    return estimate(learning, task, trajectories), trajectories.decisions, trajectories.makespans.mean()
+        return _improved_plans(network, learning, params, task, key)
+    if task.optimum is None:
+        raise InputError("learn_from is 'optimum' on learning tasks without plans; accepted: demonstrations")
+    best = task.optimum[:, None]
+    return Plans(best, best, task.dags.mask[:, None].astype(task.features.dtype), None)
 
 
-def _taught(
-    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, actions: jax.Array
-) -> tuple[Batch, Decisions, jax.Array]:
-    """`collect` of one given plan a DAG, [G, N]."""
-    followed = rollout.follow(network, params, task, actions[:, None])
-    batch = estimate(learning, task, followed)
-    advantages = jnp.broadcast_to(task.dags.mask[:, None], batch.advantages.shape).astype(batch.advantages.dtype)
-    return batch._replace(advantages=advantages), followed.decisions, followed.makespans.mean()
-
-
-def _improved(
+def _improved_plans(
     network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
-) -> tuple[Batch, Decisions, jax.Array]:
-    """`collect` of the policy's own plan and what is better at those of its steps that are tried."""
+) -> Plans:
+    """The policy's own plan of each DAG, and what is better at those of its steps that are tried."""
     tried = rollout.deviate(network, jax.lax.stop_gradient(params), task, key, learning.rollouts - 1)
     own, mask = tried.own.makespans, task.dags.mask
     actions = tried.own.decisions.actions[:, 0]
@@ -138,10 +149,49 @@ def _improved(
     share = jnp.abs(loses) / jnp.where(own > 0, own, 1)
     weights = jnp.where(share > ROUNDING, jnp.minimum(share, MOST_AT_STAKE), 0)
     weights = weights / jnp.maximum(weights.mean(where=mask), 1e-8)
-    followed = rollout.follow(network, params, task, actions[:, None], better[:, None])
-    batch = estimate(learning, task, followed)
-    batch = batch._replace(judged=better[:, None], advantages=jnp.where(mask, weights, 0)[:, None])
-    return batch, followed.decisions, own.mean()
+    return Plans(actions[:, None], better[:, None], jnp.where(mask, weights, 0)[:, None], own.mean())
+
+
+def collect(
+    network: NetworkConfig,
+    learning: LearningConfig,
+    params: Any,
+    task: LearningTask,
+    draws: Draws,
+    earlier: Batch | None = None,
+    first: jax.Array | bool = True,
+) -> tuple[Batch, Decisions, jax.Array]:
+    """Runs the trajectories of a collection, or those that it ran at an earlier step again.
+
+    Args:
+        network: the network's settings.
+        learning: the learning settings.
+        params: of the policy that decides.
+        task: the DAGs.
+        draws: `draw_collection`'s.
+        earlier: the batch of the collection's first step; None where this is known to be that step.
+        first: whether it is.
+
+    Returns:
+        The batch, which is constant to differentiation: `earlier` after the first step. The decisions, which are not
+        constant. The mean makespan of the policy's trajectories, seconds.
+    """
+    if isinstance(draws, Plans):
+        actions, judged = draws.actions, draws.judged
+        if earlier is not None:
+            actions, judged = jnp.where(first, actions, earlier.actions), jnp.where(first, judged, earlier.judged)
+        trajectories = rollout.rollout(network, params, task, decode.given(actions), judged=judged)
+        batch = estimate(learning, task, trajectories)._replace(judged=judged, advantages=draws.advantages)
+        own = draws.makespan
+    else:
+        sampled = decode.sampled(draws.gumbel)
+        if earlier is not None:
+            sampled = decode.sampled_at_first(draws.gumbel, earlier.actions, first)
+        trajectories = rollout.rollout(network, params, task, sampled)
+        batch, own = estimate(learning, task, trajectories), None
+    if earlier is not None:
+        batch = jax.tree.map(lambda new, old: jnp.where(first, new, old), batch, earlier)
+    return batch, trajectories.decisions, trajectories.makespans.mean() if own is None else own
 
 
 def estimate(learning: LearningConfig, task: LearningTask, trajectories: Trajectories) -> Batch:
@@ -170,45 +220,56 @@ def estimate(learning: LearningConfig, task: LearningTask, trajectories: Traject
     return Batch(actions, actions, log_probs, advantages, returns, mask)
 
 
-def sampling_gradient(
-    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+def gradient(
+    network: NetworkConfig,
+    learning: LearningConfig,
+    params: Any,
+    task: LearningTask,
+    draws: Draws,
+    earlier: Batch | None = None,
+    first: jax.Array | bool = True,
 ) -> tuple[Any, LossMetrics, Batch, jax.Array]:
-    """Collects, and differentiates (27) at the parameters that sample: their forward pass serves both.
+    """Differentiates (27) at one step of a collection; at the first, the forward pass that samples serves both.
+
+    Arguments as `collect`.
 
     Returns:
         The gradient, the loss's metrics, and the batch and mean makespan of `collect`.
     """
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[LossMetrics, Batch, jax.Array]]:
-        batch, decisions, latency = collect(network, learning, params, task, key)
+        batch, decisions, makespan = collect(network, learning, params, task, draws, earlier, first)
         loss, metrics = inner_loss(learning, batch, decisions)
-        return loss, (metrics, batch, latency)
+        return loss, (metrics, batch, makespan)
 
-    gradient, collected = jax.grad(loss_fn, has_aux=True)(params)
-    return gradient, *collected
+    slope, (metrics, batch, makespan) = jax.grad(loss_fn, has_aux=True)(params)
+    return slope, metrics, batch, makespan
 
 
-def scoring_gradient(
-    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, batch: Batch
-) -> tuple[Any, LossMetrics]:
-    """Differentiates (27) on a batch; the encoder runs once for each DAG, forward and backward."""
+def no_batch(learning: LearningConfig, *leading: int, num_positions: int, dtype: DTypeLike) -> Batch:
+    """What stands for the batch before a collection's first step: zeros.
 
-    def loss_fn(params: Any) -> tuple[jax.Array, LossMetrics]:
-        return inner_loss(learning, batch, rollout.score(network, params, task, batch.actions, batch.judged))
-
-    return jax.grad(loss_fn, has_aux=True)(params)
+    Args:
+        learning: says how many trajectories the batch has of each DAG.
+        *leading: axes before, G the last of them.
+        num_positions: N.
+        dtype: of the numbers.
+    """
+    shape = (*leading, learning.rollouts if learning.learn_from == "samples" else 1, num_positions)
+    actions, numbers = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, dtype)
+    return Batch(actions, actions, numbers, numbers, numbers, jnp.zeros((*shape[:-2], 1, shape[-1]), bool))
 
 
 class InnerState(NamedTuple):
     """What one gradient step hands to the next."""
 
     params: Any
-    opt_state: optax.OptState  # of `inner_optimizer`
+    opt_state: optax.OptState
 
 
-def descend(learning: LearningConfig, state: InnerState, gradient: Any) -> InnerState:
-    """One step of `inner_optimizer`."""
-    updates, opt_state = inner_optimizer(learning).update(gradient, state.opt_state, state.params)
+def descend(optimizer: optax.GradientTransformation, state: InnerState, slope: Any) -> InnerState:
+    """One step of the optimiser along minus `slope`."""
+    updates, opt_state = optimizer.update(slope, state.opt_state)
     return InnerState(optax.apply_updates(state.params, updates), opt_state)
 
 
@@ -225,7 +286,7 @@ def update(
     state: InnerState,
     task: LearningTask,
     key: jax.Array,
-    taken: jax.Array | int,
+    taken: jax.Array | int | None = None,
 ) -> tuple[InnerState, Updates, jax.Array]:
     """One collection from all DAGs of a task and m full-batch Adam steps on it, of which the first `taken` count.
 
@@ -235,37 +296,26 @@ def update(
         state: the parameters, which sample, and the optimiser's state.
         task: the DAGs.
         key: consumed.
-        taken: at least 1.
+        taken: at least 1; all by default.
 
     Returns:
         The state afterwards, its way there, and the mean sampled makespan in seconds.
     """
-    gradient, loss, batch, latency = sampling_gradient(network, learning, state.params, task, key)
-    state = descend(learning, state, gradient)
-    first = jax.tree.map(lambda leaf: leaf[None], Updates(state.params, loss))
-    if learning.inner_steps == 1:
-        return state, first, latency
-    state, others = further_steps(network, learning, state, task, batch, taken)
-    return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, others), latency
+    draws = draw_collection(network, learning, state.params, task, key)
 
+    # One body for all steps: a program has the network's forward and backward pass once.
+    def body(carry: tuple[InnerState, Batch], step: jax.Array) -> tuple[Any, tuple[Updates, jax.Array]]:
+        state, earlier = carry
+        slope, loss, batch, makespan = gradient(network, learning, state.params, task, draws, earlier, step == 0)
+        after = descend(inner_optimizer(learning), state, slope)
+        if taken is not None:
+            after = jax.tree.map(lambda new, old: jnp.where(step < taken, new, old), after, state)
+        return (after, batch), (Updates(after.params, loss), makespan)
 
-def further_steps(
-    network: NetworkConfig,
-    learning: LearningConfig,
-    state: InnerState,
-    task: LearningTask,
-    batch: Batch,
-    taken: jax.Array | int,
-) -> tuple[InnerState, Updates]:
-    """The m - 1 steps of `update` after its first, on the batch that was collected before it."""
-
-    def body(state: InnerState, step: jax.Array) -> tuple[InnerState, Updates]:
-        gradient, loss = scoring_gradient(network, learning, state.params, task, batch)
-        after = descend(learning, state, gradient)
-        state = jax.tree.map(lambda new, old: jnp.where(step < taken, new, old), after, state)
-        return state, Updates(state.params, loss)
-
-    return jax.lax.scan(body, state, jnp.arange(1, learning.inner_steps))
+    size, dtype = task.num_positions, task.features.dtype
+    start = state, no_batch(learning, task.num_graphs, num_positions=size, dtype=dtype)
+    (state, _), (steps, makespans) = jax.lax.scan(body, start, jnp.arange(learning.inner_steps))
+    return state, steps, makespans[0]
 
 
 @partial(jax.jit, static_argnames=("network", "learning"))  # traced once for each size, however often it is used
@@ -286,7 +336,7 @@ def inner_adapt(
     """
     task, rollout_key = draw(learning, task, key)
     start = InnerState(params, inner_optimizer(learning).init(params))
-    state, steps, latency = update(network, learning, start, task, rollout_key, learning.inner_steps)
+    state, steps, latency = update(network, learning, start, task, rollout_key)
     first, last = jax.tree.map(lambda leaf: leaf[0], steps.loss), jax.tree.map(lambda leaf: leaf[-1], steps.loss)
     return state.params, InnerMetrics(latency, task.heft.mean(), last, first.explained_variance, first.entropy)
 

@@ -9,9 +9,19 @@ import jax
 import jax.numpy as jnp
 
 from mrlato_jax.config import LearningConfig, NetworkConfig
-from mrlato_jax.learning.inner import InnerMetrics, InnerState, descend, draw, sampling_gradient, scoring_gradient
+from mrlato_jax.learning.flat import flat, flat_state, unflat, unflat_state
+from mrlato_jax.learning.inner import (
+    InnerMetrics,
+    InnerState,
+    adam,
+    descend,
+    draw,
+    draw_collection,
+    gradient,
+    no_batch,
+)
 from mrlato_jax.learning.learning_task import LearningTask
-from mrlato_jax.learning.losses import Batch, LossMetrics
+from mrlato_jax.learning.losses import Batch
 from mrlato_jax.learning.meta_batch import MetaBatch, TaskPool, mean_by_seed, over_tasks
 
 
@@ -43,40 +53,58 @@ def joint_steps(
     """
     num_seeds, full = jax.tree.leaves(states.params)[0].shape[0], pool.tasks.num_positions
 
-    def step(states: InnerState, gradients: Any, sizes: jax.Array) -> InnerState:
+    def step(states: InnerState, gradients: jax.Array, sizes: jax.Array) -> InnerState:
         means = mean_by_seed((gradients, sizes), batch, num_seeds, learning.meta_batch, axis)
-        pooled = jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(leaf, means[1]), means[0])
-        return jax.vmap(partial(descend, learning))(states, pooled)
+        return jax.vmap(partial(descend, adam(learning)))(states, jax.vmap(jnp.multiply)(*means))
 
-    def collect(params: Any, task: LearningTask, key: jax.Array) -> tuple[Any, jax.Array, Batch, InnerMetrics]:
-        task, rollout_key = draw(learning, task, key)
-        gradient, loss, collected, latency = sampling_gradient(network, learning, params, task, rollout_key)
-        metrics = InnerMetrics(latency, task.heft.mean(), loss, loss.explained_variance, loss.entropy)
-        return *_by_step(gradient, task), _padded(collected, full), metrics
+    def body(carry: tuple[InnerState, Batch], number: jax.Array) -> tuple[tuple[InnerState, Batch], InnerMetrics]:
+        states, collected = carry
 
-    def score(params: Any, task: LearningTask, key: jax.Array, collected: Batch) -> tuple[Any, jax.Array, LossMetrics]:
-        task, _ = draw(learning, task, key)
-        collected = _padded(collected, task.num_positions)
-        gradient, loss = scoring_gradient(network, learning, params, task, collected)
-        return *_by_step(gradient, task), loss
+        def visit(params: Any, task: LearningTask, key: jax.Array, earlier: Batch) -> tuple[Any, ...]:
+            return _visit(network, learning, params, task, key, earlier, number == 0, full)
 
-    gradients, sizes, collected, metrics = over_tasks(collect, task_axis, states.params, pool, batch)
-    states = step(states, gradients, sizes)
-    if learning.inner_steps == 1:
-        return states, metrics
+        slopes, sizes, collected, metrics = over_tasks(
+            visit, task_axis, unflat(states.params, given.params, 1), pool, batch, collected
+        )
+        return (step(states, slopes, sizes), collected), metrics
 
-    def body(states: InnerState, _: None) -> tuple[InnerState, LossMetrics]:
-        gradients, sizes, loss = over_tasks(score, task_axis, states.params, pool, batch, collected)
-        return step(states, gradients, sizes), loss
-
-    states, losses = jax.lax.scan(body, states, length=learning.inner_steps - 1)
-    return states, metrics._replace(loss=jax.tree.map(lambda leaf: leaf[-1], losses))
+    sets, graphs = batch.set.shape[0], min(learning.graphs_per_task, pool.tasks.num_graphs)
+    given = states
+    vectors = InnerState(flat(given.params, 1), flat_state(given.opt_state, given.params, 1))
+    start = vectors, no_batch(learning, sets, graphs, num_positions=full, dtype=pool.tasks.features.dtype)
+    (moved, _), metrics = jax.lax.scan(body, start, jnp.arange(learning.inner_steps))
+    first = jax.tree.map(lambda leaf: leaf[0], metrics)
+    after = InnerState(
+        unflat(moved.params, given.params, 1), unflat_state(moved.opt_state, given.opt_state, given.params, 1)
+    )
+    return after, first._replace(loss=jax.tree.map(lambda leaf: leaf[-1], metrics.loss))
 
 
-def _by_step(gradient: Any, task: LearningTask) -> tuple[Any, jax.Array]:
-    """The gradient for each step of a mean DAG, and the mean number of steps."""
+def _visit(
+    network: NetworkConfig,
+    learning: LearningConfig,
+    params: Any,
+    task: LearningTask,
+    key: jax.Array,
+    earlier: Batch,
+    first: jax.Array,
+    full: int,
+) -> tuple[Any, jax.Array, Batch, InnerMetrics]:
+    """One task's share of a step: the gradient by step, the mean number of steps, the batch, and metrics."""
+    task, rollout_key = draw(learning, task, key)
+    drawn = partial(draw_collection, network, learning, params, task, rollout_key)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(drawn))
+    draws = jax.lax.cond(first, drawn, lambda: nothing)
+    earlier = _padded(earlier, task.num_positions)
+    slope, loss, collected, makespan = gradient(network, learning, params, task, draws, earlier, first)
+    metrics = InnerMetrics(makespan, task.heft.mean(), loss, loss.explained_variance, loss.entropy)
+    return *_by_step(slope, task), _padded(collected, full), metrics
+
+
+def _by_step(slope: Any, task: LearningTask) -> tuple[jax.Array, jax.Array]:
+    """The gradient, as a vector, for each step of a mean DAG, and the mean number of steps."""
     size = task.dags.mask.sum(axis=-1).mean(dtype=task.features.dtype)
-    return jax.tree.map(lambda leaf: leaf / size, gradient), size
+    return flat(slope) / size, size
 
 
 def _padded(batch: Batch, num_positions: int) -> Batch:

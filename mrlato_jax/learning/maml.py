@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from mrlato_jax.config import LearningConfig, NetworkConfig
-from mrlato_jax.learning.inner import InnerMetrics, draw_graphs, inner_adapt, sampling_gradient
+from mrlato_jax.learning.inner import InnerMetrics, draw_collection, draw_graphs, gradient, inner_adapt
 from mrlato_jax.learning.learning_task import LearningTask
 
 
@@ -36,8 +36,12 @@ def adapted_gradient(
     def adapt(params: Any) -> tuple[Any, InnerMetrics]:
         return inner_adapt(network, learning, params, task, adapt_key)
 
+    def slope_at(adapted: Any) -> Any:
+        draws = draw_collection(network, learning, adapted, task, key)
+        return gradient(network, learning, adapted, task, draws)[0]
+
     if learning.meta_update == "fomaml":
         adapted, metrics = adapt(params)
-        return sampling_gradient(network, learning, adapted, task, key)[0], metrics
+        return slope_at(adapted), metrics
     adapted, through_steps, metrics = jax.vjp(adapt, params, has_aux=True)
-    return through_steps(sampling_gradient(network, learning, adapted, task, key)[0])[0], metrics
+    return through_steps(slope_at(adapted))[0], metrics

@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec
 
 from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
 from mrlato_jax.learning import devices
-from mrlato_jax.learning.inner import InnerMetrics, InnerState, falling, inner_adapt, inner_optimizer
+from mrlato_jax.learning.flat import flat, flat_state, unflat, unflat_state
+from mrlato_jax.learning.inner import InnerMetrics, InnerState, adam, falling, inner_adapt
 from mrlato_jax.learning.joint import joint_steps
 from mrlato_jax.learning.learning_task import LearningTask, stack
 from mrlato_jax.learning.maml import adapted_gradient
@@ -51,7 +52,7 @@ def outer_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
     beta falls where `outer_lr_decay` says so.
     """
     if learning.meta_update == "joint":
-        return inner_optimizer(learning)
+        return adam(learning)
     return (optax.sgd if learning.meta_update == "reptile" else optax.adam)(
         falling(learning.outer_lr, learning.outer_lr_decay)
     )
@@ -63,8 +64,8 @@ def meta_gradient(
     """(29) for each seed: `g = mean_i (theta_i' - theta) / (alpha m)`.
 
     Args:
-        params: theta, leading axis S.
-        adapted: theta_i', leading axis J.
+        params: theta, leading axis S; a tree, or `flat`.
+        adapted: theta_i' likewise, leading axis J.
         batch: the tasks; this device's, where `axis` names the devices that have them together.
         learning: alpha, m, and the number of tasks of a seed.
         axis: of the devices.
@@ -95,37 +96,41 @@ def init_states(network: NetworkConfig, learning: LearningConfig, seeds: Sequenc
 
 def visit(
     network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
-) -> tuple[Any, InnerMetrics]:
-    """What the outer step needs of one task: theta', or a gradient; and metrics. Arguments as `inner_adapt`."""
+) -> tuple[jax.Array, InnerMetrics]:
+    """What the outer step needs of one task: theta', or a gradient, `flat`; and metrics. Arguments as `inner_adapt`."""
     run = inner_adapt if learning.meta_update in REPTILE else adapted_gradient
-    return run(network, learning, params, task, key)
+    result, metrics = run(network, learning, params, task, key)
+    return flat(result), metrics
 
 
 def adapt_tasks(
     network: NetworkConfig, learning: LearningConfig, task_axis: str, params: Any, pool: TaskPool, batch: MetaBatch
-) -> tuple[Any, InnerMetrics]:
+) -> tuple[jax.Array, InnerMetrics]:
     """`visit` of each task; arguments as `over_tasks`, results with leading axis J."""
     return over_tasks(partial(visit, network, learning), task_axis, params, pool, batch)
 
 
 def outer_update(
-    learning: LearningConfig, states: LearnerState, visited: Any, batch: MetaBatch, axis: str | None = None
+    learning: LearningConfig, states: LearnerState, visited: jax.Array, batch: MetaBatch, axis: str | None = None
 ) -> tuple[Any, optax.OptState]:
     """Algorithm 1, line 9, for each seed: theta afterwards, and the optimiser's state.
 
     Args:
         learning: the learning settings.
         states: leading axis S.
-        visited: of each task theta' or the gradient, leading axis J.
+        visited: of each task theta' or the gradient, `flat`: [J, P].
         batch: the tasks; this device's, where `axis` names the devices that have them together.
         axis: of the devices.
     """
+    theta, count = flat(states.params, 1), states.iteration.shape[0]
     if learning.meta_update in REPTILE:
-        descent = jax.tree.map(jnp.negative, meta_gradient(states.params, visited, batch, learning, axis))
+        slope = -meta_gradient(theta, visited, batch, learning, axis)
     else:
-        descent = mean_by_seed(visited, batch, states.iteration.shape[0], learning.meta_batch, axis)
-    updates, opt_states = jax.vmap(outer_optimizer(learning).update)(descent, states.opt_state, states.params)
-    return optax.apply_updates(states.params, updates), opt_states
+        slope = mean_by_seed(visited, batch, count, learning.meta_batch, axis)
+    before = flat_state(states.opt_state, states.params, 1)
+    updates, after = jax.vmap(outer_optimizer(learning).update)(slope, before)
+    params = unflat(theta + updates, states.params, 1)
+    return params, unflat_state(after, states.opt_state, states.params, 1)
 
 
 def iterate(

@@ -36,7 +36,7 @@ class Decisions(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """How the actions of R trajectories of each of G DAGs are chosen: `sampled`, `likeliest`, `given`, `deviating`.
+    """How the actions of R trajectories of each of G DAGs are chosen: `sampled`, `likeliest`, `given`, ....
 
     Attributes:
         choose: `(logits [G, R, A], entry of inputs) -> actions [G, R]`.
@@ -44,12 +44,12 @@ class Choice(NamedTuple):
     """
 
     choose: Callable[[jax.Array, Any], jax.Array]
-    inputs: jax.Array
+    inputs: Any
 
     @property
     def rollouts(self) -> int:
         """R."""
-        return self.inputs.shape[1]
+        return int(jax.tree.leaves(self.inputs)[0].shape[1])
 
 
 def decode(
@@ -139,6 +139,16 @@ def deviating(elsewhere: jax.Array) -> Choice:
 def sampled(noise: jax.Array) -> Choice:
     """Actions drawn from the policy, given `sampling_noise` [G, R, N, A]."""
     return Choice(lambda logits, noise: jnp.argmax(logits + noise, axis=-1), noise)
+
+
+def sampled_at_first(noise: jax.Array, actions: jax.Array, first: jax.Array | bool) -> Choice:
+    """`sampled` by `noise` where `first` is true, else the actions handed in, int32[G, R, N]."""
+
+    def choose(logits: jax.Array, entry: tuple[jax.Array, jax.Array]) -> jax.Array:
+        noise, actions = entry
+        return jnp.where(first, jnp.argmax(logits + noise, axis=-1), actions)
+
+    return Choice(choose, (noise, actions))
 
 
 def sampling_noise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.dag.dataset import DagDataset, data_folder
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec.latency import simulate
 from mrlato_jax.methods import COUNTED_SEARCH, PlannedMethod, SearchBudget, planned_methods
@@ -145,6 +146,27 @@ def summary(rows: Mapping[str, Mapping[str, Row]], planners: Sequence[str]) -> t
 def bound_ms(planners: Mapping[str, Row], first: int | None = None) -> float:
     """Mean over a setting's (first) DAGs of what no placement in the priority order is below, milliseconds."""
     return float(np.mean(planners["optimum"]["lower_bound_ms"][:first]))
+
+
+def known_optima(dataset: DagDataset, channel: str, settings: Sequence[TestSetting]) -> dict[str, tuple[float, int]]:
+    """What the record that comes with a data set says of the optima in the priority order.
+
+    Returns:
+        For each setting on record their mean in milliseconds, an unproven one at its lower bound, and how many are not
+        proven; nothing where the record is missing or of other data, channel rules or DAGs.
+    """
+    path = data_folder() / "results" / f"references-{dataset.name}.json"
+    try:
+        stored = json.loads(path.read_bytes())
+        identity, rows = stored["identity"], stored["rows"]
+        if (identity["data_hash"], identity["channel"]) != (dataset.content_hash, channel):
+            return {}
+        optima = {setting.name: rows[setting.name]["optimum"] for setting in settings if setting.name in rows}
+        if any(len(optima[s.name]["proven"]) != len(s.graphs) for s in settings if s.name in optima):
+            return {}
+        return {name: (bound_ms({"optimum": row}), row["proven"].count(False)) for name, row in optima.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def reference_record(

@@ -20,6 +20,7 @@ from mrlato_jax.bench.parts import Parts, parts_of
 from mrlato_jax.bench.timing import random_graphs
 from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.learning import devices, rollout
+from mrlato_jax.learning.flat import flat
 from mrlato_jax.learning.learning_task import learning_task
 from mrlato_jax.learning.losses import Batch, inner_loss
 from mrlato_jax.learning.meta_batch import meta_batches
@@ -51,7 +52,7 @@ def test_the_parts_are_the_iteration(prepared: iteration.Prepared, compiled: ite
         trajectories, pullback = parts.sampling(params, task, jax.random.split(key)[1])
         advantages = parts.advantages(task, trajectories)
         adapted.append(parts.gradient_steps(params, task, trajectories, pullback, advantages))
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *adapted)
+    stacked = jnp.stack([flat(params) for params in adapted])
     expected = parts.outer_update(states, stacked, batch)
 
     before = jax.tree.map(np.asarray, states.params)

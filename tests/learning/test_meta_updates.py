@@ -6,6 +6,7 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+import by_hand
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +65,7 @@ def test_fomaml_is_the_gradient_at_theta_prime_on_trajectories_of_its_own(params
     graphs_key, adapt_key, fresh_key = jax.random.split(KEY, 3)
     drawn = inner.draw_graphs(task, graphs_key, 2)
     adapted, expected = inner.inner_adapt(POLICY, LEARNING, params, drawn, adapt_key)
-    batch, _, latency = jax.jit(partial(inner.collect, POLICY, LEARNING))(adapted, drawn, fresh_key)
+    batch, _, latency = jax.jit(partial(by_hand.collect, POLICY, LEARNING))(adapted, drawn, fresh_key)
 
     def loss(params: Any) -> jax.Array:
         return inner_loss(LEARNING, batch, rollout.score(POLICY, params, drawn, batch.actions))[0]
@@ -85,7 +86,7 @@ def test_maml_differentiates_through_the_adam_steps(params: Any, task: LearningT
         params, task = (jax.tree.map(_double, tree) for tree in (params, task))
         graphs_key, adapt_key, fresh_key = jax.random.split(KEY, 3)
         drawn = inner.draw_graphs(task, graphs_key, 2)
-        collect = jax.jit(partial(inner.collect, POLICY, learning))
+        collect = jax.jit(partial(by_hand.collect, POLICY, learning))
         first, _, _ = collect(params, drawn, jax.random.split(adapt_key)[1])
         adapted, _ = inner.inner_adapt(POLICY, learning, params, drawn, adapt_key)
         second, _, _ = collect(adapted, drawn, fresh_key)
@@ -132,12 +133,12 @@ def test_maml_takes_the_gradient_back_to_theta_and_fomaml_does_not(
         seen["adapted on"] = drawn.heft
         return theta - theta**2 / 10, 3.0 * theta
 
-    def slope(_: Any, __: Any, theta: jax.Array, drawn: LearningTask, key: jax.Array) -> tuple[jax.Array]:
+    def slope(_: Any, __: Any, theta: jax.Array, drawn: LearningTask, draws: inner.Draws) -> tuple[jax.Array]:
         seen["measured on"] = drawn.heft
         return (2 * theta,)
 
     monkeypatch.setattr(maml, "inner_adapt", adapt)
-    monkeypatch.setattr(maml, "sampling_gradient", slope)
+    monkeypatch.setattr(maml, "gradient", slope)
     theta = jnp.array([1.0, -2.0, 0.0])
     adapted = theta - theta**2 / 10
     past, metrics = maml.adapted_gradient(POLICY, with_update("fomaml"), theta, task, KEY)
@@ -204,8 +205,8 @@ def test_joint_steps_are_those_of_one_pooled_batch(task_axis: str, pool: TaskPoo
     theta = [jax.tree.map(lambda leaf, s=s: leaf[s], states.params) for s in (0, 1)]
     moments = [optimizer.init(params) for params in theta]
     update = jax.jit(optimizer.update)
-    collect = jax.jit(partial(inner.collect, POLICY, learning))
-    gradient = jax.jit(partial(inner.scoring_gradient, POLICY, learning))
+    collect = jax.jit(partial(by_hand.collect, POLICY, learning))
+    gradient = jax.jit(partial(by_hand.scoring_gradient, POLICY, learning))
 
     def pad(leaf: jax.Array) -> jax.Array:  # of a batch
         return jnp.pad(leaf, [*[(0, 0)] * (leaf.ndim - 1), (0, max(SIZES) - leaf.shape[-1])])

@@ -20,6 +20,7 @@ import mrlato_jax as mj
 from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import devices, meta_batch, outer
+from mrlato_jax.learning.flat import flat
 from mrlato_jax.learning.learning_task import learning_task, stack
 from mrlato_jax.learning.meta_batch import MetaBatch, TaskPool, padded_sizes
 from mrlato_jax.learning.outer import LearnerState
@@ -170,7 +171,8 @@ def test_a_task_depends_neither_on_its_place_nor_on_the_others(axis: str, pool: 
     assert distance(rows(turned_metrics, [1, 2, 0]), metrics) < 1e-5
     # (29) divides by alpha m, and batched products round as their place in the batch has it.
     gradients = [
-        meta_gradient(params, tree, batch_of(sets)) for tree, sets in ((adapted, [0, 1, 2]), (turned, [2, 0, 1]))
+        meta_gradient(flat(params, 1), tree, batch_of(sets))
+        for tree, sets in ((adapted, [0, 1, 2]), (turned, [2, 0, 1]))
     ]
     assert distance(*gradients) < {"map": 1e-6, "vmap": 3e-5}[axis]
     others, _ = adapt(axis, params, pool, [3, 1, 0], [1, 1, 1])
@@ -275,4 +277,4 @@ def test_theta_stays_where_no_inner_step_moves(params: Any) -> None:
     still = {"params": {**params["params"], "value_head": jax.tree.map(np.zeros_like, params["params"]["value_head"])}}
     adapted, metrics = adapt("vmap", still, worthless, [0, 1, 3], [0, 1, 0])
     assert not metrics.latency.any()
-    assert not any(leaf.any() for leaf in jax.tree.leaves(meta_gradient(still, adapted, batch_of([0, 1, 3]))))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(meta_gradient(flat(still, 1), adapted, batch_of([0, 1, 3]))))

@@ -6,6 +6,7 @@ import re
 from functools import partial
 from typing import Any, NamedTuple
 
+import by_hand
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,6 @@ from jax.flatten_util import ravel_pytree
 import mrlato_jax as mj
 from mrlato_jax.config import MATMULS, LearningConfig, NetworkConfig
 from mrlato_jax.learning import rollout
-from mrlato_jax.learning.inner import collect
 from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.losses import inner_loss
 from mrlato_jax.policy.decode import Decisions
@@ -103,7 +103,7 @@ def loss_and_decisions(matmul: str, batch: Any, task: LearningTask, params: Any)
 
 @pytest.fixture(scope="module")
 def batch(task: LearningTask, params: Any) -> Any:
-    return jax.jit(lambda p: collect(policy_of("float32"), LEARNING, p, task, jax.random.key(4))[0])(params)
+    return jax.jit(lambda p: by_hand.collect(policy_of("float32"), LEARNING, p, task, jax.random.key(4))[0])(params)
 
 
 @pytest.fixture(scope="module")
