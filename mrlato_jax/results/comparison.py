@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit  # scipy comes with JAX
 
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning.adaptation import marks
@@ -18,11 +19,6 @@ from mrlato_jax.results.reproduction import ALL, HALF, PLANNING, TRAINING, measu
 FLOAT32 = 1e-5  # relative: so much may a latency in float32 lie off the one in float64
 WRITTEN = 1e-3  # milliseconds: records keep no more of a DAG's latency
 STEPS = (1, 30, 100)  # of Table III
-# 97.5 % quantiles of Student's t by degrees of freedom, from 1 (Fisher & Yates, Table III); the normal one beyond.
-_STUDENT = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +50,7 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
     freedom = len(values) - 1
     if not freedom:
         return Estimate(float(values[0]), math.nan)
-    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96
+    quantile = float(stdtrit(freedom, 0.975))  # Student's t
     return Estimate(float(values.mean()), quantile * float(values.std(ddof=1)) / math.sqrt(len(values)))
 
 

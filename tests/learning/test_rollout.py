@@ -18,6 +18,7 @@ from helpers import placement_of, random_dag, random_mec, to_graph, to_system
 import mrlato_jax as mj
 from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
 from mrlato_jax.environment import features
+from mrlato_jax.environment.interface import blind
 from mrlato_jax.environment.observation import num_observed
 from mrlato_jax.environment.surroundings import surroundings as surroundings_of
 from mrlato_jax.learning import rollout
@@ -295,7 +296,7 @@ def test_paper_mode_does_not_see_which_task_it_decides(case: Case) -> None:
         pytest.skip("the simulator walks the positions as well")
     actions = case.trajectories.decisions.actions
     memory = rollout.encode(policy, params, case.task)
-    surroundings = decode.blind(len(SIZES), ROLLOUTS, max(SIZES))
+    surroundings = blind(len(SIZES), ROLLOUTS, max(SIZES))
     score = jax.jit(lambda memory: decode.decode(policy, params, memory, surroundings, decode.given(actions))[0])
     turn = np.stack([[*reversed(range(n)), *range(n, max(SIZES))] for n in SIZES])
     moved = {
