@@ -4,11 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+METHOD ?= mrlato_plus
+# The best method has a first run of its own; the paper's methods run at their settings, only smaller.
+SIZE := $(if $(filter mrlato_plus,$(METHOD)),first_run,cpu_table).flags
 
 .PHONY: run test test-slow lint notebooks clean
 
 run: $(READY)
-	$(BIN)/python launch/meta_train.py --flagfile=exp2.flags --flagfile=cpu.flags
+	$(BIN)/python launch/meta_train.py --flagfile=exp2.flags --flagfile=$(SIZE) --method=$(METHOD)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder

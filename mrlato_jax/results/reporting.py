@@ -211,7 +211,9 @@ def _free_name(folder: Path, name: str, results: Sequence[SettingResult], proven
 
 
 def adaptation_figure(label: str, results: Sequence[SettingResult]) -> bytes:
-    """One panel a setting: the learned policy's latency after each update, the unlearned plans as lines.
+    """One panel a setting: the learned policy's latency after each update, unlearned plans and the optimum as lines.
+
+    A panel's title compares the curve's last point with HEFT-based.
 
     Plans far above the curve are named in the panel's corner rather than drawn, which would flatten it.
 
@@ -241,7 +243,8 @@ def adaptation_figure(label: str, results: Sequence[SettingResult]) -> bytes:
                 axis.axhline(value, color=colour, linestyle=style, linewidth=1.3, label=name)
             else:
                 beyond.append(f"{name} {value:.0f}")
-        axis.set_title(result.setting)
+        heft = result.baselines_ms[_REFERENCE]
+        axis.set_title(f"{result.setting}: {100 * (curve[-1] / heft - 1):+.1f} % vs {_REFERENCE}")
         axis.set_xlabel("updates (gradient steps on the set)")
         axis.grid(alpha=0.25)
         if beyond:
@@ -254,7 +257,7 @@ def adaptation_figure(label: str, results: Sequence[SettingResult]) -> bytes:
                 fontsize=8,
             )
         axis.margins(y=0.15)
-    axes[0][0].set_ylabel("mean latency, ms (argmax-decoded)")
+    axes[0][0].set_ylabel("mean latency, ms (lower is better)")
     handles: dict[str, Any] = {}
     for axis in axes[0]:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
