@@ -26,7 +26,8 @@ from mrlato_jax.files import check_writable
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.methods import label
 from mrlato_jax.results import reporting
-from mrlato_jax.training.run_folder import GracefulStop, RunFolder
+from mrlato_jax.training.run_folder import RunFolder
+from mrlato_jax.training.stopping import GracefulStop
 
 RECORDS = {"test": "evaluation", "fresh": "fresh", "validation": "validation"}
 

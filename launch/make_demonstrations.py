@@ -22,7 +22,7 @@ from mrlato_jax.files import check_writable
 from mrlato_jax.learning.devices import cores
 from mrlato_jax.progress import Progress
 from mrlato_jax.training.demonstrations import Demonstration, demonstrate, find, load, save, wanted
-from mrlato_jax.training.run_folder import GracefulStop
+from mrlato_jax.training.stopping import GracefulStop
 
 AT_ONCE = 20  # DAGs that a process plans between two reports
 

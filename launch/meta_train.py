@@ -41,15 +41,9 @@ from mrlato_jax.results import reporting
 from mrlato_jax.results.references import known_optima
 from mrlato_jax.training import hosts
 from mrlato_jax.training.experiments import check_room
-from mrlato_jax.training.run_folder import (
-    GracefulStop,
-    RunFolder,
-    new_run_path,
-    seed_path,
-    store_seeds,
-    stored_seeds,
-)
+from mrlato_jax.training.run_folder import RunFolder, new_run_path, seed_path, store_seeds, stored_seeds
 from mrlato_jax.training.stages import check_demonstrations, train_stages
+from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import Validation, validation_set
 
 FLAGS = flags.FLAGS

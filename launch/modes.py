@@ -26,7 +26,8 @@ from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.results.references import bound_ms, reference_record
 from mrlato_jax.results.reproduction import params_hash
 from mrlato_jax.training.experiments import unseen_settings
-from mrlato_jax.training.run_folder import GracefulStop, session
+from mrlato_jax.training.run_folder import session
+from mrlato_jax.training.stopping import GracefulStop
 
 CHANNEL = "paper"
 

@@ -24,7 +24,7 @@ from mrlato_jax.mec.system import CHANNELS
 from mrlato_jax.methods import planned_methods
 from mrlato_jax.progress import format_table
 from mrlato_jax.results.references import complete, reference_record, summary
-from mrlato_jax.training.run_folder import GracefulStop
+from mrlato_jax.training.stopping import GracefulStop
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "exp1", list(EXPERIMENTS), "Whose unseen sets.")

@@ -43,8 +43,9 @@ from mrlato_jax.results.comparison import Panel
 from mrlato_jax.results.references import References, complete, reference_record
 from mrlato_jax.results.reproduction import LearnedRecord
 from mrlato_jax.training.experiments import TestSetting, check_room
-from mrlato_jax.training.run_folder import GracefulStop, RunFolder, seed_path
+from mrlato_jax.training.run_folder import RunFolder, seed_path
 from mrlato_jax.training.stages import check_demonstrations
+from mrlato_jax.training.stopping import GracefulStop
 
 COMPARED = ("mrlato", "mrlco", "drl", "mrlato_plus")  # the learned methods of Table III, and ours
 PRESETS = {"paper": [], "cpu": ["cpu_table.flags"]}  # flag files after EXPERIMENT.flags

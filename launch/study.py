@@ -24,7 +24,7 @@ from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.progress import format_duration, format_table
 from mrlato_jax.results import figures
 from mrlato_jax.results.studies import STUDIES, StudyRecord, run_variant, table
-from mrlato_jax.training.run_folder import GracefulStop
+from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import Validation, validation_set
 
 SMALLER = {

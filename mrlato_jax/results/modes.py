@@ -21,7 +21,7 @@ from mrlato_jax.progress import Progress
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.results.references import run_planner
 from mrlato_jax.training.experiments import TestSetting
-from mrlato_jax.training.run_folder import GracefulStop, StoppedError
+from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

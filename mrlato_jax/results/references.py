@@ -19,7 +19,8 @@ from mrlato_jax.planners import Plan, ProvenPlan, SearchedPlan
 from mrlato_jax.progress import Progress
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.training.experiments import TestSetting
-from mrlato_jax.training.run_folder import GracefulStop, StoppedError, session
+from mrlato_jax.training.run_folder import session
+from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
 COUNTED = re.compile(COUNTED_SEARCH.format(r"\d+"))  # rows of `local search` with a number of evaluations of their own
 SAME = 1e-9  # relative: a stored makespan that differs by more was simulated by other code or on other data

@@ -17,7 +17,8 @@ from mrlato_jax.methods import BASELINES
 from mrlato_jax.progress import Progress, format_table, percent
 from mrlato_jax.results.evaluation import SettingResult, evaluate_setting, optimum_latency
 from mrlato_jax.training.experiments import TestSetting
-from mrlato_jax.training.run_folder import GracefulStop, StoppedError, session
+from mrlato_jax.training.run_folder import session
+from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
 FAR = 1.15  # times the curve's highest point
 _REFERENCE = "HEFT-based"

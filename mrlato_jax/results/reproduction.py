@@ -34,8 +34,9 @@ from mrlato_jax.results.evaluation import adapt_to_all, adapt_to_half
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.training import checkpoint
 from mrlato_jax.training.experiments import TestSetting
-from mrlato_jax.training.run_folder import GracefulStop, RunFolder, StoppedError, read_metrics, seed_path, session
+from mrlato_jax.training.run_folder import RunFolder, read_metrics, seed_path, session
 from mrlato_jax.training.stages import WARM_START, train_stages
+from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
 Value = TypeVar("Value")
 

@@ -18,8 +18,9 @@ from mrlato_jax.errors import InputError, check_choice
 from mrlato_jax.methods import learned_method, planned_methods
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.results.reproduction import params_hash
-from mrlato_jax.training.run_folder import GracefulStop, RunFolder, read_metrics, seed_path, session
+from mrlato_jax.training.run_folder import RunFolder, read_metrics, seed_path, session
 from mrlato_jax.training.stages import WARM_START, train_stages
+from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import Validation, ValidationSet
 
 Changes = Mapping[str, Any]

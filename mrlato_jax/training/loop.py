@@ -20,14 +20,8 @@ from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState, MetaMetrics, init_state, iteration_program
 from mrlato_jax.progress import Progress, percent
 from mrlato_jax.training import checkpoint, hosts
-from mrlato_jax.training.run_folder import (
-    GracefulStop,
-    RunFolder,
-    checkpoint_meta,
-    completed_meta,
-    read_metrics,
-    session,
-)
+from mrlato_jax.training.run_folder import RunFolder, checkpoint_meta, completed_meta, read_metrics, session
+from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import Validation
 
 

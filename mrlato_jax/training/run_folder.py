@@ -20,14 +20,13 @@ import logging
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -334,38 +333,6 @@ class MetricsLog:
         """Closes both files."""
         self._metrics.close()
         self._timing.close()
-
-
-class StoppedError(Exception):
-    """A stop was requested in the middle of something whose first part is worth nothing."""
-
-
-class GracefulStop:
-    """Within the context SIGTERM and SIGINT only set `requested`, so that a loop can save and end between steps.
-
-    A SIGINT when a stop is already requested raises KeyboardInterrupt: who presses Ctrl-C twice means it. For the
-    main thread, which alone receives signals.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.requested:
-            raise KeyboardInterrupt
-        if not self.requested:
-            os.write(2, b"\nstopping when metrics are fetched next; Ctrl-C again aborts\n")  # print is not for handlers
-        self.requested = True
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

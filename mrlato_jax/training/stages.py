@@ -17,7 +17,8 @@ from mrlato_jax.learning.ranges import ranges_of
 from mrlato_jax.training import checkpoint, demonstrations, hosts
 from mrlato_jax.training.experiments import training_examples, training_pool
 from mrlato_jax.training.loop import train
-from mrlato_jax.training.run_folder import GracefulStop, RunFolder
+from mrlato_jax.training.run_folder import RunFolder
+from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import Validation
 
 WARM_START = "warm_start"  # in a run's folder: the run that its first theta is the end of

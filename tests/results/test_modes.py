@@ -14,7 +14,7 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.results import modes
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.training.experiments import TestSetting
-from mrlato_jax.training.run_folder import GracefulStop
+from mrlato_jax.training.stopping import GracefulStop
 
 POLICY = NetworkConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
 ROWS = {

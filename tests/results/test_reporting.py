@@ -19,7 +19,7 @@ from mrlato_jax.methods import BASELINES
 from mrlato_jax.results import reporting
 from mrlato_jax.results.evaluation import SettingResult
 from mrlato_jax.training.experiments import TestSetting
-from mrlato_jax.training.run_folder import GracefulStop
+from mrlato_jax.training.stopping import GracefulStop
 
 LABEL = "mrlato+a|b"
 # HEFT-based is 100 ms on one setting and 400 ms on the other.

@@ -21,7 +21,8 @@ from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.results import reproduction
 from mrlato_jax.results.reproduction import LearnedRecord, params_hash, spread
 from mrlato_jax.training.experiments import TestSetting, unseen_settings
-from mrlato_jax.training.run_folder import GracefulStop, RunFolder
+from mrlato_jax.training.run_folder import RunFolder
+from mrlato_jax.training.stopping import GracefulStop
 
 UPDATES = 1
 

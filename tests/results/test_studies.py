@@ -16,7 +16,7 @@ from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError
 from mrlato_jax.results import figures, studies
 from mrlato_jax.results.studies import BASE, STUDIES, Study, StudyRecord, changed
-from mrlato_jax.training.run_folder import GracefulStop
+from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import validation_set
 
 DATASET = tiny_run.dataset()

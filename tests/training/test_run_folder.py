@@ -6,9 +6,7 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -24,7 +22,7 @@ import mrlato_jax
 from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.training import checkpoint, run_folder
-from mrlato_jax.training.run_folder import GracefulStop, RunFolder, new_run_path, read_metrics
+from mrlato_jax.training.run_folder import RunFolder, new_run_path, read_metrics
 
 CONFIG = TrainConfig(experiment="exp1", iterations=50, seed=7, network=NetworkConfig(units=16))
 HASH = "d1" * 32
@@ -301,28 +299,3 @@ def test_names_never_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = new_run_path(tmp_path, TrainConfig())
     assert re.fullmatch(r"\d{8}-\d{6}-exp2-mrlato", path.name)
     RunFolder.create(path, TrainConfig(), HASH).close()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_asks_for_a_stop(number: signal.Signals) -> None:
-    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    with GracefulStop() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), number)
-        assert stop.requested
-        os.kill(os.getpid(), signal.SIGTERM)  # asking again changes nothing
-    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
-
-
-def test_second_interrupt_stops_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT)
-
-    def interrupted_twice() -> None:
-        with GracefulStop() as stop:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert stop.requested
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted_twice()
-    assert signal.getsignal(signal.SIGINT) == before

@@ -16,8 +16,9 @@ from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning.outer import LearnerState
 from mrlato_jax.training import checkpoint, demonstrations
-from mrlato_jax.training.run_folder import GracefulStop, RunFolder, read_metrics
+from mrlato_jax.training.run_folder import RunFolder, read_metrics
 from mrlato_jax.training.stages import WARM_START, train_stages
+from mrlato_jax.training.stopping import GracefulStop
 
 POLICY = NetworkConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
 WARM = LearningConfig(

@@ -25,7 +25,8 @@ from mrlato_jax.learning.outer import LearnerState, init_state
 from mrlato_jax.training import checkpoint, loop, run_folder
 from mrlato_jax.training.experiments import training_pool
 from mrlato_jax.training.loop import begun_together, train
-from mrlato_jax.training.run_folder import GracefulStop, MetricsLog, RunFolder, checkpoint_meta, read_metrics
+from mrlato_jax.training.run_folder import MetricsLog, RunFolder, checkpoint_meta, read_metrics
+from mrlato_jax.training.stopping import GracefulStop
 
 CONFIG = tiny_run.CONFIG  # of 6 iterations
 HASH = "ab" * 32
