@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, overload
 
@@ -58,6 +58,10 @@ class Offloader:
 
     Nothing of it ever changes: any number of threads may plan with one.
 
+    A jitted function is traced once for all policies of the same `network` and `learning`; other parameters, labels,
+    iterations, ranges and curves do not trace it again. So a policy that such a function *returns* has these four of
+    the policy that the function was traced with.
+
     Attributes:
         network: the network's settings.
         params: its parameters.
@@ -65,6 +69,7 @@ class Offloader:
         iteration: how many meta-iterations did.
         learning: the learning settings, by which it adapts.
         ranges: of applications and systems that it was trained on (`ranges.measure`); None where that is not known.
+        curve: what each update of `adapt` did, measured on the applications that it adapted to; None before that.
     """
 
     network: NetworkConfig
@@ -73,6 +78,7 @@ class Offloader:
     iteration: int = 0
     learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
     ranges: Ranges | None = dataclasses.field(default=None, repr=False)
+    curve: Adaptation | None = dataclasses.field(default=None, repr=False)
 
     @overload
     def plan(
@@ -170,7 +176,7 @@ class Offloader:
 
     def adapt(
         self, graphs: TaskGraph | Sequence[TaskGraph], system: System, updates: int = 30, seed: int = 0
-    ) -> AdaptedOffloader:
+    ) -> Offloader:
         """The policy after gradient steps on applications like the ones it is to plan.
 
         Args:
@@ -192,8 +198,7 @@ class Offloader:
         graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)
         task = learning_task(graphs, system, self.network)
         params, curve = adapt(self.network, self.learning, self.params, task, task, updates, jax.random.key(seed))
-        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(Offloader)}
-        return AdaptedOffloader(**{**mine, "params": params}, curve=curve)
+        return dataclasses.replace(self, params=params, curve=curve)
 
     def _decoded(
         self, graphs: Sequence[TaskGraph], systems: Sequence[System], size: int, samples: int, seed: int
@@ -232,25 +237,38 @@ class Offloader:
         return [found[i : i + each] for i in range(0, len(found), each)]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class AdaptedOffloader(Offloader):
-    """What `adapt` gives; `adapted, curve = policy.adapt(...)` takes both.
+class _About:
+    """What a policy says of itself that shapes no program: any two are equal, so that nothing is traced again."""
 
-    Attributes:
-        curve: what each update did, measured on the applications that were adapted to.
-    """
+    def __init__(self, policy: Offloader) -> None:
+        self.fields = {name: getattr(policy, name) for name in ("label", "iteration", "ranges", "curve")}
 
-    curve: Adaptation | None = dataclasses.field(default=None, repr=False)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _About)
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self, self.curve))
+    def __hash__(self) -> int:
+        return hash(_About)
 
 
-for _kind in (Offloader, AdaptedOffloader):
-    _names = [field.name for field in dataclasses.fields(_kind)]
-    jax.tree_util.register_dataclass(
-        _kind, data_fields=["params"], meta_fields=[name for name in _names if name != "params"]
-    )
+_Structure = tuple[NetworkConfig, LearningConfig, _About]
+
+
+def _flatten(policy: Offloader) -> tuple[tuple[Any], _Structure]:
+    return (policy.params,), (policy.network, policy.learning, _About(policy))
+
+
+def _flatten_with_keys(policy: Offloader) -> tuple[tuple[tuple[jax.tree_util.GetAttrKey, Any]], _Structure]:
+    (params,), structure = _flatten(policy)
+    return ((jax.tree_util.GetAttrKey("params"), params),), structure
+
+
+def _unflatten(structure: _Structure, leaves: Iterable[Any]) -> Offloader:
+    network, learning, about = structure
+    (params,) = leaves
+    return Offloader(network=network, params=params, learning=learning, **about.fields)
+
+
+jax.tree_util.register_pytree_with_keys(Offloader, _flatten_with_keys, _unflatten, _flatten)
 
 
 class _Improved(NamedTuple):

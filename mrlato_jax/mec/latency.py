@@ -209,7 +209,7 @@ def makespans(dag: DagArrays, actions: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-    """A simulated plan: when each task leaves each resource.
+    """A simulated plan: when each task leaves each resource. A pytree of all its values.
 
     Attributes:
         makespan: (11), seconds.
@@ -221,6 +221,11 @@ class Schedule:
     vm_end: np.ndarray
     download_end: np.ndarray
     ue_end: np.ndarray
+
+
+jax.tree_util.register_dataclass(
+    Schedule, data_fields=["makespan", "upload_end", "vm_end", "download_end", "ue_end"], meta_fields=[]
+)
 
 
 def check_placement(graph: TaskGraph, placement: Any, field: str = "placement") -> np.ndarray:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+import numbers
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError, check_choice, check_number, check_type
+from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
 
 BITS_PER_BYTE = 8.0
 
@@ -28,9 +31,16 @@ CHANNELS = {
 }
 
 
+QUANTITIES = ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")  # the clocks and rates of a `System`
+
+
 @dataclasses.dataclass(frozen=True)
 class System:
     """One user equipment (UE), one virtual machine (VM) at the MEC host, and the channel between them.
+
+    A pytree: its clocks and rates are leaves, its channel is static. In JAX code they may be arrays, one system an
+    entry, and traced; then `mj.arrays` takes the system, under `jax.vmap` or not. Functions that run on the host take
+    systems of numbers.
 
     Attributes:
         ue_hz: UE clock, cycles per second (paper: 1 GHz).
@@ -40,7 +50,8 @@ class System:
         channel: "paper" (MRLATO's rules), "mrlco" (of MRLCO's text) or "mrlco_code" (of its public code): `CHANNELS`.
 
     Raises:
-        InputError: a clock or rate that is not a positive finite number, or an unknown channel.
+        InputError: a clock or rate that is not a positive finite number (or an array of them; what is traced is not
+            looked at), or an unknown channel.
     """
 
     ue_hz: float = 1e9
@@ -50,9 +61,49 @@ class System:
     channel: str = "paper"
 
     def __post_init__(self) -> None:
-        for name in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps"):
-            check_number(f"System.{name}", getattr(self, name), low=0.0, open_low=True)
+        for name in QUANTITIES:
+            value = getattr(self, name)
+            if isinstance(value, jax.Array | np.ndarray):
+                _check_array(f"System.{name}", value)
+            else:
+                check_number(f"System.{name}", value, low=0.0, open_low=True)
         check_choice("System.channel", self.channel, tuple(CHANNELS))
+
+
+def _check_array(field: str, value: jax.Array | np.ndarray) -> None:
+    """Raises InputError where a number of the array is not positive and finite; a traced one has only a dtype."""
+    accepted = "accepted: positive finite numbers"
+    if not (np.issubdtype(value.dtype, np.floating) or np.issubdtype(value.dtype, np.integer)):
+        raise InputError(f"{field} is an array of {value.dtype}; {accepted}")
+    if isinstance(value, jax.core.Tracer):
+        return
+    flat = np.asarray(value).reshape(-1)
+    wrong = np.flatnonzero(~(np.isfinite(flat) & (flat > 0)))
+    if wrong.size:
+        raise InputError(f"{field} has an entry {flat[wrong[0]]}; {accepted}")
+
+
+_Path = tuple[tuple[jax.tree_util.GetAttrKey, Any], ...]
+
+
+def _flatten(system: System) -> tuple[tuple[Any, ...], str]:
+    return tuple(getattr(system, name) for name in QUANTITIES), system.channel
+
+
+def _flatten_with_keys(system: System) -> tuple[_Path, str]:
+    leaves, channel = _flatten(system)
+    return tuple((jax.tree_util.GetAttrKey(name), leaf) for name, leaf in zip(QUANTITIES, leaves, strict=True)), channel
+
+
+def _unflatten(channel: str, leaves: Iterable[Any]) -> System:
+    """Unchecked: JAX puts placeholders of its own where numbers were."""
+    system = object.__new__(System)
+    for name, value in (*zip(QUANTITIES, leaves, strict=True), ("channel", channel)):
+        object.__setattr__(system, name, value)
+    return system
+
+
+jax.tree_util.register_pytree_with_keys(System, _flatten_with_keys, _unflatten, _flatten)
 
 
 class TaskTimes(NamedTuple):
@@ -73,16 +124,18 @@ def task_times(graph: TaskGraph, system: System) -> TaskTimes:
     """The four times of every task of `graph` under `system` (paper III-C.1).
 
     Raises:
-        InputError: arguments of other types (swapped, say), or a time beyond float64's range.
+        InputError: arguments of other types (swapped, say), a system whose clocks and rates are no numbers, or a time
+            beyond float64's range.
     """
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
+    ue_hz, vm_hz, uplink_bps, downlink_bps = (_number(system, name) for name in QUANTITIES)
     with np.errstate(over="ignore"):
         times = TaskTimes(
-            ue=graph.cycles / system.ue_hz,
-            uplink=BITS_PER_BYTE * graph.upload_bytes / system.uplink_bps,
-            vm=graph.cycles / system.vm_hz,
-            downlink=BITS_PER_BYTE * graph.download_bytes / system.downlink_bps,
+            ue=graph.cycles / ue_hz,
+            uplink=BITS_PER_BYTE * graph.upload_bytes / uplink_bps,
+            vm=graph.cycles / vm_hz,
+            downlink=BITS_PER_BYTE * graph.download_bytes / downlink_bps,
         )
         total = sum(values.sum() for values in times)
     for name, values in times._asdict().items() if not np.isfinite(total) else ():
@@ -90,3 +143,13 @@ def task_times(graph: TaskGraph, system: System) -> TaskTimes:
             task = int(np.argmin(np.isfinite(values)))
             raise InputError(f"time {name} of task {task} is {values[task]} s under {system}; accepted: finite times")
     return times
+
+
+def _number(system: System, name: str) -> Any:
+    """A clock or rate of one system on the host; raises InputError for a traced one and for several."""
+    value = getattr(system, name)
+    if isinstance(value, numbers.Real):
+        return value
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and not isinstance(value, jax.core.Tracer):
+        return value.item()
+    raise InputError(f"System.{name} is {shorten(value)}; accepted here: a number (mj.arrays takes arrays)")

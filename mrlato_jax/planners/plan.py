@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Self
 
+import jax
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
@@ -16,7 +17,7 @@ from mrlato_jax.mec.system import System
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """A decision for every task, and what it costs.
+    """A decision for every task, and what it costs. A pytree of all its values, as the kinds of plans below are.
 
     Attributes:
         placement: int32[n] by task id, 0 local or 1 offload.
@@ -110,3 +111,8 @@ class ProvenPlan(Plan):
     proven: bool
     lower_bound: float
     nodes: int
+
+
+for _kind in (Plan, SearchedPlan, ProvenPlan):
+    _names = [field.name for field in dataclasses.fields(_kind)]
+    jax.tree_util.register_dataclass(_kind, data_fields=_names, meta_fields=[])

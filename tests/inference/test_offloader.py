@@ -21,7 +21,7 @@ from mrlato_jax import methods
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.inference import offloader
 from mrlato_jax.learning import ranges, rollout
-from mrlato_jax.learning.learning_task import learning_task
+from mrlato_jax.learning.learning_task import encoded, learning_task
 from mrlato_jax.learning.outer import LearnerState, init_state
 from mrlato_jax.planners import look_ahead
 from mrlato_jax.training import checkpoint
@@ -430,7 +430,45 @@ def test_as_a_pytree_it_is_its_parameters(policy: mj.Offloader) -> None:
     leaves, structure = jax.tree.flatten(policy)
     assert len(leaves) == len(jax.tree.leaves(policy.params))
     again = jax.tree.unflatten(structure, leaves)
-    assert (again.network, again.label, again.learning) == (policy.network, policy.label, policy.learning)
+    for name in ("network", "label", "iteration", "learning", "ranges", "curve"):
+        assert getattr(again, name) == getattr(policy, name)
+
+
+def test_another_checkpoint_is_not_traced_again(policy: mj.Offloader) -> None:
+    """With another label, iteration and ranges, and adapted; but other settings are another program."""
+    arrays, traced = mj.pack(graphs(4, seed=16), SYSTEM), []
+
+    @jax.jit
+    def decided(policy: mj.Offloader) -> jax.Array:
+        traced.append(policy.label)
+        return rollout.decode_greedily(policy.network, policy.params, encoded(arrays, policy.network))[1]
+
+    others = init_state(CONFIG.network, CONFIG.learning, seed=8).params
+    later = dataclasses.replace(
+        policy, params=others, label="later", iteration=99, ranges=ranges.ranges_of([(graphs(4)[0], SYSTEM)])
+    )
+    adapted = policy.adapt(graphs(4, seed=16), SYSTEM, updates=1)
+    spans = [float(decided(checkpoint)[0]) for checkpoint in (policy, later, adapted)]
+    assert traced == [policy.label]
+    assert spans == pytest.approx([float(checkpoint.decide(arrays)[1][0]) for checkpoint in (policy, later, adapted)])
+    assert jax.tree.structure(policy) == jax.tree.structure(later) == jax.tree.structure(adapted)
+    assert hash(jax.tree.structure(policy)) == hash(jax.tree.structure(later))
+    back = jax.tree.map(lambda leaf: leaf, later)
+    assert (back.label, back.iteration, back.ranges) == ("later", 99, later.ranges)
+    quicker = dataclasses.replace(policy, learning=dataclasses.replace(policy.learning, inner_lr=0.5))
+    assert jax.tree.structure(quicker) != jax.tree.structure(policy)
+
+
+def test_checkpoints_side_by_side(policy: mj.Offloader) -> None:
+    """Policies of one network stack into one that `vmap` runs all at once."""
+    arrays = mj.pack(graphs(6, 5, seed=17), SYSTEM)
+    checkpoints = [
+        dataclasses.replace(policy, params=jax.tree.map(lambda p, k=k: p * k, policy.params), label=str(k))
+        for k in (1, -1)
+    ]
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *checkpoints)
+    spans = jax.vmap(lambda policy: policy.decide(arrays)[1])(both)
+    np.testing.assert_allclose(spans, [policy.decide(arrays)[1] for policy in checkpoints], rtol=1e-6)
 
 
 # Adapting.
@@ -439,9 +477,10 @@ def test_as_a_pytree_it_is_its_parameters(policy: mj.Offloader) -> None:
 def test_adapting_gives_a_policy_and_its_curve(policy: mj.Offloader) -> None:
     several = graphs(5, 6, seed=14)
     before = jax.tree.map(np.asarray, policy.params)
-    adapted, curve = policy.adapt(several, SYSTEM, updates=3)
-    assert isinstance(adapted, mj.Offloader)
-    assert adapted.curve is curve
+    adapted = policy.adapt(several, SYSTEM, updates=3)
+    curve = adapted.curve
+    assert policy.curve is None
+    assert curve is not None
     assert len(curve.latency_ms) == 4
     assert curve.latency_ms[0] == pytest.approx(1e3 * np.mean([p.makespan for p in policy.plan(several, SYSTEM)]))
     assert curve.latency_ms[-1] == pytest.approx(1e3 * np.mean([p.makespan for p in adapted.plan(several, SYSTEM)]))
