@@ -21,7 +21,7 @@ from mrlato_jax.dag.dataset import SPLITS, DagDataset, build, in_topological_ord
 from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.dag.formats.any_format import Unsaid, kind_of, read_any
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError
+from mrlato_jax.errors import InputError, escaped
 from mrlato_jax.files import check_writable
 from mrlato_jax.mec.system import System
 from mrlato_jax.progress import Progress, format_table
@@ -77,7 +77,7 @@ def main(_: list[str]) -> int:
     if unlike:
         print("unlike what is stored:", *unlike, sep="\n")
         return 1
-    print(f"{'same as stored' if FLAGS.check else 'written'}: {folder}")
+    print(f"{'same as stored' if FLAGS.check else 'written'}: {escaped(str(folder))}")
     return 0
 
 
@@ -107,13 +107,13 @@ def from_files(source: Path) -> int:
         raise InputError(f"--from is {source}, which has no folder in {source / SPLITS[0]}; accepted: DIR/train/SET/*")
     unsaid = Unsaid.of_options(lambda name: FLAGS[name].value)
     sets: dict[str, list[TaskGraph]] = {f"{split}_{name}": [] for split, name in files}
-    with Progress(sum(map(len, files.values())) or 1, f"reading {source}") as progress:
+    with Progress(sum(map(len, files.values())) or 1, f"reading {escaped(str(source))}") as progress:
         for done, ((split, name), path) in enumerate(
             ((place, path) for place, found in files.items() for path in found), start=1
         ):
             # What a file's format does not take is left out, as one folder may hold several formats.
             sets[f"{split}_{name}"].append(in_topological_order(read_any(path, unsaid.of(kind_of(path)))))
-            progress.update(done, file=path.name)
+            progress.update(done, file=escaped(path.name))
     numbers = {name: getattr(system, name) for name in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")}
     settings = {"made_from": "files", "systems": [numbers] * len(sets)}
     splits = tuple(name.partition("_")[0] for name in sets)
@@ -122,7 +122,7 @@ def from_files(source: Path) -> int:
     if stored.exists() and not FLAGS.overwrite and load(FLAGS.name, folder).content_hash != dataset.content_hash:
         raise InputError(f"{stored} holds other data; accepted: another --out or --name, or --overwrite")
     save(dataset, folder)
-    print(f"data: {dataset.summary()}\nwritten: {folder}")
+    print(f"data: {dataset.summary()}\nwritten: {escaped(str(folder))}")
     return 0
 
 

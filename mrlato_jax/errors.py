@@ -13,8 +13,19 @@ import numpy as np
 class InputError(ValueError):
     """A value from outside (argument, file, flag) that cannot be used.
 
-    The message names the field, the offending value and what is accepted.
+    The message names the field, the offending value and what is accepted. As text it is one printable line, whatever
+    names of files it holds.
     """
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
+
+
+def escaped(text: str) -> str:
+    """`text` with a backslash escape for each character that a terminal may take for a command or cannot encode."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def shorten(value: Any, limit: int = 60) -> str:

@@ -1,12 +1,29 @@
-"""Writing files so that no reader ever meets half of one."""
+"""Files: written so that no reader ever meets half of one, and archives looked at before they are unpacked."""
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
 
 from mrlato_jax.errors import InputError
+
+_MOST_ARRAYS = 64  # in one file: more would have their headers read for long
+_LONGEST_HEADER = 16 * 2**10  # bytes; numpy itself reads no longer one
+
+
+class ArrayHeader(NamedTuple):
+    """What a stored array says of itself."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 def check_writable(folder: Path) -> None:
@@ -19,15 +36,32 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"folder is {folder}: {error.strerror}; accepted: a folder to write in") from None
 
 
+def check_replaceable(path: Path) -> None:
+    """Raises InputError where `path` names something that is no regular file, such as a device or a folder.
+
+    A link counts as what it leads to.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # nothing is there, or what is wrong shows when it is written
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise InputError(f"path is {path}, {kind}; accepted: a regular file, which is replaced, or a new name")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes `data` so that a reader, also after a power cut, finds the old file or the new one, both whole.
 
     Raises:
+        InputError: `path` names something that is no regular file.
         OSError: as writing does; what was at `path` is then still there.
     """
+    check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:  # a new file: through a link, another one would be written
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -39,3 +73,64 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_npz(
+    source: Path | IO[bytes], check: Callable[[Mapping[str, ArrayHeader]], None], most_bytes: int
+) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` by their names, unpacked only after `check` has seen what they are.
+
+    Args:
+        source: the file.
+        check: given what each array says of itself; raises where that is not wanted.
+        most_bytes: that all members may have together when they are unpacked.
+
+    Raises:
+        InputError: members that are too many or too large.
+        Exception: what `check` raises; and of any kind, where the file is damaged or holds anything but arrays.
+    """
+    with zipfile.ZipFile(source) as archive:
+        check_unpacked(archive, most_bytes)
+        if len(archive.infolist()) > _MOST_ARRAYS:
+            raise InputError(f"has {len(archive.infolist())} members; accepted: at most {_MOST_ARRAYS}")
+        headers = {}
+        for member in archive.infolist():
+            header, start = _array_header(archive, member)
+            count = 1
+            for size in header.shape:
+                count *= size
+            if start + count * header.dtype.itemsize != member.file_size:
+                raise ValueError(f"{member.filename} has {member.file_size} bytes, another number than its header says")
+            headers[member.filename.removesuffix(".npy")] = header
+        check(headers)
+        # Whole members, so that their checksums are looked at before an array is made.
+        contents = {member.filename.removesuffix(".npy"): archive.read(member) for member in archive.infolist()}
+    return {
+        name: np.lib.format.read_array(io.BytesIO(content), allow_pickle=False) for name, content in contents.items()
+    }
+
+
+def check_unpacked(archive: zipfile.ZipFile, most_bytes: int) -> None:
+    """Raises InputError where an archive's members together have more bytes than that when they are unpacked.
+
+    More than it says of itself `zipfile` never unpacks of a member.
+    """
+    size = sum(member.file_size for member in archive.infolist())
+    if size > most_bytes:
+        raise InputError(f"members have {size} bytes when they are unpacked; accepted: at most {most_bytes}")
+
+
+def _array_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[ArrayHeader, int]:
+    """What an array says of itself, and at which byte its values begin; of the member, no more is unpacked."""
+    with archive.open(member) as stream:
+        beginning = io.BytesIO(stream.read(_LONGEST_HEADER))
+    version = np.lib.format.read_magic(beginning)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(beginning)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(beginning)
+    else:
+        raise ValueError(f"{member.filename} is an array of format {version}")
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds Object arrays")
+    return ArrayHeader(shape, dtype), beginning.tell()

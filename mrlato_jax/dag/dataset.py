@@ -5,7 +5,8 @@ system; clocks and rates enter when a set is used. Every graph has a generator o
 experiment, set, graph), so any part can be drawn again and compared.
 
 Storage is one compressed `.npz` per experiment, which describes itself, beside `manifest.json`, which holds the hash
-of each one's contents. `load` believes nothing that it has not checked.
+of each one's contents. `load` believes nothing that it has not checked, and unpacks nothing before it has looked at
+what each array says of its size.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import zipfile
@@ -29,7 +31,7 @@ from mrlato_jax.dag.daggen import CCR_CHOICES, DATA_UNITS, GENERATOR_VERSION, SE
 from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.dag.task_graph import TaskGraph, check_index
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
-from mrlato_jax.files import write_atomically
+from mrlato_jax.files import ArrayHeader, read_npz, write_atomically
 
 SEED = 2025
 SPLITS = ("train", "test")
@@ -46,6 +48,8 @@ _DTYPES = {
     "task_mask": np.dtype("bool"),
 }
 _COSTS = ("cycles", "upload_bytes", "download_bytes")
+MOST_BYTES = 2**30  # of all arrays together
+_MOST_METADATA = 2**24  # bytes, of the description beside them
 _METADATA = "metadata"  # uint8 array in the file: UTF-8 JSON of everything that is no array
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -55,7 +59,8 @@ class DagDataset:
     """S sets of G graphs padded to N tasks. Compared by identity; by contents through `content_hash`.
 
     Tasks stand in the order of their ids, which is topological. The valid tasks of a graph come first; padding is
-    zero and has no edges. The constructor checks all that is said here and makes the arrays read-only copies.
+    zero and has no edges. Every graph has a task with cycles: latencies are compared with that of running all tasks
+    locally. The arrays have at most 1 GiB together. The constructor checks all that is said here and makes the arrays read-only copies.
 
     Attributes:
         name: names the file: letters, digits, _ and -.
@@ -102,13 +107,15 @@ class DagDataset:
         """Pads graphs, equally many in each set, to the largest one's number of tasks. Task names are not kept.
 
         Raises:
-            InputError: if the sets are empty or unequal, or ids are not in topological order.
+            InputError: if the sets are empty or unequal, ids are not in topological order, a graph has no cycles, or
+                the arrays would be too large.
         """
         counts = {set_name: len(graphs) for set_name, graphs in sets.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise InputError(f"sets have {shorten(counts)} graphs; accepted: equally many in each set, at least 1")
         width = max(graph.num_tasks for graphs in sets.values() for graph in graphs)
         shape = (len(sets), next(iter(counts.values())), width)
+        _check_size(shape)
         arrays: dict[str, NDArray[Any]] = {
             field: np.zeros((*shape, width) if field == "adjacency" else shape, dtype)
             for field, dtype in _DTYPES.items()
@@ -217,22 +224,13 @@ class DagDataset:
             raise InputError(f"settings is {shorten(self.settings)} ({error}); accepted: a JSON object") from None
 
     def _check_arrays(self) -> None:
-        shape: tuple[int, ...] | None = None
+        for field in _DTYPES:
+            if not isinstance(getattr(self, field), np.ndarray):
+                found = type(getattr(self, field)).__name__
+                raise InputError(f"{field} is of type {found}; accepted: an array of {_DTYPES[field].name}")
+        _check_headers({field: getattr(self, field) for field in _DTYPES}, len(self.set_names))
         for field, dtype in _DTYPES.items():
-            array = getattr(self, field)
-            if not isinstance(array, np.ndarray) or array.dtype != dtype:
-                found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-                raise InputError(f"{field} is of type {found}; accepted: an array of {dtype.name}")
-            if shape is None:
-                shape = array.shape
-                if len(shape) != 3 or not all(shape) or shape[0] != len(self.set_names):
-                    raise InputError(
-                        f"{field} has shape {shape}; accepted: ({len(self.set_names)} sets, graphs, tasks), none 0"
-                    )
-            expected = (*shape, shape[-1]) if field == "adjacency" else shape
-            if array.shape != expected:
-                raise InputError(f"{field} has shape {array.shape}; accepted: {expected}")
-            copy = np.array(array, dtype=dtype.newbyteorder("="), order="C")
+            copy = np.array(getattr(self, field), dtype=dtype.newbyteorder("="), order="C")
             copy.setflags(write=False)
             object.__setattr__(self, field, copy)
 
@@ -245,6 +243,7 @@ class DagDataset:
             values = getattr(self, field)
             self._refuse(field, ~(np.isfinite(values) & (values >= 0)), "finite numbers >= 0")
             self._refuse(field, (values != 0) & ~mask, "0 where there is no task")
+        self._refuse("cycles", ~self.cycles.any(axis=-1), "a task with cycles > 0 in every graph")
         self._refuse("adjacency", adjacency & ~(mask[..., :, None] & mask[..., None, :]), "no edges of padding")
         self._refuse("adjacency", np.tril(adjacency), "edges from a lower to a higher id only (topological order)")
 
@@ -255,6 +254,31 @@ class DagDataset:
                 f"{field} is wrong in set {self.set_names[set_index]}, graph {graph_index}, at {place};"
                 f" accepted: {accepted}"
             )
+
+
+def _check_headers(arrays: Mapping[str, NDArray[Any] | ArrayHeader], num_sets: int) -> None:
+    """Raises InputError unless all arrays have the types and shapes of a data set of so many sets."""
+    shape: tuple[int, ...] | None = None
+    for field, dtype in _DTYPES.items():
+        array = arrays[field]
+        if array.dtype != dtype:
+            raise InputError(f"{field} is of type {array.dtype}; accepted: an array of {dtype.name}")
+        if shape is None:
+            shape = array.shape
+            if len(shape) != 3 or not all(shape) or shape[0] != num_sets:
+                raise InputError(f"{field} has shape {shape}; accepted: ({num_sets} sets, graphs, tasks), none 0")
+            _check_size(shape)
+        expected = (*shape, shape[-1]) if field == "adjacency" else shape
+        if array.shape != expected:
+            raise InputError(f"{field} has shape {array.shape}; accepted: {expected}")
+
+
+def _check_size(shape: tuple[int, ...]) -> None:
+    """Raises InputError where arrays of (sets, graphs, tasks) are too large to be handled."""
+    values = math.prod(shape)
+    size = sum(dtype.itemsize * values * (shape[-1] if field == "adjacency" else 1) for field, dtype in _DTYPES.items())
+    if size > MOST_BYTES:
+        raise InputError(f"(sets, graphs, tasks) are {shape}, {size} bytes; accepted: at most {MOST_BYTES} bytes")
 
 
 def in_topological_order(graph: TaskGraph) -> TaskGraph:
@@ -367,7 +391,7 @@ def load(experiment: str, folder: str | os.PathLike[str] | None = None) -> DagDa
     check_choice("experiment", experiment, tuple(entries))
     path = folder / _file_name(experiment)
     try:
-        dataset = _read_npz(path, experiment)
+        dataset = _read_npz(path, experiment, entries[experiment])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     expected, found = entries[experiment], _manifest_entry(dataset)
@@ -444,21 +468,24 @@ def _member(name: str) -> zipfile.ZipInfo:
     return zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
 
 
-def _read_npz(path: Path, name: str) -> DagDataset:
-    expected = sorted([*_DTYPES, _METADATA])
+def _read_npz(path: Path, name: str, entry: Any) -> DagDataset:
+    """Reads one file; `entry` is what the manifest says of it."""
+    set_names = entry.get("set_names") if isinstance(entry, dict) else None
+
+    def check(headers: Mapping[str, ArrayHeader]) -> None:
+        expected = sorted([*_DTYPES, _METADATA])
+        if sorted(headers) != expected:
+            raise InputError(f"holds {shorten(sorted(headers))}; accepted: {', '.join(expected)}")
+        # Where the manifest has no list, the arrays decide here, and `load` refuses the entry.
+        num_sets = len(set_names) if isinstance(set_names, list) else max(1, *headers["cycles"].shape[:1])
+        _check_headers(headers, num_sets)
+
     try:
-        with zipfile.ZipFile(path) as archive:
-            # Whole members, so that their checksums are looked at before numpy reads a header.
-            contents = {member.removesuffix(".npy"): archive.read(member) for member in archive.namelist()}
-        members = {
-            member: np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-            for member, content in contents.items()
-        }
-        found = sorted(members)
-        description = json.loads(members.pop(_METADATA, np.frombuffer(b"{}", np.uint8)).tobytes())
+        members = read_npz(path, check, MOST_BYTES + _MOST_METADATA)
+        description = json.loads(members.pop(_METADATA).tobytes())
         set_names, splits = (tuple(description.get(field, ())) for field in ("set_names", "splits"))
+    except InputError:
+        raise
     except Exception as error:  # a damaged file makes zipfile, zlib, numpy and json raise nearly anything
         raise InputError(f"cannot be read ({shorten(str(error))}); accepted: a file that make_data.py wrote") from error
-    if found != expected:
-        raise InputError(f"holds {shorten(found)}; accepted: {', '.join(expected)}")
     return DagDataset(name, set_names, splits, description.get("settings"), **members)

@@ -20,12 +20,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mrlato_jax.dag.formats.any_format import Unsaid, read_any
 from mrlato_jax.dag.formats.wfformat import RECORDED
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.errors import InputError, check_number, escaped
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference import pictures
 from mrlato_jax.inference.load import GENERAL, load_offloader
@@ -48,20 +48,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words of the command line, without the program's name; by default those of this process.
     """
     options = parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(f"note: {escaped(str(message))}", file=sys.stderr)
     try:
         return offload(options)
     except (InputError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
         return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are printable, whatever words it was given."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog="mrlato-offload", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
@@ -116,7 +123,7 @@ def offload(options: argparse.Namespace) -> int:
         return 0
     up, down = graph.upload_bytes.sum() / 1e6, graph.download_bytes.sum() / 1e6
     print(
-        f"{options.graph}: {graph.num_tasks} tasks, {len(graph.edges)} edges, {graph.cycles.sum() / 1e9:.4g} Gcycles; "
+        f"{escaped(options.graph)}: {graph.num_tasks} tasks, {len(graph.edges)} edges, {graph.cycles.sum() / 1e9:.4g} Gcycles; "
         f"if all is offloaded {up:.4g} MB up, {down:.4g} MB down\n"
     )
     print(table(plans), end="\n\n")
@@ -188,18 +195,13 @@ def placements(graph: TaskGraph, plan: Plan) -> str:
     """Where each task runs and when it is done, in scheduling order; of many tasks the first."""
     done = plan.schedule.ue_end + plan.schedule.download_end
     rows = [
-        [str(place), str(task), printable(graph.names[task]), "offload" if plan.placement[task] == OFFLOAD else "local",
+        [str(place), str(task), escaped(graph.names[task]), "offload" if plan.placement[task] == OFFLOAD else "local",
          f"{1e3 * done[task]:.1f}"]
         for place, task in enumerate(plan.order[:MOST_SHOWN].tolist(), start=1)
     ]  # fmt: skip
     shown = format_table(["place", "task", "name", "where", "result at the UE, ms"], rows)
     left = graph.num_tasks - len(rows)
     return shown + (f"\n... and {left} more (--json has all)" if left else "")
-
-
-def printable(name: str) -> str:
-    """A task's name; escaped where a terminal could take it for anything else."""
-    return name if name.isprintable() else repr(name)
 
 
 def described(graph: TaskGraph, system: System, plans: dict[str, Timed], best: str) -> dict[str, Any]:
@@ -241,4 +243,4 @@ def draw(graph: TaskGraph, system: System, plan: Plan, name: str, stem: Path) ->
         except ImportError:
             print("no pictures: matplotlib is not installed (pip install 'mrlato-jax[plots]')")
             return
-        print(f"drawn: {path}")
+        print(f"drawn: {escaped(str(path))}")

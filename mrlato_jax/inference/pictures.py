@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph, levels
+from mrlato_jax.errors import escaped
 from mrlato_jax.mec.latency import OFFLOAD
 from mrlato_jax.mec.system import System, task_times
 from mrlato_jax.planners import Plan
@@ -114,7 +115,7 @@ def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "
 
 def shortened(name: str) -> str:
     """A task's name as a picture has room for it."""
-    name = name if name.isprintable() else ascii(name)
+    name = escaped(name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 

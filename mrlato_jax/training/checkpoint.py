@@ -25,7 +25,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from mrlato_jax.errors import InputError, check_number, shorten
-from mrlato_jax.files import write_atomically
+from mrlato_jax.files import check_unpacked, write_atomically
 
 FORMAT = 1
 
@@ -224,6 +224,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise InputError(f"checkpoint {path}: {error.strerror}; accepted: a file that can be read") from None
     if data[-_DIGEST_BYTES:] != _digest(data[:-_DIGEST_BYTES]):
         raise _BrokenError(f"its {len(data)} bytes do not end in their SHA-256")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        check_unpacked(archive, len(data))  # nothing that `save` writes is compressed
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         header = json.loads(archive[_HEADER])
         if header["format"] != FORMAT:

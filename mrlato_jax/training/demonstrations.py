@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from mrlato_jax.dag.dataset import SEED, build_graph, data_folder
 from mrlato_jax.dag.families import FAMILIES, Family
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.actions import pack as pack_actions
-from mrlato_jax.errors import InputError, check_choice, check_number
-from mrlato_jax.files import write_atomically
+from mrlato_jax.errors import InputError, check_choice, check_number, shorten
+from mrlato_jax.files import ArrayHeader, read_npz, write_atomically
 from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.mec.arrays import DagArrays
@@ -41,6 +41,10 @@ FIRST_FRESH = 1000  # index of the first DAG of each family that is demonstrated
 CHANNEL = "paper"
 PLANNED_AT_ONCE = 256  # DAGs that are looked ahead in side by side: N^2 simulations each
 MIXES = 20  # most sets that the demonstrations of one number of tasks are dealt into
+MOST_BYTES = 2**25  # of all arrays of a file: some 700,000 plans
+_DIMENSIONS = {
+    "set_index": 1, "graph_index": 1, "rate_bps": 1, "num_tasks": 1, "offloaded": 2, "makespan": 1, "proven": 1,
+}  # fmt: skip
 SAME = 1e-4  # relative: a stored makespan that differs by more from the simulator's (in float32) is of something else
 
 
@@ -157,8 +161,7 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
         InputError: naming the file and what is wrong with it.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            members = {name: file[name] for name in file.files}
+        members = read_npz(path, _check_headers, MOST_BYTES)
         metadata = json.loads(members["metadata"].tobytes())
         offloaded = np.unpackbits(members["offloaded"], axis=1).astype(bool)
         found = [
@@ -173,9 +176,9 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
             for i in range(len(offloaded))
         ]
     except Exception as error:  # a damaged file makes zipfile, zlib, numpy and json raise nearly anything
-        raise InputError(f"{path} cannot be read ({error!r}); accepted: one of make_demonstrations.py") from None
+        raise InputError(f"{path} cannot be read ({shorten(error, 200)}); accepted: one of make_demonstrations.py") from None
     if metadata != _metadata(experiment) or not found:
-        raise InputError(f"{path} is of {metadata}; accepted: {_metadata(experiment)}")
+        raise InputError(f"{path} is of {shorten(metadata, 200)}; accepted: {_metadata(experiment)}")
     families = FAMILIES[experiment]
     for entry in found:
         known = 0 <= entry.set_index < len(families) and families[entry.set_index].split == "train"
@@ -185,6 +188,17 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
                 f"{FIRST_FRESH} on, of training sets"
             )
     return found
+
+
+def _check_headers(headers: Mapping[str, ArrayHeader]) -> None:
+    """Raises InputError where a file's arrays are not those that `save` writes, before they are unpacked."""
+    if sorted(headers) != sorted((*_DIMENSIONS, "metadata")):
+        raise InputError(f"holds {shorten(sorted(headers))}; accepted: {', '.join((*_DIMENSIONS, 'metadata'))}")
+    rows = headers["set_index"].shape[:1]
+    for name, dimensions in _DIMENSIONS.items():
+        shape = headers[name].shape
+        if len(shape) != dimensions or shape[:1] != rows:
+            raise InputError(f"{name} has shape {shape}; accepted: {dimensions} dimensions, as long as set_index")
 
 
 def demonstration_pool(

@@ -17,7 +17,8 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
 KIND = "a daggen DOT file"
-MAX_FILE_BYTES = 8 * 2**20  # some 200,000 edges
+MAX_FILE_BYTES = 8 * 2**20
+MAX_PIECES = 2_500_000  # words, marks and what stands between them: some 190,000 edges, a second or two
 
 # Every alternative is linear in what it consumes (the loops over a string are possessive): no input makes it backtrack.
 _TOKEN = re.compile(
@@ -41,7 +42,7 @@ def read_dot(path: str | os.PathLike[str], *, cycles_per_byte: float = 1000.0) -
     more than once counts once: daggen itself writes such files.
 
     Args:
-        path: the file, UTF-8, at most 8 MiB.
+        path: the file, UTF-8, at most 8 MiB and some 190,000 edges.
         cycles_per_byte: CPU cycles for each byte of `size`, > 0.
 
     Returns:
@@ -205,8 +206,11 @@ class _DotParser:
         self._next = next(self._tokens)
 
     def _scan(self) -> Iterator[_Token]:
-        position = 0
+        position = pieces = 0
         while position < len(self._text):
+            pieces += 1
+            if pieces > MAX_PIECES:
+                raise InputError(f"{self._path}: has more than {MAX_PIECES} words and marks; accepted: a smaller graph")
             match = _TOKEN.match(self._text, position)
             if match is None:
                 self._fail(

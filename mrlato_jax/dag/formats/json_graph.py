@@ -34,7 +34,7 @@ def read_json(path: str | os.PathLike[str]) -> TaskGraph:
     """Reads one application from a file of our own format; tasks have the ids of their places in it.
 
     Args:
-        path: the file, UTF-8, at most 64 MiB.
+        path: the file, UTF-8, at most 64 MiB and a million values.
 
     Raises:
         InputError: no such file, or naming the place in it and what is accepted there.

@@ -12,6 +12,7 @@ from typing import Any
 from mrlato_jax.errors import InputError, shorten
 
 MAX_TASKS = 20_000  # of any file; a plan of more than some thousand is out of reach, and a DAG's arrays are n x n
+MAX_VALUES = 1_000_000  # of a JSON file, by its commas: what takes a second or two to look at
 
 
 def read_bytes(path: str | os.PathLike[str], kind: str, max_bytes: int) -> bytes:
@@ -54,8 +55,13 @@ def read_text(path: str | os.PathLike[str], kind: str, max_bytes: int) -> str:
 
 
 def json_file(path: str | os.PathLike[str], kind: str, max_bytes: int) -> Node:
-    """The whole file as JSON, in which no object has a key twice; arguments and errors as `read_bytes`."""
+    """The whole file as JSON, in which no object has a key twice; arguments and errors as `read_bytes`.
+
+    One of more than `MAX_VALUES` values is refused, too.
+    """
     text = read_text(path, kind, max_bytes)
+    if text.count(",") > MAX_VALUES:
+        raise InputError(f"{path}: has more than {MAX_VALUES} values; accepted: {kind} of fewer")
     try:
         value = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:

@@ -10,6 +10,7 @@ Source: https://github.com/wfcommons/WfFormat.
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow, Item
 from mrlato_jax.dag.formats.reading import Node, check_count, json_file
@@ -27,7 +28,7 @@ def read_wfformat(path: str | os.PathLike[str], *, machine_hz: float | str, num_
     """Reads one workflow.
 
     Args:
-        path: the file, UTF-8, at most 64 MiB.
+        path: the file, UTF-8, at most 64 MiB and a million values.
         machine_hz: clock of the machine that it ran on, cycles per second, > 0; or "recorded": of each task's machine,
             what the file says (which may be what an idle core was clocked at as it was asked).
         num_tasks: coarsen to at most so many (`Dataflow.coarsened`); by default all tasks as they are.
@@ -35,7 +36,7 @@ def read_wfformat(path: str | os.PathLike[str], *, machine_hz: float | str, num_
     Raises:
         InputError: no such file, or naming the place in it and what is accepted there; or an argument out of range.
     """
-    if machine_hz != RECORDED:
+    if not (isinstance(machine_hz, str) and machine_hz == RECORDED):
         check_number("machine_hz", machine_hz, low=0.0, open_low=True)
     flow = _dataflow(json_file(path, KIND, MAX_FILE_BYTES), machine_hz)
     try:
@@ -69,7 +70,8 @@ def _dataflow(top: Node, machine_hz: float | str) -> Dataflow:
             raise own.refuse("an id of its own for each task")
         ids[own.text()] = len(ids)
     names = [task["name"].text() for task in tasks]
-    known = {name: number for number, name in enumerate(names) if names.count(name) == 1} | ids  # links may be by name
+    uses = Counter(names)
+    known = {name: number for number, name in enumerate(names) if uses[name] == 1} | ids  # links may be by name
     clocks = _clocks(machines) if machine_hz == RECORDED else {}
     cycles, after = [], set()
     makers: dict[str, int] = {}
