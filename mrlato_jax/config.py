@@ -60,25 +60,29 @@ class _JsonRecord:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the record from `to_json`'s output; raises InputError on unknown names.
+        """Builds the record from `to_json`'s output; raises InputError on unknown names and values of other types.
 
         What is missing has its default: a setting that is added to the package does by default what was done before.
         """
+        if not isinstance(values, Mapping):
+            raise InputError(f"{cls.__name__} is {shorten(values)}; accepted: a JSON object")
         names = {STORED_AS.get(field.name, field.name): field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - set(names))
         if unknown:
-            raise InputError(f"{cls.__name__} has unknown names {unknown}; accepted: {list(names)}")
+            raise InputError(f"{cls.__name__} has unknown names {shorten(unknown)}; accepted: {list(names)}")
         nested: dict[str, type[_JsonRecord]] = {
             "policy": NetworkConfig,
             "learning": LearningConfig,
             "warm_start": LearningConfig,
         }
-        return cls(
-            **{
-                names[name]: nested[name].from_json(value) if name in nested and value is not None else value
-                for name, value in values.items()
-            }
-        )
+        given = {}
+        for name, value in values.items():
+            if name in nested and not (name == "warm_start" and value is None):
+                if not isinstance(value, Mapping):
+                    raise InputError(f"{name} is {shorten(value)}; accepted: a JSON object")
+                value = nested[name].from_json(value)
+            given[names[name]] = value
+        return cls(**given)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,19 +1,23 @@
-"""Files: written so that no reader ever meets half of one, and archives looked at before they are unpacked."""
+"""Files: written so that no reader ever meets half of one, and read as what may be damaged or hostile."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from mrlato_jax.errors import InputError
+from mrlato_jax.errors import InputError, shorten
+
+MOST_JSON_BYTES = 2**28  # of a stored file
+MOST_JSON_LEVELS = 64  # of objects and arrays within one another: none of ours has ten
 
 _MOST_ARRAYS = 64  # in one file: more would have their headers read for long
 _LONGEST_HEADER = 16 * 2**10  # bytes; numpy itself reads no longer one
@@ -134,3 +138,63 @@ def _array_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[Ar
     if dtype.hasobject:
         raise ValueError(f"{member.filename} holds Object arrays")
     return ArrayHeader(shape, dtype), beginning.tell()
+
+
+def load_json(path: Path, accepted: str, kind: type = dict) -> Any:
+    """Reads a JSON file that this project wrote.
+
+    Args:
+        path: the file.
+        accepted: what is accepted in its place, for messages.
+        kind: of the value at the top, dict or list.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: no regular file, one that cannot be read, or one that `parse_json` refuses.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is no regular file; accepted: {accepted}")
+        if status.st_size > MOST_JSON_BYTES:
+            raise InputError(f"{path} has {status.st_size} bytes; accepted: {accepted}, at most {MOST_JSON_BYTES}")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; accepted: {accepted}") from None
+    return parse_json(data, str(path), accepted, kind)
+
+
+def parse_json(data: bytes, name: str, accepted: str, kind: type = dict) -> Any:
+    """The value that `data` holds as JSON.
+
+    Args:
+        data: UTF-8 text.
+        name: of the data, for messages.
+        accepted: as `load_json` takes it.
+        kind: as `load_json` takes it.
+
+    Raises:
+        InputError: no JSON, more than `MOST_JSON_LEVELS` within one another, or another value at the top.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise InputError(f"{name} nests too deeply; accepted: {accepted}") from None
+    except ValueError as error:
+        raise InputError(f"{name} is not JSON ({shorten(str(error), 120)}); accepted: {accepted}") from None
+    if not isinstance(value, kind):
+        wanted = "object" if kind is dict else "array"
+        raise InputError(f"{name} holds {shorten(value)}, no JSON {wanted}; accepted: {accepted}")
+    level: list[Any] = [value]
+    for _ in range(MOST_JSON_LEVELS):
+        level = [
+            child
+            for holder in level
+            for child in (holder.values() if isinstance(holder, dict) else holder)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return value
+    raise InputError(f"{name} nests more than {MOST_JSON_LEVELS} levels; accepted: {accepted}")

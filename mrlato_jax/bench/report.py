@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mrlato_jax.errors import InputError
+from mrlato_jax.files import load_json
 from mrlato_jax.progress import format_table
 
 _RATE = "matmul_gflop_per_second"
@@ -47,14 +47,14 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
-    accepted = "accepted: a record that bench.py wrote"
+    accepted = "a record that bench.py wrote"
     try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"record {path} cannot be read ({error}); {accepted}") from None
-    usable = isinstance(record, dict) and all(isinstance(figures, dict) for figures in record.values())
+        record: dict[str, Any] = load_json(path, accepted)
+    except (FileNotFoundError, InputError) as error:
+        raise InputError(f"record {path} cannot be read ({error}); accepted: {accepted}") from None
+    usable = all(isinstance(figures, dict) for figures in record.values())
     if not usable or "environment" not in record:
-        raise InputError(f"record {path} has no sections with an environment; {accepted}")
+        raise InputError(f"record {path} has no sections with an environment; accepted: {accepted}")
     return record
 
 

@@ -6,15 +6,28 @@ on a system of ten times the clocks is the same one to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph, levels
+from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.mec.system import System, task_times
 
 SLACK = 0.1  # of either end: what is hardly beyond it is no news
 NO_TIME = 1e-3  # of the local time: what takes less in all looks to a policy as if it took none
+
+NAMES = (
+    "tasks",
+    "tasks a level",
+    "edges a task",
+    "upload time / local time",
+    "download time / local time",
+    "VM time / local time",
+    "longest local time / mean",
+)
 
 Ranges = tuple[tuple[str, float, float], ...]
 """(name, lowest, highest) of each number that `measure` gives."""
@@ -25,22 +38,23 @@ class OutsideTrainingWarning(UserWarning):
 
 
 def measure(graph: TaskGraph, system: System) -> dict[str, float]:
-    """The numbers of one application on one system; infinite where nothing is to be computed, at least `NO_TIME`."""
+    """The numbers of one application on one system by `NAMES`; at least `NO_TIME`, infinite where nothing computes."""
     times = task_times(graph, system)
     local = times.ue.sum()
 
     def to_local(other: np.ndarray) -> float:
         return max(float(other.sum() / local), NO_TIME) if local > 0 else float("inf")
 
-    return {
-        "tasks": float(graph.num_tasks),
-        "tasks a level": graph.num_tasks / float(levels(graph).max() + 1),
-        "edges a task": len(graph.edges) / graph.num_tasks,
-        "upload time / local time": to_local(times.uplink),
-        "download time / local time": to_local(times.downlink),
-        "VM time / local time": to_local(times.vm),
-        "longest local time / mean": float(times.ue.max() / times.ue.mean()) if local > 0 else float("inf"),
-    }
+    values = (
+        float(graph.num_tasks),
+        graph.num_tasks / float(levels(graph).max() + 1),
+        len(graph.edges) / graph.num_tasks,
+        to_local(times.uplink),
+        to_local(times.downlink),
+        to_local(times.vm),
+        float(times.ue.max() / times.ue.mean()) if local > 0 else float("inf"),
+    )
+    return dict(zip(NAMES, values, strict=True))
 
 
 def ranges_of(examples: Iterable[tuple[TaskGraph, System]]) -> Ranges:
@@ -68,6 +82,24 @@ def to_json(ranges: Ranges) -> dict[str, tuple[float, float]]:
     return {name: (low, high) for name, low, high in ranges}
 
 
-def from_json(values: Mapping[str, tuple[float, float]]) -> Ranges:
-    """What `to_json` gave, read again."""
-    return tuple((str(name), float(low), float(high)) for name, (low, high) in values.items())
+def from_json(values: Any) -> Ranges:
+    """What `to_json` gave, read again.
+
+    Raises:
+        InputError: no mapping of some of `NAMES` to a lowest and a highest number.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"ranges is {shorten(values)}; accepted: a JSON object")
+    ranges = []
+    for name, pair in values.items():
+        if name not in NAMES:
+            raise InputError(f"ranges has {shorten(name)}; accepted: {', '.join(NAMES)}")
+        try:
+            usable = isinstance(pair, Sequence) and len(pair) == 2 and all(type(end) in (int, float) for end in pair)
+            low, high = (float(end) for end in pair) if usable else (math.nan, math.nan)
+        except OverflowError:  # an integer beyond float range
+            low = high = math.nan
+        if not -math.inf < low <= high:
+            raise InputError(f"ranges has {name} from {shorten(pair)}; accepted: the lowest and the highest number")
+        ranges.append((name, low, high))
+    return tuple(ranges)

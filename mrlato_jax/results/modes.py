@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.inference.offloader import MODES, ORDER_STEPS, Offloader
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods import PlannedMethod
 from mrlato_jax.planners import Plan, SearchedPlan, local_search, order_search
 from mrlato_jax.progress import Progress
-from mrlato_jax.results.record import GrowingRecord
+from mrlato_jax.results.record import AS_WRITTEN, GrowingRecord
 from mrlato_jax.results.references import run_planner
 from mrlato_jax.training.experiments import TestSetting
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
@@ -116,7 +117,18 @@ def points(rows: Mapping[str, Mapping[str, Any]], optima_ms: Mapping[str, float]
     Args:
         rows: of the record, by setting and name.
         optima_ms: mean optimum of each setting, milliseconds.
+
+    Raises:
+        InputError: a row that is not of numbers by `KEPT`.
     """
+    for setting, found in rows.items():
+        for name, row in found.items():
+            try:
+                usable = all(np.isfinite(np.mean(row[key])) for key in KEPT)
+            except (KeyError, TypeError, ValueError):
+                usable = False
+            if not usable:
+                raise InputError(f"record has {shorten(row)} as {name} on {setting}; accepted: {AS_WRITTEN}")
     names = [name for name in next(iter(rows.values())) if all(name in found for found in rows.values())]
     return {
         name: Point(

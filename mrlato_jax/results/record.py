@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mrlato_jax.errors import InputError
-from mrlato_jax.files import write_atomically
+from mrlato_jax.errors import InputError, check_type, shorten
+from mrlato_jax.files import load_json, write_atomically
 from mrlato_jax.training.run_folder import session
+
+AS_WRITTEN = "a record as it was written"
+_FIELDS = {"identity": dict, "sessions": list, "rows": dict}
 
 
 class GrowingRecord:
@@ -41,19 +44,24 @@ class GrowingRecord:
             self._read()
 
     def _read(self) -> None:
+        record = load_json(self.path, AS_WRITTEN)
         try:
-            record = json.loads(self.path.read_bytes())
-            stored, sessions = self._settled(dict(record["identity"])), list(record["sessions"])
-            rows = {name: dict(entries) for name, entries in dict(record["rows"]).items()}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"record {self.path} cannot be read ({error!r}); accepted: one that this wrote") from None
+            for name, kind in _FIELDS.items():
+                check_type(name, record.get(name), kind)
+            for name, entries in record["rows"].items():
+                check_type(f"rows.{name}", entries, dict)
+            stored, sessions, rows = self._settled(record["identity"]), record["sessions"], record["rows"]
+        except InputError as error:
+            raise InputError(f"record {self.path} cannot be read ({error}); accepted: {AS_WRITTEN}") from None
         for name in sorted({*self._identity, *stored}):
             ours, theirs = self._identity.get(name), stored.get(name)
             if isinstance(ours, dict) and isinstance(theirs, dict):
                 differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
                 name, ours, theirs = f"{name}: {', '.join(differing)}", *_those(differing, ours, theirs)
             if ours != theirs:
-                raise InputError(f"record {self.path} has {name} {theirs!r}; accepted: {ours!r}, or another file")
+                raise InputError(
+                    f"record {self.path} has {name} {shorten(theirs)}; accepted: {shorten(ours)}, or another file"
+                )
         self.rows, self._sessions = rows, sessions
 
     def _settled(self, identity: dict[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from mrlato_jax.dag.dataset import DagDataset, data_folder
-from mrlato_jax.errors import InputError
+from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.mec.latency import simulate
 from mrlato_jax.methods import COUNTED_SEARCH, PlannedMethod, SearchBudget, planned_methods
 from mrlato_jax.planners import Plan, ProvenPlan, SearchedPlan
 from mrlato_jax.progress import Progress
-from mrlato_jax.results.record import GrowingRecord
+from mrlato_jax.results.record import AS_WRITTEN, GrowingRecord
 from mrlato_jax.training.experiments import TestSetting
 from mrlato_jax.training.run_folder import session
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
@@ -98,7 +98,7 @@ class References(GrowingRecord):
                     self._check(f"{name} on {setting}", row, planners.get("optimum"), named[setting])
                 except (KeyError, ValueError, TypeError, AttributeError) as error:
                     raise InputError(
-                        f"record {path}, {name} on {setting}: {error!r}; accepted: a record as it was written"
+                        f"record {path}, {name} on {setting}: {shorten(error, 300)}; accepted: {AS_WRITTEN}"
                     ) from None
 
     def _check(self, what: str, row: Row, best: Row | None, setting: TestSetting) -> None:

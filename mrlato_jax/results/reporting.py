@@ -11,11 +11,13 @@ from typing import Any
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
-from mrlato_jax.files import write_atomically
+from mrlato_jax.errors import InputError
+from mrlato_jax.files import load_json, write_atomically
 from mrlato_jax.learning.adaptation import OnRound, marks
 from mrlato_jax.methods import BASELINES
 from mrlato_jax.progress import Progress, format_table, percent
 from mrlato_jax.results.evaluation import SettingResult, evaluate_setting, optimum_latency
+from mrlato_jax.results.record import AS_WRITTEN
 from mrlato_jax.training.experiments import TestSetting
 from mrlato_jax.training.run_folder import session
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
@@ -200,15 +202,23 @@ def _free_name(folder: Path, name: str, results: Sequence[SettingResult], proven
     candidate, number = name, 1
     while (folder / f"{candidate}.json").exists():
         try:
-            stored = json.loads((folder / f"{candidate}.json").read_bytes())
-        except ValueError:
+            stored = load_json(folder / f"{candidate}.json", AS_WRITTEN)
+        except InputError:
             stored = {}
-        same = isinstance(stored, dict) and {key: stored.get(key) for key in measured} == measured
-        if same and [entry["setting"] for entry in stored.get("settings", [])] == names:
+        same = {key: stored.get(key) for key in measured} == measured
+        if same and _settings_of(stored) == names:
             break
         number += 1
         candidate = f"{name}-{number}"
     return candidate
+
+
+def _settings_of(stored: dict[str, Any]) -> list[Any]:
+    """Names of the settings that a record was measured on."""
+    entries = stored.get("settings")
+    if not isinstance(entries, list):
+        return []
+    return [entry.get("setting") if isinstance(entry, dict) else None for entry in entries]
 
 
 def adaptation_figure(label: str, results: Sequence[SettingResult]) -> bytes:

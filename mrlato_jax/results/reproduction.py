@@ -22,7 +22,7 @@ import numpy as np
 from mrlato_jax.config import ExecutionConfig, TrainConfig, completed
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.environment.observation import lookahead_evaluations
-from mrlato_jax.errors import InputError
+from mrlato_jax.errors import InputError, check_type, shorten
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.inference.trained_run import trained_policy
 from mrlato_jax.learning.adaptation import Adaptation, marks
@@ -31,7 +31,7 @@ from mrlato_jax.learning.inner import plans
 from mrlato_jax.methods import label
 from mrlato_jax.progress import Progress, percent
 from mrlato_jax.results.evaluation import adapt_to_all, adapt_to_half
-from mrlato_jax.results.record import GrowingRecord
+from mrlato_jax.results.record import AS_WRITTEN, GrowingRecord
 from mrlato_jax.training import checkpoint
 from mrlato_jax.training.experiments import TestSetting
 from mrlato_jax.training.run_folder import RunFolder, read_metrics, seed_path, session
@@ -74,17 +74,18 @@ class LearnedRecord(GrowingRecord):
             try:
                 _check_training(self.rows[TRAINING])
             except (KeyError, ValueError, TypeError, AttributeError) as error:
-                raise InputError(f"record {path}, training: {error!r}; accepted: a record as it was written") from None
+                raise InputError(f"record {path}, training: {shorten(error, 300)}; accepted: {AS_WRITTEN}") from None
         for setting in settings:
             for part, row in self.rows.get(setting.name, {}).items():
                 try:
                     _check_part(part, row, len(setting.graphs), updates)
                 except (KeyError, ValueError, TypeError) as error:
                     raise InputError(
-                        f"record {path}, {part} of {setting.name}: {error!r}; accepted: a record as it was written"
+                        f"record {path}, {part} of {setting.name}: {shorten(error, 300)}; accepted: {AS_WRITTEN}"
                     ) from None
 
     def _settled(self, identity: dict[str, Any]) -> dict[str, Any]:
+        check_type("identity.config", identity.get("config"), dict)
         return {**identity, "config": completed(identity["config"])}
 
     def missing(self) -> list[tuple[int, str]]:
@@ -163,10 +164,6 @@ def check_run(path: Path, record: LearnedRecord, dataset: DagDataset) -> None:
         return
     run = RunFolder.open(path)
     run.check_resumable(record.config, dataset.content_hash)
-    ours = session()["versions"]["mrlato_jax"]
-    others = {entry.get("versions", {}).get("mrlato_jax") for entry in run.record["sessions"]} - {ours}
-    if others:
-        raise InputError(f"run {path} was trained by version {others.pop()!r} of this package; accepted: {ours!r}")
 
 
 def trained(
@@ -226,7 +223,7 @@ def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader, dat
 
     The seconds are those of an iteration of all seeds that were trained in one program.
     """
-    lines = read_metrics(run.metrics)
+    lines = read_metrics(run.metrics, None)
     learning = config.learning
     collections = 2 if learning.meta_update in ("fomaml", "maml") else 1
     sizes = dataset.task_mask[list(dataset.train_sets)].sum(axis=-1)
@@ -237,7 +234,7 @@ def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader, dat
         name: [float(f"{np.mean([lines[i][name] for i in stretch]):.5g}") for stretch in stretches] for name in lines[0]
     }
     curve["iteration"] = [lines[stretch[-1]]["iteration"] for stretch in stretches]
-    seconds = statistics.median(line["seconds"] for line in read_metrics(run.timing))
+    seconds = statistics.median(line["seconds"] for line in read_metrics(run.timing, ["seconds"]))
     return {
         "params_sha256": params_hash(policy.params),
         "trajectories": round(len(lines) * per_iteration),
@@ -251,7 +248,7 @@ def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader, dat
 def _warm_start_summary(run: RunFolder) -> dict[str, Any]:
     """What the training before the training was."""
     warm = RunFolder.open(run.path / WARM_START)
-    learning, seconds = warm.config.learning, [line["seconds"] for line in read_metrics(warm.timing)]
+    learning, seconds = warm.config.learning, [line["seconds"] for line in read_metrics(warm.timing, ["seconds"])]
     return {
         "demonstrations_sha256": warm.record["data_hash"],
         "imitated": len(seconds) * learning.meta_batch * learning.graphs_per_task,

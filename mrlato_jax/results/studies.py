@@ -14,9 +14,9 @@ import numpy as np
 
 from mrlato_jax.config import ExecutionConfig, LearningConfig, TrainConfig, completed
 from mrlato_jax.dag.dataset import DagDataset
-from mrlato_jax.errors import InputError, check_choice
+from mrlato_jax.errors import InputError, check_choice, shorten
 from mrlato_jax.methods import learned_method, planned_methods
-from mrlato_jax.results.record import GrowingRecord
+from mrlato_jax.results.record import AS_WRITTEN, GrowingRecord
 from mrlato_jax.results.reproduction import params_hash
 from mrlato_jax.training.run_folder import RunFolder, read_metrics, seed_path, session
 from mrlato_jax.training.stages import WARM_START, train_stages
@@ -241,11 +241,18 @@ class StudyRecord(GrowingRecord):
         }
         super().__init__(path, identity)
         for variant, seeds in self.rows.items():
-            if variant in UNLEARNED:
-                continue
             for seed, row in seeds.items():
-                known = variant in study.variants
-                if not known or completed(row["config"]) != study.config(variant, int(seed), smaller).to_json():
+                try:
+                    _check_row(variant, row)
+                    known = variant in UNLEARNED or (
+                        variant in study.variants
+                        and completed(row["config"]) == study.config(variant, int(seed), smaller).to_json()
+                    )
+                except (KeyError, ValueError, TypeError, AttributeError) as error:
+                    raise InputError(
+                        f"record {path}, {variant}, {seed}: {shorten(error, 300)}; accepted: {AS_WRITTEN}"
+                    ) from None
+                if not known:
                     raise InputError(
                         f"record {path} has {variant}, seed {seed}, of other settings; accepted: this study's, or "
                         "another file"
@@ -272,6 +279,17 @@ class StudyRecord(GrowingRecord):
         ]
 
 
+def _check_row(variant: str, row: Mapping[str, Any]) -> None:
+    """Raises an ordinary error for a row that `StudyRecord` does not describe."""
+    if variant in UNLEARNED:
+        numbers = [row["gap_percent"]]
+    else:
+        points = np.stack([row["curve"][name] for name in ("iteration", "gap_percent", "seconds")])
+        numbers = [*points.ravel(), *row["lately"].values()]
+    if not np.isfinite(numbers).all():
+        raise ValueError("values that are not finite")
+
+
 def run_variant(
     config: TrainConfig, root: Path, dataset: DagDataset, validation: Validation, stop: GracefulStop, points: int = 10
 ) -> dict[str, Any] | None:
@@ -296,10 +314,10 @@ def run_variant(
         )
         if states is None:
             return None
-        lines = read_metrics(run.metrics)
-        curve = read_metrics(run.validation)
+        lines = read_metrics(run.metrics, None)
+        curve = read_metrics(run.validation, ("gap", "seconds"))
         before = config.warm_start_iterations
-        first = read_metrics(run.path / WARM_START / run.validation.name) if before else []
+        first = read_metrics(run.path / WARM_START / run.validation.name, ("gap", "seconds")) if before else []
     lately = lines[-max(1, round(LATELY * len(lines))) :]
     points_of = [*first, *({**point, "iteration": point["iteration"] + before} for point in curve)]
     return {

@@ -3,7 +3,8 @@
 A checkpoint is an ordinary uncompressed `.npz`: one array per leaf of the pytree, named by its key path
 (`params/params/encoder/kernel`), beside `header.json` with the format version, the step, the kinds of the typed PRNG
 keys and the caller's metadata. The archive's comment, its last 64 bytes, is the SHA-256 of every byte before it, so
-a file cut short or changed in any bit is known for what it is. Equal contents give equal files.
+a file cut short or changed in any bit is known for what it is; so is one under the name of another step. Equal contents
+give equal files.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from mrlato_jax.errors import InputError, check_number, shorten
-from mrlato_jax.files import check_unpacked, write_atomically
+from mrlato_jax.files import parse_json, write_atomically
 
 FORMAT = 1
 
 _HEADER = "header.json"
+_HEADER_FIELDS = {"step": int, "keys": dict, "meta": dict}
 _DIGEST_BYTES = 64  # hexadecimal SHA-256
 _NAME = re.compile(r"step_(\d{8})\.npz")
 _ABSENT = object()
@@ -51,7 +53,8 @@ def save(folder: Path, step: int, tree: Any, meta: Mapping[str, Any], keep: int 
     The file appears under its name only when it is whole and on the disk; until then nothing older is deleted.
 
     Args:
-        folder: the run's checkpoints; made if missing. One process writes it at a time (see `run_folder`).
+        folder: the run's checkpoints; made if missing, in a folder that exists. One process writes it at a time (see
+            `run_folder`).
         step: meta-iterations done, in [0, 99999999]; an existing checkpoint of the same step is replaced.
         tree: pytree of jax or numpy arrays of booleans or numbers, and typed PRNG keys.
         meta: JSON values stored beside the arrays.
@@ -66,7 +69,7 @@ def save(folder: Path, step: int, tree: Any, meta: Mapping[str, Any], keep: int 
     check_number("step", step, low=0, high=99_999_999, integer=True)
     check_number("keep", keep, low=1, integer=True)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for stale in folder.glob(".step_*.tmp"):  # of a writer that was killed
         stale.unlink()
     path = folder / f"step_{step:08d}.npz"
@@ -224,13 +227,36 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise InputError(f"checkpoint {path}: {error.strerror}; accepted: a file that can be read") from None
     if data[-_DIGEST_BYTES:] != _digest(data[:-_DIGEST_BYTES]):
         raise _BrokenError(f"its {len(data)} bytes do not end in their SHA-256")
+    try:
+        header, arrays = _unpack(data)
+    except Exception as error:  # where the digest is right all the same, zipfile and numpy raise nearly anything
+        raise _BrokenError(f"it holds no checkpoint: {shorten(str(error))}") from None
+    if header.get("format") != FORMAT:
+        raise InputError(f"format of checkpoint {path} is {shorten(header.get('format'))}; accepted: {FORMAT}")
+    named = _NAME.fullmatch(path.name)
+    if named and int(named[1]) != header["step"]:
+        raise _BrokenError(f"it holds step {header['step']}")
+    return header, arrays
+
+
+def _unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a file, none of another format; raises nearly anything where `_pack` did not make it."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        check_unpacked(archive, len(data))  # nothing that `save` writes is compressed
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        header = json.loads(archive[_HEADER])
-        if header["format"] != FORMAT:
-            raise InputError(f"format of checkpoint {path} is {shorten(header['format'])}; accepted: {FORMAT}")
-        return header, {name: archive[name] for name in archive.files if name != _HEADER}
+        packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+        if packed:  # what they unpack to may be of any size
+            raise ValueError(f"{packed} is compressed")
+        header = parse_json(archive.read(_HEADER), _HEADER, "what save wrote")
+    if header.get("format") != FORMAT:
+        return header, {}
+    for name, kind in _HEADER_FIELDS.items():
+        if type(header.get(name)) is not kind:
+            raise ValueError(f"{_HEADER} has {name} {shorten(header.get(name))}")
+    with np.load(io.BytesIO(data), allow_pickle=False) as members:
+        arrays = {name: members[name] for name in members.files if name != _HEADER}
+    holders = {"/".join(parts[:i]) for parts in (name.split("/") for name in arrays) for i in range(1, len(parts))}
+    if holders & arrays.keys():
+        raise ValueError(f"{sorted(holders & arrays.keys())} are arrays and hold arrays")
+    return header, arrays
 
 
 def _list(folder: Path) -> list[tuple[int, Path]]:
@@ -269,7 +295,7 @@ def _fill(like: Any, header: dict[str, Any], arrays: dict[str, np.ndarray], path
     for name, leaf in named:
         array: Any = arrays[name]
         if name in header["keys"]:
-            array = jax.random.wrap_key_data(array, impl=header["keys"][name])
+            array = _as_keys(array, header["keys"][name], f"{name} of {path}")
         if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
             problems.append(f"{name}: stored {array.dtype}{[*array.shape]}, wanted {leaf.dtype}{[*leaf.shape]}")
         is_numpy = isinstance(leaf, (np.ndarray, np.generic))
@@ -277,6 +303,13 @@ def _fill(like: Any, header: dict[str, Any], arrays: dict[str, np.ndarray], path
     if problems:
         raise InputError(f"arrays of {path} differ: {'; '.join(problems)}")
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
+
+
+def _as_keys(array: np.ndarray, kind: Any, what: str) -> jax.Array:
+    try:
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=kind)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} is no PRNG key of kind {shorten(kind)} ({shorten(str(error))})") from None
 
 
 def _compare(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str) -> list[str]:

@@ -176,7 +176,9 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
             for i in range(len(offloaded))
         ]
     except Exception as error:  # a damaged file makes zipfile, zlib, numpy and json raise nearly anything
-        raise InputError(f"{path} cannot be read ({shorten(error, 200)}); accepted: one of make_demonstrations.py") from None
+        raise InputError(
+            f"{path} cannot be read ({shorten(error, 200)}); accepted: one of make_demonstrations.py"
+        ) from None
     if metadata != _metadata(experiment) or not found:
         raise InputError(f"{path} is of {shorten(metadata, 200)}; accepted: {_metadata(experiment)}")
     families = FAMILIES[experiment]

@@ -181,7 +181,7 @@ def _train_together(
             if saving:
                 for run, log, state, meta in zip(runs, logs, states, metas, strict=False):
                     log.sync()
-                    checkpoint.save(run.checkpoints, iteration, state._asdict(), meta | versions)
+                    run.save(iteration, state._asdict(), meta | versions)
                 saved = iteration
             if stopping and not last:
                 progress.print(f"stopped after iteration {iteration}; checkpoint saved")

@@ -23,7 +23,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -33,15 +33,18 @@ import jax
 import numpy as np
 
 from mrlato_jax.config import ExecutionConfig, TrainConfig, completed
-from mrlato_jax.errors import InputError, shorten
-from mrlato_jax.files import check_writable, write_atomically
+from mrlato_jax.errors import InputError, check_number, check_type, shorten
+from mrlato_jax.files import check_writable, load_json, parse_json, write_atomically
 from mrlato_jax.learning import ranges
+from mrlato_jax.training import checkpoint
 from mrlato_jax.training.checkpoint import differing_fields, newest_meta
 
 _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
 _SEEDS = "seeds.json"
 _VALIDATION, _RANGES = "validation.jsonl", "ranges.json"
 _RECORD_FIELDS = {"config": dict, "data_hash": str, "sessions": list}
+_LINE_NUMBERS = ("seconds", "iterations_per_second", "checkpoint", "clock_s", "gap")  # where a line has them
+_WRITTEN = "what the run wrote"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _log = logging.getLogger(__name__)
 
@@ -102,22 +105,18 @@ class RunFolder:
             what = "is a file" if path.exists() else "does not exist"
             raise InputError(f"run folder is {path}, which {what}; accepted: the folder of an existing run")
         try:
-            record = json.loads((path / _CONFIG).read_bytes())
+            record = load_json(path / _CONFIG, _WRITTEN)
         except FileNotFoundError:
             raise InputError(f"run folder is {path}, which has no {_CONFIG}; accepted: a folder of a run") from None
-        except OSError as error:
-            raise InputError(f"{path / _CONFIG}: {error.strerror}; accepted: a file to read") from None
-        except ValueError as error:
-            raise InputError(f"{path / _CONFIG} is not JSON ({error}); accepted: what the run wrote") from None
         for name, kind in _RECORD_FIELDS.items():
-            if not isinstance(record, dict) or not isinstance(record.get(name), kind):
-                raise InputError(f"{path / _CONFIG} has no usable {name}; accepted: what the run wrote")
+            if not isinstance(record.get(name), kind):
+                raise InputError(f"{path / _CONFIG} has no usable {name}; accepted: {_WRITTEN}")
         if not all(isinstance(entry, dict) for entry in record["sessions"]):
-            raise InputError(f"{path / _CONFIG} has no usable sessions; accepted: what the run wrote")
+            raise InputError(f"{path / _CONFIG} has no usable sessions; accepted: {_WRITTEN}")
         run = cls(path, record)
         try:
             _ = run.config
-        except (InputError, TypeError) as error:
+        except InputError as error:
             raise InputError(f"{path / _CONFIG}: {error}") from None
         return run
 
@@ -191,19 +190,60 @@ class RunFolder:
             InputError: the file is not what `store_ranges` writes.
         """
         path = self.path / _RANGES
-        if not path.exists():
+        try:
+            stored = load_json(path, _WRITTEN)
+        except FileNotFoundError:
             return None
         try:
-            return ranges.from_json(json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} cannot be read ({error!r}); accepted: what the run wrote") from None
+            return ranges.from_json(stored)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
 
     def store_ranges(self, known: ranges.Ranges) -> None:
-        """Writes the ranges of what the run is trained on, for the policies that come of it."""
+        """Writes the ranges of what the run is trained on, for the policies that come of it.
+
+        Raises:
+            InputError: as `check_writing`.
+        """
+        self.check_writing()
         write_atomically(self.path / _RANGES, json.dumps(ranges.to_json(known), indent=1).encode() + b"\n")
 
+    def save(self, iteration: int, tree: Any, meta: Mapping[str, Any]) -> None:
+        """Writes a checkpoint, as `checkpoint.save` does; raises as that and `check_writing`."""
+        self.check_writing()
+        checkpoint.save(self.checkpoints, iteration, tree, meta)
+
+    def check_writing(self) -> None:
+        """Raises InputError unless this is the run's writer, and `path` still leads to the folder that it locked.
+
+        A folder that is renamed keeps its lock, and what is written under its old name would begin another run.
+        """
+        if self._lock is None:
+            raise InputError(f"run {self.path} is open for reading; accepted: one from RunFolder.create or .resume")
+        try:
+            in_place = os.path.samestat(os.stat(self.path / _LOCK), os.fstat(self._lock))
+        except FileNotFoundError:
+            in_place = False
+        if not in_place:
+            raise InputError(
+                f"run folder {self.path} was renamed, replaced or lost its {_LOCK} while this process wrote it; "
+                "accepted: a folder that stays. What was saved last is in it: continue with --resume and its present "
+                "name as --run"
+            )
+
     def check_resumable(self, config: TrainConfig, data_hash: str) -> None:
-        """Raises InputError unless the run can go on under `config`: the same settings, or more iterations."""
+        """Raises InputError unless the run can go on under `config`: the same settings, or more iterations.
+
+        A run of another version of this package cannot: what it computed may be computed otherwise now.
+        """
+        ours = _package_version()
+        for entry in self.record["sessions"]:
+            versions = entry.get("versions")
+            theirs = versions.get("mrlato_jax") if isinstance(versions, dict) else None
+            if theirs != ours:
+                raise InputError(
+                    f"run {self.path} was trained by version {shorten(theirs)} of this package; accepted: {ours!r}"
+                )
         stored, wanted = completed(self.record["config"]), config.to_json()
         if wanted["iterations"] >= stored["iterations"]:
             stored = {**stored, "iterations": wanted["iterations"]}
@@ -228,11 +268,10 @@ class RunFolder:
         Iterations after the checkpoint are computed again, to the same lines.
 
         Raises:
-            InputError: the run was opened for reading, a line other than the last is malformed, an iteration up to
+            InputError: as `check_writing`; or a line other than the last is malformed, an iteration up to
             `resume_step` has no line, or that is 0 although a checkpoint was saved, so that all lines would be dropped.
         """
-        if self._lock is None:
-            raise InputError(f"run {self.path} is open for reading; accepted: one from RunFolder.create or .resume")
+        self.check_writing()
         for path in (self.metrics, self.timing):
             _check_gapless(path, resume_step)
         saved = max((record.get("checkpoint", 0) for _, record in _whole_lines(self.timing)), default=0)
@@ -252,7 +291,11 @@ class RunFolder:
             iteration: after which it was measured.
             gap: to the optimum, a fraction of it.
             seconds: of training until then, in all sessions.
+
+        Raises:
+            InputError: as `check_writing`.
         """
+        self.check_writing()
         with open(self.validation, "ab") as file:
             file.write(_line({"iteration": iteration, "gap": gap, "seconds": seconds}))
 
@@ -280,7 +323,12 @@ def checkpoint_meta(config: TrainConfig, data_hash: str) -> dict[str, Any]:
 
 
 def completed_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's metadata with the settings that were added since it was written."""
+    """A checkpoint's metadata with the settings that were added since it was written.
+
+    Raises:
+        InputError: they are not of a run.
+    """
+    check_type("meta.config of the checkpoint", meta.get("config"), dict)
     settings = completed(meta["config"])
     del settings["iterations"]
     return {**meta, "config": settings}
@@ -335,16 +383,28 @@ class MetricsLog:
         self._timing.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, names: Iterable[str] | None = ()) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl` or `timing.jsonl`, oldest first, without the torn last line of a killed writer.
 
+    Args:
+        path: the file.
+        names: of numbers that every line must have; with None those of the first line, and there must be one.
+
     Raises:
-        InputError: no such file, or a line other than the last that is malformed.
+        InputError: no such file, a line other than the last that is malformed, or one that lacks one of `names`.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"metrics file is {path}, which does not exist; accepted: a file that a run wrote")
-    return [record for _, record in _whole_lines(path)]
+    records = [record for _, record in _whole_lines(path)]
+    if names is None:
+        if not records:
+            raise InputError(f"metrics file {path} has no line; accepted: {_WRITTEN}")
+        names = list(records[0])
+    for number, record in enumerate(records, start=1):
+        for name in names:
+            check_number(f"{path}, line {number}, {name}", record.get(name))
+    return records
 
 
 def seed_path(root: Path, seed: int) -> Path:
@@ -361,12 +421,9 @@ def stored_seeds(root: Path) -> list[int] | None:
     path = root / _SEEDS
     if not path.exists():
         return None
-    try:
-        seeds = json.loads(path.read_bytes())
-    except ValueError:
-        seeds = None
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise InputError(f"{path} holds no list of seeds; accepted: what the run wrote")
+    seeds: list[int] = load_json(path, _WRITTEN, list)
+    if not seeds or not all(type(seed) is int for seed in seeds):
+        raise InputError(f"{path} holds {shorten(seeds)}, no list of seeds; accepted: {_WRITTEN}")
     return seeds
 
 
@@ -436,8 +493,7 @@ def _acquire(path: Path) -> int:
 
 def session(execution: ExecutionConfig | None = None) -> dict[str, Any]:
     """What rounding may depend on beside the settings: versions, commit, devices, and the layout of the work."""
-    # The package's version is that of the code that runs, whatever an installation recorded.
-    versions = {"python": platform.python_version(), "mrlato_jax": sys.modules["mrlato_jax"].__version__}
+    versions = {"python": platform.python_version(), "mrlato_jax": _package_version()}
     versions |= {name: metadata.version(name) for name in _PACKAGES}
     device = jax.devices()[0]
     return {
@@ -447,6 +503,12 @@ def session(execution: ExecutionConfig | None = None) -> dict[str, Any]:
         "processes": jax.process_count(),
         **({"execution": execution.to_json()} if execution else {}),
     }
+
+
+def _package_version() -> str:
+    """That of the code that runs, whatever an installation recorded."""
+    version: str = sys.modules["mrlato_jax"].__version__
+    return version
 
 
 @functools.cache
@@ -481,9 +543,11 @@ def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     whole = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            usable = isinstance(record["iteration"], int) and line.endswith(b"\n")
-        except (ValueError, TypeError, KeyError):
+            record = parse_json(line, f"{path}, line {number}", _WRITTEN)
+            usable = type(record.get("iteration")) is int and line.endswith(b"\n")
+            for name in _LINE_NUMBERS:
+                check_number(name, record.get(name, 0))
+        except InputError:
             usable = False
         if usable:
             whole.append((line, record))

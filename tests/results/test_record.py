@@ -44,8 +44,11 @@ def test_what_was_added_is_there_again(tmp_path: Path) -> None:
             lambda r: r["identity"]["config"].update(iterations=7),
             "has config: iterations {'iterations': 7}; accepted: {'iterations': 6}",
         ),
-        (lambda r: r.pop("rows"), "cannot be read (KeyError('rows'))"),
-        (lambda r: r.update(rows=[1]), "cannot be read"),
+        (lambda r: r.pop("rows"), "cannot be read (rows is None"),
+        (lambda r: r.update(rows=[1]), "cannot be read (rows is [1]"),
+        (lambda r: r.update(rows={"n20": [1]}), "cannot be read (rows.n20 is [1]"),
+        (lambda r: r.update(identity=None), "cannot be read (identity is None"),
+        (lambda r: r.update(sessions={}), "cannot be read (sessions is {}"),
     ],
 )
 def test_a_record_of_something_else_is_refused(tmp_path: Path, damage: Callable[[Any], None], phrase: str) -> None:
@@ -58,6 +61,14 @@ def test_a_record_of_something_else_is_refused(tmp_path: Path, damage: Callable[
     with pytest.raises(InputError, match=re.escape(phrase)):
         GrowingRecord(path, IDENTITY)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 100_000, '{"identity": ' + "[" * 99 + "]" * 99 + "}"])
+def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"record\.json .*; accepted: a record as it was written"):
+        GrowingRecord(path, IDENTITY)
 
 
 def test_nothing_that_is_no_number_is_written(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import io
+import json
 import logging
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,6 +168,74 @@ def test_uses_the_one_before_a_torn_one(tmp_path: Path, caplog: pytest.LogCaptur
     assert_same(restored.tree, state(1))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(torn) in caplog.text
+
+
+def test_an_older_one_under_a_newer_name_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = checkpoint.save(tmp_path, 10, state(1), META)
+    wrong = tmp_path / "step_00000020.npz"
+    wrong.write_bytes(old.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint.restore(tmp_path, state(), META).step == 10
+    assert f"checkpoint {wrong} is broken (it holds step 10); using the one before it" in caplog.text
+    with pytest.raises(InputError, match=r"is broken \(it holds step 10"):
+        checkpoint.read_params(wrong)
+    kept = tmp_path / "best.npz"
+    wrong.rename(kept)
+    assert checkpoint.read_params(kept).step == 10  # a name that says no step
+    old.rename(wrong)
+    with pytest.raises(InputError, match="all 1 are broken"):
+        checkpoint.restore(tmp_path, state(), META)
+
+
+def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A file whose digest is right, whatever it holds."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        file.comment = b" " * 64
+        for name, content in members.items():
+            file.writestr(name, content)
+    contents = buffer.getvalue()[:-64]
+    return contents + checkpoint._digest(contents)
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array)
+    return buffer.getvalue()
+
+
+HEADER = {"format": 1, "step": 20, "keys": {}, "meta": META}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"no archive" + checkpoint._digest(b"no archive"),
+        archive({}),
+        archive({"header.json": b"{"}),
+        archive({"header.json": b"[]"}),
+        archive({"header.json": b"[" * 100_000}),
+        archive({"header.json": b'{"format": 1}'}),
+        *(archive({"header.json": json.dumps({**HEADER, name: None}).encode()}) for name in ("step", "keys", "meta")),
+        archive({"header.json": json.dumps(HEADER).encode(), "w.npy": npy(np.array([{}], object))}),
+        archive({"header.json": json.dumps(HEADER).encode(), "w.npy": npy(np.zeros(1)), "w/v.npy": npy(np.zeros(1))}),
+        archive({"header.json": json.dumps(HEADER).encode(), "w.npy": npy(np.zeros(9))}, zipfile.ZIP_DEFLATED),
+    ],
+    ids=lambda data: hashlib.sha256(data).hexdigest()[:8],
+)
+def test_what_no_run_wrote_is_broken_whatever_its_digest(tmp_path: Path, data: bytes) -> None:
+    checkpoint.save(tmp_path, 10, state(1), META)
+    (tmp_path / "step_00000020.npz").write_bytes(data)
+    assert checkpoint.restore(tmp_path, state(), META).step == 10
+
+
+def test_keys_of_no_kind_are_refused(tmp_path: Path) -> None:
+    for kind in ("none", 3, []):
+        header = {**HEADER, "keys": {"key": kind}}
+        members = {"header.json": json.dumps(header).encode(), "key.npy": npy(np.zeros(2, np.uint32))}
+        (tmp_path / "step_00000020.npz").write_bytes(archive(members))
+        with pytest.raises(InputError, match="is no PRNG key of kind"):
+            checkpoint.restore(tmp_path, {"key": jax.random.key(0)}, {})
 
 
 def test_all_broken_is_no_fresh_start(tmp_path: Path) -> None:

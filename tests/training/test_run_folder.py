@@ -121,15 +121,24 @@ def test_open_what_is_no_run(tmp_path: Path) -> None:
     [
         ("{", "is not JSON"),
         ("\xff", "is not JSON"),
-        ("[]", "no usable config"),
+        ("[]", r"holds \[\], no JSON object"),
+        ("[" * 100_000, "nests too deeply"),
+        ('{"config": ' + "[" * 80 + "]" * 80 + "}", "nests more than 64 levels"),
         ('{"config": {}, "sessions": []}', "no usable data_hash"),
         ('{"config": {"sede": 1}, "data_hash": "", "sessions": []}', r"unknown names \['sede'\]"),
         (
             json.dumps({"config": CONFIG.to_json() | {"iterations": 0}, "data_hash": "", "sessions": []}),
             "iterations is",
         ),
-        (json.dumps({"config": CONFIG.to_json() | {"policy": 3}, "data_hash": "", "sessions": []}), "int"),
+        *(
+            (
+                json.dumps({"config": {name: value}, "data_hash": "", "sessions": []}),
+                f"{name} is .*; accepted: a JSON object",
+            )
+            for name, value in (("policy", 3), ("policy", []), ("learning", None), ("warm_start", []))
+        ),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_open_with_a_bad_config(tmp_path: Path, text: str, phrase: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
@@ -148,15 +157,32 @@ def test_resume_takes_more_iterations_and_records_the_session(tmp_path: Path, ca
     assert caplog.text == ""
 
 
-def test_resume_elsewhere_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_resume_elsewhere_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     RunFolder.create(tmp_path, CONFIG, HASH).close()
-    monkeypatch.setattr(mrlato_jax, "__version__", "9.9.9")
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["sessions"][0]["versions"]["numpy"] = "1.0"
+    (tmp_path / "config.json").write_text(json.dumps(record))
     with caplog.at_level(logging.WARNING):
         RunFolder.resume(tmp_path, CONFIG, HASH).close()
-    assert "versions.mrlato_jax: stored" in caplog.text
-    assert "wanted '9.9.9'" in caplog.text
+    assert "versions.numpy: stored '1.0', wanted" in caplog.text
+
+
+def test_a_run_of_another_version_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One session of another version is enough, whichever came last."""
+    ours = mrlato_jax.__version__
+    monkeypatch.setattr(mrlato_jax, "__version__", "0.0.9")
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    path = tmp_path / "config.json"
+    monkeypatch.undo()
+    record = json.loads(path.read_text())
+    for sessions in (record["sessions"], [*record["sessions"], run_folder.session()], [{"versions": "0.0.9"}]):
+        path.write_text(json.dumps({**record, "sessions": sessions}))
+        before = path.read_bytes()
+        theirs = None if sessions[0]["versions"] == "0.0.9" else "0.0.9"
+        with pytest.raises(InputError, match=f"trained by version {theirs!r} of this package; accepted: {ours!r}"):
+            RunFolder.resume(tmp_path, CONFIG, HASH)
+        assert path.read_bytes() == before
+    assert RunFolder.open(tmp_path).config == CONFIG  # to be read it may be of any
 
 
 @pytest.mark.parametrize(
@@ -250,7 +276,8 @@ def test_an_interrupted_run_has_the_same_lines(
     step = min(step, done)
     path = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "session", lambda config: {})  # git is slow, and not what is tested
+        here = {"versions": {"mrlato_jax": mrlato_jax.__version__}}
+        patch.setattr(run_folder, "session", lambda config: here)  # git is slow, and not what is tested
         with RunFolder.create(path / "whole", CONFIG, HASH) as whole:
             log_iterations(whole, 1, 8)
         with RunFolder.create(path / "killed", CONFIG, HASH) as killed:
@@ -273,13 +300,101 @@ def test_zeros_after_a_power_cut_are_a_torn_line(tmp_path: Path) -> None:
 
 def test_a_malformed_line_that_is_not_the_last(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path, CONFIG, HASH) as run:
-        for bad in (b'{"iterat', b"3", b'{"step": 3}'):
+        for bad in (b'{"iterat', b"3", b'{"step": 3}', b"[" * 100_000, b'{"iteration": 2, "seconds": "0.1"}'):
             contents = b'{"iteration": 1}\n' + bad + b'\n{"iteration": 3}\n'
             run.metrics.write_bytes(contents)
             for use in (lambda: read_metrics(run.metrics), lambda: run.metrics_log(3)):
                 with pytest.raises(InputError, match=r"metrics\.jsonl, line 2 is"):
                     use()
             assert run.metrics.read_bytes() == contents
+
+
+def test_lines_that_lack_what_is_needed(tmp_path: Path) -> None:
+    path = tmp_path / "timing.jsonl"
+    path.write_text('{"iteration": 1, "seconds": 0.5}\n{"iteration": 2}\n')
+    assert len(read_metrics(path)) == 2
+    for names in (["seconds"], None):
+        with pytest.raises(InputError, match=r"timing\.jsonl, line 2, seconds is None; accepted: a finite number"):
+            read_metrics(path, names)
+    path.write_text("")
+    with pytest.raises(InputError, match="has no line"):
+        read_metrics(path, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("5", "holds 5, no JSON object"),
+        ('{"task": [1, 2]}', "ranges has 'task'; accepted: tasks, "),
+        ('{"tasks": 5}', "ranges has tasks from 5; accepted"),
+        ('{"tasks": [2, 1]}', r"ranges has tasks from \[2, 1\]"),
+        ('{"tasks": [NaN, 1]}', "ranges has tasks from"),
+        ('{"tasks": ["1", "2"]}', "ranges has tasks from"),
+        ('{"tasks": [1, 1' + "0" * 400 + "]}", "ranges has tasks from"),
+        ("[" * 100_000, "nests too deeply"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_ranges_that_are_none(tmp_path: Path, text: str, phrase: str) -> None:
+    with RunFolder.create(tmp_path, CONFIG, HASH) as run:
+        assert run.trained_ranges is None
+        run.store_ranges((("tasks", 1.0, math.inf),))
+        assert run.trained_ranges == (("tasks", 1.0, math.inf),)
+        (tmp_path / "ranges.json").write_text(text)
+        with pytest.raises(InputError, match=phrase) as caught:
+            _ = run.trained_ranges
+    assert "ranges.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", "[true]", '["1"]', "[" * 100_000], ids=lambda text: text[:9])
+def test_seeds_that_are_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "seeds.json").write_text(text)
+    with pytest.raises(InputError, match=r"seeds\.json .*; accepted: what the run wrote"):
+        run_folder.stored_seeds(tmp_path)
+
+
+def test_a_folder_that_is_renamed_is_not_split(tmp_path: Path) -> None:
+    """Nothing more is written under the old name, and all that was saved goes on under the new one."""
+    old, new, tree = tmp_path / "old", tmp_path / "new", {"w": np.zeros(2)}
+    meta = run_folder.checkpoint_meta(CONFIG, HASH)
+    run = RunFolder.create(old, CONFIG, HASH)
+    with run.metrics_log() as log:
+        log.append(1, {"latency_s": 0.5}, seconds=0.5)
+        run.save(1, tree, meta)
+        old.rename(new)
+        log.append(2, {"latency_s": 0.5}, seconds=0.5)
+        for write in (
+            lambda: run.save(2, tree, meta),
+            lambda: run.log_validation(2, 0.1, 1.0),
+            lambda: run.store_ranges(()),
+            lambda: run.metrics_log(1),
+        ):
+            with pytest.raises(InputError, match=f"run folder {re.escape(str(old))} was renamed, replaced or lost its"):
+                write()
+        assert not old.exists()
+        with RunFolder.create(old, CONFIG, HASH), pytest.raises(InputError, match="was renamed, replaced"):
+            run.save(2, tree, meta)  # into a run of another process
+        assert not (old / "checkpoints").exists()
+    run.close()
+    with RunFolder.resume(new, CONFIG, HASH) as run, run.metrics_log(1):
+        assert [line["iteration"] for line in read_metrics(run.metrics)] == [1]
+        assert checkpoint.steps(run.checkpoints) == [1]
+
+
+def test_a_reader_writes_nothing(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, CONFIG, HASH).close()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(InputError, match="open for reading"):
+        RunFolder.open(tmp_path).save(1, {"w": np.zeros(2)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_checkpoint_of_no_run_is_refused(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path, CONFIG, HASH) as run:
+        for meta in ({}, {"config": None}, {"config": []}):
+            run.save(1, {"w": np.zeros(2)}, meta)
+            with pytest.raises(InputError, match=r"meta\.config of the checkpoint is"):
+                run.check_resumable(CONFIG, HASH)
 
 
 def test_metrics_that_cannot_be_had(tmp_path: Path) -> None:
