@@ -166,8 +166,11 @@ class Portable:
             ValueError: a policy that chooses the order, which is not written here; or settings that are none, or that
                 the weights do not fit.
         """
-        if settings.get("decides", "placement") != "placement":
-            raise ValueError("decides is order; accepted: a policy that decides placement alone")
+        decides = settings.get("decides", "placement")
+        if decides != "placement":
+            raise ValueError(
+                f"decides is {_short(decides)}; accepted: 'placement', of a policy that decides that alone"
+            )
         self.settings = settings
         self.weights = {name.removeprefix("params/"): np.asarray(array, float) for name, array in weights.items()}
         layers = sum(name.startswith("decoder_") and name.endswith("/cell_scale") for name in self.weights)

@@ -104,7 +104,7 @@ def test_what_it_refuses(edges: Any, channel: str, message: str) -> None:
 
 
 def test_a_policy_that_chooses_the_order_is_refused() -> None:
-    with pytest.raises(ValueError, match="decides is order; accepted"):
+    with pytest.raises(ValueError, match="decides is 'order'; accepted"):
         portable.Portable({"decides": "order"}, {})
 
 
