@@ -11,8 +11,10 @@ Written for one application at a time and for being read beside the paper; `mrla
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +23,15 @@ import numpy as np
 
 Array = Any  # numpy.ndarray of floats
 LOCAL, OFFLOAD = 0, 1
+FLOAT32 = "F32"
+SIZE_BYTES = 8  # of a safetensors header's length, little-endian
+MOST_HEADER_BYTES = 2**20
+DECODER_INPUTS = {
+    "paper": 0,
+    "task": 0,
+    "task_sim": 7,
+    "lookahead": 9,
+}  # and how much the decoder sees of the simulator
 TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))  # of the look-ahead's rules
 # Whether an upload waits for the parents' downloads, downloads queue, and uploads of entry tasks queue.
 CHANNELS = {"paper": (True, True, True), "mrlco": (False, False, True), "mrlco_code": (False, False, False)}
@@ -149,11 +160,28 @@ class Portable:
     """
 
     def __init__(self, settings: Mapping[str, Any], weights: Mapping[str, Array]) -> None:
-        """Raises ValueError for a policy that chooses the order, which is not written here."""
-        if settings.get("decides", "placement") != "placement":
-            raise ValueError("decides is order; accepted: a policy that decides placement alone")
+        """Keeps float64 copies of the weights.
+
+        Raises:
+            ValueError: a policy that chooses the order, which is not written here; or settings that are none, or that
+                the weights do not fit.
+        """
+        decides = settings.get("decides", "placement")
+        if decides != "placement":
+            raise ValueError(
+                f"decides is {_short(decides)}; accepted: 'placement', of a policy that decides that alone"
+            )
         self.settings = settings
         self.weights = {name.removeprefix("params/"): np.asarray(array, float) for name, array in weights.items()}
+        layers = sum(name.startswith("decoder_") and name.endswith("/cell_scale") for name in self.weights)
+        stated = settings.get("layers")
+        if type(stated) is not int or stated != layers or not layers:  # before anything of that size is made
+            raise ValueError(f"layers is {_short(stated)} and the weights have {layers}; accepted: as many, at least 1")
+        for name, shape in _shapes(settings).items():
+            array = self.weights.get(name)
+            if array is None or array.shape != shape:
+                has = "missing" if array is None else f"of shape {array.shape}"
+                raise ValueError(f"{name} is {has}; accepted: shape {shape}, as the settings have it")
 
     def plan(
         self, times: Times, edges: Iterable[tuple[int, int]], channel: str = "paper"
@@ -334,23 +362,143 @@ def _sigmoid(values: Array) -> Array:
     return 1 / (1 + np.exp(-values))
 
 
+def _setting(settings: Mapping[str, Any], name: str, accepted: range | Sequence[str], default: Any = None) -> Any:
+    value = settings.get(name, default)
+    if type(value) is not (int if isinstance(accepted, range) else str) or value not in accepted:
+        choices = f"{accepted[0]} to {accepted[-1]}" if isinstance(accepted, range) else ", ".join(accepted)
+        raise ValueError(f"{name} is {_short(value)}; accepted: {choices}")
+    return value
+
+
+def _shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The arrays that planning reads, by name. Raises ValueError for settings that are none."""
+    counts = range(1, 2**20)
+    units = _setting(settings, "units", counts)
+    seen = DECODER_INPUTS[_setting(settings, "decoder_input", list(DECODER_INPUTS))]
+    encoder = _setting(settings, "encoder", ["forward", "bidirectional"], "forward")
+    heads = _setting(settings, "heads", range(units + 1))
+    if seen == DECODER_INPUTS["lookahead"]:
+        _setting(settings, "lookahead_rules", range(1, len(TOLLS) + 1))
+    if (heads and units % heads) or (encoder == "bidirectional" and units % 2):
+        raise ValueError(f"units is {units}; accepted: a multiple of heads ({heads}), even where encoder=bidirectional")
+    neighbours = 12
+    if _setting(settings, "neighbours", ["listed", "pooled"], "listed") == "listed":
+        neighbours = _setting(settings, "neighbour_width", counts)
+    outlook = 7 if _setting(settings, "task_features", ["paper", "outlook"], "paper") == "outlook" else 0
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding/kernel": (5 + 2 * neighbours + outlook, units),
+        "embedding/bias": (units,),
+        "logits_head/kernel": (units, 2),
+        "logits_head/bias": (2,),
+    }
+    if settings["decoder_input"] != "paper":
+        shapes["task_input/kernel"] = (units, 4 * units)
+    for name in ("query", "key", "value", "context") if heads else ():
+        shapes[f"{name}/kernel"] = (units, units)
+    half = units // 2 if encoder == "bidirectional" else units
+    for layer in range(settings["layers"]):
+        cells = {"encoder": (units, half), "decoder": (units if layer else 3 + units + seen, units)}
+        if encoder == "bidirectional":
+            cells["backward_encoder"] = cells["encoder"]
+        for cell, (inputs, width) in cells.items():
+            shapes[f"{cell}_{layer}/input_kernel/kernel"] = (inputs, 4 * width)
+            shapes[f"{cell}_{layer}/recurrent_kernel/kernel"] = (width, 4 * width)
+            for kind in ("scale", "bias"):
+                shapes[f"{cell}_{layer}/gate_{kind}"] = (4, width)
+                shapes[f"{cell}_{layer}/cell_{kind}"] = (width,)
+    return shapes
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _json_object(data: bytes, what: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            raise ValueError(f"{what} has a name twice in one object; accepted: each once")
+        return values
+
+    try:
+        value = json.loads(data, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError(f"{what} nests too deeply; accepted: what export_weights.py writes") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {_short(value)}; accepted: a JSON object")
+    return value
+
+
+def _sizes(name: str, numbers: Any) -> list[int]:
+    """`numbers` as a list that NumPy can take for a shape."""
+    usable = isinstance(numbers, list) and len(numbers) <= 64
+    if not usable or not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+        raise ValueError(f"{_short(name)} has {_short(numbers)}; accepted: up to 64 whole numbers >= 0")
+    return list(numbers)
+
+
+def read_tensors(data: bytes) -> dict[str, Array]:
+    """The arrays of a safetensors file, by name.
+
+    The format (https://github.com/huggingface/safetensors) is a length, a JSON header and plain bytes.
+
+    Args:
+        data: the file's contents.
+
+    Returns:
+        float32 arrays.
+
+    Raises:
+        ValueError: anything but float32 arrays of finite numbers that fill the file without gap or overlap.
+    """
+    size = int.from_bytes(data[:SIZE_BYTES], "little")
+    if len(data) < SIZE_BYTES + size or size > MOST_HEADER_BYTES:
+        raise ValueError(f"header has {size} bytes in a file of {len(data)}; accepted: at most {MOST_HEADER_BYTES}")
+    header = _json_object(data[SIZE_BYTES : SIZE_BYTES + size], "header")
+    header.pop("__metadata__", None)
+    body, tensors = data[SIZE_BYTES + size :], {}
+    places: list[tuple[int, int, str]] = []
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or entry.get("dtype") != FLOAT32:
+            raise ValueError(f"{_short(name)} is {_short(entry)}; accepted: an array of type {FLOAT32}")
+        shape, offsets = (_sizes(name, entry.get(field)) for field in ("shape", "data_offsets"))
+        if len(offsets) != 2 or not offsets[0] <= offsets[1] <= len(body):
+            raise ValueError(f"{_short(name)} has offsets {_short(offsets)}; accepted: within {len(body)} bytes")
+        if offsets[1] - offsets[0] != 4 * math.prod(shape):
+            raise ValueError(
+                f"{_short(name)} of shape {_short(shape)} has {offsets[1] - offsets[0]} bytes; accepted: 4 each"
+            )
+        places.append((offsets[0], offsets[1], name))
+        tensors[name] = np.frombuffer(body[offsets[0] : offsets[1]], "<f4").reshape(shape).astype(np.float32)
+        if not np.isfinite(tensors[name]).all():
+            raise ValueError(f"{_short(name)} holds NaN or infinite numbers; accepted: finite ones")
+    end = 0
+    for begin, after, name in sorted(places):
+        if begin != end:
+            raise ValueError(f"{_short(name)} begins at byte {begin}; accepted: {end}, where the one before it ends")
+        end = after
+    if end != len(body):
+        raise ValueError(f"arrays end at byte {end} of {len(body)}; accepted: arrays that fill the file")
+    return tensors
+
+
 def load(stem: str | Path) -> Portable:
     """The policy in STEM.safetensors and STEM.json, as `launch/export_weights.py` writes them.
 
     Raises:
         OSError: one of the two is missing.
-        ValueError: they are something else, or of a policy that chooses the order.
+        ValueError: they are something else, were not written together, or are of a policy that chooses the order.
     """
     stem = Path(stem)
-    description = json.loads(stem.with_name(stem.name + ".json").read_text())
+    description = _json_object(stem.with_name(stem.name + ".json").read_bytes(), f"{stem.name}.json")
     data = stem.with_name(stem.name + ".safetensors").read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header.pop("__metadata__", None)
-    weights = {}
-    for name, entry in header.items():
-        if entry["dtype"] != "F32":
-            raise ValueError(f"{name} is of type {entry['dtype']}; accepted: F32")
-        begin, end = (8 + size + offset for offset in entry["data_offsets"])
-        weights[name] = np.frombuffer(data[begin:end], "<f4").reshape(entry["shape"])
-    return Portable(description["config"]["policy"], weights)
+    if hashlib.sha256(data).hexdigest() != description.get("sha256"):
+        raise ValueError(
+            f"{stem.name}.safetensors is not what {stem.name}.json describes; accepted: both of one writing"
+        )
+    config = description.get("config")
+    settings = config.get("policy") if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        raise ValueError(f"config.policy of {stem.name}.json is {_short(settings)}; accepted: a JSON object")
+    return Portable(settings, read_tensors(data))

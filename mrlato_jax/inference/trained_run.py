@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from mrlato_jax.errors import InputError
 from mrlato_jax.files import write_atomically
 from mrlato_jax.inference.offloader import Offloader
-from mrlato_jax.inference.weights import DESCRIPTION, TENSORS, to_bytes
+from mrlato_jax.inference.weights import DESCRIPTION, TENSORS, check_arrays, to_bytes
 from mrlato_jax.learning import ranges
 from mrlato_jax.methods import label
 from mrlato_jax.training import checkpoint
@@ -37,6 +37,7 @@ def trained_policy(run: RunFolder) -> Offloader:
             f"{run.checkpoints} was saved under other settings than config.json: {'; '.join(differences)}; accepted: a "
             "run folder as it was written"
         )
+    check_arrays(run.checkpoints, config.network, flatten_dict(found.tree, sep="/"))
     params = jax.tree.map(jax.numpy.asarray, found.tree)
     return Offloader(config.network, params, label(config), found.step, config.learning, run.trained_ranges)
 
@@ -62,13 +63,14 @@ def save_weights(folder: Path, name: str, run: RunFolder, settings: Sequence[Tes
         The description that was written.
     """
     policy, config = trained_policy(run), run.config
+    last = run.record["sessions"][-1] if run.record["sessions"] else {}
     data = to_bytes({key: np.asarray(leaf) for key, leaf in flatten_dict(policy.params, sep="/").items()})
     description = {
         "method": policy.label,
         "config": config.to_json(),
         "iteration": policy.iteration,
         "data_hash": run.record["data_hash"],
-        "trained_by": {name: run.record["sessions"][-1].get(name) for name in ("versions", "commit", "device")},
+        "trained_by": {name: last.get(name) for name in ("versions", "commit", "device")},
         "sha256": hashlib.sha256(data).hexdigest(),
         "makespan_ms": score(policy, settings),
         "ranges": None if policy.ranges is None else ranges.to_json(policy.ranges),

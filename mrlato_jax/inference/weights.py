@@ -6,9 +6,9 @@ run, and any program can read it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,19 +16,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mrlato_jax.config import NetworkConfig, TrainConfig
 from mrlato_jax.dag.dataset import data_folder
-from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.environment.actions import NUM_SIDES
+from mrlato_jax.errors import InputError, check_number, check_type
+from mrlato_jax.files import load_json
 from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.inference.portable import FLOAT32, SIZE_BYTES, read_tensors
 from mrlato_jax.learning import ranges, rollout
 
 SHIPPED = "weights"  # folder beside the data sets
 TENSORS, DESCRIPTION = ".safetensors", ".json"
-FLOAT32 = "F32"
-SIZE_BYTES = 8  # of the header's length, little-endian
-MOST_HEADER_BYTES = 2**20
+_FIELDS = {"config": dict, "sha256": str, "method": str}
 
 
 def to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -53,24 +54,9 @@ def from_bytes(data: bytes) -> dict[str, np.ndarray]:
         InputError: anything else.
     """
     try:
-        size = int.from_bytes(data[:SIZE_BYTES], "little")
-        if not len(data) >= SIZE_BYTES + size or size > MOST_HEADER_BYTES:
-            raise ValueError(f"a header of {size} bytes in a file of {len(data)}")
-        header = json.loads(data[SIZE_BYTES : SIZE_BYTES + size])
-        header.pop("__metadata__", None)
-        body, tensors = memoryview(data)[SIZE_BYTES + size :], {}
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            if entry["dtype"] != FLOAT32 or not 0 <= begin <= end <= len(body):
-                raise ValueError(f"{name} is {entry}")
-            if end - begin != 4 * math.prod(entry["shape"]):
-                raise ValueError(f"{name} of shape {entry['shape']} in {end - begin} bytes")
-            tensors[name] = np.frombuffer(body[begin:end], "<f4").reshape(entry["shape"]).astype(np.float32)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"weights cannot be read ({shorten(error)}); accepted: a safetensors file of float32 arrays"
-        ) from None
-    return tensors
+        return read_tensors(data)
+    except ValueError as error:
+        raise InputError(f"weights cannot be read ({error}); accepted: a safetensors file of float32 arrays") from None
 
 
 def shipped() -> dict[str, Path]:
@@ -90,25 +76,52 @@ def load(stem: Path) -> Offloader:
     """
     tensors_path, description_path = stem.with_name(stem.name + TENSORS), stem.with_name(stem.name + DESCRIPTION)
     try:
-        data, text = tensors_path.read_bytes(), description_path.read_bytes()
+        data = tensors_path.read_bytes()
+        description = load_json(description_path, "one of export_weights.py")
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}; accepted: files of export_weights.py") from None
     try:
-        description = json.loads(text)
-        config, sha256 = TrainConfig.from_json(description["config"]), description["sha256"]
-        label, iteration = str(description["method"]), int(description["iteration"])
-        known = description.get("ranges") and ranges.from_json(description["ranges"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{description_path} cannot be read ({error!r}); accepted: one of export_weights.py") from None
-    if hashlib.sha256(data).hexdigest() != sha256:
+        for name, kind in _FIELDS.items():
+            check_type(name, description.get(name), kind)
+        check_number("iteration", description.get("iteration"), low=0, integer=True)
+        config, stored = TrainConfig.from_json(description["config"]), description.get("ranges")
+        known = None if stored is None else ranges.from_json(stored)
+    except InputError as error:
+        raise InputError(f"{description_path} cannot be read: {error}") from None
+    if hashlib.sha256(data).hexdigest() != description["sha256"]:
         raise InputError(f"{tensors_path} is not what {description_path} describes; accepted: files written together")
-    params = unflatten_dict(from_bytes(data), sep="/")
-    _check_shapes(tensors_path, config.network, params)
-    return Offloader(config.network, jax.tree.map(jax.numpy.asarray, params), label, iteration, config.learning, known)
+    tensors = from_bytes(data)
+    check_arrays(tensors_path, config.network, tensors)
+    params = jax.tree.map(jax.numpy.asarray, unflatten_dict(tensors, sep="/"))
+    return Offloader(config.network, params, description["method"], description["iteration"], config.learning, known)
 
 
-def _check_shapes(path: Path, network: NetworkConfig, params: Any) -> None:
-    wanted = jax.eval_shape(partial(rollout.init_params, network), jax.random.key(0))
-    shapes = [jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (params, wanted)]
-    if shapes[0] != shapes[1]:
+def check_arrays(path: Path, network: NetworkConfig, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError unless these are a network's parameters, all finite.
+
+    What the settings say is first compared with what is stored: nothing is built of a size that only they claim.
+
+    Args:
+        path: of the arrays, for messages.
+        network: the settings.
+        arrays: parameters by name, the parts of a name joined by slashes.
+    """
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    layers = sum(name.startswith("params/decoder_") and name.endswith("/cell_scale") for name in shapes)
+    alike = layers == network.layers and shapes.get("params/logits_head/kernel") == (network.units, NUM_SIDES)
+    if not alike or shapes != _shapes(network):
         raise InputError(f"{path} has arrays of another network; accepted: those of {network}")
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"{path} has NaN or infinite numbers in {name}; accepted: finite ones")
+
+
+def _shapes(network: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """Of every parameter by name. Layers from the second on are alike, so that no more than two are built."""
+    built = dataclasses.replace(network, layers=min(network.layers, 2))
+    params = jax.eval_shape(partial(rollout.init_params, built), jax.random.key(0))
+    shapes = {name: tuple(leaf.shape) for name, leaf in flatten_dict(params, sep="/").items()}
+    for name in [name for name in shapes if name.split("/")[1].endswith("coder_1")]:
+        for layer in range(2, network.layers):
+            shapes[name.replace("coder_1/", f"coder_{layer}/", 1)] = shapes[name]
+    return shapes

@@ -105,7 +105,7 @@ _OF_THE_NETWORK: dict[str, dict[str, Changes]] = {
         "and the simulator": {"network.decoder_input": "task_sim"},
         "and what comes of it": {"network.decoder_input": "lookahead"},
     },
-    "capacity": {"64 units": {"network.units": 64}, "256 units": {"policy.units": 256}},
+    "capacity": {"64 units": {"network.units": 64}, "256 units": {"network.units": 256}},
 }
 _PLUS = learned_method("mrlato_plus")
 

@@ -104,8 +104,85 @@ def test_what_it_refuses(edges: Any, channel: str, message: str) -> None:
 
 
 def test_a_policy_that_chooses_the_order_is_refused() -> None:
-    with pytest.raises(ValueError, match="decides is order; accepted"):
+    with pytest.raises(ValueError, match="decides is 'order'; accepted"):
         portable.Portable({"decides": "order"}, {})
+
+
+def copied(folder: Path) -> Path:
+    stem = folder / "x"
+    for suffix in (".json", ".safetensors"):
+        stem.with_suffix(suffix).write_bytes((WEIGHTS / f"exp1{suffix}").read_bytes())
+    return stem
+
+
+def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+    stem = copied(tmp_path)
+    whole, rng = stem.with_suffix(".safetensors").read_bytes(), np.random.default_rng(0)
+    for place in [0, 9, len(whole) - 1, *rng.integers(0, len(whole), 20)]:
+        spoilt = whole[:place] + bytes([whole[place] ^ 1 << int(rng.integers(8))]) + whole[place + 1 :]
+        stem.with_suffix(".safetensors").write_bytes(spoilt)
+        with pytest.raises(ValueError, match=r"x\.safetensors is not what x\.json describes"):
+            portable.load(stem)
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("{", "Expecting property name"),
+        ("\xff", "can't decode"),
+        ("[]", r"x\.json is \[\]; accepted: a JSON object"),
+        ("{}", "is not what .* describes"),
+        ("[" * 100_000, "nests too deeply"),
+        ('{"a": 1, "a": 2}', "has a name twice"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_description_that_is_none(tmp_path: Path, text: str, phrase: str) -> None:
+    stem = copied(tmp_path)
+    stem.with_suffix(".json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=phrase):
+        portable.load(stem)
+    stem.with_suffix(".json").unlink()
+    with pytest.raises(FileNotFoundError):
+        portable.load(stem)
+
+
+@pytest.mark.parametrize("config", [None, [], {}, {"policy": 3}])
+def test_a_description_without_settings(tmp_path: Path, config: Any) -> None:
+    stem = copied(tmp_path)
+    text = json.loads(stem.with_suffix(".json").read_text())
+    stem.with_suffix(".json").write_text(json.dumps({**text, "config": config}))
+    with pytest.raises(ValueError, match=r"config\.policy of x\.json is .*; accepted: a JSON object"):
+        portable.load(stem)
+
+
+WRONG_SETTINGS = {
+    "layers": (0, 1, 1_000, 10**9, None, True, 2.0),
+    "units": (64, 10**9, 0, -1, "128", None),
+    "heads": (7, -1, 10**9, None),
+    "neighbour_width": (10**9, 33, 0, None),
+    "neighbours": ("none", None, []),
+    "encoder": ("backward", {}),
+    "decoder_input": ("paper", "none", None, []),
+    "lookahead_rules": (0, 6, None),
+    "task_features": ("none", None),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SETTINGS)
+def test_settings_that_the_weights_do_not_fit(name: str) -> None:
+    config = NetworkConfig(decoder_input="lookahead", units=16, heads=4)
+    params = rollout.init_params(config, jax.random.key(0))
+    arrays = {key: np.asarray(leaf) for key, leaf in flatten_dict(params, sep="/").items()}
+    settings = config.to_json()
+    portable.Portable(settings, arrays)
+    for value in WRONG_SETTINGS[name]:
+        with pytest.raises(ValueError, match="; accepted: "):
+            portable.Portable({**settings, name: value}, arrays)
+    for key in arrays:
+        if not key.startswith("params/value_head/"):  # which planning does not need
+            with pytest.raises(ValueError, match=r"; accepted: (shape|as many)"):
+                portable.Portable(settings, {other: array for other, array in arrays.items() if other != key})
 
 
 def test_a_copy_of_the_file_needs_numpy_alone(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import struct
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny_run
+from flax.traverse_util import flatten_dict
 
 import mrlato_jax as mj
+from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError
 from mrlato_jax.inference import trained_run, weights
+from mrlato_jax.learning import rollout
 from mrlato_jax.learning.outer import init_state
 from mrlato_jax.learning.ranges import ranges_of
 from mrlato_jax.training import checkpoint
@@ -121,7 +128,19 @@ def header(entries: Any, body: bytes = b"") -> bytes:
         header({"a": {"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}}, b"\0" * 8),
         header({"a": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}, b"\0" * 8),
         header({"a": {"dtype": "F32", "shape": [10**9, 10**9], "data_offsets": [0, 8]}}, b"\0" * 8),
+        header({"a": {"dtype": "F32", "shape": [0, 10**30], "data_offsets": [0, 0]}}),
+        header({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, b"\0" * 4),
+        header({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, b"\0" * 4),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}, b"\0" * 4),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 8),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"\0" * 8),
+        header({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in "ab"}, b"\0" * 4),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, struct.pack("<f", float("nan"))),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, struct.pack("<f", float("-inf"))),
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
+        struct.pack("<Q", 14) + b'{"a":1,"a":{}}',
     ],
+    ids=lambda data: hashlib.sha256(data).hexdigest()[:8],
 )
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(InputError, match=r"weights cannot be read .*accepted: a safetensors file"):
@@ -134,6 +153,103 @@ def copied(folder: Path) -> tuple[Path, Path]:
     for path in paths:
         path.write_bytes(stem.with_suffix(path.suffix).read_bytes())
     return paths
+
+
+def described(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """A copy of shipped weights whose description is changed, the hash as it was."""
+    tensors, description = copied(folder)
+    text = json.loads(description.read_text())
+    change(text)
+    description.write_text(json.dumps(text))
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (lambda text: text.update(ranges=5), "ranges is 5; accepted: a JSON object"),
+        (lambda text: text["ranges"].update(task=[1, 2]), "ranges has 'task'; accepted: tasks, "),
+        (lambda text: text.update(iteration=float("inf")), "iteration is inf; accepted: an integer"),
+        (lambda text: text.pop("iteration"), "iteration is None; accepted: an integer"),
+        (lambda text: text.update(config=[]), "config is "),
+        (lambda text: text["config"].update(policy=[]), "policy is .*; accepted: a JSON object"),
+        (lambda text: text["config"].update(learning=None), "learning is None; accepted: a JSON object"),
+        (lambda text: text.update(sha256=None), "sha256 is None"),
+        (lambda text: text.update(method=["x" * 10**6]), "method is "),
+        (lambda text: text.update(method=nested(100)), "nests more than 64 levels"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(tmp_path: Path, change: Callable[[Any], Any], phrase: str) -> None:
+    with pytest.raises(InputError, match=phrase) as caught:
+        mj.load_offloader(described(tmp_path, change))
+    assert "x.json" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("number", [1_000, 10**9])
+@pytest.mark.parametrize("name", ["layers", "units", "neighbour_width"])
+def test_nothing_is_built_of_a_size_that_a_description_claims(tmp_path: Path, name: str, number: int) -> None:
+    def change(text: dict[str, Any]) -> None:
+        text["config"]["policy"] |= {"neighbours": "listed", name: number}
+
+    started = time.monotonic()
+    with pytest.raises(InputError, match="arrays of another network"):
+        mj.load_offloader(described(tmp_path, change))
+    assert time.monotonic() - started < 10  # a thousand layers take a minute and a half to build
+
+
+def rewritten(stem: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> None:
+    """The arrays changed, and the hash with them."""
+    tensors, description = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    arrays = weights.from_bytes(tensors.read_bytes())
+    change(arrays)
+    tensors.write_bytes(weights.to_bytes(arrays))
+    text = {**json.loads(description.read_text()), "sha256": hashlib.sha256(tensors.read_bytes()).hexdigest()}
+    description.write_text(json.dumps(text))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    tensors, _ = copied(tmp_path)
+
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        arrays["params/embedding/bias"][3] = value
+
+    rewritten(tensors, change)
+    with pytest.raises(InputError, match="embedding/bias' holds NaN or infinite numbers"):
+        mj.load_offloader(tensors)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_every_depth_is_known(tmp_path: Path, layers: int) -> None:
+    network = NetworkConfig(units=8, heads=2, layers=layers, encoder="bidirectional")
+    params = rollout.init_params(network, jax.random.key(0))
+    arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="/").items()}
+    weights.check_arrays(tmp_path, network, arrays)
+    for name in arrays:
+        with pytest.raises(InputError, match="arrays of another network"):
+            weights.check_arrays(tmp_path, network, {key: array for key, array in arrays.items() if key != name})
+
+
+def test_a_run_with_parameters_of_another_network_is_refused(tmp_path: Path) -> None:
+    """Its checkpoint is whole, and says of itself that it is of these settings."""
+    params = init_state(CONFIG.network, CONFIG.learning, seed=4).params
+    other = dataclasses.replace(CONFIG.network, units=32)
+    with RunFolder.create(tmp_path, CONFIG, "ab") as run:
+        run.save(1, {"params": rollout.init_params(other, jax.random.key(0))}, checkpoint_meta(CONFIG, "ab"))
+        with pytest.raises(InputError, match="arrays of another network"):
+            trained_run.trained_policy(run)
+        spoilt = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
+        run.save(2, {"params": spoilt}, checkpoint_meta(CONFIG, "ab"))
+        with pytest.raises(InputError, match="NaN or infinite numbers"):
+            trained_run.trained_policy(run)
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
+from mrlato_jax.errors import InputError
 from mrlato_jax.learning import rollout
 from mrlato_jax.results import modes
 from mrlato_jax.results.record import GrowingRecord
@@ -40,6 +42,12 @@ def test_points_by_hand() -> None:
 
 def test_a_row_that_a_setting_lacks_is_no_point() -> None:
     assert modes.points({**ROWS, "n40": {}}, {"n20": 100.0, "n30": 200.0, "n40": 1.0}) == {}
+
+
+@pytest.mark.parametrize("row", [5, {}, {**ROWS["n20"]["learned: argmax"], "seconds": ["x"]}])
+def test_a_damaged_row_is_refused(row: Any) -> None:
+    with pytest.raises(InputError, match=r"record has .* as learned: argmax on n20; accepted: a record as it was"):
+        modes.points({**ROWS, "n20": {"learned: argmax": row}}, {"n20": 100.0, "n30": 200.0})
 
 
 def test_searches_spend_what_they_may(policy: mj.Offloader) -> None:

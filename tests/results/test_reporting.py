@@ -161,9 +161,15 @@ def test_a_record_of_another_measurement_stays(tmp_path: Path) -> None:
     # The same measurement again takes its own place.
     assert "adaptation-2.json" in reporting.write(tmp_path, "adaptation", "mrlato", results(4), second)
     assert len(list(tmp_path.glob("*.json"))) == 2
-    (tmp_path / "adaptation.json").write_text("{torn")
-    assert "adaptation-2.json" in reporting.write(tmp_path, "adaptation", "mrlato", results(4), second)
-    assert (tmp_path / "adaptation.json").read_text() == "{torn"
+    for torn in (
+        "{torn",
+        "[" * 100_000,
+        json.dumps({**second, "settings": 5}),
+        json.dumps({**second, "settings": [5]}),
+    ):
+        (tmp_path / "adaptation.json").write_text(torn)
+        assert "adaptation-2.json" in reporting.write(tmp_path, "adaptation", "mrlato", results(4), second)
+        assert (tmp_path / "adaptation.json").read_text() == torn
 
 
 def test_no_record_of_nan(tmp_path: Path) -> None:

@@ -178,6 +178,17 @@ def test_hashes_of_parameters() -> None:
     assert len({params_hash(tree) for tree in (params, *others)}) == 4
 
 
+@pytest.mark.parametrize("config", [None, [], 3])
+def test_a_record_without_settings_is_refused(settings: list[TestSetting], tmp_path: Path, config: Any) -> None:
+    path = tmp_path / "record.json"
+    open_record(path, settings).add("test0", "all", part(tiny_run.GRAPHS))
+    stored = json.loads(path.read_text())
+    stored["identity"]["config"] = config
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"cannot be read \(identity\.config is"):
+        open_record(path, settings)
+
+
 def test_a_run_of_other_settings_or_code_is_refused(settings: list[TestSetting], tmp_path: Path) -> None:
     dataset = tiny_run.dataset()
     path = tmp_path / "seed3"

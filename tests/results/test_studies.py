@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,27 @@ def test_a_record_lacks_settings_that_were_added_since(record: StudyRecord, tmp_
     older.write_text(text.replace('"longer"', '"farther"'))
     with pytest.raises(InputError, match="has farther, seed 0, of other settings"):
         StudyRecord(older, "mine", STUDY, DATASET, {}, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (lambda row: row.clear(), "KeyError('curve')"),
+        (lambda row: row["curve"]["seconds"].pop(), "ValueError"),
+        (lambda row: row["curve"]["gap_percent"].__setitem__(0, "x"), "TypeError"),
+        (lambda row: row["lately"].update(entropy=float("nan")), "values that are not finite"),
+        (lambda row: row.update(config=[]), "AttributeError"),
+    ],
+)
+def test_a_damaged_row_is_refused(
+    record: StudyRecord, tmp_path: Path, change: Callable[[Any], Any], phrase: str
+) -> None:
+    stored = json.loads(record.path.read_text())
+    change(stored["rows"][BASE]["0"])
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=re.escape(f"record {path}, base, 0: ") + ".*" + re.escape(phrase)):
+        StudyRecord(path, "mine", STUDY, DATASET, {}, 5)
 
 
 def test_a_stage_before_counts_in_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

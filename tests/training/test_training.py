@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig, TrainConfig
+from mrlato_jax.config import STORED_AS, ExecutionConfig, LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState, init_state
@@ -570,4 +570,5 @@ def test_a_checkpoint_of_another_run_is_refused(
 def test_only_the_length_of_a_run_may_change() -> None:
     longer = dataclasses.replace(CONFIG, iterations=100)
     assert checkpoint_meta(longer, HASH) == checkpoint_meta(CONFIG, HASH)
-    assert set(checkpoint_meta(CONFIG, HASH)["config"]) == {f.name for f in dataclasses.fields(CONFIG)} - {"iterations"}
+    names = {STORED_AS.get(field.name, field.name) for field in dataclasses.fields(CONFIG)}
+    assert set(checkpoint_meta(CONFIG, HASH)["config"]) == names - {"iterations"}
