@@ -1,0 +1,344 @@
+"""Everything that waits for a GPU, in pieces of at most nine minutes that need no thought.
+
+    python launch/on_gpu.py                       the next pieces, for nine minutes; the same command goes on
+    python launch/on_gpu.py --list                what is done, what is left
+    python launch/on_gpu.py --only=compile,bench  these groups or pieces
+    python launch/on_gpu.py --carry=FOLDER        takes the state from FOLDER, and leaves it there, in a few small files
+    python launch/on_gpu.py --tiny --minutes=30   the same at a tiny size, in minutes on a CPU
+
+Groups: compile, the compile times of three training programs under several settings; bench, bench.py in full; plus,
+mrlato_plus on each experiment; bare, the paper's method with twice Table I's trajectories, its gap on the way;
+paper, reproduce.py at the paper's settings; tables, of all of it.
+
+Each piece is a command that goes on by itself where it was stopped. At the end of the time whatever runs is asked to
+stop, and killed where it does not: a call never lasts longer. A piece that fails is recorded with its error, and the
+others go on; --retry tries it again. Records come to lie in OUT/results as they are to lie in data/results, and the
+end of a call says which are complete. Exit status 1 where a piece has failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _cli import LAUNCH, run
+from _pieces import CACHE, FAILED, LEFT, RESULTS, RUNS, TABLE, Ledger, Piece, Step, pack, unpack, work
+from absl import flags
+
+import mrlato_jax
+from mrlato_jax.bench import compiling
+from mrlato_jax.bench.fresh import caching
+from mrlato_jax.dag import dataset as datasets
+from mrlato_jax.dag.daggen import daggen
+from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.files import check_writable, write_atomically
+from mrlato_jax.progress import format_duration
+from mrlato_jax.training import demonstrations
+from mrlato_jax.training.run_folder import RunFolder
+
+ROOT = LAUNCH.parent
+EXPERIMENTS = ("exp2", "exp1", "exp3")  # the shortest first
+GROUPS = ("compile", "bench", "plus", "bare", "paper", "tables")
+SECTIONS = {  # of bench.py: seconds that must be left to begin it, and what it takes, roughly
+    "matmul": (30, 30), "simulator": (60, 60), "meta_iteration": (480, 900), "compile": (480, 480),
+    "planning": (240, 300), "offloader": (240, 300), "growth": (480, 5400),
+}  # fmt: skip
+TINY_SECTIONS = ("matmul", "simulator")
+COMPILE_S, TRAIN_S = 480, 240  # seconds that must be left to begin one
+BARE = "exp2-bare-2000-seed0"
+TINY_SETTINGS = {
+    "iterations": 8, "units": 16, "layers": 1, "meta_batch": 2, "graphs_per_task": 2, "rollouts": 2,
+    "warm_start_iterations": 2,
+}  # fmt: skip
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("out", "runs/on_gpu", "Folder of everything: records, runs, compiled programs, the ledger.")
+flags.DEFINE_float("minutes", 9.0, "How long this call may last.")
+flags.DEFINE_list("only", list(GROUPS), "Groups or pieces, comma-separated.")
+flags.DEFINE_bool("list", False, "Only say what is done and what is left.")
+flags.DEFINE_bool("retry", False, "Try the pieces again that have failed.")
+flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ... of each learned method.")
+flags.DEFINE_string(
+    "carry",
+    None,
+    "Folder to take the state from, where OUT has none yet, and to leave it in, for a call on another machine.",
+)
+flags.DEFINE_float("carry_mb", 40.0, "MiB that may be carried; compiled programs fill what records and runs leave.")
+flags.DEFINE_bool("tiny", False, "Everything at a tiny size, to try the script itself.")
+
+
+def main(_: list[str]) -> int:
+    started = time.monotonic()
+    check_number("minutes", FLAGS.minutes, low=0.0, open_low=True)
+    check_number("carry_mb", FLAGS.carry_mb, low=0.0, open_low=True)
+    check_number("seeds", FLAGS.seeds, low=1, integer=True)
+    out = Path(FLAGS.out).absolute()
+    carry = None if FLAGS.carry is None else Path(FLAGS.carry).absolute()
+    if carry is not None and (carry == out or out in carry.parents):
+        raise InputError(f"--carry is {carry}; accepted: a folder that is not in --out ({out})")
+    check_writable(out)
+    if carry is not None and unpack(carry, out):
+        print(f"taken from {carry}: the state of earlier calls", flush=True)
+    identity = {"version": mrlato_jax.__version__, "tiny": FLAGS.tiny, "seeds": FLAGS.seeds}
+    ledger = Ledger(out, identity)
+    everything = pieces(out)
+    chosen = [piece for piece in everything if {piece.name, piece.group}.intersection(FLAGS.only)]
+    unknown = set(FLAGS.only) - {name for piece in everything for name in (piece.name, piece.group)}
+    if unknown:
+        raise InputError(f"--only has {sorted(unknown)[0]!r}; accepted: {', '.join(GROUPS)}, or a piece of --list")
+    if not FLAGS.list:
+        prepare(out)
+        for entry in ledger.entries.values():
+            if FLAGS.retry and entry["status"] == FAILED:
+                entry["status"] = LEFT
+        work(chosen, ledger, out, 60 * FLAGS.minutes, started)
+        ledger.write()
+    table = ledger.table(everything)
+    print(f"\n{table}\n")
+    if not FLAGS.list:
+        write_atomically(out / TABLE, f"{table}\n".encode())
+        if carry is not None:
+            print(pack(out, carry, int(FLAGS.carry_mb * 2**20)))
+    say_what_to_keep(out, ledger, everything)
+    failed = [piece.name for piece in chosen if ledger.of(piece)["status"] == FAILED]
+    if failed:
+        print(f"failed: {', '.join(failed)}; see {out / 'logs'}, and --retry")
+    left = len(ledger.left(chosen))
+    print(f"{left} pieces left; the same command goes on" if left else "nothing left")
+    print(f"total time {format_duration(time.monotonic() - started)}")
+    return 1 if failed else 0
+
+
+def pieces(out: Path) -> list[Piece]:
+    """All pieces, in the order in which they are done."""
+    return [*compile_pieces(out), *bench_pieces(out), *plus_pieces(out), bare_piece(out), *paper_pieces(out)]
+
+
+def compile_pieces(out: Path) -> list[Piece]:
+    """Compile times, a piece for each program and setting; as it is and with the cache it fills go together."""
+    made = []
+    for program, what in compiling.PROGRAMS.items():
+        for variant, settings in compiling.VARIANTS.items():
+            if variant == compiling.WARM_CACHE:
+                continue
+            together = [variant, compiling.WARM_CACHE] if variant == compiling.AS_IS else [variant]
+            steps = tuple(compile_step(out, program, name) for name in together)
+            made.append(
+                Piece(
+                    f"compile-{program}-{variant}",
+                    f"compiling {what}, {settings.what}",
+                    COMPILE_S,
+                    steps,
+                    ("compile-*.json",),
+                )
+            )
+    return made
+
+
+def compile_step(out: Path, program: str, variant: str) -> Step:
+    """One measurement of `compiling`."""
+    file, cache = out / RESULTS / "compile" / f"{program}-{variant}.json", out / CACHE / "measured" / program
+
+    def gather(excuse: str) -> None:
+        if excuse:
+            write_json(file, {"not_measured": excuse})
+        if variant == compiling.WARM_CACHE:
+            shutil.rmtree(cache, ignore_errors=True)
+        parts = {
+            program: {
+                name: json.loads(part.read_bytes())
+                for name in compiling.VARIANTS
+                if (part := file.with_name(f"{program}-{name}.json")).exists()
+            }
+            for program in compiling.PROGRAMS
+        }
+        measured = [part for of_program in parts.values() for part in of_program.values() if "environment" in part]
+        if measured:
+            write_json(out / RESULTS / f"compile-{measured[0]['environment']['platform']}.json", parts)
+
+    return Step(
+        lambda: compiling.command(program, variant, file, cache, FLAGS.tiny),
+        with_package(compiling.variables(variant, cache)),
+        needs(COMPILE_S if variant != compiling.WARM_CACHE else 120),
+        compiling.UNKNOWN_FLAG if compiling.VARIANTS[variant].gpu_only else "",
+        gather,
+    )
+
+
+def bench_pieces(out: Path) -> list[Piece]:
+    """The sections of bench.py."""
+    folder = out / RESULTS / "bench"
+
+    def gather(_: str) -> None:
+        parts = [json.loads((folder / f"{name}.json").read_bytes()) for name in SECTIONS if known(folder, name)]
+        record = {name: figures for part in parts for name, figures in part.items()}
+        record["environment"]["peak_memory_gb"] = max(part["environment"]["peak_memory_gb"] for part in parts)
+        write_json(out / RESULTS / f"bench-{record['environment']['platform']}.json", record)
+
+    def step(name: str, needs_s: float) -> Step:
+        words = [script("bench.py"), f"--only={name}", f"--json={folder / f'{name}.json'}"]
+        words += [] if FLAGS.tiny else ["--full"]
+        return Step(lambda: [sys.executable, *words], cached(out), needs(needs_s), after=gather)
+
+    return [
+        Piece(f"bench-{name}", f"bench.py, {name}", estimate, (step(name, needs_s),), ("bench-*.json",))
+        for name, (needs_s, estimate) in SECTIONS.items()
+        if not FLAGS.tiny or name in TINY_SECTIONS
+    ]
+
+
+def known(folder: Path, name: str) -> bool:
+    """Whether a section of bench.py has its record."""
+    return (folder / f"{name}.json").exists()
+
+
+def plus_pieces(out: Path) -> list[Piece]:
+    """mrlato_plus on each experiment."""
+    return [
+        Piece(
+            f"plus-{name}",
+            f"mrlato_plus on {name}, {FLAGS.seeds} seeds",
+            2400,
+            (reproduce_step(out, name, ["--methods=mrlato_plus"]),),
+            (f"paper/{name}-mrlato_plus*-seed*.json",),
+        )
+        for name in EXPERIMENTS
+    ]
+
+
+def paper_pieces(out: Path) -> list[Piece]:
+    """The paper's experiments, and the tables of all three."""
+    hours = {"exp2": 2, "exp1": 4, "exp3": 4}
+    made = [
+        Piece(
+            f"paper-{name}",
+            f"reproduce.py on {name}, {FLAGS.seeds} seeds",
+            3600 * hours[name],
+            (reproduce_step(out, name, []),),
+            (f"paper/{name}*",),
+        )
+        for name in EXPERIMENTS
+    ]
+    return [*made, Piece("tables", "all tables", 60, (reproduce_step(out, "all", [], 60),), ("paper/all*",))]
+
+
+def reproduce_step(out: Path, experiment: str, more: Sequence[str], needs_s: float = TRAIN_S) -> Step:
+    """reproduce.py at the paper's settings."""
+    words = [
+        *("reproduce.py", f"--experiment={experiment}", "--preset=paper", f"--seeds={FLAGS.seeds}"),
+        *(f"--out={out / RESULTS}", f"--runs={out / RUNS}", *more),
+    ]
+    if FLAGS.tiny:
+        words += [f"--settings={out / 'tiny.flags'}", f"--data={out / 'data'}", "--updates=2"]
+        words += ["--annealing_steps=20", "--local_search_evaluations=20"]
+    return Step(lambda: [sys.executable, script(words[0]), *words[1:]], cached(out), needs(needs_s))
+
+
+def bare_piece(out: Path) -> Piece:
+    """The paper's method and nothing more, long and with many trajectories: where does it stall?"""
+    folder = out / RUNS / "bare"
+    data = [f"--data={out / 'data'}"] if FLAGS.tiny else []
+    updates = 2 if FLAGS.tiny else 100
+
+    def train() -> list[str]:
+        words = [script("meta_train.py"), "--flagfile=exp2.flags", "--rollouts=20", f"--run={folder}", "--on=none"]
+        if FLAGS.tiny:  # long enough to be stopped in the middle
+            words += [f"--flagfile={out / 'tiny.flags'}", "--iterations=400", *data]
+        else:
+            words += ["--validate=4", "--checkpoint_every=50"]
+        return [sys.executable, *words, *(["--resume"] if RunFolder.begun(folder) else [])]
+
+    def keep(_: str) -> None:
+        copies = {f"evaluation-{updates}.{ending}": f"{BARE}.{ending}" for ending in ("json", "md")}
+        for name in ("metrics", "validation"):
+            if (folder / f"{name}.jsonl").exists():
+                copies[f"{name}.jsonl"] = f"{BARE}-{name}.jsonl"
+        for name, copy in copies.items():
+            write_atomically(out / RESULTS / copy, (folder / name).read_bytes())
+
+    evaluate = [sys.executable, script("evaluate.py"), f"--run={folder}", f"--updates={updates}", *data]
+    steps = (
+        Step(train, cached(out), needs(TRAIN_S)),
+        Step(lambda: evaluate, cached(out), needs(TRAIN_S), after=keep),
+    )
+    return Piece("bare", "mrlato on exp2, 2000 iterations of 2000 trajectories a task", 5400, steps, (f"{BARE}*",))
+
+
+def script(name: str) -> str:
+    """A script beside this one."""
+    return str(LAUNCH / name)
+
+
+def needs(seconds: float) -> float:
+    """Seconds that must be left; at a tiny size nothing takes long."""
+    return 0.0 if FLAGS.tiny else seconds
+
+
+def with_package(variables: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables with which a command finds the package that stands beside this script."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, **variables}
+
+
+def cached(out: Path) -> dict[str, str]:
+    """Environment variables of a command that keeps its compiled programs, where the user has no place for them."""
+    kept = "JAX_COMPILATION_CACHE_DIR" in os.environ
+    return with_package({} if kept else caching(str(out / CACHE)))
+
+
+def prepare(out: Path) -> None:
+    """Makes what the commands need: the planners' records, which take no GPU; at a tiny size the data."""
+    for name in ("bench", "compile"):
+        (out / RESULTS / name).mkdir(parents=True, exist_ok=True)
+    (out / RUNS).mkdir(exist_ok=True)
+    if FLAGS.tiny:
+        make_tiny(out)
+        return
+    for path in (ROOT / "data" / "results").glob("references-*.json"):
+        if not (out / RESULTS / path.name).exists():
+            shutil.copyfile(path, out / RESULTS / path.name)
+
+
+def make_tiny(out: Path) -> None:
+    """Settings, data sets and demonstrations with which every command takes seconds."""
+    if (out / "tiny.flags").exists():
+        return
+    data = out / "data"
+    data.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name in EXPERIMENTS:
+        sets = {set_name: [daggen(6, 0.6, 0.6, rng) for _ in range(4)] for set_name in ("train0", "train1", "test0")}
+        datasets.save(DagDataset.from_graphs(name, sets, ("train", "train", "test"), {"tiny": 0}), data)
+        plans = demonstrations.load(demonstrations.find(name), name)
+        few = [plan for plan in plans if len(plan.placement) == 25][:64]
+        demonstrations.save(demonstrations.find(name, data), name, few)
+    lines = [f"--{name}={value}" for name, value in TINY_SETTINGS.items()]
+    write_atomically(out / "tiny.flags", "\n".join([*lines, ""]).encode())
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Writes a record on one line."""
+    write_atomically(path, json.dumps(record).encode() + b"\n")
+
+
+def say_what_to_keep(out: Path, ledger: Ledger, everything: Sequence[Piece]) -> None:
+    """Prints which records are complete and where they belong."""
+    results = out / RESULTS
+    done = [piece for piece in everything if ledger.of(piece)["status"] == "done"]
+    files = sorted({path for piece in done for pattern in piece.records for path in results.glob(pattern)})
+    if files:
+        print(f"complete in {results}, to be committed under the same names in data/results:")
+        for path in files:
+            print(f"  {path.relative_to(results)}")
+
+
+if __name__ == "__main__":
+    run(main)
