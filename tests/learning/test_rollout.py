@@ -17,6 +17,9 @@ from helpers import placement_of, random_dag, random_mec, to_graph, to_system
 
 import mrlato_jax as mj
 from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
+from mrlato_jax.environment import features
+from mrlato_jax.environment.interface import blind
+from mrlato_jax.environment.observation import num_observed
 from mrlato_jax.environment.surroundings import surroundings as surroundings_of
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.learning_task import LearningTask, learning_task
@@ -293,7 +296,7 @@ def test_paper_mode_does_not_see_which_task_it_decides(case: Case) -> None:
         pytest.skip("the simulator walks the positions as well")
     actions = case.trajectories.decisions.actions
     memory = rollout.encode(policy, params, case.task)
-    surroundings = decode.blind(len(SIZES), ROLLOUTS, max(SIZES))
+    surroundings = blind(len(SIZES), ROLLOUTS, max(SIZES))
     score = jax.jit(
         lambda memory: decode.decode(policy, params, memory, ROLLOUTS, surroundings, decode.given, actions)[0]
     )
@@ -365,7 +368,7 @@ def test_no_gradient_keeps_the_simulators_state_of_every_step(case: Case) -> Non
 
     program = str(jax.make_jaxpr(jax.grad(loss))(case.params))
     assert f"f32[{size},{graphs},{rollouts},{size}]" not in program
-    shown = rollout.observed(case.network)
+    shown = num_observed(case.network)
     assert shown == {"task_sim": 7, "lookahead": 9}.get(case.network.decoder_input, 0)
     for width in (7, 9):
         assert (f"f32[{size},{graphs * rollouts},{width}]" in program) == (width == shown)
@@ -379,8 +382,8 @@ def test_gradient_of_the_loss_equals_finite_differences() -> None:
     graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in (4, 2)]
     arrays = mj.pack(graphs, to_system(random_mec(rng, "paper")), dtype=np.float64)
     with jax.enable_x64(True):
-        features = jax.vmap(lambda dag: features.encode(dag, policy.neighbour_width))(arrays)
-        task = LearningTask(jax.tree.map(jnp.asarray, arrays), features, arrays.ue.sum(axis=-1))
+        encoded = jax.vmap(lambda dag: features.encode(dag, policy.neighbour_width))(arrays)
+        task = LearningTask(jax.tree.map(jnp.asarray, arrays), encoded, arrays.ue.sum(axis=-1))
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), random_params(policy, 6))
         actions = jnp.asarray(rng.integers(0, 2, (2, 3, 4)), jnp.int32)
         old_log_probs = -rng.uniform(0.3, 1.5, (2, 3, 4))
