@@ -1,14 +1,39 @@
-"""Set before any test module imports the package."""
+"""Set before any test module imports the package, in this process and in those that tests start."""
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+# What is compiled here is small, and compiling it is most of the suite's time. Every process keeps its programs in one
+# cache, which outlives the session; the settings are part of a program's name there, so all processes have the same.
+CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"
+CACHE_BYTES = 2_000_000_000  # at most, when a session begins
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag would end the process
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 import hypothesis
 import jax
+import pytest
 
 # An array that silently gains an axis is a mixed-up batch: make it an error everywhere.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Most of the suite's time is compilation, and what is compiled here is small.
-jax.config.update("jax_disable_most_optimizations", True)
-
 # Examples are not timed: the first one of a shape compiles.
 hypothesis.settings.register_profile("mrlato_jax", deadline=None)
 hypothesis.settings.load_profile("mrlato_jax")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Forgets the programs that were not used for longest, where there are too many."""
+    if "PYTEST_XDIST_WORKER" in os.environ or not CACHE.is_dir():
+        return
+    stats = sorted(((path.stat(), path) for path in CACHE.iterdir()), key=lambda pair: pair[0].st_atime, reverse=True)
+    kept = 0
+    for stat, path in stats:
+        kept += stat.st_size
+        if kept > CACHE_BYTES:
+            path.unlink()

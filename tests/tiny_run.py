@@ -6,19 +6,24 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+from absl import app, flags
 
 from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.dataset import DagDataset, save
+from mrlato_jax.learning import devices
 
 ROOT = Path(__file__).resolve().parents[1]
 GRAPHS = 4  # in each set
@@ -57,9 +62,38 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def run_here(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `launch/<script>` in this process, which is afterwards as before: for what ends before it computes."""
+    path = ROOT / "launch" / script
+    command = [str(path), *map(str, arguments)]
+    known, code = set(flags.FLAGS), 0
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as changes:
+        for change in (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            mock.patch.dict(os.environ),
+            mock.patch.object(sys, "argv", command),
+            mock.patch.object(sys, "path", [str(path.parent), *sys.path]),
+            mock.patch.object(app, "run", lambda main, flags_parser: sys.exit(main(flags_parser(sys.argv)))),
+            mock.patch.object(devices, "use_cores"),  # too late here
+        ):
+            changes.enter_context(change)
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code or 0
+        finally:
+            for name in set(flags.FLAGS) - known:
+                delattr(flags.FLAGS, name)
+            flags.FLAGS.unparse_flags()
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
 @dataclasses.dataclass(frozen=True)
 class Workplace:
-    """Where scripts are run: data, a cache of compiled programs, and one finished run to compare with."""
+    """Where scripts are run: data, and one finished run to compare with."""
 
     path: Path
 
@@ -80,15 +114,7 @@ class Workplace:
 
     def start(self, script: str, *arguments: object, cwd: Path | None = None) -> subprocess.Popen[str]:
         """Starts `launch/<script>`, output piped."""
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(self.path / "cache")),
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as conftest.py has it in this process
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, str(ROOT / "launch" / script), *map(str, arguments)]
         return subprocess.Popen(
             command, env=environment, cwd=cwd or self.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -106,9 +132,12 @@ class Workplace:
                 raise
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def refused(self, script: str, *arguments: object, cwd: Path | None = None) -> str:
-        """Runs what must end with exit status 2, nothing on standard output that promises more, and one line."""
-        ran = self.run(script, *arguments, cwd=cwd)
+    def refused(self, script: str, *arguments: object, cwd: Path | None = None, alone: bool = False) -> str:
+        """Runs what must end with exit status 2 and one line on standard error, which it returns.
+
+        In this process, where JAX is loaded already; `alone`, in one of its own, as a user does: once a script.
+        """
+        ran = self.run(script, *arguments, cwd=cwd) if alone else run_here(script, *arguments, cwd=cwd or self.path)
         assert ran.returncode == 2, ran.stderr
         assert ran.stderr.startswith("error: "), ran.stderr
         assert ran.stderr.count("\n") == 1, ran.stderr

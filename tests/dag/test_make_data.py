@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_run import run_here
 
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
@@ -113,7 +114,8 @@ def test_a_data_set_of_files(files: Path, tmp_path: Path) -> None:
     ],
 )
 def test_files_that_make_none(files: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
-    ran = make_data(f"--from={files}", *(argument.format(out=tmp_path / "out") for argument in arguments))
+    given = [argument.format(out=tmp_path / "out") for argument in arguments]
+    ran = run_here("make_data.py", f"--from={files}", *given, cwd=tmp_path)
     assert ran.returncode == 2
     assert message in ran.stderr
     assert not list((tmp_path / "out").glob("*.npz"))

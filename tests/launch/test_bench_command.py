@@ -89,5 +89,6 @@ def test_refused(place: Workplace, tmp_path: Path, arguments: list[str], phrase:
 def test_a_file_that_is_no_record_is_refused_and_stays(place: Workplace, tmp_path: Path) -> None:
     path = tmp_path / "notes.json"
     path.write_text('{"title": "mine"}')
-    assert str(path) in place.refused("bench.py", "--only=matmul", f"--record={path}", "--overwrite")
+    said = place.refused("bench.py", "--only=matmul", f"--record={path}", "--overwrite", alone=True)
+    assert str(path) in said
     assert path.read_text() == '{"title": "mine"}'

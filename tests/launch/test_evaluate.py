@@ -85,7 +85,8 @@ def test_refused(place: Workplace, run: Path, tmp_path: Path, arguments: list[st
 
 
 def test_run_is_asked_for(place: Workplace, tmp_path: Path) -> None:
-    assert place.refused("evaluate.py", cwd=tmp_path).startswith("--run is missing; accepted: the folder of a run")
+    said = place.refused("evaluate.py", cwd=tmp_path, alone=True)
+    assert said.startswith("--run is missing; accepted: the folder of a run")
 
 
 def test_a_run_without_a_checkpoint(place: Workplace, run: Path) -> None:

@@ -245,7 +245,7 @@ def test_training_alone(place: Workplace, run: Path) -> None:
 
 
 def test_data_that_there_is_not(place: Workplace, tmp_path: Path) -> None:
-    message = place.refused("meta_train.py", "--experiment=exp9", f"--run={tmp_path / 'run'}")
+    message = place.refused("meta_train.py", "--experiment=exp9", f"--run={tmp_path / 'run'}", alone=True)
     assert "experiment is 'exp9'; accepted: exp1, exp2, exp3, general" in message
     assert not (tmp_path / "run").exists()
 

@@ -40,7 +40,7 @@ def name(case: tuple[int, str, str]) -> str:
 def run_program(folder: Path, cases: str) -> dict[str, Any]:
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={NUM_DEVICES}",
         "PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[2], HERE.parents[1], HERE.parent))),
     }
     out = folder / f"{cases}.npz"

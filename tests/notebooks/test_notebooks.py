@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
 import re
 from pathlib import Path
 from types import ModuleType
@@ -47,10 +46,6 @@ def execute(name: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MRLATO_NOTEBOOK_TINY", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as conftest.py does in this process
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     notebook = build.read_source(FOLDER / f"{name}.py")
     notebook.cells.append(nbformat.v4.new_code_cell(f"import json\n\nprint(json.dumps({found}, default=float))"))
     build.execute(notebook, tmp_path, TIMEOUT_S)
