@@ -21,7 +21,7 @@ from typing import Any
 from mrlato_jax.errors import InputError
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.progress import format_duration, format_table
-from mrlato_jax.training.run_folder import GracefulStop
+from mrlato_jax.training.stopping import GracefulStop
 
 LEFT, DONE, FAILED = "left", "done", "failed"
 LEDGER, TABLE, RESULTS, RUNS, CACHE, LOGS = "pieces.json", "progress.md", "results", "runs", "cache", "logs"
