@@ -239,5 +239,5 @@ for name, value in (
     print(f"{name:11s} {MS * value:6.1f} ms")
 
 # %% [markdown]
-# A policy of the paper's size is trained by `launch/meta_train.py`; the README has its results. Whether such a result
+# `launch/meta_train.py` trains a policy of the paper's size (results: `docs/results.md`). Whether such a result
 # survives a change of the simulator's rules is the question of the next notebook.

@@ -361,5 +361,5 @@ plt.show()
 # It does not show what MRLCO's own network learns under correct rules, or would with as long a training. The policy
 # here is small, sees the simulator's queues, which MRLCO's does not, and is trained briefly, with two seeds, on one
 # family of wide DAGs that was chosen because the fault matters most there. Nor does it show that learning cannot win
-# under `paper`: the README has longer runs. It shows that a win that was measured under `mrlco_code` is no evidence of
+# under `paper`: `docs/results.md` has longer runs. It shows that a win measured under `mrlco_code` is no evidence of
 # one under the others.

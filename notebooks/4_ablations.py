@@ -284,5 +284,5 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# What the parts are worth at the paper's size is in the README, section "What each part is worth", and in
+# What the parts are worth at the paper's size is in `docs/results.md`, section "What each part is worth", and in
 # `data/results/studies/`.

@@ -1,0 +1,114 @@
+"""What the docs point to exists, and the README is short and right."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {str(path.relative_to(ROOT)): path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md")} | {
+    str(path.relative_to(ROOT)): path for path in sorted((ROOT / "docs").glob("*.md"))
+}
+MOST_WORDS = 1000
+
+FENCED = re.compile(r"^( *)```(.*?)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PATH = re.compile(r"(?<![\w/.-])(?:mrlato_jax|launch|tests|notebooks|data|docs)/[\w./*-]*")
+FLAG_FILE = re.compile(r"(?<![\w/-])(?:launch/)?([\w-]+\.flags)\b")
+SCRIPT = re.compile(r"(?<![\w/.-])([a-z_]+\.py) --")
+PLACEHOLDER = re.compile(r"<[^<>\n|]+>|<<|>>|\bOWNER\b|\bTODO\b|\bTBD\b|\bFIXME\b")
+
+
+def text_of(page: str) -> str:
+    return PAGES[page].read_text(encoding="utf-8")
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    made: set[str] = set()
+    for heading in re.findall(r"^#{1,6} +(.+?) *$", FENCED.sub("", text), re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").replace("*", "")
+        anchor = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        repeated = sum(re.fullmatch(rf"{re.escape(anchor)}(-\d+)?", other) is not None for other in made)
+        made.add(f"{anchor}-{repeated}" if repeated else anchor)
+    return made
+
+
+def test_anchors_are_those_of_the_site() -> None:
+    text = "# `a_b`, c?\n## A 2 % gap\n## A 2 % gap\n```sh\n# no heading\n```\n"
+    assert anchors(text) == {"a_b-c", "a-2--gap", "a-2--gap-1"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in LINK.findall(FENCED.sub("", text_of(page))):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (PAGES[page].parent / name).resolve() if name else PAGES[page]
+        assert path.exists(), f"{page} links to {target}; accepted: files of the checkout"
+        assert path.is_relative_to(ROOT), f"{page} links to {target}, which is outside the checkout"
+        if anchor:
+            accepted = anchors(path.read_text(encoding="utf-8"))
+            assert anchor in accepted, f"{page} links to {target}; accepted: {sorted(accepted)}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_exist(page: str) -> None:
+    text = LINK.sub("]", text_of(page))  # links are relative to the page
+    named = [path.rstrip("./") for path in PATH.findall(text)]
+    named += [f"launch/{name}" for name in (*FLAG_FILE.findall(text), *SCRIPT.findall(text))]
+    for path in named:
+        # NAME and the like in capitals stand for what the reader writes there.
+        if re.search(r"\b[A-Z]{2,}\b", path) is None or (ROOT / path).exists():
+            assert list(ROOT.glob(path)), f"{page} names {path}; accepted: files and folders of the checkout"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_left_to_fill_in(page: str) -> None:
+    prose = FENCED.sub(lambda block: "" if block[2] == "python" else block[3], text_of(page))
+    assert PLACEHOLDER.findall(prose) == [], page
+
+
+def test_the_index_has_every_page() -> None:
+    linked = {target.partition("#")[0] for target in LINK.findall(text_of("docs/README.md"))}
+    pages = {Path(page).name for page in PAGES if page.startswith("docs/")} - {"README.md"}
+    assert pages <= linked, f"docs/README.md does not link to {sorted(pages - linked)}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of("README.md").split()) <= MOST_WORDS
+
+
+def test_the_readme_begins_with_its_two_commands() -> None:
+    blocks = [block for _, language, block in FENCED.findall(text_of("README.md")) if language == "sh"]
+    commands = [line for line in blocks[0].splitlines() if not line.startswith(("git clone", "cd "))]
+    assert commands == ["make run", "make test"]
+    made = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(r"^run:.*\n\t\$\(BIN\)/python (.+)$", made, re.MULTILINE)
+    assert recipe is not None
+    assert recipe[1] in text_of("README.md"), f"make run is {recipe[1]}, which the README does not say"
+
+
+def test_the_readme_has_the_figures_of_the_records() -> None:
+    """Each number of the table is the mean over the three settings of an experiment."""
+    gaps: dict[tuple[str, str], dict[str, list[float]]] = {}
+    with (ROOT / "data" / "results" / "cpu" / "all.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            of_row = gaps.setdefault((row["method"], row["updates"]), {})
+            of_row.setdefault(row["experiment"], []).append(float(row["gap_percent"]))
+    table = re.search(r"^\| plan \|.*?\n\n", text_of("README.md"), re.MULTILINE | re.DOTALL)
+    assert table is not None
+    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table[0].strip().splitlines()[2:]]
+    assert len(rows) > 5
+    for name, *shown, _ in rows:
+        method, _, spent = name.replace("*", "").partition(", ")
+        if method == "local search":
+            key = (f"{method}, {spent.replace(',', '')}", "")
+        else:
+            key = (method, {"100 updates": "100", "no update": "0"}.get(spent, ""))
+        means = [sum(gaps[key][experiment]) / 3 for experiment in ("exp1", "exp2", "exp3")]
+        assert shown == [f"{mean:.1f}" for mean in means], name
