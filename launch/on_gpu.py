@@ -53,11 +53,11 @@ SECTIONS = {  # of bench.py: seconds that must be left to begin it, and what it 
 }  # fmt: skip
 TINY_SECTIONS = ("matmul", "simulator")
 COMPILE_S, TRAIN_S = 480, 240  # seconds that must be left to begin one
+PLUS_ALONE = ("--methods=mrlato_plus",)
 BARE = "exp2-bare-2000-seed0"
-TINY_SETTINGS = {
-    "iterations": 8, "units": 16, "layers": 1, "meta_batch": 2, "graphs_per_task": 2, "rollouts": 2,
-    "warm_start_iterations": 2,
-}  # fmt: skip
+TINY, TINY_PLUS = "tiny.flags", "tiny_plus.flags"
+TINY_SETTINGS = {"iterations": 8, "units": 16, "layers": 1, "meta_batch": 2, "graphs_per_task": 2, "rollouts": 2}
+TINY_WARM_START = {"warm_start_iterations": 2}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/on_gpu", "Folder of everything: records, runs, compiled programs, the ledger.")
@@ -95,7 +95,7 @@ def main(_: list[str]) -> int:
     if unknown:
         raise InputError(f"--only has {sorted(unknown)[0]!r}; accepted: {', '.join(GROUPS)}, or a piece of --list")
     if not FLAGS.list:
-        prepare(out)
+        prepare(out, any(piece.group == "plus" for piece in chosen))
         for entry in ledger.entries.values():
             if FLAGS.retry and entry["status"] == FAILED:
                 entry["status"] = LEFT
@@ -207,7 +207,7 @@ def plus_pieces(out: Path) -> list[Piece]:
             f"plus-{name}",
             f"mrlato_plus on {name}, {FLAGS.seeds} seeds",
             2400,
-            (reproduce_step(out, name, ["--methods=mrlato_plus"]),),
+            (reproduce_step(out, name, PLUS_ALONE),),
             (f"paper/{name}-mrlato_plus*-seed*.json",),
         )
         for name in EXPERIMENTS
@@ -222,12 +222,12 @@ def paper_pieces(out: Path) -> list[Piece]:
             f"paper-{name}",
             f"reproduce.py on {name}, {FLAGS.seeds} seeds",
             3600 * hours[name],
-            (reproduce_step(out, name, []),),
+            (reproduce_step(out, name, ()),),
             (f"paper/{name}*",),
         )
         for name in EXPERIMENTS
     ]
-    return [*made, Piece("tables", "all tables", 60, (reproduce_step(out, "all", [], 60),), ("paper/all*",))]
+    return [*made, Piece("tables", "all tables", 60, (reproduce_step(out, "all", (), 60),), ("paper/all*",))]
 
 
 def reproduce_step(out: Path, experiment: str, more: Sequence[str], needs_s: float = TRAIN_S) -> Step:
@@ -237,8 +237,10 @@ def reproduce_step(out: Path, experiment: str, more: Sequence[str], needs_s: flo
         *(f"--out={out / RESULTS}", f"--runs={out / RUNS}", *more),
     ]
     if FLAGS.tiny:
-        words += [f"--settings={out / 'tiny.flags'}", f"--data={out / 'data'}", "--updates=2"]
-        words += ["--annealing_steps=20", "--local_search_evaluations=20"]
+        words += [f"--data={out / 'data'}", "--updates=2", "--annealing_steps=20", "--local_search_evaluations=20"]
+        plus = more == PLUS_ALONE  # the only one with a warm start, which other methods refuse to make shorter
+        words += [f"--settings={out / (TINY_PLUS if plus else TINY)}"]
+        words += [] if plus else ["--methods=mrlato,mrlco,drl"]
     return Step(lambda: [sys.executable, script(words[0]), *words[1:]], cached(out), needs(needs_s))
 
 
@@ -251,7 +253,7 @@ def bare_piece(out: Path) -> Piece:
     def train() -> list[str]:
         words = [script("meta_train.py"), "--flagfile=exp2.flags", "--rollouts=20", f"--run={folder}", "--on=none"]
         if FLAGS.tiny:  # long enough to be stopped in the middle
-            words += [f"--flagfile={out / 'tiny.flags'}", "--iterations=400", *data]
+            words += [f"--flagfile={out / TINY}", "--iterations=400", *data]
         else:
             words += ["--validate=4", "--checkpoint_every=50"]
         return [sys.executable, *words, *(["--resume"] if RunFolder.begun(folder) else [])]
@@ -294,34 +296,34 @@ def cached(out: Path) -> dict[str, str]:
     return with_package({} if kept else caching(str(out / CACHE)))
 
 
-def prepare(out: Path) -> None:
+def prepare(out: Path, demonstrated: bool) -> None:
     """Makes what the commands need: the planners' records, which take no GPU; at a tiny size the data."""
     for name in ("bench", "compile"):
         (out / RESULTS / name).mkdir(parents=True, exist_ok=True)
     (out / RUNS).mkdir(exist_ok=True)
     if FLAGS.tiny:
-        make_tiny(out)
+        make_tiny(out, demonstrated)
         return
     for path in (ROOT / "data" / "results").glob("references-*.json"):
         if not (out / RESULTS / path.name).exists():
             shutil.copyfile(path, out / RESULTS / path.name)
 
 
-def make_tiny(out: Path) -> None:
-    """Settings, data sets and demonstrations with which every command takes seconds."""
-    if (out / "tiny.flags").exists():
-        return
+def make_tiny(out: Path, demonstrated: bool) -> None:
+    """Settings, data sets and, where they are wanted, demonstrations with which every command takes seconds."""
     data = out / "data"
     data.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     for name in EXPERIMENTS:
         sets = {set_name: [daggen(6, 0.6, 0.6, rng) for _ in range(4)] for set_name in ("train0", "train1", "test0")}
         datasets.save(DagDataset.from_graphs(name, sets, ("train", "train", "test"), {"tiny": 0}), data)
-        plans = demonstrations.load(demonstrations.find(name), name)
-        few = [plan for plan in plans if len(plan.placement) == 25][:64]
-        demonstrations.save(demonstrations.find(name, data), name, few)
-    lines = [f"--{name}={value}" for name, value in TINY_SETTINGS.items()]
-    write_atomically(out / "tiny.flags", "\n".join([*lines, ""]).encode())
+        if demonstrated and not demonstrations.find(name, data).exists():
+            plans = demonstrations.load(demonstrations.find(name), name)
+            few = [plan for plan in plans if len(plan.placement) == 25][:128]  # for two learning tasks
+            demonstrations.save(demonstrations.find(name, data), name, few)
+    for file, values in {TINY_PLUS: TINY_SETTINGS | TINY_WARM_START, TINY: TINY_SETTINGS}.items():
+        lines = [f"--{name}={value}\n" for name, value in values.items()]
+        write_atomically(out / file, "".join(lines).encode())
 
 
 def write_json(path: Path, record: Any) -> None:

@@ -130,6 +130,7 @@ def write(program: str, variant: str, file: str, cache: str, tiny: str = "") -> 
         figures = measure(program, tiny=bool(tiny))
         if settings.cache == "warm" and set(Path(cache).glob("*-cache")) - before:
             figures = {"not_measured": "the persistent cache did not hold the program"}
+    print(", ".join(f"{name} {value}" for name, value in figures.items()))
     write_atomically(Path(file), json.dumps({**figures, "environment": environment()}).encode() + b"\n")
 
 

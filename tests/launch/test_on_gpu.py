@@ -201,12 +201,6 @@ def test_a_training_goes_on_on_another_machine(tmp_path: Path) -> None:
     assert lines[: len(done)] == done
     assert [json.loads(line)["iteration"] for line in lines] == list(range(1, 401))
 
-    before = (second / "pieces.json").read_bytes()
-    again = place.run("on_gpu.py", *flags, f"--out={second}")
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "nothing left" in again.stdout
-    assert (second / "pieces.json").read_bytes() == before
-
 
 def test_refused_before_anything_is_done(tmp_path: Path) -> None:
     place = Workplace(tmp_path)
