@@ -85,8 +85,8 @@ def collect(
 
     They are `rollouts` samples of the policy; or, where `learn_from` says so:
 
-        best_sample  the best of those, alone and with an advantage of 1 at each step: (23) then is its likelihood
-        optimum      the best plan known of each DAG, likewise
+        optimum      the best plan known of each DAG, alone and with an advantage of 1 at each step: (23) then is its
+                     likelihood
         deviations   the policy's own plan. For `rollouts` - 1 of its actions, mostly those that it is least sure of,
                      the next likeliest is tried as well, and the better of both is what is learned at that step, with
                      the difference as its advantage: policy iteration by cost-sensitive classification (Lagoudakis and
@@ -103,11 +103,6 @@ def collect(
     if learning.learn_from == "deviations":
         return _improved(network, learning, params, task, key)
     trajectories = rollout.sample(network, params, task, key, learning.rollouts)
-    if learning.learn_from == "best_sample":
-        best = jnp.argmin(trajectories.makespans, axis=1)
-        actions = jnp.take_along_axis(trajectories.decisions.actions, best[:, None, None], axis=1)[:, 0]
-        batch, decisions, _ = _taught(network, learning, params, task, actions)
-        return batch, decisions, trajectories.makespans.mean()
     return estimate(learning, task, trajectories), trajectories.decisions, trajectories.makespans.mean()
 
 

@@ -23,7 +23,7 @@ from mrlato_jax.training.stages import WARM_START, train_stages
 from mrlato_jax.training.validation import Validation, ValidationSet
 
 Changes = Mapping[str, Any]
-"""New values of settings by dotted names: `iterations`, `policy.heads`, `learning.inner_lr`, ..."""
+"""New values of settings by dotted names: `iterations`, `network.heads`, `learning.inner_lr`, ..."""
 
 BASE = "base"
 UNLEARNED = ("HEFT-based", "look-ahead")  # rows of the same DAGs, to compare with
@@ -104,7 +104,7 @@ _OF_THE_NETWORK: dict[str, dict[str, Changes]] = {
         "and the simulator": {"network.decoder_input": "task_sim"},
         "and what comes of it": {"network.decoder_input": "lookahead"},
     },
-    "capacity": {"64 units": {"network.units": 64}, "256 units": {"policy.units": 256}},
+    "capacity": {"64 units": {"network.units": 64}, "256 units": {"network.units": 256}},
 }
 _PLUS = learned_method("mrlato_plus")
 
