@@ -171,7 +171,7 @@ def test_plans_are_in_the_order_that_the_policy_chose() -> None:
     policy = NetworkConfig(decides="order", decoder_input="task_sim", units=16, heads=2, layers=1, neighbour_width=8)
     params = rollout.init_params(policy, jax.random.key(0))
     task = learning_task(graphs, system, policy)
-    learning = LearningConfig(inner_lr=5e-3, rollouts=16, learn_from="best_sample", value_coef=0.0)
+    learning = LearningConfig(inner_lr=5e-3, rollouts=16, learn_from="deviations", value_coef=0.0)
     adapted, record = adapt(policy, learning, params, task, task, 60, jax.random.key(1))
     plans = mj.Offloader(policy, adapted, "order").plan(graphs, system)
     assert record.latency_ms[-1] < 0.95 * record.latency_ms[0]
@@ -181,7 +181,7 @@ def test_plans_are_in_the_order_that_the_policy_chose() -> None:
     assert 1e3 * np.mean([plan.makespan for plan in plans]) == pytest.approx(record.latency_ms[-1], rel=1e-5)
 
 
-@pytest.mark.parametrize("learn_from", ["samples", "best_sample", "deviations"])
+@pytest.mark.parametrize("learn_from", ["samples", "deviations"])
 def test_every_parameter_is_learned(learn_from: str, case: Case) -> None:
     learning = LearningConfig(learn_from=learn_from, rollouts=4, entropy_coef=0.01)
     gradient, *_ = jax.jit(partial(inner.sampling_gradient, case.network, learning))(
@@ -193,18 +193,16 @@ def test_every_parameter_is_learned(learn_from: str, case: Case) -> None:
 
 
 def test_no_more_tasks_are_compared_than_there_are_candidates() -> None:
-    """Of eight that are ready, the three of the highest priority; another one once one of them is placed."""
+    """Of eight that are ready, the six of the highest priority; another one once one of them is placed."""
     rng = np.random.default_rng(5)
     costs = rng.uniform(1e4, 5e4, 8)
     graph = mj.TaskGraph.from_edges(cycles=1e3 * costs, upload_bytes=costs, download_bytes=costs, edges=[])
-    policy = NetworkConfig(
-        decides="order", candidates=3, decoder_input="lookahead", units=16, heads=2, layers=1, neighbour_width=8
-    )
+    policy = NetworkConfig(decides="order", decoder_input="lookahead", units=16, heads=2, layers=1, neighbour_width=8)
     task = learning_task([graph], mj.System(), policy)
     surroundings = surroundings_of(policy, task.dags, 1)
     assert surroundings.allowed is not None
     state, step = surroundings.state, surroundings.inputs[:, 0]
-    for placed, want in (([], [0, 1, 2]), ([1], [0, 2, 3]), ([1, 3], [0, 2, 4])):
+    for placed, want in (([], [0, 1, 2, 3, 4, 5]), ([1], [0, 2, 3, 4, 5, 6]), ([1, 6], [0, 2, 3, 4, 5, 7])):
         for position in placed[-1:]:
             state, _ = surroundings.advance(state, step, jnp.array([[NUM_SIDES * position + OFFLOAD]]))
         allowed = np.asarray(surroundings.allowed(state, step))[0, 0].reshape(-1, NUM_SIDES)
@@ -216,7 +214,7 @@ def test_no_more_tasks_are_compared_than_there_are_candidates() -> None:
     for order in np.asarray(drawn.decisions.actions)[0] // NUM_SIDES:
         for number, chosen in enumerate(order.tolist()):
             left = sorted(set(range(8)) - set(order[:number].tolist()))
-            assert chosen in left[:3]
+            assert chosen in left[:6]
 
 
 def test_the_look_ahead_compares_as_many_candidates_as_it_is_told() -> None:
