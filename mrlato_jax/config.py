@@ -1,5 +1,8 @@
 """Frozen, validated settings. Every number that shapes a result lives here and is stored with the run.
 
+A setting is one field: its default, its check, its help, the source of its default and how labels say it stand in one
+call of `setting`. Flags (`launch/_train_flags.py`), labels (`methods/learned.py`) and `docs/settings.md` follow.
+
 Defaults are the paper's (Table I) where it gives one and ours where it does not; the module
 docstring of `mrlato_jax.learning` says which equation each setting enters.
 """
@@ -7,39 +10,108 @@ docstring of `mrlato_jax.learning` says which equation each setting enters.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Self
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Self
 
-from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
+from mrlato_jax.errors import InputError, accepted_numbers, check_choice, check_number, check_type, shorten
 
 DECIDES = ("placement", "order")
 DECODER_INPUTS = ("paper", "task", "task_sim", "lookahead")
 LOOKAHEAD_RULES = 5  # that there are
-CANDIDATES = 6  # more change no makespan by 0.1 % on fresh DAGs of the training families
+CANDIDATES = 6  # ready tasks compared with a free order; more change no makespan by 0.1 % on fresh training DAGs
 ENCODERS = ("forward", "bidirectional")
 NEIGHBOURS = ("listed", "pooled")
 TASK_FEATURES = ("paper", "outlook")
 MATMULS = ("float32", "tf32", "bfloat16")
 BASELINES = ("value", "leave_one_out")
-LEARN_FROM = ("samples", "best_sample", "deviations", "optimum")
+LEARN_FROM = ("samples", "deviations", "optimum")
 META_UPDATES = ("reptile", "reptile_adam", "fomaml", "maml", "joint")
 REWARD_SCALES = ("all_local", "none")
 TASK_AXES = ("auto", "map", "vmap")
 PARALLEL = ("auto", "single", "shard_map", "pmap")
 EXPERIMENTS = ("exp1", "exp2", "exp3")
 CHANNEL_NAMES = ("paper", "mrlco", "mrlco_code")  # what they mean: mec/system.py
-BUDGET = ("meta_batch", "graphs_per_task", "rollouts", "outer_lr_decay")  # settings that no method's name mentions
-
 
 STORED_AS = {"network": "policy"}  # fields whose name in files is another one
 
+BY_NAME, BY_VALUE, UNSAID = "name=value", "value", "unsaid"  # how a label says a value that is not the method's own
+
+OURS = "ours"  # a default that needs no reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is known of one setting beside its name and default.
+
+    Attributes:
+        kind: str, int, float or bool.
+        help: what it does, with units, in sentences.
+        source: where the default is from: the paper's table, section or equation, or ours and why.
+        choices: of a text, all that are accepted; empty where what there is lies outside of the settings.
+        low: of a number, the least.
+        high: of a number, the largest.
+        open_low: whether `low` itself is not accepted.
+        label: `BY_NAME`, `BY_VALUE`, or `UNSAID` where it says how much is spent and not what is done.
+        unread_with: another setting of the same record and the value with which this one has no effect, so that no
+            label says it.
+    """
+
+    kind: type
+    help: str
+    source: str = OURS
+    choices: Collection[str] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    label: str = BY_NAME
+    unread_with: tuple[str, str] | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises InputError unless the setting called `name` may be `value`."""
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise InputError(f"{name} is {shorten(value)}; accepted: {self.accepted}")
+        elif self.kind is not str:
+            integer = self.kind is int
+            check_number(name, value, low=self.low, high=self.high, open_low=self.open_low, integer=integer)
+        elif self.choices:
+            check_choice(name, value, self.choices)
+        else:
+            check_type(name, value, str)
+
+    @property
+    def accepted(self) -> str:
+        """What `check` accepts, in words."""
+        if self.kind is bool:
+            return "true, false"
+        if self.kind is not str:
+            return accepted_numbers(self.low, self.high, self.open_low, self.kind is int)
+        return ", ".join(self.choices) or "text"
+
+
+def setting(default: Any, **known: Any) -> Any:
+    """A field of a settings record; `known` has the attributes of its `Setting`, whose kind is the default's."""
+    return dataclasses.field(default=default, metadata={"setting": Setting(type(default), **known)})
+
+
+def settings_of(record: Any) -> dict[str, Setting]:
+    """The settings of a record or its class by name, in order; records within it are none."""
+    return {
+        field.name: field.metadata["setting"] for field in dataclasses.fields(record) if "setting" in field.metadata
+    }
+
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`TrainConfig.to_json`'s output of an earlier version, with the settings that it lacks, as they were meant."""
+    """`TrainConfig.to_json`'s output of an earlier version as it is written now.
+
+    Settings that it lacks are added, as they were meant. Settings that were removed since are left out where they have
+    the one value that is still what is done.
+    """
 
     def fill(values: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
         nested = {
-            name: fill(value, plain[name])
+            name: fill(RECORDS[name].without_removed(value) if name in RECORDS else value, plain[name])
             for name, value in values.items()
             if isinstance(value, Mapping) and isinstance(plain.get(name), Mapping)
         }
@@ -51,12 +123,29 @@ def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     return fill(values, plain)
 
 
-class _JsonRecord:
-    """To and from plain JSON values; unknown or missing names are errors, never ignored."""
+class _Settings:
+    """A record of settings: checked one by one, then together; to and from plain JSON values."""
+
+    removed: ClassVar[Mapping[str, Any]] = {}  # former settings by name, with the one value that is still what is done
+
+    def __post_init__(self) -> None:
+        for name, known in settings_of(self).items():
+            known.check(name, getattr(self, name))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raises InputError where settings, each of which is accepted, do not go together."""
 
     def to_json(self) -> dict[str, Any]:
         values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
         return {STORED_AS.get(name, name): value for name, value in values.items()}
+
+    @classmethod
+    def without_removed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`to_json`'s output of an earlier version without the settings of `removed` that have their one value."""
+        return {
+            name: value for name, value in values.items() if not (name in cls.removed and value == cls.removed[name])
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -66,62 +155,109 @@ class _JsonRecord:
         """
         if not isinstance(values, Mapping):
             raise InputError(f"{cls.__name__} is {shorten(values)}; accepted: a JSON object")
+        values = cls.without_removed(values)
+        for name in sorted(cls.removed.keys() & values.keys()):
+            raise InputError(
+                f"{name} is {shorten(values[name])}, a setting that is no more; accepted: {cls.removed[name]}"
+            )
         names = {STORED_AS.get(field.name, field.name): field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - set(names))
         if unknown:
             raise InputError(f"{cls.__name__} has unknown names {shorten(unknown)}; accepted: {list(names)}")
-        nested: dict[str, type[_JsonRecord]] = {
-            "policy": NetworkConfig,
-            "learning": LearningConfig,
-            "warm_start": LearningConfig,
-        }
         given = {}
         for name, value in values.items():
-            if name in nested and not (name == "warm_start" and value is None):
+            if name in RECORDS and not (name == "warm_start" and value is None):
                 if not isinstance(value, Mapping):
                     raise InputError(f"{name} is {shorten(value)}; accepted: a JSON object")
-                value = nested[name].from_json(value)
+                value = RECORDS[name].from_json(value)
             given[names[name]] = value
         return cls(**given)
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig(_JsonRecord):
+class NetworkConfig(_Settings):
     """Shape of the seq2seq policy (paper IV-B, V-B)."""
 
-    decides: str = "placement"  # what an action settles; see policy/seq2seq.py
-    candidates: int = CANDIDATES  # of the ready tasks, so many of the highest priority may be next, with decides=order
-    decoder_input: str = "paper"  # what the decoder sees beside its own state; see policy/seq2seq.py
-    lookahead_rules: int = LOOKAHEAD_RULES  # that decide the rest where it looks ahead; see planners/lookahead.py
-    units: int = 128  # LSTM units, embedding width and d_model
-    layers: int = 2  # LSTM layers in the encoder and in the decoder
-    heads: int = 8  # attention heads; 0: no attention, the decoder knows the encoder's last state alone
-    neighbour_width: int = 32  # parents (and children) a task may have where they are listed
-    neighbours: str = "listed"  # how the encoder is told of parents and children; see environment/features.py
-    task_features: str = "paper"  # what it is told of the tasks themselves; see environment/features.py
-    encoder: str = "forward"  # which way the encoder reads the scheduling order
-    matmul: str = "float32"  # how precisely the network's products multiply; see policy/products.py
+    removed: ClassVar[Mapping[str, Any]] = {"candidates": CANDIDATES}
 
-    def __post_init__(self) -> None:
-        check_choice("decides", self.decides, DECIDES)
-        check_choice("decoder_input", self.decoder_input, DECODER_INPUTS)
-        check_number("lookahead_rules", self.lookahead_rules, low=1, high=LOOKAHEAD_RULES, integer=True)
-        for name in ("candidates", "units", "layers", "neighbour_width"):
-            check_number(name, getattr(self, name), low=1, integer=True)
-        check_number("heads", self.heads, low=0, integer=True)
-        if self.in_order and self.candidates != NetworkConfig.candidates:
-            raise InputError(
-                f"candidates is {self.candidates} with decides=placement, where the next task is given; accepted: the "
-                f"default, {NetworkConfig.candidates}"
-            )
+    decides: str = setting(
+        "placement",
+        help="What an action settles: the placement of the next task in the priority order, or also which of the "
+        f"{CANDIDATES} ready tasks of the highest priority is next.",
+        source="(13): tasks are placed in the order of their priority",
+        choices=DECIDES,
+        label=BY_VALUE,
+    )
+    decoder_input: str = setting(
+        "paper",
+        help="What the decoder sees beside its own state: as in the paper nothing; the task that it decides; the "
+        "simulator's queues, too; and what either decision leads to if quick rules decide the rest.",
+        source="Section IV-B: its own state and the attention over the encoder, nothing more",
+        choices=DECODER_INPUTS,
+        label=BY_VALUE,
+    )
+    lookahead_rules: int = setting(
+        LOOKAHEAD_RULES,
+        help=f"Quick rules, at most {LOOKAHEAD_RULES}, the best of which speaks for a decision. Of "
+        "--decoder_input=lookahead only.",
+        source="ours: all that there are (planners/lookahead.py)",
+        low=1,
+        high=LOOKAHEAD_RULES,
+    )
+    units: int = setting(
+        128, help="LSTM units a layer, embedding width and width of the attention.", source="Section V-B", low=1
+    )
+    layers: int = setting(2, help="LSTM layers in the encoder and in the decoder.", source="Section V-B", low=1)
+    heads: int = setting(
+        8,
+        help="Attention heads, a divisor of --units; 0: no attention, the decoder knows the encoder's last state "
+        "alone.",
+        source="Table I; 1 with mrlco and drl",
+        low=0,
+    )
+    neighbour_width: int = setting(
+        32,
+        help="Most parents, and most children, that a task may have. Of --neighbours=listed only.",
+        source="ours: room for every parent and child in the data, which reach 23; small data needs fewer inputs",
+        low=1,
+    )
+    neighbours: str = setting(
+        "listed",
+        help="A task's parents and children as lists of positions, or pooled: in summaries that hold any number of "
+        "them.",
+        source="Section IV-B: by their positions",
+        choices=NEIGHBOURS,
+        label=BY_VALUE,
+    )
+    task_features: str = setting(
+        "paper",
+        help="What the encoder is told of a task itself: as in the paper, or also what comes after it (ways to the "
+        "end, work left).",
+        source="Section IV-B",
+        choices=TASK_FEATURES,
+        label=BY_VALUE,
+    )
+    encoder: str = setting(
+        "forward",
+        help="Which way the encoder reads the scheduling order.",
+        source="(16)",
+        choices=ENCODERS,
+        label=BY_VALUE,
+    )
+    matmul: str = setting(
+        "float32",
+        help="How precisely the policy's matrix products multiply. tf32 means it on NVIDIA GPUs since Ampere, else "
+        "float32; bfloat16 sums in float32.",
+        source="ours: the paper gives no precision; on a GPU, tf32 and bfloat16 multiply faster",
+        choices=MATMULS,
+        label=BY_VALUE,
+    )
+
+    def _check_together(self) -> None:
         if self.heads and self.units % self.heads:
             raise InputError(f"heads is {self.heads}; accepted: 0, or a divisor of units ({self.units})")
-        check_choice("neighbours", self.neighbours, NEIGHBOURS)
-        check_choice("task_features", self.task_features, TASK_FEATURES)
-        check_choice("encoder", self.encoder, ENCODERS)
         if self.encoder == "bidirectional" and self.units % 2:
             raise InputError(f"units is {self.units} with encoder=bidirectional; accepted: an even number")
-        check_choice("matmul", self.matmul, MATMULS)
         if self.neighbours == "pooled" and self.neighbour_width != NetworkConfig.neighbour_width:
             raise InputError(
                 f"neighbour_width is {self.neighbour_width} with neighbours=pooled, which has no width; accepted: the "
@@ -150,89 +286,192 @@ class NetworkConfig(_JsonRecord):
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningConfig(_JsonRecord):
+class LearningConfig(_Settings):
     """Inner loop (23)-(27) and outer loop (28)-(29)."""
 
-    learn_from: str = "samples"  # which trajectories a collection holds; see learning/inner.py
-    inner_lr: float = 5e-4  # alpha, Adam
-    inner_lr_decay: int = 0  # Adam steps over which alpha falls to 0 (half a cosine); 0: it stays
-    outer_lr: float = 5e-4  # beta
-    outer_lr_decay: int = 0  # iterations over which beta falls to 0 (half a cosine); 0: it stays
-    inner_steps: int = 3  # m, full-batch gradient steps on one collection
-    meta_batch: int = 10  # learning tasks in one meta-iteration, drawn without replacement
-    graphs_per_task: int = 100  # DAGs of a learning task used in one collection
-    rollouts: int = 10  # trajectories per DAG in one collection
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    baseline: str = "value"  # what advantages are measured from; see learning/inner.py
-    clip_epsilon: float = 0.2
-    value_coef: float = 0.5  # c1 of (27)
-    entropy_coef: float = 0.0  # per step; the paper has none
-    reward_scale: str = "all_local"  # divide a DAG's rewards by its all-local makespan, or none: seconds
-    normalise_advantages: bool = True  # over a learning task's valid steps
-    meta_update: str = "reptile"
+    learn_from: str = setting(
+        "samples",
+        help="What is learned from: samples; or the policy's own plan and what comes of single decisions taken the "
+        "other way; or, imitated, demonstrations of the best plan known of each DAG.",
+        source="Algorithm 1",
+        choices=LEARN_FROM,
+        label=BY_VALUE,
+    )
+    inner_lr: float = setting(
+        5e-4, help="alpha: learning rate of Adam in the inner loop.", source="Table I", low=0.0, open_low=True
+    )
+    inner_lr_decay: int = setting(
+        0,
+        help="Adam steps over which --inner_lr falls to 0 (half a cosine); 0: it stays.",
+        source="the paper has none",
+        low=0,
+    )
+    outer_lr: float = setting(
+        5e-4,
+        help="beta: learning rate of the outer loop. --meta_update=joint does not look at it.",
+        source="Table I",
+        low=0.0,
+        open_low=True,
+        unread_with=("meta_update", "joint"),
+    )
+    outer_lr_decay: int = setting(
+        0,
+        help="Iterations over which --outer_lr falls to 0 (half a cosine); 0: it stays.",
+        source="the paper has none",
+        low=0,
+        label=UNSAID,
+    )
+    inner_steps: int = setting(
+        3, help="m: full-batch gradient steps of the inner loop on one collection.", source="Table I", low=1
+    )
+    meta_batch: int = setting(
+        10,
+        help="Learning tasks in a meta-iteration, drawn without replacement.",
+        source="Section V-C, Experiment 1; 5 in Experiment 2",
+        low=1,
+        label=UNSAID,
+    )
+    graphs_per_task: int = setting(
+        100,
+        help="DAGs of a learning task in one collection.",
+        source="Section V-C: 100 DAGs in each set, all used in a collection",
+        low=1,
+        label=UNSAID,
+    )
+    rollouts: int = setting(
+        10,
+        help="Trajectories per DAG in one collection, the own plan of deviations among them.",
+        source="ours: the paper gives no number; MRLCO's public code uses 10",
+        low=1,
+        label=UNSAID,
+    )
+    gamma: float = setting(0.99, help="Discount per step.", source="Table I", low=0.0, high=1.0)
+    gae_lambda: float = setting(
+        0.95, help="lambda of the advantage estimate (25).", source="Table I", low=0.0, high=1.0
+    )
+    baseline: str = setting(
+        "value",
+        help="What advantages are measured from: the values (25), or the other trajectories of the same DAG.",
+        source="(25)",
+        choices=BASELINES,
+        label=BY_VALUE,
+    )
+    clip_epsilon: float = setting(
+        0.2,
+        help="epsilon: clipping of the probability ratio (23).",
+        source="Table I",
+        low=0.0,
+        high=1.0,
+        open_low=True,
+    )
+    value_coef: float = setting(0.5, help="c1: weight of the value loss (27).", source="Table I", low=0.0)
+    entropy_coef: float = setting(
+        0.0, help="Weight of the entropy per step.", source="(27) has no entropy term", low=0.0
+    )
+    reward_scale: str = setting(
+        "all_local",
+        help="Divide a DAG's rewards by its all-local makespan, or not at all: seconds.",
+        source="ours: without this scale the value loss in raw units hides the policy gradient",
+        choices=REWARD_SCALES,
+    )
+    normalise_advantages: bool = setting(
+        True,
+        help="Bring advantages to mean 0 and deviation 1 over a learning task's steps.",
+        source="ours: as is usual with PPO",
+    )
+    meta_update: str = setting(
+        "reptile",
+        help="Step of the outer loop: the paper's averaged first-order update (29), the same by way of Adam, "
+        "first-order MAML, MAML, or no inner loop at all: joint training on what the meta-batch holds.",
+        source="(28)-(29); joint with drl",
+        choices=META_UPDATES,
+        label=BY_VALUE,
+    )
 
-    def __post_init__(self) -> None:
-        for name in ("inner_lr", "outer_lr"):
-            check_number(name, getattr(self, name), low=0.0, open_low=True)
-        check_choice("learn_from", self.learn_from, LEARN_FROM)
-        for name in ("inner_lr_decay", "outer_lr_decay"):
-            check_number(name, getattr(self, name), low=0, integer=True)
-        for name in ("inner_steps", "meta_batch", "graphs_per_task", "rollouts"):
-            check_number(name, getattr(self, name), low=1, integer=True)
-        for name in ("gamma", "gae_lambda"):
-            check_number(name, getattr(self, name), low=0.0, high=1.0)
-        check_number("clip_epsilon", self.clip_epsilon, low=0.0, high=1.0, open_low=True)
-        for name in ("value_coef", "entropy_coef"):
-            check_number(name, getattr(self, name), low=0.0)
-        check_choice("baseline", self.baseline, BASELINES)
+    def _check_together(self) -> None:
         if self.baseline == "leave_one_out" and self.rollouts < 2:
             raise InputError("rollouts is 1 with baseline=leave_one_out; accepted: at least 2")
         if self.learn_from == "deviations" and self.rollouts < 2:
             raise InputError("rollouts is 1 with learn_from=deviations; accepted: at least 2, the own plan and another")
         if self.baseline == "leave_one_out" and self.learn_from != "samples":
             raise InputError(f"baseline is leave_one_out with learn_from={self.learn_from}; accepted: value")
-        check_choice("reward_scale", self.reward_scale, REWARD_SCALES)
-        check_choice("meta_update", self.meta_update, META_UPDATES)
-        if not isinstance(self.normalise_advantages, bool):
-            raise InputError(f"normalise_advantages is {shorten(self.normalise_advantages)}; accepted: true, false")
 
 
 @dataclasses.dataclass(frozen=True)
-class ExecutionConfig(_JsonRecord):
+class ExecutionConfig(_Settings):
     """How the work is laid out on devices: what it costs, never, beyond rounding, what comes of it.
 
     So it is no part of a run's settings: a run may be continued under another one. `learning.devices.resolve` says what
     the defaults stand for.
     """
 
-    parallel: str = "auto"  # how the tasks of a meta-batch are spread over devices: shard_map where there are several
-    num_devices: int = 0  # devices used; 0: all that have work, or one with parallel single
-    task_axis: str = "auto"  # how a device batches its tasks: map on CPU, vmap on accelerators
-    metrics_every: int = 0  # iterations from one fetch of metrics to the next; 0: 1 on CPU, 10 on accelerators
+    parallel: str = setting(
+        "auto",
+        help="How the tasks of a meta-batch are spread over all devices; auto is shard_map where there are several.",
+        choices=PARALLEL,
+        label=UNSAID,
+    )
+    num_devices: int = setting(
+        0,
+        help="Devices used, on a host without a GPU its cores; 0 is all that the learning tasks keep busy, or one with "
+        "--parallel=single.",
+        low=0,
+        label=UNSAID,
+    )
+    task_axis: str = setting(
+        "auto",
+        help="How a device batches its tasks: auto maps on CPU, else vmaps.",
+        choices=TASK_AXES,
+        label=UNSAID,
+    )
+    metrics_every: int = setting(
+        0,
+        help="Iterations from one fetch of metrics to the next, which waits for the device; 0 is 1 on CPU, else 10.",
+        low=0,
+        label=UNSAID,
+    )
 
-    def __post_init__(self) -> None:
-        check_choice("parallel", self.parallel, PARALLEL)
-        check_choice("task_axis", self.task_axis, TASK_AXES)
-        for name in ("num_devices", "metrics_every"):
-            check_number(name, getattr(self, name), low=0, integer=True)
+    def _check_together(self) -> None:
         if self.parallel == "single" and self.num_devices > 1:
             raise InputError(f"num_devices is {self.num_devices}; accepted with parallel single: 0 or 1")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(_JsonRecord):
+class TrainConfig(_Settings):
     """One meta-training run: which data, which method, how long, from which seed."""
 
-    experiment: str = "exp2"
-    method: str = "mrlato"
-    iterations: int = 2000
-    seed: int = 0
-    channel: str = "paper"
+    experiment: str = setting(
+        "exp2",
+        help="Data and split: exp1 (unseen topologies), exp2 (task numbers), exp3 (rates), general (anything), or a "
+        "set of yours (make_data.py --from) in --data.",
+        source="Section V-C has the first three",
+        label=UNSAID,
+    )
+    method: str = setting(  # which ones there are: methods/
+        "mrlato",
+        help="What is trained. A method brings settings of its own, which flags given beside it replace.",
+        source="Algorithm 1",
+        label=UNSAID,
+    )
+    iterations: int = setting(2000, help="Meta-iterations of the whole run.", source="Table I", low=1, label=UNSAID)
+    seed: int = setting(0, help="Of every random draw of the run.", low=0, high=2**32 - 1, label=UNSAID)
+    channel: str = setting(
+        "paper",
+        help="Channel rules of the simulator.",
+        source="Section III-C: (7)-(10)",
+        choices=CHANNEL_NAMES,
+        label=UNSAID,
+    )
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
     warm_start: LearningConfig | None = None  # how theta is learned from demonstrations before the first iteration
-    warm_start_iterations: int = 0  # 0: theta begins at random
+    warm_start_iterations: int = setting(
+        0,
+        help="Iterations of imitating demonstrations before, where the method is warm-started; 0: not at all, theta "
+        "begins at random.",
+        source="the paper has none",
+        low=0,
+    )
 
     @property
     def warm_start_config(self) -> TrainConfig | None:
@@ -249,18 +488,12 @@ class TrainConfig(_JsonRecord):
             warm_start_iterations=0,
         )
 
-    def __post_init__(self) -> None:
-        check_number("warm_start_iterations", self.warm_start_iterations, low=0, integer=True)
+    def _check_together(self) -> None:
         if self.warm_start_iterations and self.warm_start is None:
             raise InputError(
                 f"warm_start_iterations is {self.warm_start_iterations} with method {self.method}, which is not "
                 "warm-started; accepted: 0"
             )
-        check_type("experiment", self.experiment, str)  # which ones there are: the data sets
-        check_type("method", self.method, str)  # which ones there are: methods/
-        check_number("iterations", self.iterations, low=1, integer=True)
-        check_number("seed", self.seed, low=0, high=2**32 - 1, integer=True)
-        check_choice("channel", self.channel, CHANNEL_NAMES)
         if self.warm_start_iterations and self.channel != CHANNEL_NAMES[0]:
             raise InputError(
                 f"channel is {self.channel} with a warm start; accepted: {CHANNEL_NAMES[0]}, as in demonstrations"
@@ -270,3 +503,10 @@ class TrainConfig(_JsonRecord):
                 f"outer_lr_decay is {self.learning.outer_lr_decay}, after which nothing would be learned; accepted: 0, "
                 f"or at least {self.iterations}, the number of iterations"
             )
+
+
+RECORDS: dict[str, type[_Settings]] = {  # those within a TrainConfig, by their names in files
+    "policy": NetworkConfig,
+    "learning": LearningConfig,
+    "warm_start": LearningConfig,
+}

@@ -50,18 +50,22 @@ def check_number(
     integer: bool = False,
 ) -> None:
     """Raises InputError unless `value` is a finite number in [low, high] (or (low, high])."""
-    kind = "an integer" if integer else "a finite number"
-    left = "(" if open_low or low == -math.inf else "["
-    right = ")" if high == math.inf else "]"
-    bounds = [str(bound) if isinstance(bound, int) else f"{bound:g}" for bound in (low, high)]
-    accepted = f"{kind} in {left}{bounds[0]}, {bounds[1]}{right}"
     is_number = isinstance(value, numbers.Integral if integer else numbers.Real) and not isinstance(value, bool)
     try:
         usable = is_number and math.isfinite(value) and low <= value <= high and not (open_low and value == low)
     except OverflowError:  # an integer beyond float range
         usable = False
     if not usable:
-        raise InputError(f"{field} is {shorten(value)}; accepted: {accepted}")
+        raise InputError(f"{field} is {shorten(value)}; accepted: {accepted_numbers(low, high, open_low, integer)}")
+
+
+def accepted_numbers(low: float, high: float, open_low: bool = False, integer: bool = False) -> str:
+    """What `check_number` accepts, in words: "an integer in [1, inf)"."""
+    kind = "an integer" if integer else "a finite number"
+    left = "(" if open_low or low == -math.inf else "["
+    right = ")" if high == math.inf else "]"
+    bounds = [str(bound) if isinstance(bound, int) else f"{bound:g}" for bound in (low, high)]
+    return f"{kind} in {left}{bounds[0]}, {bounds[1]}{right}"
 
 
 def check_type(field: str, value: Any, kind: type) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from mrlato_jax.config import NetworkConfig
+from mrlato_jax.config import CANDIDATES, NetworkConfig
 from mrlato_jax.environment import features, rules
 from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.mec import latency
@@ -21,7 +21,7 @@ def lookahead_evaluations(network: NetworkConfig, num_tasks: int) -> int:
     """Plans that are simulated to tell the decoder of one trajectory what its decisions lead to."""
     if network.decoder_input != "lookahead":
         return 0
-    return rules.evaluations(network.lookahead_rules, num_tasks, 1 if network.in_order else network.candidates)
+    return rules.evaluations(network.lookahead_rules, num_tasks, 1 if network.in_order else CANDIDATES)
 
 
 def quantities(

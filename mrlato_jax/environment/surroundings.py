@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from mrlato_jax.config import NetworkConfig
+from mrlato_jax.config import CANDIDATES, NetworkConfig
 from mrlato_jax.environment import actions as coding
 from mrlato_jax.environment import features
 from mrlato_jax.environment.interface import Surroundings
@@ -70,7 +70,7 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
 
 
 def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
-    """Actions choose the order too, among `network.candidates` tasks whose parents are placed."""
+    """Actions choose the order too, among `CANDIDATES` tasks whose parents are placed."""
     channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
     scales = jax.vmap(features.time_scale)(dags)
     graphs, size = dags.mask.shape
@@ -80,7 +80,7 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
         if not network.sees_simulator:
             return untold
         can_be_next = ready(tasks, state.placed)
-        positions = most_urgent(can_be_next, network.candidates)
+        positions = most_urgent(can_be_next, CANDIDATES)
         compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
         left = ~state.placed & tasks.valid
         of_task = partial(quantities, network, channel, tasks, left, scale, state.queues)
@@ -93,7 +93,7 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
         return place_at(channel, tasks, state, coding.position_of(action), coding.side_of(action))
 
     def allowed(tasks: latency.Task, state: State) -> jax.Array:
-        return allowed_tasks(tasks, state, network.candidates)
+        return allowed_tasks(tasks, state, CANDIDATES)
 
     start = jax.vmap(reset)(dags)
     observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, 0)))

@@ -5,14 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mrlato_jax.config import BUDGET, LearningConfig, NetworkConfig, TrainConfig
+from mrlato_jax.config import BY_VALUE, UNSAID, LearningConfig, NetworkConfig, Setting, TrainConfig, settings_of
 from mrlato_jax.methods.face import Prepared, Train
-
-SPOKEN = (  # settings whose values say what they are
-    "decides", "decoder_input", "neighbours", "task_features", "encoder", "matmul", "baseline", "learn_from",
-    "meta_update",
-)  # fmt: skip
-WITHOUT_EFFECT = {"joint": ("outer_lr",)}  # settings that an outer step does not look at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +35,26 @@ class LearnedMethod:
     def label(self, config: TrainConfig) -> str:
         """The method's name with everything that a run's settings add to it, as its row in a table says it.
 
-        How much is spent (iterations, rollouts, ...) is no part of it: the run's record has that. Nor is a setting
-        that the run does not look at.
+        How a setting is said, if at all, is part of its field in `config.py`. How much is spent (iterations, rollouts,
+        ...) is not said: the run's record has that. Nor is a setting that the run does not look at.
         """
+        own = self.config()
+        records = ((config.network, own.network), (config.learning, own.learning), (config, own))
         additions = [
-            str(value) if name in SPOKEN else f"{name}={value}"
-            for given, own in ((config.network, self.network), (config.learning, self.learning))
-            for name, value in given.to_json().items()
-            if name not in (*BUDGET, *WITHOUT_EFFECT.get(config.learning.meta_update, ()))
-            and value != getattr(own, name)
+            str(getattr(given, name)) if known.label == BY_VALUE else f"{name}={getattr(given, name)}"
+            for given, usual in records
+            for name, known in settings_of(given).items()
+            if getattr(given, name) != getattr(usual, name) and _is_said(known, given)
         ]
-        if config.warm_start_iterations != self.warm_start_iterations:
-            additions.append(f"warm_start_iterations={config.warm_start_iterations}")
         return "+".join([self.name, *additions])
 
     def prepare(self, train: Train) -> Prepared:
         """The policy that `train` makes of it."""
         return train(self)
+
+
+def _is_said(known: Setting, record: Any) -> bool:
+    """Whether a label has the setting's value where it is not the method's own."""
+    if known.unread_with is not None and getattr(record, known.unread_with[0]) == known.unread_with[1]:
+        return False
+    return known.label != UNSAID

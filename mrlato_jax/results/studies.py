@@ -24,7 +24,7 @@ from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import Validation, ValidationSet
 
 Changes = Mapping[str, Any]
-"""New values of settings by dotted names: `iterations`, `policy.heads`, `learning.inner_lr`, ..."""
+"""New values of settings by dotted names: `iterations`, `network.heads`, `learning.inner_lr`, ..."""
 
 BASE = "base"
 UNLEARNED = ("HEFT-based", "look-ahead")  # rows of the same DAGs, to compare with

@@ -12,7 +12,6 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,14 +254,14 @@ def _task(experiment: str, demonstrations: Sequence[Demonstration], network: Net
             )
     if network.in_order:
         return task._replace(optimum=jnp.asarray(actions))
-    return task._replace(optimum=_in_own_order(task.dags, network.candidates))
+    return task._replace(optimum=_in_own_order(task.dags))
 
 
-@partial(jax.jit, static_argnames="candidates")
-def _in_own_order(dags: DagArrays, candidates: int) -> jax.Array:
+@jax.jit
+def _in_own_order(dags: DagArrays) -> jax.Array:
     """The look-ahead's plans as actions of a policy that chooses the order.
 
     Of every DAG: from optima of the priority order here and other orders there, a policy learns to waver.
     """
-    free = jax.lax.map(partial(best_outcome_of_ready, candidates=candidates), dags, batch_size=PLANNED_AT_ONCE)
+    free = jax.lax.map(best_outcome_of_ready, dags, batch_size=PLANNED_AT_ONCE)
     return pack_actions(free.positions, free.actions)

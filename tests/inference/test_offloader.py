@@ -298,7 +298,7 @@ def test_wrong_options(policy: mj.Offloader, option: str, value: Any) -> None:
 def ordering(seed: int = 0) -> mj.Offloader:
     """A policy, not trained, that chooses the order too."""
     settings = NetworkConfig(
-        decides="order", decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled", candidates=3
+        decides="order", decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled"
     )
     return mj.Offloader(settings, rollout.init_params(settings, jax.random.key(seed)), "orders")
 

@@ -71,6 +71,7 @@ def test_every_setting_has_a_flag(values: flags.FlagValues, name: str) -> None:
     assert name in values
     assert values[name].default == SETTINGS[name].default
     assert values[name].help.endswith(".")
+    assert SETTINGS[name].metadata["setting"].help in values[name].help
 
 
 def test_no_flags_are_the_defaults(values: flags.FlagValues) -> None:
@@ -83,8 +84,8 @@ OTHER: dict[str, Any] = {
     "inner_lr": 0.25, "outer_lr": 0.125, "inner_steps": 2, "meta_batch": 6, "graphs_per_task": 7, "rollouts": 2,
     "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01,
     "reward_scale": "none", "normalise_advantages": False, "meta_update": "reptile_adam", "baseline": "value",
-    "learn_from": "best_sample", "inner_lr_decay": 8, "outer_lr_decay": 9, "task_features": "outlook",
-    "encoder": "bidirectional", "decides": "order", "lookahead_rules": 2, "candidates": 4,
+    "learn_from": "deviations", "inner_lr_decay": 8, "outer_lr_decay": 9, "task_features": "outlook",
+    "encoder": "bidirectional", "decides": "order", "lookahead_rules": 2,
 }  # fmt: skip
 
 
@@ -323,10 +324,109 @@ def stated(name: str) -> list[str]:
     return [line.text.lstrip("-").partition("=")[0] for line in expand([Argument(f"--flagfile={LAUNCH / name}")])]
 
 
-METHODS_OWN = {  # a flag file with these would make every method mrlato
-    "heads", "meta_update", "task_features", "encoder", "baseline", "learn_from", "inner_lr_decay", "outer_lr_decay",
-    "warm_start_iterations", "decides", "lookahead_rules", "candidates",
+TABLE_I: dict[str, Any] = {  # the paper's settings in full, by dotted names as in a run's config.json
+    "experiment": "exp1", "method": "mrlato", "iterations": 2000, "seed": 0, "channel": "paper",
+    "policy.decides": "placement", "policy.decoder_input": "paper", "policy.lookahead_rules": 5, "policy.units": 128,
+    "policy.layers": 2, "policy.heads": 8, "policy.neighbour_width": 32, "policy.neighbours": "listed",
+    "policy.task_features": "paper", "policy.encoder": "forward", "policy.matmul": "float32",
+    "learning.learn_from": "samples", "learning.inner_lr": 5e-4, "learning.inner_lr_decay": 0,
+    "learning.outer_lr": 5e-4, "learning.outer_lr_decay": 0, "learning.inner_steps": 3, "learning.meta_batch": 10,
+    "learning.graphs_per_task": 100, "learning.rollouts": 10, "learning.gamma": 0.99, "learning.gae_lambda": 0.95,
+    "learning.baseline": "value", "learning.clip_epsilon": 0.2, "learning.value_coef": 0.5,
+    "learning.entropy_coef": 0.0, "learning.reward_scale": "all_local", "learning.normalise_advantages": True,
+    "learning.meta_update": "reptile", "warm_start": None, "warm_start_iterations": 0,
 }  # fmt: skip
+OF_EXPERIMENTS: dict[str, dict[str, Any]] = {
+    "exp1": {},
+    "exp2": {"experiment": "exp2", "learning.meta_batch": 5},
+    "exp3": {"experiment": "exp3"},
+}
+TABLE = {"iterations": 300, "learning.graphs_per_task": 10, "learning.rollouts": 5}
+PLUS: dict[str, Any] = {  # mrlato_plus but for what is spent
+    "method": "mrlato_plus", "policy.decoder_input": "lookahead", "policy.neighbours": "pooled",
+    "policy.task_features": "outlook", "policy.encoder": "bidirectional", "learning.learn_from": "deviations",
+    "learning.inner_lr": 2e-4, "learning.outer_lr": 1e-4, "learning.value_coef": 0.0,
+    "learning.meta_update": "reptile_adam", "warm_start_iterations": 1000,
+    "warm_start": {
+        "learn_from": "optimum", "inner_lr": 1e-3, "inner_lr_decay": 1000, "outer_lr": 5e-4, "outer_lr_decay": 0,
+        "inner_steps": 1, "meta_batch": 2, "graphs_per_task": 64, "rollouts": 10, "gamma": 0.99, "gae_lambda": 0.95,
+        "baseline": "value", "clip_epsilon": 0.2, "value_coef": 0.0, "entropy_coef": 0.0, "reward_scale": "all_local",
+        "normalise_advantages": True, "meta_update": "joint",
+    },
+}  # fmt: skip
+PLUS_ORDER = {
+    **PLUS,
+    "method": "mrlato_plus_order",
+    "policy.decides": "order",
+    "warm_start_iterations": 150,
+    "warm_start": {**PLUS["warm_start"], "inner_lr_decay": 150},
+}
+PLUS_BUDGET = {"iterations": 150, "learning.outer_lr_decay": 150, "learning.graphs_per_task": 10}
+ORDER_BUDGET = {**PLUS_BUDGET, "iterations": 30, "learning.outer_lr_decay": 30}
+BEHIND_AN_EXPERIMENT: dict[str, dict[str, Any]] = {  # flag files and a method, and what they make of it
+    "": {},
+    "cpu": {
+        "iterations": 120, "learning.graphs_per_task": 20, "learning.rollouts": 4, "policy.decoder_input": "task_sim",
+        "learning.outer_lr": 1.5e-3,
+    },
+    "cpu_hour": {
+        "iterations": 900, "learning.graphs_per_task": 10, "learning.rollouts": 20, "policy.decoder_input": "task_sim",
+        "learning.outer_lr": 7e-4, "learning.entropy_coef": 0.01, "learning.meta_update": "reptile_adam",
+    },
+    "cpu_table": TABLE,
+    "cpu_table --method=mrlato": TABLE,
+    "cpu_table --method=mrlco": {**TABLE, "method": "mrlco", "policy.heads": 1},
+    "cpu_table --method=drl": {**TABLE, "method": "drl", "policy.heads": 1, "learning.meta_update": "joint"},
+    "cpu_table mrlato_plus --method=mrlato_plus": {**PLUS, **PLUS_BUDGET},  # as reproduce.py gives them
+    "cpu_table mrlato_plus_order --method=mrlato_plus_order": {**PLUS_ORDER, **ORDER_BUDGET},
+    "mrlato_plus": {**PLUS, **PLUS_BUDGET},
+    "mrlato_plus_order": {**PLUS_ORDER, **ORDER_BUDGET},
+    "--method=mrlco": {"method": "mrlco", "policy.heads": 1},
+    "--method=drl": {"method": "drl", "policy.heads": 1, "learning.meta_update": "joint"},
+    "--method=mrlato_plus": PLUS,  # what an experiment's file leaves to the defaults replaces nothing of a method's
+    "--method=mrlato_plus_order": PLUS_ORDER,
+    "cpu_table --method=mrlato_plus": {**PLUS, **TABLE},
+}  # fmt: skip
+
+
+def dotted(config: TrainConfig) -> dict[str, Any]:
+    values = config.to_json()
+    nested = {f"{record}.{name}": v for record in ("policy", "learning") for name, v in values.pop(record).items()}
+    return values | nested
+
+
+@pytest.mark.parametrize("experiment", OF_EXPERIMENTS)
+@pytest.mark.parametrize("behind", BEHIND_AN_EXPERIMENT)
+def test_what_the_shipped_files_resolve_to(values: flags.FlagValues, experiment: str, behind: str) -> None:
+    words = [word if word.startswith("--") else f"--flagfile={word}.flags" for word in behind.split()]
+    built = config(values, f"--flagfile={experiment}.flags", *words)
+    assert dotted(built) == TABLE_I | OF_EXPERIMENTS[experiment] | BEHIND_AN_EXPERIMENT[behind]
+
+
+def test_what_the_general_policy_is_trained_with(values: flags.FlagValues) -> None:
+    built = config(values, f"--flagfile={LAUNCH / 'general.flags'}")
+    assert dotted(built) == TABLE_I | PLUS | PLUS_BUDGET | {"experiment": "general"}
+
+
+def test_a_setting_is_the_defaults_then_the_methods_then_what_is_given_last(
+    values: flags.FlagValues, folder: Path
+) -> None:
+    (folder / "mine.flags").write_text("--inner_lr=0.5\n--rollouts=7\n")
+    built = config(values, "--flagfile=exp1.flags", "--method=mrlato_plus", "--flagfile=mine.flags", "--rollouts=8")
+    assert built.learning.gamma == LearningConfig.gamma
+    assert built.learning.outer_lr == methods.LEARNED["mrlato_plus"].learning.outer_lr != LearningConfig.outer_lr
+    assert (built.learning.inner_lr, built.learning.rollouts) == (0.5, 8)
+    assert methods.label(built) == "mrlato_plus+inner_lr=0.5"
+
+
+@pytest.mark.parametrize("name", OF_EXPERIMENTS)
+def test_an_experiments_file_states_what_differs(name: str) -> None:
+    assert stated(f"{name}.flags") == ["experiment", "method", "meta_batch"]
+
+
+def test_the_methods_files_state_what_is_spent() -> None:
+    spent = {"method", "iterations", "outer_lr_decay", "graphs_per_task", "rollouts"}
+    assert set(stated("mrlato_plus.flags")) == set(stated("mrlato_plus_order.flags")) == spent
 
 
 @pytest.mark.parametrize(("method", "heads", "meta_update"), [("mrlco", 1, "reptile"), ("drl", 1, "joint")])
@@ -342,31 +442,11 @@ def test_a_method_brings_its_settings(values: flags.FlagValues, method: str, hea
     assert methods.label(config(values, "--heads=2")) == f"{method}+heads=2"
 
 
-@pytest.mark.parametrize("name", ["exp1", "exp2", "exp3"])
-def test_mrlato_plus_has_a_flag_file_that_says_what_the_method_says(values: flags.FlagValues, name: str) -> None:
-    meta_batch = config(values, f"--flagfile={name}.flags").learning.meta_batch
-    built = config(values, f"--flagfile={name}.flags", "--flagfile=mrlato_plus.flags")
-    method = methods.LEARNED["mrlato_plus"]
-    learning = dataclasses.replace(method.learning, graphs_per_task=10, meta_batch=meta_batch, outer_lr_decay=150)
-    assert built == method.config(experiment=name, iterations=150, learning=learning)
-    assert methods.label(built) == "mrlato_plus"
-    ordering = config(values, f"--flagfile={name}.flags", "--flagfile=mrlato_plus_order.flags")
-    assert ordering.network == methods.LEARNED["mrlato_plus_order"].network
-    assert (methods.label(ordering), ordering.iterations) == ("mrlato_plus_order", ordering.learning.outer_lr_decay)
-
-
 def test_an_unknown_method_is_told_the_known_ones(values: flags.FlagValues) -> None:
     with pytest.raises(InputError, match=re.escape("--method is 'ppo'; accepted: mrlato, mrlco, drl")):
         config(values, "--method=ppo")
     with pytest.raises(InputError, match=re.escape("method is 'ppo'; accepted: mrlato, mrlco, drl")):
         methods.label(TrainConfig(method="ppo"))
-
-
-@pytest.mark.parametrize(("name", "meta_batch"), [("exp1", 10), ("exp2", 5), ("exp3", 10)])
-def test_papers_settings_in_full(values: flags.FlagValues, name: str, meta_batch: int) -> None:
-    built = config(values, f"--flagfile={LAUNCH / name}.flags")
-    assert built == TrainConfig(experiment=name, learning=LearningConfig(meta_batch=meta_batch))
-    assert sorted(stated(f"{name}.flags")) == sorted(SETTINGS.keys() - {"seed", *METHODS_OWN})  # the seed is the user's
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -72,6 +73,59 @@ def test_learned_methods_are_configurations() -> None:
     }
     for name, method in LEARNED.items():
         assert methods.label(method.config(seed=3, iterations=9)) == name
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "learning", "run", "label"),
+    [
+        ("mrlato", {}, {}, {}, "mrlato"),
+        ("mrlato", {}, {"outer_lr": 1.5e-3}, {}, "mrlato+outer_lr=0.0015"),
+        ("mrlato", {"decoder_input": "task_sim"}, {"outer_lr": 1.5e-3}, {}, "mrlato+task_sim+outer_lr=0.0015"),
+        (
+            "mrlato",
+            {"decoder_input": "task_sim"},
+            {"meta_update": "reptile_adam", "outer_lr": 7e-4, "entropy_coef": 0.01},
+            {"iterations": 900, "experiment": "exp3", "channel": "mrlco"},
+            "mrlato+task_sim+outer_lr=0.0007+entropy_coef=0.01+reptile_adam",
+        ),
+        ("mrlato", {"units": 64, "layers": 1}, {}, {}, "mrlato+units=64+layers=1"),
+        ("mrlato", {"matmul": "tf32", "neighbours": "pooled"}, {}, {}, "mrlato+pooled+tf32"),
+        ("mrlato", {"heads": 0, "neighbour_width": 8}, {}, {}, "mrlato+heads=0+neighbour_width=8"),
+        ("mrlato", {"lookahead_rules": 1}, {"inner_steps": 1}, {}, "mrlato+lookahead_rules=1+inner_steps=1"),
+        (
+            "mrlato",
+            {},
+            {"baseline": "leave_one_out", "gamma": 1.0, "normalise_advantages": False, "reward_scale": "none"},
+            {},
+            "mrlato+gamma=1.0+leave_one_out+reward_scale=none+normalise_advantages=False",
+        ),
+        # What is spent is not said, nor what is not looked at.
+        ("mrlato", {}, {"meta_batch": 1, "graphs_per_task": 2, "rollouts": 3, "outer_lr_decay": 10**6}, {}, "mrlato"),
+        ("mrlato", {}, {"meta_update": "joint", "outer_lr": 0.1}, {}, "mrlato+joint"),
+        ("drl", {}, {"outer_lr": 0.1}, {}, "drl"),
+        ("drl", {"heads": 8}, {"meta_update": "maml", "outer_lr": 0.1}, {}, "drl+heads=8+outer_lr=0.1+maml"),
+        ("mrlco", {"encoder": "bidirectional", "task_features": "outlook"}, {}, {}, "mrlco+outlook+bidirectional"),
+        ("mrlato_plus", {}, {}, {"warm_start_iterations": 0}, "mrlato_plus+warm_start_iterations=0"),
+        (
+            "mrlato_plus",
+            {"decides": "order", "decoder_input": "paper", "neighbours": "listed"},
+            {"learn_from": "samples", "value_coef": 0.5, "inner_lr_decay": 9, "inner_lr": 5e-4},
+            {"warm_start_iterations": 7},
+            "mrlato_plus+order+paper+listed+samples+inner_lr=0.0005+inner_lr_decay=9+value_coef=0.5"
+            "+warm_start_iterations=7",
+        ),
+        ("mrlato_plus_order", {"decides": "placement"}, {}, {}, "mrlato_plus_order+placement"),
+    ],
+)  # fmt: skip
+def test_labels_say_what_settings_add(
+    method: str, network: dict[str, Any], learning: dict[str, Any], run: dict[str, Any], label: str
+) -> None:
+    own = LEARNED[method]
+    changed = {
+        "network": dataclasses.replace(own.network, **network),
+        "learning": dataclasses.replace(own.learning, **learning),
+    }
+    assert methods.label(own.config(**changed, **run)) == label
 
 
 def test_only_ours_are_warm_started_and_learn_from_deviations() -> None:
