@@ -6,12 +6,12 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 METHOD ?= mrlato_plus
 # The best method has a first run of its own; the paper's methods run at their settings, only smaller.
-SIZE := $(if $(filter mrlato_plus,$(METHOD)),first_run,cpu_table).flags
+SIZE := $(if $(filter mrlato_plus,$(METHOD)),first_run.flags,cpu_table.flags --method=$(METHOD))
 
 .PHONY: run test test-slow lint notebooks clean
 
 run: $(READY)
-	$(BIN)/python launch/meta_train.py --flagfile=exp2.flags --flagfile=$(SIZE) --method=$(METHOD)
+	$(BIN)/python launch/meta_train.py --flagfile=exp2.flags --flagfile=$(SIZE)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder

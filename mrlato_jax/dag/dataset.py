@@ -60,7 +60,8 @@ class DagDataset:
 
     Tasks stand in the order of their ids, which is topological. The valid tasks of a graph come first; padding is
     zero and has no edges. Every graph has a task with cycles: latencies are compared with that of running all tasks
-    locally. The arrays have at most 1 GiB together. The constructor checks all that is said here and makes the arrays read-only copies.
+    locally. The arrays have at most 1 GiB together. The constructor checks all that is
+    said here and makes the arrays read-only copies.
 
     Attributes:
         name: names the file: letters, digits, _ and -.
@@ -243,7 +244,7 @@ class DagDataset:
             values = getattr(self, field)
             self._refuse(field, ~(np.isfinite(values) & (values >= 0)), "finite numbers >= 0")
             self._refuse(field, (values != 0) & ~mask, "0 where there is no task")
-        self._refuse("cycles", ~self.cycles.any(axis=-1), "a task with cycles > 0 in every graph")
+        self._refuse("cycles", ~np.asarray(self.cycles.any(axis=-1)), "a task with cycles > 0 in every graph")
         self._refuse("adjacency", adjacency & ~(mask[..., :, None] & mask[..., None, :]), "no edges of padding")
         self._refuse("adjacency", np.tril(adjacency), "edges from a lower to a higher id only (topological order)")
 

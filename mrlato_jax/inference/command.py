@@ -123,8 +123,8 @@ def offload(options: argparse.Namespace) -> int:
         return 0
     up, down = graph.upload_bytes.sum() / 1e6, graph.download_bytes.sum() / 1e6
     print(
-        f"{escaped(options.graph)}: {graph.num_tasks} tasks, {len(graph.edges)} edges, {graph.cycles.sum() / 1e9:.4g} Gcycles; "
-        f"if all is offloaded {up:.4g} MB up, {down:.4g} MB down\n"
+        f"{escaped(options.graph)}: {graph.num_tasks} tasks, {len(graph.edges)} edges, "
+        f"{graph.cycles.sum() / 1e9:.4g} Gcycles; if all is offloaded {up:.4g} MB up, {down:.4g} MB down\n"
     )
     print(table(plans), end="\n\n")
     title = as_found(best, plans[best][0])
