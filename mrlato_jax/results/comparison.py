@@ -50,7 +50,7 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
     freedom = len(values) - 1
     if not freedom:
         return Estimate(float(values[0]), math.nan)
-    quantile = float(stdtrit(freedom, 0.975))  # Student's t
+    quantile = round(float(stdtrit(freedom, 0.975)), 3)  # Student's t, as its tables print it
     return Estimate(float(values.mean()), quantile * float(values.std(ddof=1)) / math.sqrt(len(values)))
 
 
