@@ -32,30 +32,33 @@ def program(policy: mj.Offloader) -> bytes:
     return exported.to_program(policy, SIZE, platforms=("cpu",))
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_in_a_process_with_jax_alone(policy: mj.Offloader, program: bytes, count: int, tmp_path: Path) -> None:
-    rng = np.random.default_rng(count)
-    graphs = [mj.daggen(int(n), 0.6, 0.6, rng) for n in rng.integers(2, SIZE + 1, count)]
-    arrays = mj.pack(graphs, mj.System(), num_positions=SIZE)
+def test_in_a_process_with_jax_alone(policy: mj.Offloader, program: bytes, tmp_path: Path) -> None:
+    """One file for any number of DAGs."""
+    rng = np.random.default_rng(1)
+    names, batches = ("ue", "uplink", "vm", "downlink", "parents", "mask"), {}
+    for count in (1, 3):
+        graphs = [mj.daggen(int(n), 0.6, 0.6, rng) for n in rng.integers(2, SIZE + 1, count)]
+        batches[count] = mj.pack(graphs, mj.System(), num_positions=SIZE)
+        np.savez(tmp_path / f"inputs{count}.npz", **{name: getattr(batches[count], name) for name in names})
     (tmp_path / "policy.jax").write_bytes(program)
-    names = ("ue", "uplink", "vm", "downlink", "parents", "mask")
-    np.savez(tmp_path / "inputs.npz", **{name: getattr(arrays, name) for name in names})
     text = f"""
 import sys
 for name in ("flax", "optax", "chex", "networkx", "absl", "mrlato_jax"):
     sys.modules[name] = None
 import jax.export, numpy as np
 program = jax.export.deserialize(open("policy.jax", "rb").read())
-inputs = np.load("inputs.npz")
-actions, spans = program.call(*(inputs[name] for name in {names}))
-np.savez("outputs.npz", actions=actions, spans=spans)
+for count in (1, 3):
+    inputs = np.load(f"inputs{{count}}.npz")
+    actions, spans = program.call(*(inputs[name] for name in {names}))
+    np.savez(f"outputs{{count}}.npz", actions=actions, spans=spans)
 """
     ran = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    found = np.load(tmp_path / "outputs.npz")
-    actions, spans = policy.decide(arrays)
-    np.testing.assert_array_equal(found["actions"][arrays.mask], np.asarray(actions)[arrays.mask])
-    np.testing.assert_allclose(found["spans"], spans, rtol=1e-5)
+    for count, arrays in batches.items():
+        outputs = np.load(tmp_path / f"outputs{count}.npz")
+        actions, spans = policy.decide(arrays)
+        np.testing.assert_array_equal(outputs["actions"][arrays.mask], np.asarray(actions)[arrays.mask])
+        np.testing.assert_allclose(outputs["spans"], spans, rtol=1e-5)
 
 
 def test_one_program_for_several_platforms(policy: mj.Offloader) -> None:

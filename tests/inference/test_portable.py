@@ -36,12 +36,22 @@ def portable_plan(policy: portable.Portable, graph: mj.TaskGraph, system: mj.Sys
 
 def test_rules_are_those_of_the_look_ahead() -> None:
     assert portable.TOLLS == TOLLS
+    assert list(portable.CHANNELS) == ["paper", "mrlco", "mrlco_code"]
 
 
-@pytest.mark.parametrize("channel", list(portable.CHANNELS))
-def test_the_weights_that_come_with_the_package_plan_the_same(channel: str) -> None:
+@pytest.mark.parametrize(
+    ("channel", "sizes"),
+    [
+        ("paper", (1, 2, 10, 20, 30, 50)),
+        ("mrlco", (10, 9, 8)),  # other rules: sizes that share one program do
+        ("mrlco_code", (10, 9, 8)),
+        pytest.param("mrlco", (1, 2, 20, 30, 50), marks=pytest.mark.slow),
+        pytest.param("mrlco_code", (1, 2, 20, 30, 50), marks=pytest.mark.slow),
+    ],
+)
+def test_the_weights_that_come_with_the_package_plan_the_same(channel: str, sizes: tuple[int, ...]) -> None:
     policy, system = portable.load(WEIGHTS / "exp2"), mj.System(channel=channel)
-    several = graphs(1, 2, 10, 20, 30, 50)
+    several = graphs(*sizes)
     for graph, plan in zip(several, mj.load_offloader("exp2").plan(several, system), strict=True):
         placement, order, makespan = portable_plan(policy, graph, system)
         assert order == plan.order.tolist()

@@ -85,7 +85,7 @@ def test_a_task_that_is_pinned_by_its_size() -> None:
 
 
 def test_the_search_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
-    graph = mj.daggen(num_tasks=60, fat=0.7, density=0.5, rng=np.random.default_rng(0))
+    graph = mj.daggen(num_tasks=40, fat=0.7, density=0.5, rng=np.random.default_rng(0))
     jax.clear_caches()
     with jax.log_compiles():
         assert not mj.optimum(graph, mj.System(), time_limit_s=0.5).proven
