@@ -11,6 +11,7 @@ from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.learning.ranges import OutsideTrainingWarning
 from mrlato_jax.mec.arrays import DagArrays, pack
+from mrlato_jax.mec.graph_arrays import GraphArrays, arrays, pack_graph
 from mrlato_jax.mec.latency import Schedule, makespan, simulate
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DagArrays",
+    "GraphArrays",
     "InputError",
     "Offloader",
     "OutsideTrainingWarning",
@@ -42,6 +44,7 @@ __all__ = [
     "TaskGraph",
     "all_local",
     "all_offload",
+    "arrays",
     "daggen",
     "greedy",
     "heft",
@@ -51,6 +54,7 @@ __all__ = [
     "optimum",
     "order_search",
     "pack",
+    "pack_graph",
     "priority_order",
     "read_dot",
     "read_json",
