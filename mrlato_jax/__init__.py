@@ -6,6 +6,7 @@ from mrlato_jax.dag.formats.json_graph import read_json, write_json
 from mrlato_jax.dag.formats.onnx_model import read_onnx
 from mrlato_jax.dag.formats.wfformat import read_wfformat
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.environment.process import State, allowed, is_done, reset, step
 from mrlato_jax.errors import InputError
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.inference.offloader import Offloader
@@ -40,14 +41,17 @@ __all__ = [
     "ProvenPlan",
     "Schedule",
     "SearchedPlan",
+    "State",
     "System",
     "TaskGraph",
     "all_local",
     "all_offload",
+    "allowed",
     "arrays",
     "daggen",
     "greedy",
     "heft",
+    "is_done",
     "load_offloader",
     "local_search",
     "makespan",
@@ -60,6 +64,8 @@ __all__ = [
     "read_json",
     "read_onnx",
     "read_wfformat",
+    "reset",
     "simulate",
+    "step",
     "write_json",
 ]
