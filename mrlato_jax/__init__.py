@@ -6,11 +6,13 @@ from mrlato_jax.dag.formats.json_graph import read_json, write_json
 from mrlato_jax.dag.formats.onnx_model import read_onnx
 from mrlato_jax.dag.formats.wfformat import read_wfformat
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.environment.process import State, allowed, is_done, reset, step
 from mrlato_jax.errors import InputError
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.learning.ranges import OutsideTrainingWarning
 from mrlato_jax.mec.arrays import DagArrays, pack
+from mrlato_jax.mec.graph_arrays import GraphArrays, arrays, pack_graph
 from mrlato_jax.mec.latency import Schedule, makespan, simulate
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
@@ -31,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DagArrays",
+    "GraphArrays",
     "InputError",
     "Offloader",
     "OutsideTrainingWarning",
@@ -38,24 +41,31 @@ __all__ = [
     "ProvenPlan",
     "Schedule",
     "SearchedPlan",
+    "State",
     "System",
     "TaskGraph",
     "all_local",
     "all_offload",
+    "allowed",
+    "arrays",
     "daggen",
     "greedy",
     "heft",
+    "is_done",
     "load_offloader",
     "local_search",
     "makespan",
     "optimum",
     "order_search",
     "pack",
+    "pack_graph",
     "priority_order",
     "read_dot",
     "read_json",
     "read_onnx",
     "read_wfformat",
+    "reset",
     "simulate",
+    "step",
     "write_json",
 ]

@@ -1,6 +1,7 @@
 """The decision process of one DAG: `reset`, `step`, and the actions that are `allowed`.
 
-Pure functions for one DAG, safe under `jax.jit` and `jax.vmap`. Where `in_order` is true, the tasks are placed in the
+Pure functions for one DAG, safe under `jax.jit` and `jax.vmap`: a DAG without leading axes, as `mj.arrays` of one
+packed graph gives it, or `jax.vmap` over those of `mj.pack`. Where `in_order` is true, the tasks are placed in the
 priority order (13) and an action is a side; where it is false, an action chooses one of the ready tasks as well
 (`actions`). The state (12) is the DAG and the decisions so far, as the simulator's queues hold them.
 """
@@ -15,24 +16,45 @@ import jax.numpy as jnp
 from mrlato_jax.config import CANDIDATES
 from mrlato_jax.environment import actions as coding
 from mrlato_jax.environment.reward import reward
+from mrlato_jax.errors import InputError, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 
 
 class State(NamedTuple):
-    """One DAG between two decisions."""
+    """One DAG between two decisions: what `reset` and `step` return. A pytree.
 
-    queues: latency.Queues  # what the placed tasks leave behind
-    placed: jax.Array  # bool[N], by position in the priority order
+    Attributes:
+        queues: what the placed tasks leave behind, seconds; `queues.makespan` is that of the tasks placed so far.
+        placed: bool[N], by position in the priority order.
+    """
+
+    queues: latency.Queues
+    placed: jax.Array
 
 
 def reset(dag: DagArrays) -> State:
-    """The state before the first decision; `dag` has no leading axes."""
+    """The state before the first decision.
+
+    Args:
+        dag: one DAG, no leading axes.
+
+    Raises:
+        InputError: something else.
+    """
+    _check_one(dag)
     return State(latency.empty_queues(dag), jnp.zeros(dag.mask.shape, bool))
 
 
+def _check_one(dag: DagArrays) -> None:
+    check_type("dag", dag, DagArrays)
+    if len(dag.mask.shape) != 1:
+        raise InputError(f"dag has leading axes {dag.mask.shape[:-1]}; accepted: none (jax.vmap takes many DAGs)")
+
+
 def is_done(dag: DagArrays, state: State) -> jax.Array:
-    """Whether every task is placed."""
+    """Whether every task is placed: bool[], of one DAG without leading axes. Errors as `reset`."""
+    _check_one(dag)
     return (state.placed | ~dag.mask).all()
 
 
@@ -47,12 +69,17 @@ def step(dag: DagArrays, state: State, action: jax.Array, *, in_order: bool = Tr
 
     Returns:
         The state afterwards, and the reward (14): minus the growth of the makespan, seconds.
+
+    Raises:
+        InputError: as `reset`.
     """
+    _check_one(dag)
     if in_order:
         position, side = jnp.argmin(state.placed), action
     else:
         position, side = coding.position_of(action), coding.side_of(action)
-    return place_at(dag.channel, latency.tasks(dag), state, position, side)
+    tasks = jax.tree.map(jnp.asarray, latency.tasks(dag))  # a traced position does not index arrays of the host
+    return place_at(dag.channel, tasks, state, position, side)
 
 
 def allowed(dag: DagArrays, state: State, *, in_order: bool = True, candidates: int = CANDIDATES) -> jax.Array:
@@ -63,7 +90,11 @@ def allowed(dag: DagArrays, state: State, *, in_order: bool = True, candidates: 
         state: before the decision.
         in_order: as `step` takes it.
         candidates: of the ready tasks, so many of the highest priority may be next; with a free order only.
+
+    Raises:
+        InputError: as `reset`.
     """
+    _check_one(dag)
     if in_order:
         return jnp.ones(coding.NUM_SIDES, bool)
     return allowed_tasks(latency.tasks(dag), state, candidates)

@@ -77,31 +77,15 @@ def pack(
         InputError: no graphs, a graph of more than `num_positions` tasks, more than `MAX_PARENTS_BYTES` of parents, an
             order that is no linear extension, a `dtype` of integers, or times beyond its range.
     """
-    if not isinstance(graphs, Sequence) or not graphs:
-        raise InputError(f"graphs is {shorten(graphs)}; accepted: a sequence of at least one TaskGraph")
-    for i, graph in enumerate(graphs):
-        check_type(f"graphs[{i}]", graph, TaskGraph)
+    size = padded_to("graphs", graphs, num_positions)
+    check_floating(dtype)
     systems = one_for_each(system, len(graphs))
-    for i, each in enumerate(systems):
-        if each.channel != systems[0].channel:
+    for i, one in enumerate(systems):
+        if one.channel != systems[0].channel:
             accepted = f"accepted: {systems[0].channel!r}, as system[0]"
-            raise InputError(f"system[{i}] has channel {each.channel!r}; {accepted}")
-    try:
-        floating = np.issubdtype(np.dtype(dtype), np.floating)
-    except TypeError:
-        floating = False
-    if not floating:
-        raise InputError(f"dtype is {shorten(dtype)}; accepted: float32 or float64")
-    largest = max(graph.num_tasks for graph in graphs)
-    size = largest if num_positions is None else num_positions
-    check_number("num_positions", size, low=largest, integer=True)
-    most = math.isqrt(MAX_PARENTS_BYTES // len(graphs))
-    if size > most:
-        raise InputError(
-            f"num_positions is {size} for {len(graphs)} graphs (largest {largest}); accepted: at most {most}"
-        )
+            raise InputError(f"system[{i}] has channel {one.channel!r}; {accepted}")
     if orders is None:
-        checked = [priority_order(graph, each) for graph, each in zip(graphs, systems, strict=True)]
+        checked = [priority_order(graph, one) for graph, one in zip(graphs, systems, strict=True)]
     elif not isinstance(orders, Sequence):
         raise InputError(f"orders is {shorten(orders)}; accepted: a sequence, one order for each graph")
     elif len(orders) != len(graphs):
@@ -113,8 +97,8 @@ def pack(
     parents = np.zeros((batch, size, size), bool)
     mask = np.zeros((batch, size), bool)
     order = np.full((batch, size), -1, np.int32)
-    for b, (graph, o, each) in enumerate(zip(graphs, checked, systems, strict=True)):
-        n, times = graph.num_tasks, task_times(graph, each)
+    for b, (graph, o, one) in enumerate(zip(graphs, checked, systems, strict=True)):
+        n, times = graph.num_tasks, task_times(graph, one)
         with np.errstate(over="ignore"):  # refused below
             ue[b, :n], uplink[b, :n] = times.ue[o], times.uplink[o]
             vm[b, :n], downlink[b, :n] = times.vm[o], times.downlink[o]
@@ -126,6 +110,37 @@ def pack(
         under = system if isinstance(system, System) else "their systems"
         raise InputError(f"the times of these graphs under {under} overflow {np.dtype(dtype)}; accepted: smaller ones")
     return DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel=systems[0].channel)
+
+
+def padded_to(field: str, graphs: Any, num_positions: int | None) -> int:
+    """N: `num_positions`, or the largest number of tasks; errors call the graphs `field`.
+
+    Raises:
+        InputError: no sequence of at least one graph, or an N that is too small, or too large for `MAX_PARENTS_BYTES`.
+    """
+    if not isinstance(graphs, Sequence) or not graphs:
+        raise InputError(f"{field} is {shorten(graphs)}; accepted: a sequence of at least one TaskGraph")
+    for i, graph in enumerate(graphs):
+        check_type(f"{field}[{i}]", graph, TaskGraph)
+    largest = max(graph.num_tasks for graph in graphs)
+    size = largest if num_positions is None else num_positions
+    check_number("num_positions", size, low=largest, integer=True)
+    most = math.isqrt(MAX_PARENTS_BYTES // len(graphs))
+    if size > most:
+        raise InputError(
+            f"num_positions is {size} for {len(graphs)} graphs (largest {largest}); accepted: at most {most}"
+        )
+    return size
+
+
+def check_floating(dtype: Any) -> None:
+    """Raises InputError unless `dtype` is one of floating-point numbers."""
+    try:
+        floating = np.issubdtype(np.dtype(dtype), np.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise InputError(f"dtype is {shorten(dtype)}; accepted: float32 or float64")
 
 
 def one_for_each(system: Any, count: int) -> list[System]:
@@ -141,6 +156,6 @@ def one_for_each(system: Any, count: int) -> list[System]:
         raise InputError(f"system is {shorten(system)}; {accepted}")
     if len(system) != count:
         raise InputError(f"system has {len(system)} entries; {accepted}")
-    for i, each in enumerate(system):
-        check_type(f"system[{i}]", each, System)
+    for i, one in enumerate(system):
+        check_type(f"system[{i}]", one, System)
     return list(system)

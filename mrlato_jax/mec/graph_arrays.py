@@ -1,0 +1,205 @@
+"""DAGs as arrays that know no system, and what `pack` gives of them under a system that is traced.
+
+`pack_graph` runs on the host, once for an application; `arrays` may stand inside `jax.jit`, `jax.vmap` and `jax.grad`:
+
+    packed = pack_graph(graph)
+    spans = jax.vmap(lambda system: makespan(arrays(packed, system), actions))(systems)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, as_array, check_type, shorten
+from mrlato_jax.mec.arrays import DagArrays, check_floating, padded_to
+from mrlato_jax.mec.system import BITS_PER_BYTE, QUANTITIES, System
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphArrays:
+    """One DAG (or a batch of them, with a leading axis), by task id.
+
+    Attributes:
+        cycles, upload_bytes, download_bytes: float[..., N], as in `TaskGraph`; 0 on padding.
+        parents: bool[..., N, N], `parents[i, j]`: task j is a parent of task i.
+        mask: bool[..., N], True for tasks, False for padding.
+        topological: int32[..., N], task ids, every parent before its children; padding last.
+    """
+
+    cycles: Any
+    upload_bytes: Any
+    download_bytes: Any
+    parents: Any
+    mask: Any
+    topological: Any
+
+
+jax.tree_util.register_dataclass(
+    GraphArrays,
+    data_fields=["cycles", "upload_bytes", "download_bytes", "parents", "mask", "topological"],
+    meta_fields=[],
+)
+
+
+def pack_graph(
+    graph: TaskGraph | Sequence[TaskGraph], *, num_positions: int | None = None, dtype: Any = np.float32
+) -> GraphArrays:
+    """Packs what an application is without its system; runs on the host.
+
+    Args:
+        graph: one DAG, or a sequence of them, any sizes.
+        num_positions: N; by default the (largest) number of tasks.
+        dtype: of cycles and bytes, a floating-point one. `arrays` computes in it, in float64 where JAX's x64 is on.
+
+    Returns:
+        numpy-backed `GraphArrays`: of one DAG without leading axes, of a sequence with a leading axis B.
+
+    Raises:
+        InputError: no graph, one of more than `num_positions` tasks, more than `MAX_PARENTS_BYTES` of parents, a
+            `dtype` of integers, or cycles or bytes beyond its range.
+    """
+    if isinstance(graph, TaskGraph):
+        return jax.tree.map(lambda leaf: leaf[0], pack_graph([graph], num_positions=num_positions, dtype=dtype))
+    size = padded_to("graph", graph, num_positions)
+    check_floating(dtype)
+    batch = len(graph)
+    cycles, upload_bytes, download_bytes = (np.zeros((batch, size), dtype) for _ in range(3))
+    parents, mask = np.zeros((batch, size, size), bool), np.zeros((batch, size), bool)
+    topological = np.tile(np.arange(size, dtype=np.int32), (batch, 1))
+    for b, one in enumerate(graph):
+        n = one.num_tasks
+        for name, column in (
+            ("cycles", cycles), ("upload_bytes", upload_bytes), ("download_bytes", download_bytes)
+        ):  # fmt: skip
+            values = getattr(one, name)
+            if values.max() > np.finfo(dtype).max:
+                raise InputError(f"{name} of graph[{b}] reach {values.max()}; accepted: what {np.dtype(dtype)} holds")
+            column[b, :n] = values
+        parents[b, one.edges[:, 1], one.edges[:, 0]] = True
+        mask[b, :n], topological[b, :n] = True, one.topological_order()
+    return GraphArrays(cycles, upload_bytes, download_bytes, parents, mask, topological)
+
+
+def arrays(graph: GraphArrays, system: System, order: Any = None) -> DagArrays:
+    """What `pack` gives of these DAGs on a system, as a function of arrays; may be traced.
+
+    Times and priorities are computed in the dtype of `graph`, float32 by default, and not in float64 as `pack` does. So
+    times differ by rounding, and tasks whose priorities differ by less may change places. What overflows is infinite
+    here, and not refused, since traced values are not looked at.
+
+    Args:
+        graph: `pack_graph`'s, of one DAG or with a leading axis B.
+        system: its clocks and rates may be traced: numbers, or with a leading axis B [B], one for each DAG. Many
+            systems for one DAG: `jax.vmap`.
+        order: int[..., k >= n], task ids in scheduling order; by default the priority order (13) on that system. It is
+            checked only where it and `graph` are on the host.
+
+    Returns:
+        `DagArrays`, with a leading axis B where `graph` has one. Times can be differentiated by clocks and rates.
+
+    Raises:
+        InputError: an argument of another type or shape, or an order on the host that is no linear extension.
+    """
+    check_type("graph", graph, GraphArrays)
+    check_type("system", system, System)
+    batch, dtype = graph.mask.shape[:-1], jax.dtypes.canonicalize_dtype(graph.cycles.dtype)
+    if graph.mask.ndim not in (1, 2):
+        raise InputError(f"graph has leading axes {batch}; accepted: none or one (jax.vmap takes more)")
+    values: list[Any] = []
+    for name in QUANTITIES:
+        value = jnp.asarray(getattr(system, name), dtype)
+        if value.shape not in ((), batch):
+            accepted = f"accepted: a number{f', or {batch}, one for each graph' if batch else ' (jax.vmap takes many)'}"
+            raise InputError(f"System.{name} has shape {value.shape}; {accepted}")
+        values.append(jnp.broadcast_to(value, batch))
+    if order is not None:
+        order = _padded_order(graph, order)
+    quantities = dict(zip(QUANTITIES, values, strict=True))
+    return _arrays(graph, dataclasses.replace(system, **quantities), order)
+
+
+def _padded_order(graph: GraphArrays, order: Any) -> jax.Array:
+    """`order` as int32[..., N], once it is known to be a linear extension, where that can be seen."""
+    size = graph.mask.shape[-1]
+    accepted = f"accepted: integers of shape {(*graph.mask.shape[:-1], size)}, task ids in scheduling order"
+    traced = isinstance(order, jax.Array)
+    array = order if traced else as_array("order", order, accepted.removeprefix("accepted: "))
+    if (
+        array.shape[:-1] != graph.mask.shape[:-1]
+        or array.ndim != graph.mask.ndim
+        or array.shape[-1] > size
+        or not np.issubdtype(array.dtype, np.integer)
+    ):
+        raise InputError(f"order has shape {array.shape} and dtype {array.dtype}; {accepted}")
+    if not traced and isinstance(graph.mask, np.ndarray) and isinstance(graph.parents, np.ndarray):
+        for b in np.ndindex(graph.mask.shape[:-1]):
+            n, parents = int(graph.mask[b].sum()), graph.parents[b]
+            ids = array[b][:n]
+            if not np.array_equal(np.sort(ids), np.arange(n)) or np.triu(parents[ids][:, ids]).any():
+                raise InputError(
+                    f"order is {shorten(ids.tolist())}; accepted: each task id from 0 to {n - 1} once, every parent "
+                    "before its children"
+                )
+    padding = [(0, 0)] * (array.ndim - 1) + [(0, size - array.shape[-1])]
+    return jnp.pad(jnp.asarray(array, jnp.int32), padding, constant_values=-1)
+
+
+@jax.jit
+def _arrays(graph: GraphArrays, system: System, order: jax.Array | None) -> DagArrays:
+    if graph.mask.ndim == 2:
+        return jax.vmap(_of_one, in_axes=(0, 0, None if order is None else 0))(graph, system, order)
+    return _of_one(graph, system, order)
+
+
+def _of_one(graph: GraphArrays, system: System, order: jax.Array | None) -> DagArrays:
+    ue = graph.cycles / system.ue_hz
+    uplink = BITS_PER_BYTE * graph.upload_bytes / system.uplink_bps
+    vm = graph.cycles / system.vm_hz
+    downlink = BITS_PER_BYTE * graph.download_bytes / system.downlink_bps
+    if order is None:
+        order = _priority_order(graph, uplink + vm + downlink)
+    valid = jnp.arange(graph.mask.shape[0]) < graph.mask.sum()
+    order = jnp.where(valid, order, -1)
+    ids = jnp.where(valid, order, 0)
+
+    def in_order(times: jax.Array) -> jax.Array:
+        return jnp.where(valid, times[ids], 0)
+
+    parents = jnp.asarray(graph.parents)[ids][:, ids] & valid[:, None] & valid[None, :]
+    return DagArrays(
+        ue=in_order(ue),
+        uplink=in_order(uplink),
+        vm=in_order(vm),
+        downlink=in_order(downlink),
+        parents=parents,
+        mask=valid,
+        order=order,
+        channel=system.channel,
+    )
+
+
+def _priority_order(graph: GraphArrays, own: jax.Array) -> jax.Array:
+    """`priority_order` of one DAG, int32[N], -1 on padding; `own` are the tasks' `t_i` of (13), float[N]."""
+
+    def rank(ranks: jax.Array, task: jax.Array) -> tuple[jax.Array, None]:
+        of_children = jnp.where(graph.parents[:, task], ranks, 0)
+        return ranks.at[task].set(own[task] + of_children.max()), None
+
+    ranks = jax.lax.scan(rank, jnp.zeros_like(own), graph.topological, reverse=True)[0]
+
+    def take(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        waiting_for, left = carry
+        ready = left & (waiting_for == 0)
+        task = jnp.argmax(jnp.where(ready, ranks, -jnp.inf)).astype(jnp.int32)  # of equals, the lowest id
+        taken = (waiting_for - graph.parents[:, task], left.at[task].set(False))
+        return taken, jnp.where(ready.any(), task, -1)
+
+    begin = (graph.parents.sum(axis=1, dtype=jnp.int32), graph.mask)
+    return jax.lax.scan(take, begin, None, length=graph.mask.shape[0])[1]
