@@ -125,7 +125,7 @@ def train(method):
         if iteration == 0:
             print(f"compiled and ran the first iteration in {time.monotonic() - began:.0f} s")
     print(f"{ITERATIONS} iterations in {time.monotonic() - began:.0f} s")
-    return methods.Offloader(policy, take(states.params, 0), methods.label(config), ITERATIONS, learning)
+    return mj.Offloader(policy, take(states.params, 0), methods.label(config), ITERATIONS, learning)
 
 
 trained = methods.learned_method("mrlato").prepare(train)

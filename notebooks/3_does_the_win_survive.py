@@ -153,7 +153,7 @@ def train_under(channel):
         print(f"{channel:11s} {time.monotonic() - began:4.0f} s; sampled plans at the end vs HEFT-based: {gaps}")
         label = methods.label(config)
         params = [take(states.params, index) for index in range(len(SEEDS))]
-        return [methods.Offloader(policy, theta, label, ITERATIONS, learning) for theta in params]
+        return [mj.Offloader(policy, theta, label, ITERATIONS, learning) for theta in params]
 
     return methods.learned_method("mrlato").prepare(train)
 

@@ -56,7 +56,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import mrlato_jax as mj
-from mrlato_jax import methods
 from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
 from mrlato_jax.learning import devices
 from mrlato_jax.learning.learning_task import learning_task, stack, take
@@ -126,7 +125,7 @@ def train(policy=None, learning=None, warm=0, iterations=ITERATIONS):
         params = states.params
     if not TINY:
         jax.clear_caches()  # dozens of programs are compiled here, and Linux bounds the memory maps of a process
-    return methods.Offloader(policy, take(params, 0), "small", iterations, learning)
+    return mj.Offloader(policy, take(params, 0), "small", iterations, learning)
 
 
 measured = {}
