@@ -192,7 +192,7 @@ def stored() -> list[tuple[str, str, dict[str, Any]]]:
         entries.append((path.stem, values["method"], values["config"]))
     for path in sorted((DATA / "results").glob("exp2-*.json")):
         values = json.loads(path.read_text())
-        del values["config"]["learning"]["task_axis"]  # of a layout by now, which no settings have
+        values["config"]["learning"].pop("task_axis", None)  # of a layout by now, which no settings have
         entries.append((path.stem, values["method"], values["config"]))
     return entries
 
