@@ -16,6 +16,7 @@ from pathlib import Path
 from _cli import run
 from absl import flags
 
+from mrlato_jax.children import end_with_parent
 from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.errors import check_number
 from mrlato_jax.files import check_writable
@@ -48,7 +49,7 @@ def main(_: list[str]) -> int:
     with (
         GracefulStop() as stop,
         Progress(len(everything), f"planning {FLAGS.experiment}", start=done) as progress,
-        ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn")) as workers,
+        ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), initializer=end_with_parent) as workers,
     ):
         running = [workers.submit(plan, FLAGS.experiment, chunk, FLAGS.proof_s) for chunk in chunks]
         for number, finished in enumerate(as_completed(running), start=1):

@@ -34,7 +34,7 @@ def run_fresh(program: str, argument: str, environment: Mapping[str, str]) -> di
     Returns:
         The JSON object.
     """
-    package = str(Path(__file__).resolve().parents[3])  # the same code, however this process came to find it
+    package = str(Path(__file__).resolve().parents[2])  # the same code, however this process came to find it
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-c", program, argument]
     ran = subprocess.run(
