@@ -112,7 +112,7 @@ def main(_: list[str]) -> int:
     if failed:
         print(f"failed: {', '.join(failed)}; see {out / 'logs'}, and --retry")
     left = len(ledger.left(chosen))
-    print(f"{left} pieces left; the same command goes on" if left else "nothing left")
+    print(f"pieces left: {left}; the same command goes on" if left else "nothing left")
     print(f"total time {format_duration(time.monotonic() - started)}")
     return 1 if failed else 0
 

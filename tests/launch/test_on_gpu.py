@@ -186,7 +186,7 @@ def test_a_training_goes_on_on_another_machine(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 0, errors
-    assert "1 pieces left; the same command goes on" in printed
+    assert "pieces left: 1; the same command goes on" in printed
     done = metrics.read_text().splitlines()
     assert 5 <= len(done) < 400
 
