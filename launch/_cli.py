@@ -16,6 +16,8 @@ from mrlato_jax.errors import InputError, shorten
 
 LAUNCH = Path(__file__).resolve().parent
 BAD_INPUT = 2  # exit status
+MOST_FILES, MOST_NESTED, MOST_BYTES = 100, 20, 100_000  # of flag files: read, within each other, long
+MOST_LETTERS = 100  # of what is quoted in an error
 
 _FLAGFILE_HELP = (
     "Reads flags from FILE, one --name=value a line; # or // at the start of a line makes it a comment. FILE without "
@@ -64,7 +66,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Sets the flags that `argv` and its flag files give.
+    """Sets the flags that `argv` and its flag files give; absl parses them.
 
     Args:
         argv: the program's name, then flags: `--name=value`, `--name value`, `--[no]name`, `--flagfile=FILE`.
@@ -74,64 +76,63 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> l
         The program's name in a list: nothing but flags is accepted.
 
     Raises:
-        InputError: an unknown flag, a value that the flag does not take, anything that is no flag, a flag file that
-            is missing, includes itself or has a line that is no flag.
+        InputError: an unknown flag, a value that the flag does not take, anything that is no flag, or as `expand`.
     """
     program, *words = argv
-    arguments = expand([Argument(word) for word in words])
-    settings = []
-    while arguments:
-        argument, *arguments = arguments
-        if not argument.text.startswith("-"):
-            raise InputError(f"{argument.where}argument is {argument.text!r}; accepted: --name=value flags only")
-        name, equals, value = argument.text.lstrip("-").partition("=")
-        flag, name, negated = _find(name, argument, flag_values)
-        if negated or (flag.boolean and not equals):
-            if equals:
-                raise InputError(f"{argument.where}--no{name} is {value!r}; accepted: no value")
-            value = "false" if negated else "true"
-        elif not equals:
-            if argument.where or not arguments or arguments[0].where:
-                raise InputError(f"{argument.where}--{name} has no value; accepted: {_accepted(flag)}")
-            value, arguments = arguments[0].text, arguments[1:]
-        if not value:  # as from a shell variable that is not set
-            raise InputError(f"{argument.where}--{name} is empty; accepted: {_accepted(flag)}")
-        try:
-            flag.parser.parse(value)
-        except (ValueError, TypeError):
-            raise InputError(f"{argument.where}--{name} is {value!r}; accepted: {_accepted(flag)}") from None
-        settings.append(f"--{name}={value}")
+    arguments = _one_word_each(expand([Argument(word) for word in words]), flag_values)
     try:
-        return flag_values([program, *settings])
-    except flags.Error as error:  # a validator: required flags, and rules across flags
+        unknown = flag_values([program, *(argument.text for argument in arguments)], known_only=True)[1:]
+    except flags.ValidationError as error:  # required flags, and rules across flags
         raise InputError(" ".join(str(error).split())) from None
+    except (flags.Error, ValueError) as error:
+        raise InputError(_refusal(error, arguments, flag_values)) from None
+    if unknown:
+        raise InputError(_guess(next(argument for argument in arguments if argument.text == unknown[0]), flag_values))
+    return [program]
 
 
-def expand(arguments: Sequence[Argument], within: tuple[Path, ...] = ()) -> list[Argument]:
+def expand(arguments: Sequence[Argument]) -> list[Argument]:
     """Puts the lines of each flag file in the place of the argument that names it.
 
-    Args:
-        arguments: words of the command line, or lines of the last file of `within`.
-        within: the flag files being read, outermost first.
+    Raises:
+        InputError: a flag file that is missing, is no text, is too large or includes itself, a line that is no flag,
+            too many files, or too many within each other.
     """
-    expanded: list[Argument] = []
-    rest = list(arguments)
-    while rest:
-        argument, *rest = rest
-        name, equals, file = argument.text.partition("=")
-        if name not in ("--flagfile", "-flagfile"):
-            expanded.append(argument)
-            continue
-        if not equals and rest and not argument.where:
-            file, rest = rest[0].text, rest[1:]
-        if not file:
-            raise InputError(f"{argument.where}--flagfile has no value; accepted: the name of a flag file")
-        path = _find_file(file, argument, within)
-        if path in within:
-            chain = " -> ".join(included.name for included in (*within[within.index(path) :], path))
-            raise InputError(f"{argument.where}--flagfile={file} includes itself: {chain}")
-        expanded += expand(_read(path), (*within, path))
-    return expanded
+    return _Reader().expand(arguments, ())
+
+
+class _Reader:
+    """Reads the flag files of one command line."""
+
+    def __init__(self) -> None:
+        self._files = 0
+
+    def expand(self, arguments: Sequence[Argument], within: tuple[Path, ...]) -> list[Argument]:
+        """As the function; `within`: the flag files that are being read, outermost first."""
+        expanded: list[Argument] = []
+        rest = iter(arguments)
+        for argument in rest:
+            name, equals, file = argument.text.partition("=")
+            if name not in ("--flagfile", "-flagfile"):
+                expanded.append(argument)
+                continue
+            if not equals and not argument.where:
+                file = next(rest, Argument("")).text
+            if not file:
+                raise InputError(f"{argument.where}--flagfile has no value; accepted: the name of a flag file")
+            named = f"{argument.where}--flagfile={_plain(file)}"
+            path = _find_file(file, named, within)
+            if path in within:
+                chain = " -> ".join(_plain(included.name) for included in (*within[within.index(path) :], path))
+                raise InputError(f"{named} includes itself: {chain}")
+            self._files += 1
+            if len(within) == MOST_NESTED or self._files > MOST_FILES:
+                raise InputError(
+                    f"{named} is one flag file too many; accepted: at most {MOST_FILES}, at most {MOST_NESTED} of them "
+                    "within each other"
+                )
+            expanded += self.expand(_read(path), (*within, path))
+        return expanded
 
 
 def help_text(doc: str, program: str, flag_values: flags.FlagValues = flags.FLAGS) -> str:
@@ -150,16 +151,61 @@ def _report(error: InputError) -> int:
     return BAD_INPUT
 
 
-def _find(name: str, argument: Argument, flag_values: flags.FlagValues) -> tuple[flags.Flag, str, bool]:
-    """The flag called `name`, its plain name, and whether it was called `no<name>`."""
-    if name in flag_values:
-        return flag_values[name], name, False
-    plain = name.removeprefix("no")
-    if plain != name and plain in flag_values and flag_values[plain].boolean:
-        return flag_values[plain], plain, True
-    close = difflib.get_close_matches(name, [*flag_values, "flagfile", "help"], n=1)
+def _one_word_each(arguments: Sequence[Argument], flag_values: flags.FlagValues) -> list[Argument]:
+    """Values that are words of their own joined to their flags, so that what absl refuses is one argument.
+
+    Raises:
+        InputError: an argument that is no flag, or a flag without the value that it needs.
+    """
+    joined = []
+    rest = list(arguments)
+    while rest:
+        argument, *rest = rest
+        if not argument.text.startswith("-"):
+            raise InputError(f"{argument.where}argument is {shorten(argument.text)}; accepted: --name=value flags only")
+        if not argument.text.strip("-"):  # absl looks at nothing behind it
+            raise InputError(f"{argument.where}unknown flag --; --help lists what is accepted")
+        name, equals, value = _parts(argument)
+        flag = flag_values[name] if name in flag_values else None  # noqa: SIM401 (get gives the value)
+        if flag is not None and not flag.boolean and not equals:
+            if argument.where or not rest or rest[0].where:
+                raise InputError(f"{argument.where}--{name} has no value; accepted: {_accepted(flag)}")
+            equals, value, rest = "=", rest[0].text, rest[1:]
+            argument = Argument(f"--{name}={value}")
+        if flag is not None and equals and not value:  # as from a shell variable that is not set
+            raise InputError(f"{argument.where}--{name} is empty; accepted: {_accepted(flag)}")
+        joined.append(argument)
+    return joined
+
+
+def _refusal(error: Exception, arguments: Sequence[Argument], flag_values: flags.FlagValues) -> str:
+    """What absl says of one of the arguments, as we say it."""
+    for argument in arguments:
+        name, _, value = _parts(argument)
+        if str(error).startswith(f"flag --{name}={value}: "):
+            return f"{argument.where}--{name} is {shorten(value)}; accepted: {_accepted(flag_values[name])}"
+        if str(error).startswith(argument.text):
+            return f"{argument.where}--{name} is {shorten(value)}; accepted: no value"
+    return _plain(str(error))
+
+
+def _guess(argument: Argument, flag_values: flags.FlagValues) -> str:
+    """What a flag that there is not may have meant."""
+    name = _parts(argument)[0]
+    close = difflib.get_close_matches(name[:MOST_LETTERS], [*flag_values, "flagfile", "help"], n=1)
     hint = f"did you mean --{close[0]}?" if close else "--help lists what is accepted"
-    raise InputError(f"{argument.where}unknown flag --{name}; {hint}")
+    return f"{argument.where}unknown flag --{_plain(name)}; {hint}"
+
+
+def _parts(argument: Argument) -> tuple[str, str, str]:
+    """Name, equals sign and value, as absl reads them."""
+    return argument.text.removeprefix("-").removeprefix("-").partition("=")
+
+
+def _plain(text: str, most: int = MOST_LETTERS) -> str:
+    """Text from outside as a terminal may be shown it: short, and what cannot be printed as Python writes it."""
+    cut = text if len(text) <= most else f"{text[: most - 3]}..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)
 
 
 def _accepted(flag: flags.Flag) -> str:
@@ -174,26 +220,35 @@ def _help(flag: flags.Flag) -> str:
     return flag.help.removeprefix(f"<{'|'.join(choices)}>: ")
 
 
-def _find_file(file: str, argument: Argument, within: tuple[Path, ...]) -> Path:
+def _find_file(file: str, named: str, within: tuple[Path, ...]) -> Path:
     folders = [path.parent for path in within[-1:]] + [Path.cwd()]
     if not os.path.dirname(file):
         folders.append(LAUNCH)
-    candidates = list(dict.fromkeys((folder / Path(file).expanduser()).resolve() for folder in folders))
-    for path in candidates:
-        if path.is_file():
-            return path
-    sought = ", ".join(map(str, candidates))
-    raise InputError(f"{argument.where}--flagfile={file} not found; sought: {sought}")
+    try:
+        candidates = list(dict.fromkeys((folder / Path(file).expanduser()).resolve() for folder in folders))
+        for path in candidates:
+            if path.is_file():
+                return path
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, no such user, a zero byte
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{named} cannot be looked for ({_plain(reason or '')}); accepted: a file's name") from None
+    raise InputError(f"{named} not found; sought: {', '.join(_plain(str(path), MOST_BYTES) for path in candidates)}")
 
 
 def _read(path: Path) -> list[Argument]:
+    name = _plain(str(path), MOST_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"flag file {path} cannot be read ({error}); accepted: UTF-8 text") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"flag file {name} cannot be read ({reason}); accepted: UTF-8 text") from None
+    if len(content) > MOST_BYTES:
+        raise InputError(f"flag file {name} is longer than {MOST_BYTES} bytes; accepted: at most so many")
     arguments = []
     for number, raw in enumerate(text.splitlines(), start=1):
-        line, where = raw.strip(), f"{path}:{number}: "
+        line, where = raw.strip(), f"{name}:{number}: "
         if not line or line.startswith(("#", "//")):
             continue
         if not line.startswith("-"):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,69 @@ def test_a_value_may_have_spaces(folder: Path) -> None:
     (folder / "a.flags").write_text("--out=my runs/exp 2\n")
     parse(["prog", "--flagfile=a.flags"], values)
     assert values.out == "my runs/exp 2"
+
+
+# Flag files made to do harm: one line, soon.
+
+
+def doubling(folder: Path) -> str:
+    for i in range(23):
+        (folder / f"{i}.flags").write_text(f"--flagfile={i + 1}.flags\n" * 2)
+    (folder / "23.flags").write_text("--seed=1\n")
+    return "0.flags"
+
+
+def nested(folder: Path) -> str:
+    for i in range(1200):
+        (folder / f"{i}.flags").write_text(f"--flagfile={i + 1}.flags\n")
+    return "0.flags"
+
+
+def link_to_itself(folder: Path) -> str:
+    (folder / "a.flags").symlink_to("b.flags")
+    (folder / "b.flags").symlink_to("a.flags")
+    return "a.flags"
+
+
+def large(folder: Path) -> str:
+    (folder / "a.flags").write_text("--seed=1\n" * 20_000)
+    return "a.flags"
+
+
+@pytest.mark.parametrize(
+    ("make", "phrase"),
+    [
+        (doubling, "is one flag file too many; accepted: at most 100, at most 20 of them within each other"),
+        (nested, "is one flag file too many; accepted: at most 100, at most 20 of them within each other"),
+        (link_to_itself, "--flagfile=a.flags "),
+        (large, "a.flags is longer than 100000 bytes; accepted: at most so many"),
+        (lambda _: "a" * 5000, "aaa... cannot be looked for (File name too long); accepted: a file's name"),
+        (lambda _: "a\0b", "--flagfile=a\\x00b cannot be looked for"),
+        (lambda _: "~nobody-of-that-name/a", "cannot be looked for"),
+        (lambda _: "/dev/zero", "--flagfile=/dev/zero not found"),
+        (lambda _: "a\x1b[31m", "--flagfile=a\\x1b[31m not found; sought: "),
+    ],
+)
+def test_harmful_flag_files(values: flags.FlagValues, folder: Path, make: Callable[[Path], str], phrase: str) -> None:
+    message = error(values, f"--flagfile={make(folder)}")
+    assert phrase in message
+    assert message.isprintable()
+    assert len(message) < 1000 + 2 * 5000
+
+
+@pytest.mark.parametrize("argument", ["--\x1b[31mred", "\x1b[31mred", "--seed=\x1b[31m", "--no\x1b[31m=1"])
+def test_what_is_quoted_is_escaped(values: flags.FlagValues, folder: Path, argument: str) -> None:
+    message = error(values, argument)
+    assert "\\x1b[31m" in message
+    assert message.isprintable()
+    (folder / "\x1b[32m.flags").write_text(f"{argument}\n")
+    message = error(values, "--flagfile=\x1b[32m.flags")
+    assert "\\x1b[32m.flags:1: " in message
+    assert message.isprintable()
+
+
+def test_a_long_name_of_a_flag_is_cut(values: flags.FlagValues) -> None:
+    assert len(error(values, "--" + "a" * 5000)) < 300
 
 
 # The flag files that are shipped.
