@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 
 class Surroundings(NamedTuple):
@@ -26,9 +25,3 @@ class Surroundings(NamedTuple):
     observe: Callable[[Any, Any], jax.Array]
     advance: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
     allowed: Callable[[Any, Any], jax.Array] | None = None
-
-
-def blind(graphs: int, rollouts: int, num_positions: int) -> Surroundings:
-    """Surroundings of decoders that see nothing of them and act on nothing."""
-    state, inputs = (jnp.zeros((graphs, size, 0), jnp.float32) for size in (rollouts, num_positions))
-    return Surroundings(state, inputs, lambda state, _: state, lambda state, _, actions: (state, ()))

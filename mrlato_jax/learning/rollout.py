@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.environment import features
-from mrlato_jax.environment.interface import blind
 from mrlato_jax.environment.observation import num_observed
 from mrlato_jax.environment.surroundings import surroundings
 from mrlato_jax.learning.learning_task import LearningTask
@@ -130,35 +129,6 @@ def deviate(network: NetworkConfig, params: Any, task: LearningTask, key: jax.Ar
     elsewhere = jax.nn.one_hot(positions, size, dtype=bool)
     others = rollout(network, params, task, decode.deviating(elsewhere), memory=memory)
     return Deviations(own, others, positions)
-
-
-def follow(
-    network: NetworkConfig, params: Any, task: LearningTask, actions: jax.Array, judged: jax.Array | None = None
-) -> Trajectories:
-    """The trajectories of given actions.
-
-    Args:
-        network: its settings.
-        params: of the policy that is asked.
-        task: G DAGs padded to N positions.
-        actions: int32[G, R, N] in scheduling order, which are taken.
-        judged: int32[G, R, N], those whose log-probabilities are asked for, if others.
-    """
-    return rollout(network, params, task, decode.given(actions), judged=judged)
-
-
-def score(
-    network: NetworkConfig, params: Any, task: LearningTask, actions: jax.Array, judged: jax.Array | None = None
-) -> Decisions:
-    """What the policy thinks of given actions: the log-probabilities, entropies and values of (23)-(27).
-
-    Arguments as `follow`.
-    """
-    if network.sees_simulator or not network.in_order:
-        return follow(network, params, task, actions, judged).decisions
-    # Decisions that see nothing of the simulator need none of it.
-    unseen = blind(task.num_graphs, actions.shape[1], task.num_positions)
-    return decode.decode(network, params, encode(network, params, task), unseen, decode.given(actions), judged)[0]
 
 
 def decode_greedily(network: NetworkConfig, params: Any, task: LearningTask) -> tuple[jax.Array, jax.Array]:

@@ -8,6 +8,7 @@ import tempfile
 from functools import partial
 from typing import Any
 
+import by_hand
 import chex
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def counts(what: str, units: int, num_tasks: int, decoder_input: str) -> np.ndar
     batch = Batch(actions, actions, values, values, values, task.dags.mask[:, None])
 
     def loss(params: Any) -> jax.Array:
-        return inner_loss(LearningConfig(), batch, rollout.score(policy, params, task, batch.actions))[0]
+        return inner_loss(LearningConfig(), batch, by_hand.score(policy, params, task, batch.actions))[0]
 
     def sample(params: Any) -> Any:
         return rollout.sample(policy, params, task, jax.random.key(0), rollouts)

@@ -65,7 +65,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def score(case: Case, actions: jax.Array) -> Decisions:
-    return jax.jit(partial(rollout.score, case.network))(case.params, case.task, actions)
+    return jax.jit(partial(by_hand.score, case.network))(case.params, case.task, actions)
 
 
 def test_trajectories_place_each_task_once_after_its_parents(case: Case) -> None:

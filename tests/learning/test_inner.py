@@ -48,7 +48,7 @@ greedy = jax.jit(partial(rollout.decode_greedily, POLICY))
 @jax.jit
 def gradient(params: Any, task: LearningTask, batch: Batch) -> Any:
     def loss(params: Any) -> Any:
-        return inner_loss(LEARNING, batch, rollout.score(POLICY, params, task, batch.actions))
+        return inner_loss(LEARNING, batch, by_hand.score(POLICY, params, task, batch.actions))
 
     return jax.grad(loss, has_aux=True)(params)
 
@@ -250,7 +250,7 @@ def test_imitation_raises_the_likelihood_of_one_plan(task: LearningTask, params:
     @jax.jit
     @jax.grad
     def unlikeliness(params: Any) -> jax.Array:
-        log_probs = rollout.score(POLICY, params, task, plans[:, None]).log_probs[:, 0]
+        log_probs = by_hand.score(POLICY, params, task, plans[:, None]).log_probs[:, 0]
         each = jnp.where(mask, log_probs, 0).sum(axis=1) / mask.sum(axis=1)
         return -each.mean() * mask.sum(axis=1).mean()
 
@@ -282,7 +282,7 @@ def test_deviations_teach_the_better_of_both_actions_by_what_it_saves(task: Lear
     @jax.jit
     @jax.grad
     def unlikeliness(params: Any) -> jax.Array:
-        log_probs = rollout.score(POLICY, params, task, own[:, None], jnp.asarray(want)[:, None]).log_probs[:, 0]
+        log_probs = by_hand.score(POLICY, params, task, own[:, None], jnp.asarray(want)[:, None]).log_probs[:, 0]
         each = (log_probs * weights).sum(axis=1) / mask.sum(axis=1)
         return -each.mean() * mask.sum(axis=1).mean()
 

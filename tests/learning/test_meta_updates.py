@@ -68,7 +68,7 @@ def test_fomaml_is_the_gradient_at_theta_prime_on_trajectories_of_its_own(params
     batch, _, latency = jax.jit(partial(by_hand.collect, POLICY, LEARNING))(adapted, drawn, fresh_key)
 
     def loss(params: Any) -> jax.Array:
-        return inner_loss(LEARNING, batch, rollout.score(POLICY, params, drawn, batch.actions))[0]
+        return inner_loss(LEARNING, batch, by_hand.score(POLICY, params, drawn, batch.actions))[0]
 
     want = jax.jit(jax.grad(loss))(adapted)
     np.testing.assert_allclose(flat(gradient), flat(want), rtol=1e-3, atol=2e-6)
@@ -93,7 +93,7 @@ def test_maml_differentiates_through_the_adam_steps(params: Any, task: LearningT
         optimizer = optax.adam(learning.inner_lr, eps_root=1e-16)
 
         def loss_on(batch: Any, params: Any) -> jax.Array:
-            return inner_loss(learning, batch, rollout.score(POLICY, params, drawn, batch.actions))[0]
+            return inner_loss(learning, batch, by_hand.score(POLICY, params, drawn, batch.actions))[0]
 
         @jax.jit
         def after_adapting(params: Any) -> jax.Array:

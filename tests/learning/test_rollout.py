@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import by_hand
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,6 @@ from helpers import placement_of, random_dag, random_mec, to_graph, to_system
 import mrlato_jax as mj
 from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
 from mrlato_jax.environment import features
-from mrlato_jax.environment.interface import blind
 from mrlato_jax.environment.observation import num_observed
 from mrlato_jax.environment.surroundings import surroundings as surroundings_of
 from mrlato_jax.learning import rollout
@@ -71,7 +71,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     system = to_system(random_mec(rng, CHANNEL_OF[request.param]))
     task = learning_task(graphs, system, policy)
     sample = jax.jit(lambda task: rollout.sample(policy, params, task, jax.random.key(2), ROLLOUTS))
-    score = jax.jit(lambda task, actions: rollout.score(policy, params, task, actions))
+    score = jax.jit(lambda task, actions: by_hand.score(policy, params, task, actions))
     greedy = jax.jit(lambda task: rollout.decode_greedily(policy, params, task))
     return Case(policy, params, graphs, system, task, sample(task), sample, score, greedy)
 
@@ -170,7 +170,7 @@ def test_deviations_are_drawn_where_the_policy_is_least_sure(case: Case) -> None
 def test_an_action_may_be_judged_without_being_taken(case: Case) -> None:
     """Its probability is what is left of that of the action taken, and the trajectory stays as it was."""
     taken = case.trajectories.decisions
-    judged = jax.jit(lambda task, a, b: rollout.score(case.network, case.params, task, a, b))(
+    judged = jax.jit(lambda task, a, b: by_hand.score(case.network, case.params, task, a, b))(
         case.task, taken.actions, 1 - taken.actions
     )
     total = np.exp(np.asarray(judged.log_probs, np.float64)) + np.exp(np.asarray(taken.log_probs, np.float64))
@@ -296,7 +296,7 @@ def test_paper_mode_does_not_see_which_task_it_decides(case: Case) -> None:
         pytest.skip("the simulator walks the positions as well")
     actions = case.trajectories.decisions.actions
     memory = rollout.encode(policy, params, case.task)
-    surroundings = blind(len(SIZES), ROLLOUTS, max(SIZES))
+    surroundings = by_hand.blind(len(SIZES), ROLLOUTS, max(SIZES))
     score = jax.jit(lambda memory: decode.decode(policy, params, memory, surroundings, decode.given(actions))[0])
     turn = np.stack([[*reversed(range(n)), *range(n, max(SIZES))] for n in SIZES])
     moved = {
@@ -342,7 +342,7 @@ def test_all_rollouts_of_a_dag_share_one_encoder_pass(case: Case, differentiate:
         return multiplications(traced.jaxpr)
 
     def score(params: Any, actions: jax.Array) -> Decisions:
-        return rollout.score(policy, params, task, actions)
+        return by_hand.score(policy, params, task, actions)
 
     encoder = work(lambda params: rollout.encode(policy, params, task))
     cells = len(SIZES) * max(SIZES)
@@ -362,7 +362,7 @@ def test_no_gradient_keeps_the_simulators_state_of_every_step(case: Case) -> Non
     graphs, rollouts, size = actions.shape
 
     def loss(params: Any) -> jax.Array:
-        return rollout.score(case.network, params, case.task, actions).log_probs.sum()
+        return by_hand.score(case.network, params, case.task, actions).log_probs.sum()
 
     program = str(jax.make_jaxpr(jax.grad(loss))(case.params))
     assert f"f32[{size},{graphs},{rollouts},{size}]" not in program
@@ -392,7 +392,7 @@ def test_gradient_of_the_loss_equals_finite_differences() -> None:
         @jax.jit
         @partial(jax.value_and_grad, has_aux=True)
         def loss(params: Any) -> tuple[jax.Array, Any]:
-            return inner_loss(learning, batch, rollout.score(policy, params, task, actions))
+            return inner_loss(learning, batch, by_hand.score(policy, params, task, actions))
 
         (_, metrics), gradient = loss(params)
         assert 0 < metrics.clip_fraction < 1  # some decisions are clipped, some are not

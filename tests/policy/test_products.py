@@ -97,7 +97,7 @@ def params() -> Any:
 
 
 def loss_and_decisions(matmul: str, batch: Any, task: LearningTask, params: Any) -> tuple[jax.Array, Decisions]:
-    decisions = rollout.score(policy_of(matmul), params, task, batch.actions)
+    decisions = by_hand.score(policy_of(matmul), params, task, batch.actions)
     return inner_loss(LEARNING, batch, decisions)[0], decisions
 
 
@@ -144,7 +144,7 @@ def test_scoring_a_sampled_trajectory_in_bfloat16_gives_what_sampling_gave(task:
     """So that the ratio (24) starts at one."""
     policy = policy_of("bfloat16")
     sampled = jax.jit(lambda p: rollout.sample(policy, p, task, jax.random.key(5), 3))(params).decisions
-    scored = jax.jit(lambda p: rollout.score(policy, p, task, sampled.actions))(params)
+    scored = jax.jit(lambda p: by_hand.score(policy, p, task, sampled.actions))(params)
     valid = np.broadcast_to(task.dags.mask[:, None], sampled.actions.shape)
     # A sum that another program takes in another order may round an operand to its other neighbour.
     np.testing.assert_allclose(scored.log_probs[valid], sampled.log_probs[valid], atol=1e-3)
