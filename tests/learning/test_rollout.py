@@ -297,9 +297,7 @@ def test_paper_mode_does_not_see_which_task_it_decides(case: Case) -> None:
     actions = case.trajectories.decisions.actions
     memory = rollout.encode(policy, params, case.task)
     surroundings = blind(len(SIZES), ROLLOUTS, max(SIZES))
-    score = jax.jit(
-        lambda memory: decode.decode(policy, params, memory, ROLLOUTS, surroundings, decode.given, actions)[0]
-    )
+    score = jax.jit(lambda memory: decode.decode(policy, params, memory, surroundings, decode.given(actions))[0])
     turn = np.stack([[*reversed(range(n)), *range(n, max(SIZES))] for n in SIZES])
     moved = {
         "keys": np.take_along_axis(memory.keys, turn[:, None, None, :], axis=3),
