@@ -296,11 +296,7 @@ def test_paper_mode_does_not_see_which_task_it_decides(case: Case) -> None:
         pytest.skip("the simulator walks the positions as well")
     actions = case.trajectories.decisions.actions
     memory = rollout.encode(policy, params, case.task)
-<<<<<<< HEAD
     surroundings = by_hand.blind(len(SIZES), ROLLOUTS, max(SIZES))
-=======
-    surroundings = blind(len(SIZES), ROLLOUTS, max(SIZES))
->>>>>>> h-tests
     score = jax.jit(lambda memory: decode.decode(policy, params, memory, surroundings, decode.given(actions))[0])
     turn = np.stack([[*reversed(range(n)), *range(n, max(SIZES))] for n in SIZES])
     moved = {
