@@ -38,7 +38,7 @@ def evaluate(
     stop: GracefulStop,
     *,
     held_out: bool = False,
-    proof_s: float | None = None,
+    time_limit_s: float | None = None,
 ) -> list[SettingResult] | None:
     """Evaluates every setting, with progress.
 
@@ -49,7 +49,7 @@ def evaluate(
         updates: Adam steps on each.
         stop: when it is requested, the evaluation ends after the collection or proof at hand.
         held_out: also adapt to half of each setting's DAGs and measure on the other half.
-        proof_s: seconds that the proof of a DAG's optimum may take; None: optima are not asked for.
+        time_limit_s: seconds that the proof of a DAG's optimum may take; None: optima are not asked for.
 
     Returns:
         One result a setting, or None where a stop was requested.
@@ -75,7 +75,7 @@ def evaluate(
                 progress.print("stopped while adapting; nothing of the evaluation was written")
                 raise
 
-    def with_optimum(result: SettingResult, setting: TestSetting, proof_s: float) -> SettingResult:
+    def with_optimum(result: SettingResult, setting: TestSetting, time_limit_s: float) -> SettingResult:
         with Progress(len(setting.graphs), f"optima of {setting.name}") as progress:
 
             def on_proof(done: int) -> None:
@@ -84,14 +84,14 @@ def evaluate(
                     progress.print("stopped while proving; nothing of the evaluation was written")
                     raise StoppedError
 
-            optimum_ms, unproven = optimum_latency(setting.graphs, setting.system, proof_s, on_proof)
+            optimum_ms, unproven = optimum_latency(setting.graphs, setting.system, time_limit_s, on_proof)
         return dataclasses.replace(result, optimum_ms=optimum_ms, unproven=unproven)
 
     results = []
     try:
         for index, setting in enumerate(settings):
             result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
-            results.append(result if proof_s is None else with_optimum(result, setting, proof_s))
+            results.append(result if time_limit_s is None else with_optimum(result, setting, time_limit_s))
     except StoppedError:
         return None
     return results

@@ -47,15 +47,16 @@ for name in ("flax", "optax", "chex", "networkx", "absl", "mrlato_jax"):
 import jax.export, numpy as np
 program = jax.export.deserialize(open("policy.jax", "rb").read())
 inputs = np.load("inputs.npz")
-actions, spans = program.call(*(inputs[name] for name in {names}))
-np.savez("outputs.npz", actions=actions, spans=spans)
+placement, order, spans = program.call(*(inputs[name] for name in {names}))
+np.savez("outputs.npz", placement=placement, order=order, spans=spans)
 """
     ran = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     found = np.load(tmp_path / "outputs.npz")
-    actions, spans = policy.decide(arrays)
-    np.testing.assert_array_equal(found["actions"][arrays.mask], np.asarray(actions)[arrays.mask])
-    np.testing.assert_allclose(found["spans"], spans, rtol=1e-5)
+    decision = policy.decide(arrays)
+    np.testing.assert_array_equal(found["placement"], decision.placement)
+    np.testing.assert_array_equal(found["order"], np.where(arrays.mask, np.arange(SIZE), -1))
+    np.testing.assert_allclose(found["spans"], decision.makespan, rtol=1e-5)
 
 
 def test_one_program_for_several_platforms(policy: mj.Offloader) -> None:
@@ -63,10 +64,11 @@ def test_one_program_for_several_platforms(policy: mj.Offloader) -> None:
     program = jax.export.deserialize(bytearray(exported.to_program(policy, SIZE, platforms=("cpu", "cuda"))))
     assert program.platforms == ("cpu", "cuda")
     arrays = mj.pack([mj.daggen(6, 0.6, 0.6, np.random.default_rng(5))], mj.System(), num_positions=SIZE)
-    actions, spans = program.call(arrays.ue, arrays.uplink, arrays.vm, arrays.downlink, arrays.parents, arrays.mask)
+    inputs = (arrays.ue, arrays.uplink, arrays.vm, arrays.downlink, arrays.parents, arrays.mask)
+    placement, _, spans = program.call(*inputs)
     ours = policy.decide(arrays)
-    np.testing.assert_array_equal(actions[0, :6], ours[0][0, :6])
-    np.testing.assert_allclose(spans, ours[1], rtol=1e-5)
+    np.testing.assert_array_equal(placement, ours.placement)
+    np.testing.assert_allclose(spans, ours.makespan, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
