@@ -13,7 +13,10 @@ _BUDGET = SearchBudget()
 def define_reference_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Declares them."""
     flags.DEFINE_float(
-        "optimum_s", _BUDGET.optimum_s, "Seconds that a DAG's optimum may take to be proven.", flag_values=flag_values
+        "optimum_s",
+        _BUDGET.time_limit_s,
+        "Seconds that a DAG's optimum may take to be proven.",
+        flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "annealing_steps",

@@ -70,7 +70,7 @@ def main(_: list[str]) -> int:
     check_writable(folder.path)
     with GracefulStop() as stop:
         results = reporting.evaluate(
-            config, policy.params, settings, FLAGS.updates, stop, held_out=FLAGS.held_out, proof_s=FLAGS.optimum_s
+            config, policy.params, settings, FLAGS.updates, stop, held_out=FLAGS.held_out, time_limit_s=FLAGS.optimum_s
         )
     if results is None:
         return 1

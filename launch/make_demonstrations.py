@@ -68,9 +68,9 @@ def main(_: list[str]) -> int:
     return 0
 
 
-def plan(experiment: str, places: Sequence[tuple[int, int, float]], proof_s: float) -> list[Demonstration]:
+def plan(experiment: str, places: Sequence[tuple[int, int, float]], time_limit_s: float) -> list[Demonstration]:
     """What a worker does."""
-    return [demonstrate(experiment, *place, proof_s) for place in places]
+    return [demonstrate(experiment, *place, time_limit_s) for place in places]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.process import State, allowed, is_done, reset, step
 from mrlato_jax.errors import InputError
 from mrlato_jax.inference.load import load_offloader
-from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.inference.offloader import Decision, Offloader
 from mrlato_jax.learning.ranges import OutsideTrainingWarning
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.graph_arrays import GraphArrays, arrays, pack_graph
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DagArrays",
+    "Decision",
     "GraphArrays",
     "InputError",
     "Offloader",

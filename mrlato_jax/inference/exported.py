@@ -28,11 +28,11 @@ def to_program(
     In another process, with JAX alone:
 
         program = jax.export.deserialize(data)
-        actions, makespans = program.call(ue, uplink, vm, downlink, parents, mask)
+        placement, order, makespans = program.call(ue, uplink, vm, downlink, parents, mask)
 
     The first four are float32[B, N], seconds, in scheduling order, 0 on padding; parents is bool[B, N, N], true at
-    [b, i, j] where the task at position j is a parent of the one at i; mask is bool[B, N]. What comes back is
-    int32[B, N] and float32[B], as `decide` says.
+    [b, i, j] where the task at position j is a parent of the one at i; mask is bool[B, N]. What comes back is the
+    three arrays of a `Decision`, int32[B, N], int32[B, N] and float32[B]; its order has positions in place of task ids.
 
     Args:
         policy: the policy.
@@ -51,12 +51,12 @@ def to_program(
         check_choice("platforms", name, PLATFORMS)
     size = num_positions
 
-    def decide_one(*leaves: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def decide_one(*leaves: jax.Array) -> tuple[jax.Array, ...]:
         ue, uplink, vm, downlink, parents, mask = leaves
         order = jnp.arange(size, dtype=jnp.int32)
         dag = DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel)
-        actions, makespans = policy.decide(jax.tree.map(lambda leaf: leaf[None], dag))
-        return actions[0], makespans[0]
+        # A plain tuple: a process without this package knows no Decision.
+        return tuple(leaf[0] for leaf in policy.decide(jax.tree.map(lambda leaf: leaf[None], dag)))
 
     (batch,) = jax.export.symbolic_shape("b")
     times = [jax.ShapeDtypeStruct((batch, size), jnp.float32)] * 4

@@ -24,7 +24,7 @@ from mrlato_jax.learning.adaptation import Adaptation, adapt
 from mrlato_jax.learning.learning_task import check_times, encoded, learning_task
 from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
 from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack
-from mrlato_jax.mec.latency import padded_size, power_of_two
+from mrlato_jax.mec.latency import LOCAL, padded_size, power_of_two
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import (
     Plan,
@@ -50,6 +50,21 @@ IMPROVED = 16  # samples that `search` improves, beside the best candidate
 IMPROVING_WORK = 2**32
 ORDER_WORK = 2**27  # for each chain
 ORDER_STEPS = 3000  # changes that each chain of `search_order` tries
+
+
+class Decision(NamedTuple):
+    """What `Offloader.decide` returns of B DAGs: where each task runs, and in which order. A pytree.
+
+    Attributes:
+        placement: int32[B, N], 0 local or 1 offload, of the task at each place of `order`; 0 on padding.
+        order: int32[B, N], task ids in scheduling order, -1 on padding: the arrays' order, or the one that the policy
+            chose.
+        makespan: float[B], seconds, of that placement in that order.
+    """
+
+    placement: jax.Array
+    order: jax.Array
+    makespan: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,18 +176,31 @@ class Offloader:
                 plans[i] = decoded[0] if mode == "argmax" else _best_of(graphs[i], systems[i], decoded, mode, seed)
         return [plans[i] for i in range(len(graphs))]
 
-    def decide(self, arrays: DagArrays) -> tuple[jax.Array, jax.Array]:
+    def decide(self, arrays: DagArrays) -> Decision:
         """The likeliest decisions as a function of arrays, for use inside `jax.jit`, `vmap` over systems, ...
 
         Args:
-            arrays: `mj.pack`'s, leading axis B; a task with more neighbours than the policy has room for gives NaN.
+            arrays: `mj.pack`'s, or `mj.arrays`' with its leading axis B; a task with more neighbours than the policy
+                has room for gives NaN.
 
         Returns:
-            Actions int32[B, N] in scheduling order, 0 local or 1 offload (2 position + side where the policy chooses
-            the order, too), and makespans float[B], seconds.
+            A `Decision`, also of a policy that chooses the order.
+
+        Raises:
+            InputError: something else, or times on the host that float32 does not hold.
         """
         check_type("arrays", arrays, DagArrays)
-        return rollout.decode_greedily(self.network, self.params, encoded(arrays, self.network))
+        if len(arrays.mask.shape) != 2:
+            raise InputError(f"arrays has a mask of shape {arrays.mask.shape}; accepted: [B, N], with one leading axis")
+        actions, makespan = rollout.decode_greedily(self.network, self.params, encoded(arrays, self.network))
+        order = jnp.asarray(arrays.order)
+        if not self.network.in_order:
+            order = jnp.take_along_axis(order, jnp.where(arrays.mask, position_of(actions), 0), axis=-1)
+        return Decision(
+            placement=jnp.where(arrays.mask, side_of(actions), LOCAL),
+            order=jnp.where(arrays.mask, order, -1),
+            makespan=makespan,
+        )
 
     def adapt(
         self, graphs: TaskGraph | Sequence[TaskGraph], system: System, updates: int = 30, seed: int = 0
@@ -294,11 +322,7 @@ def _best_of(graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], 
         starts = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in (best, *decoded)}
         most = max(1, IMPROVING_WORK // padded_size(graph.num_tasks) ** 2 // len(starts))
         for start in starts.values():
-            found = found.or_else(
-                local_search(
-                    graph, system, order=start.order, start=start.placement, restarts=0, seed=seed, max_evaluations=most
-                )
-            )
+            found = found.or_else(local_search(graph, system, start=start, restarts=0, seed=seed, max_evaluations=most))
     if mode == "search_order":
         steps = max(1, min(ORDER_STEPS, ORDER_WORK // padded_size(graph.num_tasks) ** 2))
         found = found.or_else(order_search(graph, system, start=found.plan, steps=steps, seed=seed))

@@ -21,25 +21,29 @@ MILLISECONDS = 1e3
 MARKS = (0, 1, 10, 30, 100)  # numbers of updates that tables show
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Adaptation:
     """What adapting to one set of DAGs did.
 
     Attributes:
-        latency_ms: [updates + 1], mean argmax-decoded makespan of the measured DAGs: entry k is L(k), after k updates.
-        latency_ms_by_dag: the same for each DAG, [G], after as many updates as its key in `MARKS` says, and at the end.
-        sampled_ms: one entry a collection, mean makespan of the sampled trajectories.
+        latency_s_by_dag: float64[updates + 1, G], argmax-decoded makespan of each measured DAG, seconds: row k after k
+            updates.
+        sampled_s: one entry a collection, mean makespan of the sampled trajectories, seconds.
         entropy: one entry a collection, nats per decision at its last update.
         value_explained: one entry a collection, variance of the value targets explained at its last update.
         simulator_evaluations: plans simulated to adapt (the measuring not counted), as `inner.evaluations` counts them.
     """
 
-    latency_ms: list[float]
-    latency_ms_by_dag: dict[int, list[float]]
-    sampled_ms: list[float]
+    latency_s_by_dag: np.ndarray
+    sampled_s: list[float]
     entropy: list[float]
     value_explained: list[float]
     simulator_evaluations: int
+
+    @property
+    def latency_s(self) -> np.ndarray:
+        """float64[updates + 1], mean over the measured DAGs, seconds: entry k is L(k), after k updates."""
+        return self.latency_s_by_dag.mean(axis=1)
 
 
 OnRound = Callable[[int, float, float], None]  # (updates done, latency in ms, entropy), after each collection
@@ -99,7 +103,7 @@ def adapt(
                 "accepted: finite values (try a run with a lower inner_lr)"
             )
         by_dag.extend(metrics.latencies)
-        sampled.append(MILLISECONDS * float(metrics.sampled_latency))
+        sampled.append(float(metrics.sampled_latency))
         entropy.append(float(metrics.loss.entropy))
         explained.append(float(metrics.loss.explained_variance))
         done = min((index + 1) * learning.inner_steps, updates)
@@ -110,11 +114,9 @@ def adapt(
             "run with a lower inner_lr)"
         )
     sizes = np.asarray(task.dags.mask).sum(axis=-1)
-    latencies = MILLISECONDS * np.stack(by_dag[: updates + 1]).astype(np.float64)
     return params, Adaptation(
-        latency_ms=latencies.mean(axis=1).tolist(),
-        latency_ms_by_dag={mark: np.round(latencies[mark], 3).tolist() for mark in marks(updates)},
-        sampled_ms=sampled,
+        latency_s_by_dag=np.stack(by_dag[: updates + 1]).astype(np.float64),
+        sampled_s=sampled,
         entropy=entropy,
         value_explained=explained,
         simulator_evaluations=rounds * sum(evaluations(network, learning, int(size)) for size in sizes),

@@ -50,13 +50,13 @@ class SearchBudget:
     """What the searching planners may spend on a DAG.
 
     Attributes:
-        optimum_s: seconds of branch and bound, compilation apart.
+        time_limit_s: seconds of branch and bound, compilation apart.
         annealing_steps: changes that each chain of order search tries.
         evaluations: simulated plans of a local search each, to stand beside policies whose adaptation had as many:
             with 5 and 10 trajectories, and `mrlato_plus` with 25 and with 40 tasks a DAG.
     """
 
-    optimum_s: float = 60.0
+    time_limit_s: float = 60.0
     annealing_steps: int = 10_000
     evaluations: tuple[int, ...] = (170, 340, 41_260, 66_835)
 
@@ -75,7 +75,7 @@ def planned_methods(budget: SearchBudget | None = None) -> dict[str, PlannedMeth
             for most in budget.evaluations
         ),
         PlannedMethod("local search", _local_search),
-        PlannedMethod("optimum", lambda graph, system, _: optimum(graph, system, time_limit_s=budget.optimum_s)),
+        PlannedMethod("optimum", lambda graph, system, _: optimum(graph, system, time_limit_s=budget.time_limit_s)),
         PlannedMethod(
             "order search",
             lambda graph, system, index: order_search(graph, system, steps=budget.annealing_steps, seed=index),

@@ -18,6 +18,7 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import check_number, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.latency import check_placement
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.descent import local_search
@@ -56,7 +57,7 @@ def order_search(
     start: Plan | None = None,
     steps: int = 10_000,
     chains: int = 32,
-    proof_s: float = 1.0,
+    time_limit_s: float = 1.0,
     seed: int = 0,
 ) -> SearchedPlan:
     """Looks for the best plan over all linear extensions; proves nothing.
@@ -67,10 +68,10 @@ def order_search(
     Args:
         graph: the application.
         system: the system it runs on.
-        start: plan of this application on this system to begin with; by default that optimum.
+        start: plan of this application, perhaps on another system, to begin with; by default that optimum.
         steps: changes that each chain tries.
         chains: how many anneal side by side.
-        proof_s: seconds that each of those optima may take; not looked at with a `start`.
+        time_limit_s: seconds that each of those optima may take; not looked at with a `start`.
         seed: of all random draws; it gives one answer where those optima are proven in time.
 
     Returns:
@@ -84,12 +85,13 @@ def order_search(
     check_number("steps", steps, low=1, integer=True)
     check_number("chains", chains, low=1, integer=True)
     check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
-    check_number("proof_s", proof_s, low=0.0)
+    check_number("time_limit_s", time_limit_s, low=0.0)
     if start is None:
-        begin: Plan = optimum(graph, system, time_limit_s=proof_s)
+        begin: Plan = optimum(graph, system, time_limit_s=time_limit_s)
     else:
         check_type("start", start, Plan)
-        begin = simulated_plan(graph, system, start.placement, start.order)  # it may be of another system
+        placement = check_placement(graph, start.placement, "start.placement")
+        begin = simulated_plan(graph, system, placement, start.order)  # it may be of another system
     n = graph.num_tasks
     with latency.one_by_one():
         dag = latency.pack_float64(graph, system, begin.order)
@@ -106,12 +108,10 @@ def order_search(
         orders.append(order)
         annealed = simulated_plan(graph, system, placement_of(begin.order, met.actions[:, chain]), order)
         if start is None:
-            polished: Plan = optimum(graph, system, order=order, time_limit_s=proof_s)
+            polished: Plan = optimum(graph, system, order=order, time_limit_s=time_limit_s)
         else:
             most = max(1, POLISHING_WORK // dag.mask.size**2)
-            improved = local_search(
-                graph, system, order=order, start=annealed.placement, restarts=0, max_evaluations=most
-            )
+            improved = local_search(graph, system, order=order, start=annealed, restarts=0, max_evaluations=most)
             polished, spent = improved, spent + improved.evaluations
         best = min(best, annealed, polished, key=lambda plan: plan.makespan)
     return SearchedPlan.of(best, evaluations=spent)

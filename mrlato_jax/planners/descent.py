@@ -15,7 +15,7 @@ from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.latency import check_placement
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners.greedy import earliest_finish
-from mrlato_jax.planners.plan import SearchedPlan, actions_of, placement_of, simulated_plan
+from mrlato_jax.planners.plan import Plan, SearchedPlan, actions_of, placement_of, simulated_plan
 
 BETTER = 1 - 1e-12  # what is less of an improvement is rounding
 UNLIMITED = 2**62
@@ -109,7 +109,7 @@ def local_search(
     system: System,
     *,
     order: Any = None,
-    start: Any = None,
+    start: Plan | None = None,
     restarts: int = 20,
     seed: int = 0,
     max_evaluations: int | None = None,
@@ -119,9 +119,9 @@ def local_search(
     Args:
         graph: the application.
         system: the system it runs on.
-        order: scheduling order, task ids; by default `priority_order(graph, system)`.
-        start: placement by task id that is improved first; by default `earliest_finish`'s, which in the default order
-            is HEFT-based's.
+        order: scheduling order, task ids; by default the start's, and without a start `priority_order(graph, system)`.
+        start: plan of this application, perhaps on another system or in another order, whose placement is improved
+            first; by default `earliest_finish`'s, which in the default order is HEFT-based's.
         restarts: random plans that are improved as well.
         seed: of those.
         max_evaluations: plans that may be simulated, at least 1; by default any number.
@@ -137,9 +137,12 @@ def local_search(
     check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
     most = UNLIMITED if max_evaluations is None else max_evaluations
     check_number("max_evaluations", most, low=1, high=UNLIMITED, integer=True)
+    if start is not None:
+        check_type("start", start, Plan)
+        order = start.order if order is None else order
     with latency.one_by_one():
         dag = latency.pack_float64(graph, system, order)
-        first = None if start is None else actions_of(dag, check_placement(graph, start, "start"))
+        first = None if start is None else actions_of(dag, check_placement(graph, start.placement, "start.placement"))
         starts = np.random.default_rng(seed).random((restarts, dag.mask.size)) < 0.5
         found = jax.device_get(_search(dag, first, starts, most))
     ids = dag.order[: graph.num_tasks]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
-from mrlato_jax.learning.adaptation import MILLISECONDS, Adaptation, OnRound, adapt, ignore
+from mrlato_jax.learning.adaptation import MILLISECONDS, Adaptation, OnRound, adapt, ignore, marks
 from mrlato_jax.learning.learning_task import learning_task
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods import BASELINES, planned_methods
@@ -40,18 +40,51 @@ def baseline_latencies(graphs: Sequence[TaskGraph], system: System) -> dict[str,
 def optimum_latency(
     graphs: Sequence[TaskGraph],
     system: System,
-    proof_s: float,
+    time_limit_s: float,
     on_proof: Callable[[int], None] = lambda done: None,
 ) -> tuple[float, int]:
-    """Mean optimum over `graphs` in the priority order, milliseconds, and how many are not proven in `proof_s` seconds.
+    """Mean optimum over `graphs` in the priority order, milliseconds, and how many of them are not proven.
 
-    Those count at their lower bounds. `on_proof` is told after each DAG how many are done.
+    Each proof may take `time_limit_s` seconds; those that are not proven count at their lower bounds. `on_proof` is
+    told after each DAG how many are done.
     """
     plans = []
     for graph in graphs:
-        plans.append(optimum(graph, system, time_limit_s=proof_s))
+        plans.append(optimum(graph, system, time_limit_s=time_limit_s))
         on_proof(len(plans))
     return MILLISECONDS * float(np.mean([plan.lower_bound for plan in plans])), sum(not plan.proven for plan in plans)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptationRecord:
+    """An `Adaptation` as records and tables have it, in milliseconds.
+
+    Attributes:
+        latency_ms: [updates + 1], mean argmax-decoded makespan of the measured DAGs: entry k is L(k), after k updates.
+        latency_ms_by_dag: the same for each DAG, [G], after as many updates as its key in `MARKS` says, and at the end.
+        sampled_ms: one entry a collection, mean makespan of the sampled trajectories.
+        entropy, value_explained, simulator_evaluations: as `Adaptation` has them.
+    """
+
+    latency_ms: list[float]
+    latency_ms_by_dag: dict[int, list[float]]
+    sampled_ms: list[float]
+    entropy: list[float]
+    value_explained: list[float]
+    simulator_evaluations: int
+
+    @classmethod
+    def of(cls, adaptation: Adaptation) -> Self:
+        """The record of an adaptation."""
+        latencies = MILLISECONDS * adaptation.latency_s_by_dag
+        return cls(
+            latency_ms=latencies.mean(axis=1).tolist(),
+            latency_ms_by_dag={mark: np.round(latencies[mark], 3).tolist() for mark in marks(len(latencies) - 1)},
+            sampled_ms=[MILLISECONDS * value for value in adaptation.sampled_s],
+            entropy=adaptation.entropy,
+            value_explained=adaptation.value_explained,
+            simulator_evaluations=adaptation.simulator_evaluations,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +103,8 @@ class SettingResult:
 
     setting: str
     baselines_ms: dict[str, float]
-    adaptation: Adaptation
-    held_out: Adaptation | None = None
+    adaptation: AdaptationRecord
+    held_out: AdaptationRecord | None = None
     held_out_baselines_ms: dict[str, float] | None = None
     optimum_ms: float | None = None
     unproven: int = 0
@@ -79,16 +112,16 @@ class SettingResult:
 
 def adapt_to_all(
     config: TrainConfig, params: Any, setting: TestSetting, index: int, updates: int, on_round: OnRound = ignore
-) -> Adaptation:
+) -> AdaptationRecord:
     """Adapts to and measures on all DAGs of a setting, as the paper does; arguments as `evaluate_setting`."""
     task = learning_task(setting.graphs, setting.system, config.network)
     key, _ = jax.random.split(evaluation_key(config, index))
-    return adapt(config.network, config.learning, params, task, task, updates, key, on_round)[1]
+    return AdaptationRecord.of(adapt(config.network, config.learning, params, task, task, updates, key, on_round)[1])
 
 
 def adapt_to_half(
     config: TrainConfig, params: Any, setting: TestSetting, index: int, updates: int, on_round: OnRound = ignore
-) -> Adaptation:
+) -> AdaptationRecord:
     """Adapts to the first half of a setting's DAGs and measures on the second; arguments as `evaluate_setting`.
 
     Raises:
@@ -101,7 +134,7 @@ def adapt_to_half(
         for graphs in (setting.graphs[:half], setting.graphs[half:])
     )
     _, key = jax.random.split(evaluation_key(config, index))
-    return adapt(config.network, config.learning, params, first, second, updates, key, on_round)[1]
+    return AdaptationRecord.of(adapt(config.network, config.learning, params, first, second, updates, key, on_round)[1])
 
 
 def evaluate_setting(

@@ -17,7 +17,7 @@ from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.inference.offloader import MODES, ORDER_STEPS, Offloader
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods import PlannedMethod
-from mrlato_jax.planners import Plan, SearchedPlan, local_search, order_search
+from mrlato_jax.planners import Plan, SearchedPlan, local_search, order_search, random_placement
 from mrlato_jax.progress import Progress
 from mrlato_jax.results.record import AS_WRITTEN, GrowingRecord
 from mrlato_jax.results.references import run_planner
@@ -53,7 +53,7 @@ def rows(policy: Offloader) -> dict[str, PlannedMethod]:
 
 def _searched(most: int, from_random: bool, graph: TaskGraph, system: System, index: int) -> SearchedPlan:
     """Descents from HEFT-based's plan, or a random one, and from random ones after, as many as `most` allows."""
-    start = np.random.default_rng([index, 1]).integers(0, 2, graph.num_tasks) if from_random else None
+    start = random_placement(graph, system, np.random.default_rng([index, 1])) if from_random else None
     restarts = most // (graph.num_tasks + 1) + 1
     return local_search(graph, system, start=start, restarts=restarts, seed=index, max_evaluations=most)
 

@@ -179,7 +179,7 @@ def reference_record(
         "data_hash": dataset.content_hash,
         "channel": channel,
         "version": session()["versions"]["mrlato_jax"],
-        "optimum_s": budget.optimum_s,
+        "optimum_s": budget.time_limit_s,
         "annealing_steps": budget.annealing_steps,
     }
     return References(path, identity, settings)

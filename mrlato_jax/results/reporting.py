@@ -41,7 +41,7 @@ def evaluate(
     stop: GracefulStop,
     *,
     held_out: bool = False,
-    proof_s: float | None = None,
+    time_limit_s: float | None = None,
     optima: Mapping[str, tuple[float, int]] | None = None,
 ) -> list[SettingResult] | None:
     """Evaluates every setting, with progress.
@@ -53,7 +53,7 @@ def evaluate(
         updates: Adam steps on each.
         stop: when it is requested, the evaluation ends after the collection or proof at hand.
         held_out: also adapt to half of each setting's DAGs and measure on the other half.
-        proof_s: seconds that the proof of a DAG's optimum may take; None: optima are not asked for.
+        time_limit_s: seconds that the proof of a DAG's optimum may take; None: optima are not asked for.
         optima: those that are known, by setting: their mean in milliseconds and how many are not proven.
 
     Returns:
@@ -80,7 +80,7 @@ def evaluate(
                 progress.print("stopped while adapting; nothing of the evaluation was written")
                 raise
 
-    def with_optimum(result: SettingResult, setting: TestSetting, proof_s: float) -> SettingResult:
+    def with_optimum(result: SettingResult, setting: TestSetting, time_limit_s: float) -> SettingResult:
         with Progress(len(setting.graphs), f"optima of {setting.name}") as progress:
 
             def on_proof(done: int) -> None:
@@ -89,7 +89,7 @@ def evaluate(
                     progress.print("stopped while proving; nothing of the evaluation was written")
                     raise StoppedError
 
-            optimum_ms, unproven = optimum_latency(setting.graphs, setting.system, proof_s, on_proof)
+            optimum_ms, unproven = optimum_latency(setting.graphs, setting.system, time_limit_s, on_proof)
         return dataclasses.replace(result, optimum_ms=optimum_ms, unproven=unproven)
 
     results = []
@@ -99,8 +99,8 @@ def evaluate(
             if optima is not None and setting.name in optima:
                 optimum_ms, unproven = optima[setting.name]
                 result = dataclasses.replace(result, optimum_ms=optimum_ms, unproven=unproven)
-            elif proof_s is not None:
-                result = with_optimum(result, setting, proof_s)
+            elif time_limit_s is not None:
+                result = with_optimum(result, setting, time_limit_s)
             results.append(result)
     except StoppedError:
         return None

@@ -25,7 +25,7 @@ from mrlato_jax.environment.observation import lookahead_evaluations
 from mrlato_jax.errors import InputError, check_type, shorten
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.inference.trained_run import trained_policy
-from mrlato_jax.learning.adaptation import Adaptation, marks
+from mrlato_jax.learning.adaptation import marks
 from mrlato_jax.learning.devices import resolve
 from mrlato_jax.learning.inner import plans
 from mrlato_jax.methods import label
@@ -383,8 +383,7 @@ def adapt_part(
     """One adaptation, to all DAGs of a setting or to half of them."""
     began = time.perf_counter()
     adapt = adapt_to_all if part == ALL else adapt_to_half
-    adaptation: Adaptation = adapt(config, policy.params, setting, index, updates, on_round)
-    row = dataclasses.asdict(adaptation)
+    row = dataclasses.asdict(adapt(config, policy.params, setting, index, updates, on_round))
     row["latency_ms"] = [round(value, 4) for value in row["latency_ms"]]
     for name in ("sampled_ms", "entropy", "value_explained"):
         row[name] = [float(f"{value:.5g}") for value in row[name]]

@@ -98,10 +98,12 @@ def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, 
                     yield set_index, FIRST_FRESH + number * len(systems) + variant, system.uplink_bps
 
 
-def demonstrate(experiment: str, set_index: int, graph_index: int, rate_bps: float, proof_s: float) -> Demonstration:
-    """Looks for the best plan of one DAG, `proof_s` seconds long where it is not proven sooner."""
+def demonstrate(
+    experiment: str, set_index: int, graph_index: int, rate_bps: float, time_limit_s: float
+) -> Demonstration:
+    """Looks for the best plan of one DAG, `time_limit_s` seconds long where it is not proven sooner."""
     system = _system(FAMILIES[experiment][set_index], rate_bps)
-    plan = optimum(build_graph(experiment, set_index, graph_index), system, time_limit_s=proof_s)
+    plan = optimum(build_graph(experiment, set_index, graph_index), system, time_limit_s=time_limit_s)
     placement = "".join(map(str, plan.placement.tolist()))
     return Demonstration(set_index, graph_index, rate_bps, placement, plan.makespan, plan.proven)
 

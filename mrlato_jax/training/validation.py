@@ -36,14 +36,16 @@ class ValidationSet:
     unproven: int
 
 
-def validation_set(dataset: DagDataset, channel: str, graphs_per_setting: int, proof_s: float = 2.0) -> ValidationSet:
+def validation_set(
+    dataset: DagDataset, channel: str, graphs_per_setting: int, time_limit_s: float = 2.0
+) -> ValidationSet:
     """Draws the DAGs and proves their optima, with progress.
 
     Args:
         dataset: of the experiment.
         channel: channel rules.
         graphs_per_setting: DAGs of each family (in Experiment 3, at each rate).
-        proof_s: seconds that a proof may take.
+        time_limit_s: seconds that a proof may take.
 
     Raises:
         InputError: a number that is out of range, or data that this package did not draw.
@@ -56,11 +58,13 @@ def validation_set(dataset: DagDataset, channel: str, graphs_per_setting: int, p
     plans = []
     with Progress(len(settings), "optima to validate by") as progress:
         for number, setting in enumerate(settings, start=1):
-            plans += [optimum(graph, setting.system, time_limit_s=proof_s) for graph in setting.graphs]
+            plans += [optimum(graph, setting.system, time_limit_s=time_limit_s) for graph in setting.graphs]
             progress.update(number, setting=setting.name)
         unproven = sum(not plan.proven for plan in plans)
         if unproven:
-            progress.print(f"{unproven} of {len(plans)} optima, not proven in {proof_s:g} s, count at their bounds")
+            progress.print(
+                f"{unproven} of {len(plans)} optima, not proven in {time_limit_s:g} s, count at their bounds"
+            )
     return ValidationSet(tuple(settings), float(np.mean([plan.lower_bound for plan in plans])), unproven)
 
 

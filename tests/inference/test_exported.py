@@ -49,16 +49,17 @@ import jax.export, numpy as np
 program = jax.export.deserialize(open("policy.jax", "rb").read())
 for count in (1, 3):
     inputs = np.load(f"inputs{{count}}.npz")
-    actions, spans = program.call(*(inputs[name] for name in {names}))
-    np.savez(f"outputs{{count}}.npz", actions=actions, spans=spans)
+    placement, order, spans = program.call(*(inputs[name] for name in {names}))
+    np.savez(f"outputs{{count}}.npz", placement=placement, order=order, spans=spans)
 """
     ran = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     for count, arrays in batches.items():
         outputs = np.load(tmp_path / f"outputs{count}.npz")
-        actions, spans = policy.decide(arrays)
-        np.testing.assert_array_equal(outputs["actions"][arrays.mask], np.asarray(actions)[arrays.mask])
-        np.testing.assert_allclose(outputs["spans"], spans, rtol=1e-5)
+        decision = policy.decide(arrays)
+        np.testing.assert_array_equal(outputs["placement"], decision.placement)
+        np.testing.assert_array_equal(outputs["order"], np.where(arrays.mask, np.arange(SIZE), -1))
+        np.testing.assert_allclose(outputs["spans"], decision.makespan, rtol=1e-5)
 
 
 def test_one_program_for_several_platforms(policy: mj.Offloader) -> None:
@@ -66,10 +67,11 @@ def test_one_program_for_several_platforms(policy: mj.Offloader) -> None:
     program = jax.export.deserialize(bytearray(exported.to_program(policy, SIZE, platforms=("cpu", "cuda"))))
     assert program.platforms == ("cpu", "cuda")
     arrays = mj.pack([mj.daggen(6, 0.6, 0.6, np.random.default_rng(5))], mj.System(), num_positions=SIZE)
-    actions, spans = program.call(arrays.ue, arrays.uplink, arrays.vm, arrays.downlink, arrays.parents, arrays.mask)
+    inputs = (arrays.ue, arrays.uplink, arrays.vm, arrays.downlink, arrays.parents, arrays.mask)
+    placement, _, spans = program.call(*inputs)
     ours = policy.decide(arrays)
-    np.testing.assert_array_equal(actions[0, :6], ours[0][0, :6])
-    np.testing.assert_allclose(spans, ours[1], rtol=1e-5)
+    np.testing.assert_array_equal(placement, ours.placement)
+    np.testing.assert_allclose(spans, ours.makespan, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -390,10 +390,10 @@ def test_the_makespans_gradient_is_that_of_the_plan() -> None:
     looking = dataclasses.replace(tiny_run.CONFIG.network, decoder_input="lookahead", lookahead_rules=2)
     policy = mj.Offloader(looking, rollout.init_params(looking, jax.random.key(1)), "random")
     arrays = mj.pack(graphs(5, 8, seed=13), SYSTEM)
-    actions, _ = policy.decide(arrays)
+    actions = policy.decide(arrays).placement
 
     def decided(ue: jax.Array) -> jax.Array:
-        return policy.decide(dataclasses.replace(arrays, ue=ue))[1].sum()
+        return policy.decide(dataclasses.replace(arrays, ue=ue)).makespan.sum()
 
     def fixed(ue: jax.Array) -> jax.Array:
         return mj.makespan(dataclasses.replace(arrays, ue=ue), actions).sum()
@@ -409,20 +409,21 @@ def test_inside_other_jitted_code(policy: mj.Offloader) -> None:
     arrays = mj.pack(several, SYSTEM)
 
     @jax.jit
-    def slower(policy: mj.Offloader, arrays: mj.DagArrays, factor: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def slower(policy: mj.Offloader, arrays: mj.DagArrays, factor: jax.Array) -> offloader.Decision:
         return policy.decide(dataclasses.replace(arrays, uplink=arrays.uplink * factor))
 
     for factor in (1.0, 5.0):
         system = dataclasses.replace(SYSTEM, uplink_bps=SYSTEM.uplink_bps / factor)
         # In the order of the faster link: only where both have the same order are they the same.
         orders = [mj.priority_order(graph, SYSTEM) for graph in several]
-        actions, spans = slower(policy, arrays, factor)
-        for graph, order, row, span in zip(several, orders, actions, spans, strict=True):
+        decision = slower(policy, arrays, factor)
+        np.testing.assert_array_equal(decision.order, arrays.order)
+        for graph, order, row, span in zip(several, orders, decision.placement, decision.makespan, strict=True):
             placement = np.empty(graph.num_tasks, int)
             placement[order] = np.asarray(row)[: graph.num_tasks]
             assert mj.simulate(graph, system, placement, order).makespan == pytest.approx(float(span), rel=1e-5)
     plans = policy.plan(several, SYSTEM)
-    assert [plan.makespan for plan in plans] == pytest.approx(slower(policy, arrays, 1.0)[1].tolist(), rel=1e-5)
+    assert [plan.makespan for plan in plans] == pytest.approx(slower(policy, arrays, 1.0).makespan.tolist(), rel=1e-5)
     assert slower._cache_size() == 1
 
 
@@ -450,7 +451,9 @@ def test_another_checkpoint_is_not_traced_again(policy: mj.Offloader) -> None:
     adapted = policy.adapt(graphs(4, seed=16), SYSTEM, updates=1)
     spans = [float(decided(checkpoint)[0]) for checkpoint in (policy, later, adapted)]
     assert traced == [policy.label]
-    assert spans == pytest.approx([float(checkpoint.decide(arrays)[1][0]) for checkpoint in (policy, later, adapted)])
+    assert spans == pytest.approx(
+        [float(checkpoint.decide(arrays).makespan[0]) for checkpoint in (policy, later, adapted)]
+    )
     assert jax.tree.structure(policy) == jax.tree.structure(later) == jax.tree.structure(adapted)
     assert hash(jax.tree.structure(policy)) == hash(jax.tree.structure(later))
     back = jax.tree.map(lambda leaf: leaf, later)
@@ -467,8 +470,30 @@ def test_checkpoints_side_by_side(policy: mj.Offloader) -> None:
         for k in (1, -1)
     ]
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *checkpoints)
-    spans = jax.vmap(lambda policy: policy.decide(arrays)[1])(both)
-    np.testing.assert_allclose(spans, [policy.decide(arrays)[1] for policy in checkpoints], rtol=1e-6)
+    spans = jax.vmap(lambda policy: policy.decide(arrays).makespan)(both)
+    np.testing.assert_allclose(spans, [policy.decide(arrays).makespan for policy in checkpoints], rtol=1e-6)
+
+
+def test_decisions_of_a_policy_that_orders_are_of_the_same_kind() -> None:
+    mine, several = ordering(), graphs(5, 8, seed=18)
+    arrays = mj.pack(several, SYSTEM)
+    decision = jax.jit(lambda policy: policy.decide(arrays))(mine)
+    moved = 0
+    for b, (graph, plan) in enumerate(zip(several, mine.plan(several, SYSTEM), strict=True)):
+        n = graph.num_tasks
+        np.testing.assert_array_equal(decision.order[b, :n], plan.order)
+        np.testing.assert_array_equal(decision.placement[b, :n], plan.placement[plan.order])
+        assert float(decision.makespan[b]) == pytest.approx(plan.makespan, rel=1e-5)
+        assert np.asarray(decision.order[b, n:]).tolist() == [-1] * (8 - n)
+        assert not np.asarray(decision.placement[b, n:]).any()
+        moved += plan.order.tolist() != arrays.order[b, :n].tolist()
+    assert moved
+
+
+def test_decide_takes_a_batch(policy: mj.Offloader) -> None:
+    one = mj.arrays(mj.pack_graph(graphs(4)[0]), SYSTEM)
+    with pytest.raises(mj.InputError, match=r"arrays has a mask of shape \(4,\); accepted: \[B, N\]"):
+        policy.decide(one)
 
 
 # Adapting.
@@ -481,9 +506,10 @@ def test_adapting_gives_a_policy_and_its_curve(policy: mj.Offloader) -> None:
     curve = adapted.curve
     assert policy.curve is None
     assert curve is not None
-    assert len(curve.latency_ms) == 4
-    assert curve.latency_ms[0] == pytest.approx(1e3 * np.mean([p.makespan for p in policy.plan(several, SYSTEM)]))
-    assert curve.latency_ms[-1] == pytest.approx(1e3 * np.mean([p.makespan for p in adapted.plan(several, SYSTEM)]))
+    assert curve.latency_s_by_dag.shape == (4, 2)
+    assert curve.latency_s.shape == (4,)
+    assert curve.latency_s[0] == pytest.approx(np.mean([p.makespan for p in policy.plan(several, SYSTEM)]))
+    assert curve.latency_s[-1] == pytest.approx(np.mean([p.makespan for p in adapted.plan(several, SYSTEM)]))
     jax.tree.map(np.testing.assert_array_equal, policy.params, before)
     moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), adapted.params, before)
     assert max(jax.tree.leaves(moved)) > 0

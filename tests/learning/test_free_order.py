@@ -175,11 +175,11 @@ def test_plans_are_in_the_order_that_the_policy_chose() -> None:
     learning = LearningConfig(inner_lr=5e-3, rollouts=16, learn_from="deviations", value_coef=0.0)
     adapted, record = adapt(policy, learning, params, task, task, 60, jax.random.key(1))
     plans = mj.Offloader(policy, adapted, "order").plan(graphs, system)
-    assert record.latency_ms[-1] < 0.95 * record.latency_ms[0]
+    assert record.latency_s[-1] < 0.95 * record.latency_s[0]
     for graph, plan in zip(graphs, plans, strict=True):
         assert sorted(plan.order.tolist()) == list(range(graph.num_tasks))
         assert plan.makespan == mj.simulate(graph, system, plan.placement, plan.order).makespan
-    assert 1e3 * np.mean([plan.makespan for plan in plans]) == pytest.approx(record.latency_ms[-1], rel=1e-5)
+    assert np.mean([plan.makespan for plan in plans]) == pytest.approx(record.latency_s[-1], rel=1e-5)
 
 
 @pytest.mark.parametrize("learn_from", ["samples", "deviations"])

@@ -76,7 +76,7 @@ def test_a_policy_decides_on_what_it_gives() -> None:
     systems = [to_system(random_mec(rng, "paper")) for _ in range(3)]
     packed, many = mj.pack_graph(graphs), jax.tree.map(lambda *values: np.array(values), *systems)
     decided = jax.jit(jax.vmap(lambda policy, system: policy.decide(mj.arrays(packed, system)), in_axes=(None, 0)))
-    spans = np.asarray(decided(policy, many)[1])
+    spans = np.asarray(decided(policy, many).makespan)
     assert spans.shape == (3, 2)
     for row, system in zip(spans, systems, strict=True):
         assert row.tolist() == pytest.approx([plan.makespan for plan in policy.plan(graphs, system)], rel=1e-5)

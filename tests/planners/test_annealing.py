@@ -105,7 +105,7 @@ def test_tasks_in_another_order_are_the_graph_packed_in_it() -> None:
         ("steps", 0, "steps is 0; accepted: an integer in"),
         ("chains", 0, "chains is 0; accepted: an integer in"),
         ("seed", 2**64, "seed is 18446744073709551616; accepted: an integer in"),
-        ("proof_s", -1, "proof_s is -1; accepted: a finite number in"),
+        ("time_limit_s", -1, "time_limit_s is -1; accepted: a finite number in"),
     ],
 )
 def test_refused(name: str, value: float, phrase: str) -> None:
@@ -122,5 +122,9 @@ def test_a_start_is_timed_anew() -> None:
     assert found.makespan == mj.simulate(graph, mj.System(), found.placement, found.order).makespan
     assert found.makespan <= mj.all_local(graph, mj.System()).makespan
     assert found.evaluations > 50 * 32
-    with pytest.raises(mj.InputError, match="start is 'x'; accepted: a Plan"):
-        mj.order_search(graph, mj.System(), start="x")  # type: ignore[arg-type]
+    for wrong in ("x", start.placement):
+        with pytest.raises(mj.InputError, match=r"start is .*; accepted: a Plan"):
+            mj.order_search(graph, mj.System(), start=wrong)  # type: ignore[arg-type]
+    other = mj.daggen(5, 0.6, 0.6, np.random.default_rng(4))
+    with pytest.raises(mj.InputError, match=r"start.placement is array.*; accepted: 5 integers"):
+        mj.order_search(other, mj.System(), start=start)

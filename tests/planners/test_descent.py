@@ -39,11 +39,27 @@ def test_it_begins_where_it_is_told() -> None:
     graph = mj.daggen(num_tasks=20, fat=0.7, density=0.5, rng=np.random.default_rng(0))
     system = mj.System()
     best = mj.local_search(graph, system)
-    again = mj.local_search(graph, system, start=best.placement, restarts=0)
+    again = mj.local_search(graph, system, start=best, restarts=0)
     np.testing.assert_array_equal(again.placement, best.placement)
     assert again.evaluations == 1 + 20 + 190  # nothing helps: one look at all changes
-    local = mj.local_search(graph, system, start=np.zeros(20, int), restarts=0, max_evaluations=1)
+    local = mj.local_search(graph, system, start=mj.all_local(graph, system), restarts=0, max_evaluations=1)
     assert local.makespan == mj.all_local(graph, system).makespan
+
+
+def test_a_start_has_its_order_and_may_be_given_another() -> None:
+    graph = mj.daggen(num_tasks=12, fat=0.7, density=0.5, rng=np.random.default_rng(1))
+    system, greedy = mj.System(), mj.greedy(graph, mj.System())
+    assert greedy.order.tolist() != mj.priority_order(graph, system).tolist()
+    kept = mj.local_search(graph, system, start=greedy, restarts=0, max_evaluations=1)
+    assert kept.makespan == greedy.makespan
+    np.testing.assert_array_equal(kept.order, greedy.order)
+    order = mj.priority_order(graph, system)
+    moved = mj.local_search(graph, system, start=greedy, order=order, restarts=0, max_evaluations=1)
+    assert moved.makespan == mj.simulate(graph, system, greedy.placement, order).makespan
+    np.testing.assert_array_equal(moved.order, order)
+    other = mj.daggen(num_tasks=5, fat=0.7, density=0.5, rng=np.random.default_rng(1))
+    with pytest.raises(InputError, match=r"start.placement is array.*; accepted: 5 integers"):
+        mj.local_search(other, system, start=greedy, order=np.arange(5))
 
 
 def test_more_restarts_are_no_worse_and_a_seed_gives_one_answer() -> None:
@@ -75,7 +91,8 @@ def test_a_budget_is_kept(most: int) -> None:
         ({"seed": 0.5}, "seed is 0.5; accepted: an integer in"),
         ({"seed": 2**64}, "seed is 18446744073709551616; accepted: an integer in"),
         ({"max_evaluations": 0}, "max_evaluations is 0; accepted: an integer in"),
-        ({"start": [0, 2, 0]}, r"start\[1\] is 2"),
+        ({"start": [0, 1, 0]}, r"start is \[0, 1, 0\]; accepted: a Plan"),
+        ({"start": "x"}, "start is 'x'; accepted: a Plan"),
         ({"order": [1, 1, 1]}, "order is"),
     ],
 )

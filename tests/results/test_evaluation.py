@@ -16,13 +16,13 @@ import mrlato_jax as mj
 from mrlato_jax.errors import InputError
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.learning import adaptation, rollout
-from mrlato_jax.learning.adaptation import Adaptation, adapt
+from mrlato_jax.learning.adaptation import adapt
 from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.outer import init_state
 from mrlato_jax.methods import BASELINES
 from mrlato_jax.planners import random_placement
 from mrlato_jax.results import evaluation
-from mrlato_jax.results.evaluation import baseline_latencies, evaluate_setting
+from mrlato_jax.results.evaluation import AdaptationRecord, baseline_latencies, evaluate_setting
 from mrlato_jax.training import experiments
 from mrlato_jax.training.experiments import TestSetting
 
@@ -46,12 +46,15 @@ def task(settings: list[TestSetting]) -> LearningTask:
     return learning_task(settings[0].graphs, settings[0].system, POLICY)
 
 
-def run(params: Any, task: LearningTask, updates: int, key: jax.Array = KEY, **options: Any) -> tuple[Any, Adaptation]:
-    return adapt(POLICY, LEARNING, params, task, task, updates, key, **options)
+def run(
+    params: Any, task: LearningTask, updates: int, key: jax.Array = KEY, **options: Any
+) -> tuple[Any, AdaptationRecord]:
+    adapted, curve = adapt(POLICY, LEARNING, params, task, task, updates, key, **options)
+    return adapted, AdaptationRecord.of(curve)
 
 
 @pytest.fixture(scope="module")
-def longest(params: Any, task: LearningTask) -> Adaptation:
+def longest(params: Any, task: LearningTask) -> AdaptationRecord:
     return run(params, task, 6)[1]
 
 
@@ -64,7 +67,7 @@ def planned_ms(params: Any, setting: TestSetting) -> list[float]:
 
 
 def test_before_any_update_is_the_argmax_of_the_meta_policy(
-    params: Any, settings: list[TestSetting], longest: Adaptation
+    params: Any, settings: list[TestSetting], longest: AdaptationRecord
 ) -> None:
     want = planned_ms(params, settings[0])
     assert len(set(want)) == GRAPHS
@@ -74,7 +77,7 @@ def test_before_any_update_is_the_argmax_of_the_meta_policy(
 
 @pytest.mark.parametrize("updates", [0, 1, 3, 4])
 def test_fewer_updates_are_the_beginning_of_more(
-    params: Any, task: LearningTask, longest: Adaptation, updates: int
+    params: Any, task: LearningTask, longest: AdaptationRecord, updates: int
 ) -> None:
     record = run(params, task, updates)[1]
     rounds = -(-updates // STEPS)
@@ -91,7 +94,7 @@ def test_fewer_updates_are_the_beginning_of_more(
     assert record.simulator_evaluations == rounds * GRAPHS * LEARNING.rollouts
 
 
-def test_every_update_is_measured(longest: Adaptation) -> None:
+def test_every_update_is_measured(longest: AdaptationRecord) -> None:
     assert len(set(longest.latency_ms)) > 3
     assert set(longest.latency_ms_by_dag) == {0, 1, 6}
     for mark, each in longest.latency_ms_by_dag.items():
@@ -153,7 +156,7 @@ def test_each_collection_has_a_key_of_its_own(params: Any, task: LearningTask, m
     assert len(set(map(tuple, keys))) == 3
 
 
-def test_progress_is_told_after_each_collection(params: Any, task: LearningTask, longest: Adaptation) -> None:
+def test_progress_is_told_after_each_collection(params: Any, task: LearningTask, longest: AdaptationRecord) -> None:
     told: list[tuple[int, float, float]] = []
     _, record = run(params, task, 4, on_round=lambda *arguments: told.append(arguments))
     assert [update for update, _, _ in told] == [3, 4]
@@ -258,8 +261,8 @@ def test_adaptation_never_sees_the_measured_half(
         evaluate_setting(CONFIG, params, setting, 0, 6, held_out=True)
     (adapted, record), (adapted_again, record_again) = returned[1], returned[3]
     jax.tree.map(np.testing.assert_array_equal, adapted, adapted_again)
-    assert record.sampled_ms == record_again.sampled_ms
-    assert record.latency_ms[0] != record_again.latency_ms[0]
+    assert record.sampled_s == record_again.sampled_s
+    assert record.latency_s[0] != record_again.latency_s[0]
     # The control: what it does see changes it.
     strange_half = dataclasses.replace(settings[0], graphs=(*strangers, *settings[0].graphs[half:]))
     evaluate_setting(CONFIG, params, strange_half, 0, 6, held_out=True)

@@ -13,11 +13,11 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.config import TrainConfig
-from mrlato_jax.learning.adaptation import Adaptation, marks
+from mrlato_jax.learning.adaptation import marks
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods import BASELINES
 from mrlato_jax.results import reporting
-from mrlato_jax.results.evaluation import SettingResult
+from mrlato_jax.results.evaluation import AdaptationRecord, SettingResult
 from mrlato_jax.training.experiments import TestSetting
 from mrlato_jax.training.stopping import GracefulStop
 
@@ -27,9 +27,9 @@ FIRST = dict(zip(BASELINES, (300.0, 200.0, 150.04, 110.0, 100.0), strict=True))
 SECOND = dict(zip(BASELINES, (800.0, 600.0, 500.0, 380.0, 400.0), strict=True))
 
 
-def adaptation(curve: list[float]) -> Adaptation:
+def adaptation(curve: list[float]) -> AdaptationRecord:
     by_dag = {mark: [curve[mark] - 1, curve[mark] + 1] for mark in marks(len(curve) - 1)}
-    return Adaptation(curve, by_dag, [1.5], [0.6], [0.1], 80)
+    return AdaptationRecord(curve, by_dag, [1.5], [0.6], [0.1], 80)
 
 
 def results(updates: int, *, held_out: bool = False) -> list[SettingResult]:
@@ -250,7 +250,7 @@ def proved(monkeypatch: pytest.MonkeyPatch, proofs_before_the_stop: int) -> list
 
     monkeypatch.setattr(reporting, "evaluate_setting", lambda *_, **__: next(measured))
     monkeypatch.setattr("mrlato_jax.results.evaluation.optimum", optimum)
-    return reporting.evaluate(TrainConfig(), None, settings, 0, stop, proof_s=1.0)
+    return reporting.evaluate(TrainConfig(), None, settings, 0, stop, time_limit_s=1.0)
 
 
 @pytest.mark.parametrize("proofs", [1, 2, 3])

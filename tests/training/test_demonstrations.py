@@ -26,7 +26,7 @@ POLICY = NetworkConfig(decoder_input="task_sim", units=16, heads=2, layers=1, ne
 def found() -> list[Demonstration]:
     """Two DAGs of each of Experiment 2's two smallest families, of 10 and of 15 tasks."""
     places = [place for place in demonstrations.wanted("exp2", 2) if place[0] < 2]
-    return [demonstrations.demonstrate("exp2", *place, proof_s=5.0) for place in places]
+    return [demonstrations.demonstrate("exp2", *place, time_limit_s=5.0) for place in places]
 
 
 def test_fresh_dags_of_training_families_under_training_rates() -> None:

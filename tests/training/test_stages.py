@@ -46,7 +46,7 @@ class StopAt(GracefulStop):
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     places = [place for place in demonstrations.wanted("exp2", 2) if place[0] < 2]
-    found = [demonstrations.demonstrate("exp2", *place, proof_s=5.0) for place in places]
+    found = [demonstrations.demonstrate("exp2", *place, time_limit_s=5.0) for place in places]
     demonstrations.save(demonstrations.find("exp2", folder), "exp2", found)
     return folder
 
