@@ -9,6 +9,7 @@ a core, since a proof uses one.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -20,6 +21,7 @@ from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.errors import check_number
 from mrlato_jax.files import check_writable
 from mrlato_jax.learning.devices import cores
+from mrlato_jax.processes import end_with_parent
 from mrlato_jax.progress import Progress
 from mrlato_jax.training.demonstrations import Demonstration, demonstrate, find, load, save, wanted
 from mrlato_jax.training.stopping import GracefulStop
@@ -48,7 +50,7 @@ def main(_: list[str]) -> int:
     with (
         GracefulStop() as stop,
         Progress(len(everything), f"planning {FLAGS.experiment}", start=done) as progress,
-        ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn")) as workers,
+        ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), begin) as workers,
     ):
         running = [workers.submit(plan, FLAGS.experiment, chunk, FLAGS.proof_s) for chunk in chunks]
         for number, finished in enumerate(as_completed(running), start=1):
@@ -65,6 +67,12 @@ def main(_: list[str]) -> int:
     proven = sum(entry.proven for entry in known.values())
     print(f"{path}: {len(known)} plans, {proven} proven")
     return 0
+
+
+def begin() -> None:
+    """What a worker does first."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: the parent decides what ends
 
 
 def plan(experiment: str, places: Sequence[tuple[int, int, float]], proof_s: float) -> list[Demonstration]:

@@ -7,9 +7,11 @@ import dataclasses
 import fcntl
 import hashlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,25 @@ def hashes(folder: Path) -> dict[str, str]:
     """Every file below `folder` by name, with the hash of its contents."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended, and that nobody has waited for, does not. Reads /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until_gone(pids: Sequence[int], seconds: float) -> None:
+    """Fails where one of the processes still runs after so long; then it is ended."""
+    until = time.monotonic() + seconds
+    while left := [pid for pid in pids if alive(pid)]:
+        if time.monotonic() > until:
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"processes {left} outlive their parent")
+        time.sleep(0.05)
 
 
 @dataclasses.dataclass(frozen=True)
