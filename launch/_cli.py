@@ -56,7 +56,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         except InputError as error:
             return _report(error)
         except OSError as error:
-            print(f"error: {error}", file=sys.stderr)
+            _report(error)
             return 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -146,8 +146,9 @@ def help_text(doc: str, program: str, flag_values: flags.FlagValues = flags.FLAG
     return "\n".join(lines)
 
 
-def _report(error: InputError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+def _report(error: InputError | OSError) -> int:
+    text = str(error)  # may quote the name of a file
+    print(f"error: {_plain(text, len(text))}", file=sys.stderr)
     return BAD_INPUT
 
 

@@ -18,7 +18,6 @@ times mean something only beside that, and records are compared both as they are
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,7 @@ from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.mec.system import System
+from mrlato_jax.processes import run_python
 
 ORACLE = Path(__file__).resolve().parents[1] / "tests" / "oracle.py"
 
@@ -125,8 +125,7 @@ def _run_apart(names: list[str]) -> tuple[dict[str, Any], list[str]]:
     failed = []
     for name in names:
         passed = [f"--{flag}={FLAGS[flag].value}" for flag in ("peer",) if FLAGS[flag].value is not None]
-        command = [sys.executable, __file__, f"--only={name}", "--json=-", *passed, *(["--full"] * FLAGS.full)]
-        ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        ran = run_python(Path(__file__), f"--only={name}", "--json=-", *passed, *(["--full"] * FLAGS.full))
         if ran.returncode:
             failed.append(f"{name} (exit status {ran.returncode})")
             continue

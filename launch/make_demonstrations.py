@@ -9,6 +9,7 @@ a core, since a proof uses one.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -16,11 +17,11 @@ from pathlib import Path
 from _cli import run
 from absl import flags
 
-from mrlato_jax.children import end_with_parent
 from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.errors import check_number
 from mrlato_jax.files import check_writable
 from mrlato_jax.learning.devices import cores
+from mrlato_jax.processes import end_with_parent
 from mrlato_jax.progress import Progress
 from mrlato_jax.training.demonstrations import Demonstration, demonstrate, find, load, save, wanted
 from mrlato_jax.training.stopping import GracefulStop
@@ -49,7 +50,7 @@ def main(_: list[str]) -> int:
     with (
         GracefulStop() as stop,
         Progress(len(everything), f"planning {FLAGS.experiment}", start=done) as progress,
-        ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), initializer=end_with_parent) as workers,
+        ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), begin) as workers,
     ):
         running = [workers.submit(plan, FLAGS.experiment, chunk, FLAGS.proof_s) for chunk in chunks]
         for number, finished in enumerate(as_completed(running), start=1):
@@ -68,9 +69,15 @@ def main(_: list[str]) -> int:
     return 0
 
 
-def plan(experiment: str, places: Sequence[tuple[int, int, float]], time_limit_s: float) -> list[Demonstration]:
+def begin() -> None:
+    """What a worker does first."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: the parent decides what ends
+
+
+def plan(experiment: str, places: Sequence[tuple[int, int, float]], proof_s: float) -> list[Demonstration]:
     """What a worker does."""
-    return [demonstrate(experiment, *place, time_limit_s) for place in places]
+    return [demonstrate(experiment, *place, proof_s) for place in places]
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ import hashlib
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -89,6 +91,25 @@ def run_here(script: str, *arguments: object, cwd: Path) -> subprocess.Completed
                 delattr(flags.FLAGS, name)
             flags.FLAGS.unparse_flags()
     return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended, and that nobody has waited for, does not. Reads /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until_gone(pids: Sequence[int], seconds: float) -> None:
+    """Fails where one of the processes still runs after so long; then it is ended."""
+    until = time.monotonic() + seconds
+    while left := [pid for pid in pids if alive(pid)]:
+        if time.monotonic() > until:
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"processes {left} outlive their parent")
+        time.sleep(0.05)
 
 
 @dataclasses.dataclass(frozen=True)

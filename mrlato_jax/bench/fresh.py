@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from mrlato_jax.bench.iteration import Workload
 from mrlato_jax.config import NetworkConfig
+from mrlato_jax.processes import run_python
 
 IMPORTS = """
 import json, sys, time
@@ -36,14 +35,8 @@ def run_fresh(program: str, argument: str, environment: Mapping[str, str]) -> di
     """
     package = str(Path(__file__).resolve().parents[2])  # the same code, however this process came to find it
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", program, argument]
-    ran = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+    ran = run_python(program, argument, environment={"PYTHONPATH": path, **environment})
+    ran.check_returncode()
     return json.loads(ran.stdout.splitlines()[-1])
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
-from tiny_run import Workplace
+from tiny_run import Workplace, wait_until_gone
 
+from mrlato_jax.learning.devices import cores
 from mrlato_jax.training import demonstrations
 
 
@@ -34,6 +36,24 @@ def test_what_is_missing_is_planned(place: Workplace, tmp_path: Path) -> None:
     before = path.read_bytes()
     assert place.run("make_demonstrations.py", *arguments).returncode == 0
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_workers_of_a_killed_program_end(place: Workplace, tmp_path: Path) -> None:
+    arguments = ["--experiment=exp1", "--graphs_per_family=1", "--proof_s=0.01", f"--out={tmp_path}"]
+    with place.start("make_demonstrations.py", *arguments) as program:
+        children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+        until = time.monotonic() + 60
+        try:
+            # multiprocessing's resource tracker comes first, and ends by itself
+            while len(workers := [int(pid) for pid in children.read_text().split()][1:]) < cores():
+                assert program.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            time.sleep(2)
+        finally:
+            program.kill()
+        wait_until_gone(workers, seconds=60)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""Processes of ours end when the one that started them does, also by SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_run import wait_until_gone
+
+from mrlato_jax.processes import run_python
+
+PARENT = """
+import multiprocessing, os, sys, threading, time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from mrlato_jax.processes import end_with_parent, run_python
+asleep = "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'w'), flush=True); time.sleep(600)"
+Path("script.py").write_text(asleep)
+threading.Thread(target=run_python, args=(asleep, "text.pid")).start()
+threading.Thread(target=run_python, args=(Path("script.py"), "script.pid")).start()
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
+    print(pool.submit(os.getpid).result(), file=open("pool.pid", "w"), flush=True)
+    time.sleep(600)
+"""
+NAMES = ("text.pid", "script.pid", "pool.pid")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_children_of_a_killed_process_end(tmp_path: Path) -> None:
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=tmp_path, env=environment) as parent:
+        until = time.monotonic() + 60
+        try:
+            while not all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in NAMES):
+                assert parent.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        finally:
+            parent.kill()
+    wait_until_gone([int((tmp_path / name).read_text()) for name in NAMES], seconds=10)
+
+
+def test_a_program_gets_its_arguments_and_gives_its_output(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("WORD = 'beside'")
+    script = tmp_path / "script.py"
+    script.write_text("import os, sys, beside; print(__name__, beside.WORD, sys.argv, os.environ['A']); sys.exit(3)")
+    ran = run_python(script, "--x", environment={"A": "a"})
+    assert (ran.returncode, ran.stdout) == (3, f"__main__ beside {[str(script), '--x']} a\n")
+    ran = run_python("import sys; print(sys.argv[1])", "x")
+    assert (ran.returncode, ran.stdout) == (0, "x\n")
