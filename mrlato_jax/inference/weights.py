@@ -12,16 +12,16 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mrlato_jax.config import NetworkConfig, TrainConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.dag.dataset import data_folder
 from mrlato_jax.errors import InputError, shorten
-from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.learning import ranges, rollout
 
 SHIPPED = "weights"  # folder beside the data sets
@@ -79,8 +79,46 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path.with_suffix("") for path in found}
 
 
-def load(stem: Path) -> Offloader:
-    """The policy that `save` wrote.
+class StoredPolicy(NamedTuple):
+    """What the two files hold of a policy: the first fields of an `Offloader`, as it takes them."""
+
+    network: NetworkConfig
+    params: Any
+    label: str
+    iteration: int
+    learning: LearningConfig
+    ranges: ranges.Ranges | None
+
+
+def save(stem: Path, policy: StoredPolicy) -> None:
+    """Writes a policy as two files that `load` reads; files of that name that are there are replaced.
+
+    Args:
+        stem: path without the endings; its folder is made if it is missing.
+        policy: its parameters are written as float32.
+
+    Raises:
+        InputError: a folder that cannot be written to, or parameters that are not finite.
+    """
+    tensors = {name: np.asarray(leaf) for name, leaf in flatten_dict(policy.params, sep="/").items()}
+    for name, array in tensors.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"params has NaN or infinite numbers in {name}; accepted: finite ones")
+    check_writable(stem.parent)
+    data = to_bytes(tensors)
+    description = {
+        "method": policy.label,
+        "config": {"policy": policy.network.to_json(), "learning": policy.learning.to_json()},
+        "iteration": policy.iteration,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "ranges": None if policy.ranges is None else ranges.to_json(policy.ranges),
+    }
+    write_atomically(stem.with_name(stem.name + TENSORS), data)
+    write_atomically(stem.with_name(stem.name + DESCRIPTION), json.dumps(description, indent=2).encode() + b"\n")
+
+
+def load(stem: Path) -> StoredPolicy:
+    """The policy that `save` or `export_weights.py` wrote.
 
     Args:
         stem: path without the endings.
@@ -104,7 +142,9 @@ def load(stem: Path) -> Offloader:
         raise InputError(f"{tensors_path} is not what {description_path} describes; accepted: files written together")
     params = unflatten_dict(from_bytes(data), sep="/")
     _check_shapes(tensors_path, config.network, params)
-    return Offloader(config.network, jax.tree.map(jax.numpy.asarray, params), label, iteration, config.learning, known)
+    return StoredPolicy(
+        config.network, jax.tree.map(jax.numpy.asarray, params), label, iteration, config.learning, known
+    )
 
 
 def _check_shapes(path: Path, network: NetworkConfig, params: Any) -> None:
