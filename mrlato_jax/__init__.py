@@ -16,7 +16,9 @@ from mrlato_jax.mec.graph_arrays import GraphArrays, arrays, pack_graph
 from mrlato_jax.mec.latency import Schedule, makespan, simulate
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
+from mrlato_jax.methods import METHODS
 from mrlato_jax.planners import (
+    PLANNERS,
     Plan,
     ProvenPlan,
     SearchedPlan,
@@ -25,6 +27,8 @@ from mrlato_jax.planners import (
     greedy,
     heft,
     local_search,
+    look_ahead,
+    look_ahead_order,
     optimum,
     order_search,
 )
@@ -32,6 +36,8 @@ from mrlato_jax.planners import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "METHODS",
+    "PLANNERS",
     "DagArrays",
     "Decision",
     "GraphArrays",
@@ -55,6 +61,8 @@ __all__ = [
     "is_done",
     "load_offloader",
     "local_search",
+    "look_ahead",
+    "look_ahead_order",
     "makespan",
     "optimum",
     "order_search",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -35,7 +36,22 @@ def test_all_is_true() -> None:
 def test_every_public_object_is_documented() -> None:
     assert mj.__doc__
     for name in mj.__all__:
-        assert getattr(mj, name).__doc__, name
+        value = getattr(mj, name)
+        assert isinstance(value, Mapping) or value.__doc__, name  # a list of others has no docstring of its own
+
+
+def test_planners_and_methods_are_listed() -> None:
+    graph = mj.daggen(num_tasks=4, fat=0.5, density=0.5, rng=np.random.default_rng(0))
+    assert {"greedy", "heft", "look_ahead", "local_search", "order_search", "optimum"} <= set(mj.PLANNERS)
+    for name, planner in mj.PLANNERS.items():
+        assert getattr(mj, name) is planner
+        assert planner.__doc__
+    for name in ("heft", "look_ahead", "optimum"):
+        assert isinstance(mj.PLANNERS[name](graph, mj.System()), mj.Plan)
+    assert list(mj.METHODS) == ["mrlato", "mrlco", "drl", "mrlato_plus", "mrlato_plus_order"]
+    assert all(method.name == name for name, method in mj.METHODS.items())
+    with pytest.raises(TypeError):
+        mj.METHODS["mine"] = mj.METHODS["mrlato"]  # type: ignore[index]
 
 
 def test_version_is_a_version() -> None:

@@ -22,7 +22,7 @@ def load_offloader(source: str | Path = GENERAL) -> Offloader:
         source: "general", `mrlato_plus` trained on applications and systems of all kinds; "exp1", "exp2" or "exp3", the
             same trained on that experiment's training sets; a run folder, as `launch/meta_train.py` leaves it, whose
             newest whole checkpoint counts (./exp1 where its name is one of those); or a file of
-            `launch/export_weights.py`, NAME.safetensors with NAME.json beside it.
+            `Offloader.save` or `launch/export_weights.py`, NAME.safetensors with NAME.json beside it.
 
     Raises:
         InputError: no weights of that name and no run there, no whole checkpoint in it, or one of other settings or
@@ -32,10 +32,10 @@ def load_offloader(source: str | Path = GENERAL) -> Offloader:
         raise InputError(f"source is {shorten(source)}; accepted: the name of shipped weights, or a path")
     shipped = weights.shipped()
     if isinstance(source, str) and source in shipped:
-        return weights.load(shipped[source])
+        return Offloader(*weights.load(shipped[source]))
     path = Path(source)
     if path.suffix == weights.TENSORS:
-        return weights.load(path.with_suffix(""))
+        return Offloader(*weights.load(path.with_suffix("")))
     if not path.exists():
         raise InputError(f"source is {shorten(source)}; accepted: {', '.join(shipped)}, or the path of a run folder")
     # Loaded here and not above: a program that plans with shipped weights needs nothing of training.

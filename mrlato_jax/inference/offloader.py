@@ -7,6 +7,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import jax
@@ -19,6 +20,7 @@ from mrlato_jax.environment import features
 from mrlato_jax.environment.actions import position_of, side_of
 from mrlato_jax.environment.observation import lookahead_evaluations
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
+from mrlato_jax.inference import weights
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, adapt
 from mrlato_jax.learning.learning_task import check_times, encoded, learning_task
@@ -227,6 +229,27 @@ class Offloader:
         task = learning_task(graphs, system, self.network)
         params, curve = adapt(self.network, self.learning, self.params, task, task, updates, jax.random.key(seed))
         return dataclasses.replace(self, params=params, curve=curve)
+
+    def save(self, stem: str | Path) -> Path:
+        """Writes the policy as two files, which `mj.load_offloader` loads again; its `curve` is not kept.
+
+        Args:
+            stem: path without an ending: NAME gives NAME.safetensors and NAME.json. Such files that are there are
+                replaced; the folder is made if it is missing.
+
+        Returns:
+            The path of NAME.safetensors, which `mj.load_offloader` takes.
+
+        Raises:
+            InputError: no path of a file, a folder that cannot be written to, or parameters that are not finite.
+        """
+        if not isinstance(stem, str | Path) or not Path(stem).name:
+            raise InputError(f"stem is {shorten(stem)}; accepted: a path without an ending, NAME or FOLDER/NAME")
+        path = Path(stem)
+        path = path.with_suffix("") if path.suffix == weights.TENSORS else path
+        stored = weights.StoredPolicy(self.network, self.params, self.label, self.iteration, self.learning, self.ranges)
+        weights.save(path, stored)
+        return path.with_name(path.name + weights.TENSORS)
 
     def _decoded(
         self, graphs: Sequence[TaskGraph], systems: Sequence[System], size: int, samples: int, seed: int

@@ -12,18 +12,17 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mrlato_jax.config import NetworkConfig, TrainConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.dag.dataset import data_folder
 from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.errors import InputError, check_number, check_type
-from mrlato_jax.files import load_json
-from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.files import check_writable, load_json, write_atomically
 from mrlato_jax.inference.portable import FLOAT32, SIZE_BYTES, read_tensors
 from mrlato_jax.learning import ranges, rollout
 
@@ -65,8 +64,46 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path.with_suffix("") for path in found}
 
 
-def load(stem: Path) -> Offloader:
-    """The policy that `save` wrote.
+class StoredPolicy(NamedTuple):
+    """What the two files hold of a policy: the first fields of an `Offloader`, as it takes them."""
+
+    network: NetworkConfig
+    params: Any
+    label: str
+    iteration: int
+    learning: LearningConfig
+    ranges: ranges.Ranges | None
+
+
+def save(stem: Path, policy: StoredPolicy) -> None:
+    """Writes a policy as two files that `load` reads; files of that name that are there are replaced.
+
+    Args:
+        stem: path without the endings; its folder is made if it is missing.
+        policy: its parameters are written as float32.
+
+    Raises:
+        InputError: a folder that cannot be written to, or parameters that are not finite.
+    """
+    tensors = {name: np.asarray(leaf) for name, leaf in flatten_dict(policy.params, sep="/").items()}
+    for name, array in tensors.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"params has NaN or infinite numbers in {name}; accepted: finite ones")
+    check_writable(stem.parent)
+    data = to_bytes(tensors)
+    description = {
+        "method": policy.label,
+        "config": {"policy": policy.network.to_json(), "learning": policy.learning.to_json()},
+        "iteration": policy.iteration,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "ranges": None if policy.ranges is None else ranges.to_json(policy.ranges),
+    }
+    write_atomically(stem.with_name(stem.name + TENSORS), data)
+    write_atomically(stem.with_name(stem.name + DESCRIPTION), json.dumps(description, indent=2).encode() + b"\n")
+
+
+def load(stem: Path) -> StoredPolicy:
+    """The policy that `save` or `export_weights.py` wrote.
 
     Args:
         stem: path without the endings.
@@ -93,7 +130,8 @@ def load(stem: Path) -> Offloader:
     tensors = from_bytes(data)
     check_arrays(tensors_path, config.network, tensors)
     params = jax.tree.map(jax.numpy.asarray, unflatten_dict(tensors, sep="/"))
-    return Offloader(config.network, params, description["method"], description["iteration"], config.learning, known)
+    label, iteration = description["method"], description["iteration"]
+    return StoredPolicy(config.network, params, label, iteration, config.learning, known)
 
 
 def check_arrays(path: Path, network: NetworkConfig, arrays: Mapping[str, np.ndarray]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.errors import check_choice
 from mrlato_jax.methods import drl, mrlato, mrlato_plus, mrlco
@@ -14,10 +17,14 @@ LEARNED = {
     for entry in (mrlato.METHOD, mrlco.METHOD, drl.METHOD, mrlato_plus.METHOD, mrlato_plus.METHOD_THAT_ORDERS)
 }
 
+METHODS: Mapping[str, LearnedMethod] = MappingProxyType(LEARNED)
+"""Every learned method by its name, read-only: a record of the settings in which it differs from the paper's."""
+
 __all__ = [
     "BASELINES",
     "COUNTED_SEARCH",
     "LEARNED",
+    "METHODS",
     "LearnedMethod",
     "Method",
     "PlannedMethod",

@@ -1,5 +1,10 @@
 """Plans without learning: one signature, `planner(graph, system) -> Plan`."""
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.mec.system import System
 from mrlato_jax.planners.annealing import order_search
 from mrlato_jax.planners.baselines import baselines
 from mrlato_jax.planners.branch_and_bound import optimum
@@ -9,7 +14,15 @@ from mrlato_jax.planners.greedy import earliest_finish, greedy, heft
 from mrlato_jax.planners.lookahead import look_ahead, look_ahead_order
 from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, placement_of, plans_of_arrays, simulated_plan
 
+_ALL = (
+    all_local, all_offload, greedy, heft, look_ahead, look_ahead_order, local_search, order_search, optimum
+)  # fmt: skip
+
+PLANNERS: Mapping[str, Callable[[TaskGraph, System], Plan]] = MappingProxyType({one.__name__: one for one in _ALL})
+"""Every planner by its name in `mrlato_jax`; each takes a graph and a system, and its docstring says what it does."""
+
 __all__ = [
+    "PLANNERS",
     "Plan",
     "ProvenPlan",
     "SearchedPlan",

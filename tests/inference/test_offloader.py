@@ -23,7 +23,6 @@ from mrlato_jax.inference import offloader
 from mrlato_jax.learning import ranges, rollout
 from mrlato_jax.learning.learning_task import encoded, learning_task
 from mrlato_jax.learning.outer import LearnerState, init_state
-from mrlato_jax.planners import look_ahead
 from mrlato_jax.training import checkpoint
 from mrlato_jax.training.run_folder import RunFolder, checkpoint_meta
 
@@ -311,12 +310,12 @@ def test_each_mode_is_no_worse_than_the_one_before(policy: mj.Offloader, orders:
     for i, graph in enumerate(several):
         spans = [plans[mode][i].makespan for mode in offloader.MODES]
         assert spans == sorted(spans, reverse=True)
-        simple = (mj.heft, mj.greedy, mj.all_local, mj.all_offload, look_ahead)
+        simple = (mj.heft, mj.greedy, mj.all_local, mj.all_offload, mj.look_ahead)
         assert spans[1] <= min(planner(graph, SYSTEM).makespan for planner in simple)
         spent = [plans[mode][i].evaluations for mode in offloader.MODES]
         assert spent == sorted(spent)
         assert spent[0] == 0
-        assert spent[1] == 4 + 4 + look_ahead(graph, SYSTEM).evaluations  # drawn, simple, and what that one tries
+        assert spent[1] == 4 + 4 + mj.look_ahead(graph, SYSTEM).evaluations  # drawn, simple, and what that one tries
         assert spent[3] >= offloader.ORDER_STEPS
         for found in plans.values():
             again = mj.simulate(graph, SYSTEM, found[i].placement, found[i].order)
@@ -513,6 +512,48 @@ def test_adapting_gives_a_policy_and_its_curve(policy: mj.Offloader) -> None:
     jax.tree.map(np.testing.assert_array_equal, policy.params, before)
     moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), adapted.params, before)
     assert max(jax.tree.leaves(moved)) > 0
+
+
+# Saving.
+
+
+def test_what_is_saved_is_loaded_again(policy: mj.Offloader, tmp_path: Path) -> None:
+    ranged = dataclasses.replace(
+        policy, iteration=7, label="mine+x", ranges=ranges.ranges_of([(graphs(5)[0], SYSTEM)]),
+        learning=dataclasses.replace(policy.learning, inner_lr=0.125),
+    )  # fmt: skip
+    path = ranged.save(tmp_path / "new" / "mine.v2")
+    assert path == tmp_path / "new" / "mine.v2.safetensors"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["mine.v2.json", "mine.v2.safetensors"]
+    again = mj.load_offloader(path)
+    jax.tree.map(np.testing.assert_array_equal, again.params, policy.params)
+    for name in ("network", "label", "iteration", "learning", "ranges"):
+        assert getattr(again, name) == getattr(ranged, name)
+    assert policy.save(str(path)) == path  # with the ending; and in place of what was there
+    assert mj.load_offloader(path).label == policy.label
+
+
+def test_an_adapted_policy_is_saved_too(policy: mj.Offloader, tmp_path: Path) -> None:
+    several = graphs(5, 6, seed=14)
+    adapted = policy.adapt(several, SYSTEM, updates=1)
+    again = mj.load_offloader(adapted.save(tmp_path / "adapted"))
+    assert again.curve is None
+    assert [plan.makespan for plan in again.plan(several, SYSTEM)] == [
+        plan.makespan for plan in adapted.plan(several, SYSTEM)
+    ]
+
+
+def test_what_cannot_be_saved(policy: mj.Offloader, tmp_path: Path) -> None:
+    for wrong in (3, None, "", "/"):
+        with pytest.raises(mj.InputError, match=f"stem is {wrong!r}; accepted: a path"):
+            policy.save(wrong)  # type: ignore[arg-type]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(mj.InputError, match=r"folder is .*file: .*; accepted: a folder to write in"):
+        policy.save(tmp_path / "file" / "mine")
+    broken = dataclasses.replace(policy, params=jax.tree.map(lambda leaf: leaf * np.nan, policy.params))
+    with pytest.raises(mj.InputError, match=r"params has NaN or infinite numbers in params/.*; accepted: finite ones"):
+        broken.save(tmp_path / "nan")
+    assert not list(tmp_path.glob("nan*"))
 
 
 # Applications unlike those of training.
