@@ -90,9 +90,10 @@ def evaluate(
 
     results = []
     try:
-        for index, setting in enumerate(settings):
-            result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
-            results.append(result if proof_s is None else with_optimum(result, setting, proof_s))
+        with stop.unburdened("stopped; nothing of the evaluation was written"):
+            for index, setting in enumerate(settings):
+                result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
+                results.append(result if proof_s is None else with_optimum(result, setting, proof_s))
     except StoppedError:
         return None
     return results

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
@@ -115,33 +115,60 @@ def agreed() -> Iterator[None]:
         raise failure or InputError("another process of this run could not go on; its own output says why")
 
 
+class _Alarm:
+    """A small child that says `_GONE` when this process ends without having told it that all is well.
+
+    JAX may abort a process from outside Python when another is gone.
+    """
+
+    def __init__(self) -> None:
+        script = f'read line || echo "{_GONE}" >&2'
+        self._child = subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True)
+
+    def off(self) -> None:
+        """Ends the child; more than once changes nothing."""
+        if self._child.stdin is not None and not self._child.stdin.closed:
+            with suppress(BrokenPipeError):
+                self._child.stdin.write(b"ended\n")
+                self._child.stdin.close()
+        self._child.wait()
+
+
+_alarm: _Alarm | None = None
+
+
+def leave_without_alarm() -> None:
+    """For a process that ends at once and says why itself: the line on a lost process is not said for it."""
+    if _alarm is not None:
+        _alarm.off()
+
+
 @contextmanager
 def watched() -> Iterator[None]:
     """For all that processes do together: at its end they part, and where one ends before, all end with a clear line.
 
     What ends a process by itself gives the exit status that it has in a single one; the loss of another `LOST_PEER`.
-    JAX may abort a process from outside Python when another is gone, so the line is then said by a small child that
-    waits for this process.
     """
+    global _alarm
     if jax.process_count() == 1:
         yield
         return
-    script = f'read line || echo "{_GONE}" >&2'
-    with subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True) as child:
-        assert child.stdin is not None
-        try:
-            yield
-            jax.distributed.shutdown()  # nothing is computed together any more
-        except BaseException as error:
-            # The others wait for this process in a computation; leaving at once is how they hear of it.
-            _leave(child, _tell(error))
-        child.stdin.write(b"ended\n")
-        child.stdin.flush()
+    _alarm = _Alarm()
+    try:
+        yield
+        jax.distributed.shutdown()  # nothing is computed together any more
+    except BaseException as error:
+        # The others wait for this process in a computation; leaving at once is how they hear of it.
+        status = _tell(error)
+        _alarm.off()
+        sys.stdout.flush()
+        os._exit(status)
+    _alarm.off()
 
 
 def _tell(error: BaseException) -> int:
     """Says what ended this process, and returns its exit status."""
-    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+    if _is_loss(error):
         print(f"{_GONE} ({str(error).splitlines()[0]})", file=sys.stderr, flush=True)
         return LOST_PEER
     if isinstance(error, (InputError, OSError)):
@@ -151,10 +178,8 @@ def _tell(error: BaseException) -> int:
     return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
-def _leave(child: subprocess.Popen[bytes], status: int) -> None:
-    assert child.stdin is not None
-    child.stdin.write(b"ended\n")
-    child.stdin.flush()
-    child.wait()
-    sys.stdout.flush()
-    os._exit(status)
+def _is_loss(error: BaseException) -> bool:
+    """Whether another process is gone, as XLA says it or Gloo, which exchanges arrays between hosts without GPUs."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return "RESOURCE_EXHAUSTED" not in str(error)
+    return isinstance(error, ValueError) and not isinstance(error, InputError) and "Gloo" in str(error)
