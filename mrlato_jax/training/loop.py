@@ -149,13 +149,15 @@ def _train_together(
         if done:
             progress.print(f"continuing after iteration {done}, the last whole checkpoint")
         progress.print(f"compiling the meta-iteration for {_describe(execution)} ...")
-        program = iteration_program(first.network, first.learning, execution)
-        placed, placed_pool = devices.place(stacked, execution), devices.place(pool, execution)
+        before_first = f"stopped before iteration {done + 1}"
+        with stop.unburdened(before_first):
+            program = iteration_program(first.network, first.learning, execution)
+            placed, placed_pool = devices.place(stacked, execution), devices.place(pool, execution)
         saved, pending, started = done, [], time.monotonic()
         gaps: dict[str, str] = {}
         for iteration in range(done + 1, first.iterations + 1):
             first_one = iteration == done + 1
-            with stop.unburdened(f"stopped before iteration {iteration}") if first_one else nullcontext():
+            with stop.unburdened(before_first) if first_one else nullcontext():
                 placed, metrics = program(placed, placed_pool)
                 if first_one:  # compiling and this iteration take longest, and until then all is saved
                     jax.block_until_ready(metrics)
