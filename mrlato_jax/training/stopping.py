@@ -84,6 +84,9 @@ class GracefulStop:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Within an unburdened stretch: what is written here is whole before the process ends. Threads take turns."""
+        if self._closing is None:
+            yield
+            return
         with self._lock:
             yield
 
