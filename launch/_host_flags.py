@@ -8,7 +8,8 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.training import hosts
 
 _ADDRESS = ("coordinator", "num_processes", "process_id")
-HOST_FLAGS = ("distributed", *_ADDRESS, "heartbeat_timeout_s")
+_TIMES = ("heartbeat_timeout_s", "join_timeout_s")
+HOST_FLAGS = ("distributed", *_ADDRESS, *_TIMES)
 
 
 def define_host_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -26,6 +27,7 @@ def define_host_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "heartbeat_timeout_s", 100, "Seconds of silence after which a process counts as lost.", flag_values=flag_values
     )
+    flags.DEFINE_integer("join_timeout_s", 100, "Seconds that the processes may take to meet.", flag_values=flag_values)
 
 
 def join(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -36,8 +38,8 @@ def join(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """
     values = {name: flag_values[name].value for name in _ADDRESS}
     if flag_values["distributed"].value:
-        hosts.join(**values, heartbeat_timeout_s=flag_values["heartbeat_timeout_s"].value)
+        hosts.join(**values, **{name: flag_values[name].value for name in _TIMES})
         return
-    given = [f"--{name}" for name in (*_ADDRESS, "heartbeat_timeout_s") if flag_values[name].present]
+    given = [f"--{name}" for name in (*_ADDRESS, *_TIMES) if flag_values[name].present]
     if given:
         raise InputError(f"{', '.join(given)} given without --distributed; accepted: both, or neither")

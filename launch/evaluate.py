@@ -30,6 +30,7 @@ from mrlato_jax.training.run_folder import RunFolder
 from mrlato_jax.training.stopping import GracefulStop
 
 RECORDS = {"test": "evaluation", "fresh": "fresh", "validation": "validation"}
+STOPPED = 1  # exit status
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Run folder, as meta_train.py leaves it. Required.")
@@ -68,12 +69,12 @@ def main(_: list[str]) -> int:
         flush=True,
     )
     check_writable(folder.path)
-    with GracefulStop() as stop:
+    with GracefulStop(lambda: STOPPED) as stop:
         results = reporting.evaluate(
             config, policy.params, settings, FLAGS.updates, stop, held_out=FLAGS.held_out, time_limit_s=FLAGS.optimum_s
         )
     if results is None:
-        return 1
+        return STOPPED
     print(f"\n{reporting.table(label(config), results)}\n", flush=True)
     origin = reporting.provenance(config, dataset, policy.iteration, FLAGS.updates, FLAGS.held_out)
     print(reporting.write(folder.path, name, label(config), results, origin), flush=True)

@@ -8,8 +8,9 @@
 All devices share the tasks of a meta-batch (--parallel); results are the same on any number of them.
 
 Ends with a table of mean latencies in milliseconds and a figure of the adaptation curves, both also in the run folder.
-SIGTERM or Ctrl-C saves a checkpoint and ends, exit status 0; --resume --run=FOLDER continues. Where one of several
-processes is lost the others say so and end, exit status 75 (134 where JAX aborts them).
+SIGTERM or Ctrl-C saves a checkpoint and ends, exit status 0; where nothing new is to be saved, as while the program
+compiles or adapts, at once. --resume --run=FOLDER continues. Where one of several processes is lost the others say so
+and end, exit status 75 (134 where JAX aborts them).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from mrlato_jax.results.references import known_optima
 from mrlato_jax.training import hosts
 from mrlato_jax.training.experiments import check_room
 from mrlato_jax.training.run_folder import RunFolder, new_run_path, seed_path, store_seeds, stored_seeds
-from mrlato_jax.training.stages import check_demonstrations, train_stages
+from mrlato_jax.training.stages import BEFORE_TRAINING, check_demonstrations, train_stages
 from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import Validation, validation_set
 
@@ -83,7 +84,19 @@ def main(_: list[str]) -> int:
         use_cores()
     join()
     say = partial(print, flush=True) if hosts.is_first() else _ignore
-    with GracefulStop() as stop, ExitStack() as folders:
+    where: Path | None = None  # of the run, once it is there
+
+    def closing() -> int:
+        """What a run that was stopped ends with."""
+        hosts.leave_without_alarm()
+        if where is not None:
+            kept = ("data", "on", "validate", "test_rates_mbps", "updates", "checkpoint_every")
+            given = [FLAGS[name].serialize() for name in (*kept, *LAYOUT_FLAGS, *HOST_FLAGS) if FLAGS[name].present]
+            say(f"continue with: {shlex.join([sys.executable, sys.argv[0], '--resume', f'--run={where}', *given])}")
+        say(f"total time {format_duration(time.monotonic() - started)}")
+        return 0
+
+    with GracefulStop(closing) as stop, ExitStack() as folders:
         with hosts.watched():
             configs, execution, checkpoint_every = _settings(layout)
             config = configs[0]
@@ -113,7 +126,9 @@ def main(_: list[str]) -> int:
                 say(f"run: {folder.path}, method {label(config)}, seed {config.seed}")
             with hosts.agreed():
                 if hosts.is_first() and FLAGS.validate:
-                    validation = Validation(validation_set(dataset, config.channel, FLAGS.validate), config.network)
+                    with stop.unburdened(BEFORE_TRAINING):
+                        chosen = validation_set(dataset, config.channel, FLAGS.validate)
+                    validation = Validation(chosen, config.network)
             states = train_stages(
                 runs, configs, dataset, stop, checkpoint_every, execution, FLAGS.data and Path(FLAGS.data), validation
             )
@@ -131,9 +146,7 @@ def main(_: list[str]) -> int:
                 origin = reporting.provenance(config, dataset, config.iterations, FLAGS.updates, held_out=False)
                 say(reporting.write(folder.path, name, label(config), results, origin))
     if not finished:
-        kept = ("data", "on", "validate", "test_rates_mbps", "updates", "checkpoint_every", *LAYOUT_FLAGS, *HOST_FLAGS)
-        given = [FLAGS[name].serialize() for name in kept if FLAGS[name].present]
-        say(f"continue with: {shlex.join([sys.executable, sys.argv[0], '--resume', f'--run={where}', *given])}")
+        return closing()
     say(f"total time {format_duration(time.monotonic() - started)}")
     return 0
 

@@ -66,10 +66,14 @@ def main(_: list[str]) -> int:
     suffix = "" if FLAGS.policy is None else f"+{Path(FLAGS.policy).name}"
     stem = out / f"modes-{name}{suffix}"
     record = GrowingRecord(stem.with_name(f"{stem.name}.json"), identity)
-    with GracefulStop() as stop:
+
+    def closing() -> int:
+        print("stopped; the same command goes on")
+        return 0
+
+    with GracefulStop(closing) as stop:
         if not modes.complete(record, settings, policy, stop):
-            print("stopped; the same command goes on")
-            return 0
+            return closing()
     found = modes.points(record.rows, optima)
     shown = format_table(*modes.table(found))
     print(shown, flush=True)

@@ -45,10 +45,14 @@ def main(_: list[str]) -> int:
     check_writable(path.parent)
     print(f"data: {dataset.summary()}", flush=True)
     record = reference_record(path, dataset, FLAGS.channel, settings, budget)
-    with GracefulStop() as stop:
+
+    def closing() -> int:
+        print(f"stopped; the same command goes on. record: {path}")
+        return 0
+
+    with GracefulStop(closing) as stop:
         if not complete(record, settings, budget, stop):
-            print(f"stopped; the same command goes on. record: {path}")
-            return 0
+            return closing()
     print(f"\n{format_table(*summary(record.rows, list(planned_methods(budget))))}\n", flush=True)
     for name, rows in record.rows.items():
         proven = rows["optimum"]["proven"]

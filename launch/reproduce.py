@@ -109,12 +109,16 @@ def main(_: list[str]) -> int:
     check_writable(Path(FLAGS.runs))
     works = [look_through(name, configs[name], budget, out) for name in experiments]
     panels: list[Panel] = []
-    with GracefulStop() as stop:
+
+    def closing() -> int:
+        print(f"stopped; the same command goes on. total time {format_duration(time.monotonic() - started)}")
+        return 0
+
+    with GracefulStop(closing) as stop:
         for work in works:
             found = reproduce(work, out, stop)
             if found is None:
-                print(f"stopped; the same command goes on. total time {format_duration(time.monotonic() - started)}")
-                return 0
+                return closing()
             panels += found
     if len(experiments) > 1:
         write_tables(out, named("all"), panels, [record for work in works for record in first_seeds(work)])

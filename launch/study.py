@@ -68,7 +68,12 @@ def main(_: list[str]) -> int:
     fresh = validation_set(dataset, study.base.channel, FLAGS.validate) if incomplete else None
     if fresh is not None:
         record.add_unlearned(fresh)
-    with GracefulStop() as stop:
+
+    def closing() -> int:
+        print("stopped; the same command goes on")
+        return 0
+
+    with GracefulStop(closing) as stop:
         for number, (variant, seed) in enumerate(missing, start=1):
             assert fresh is not None
             config = study.config(variant, seed, smaller)
@@ -77,8 +82,7 @@ def main(_: list[str]) -> int:
                 config, root / variant.replace(" ", "-"), dataset, Validation(fresh, config.network), stop
             )
             if row is None:
-                print("stopped; the same command goes on")
-                return 0
+                return closing()
             record.add(variant, str(seed), row)
             jax.clear_caches()  # each compiled program keeps memory maps, of which Linux allows a process 65530
     shown = format_table(*table(study, record.rows))

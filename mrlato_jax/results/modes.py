@@ -84,7 +84,8 @@ def complete(record: GrowingRecord, settings: Sequence[TestSetting], policy: Off
                         raise StoppedError
 
                 try:
-                    found = run_planner(row, setting, show)
+                    with stop.unburdened("stopped; what was being planned is given up, the rest is written"):
+                        found = run_planner(row, setting, show)
                 except StoppedError:
                     return False
             record.add(setting.name, name, {key: found[key] for key in KEPT})

@@ -201,7 +201,8 @@ def complete(record: References, settings: Sequence[TestSetting], budget: Search
                     raise StoppedError
 
             try:
-                row = run_planner(planners[name], setting, show)
+                with stop.unburdened("stopped; what was being planned is given up, the rest is written"):
+                    row = run_planner(planners[name], setting, show)
             except StoppedError:
                 return False
         record.add(setting.name, name, row)

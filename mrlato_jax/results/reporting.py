@@ -94,14 +94,15 @@ def evaluate(
 
     results = []
     try:
-        for index, setting in enumerate(settings):
-            result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
-            if optima is not None and setting.name in optima:
-                optimum_ms, unproven = optima[setting.name]
-                result = dataclasses.replace(result, optimum_ms=optimum_ms, unproven=unproven)
-            elif time_limit_s is not None:
-                result = with_optimum(result, setting, time_limit_s)
-            results.append(result)
+        with stop.unburdened("stopped; nothing of the evaluation was written"):
+            for index, setting in enumerate(settings):
+                result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
+                if optima is not None and setting.name in optima:
+                    optimum_ms, unproven = optima[setting.name]
+                    result = dataclasses.replace(result, optimum_ms=optimum_ms, unproven=unproven)
+                elif time_limit_s is not None:
+                    result = with_optimum(result, setting, time_limit_s)
+                results.append(result)
     except StoppedError:
         return None
     return results

@@ -43,6 +43,7 @@ Value = TypeVar("Value")
 TRAINING = "training"  # the row of a record that is of no setting
 MEANS_AGREE = 1e-3  # milliseconds: latencies of DAGs are rounded to it
 CURVE_POINTS = 100
+STOPPED = "stopped; what was being measured is given up, the rest is written"
 ALL, HALF, PLANNING = "all", "half", "planning"
 PARTS = (ALL, HALF, PLANNING)
 """What is recorded on each setting: adapting to all of its DAGs and measuring on them, as the paper does; adapting to
@@ -319,7 +320,7 @@ def adapt_missing(
                 raise StoppedError
             with jax.default_device(device):
                 row = adapt_part(policy, record.config, setting, index, part, updates, on_round)
-            with lock:
+            with stop.writing(), lock:
                 record.add(setting.name, part, row)
                 done[number] = each
                 progress.update(sum(done), setting=setting.name, seed=seed)
@@ -327,9 +328,10 @@ def adapt_missing(
         if jobs:
             progress.print("where a shape is new this compiles ...")
         try:
-            spread(run, len(jobs), num_devices)
+            with stop.unburdened(STOPPED):
+                spread(run, len(jobs), num_devices)
         except StoppedError:
-            progress.print("stopped; what was being measured is given up, the rest is written")
+            progress.print(STOPPED)
             return False
     for record, policy, index, part in lacking:  # alone, when nothing else runs
         if part == PLANNING:

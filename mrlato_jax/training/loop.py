@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import jax
@@ -45,7 +45,8 @@ def train(
         configs: the settings of each run, alike but for the seed.
         data_hash: of the data set that `pool` holds.
         pool: the training tasks.
-        stop: when it is requested (in any process), the loop saves and ends when metrics are fetched next.
+        stop: when it is requested (in any process), the loop saves and ends when metrics are fetched next; until the
+            end of this session's first iteration there is nothing to save, and the process may end at once.
         checkpoint_every: iterations from one checkpoint to the next.
         execution: how the work is laid out on devices.
         initial: theta of each seed before its first iteration; by default random.
@@ -148,12 +149,18 @@ def _train_together(
         if done:
             progress.print(f"continuing after iteration {done}, the last whole checkpoint")
         progress.print(f"compiling the meta-iteration for {_describe(execution)} ...")
-        program = iteration_program(first.network, first.learning, execution)
-        placed, placed_pool = devices.place(stacked, execution), devices.place(pool, execution)
+        before_first = f"stopped before iteration {done + 1}"
+        with stop.unburdened(before_first):
+            program = iteration_program(first.network, first.learning, execution)
+            placed, placed_pool = devices.place(stacked, execution), devices.place(pool, execution)
         saved, pending, started = done, [], time.monotonic()
         gaps: dict[str, str] = {}
         for iteration in range(done + 1, first.iterations + 1):
-            placed, metrics = program(placed, placed_pool)
+            first_one = iteration == done + 1
+            with stop.unburdened(before_first) if first_one else nullcontext():
+                placed, metrics = program(placed, placed_pool)
+                if first_one:  # compiling and this iteration take longest, and until then all is saved
+                    jax.block_until_ready(metrics)
             pending.append(devices.fetch(metrics, execution))
             last, due = iteration == first.iterations, iteration % checkpoint_every == 0
             if not (last or due or len(pending) == execution.metrics_every):

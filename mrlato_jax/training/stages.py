@@ -23,6 +23,8 @@ from mrlato_jax.training.validation import Validation
 
 WARM_START = "warm_start"  # in a run's folder: the run that its first theta is the end of
 
+BEFORE_TRAINING = "stopped before training goes on"
+
 
 def train_stages(
     runs: Sequence[RunFolder],
@@ -53,10 +55,11 @@ def train_stages(
         InputError: as `train`; or demonstrations that are missing or not this package's.
     """
     first = configs[0]
-    with hosts.agreed():
+    with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
         known = ranges_of(training_examples(dataset, first.channel)) if runs else ()
         for run in runs:
-            run.store_ranges(known)
+            with stop.writing():
+                run.store_ranges(known)
     begun = hosts.from_first(np.asarray(bool(runs) and all(checkpoint.steps(run.checkpoints) for run in runs)))
     initial: list[Any] | None = None
     if first.warm_start_config is not None and not begun:
@@ -64,10 +67,11 @@ def train_stages(
         if initial is None:
             return None
     if first.learning.learn_from == "optimum":
-        with hosts.agreed():
+        with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
             pool = _demonstrated(first, demonstrations.find(dataset.name, data_folder))
     else:
-        pool = training_pool(dataset, first.network, first.channel)
+        with stop.unburdened(BEFORE_TRAINING):
+            pool = training_pool(dataset, first.network, first.channel)
     return train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution, initial, validation)
 
 
@@ -90,7 +94,7 @@ def _warm_start(
     """The first theta of each seed; None where a stop was requested before."""
     warm = [config.warm_start_config for config in configs]
     settings = [config for config in warm if config is not None]
-    with hosts.agreed():
+    with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
         path = demonstrations.find(experiment, data_folder)
         content_hash = demonstrations.content_hash(path)
         pool = _demonstrated(settings[0], path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def test_optima_are_proven_where_that_is_asked_for(place: Workplace, run: Path) 
     for setting in json.loads((run / "evaluation-0.json").read_text())["settings"]:
         assert 0 < setting["optimum_ms"] <= min(*setting["baselines_ms"].values(), *setting["adaptation"]["latency_ms"])
     assert "| optimum " in ran.stdout
+
+
+def test_sigterm_ends_it_at_once_with_nothing_written(place: Workplace, run: Path) -> None:
+    before = tiny_run.hashes(run)
+    with place.start("evaluate.py", f"--run={run}", f"--data={place.data}", "--updates=1000000") as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "measuring test0" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert err.endswith("stopped; nothing of the evaluation was written\n")
+    assert tiny_run.hashes(run) == before
 
 
 @pytest.mark.parametrize("updates", [0, pytest.param(4, marks=pytest.mark.slow)])

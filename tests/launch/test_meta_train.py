@@ -176,6 +176,31 @@ def test_sigterm_saves_and_says_how_to_continue_then_a_torn_checkpoint(place: Wo
     assert final_checkpoint(run) == final_checkpoint(place.reference)
 
 
+def wait_for_word(process: subprocess.Popen[str], word: str) -> None:
+    """Until a line of standard error has it."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if word in line:
+            return
+
+
+def test_sigterm_while_compiling_ends_at_once(
+    place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was computed yet: what would be saved is there already."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))  # an empty one
+    run = tmp_path / "run"
+    with place.start("meta_train.py", *place.flags, f"--run={run}", "--checkpoint_every=1") as process:
+        wait_for_word(process, "compiling the meta-iteration")
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert err.endswith("stopped before iteration 1\n")
+    assert f"--run={run}" in re.findall(r"^continue with: (.*)$", out, re.MULTILINE)[0]
+    assert metrics(run) == b""
+    assert not list(run.glob("checkpoints/*"))
+
+
 def final_checkpoint(run: Path) -> bytes:
     """Parameters, optimiser, key, step and settings: equal files are equal runs."""
     return (run / "checkpoints" / f"step_{REFERENCE_ITERATIONS:08d}.npz").read_bytes()
