@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import re
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +135,19 @@ def assert_consistent(dag: Dag, mec: Mec, plan: mj.Plan) -> None:
         np.testing.assert_array_equal(getattr(plan.schedule, field), getattr(again, field))
     placement, order = np.asarray(plan.placement).tolist(), np.asarray(plan.order).tolist()
     assert_schedule(plan.schedule, oracle.simulate(dag, mec, placement, order))
+
+
+@contextmanager
+def interrupted_soon(seconds: float = 0.5) -> Iterator[None]:
+    """Ctrl-C after so long, which what is done within must let through in at most a minute."""
+    timer, began = threading.Timer(seconds, _thread.interrupt_main), time.monotonic()
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+        assert time.monotonic() - began < 60
+    finally:
+        timer.cancel()
 
 
 def read_peer_dag(path: Path) -> Dag:

@@ -45,6 +45,8 @@ MODES = ("argmax", "sample", "search", "search_order")
 MOST_AT_ONCE = 256  # DAGs decoded side by side
 MOST_PAIRS = 2**22  # of positions, in all DAGs that are decoded side by side
 SAMPLES = 64
+SAMPLED_WORK = 2**26  # positions squared times samples of one DAG: what fits into memory
+MOST_UPDATES = 2**31 - 1
 TEMPERATURES = (0.7, 2.0)  # of the first and of the last sample: best of several ranges on the training families
 IMPROVED = 16  # samples that `search` improves, beside the best candidate
 # Of positions squared, which is what simulating a plan costs: both bind from some hundred tasks on, and keep 500 tasks
@@ -137,7 +139,8 @@ class Offloader:
                               all-offload and look-ahead ones: the best of all by the simulator
                 search        the best of these and of the samples, improved by local search
                 search_order  and from there by order search
-            samples: plans drawn for each application; not looked at by argmax.
+            samples: plans drawn for each application; not looked at by argmax. At most 64, or as many as fit into
+                memory: 65,536 for 32 tasks, 256 for 512.
             seed: of the draws, and of order search.
 
         Returns:
@@ -164,7 +167,10 @@ class Offloader:
     def _plan(
         self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, seed: int
     ) -> list[SearchedPlan]:
-        """`plan` of checked arguments."""
+        """`plan` of arguments whose kinds are checked."""
+        largest = max(graph.num_tasks for graph in graphs)
+        if mode != "argmax" and samples > (most := max(SAMPLES, SAMPLED_WORK // padded_size(largest) ** 2)):
+            raise InputError(f"samples is {samples} for a graph of {largest} tasks; accepted: at most {most}")
         features.check_neighbour_width(graphs, self.network.neighbour_limit)
         unlike = None if self.ranges is None else outside(self.ranges, list(zip(graphs, systems, strict=True)))
         if unlike is not None:
@@ -212,8 +218,8 @@ class Offloader:
         Args:
             graphs: one application or several, any sizes.
             system: the system they run on.
-            updates: Adam steps, from a fresh optimiser; trajectories of every graph are drawn anew after each
-                `learning.inner_steps` of them. 0 changes nothing.
+            updates: Adam steps, from a fresh optimiser, at most `MOST_UPDATES`; trajectories of every graph are drawn
+                anew after each `learning.inner_steps` of them. 0 changes nothing.
             seed: of those draws.
 
         Returns:
@@ -222,7 +228,7 @@ class Offloader:
         Raises:
             InputError: no graph, one that the policy has no room for, or a policy that became NaN.
         """
-        check_number("updates", updates, low=0, integer=True)
+        check_number("updates", updates, low=0, high=MOST_UPDATES, integer=True)
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
         check_type("system", system, System)
         graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)

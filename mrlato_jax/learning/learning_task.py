@@ -14,7 +14,7 @@ from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.features import check_neighbour_width, encode_all
 from mrlato_jax.errors import InputError
-from mrlato_jax.mec.arrays import DagArrays, pack
+from mrlato_jax.mec.arrays import DagArrays, out_of_range, pack
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import earliest_finish
 
@@ -75,9 +75,9 @@ def encoded(arrays: DagArrays, network: NetworkConfig) -> LearningTask:
 
 def check_times(arrays: DagArrays) -> None:
     """Raises InputError for times on the host that float32 does not hold; traced ones are not looked at."""
-    for times in (arrays.ue, arrays.uplink, arrays.vm, arrays.downlink):
-        if isinstance(times, np.ndarray) and times.size and times.max() > np.finfo(np.float32).max:
-            raise InputError(f"a time of these graphs is {times.max()} s; accepted: what float32 holds")
+    times = (arrays.ue, arrays.uplink, arrays.vm, arrays.downlink)
+    if all(isinstance(column, np.ndarray) for column in times) and (wrong := out_of_range(times, np.float32)):
+        raise InputError(f"graphs: {wrong}")
 
 
 @partial(jax.jit, static_argnames=("neighbour_width", "outlook"))

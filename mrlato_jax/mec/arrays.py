@@ -75,7 +75,7 @@ def pack(
 
     Raises:
         InputError: no graphs, a graph of more than `num_positions` tasks, more than `MAX_PARENTS_BYTES` of parents, an
-            order that is no linear extension, a `dtype` of integers, or times beyond its range.
+            order that is no linear extension, a `dtype` of integers, or times beyond its range (`out_of_range`).
     """
     size = padded_to("graphs", graphs, num_positions)
     check_floating(dtype)
@@ -99,16 +99,14 @@ def pack(
     order = np.full((batch, size), -1, np.int32)
     for b, (graph, o, one) in enumerate(zip(graphs, checked, systems, strict=True)):
         n, times = graph.num_tasks, task_times(graph, one)
-        with np.errstate(over="ignore"):  # refused below
-            ue[b, :n], uplink[b, :n] = times.ue[o], times.uplink[o]
-            vm[b, :n], downlink[b, :n] = times.vm[o], times.downlink[o]
+        if wrong := out_of_range(times, dtype):
+            raise InputError(f"graphs[{b}] under {one}: {wrong}")
+        ue[b, :n], uplink[b, :n] = times.ue[o], times.uplink[o]
+        vm[b, :n], downlink[b, :n] = times.vm[o], times.downlink[o]
         position = np.empty(n, np.int64)
         position[o] = np.arange(n)
         parents[b, position[graph.edges[:, 1]], position[graph.edges[:, 0]]] = True
         mask[b, :n], order[b, :n] = True, o
-    if not all(np.isfinite(times).all() for times in (ue, uplink, vm, downlink)):
-        under = system if isinstance(system, System) else "their systems"
-        raise InputError(f"the times of these graphs under {under} overflow {np.dtype(dtype)}; accepted: smaller ones")
     return DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel=systems[0].channel)
 
 
@@ -131,6 +129,26 @@ def padded_to(field: str, graphs: Any, num_positions: int | None) -> int:
             f"num_positions is {size} for {len(graphs)} graphs (largest {largest}); accepted: at most {most}"
         )
     return size
+
+
+def out_of_range(times: Sequence[np.ndarray], dtype: Any) -> str | None:
+    """What of these times is out of the range of `dtype`, as a message says it; None where nothing is.
+
+    In range, no time is 0 that is none before, and every plan's makespan is finite, since it is at most their sum.
+
+    Args:
+        times: of each resource, [..., N], seconds, in float64.
+        dtype: a floating-point one.
+    """
+    limits, together = np.finfo(dtype), np.stack(times)
+    least = together.min(where=together > 0, initial=np.inf)
+    if least < limits.tiny:
+        return f"a time is {least} s; accepted: 0, or at least {limits.tiny} s, the least of {limits.dtype}"
+    with np.errstate(over="ignore"):
+        total = together.sum(axis=(0, -1)).max()
+    if not total <= limits.max:
+        return f"the times overflow {limits.dtype}, together {total} s; accepted: at most {limits.max} s"
+    return None
 
 
 def check_floating(dtype: Any) -> None:

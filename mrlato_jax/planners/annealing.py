@@ -26,6 +26,9 @@ from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, actions_of,
 
 POLISHING_WORK = 2**29  # positions squared, which is what simulating a plan costs, for each order's local search
 POLISHED, WORTH_POLISHING = 8, 1.03  # the best so many orders, if they are no worse than the best by more
+MOST_STEPS = 2**31 - 1  # what the random key of a step counts to
+CHAINS_BYTES = 2**27  # of the chains' parents
+AT_ONCE = 2**28  # positions squared, of all chains, that are simulated between two looks at an interruption
 HOT, COLD = 0.02, 1e-4  # first and last temperature, relative to the makespan that is begun with
 
 
@@ -69,8 +72,8 @@ def order_search(
         graph: the application.
         system: the system it runs on.
         start: plan of this application, perhaps on another system, to begin with; by default that optimum.
-        steps: changes that each chain tries.
-        chains: how many anneal side by side.
+        steps: changes that each chain tries, at most `MOST_STEPS`.
+        chains: how many anneal side by side, as many as fit into memory: 131,072 for 32 tasks, 32 from 2,048 tasks on.
         time_limit_s: seconds that each of those optima may take; not looked at with a `start`.
         seed: of all random draws; it gives one answer where those optima are proven in time.
 
@@ -82,8 +85,9 @@ def order_search(
         InputError: an argument of another type or out of its range.
     """
     check_type("graph", graph, TaskGraph)
-    check_number("steps", steps, low=1, integer=True)
-    check_number("chains", chains, low=1, integer=True)
+    check_number("steps", steps, low=1, high=MOST_STEPS, integer=True)
+    work = latency.padded_size(graph.num_tasks) ** 2
+    check_number("chains", chains, low=1, high=max(32, CHAINS_BYTES // work), integer=True)
     check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
     check_number("time_limit_s", time_limit_s, low=0.0)
     if start is None:
@@ -96,7 +100,12 @@ def order_search(
     with latency.one_by_one():
         dag = latency.pack_float64(graph, system, begin.order)
         actions = actions_of(dag, begin.placement)
-        met = jax.device_get(_anneal(dag, actions, begin.makespan, jax.random.key(seed), steps, chains))
+        state, key = _begin(dag, actions, begin.makespan, chains), jax.random.key(seed)
+        stride = max(1, AT_ONCE // (work * chains))
+        for first in range(0, steps, stride):
+            last = min(first + stride, steps)
+            state = jax.block_until_ready(_anneal(dag, state, begin.makespan, key, first, last, steps))
+        met = jax.device_get(state[1])
     best, spent = begin, steps * chains
     orders = [begin.order] if isinstance(begin, ProvenPlan) and begin.proven else []
     for chain in np.argsort(met.makespan):
@@ -118,17 +127,28 @@ def order_search(
 
 
 @partial(jax.jit, static_argnames=("chains",))
-def _anneal(
-    dag: DagArrays, actions: jax.Array, makespan: jax.Array, key: jax.Array, steps: jax.Array, chains: int
-) -> Chains:
-    """The best plan that each chain met."""
-    size = dag.mask.shape[0]
+def _begin(dag: DagArrays, actions: jax.Array, makespan: jax.Array, chains: int) -> tuple[Chains, Chains]:
+    """Chains that all begin with one plan: where they are, and the best that each has met."""
 
     def repeat(leaf: jax.Array) -> jax.Array:
         return jnp.repeat(leaf[..., None], chains, axis=-1)
 
-    positions = jnp.arange(size, dtype=jnp.int32)
+    positions = jnp.arange(dag.mask.shape[0], dtype=jnp.int32)
     begin = Chains(repeat(positions), repeat(positions), repeat(actions), jnp.full(chains, makespan))
+    return begin, begin
+
+
+@jax.jit
+def _anneal(
+    dag: DagArrays,
+    state: tuple[Chains, Chains],
+    makespan: jax.Array,
+    key: jax.Array,
+    first: jax.Array | int,
+    last: jax.Array | int,
+    steps: jax.Array | int,
+) -> tuple[Chains, Chains]:
+    """The chains after the steps from `first` up to `last` of all `steps`, and the best plan that each met."""
 
     def body(step: jax.Array, carry: tuple[Chains, Chains]) -> tuple[Chains, Chains]:
         current, best = carry
@@ -137,7 +157,7 @@ def _anneal(
         better = current.makespan < best.makespan
         return current, jax.tree.map(lambda new, old: jnp.where(better, new, old), current, best)
 
-    return jax.lax.fori_loop(0, steps, body, (begin, begin))[1]
+    return jax.lax.fori_loop(first, last, body, state)
 
 
 def _change(dag: DagArrays, chains: Chains, key: jax.Array, temperature: jax.Array) -> Chains:

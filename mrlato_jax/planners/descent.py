@@ -20,6 +20,7 @@ from mrlato_jax.planners.plan import Plan, SearchedPlan, actions_of, placement_o
 BETTER = 1 - 1e-12  # what is less of an improvement is rounding
 UNLIMITED = 2**62
 AT_ONCE = 4096  # plans that are simulated side by side
+STARTS_AT_ONCE = 2048  # random plans that are improved between two looks at an interruption
 
 
 class Descent(NamedTuple):
@@ -92,7 +93,14 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
 
 @jax.jit
 def _search(dag: DagArrays, first: jax.Array | None, starts: jax.Array, most: jax.Array | int) -> Descent:
-    """`descend` from `first` (or `earliest_finish`), then from each of `starts` [S, N] while evaluations are left."""
+    """`descend` from `first` (or `earliest_finish`), then `_restart`."""
+    first = earliest_finish(dag)[0] == latency.OFFLOAD if first is None else first
+    return _restart(dag, descend(dag, first, 0, most), starts, most)
+
+
+@jax.jit
+def _restart(dag: DagArrays, best: Descent, starts: jax.Array, most: jax.Array | int) -> Descent:
+    """The best of `best` and of what `descend` makes of each of `starts` [S, N] while evaluations are left."""
 
     def body(best: Descent, start: jax.Array) -> tuple[Descent, None]:
         found = jax.lax.cond(best.evaluations < most, lambda: descend(dag, start, best.evaluations, most), lambda: best)
@@ -100,8 +108,7 @@ def _search(dag: DagArrays, first: jax.Array | None, starts: jax.Array, most: ja
         chosen = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
         return chosen._replace(evaluations=found.evaluations), None
 
-    first = earliest_finish(dag)[0] == latency.OFFLOAD if first is None else first
-    return jax.lax.scan(body, descend(dag, first, 0, most), starts)[0]
+    return jax.lax.scan(body, best, starts)[0]
 
 
 def local_search(
@@ -143,8 +150,14 @@ def local_search(
     with latency.one_by_one():
         dag = latency.pack_float64(graph, system, order)
         first = None if start is None else actions_of(dag, check_placement(graph, start.placement, "start.placement"))
-        starts = np.random.default_rng(seed).random((restarts, dag.mask.size)) < 0.5
-        found = jax.device_get(_search(dag, first, starts, most))
+        rng, left = np.random.default_rng(seed), restarts
+
+        def starts() -> np.ndarray:
+            return rng.random((min(left, STARTS_AT_ONCE), dag.mask.size)) < 0.5
+
+        best = jax.device_get(_search(dag, first, starts(), most))
+        while (left := left - STARTS_AT_ONCE) > 0 and best.evaluations < most:
+            best = jax.device_get(_restart(dag, best, starts(), most))
     ids = dag.order[: graph.num_tasks]
-    plan = simulated_plan(graph, system, placement_of(ids, found.actions), ids)
-    return SearchedPlan.of(plan, evaluations=int(found.evaluations))
+    plan = simulated_plan(graph, system, placement_of(ids, best.actions), ids)
+    return SearchedPlan.of(plan, evaluations=int(best.evaluations))

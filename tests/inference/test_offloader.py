@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
+from helpers import interrupted_soon
 
 import mrlato_jax as mj
 from mrlato_jax import methods
@@ -283,6 +284,25 @@ def test_wrong_systems(policy: mj.Offloader, systems: Any, phrase: str) -> None:
 def test_one_graph_has_one_system(policy: mj.Offloader) -> None:
     with pytest.raises(mj.InputError, match=r"system is \[.*; accepted: a System"):
         policy.plan(star(1), [SYSTEM])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(("size", "samples", "most"), [(30, 2**31, 65_536), (3, 2**20 + 1, 2**20), (600, 164, 163)])
+def test_more_samples_than_fit(policy: mj.Offloader, size: int, samples: int, most: int) -> None:
+    narrow = mj.daggen(size, 0.1, 0.1, np.random.default_rng(0))
+    with pytest.raises(
+        mj.InputError, match=f"samples is {samples} for a graph of {size} tasks; accepted: at most {most}$"
+    ):
+        policy.plan([star(1), narrow], SYSTEM, "sample", samples=samples)
+
+
+def test_more_updates_than_are_counted(policy: mj.Offloader) -> None:
+    with pytest.raises(mj.InputError, match=r"updates is 2147483648; accepted: an integer in \[0, 2147483647\]"):
+        policy.adapt(graphs(3), SYSTEM, updates=2**31)
+
+
+def test_a_long_adaptation_can_be_interrupted(policy: mj.Offloader) -> None:
+    with interrupted_soon():
+        policy.adapt(graphs(3), SYSTEM, updates=2**31 - 1)
 
 
 @pytest.mark.parametrize(("option", "value"), [("samples", 0), ("samples", 1.5), ("seed", -1), ("seed", True)])
@@ -610,7 +630,11 @@ def test_draws_do_not_depend_on_the_other_graphs(policy: mj.Offloader) -> None:
         np.testing.assert_array_equal(policy.plan(graph, SYSTEM, "sample", samples=8, seed=5).placement, plan.placement)
 
 
-def test_times_that_float32_does_not_hold(policy: mj.Offloader) -> None:
-    graph = mj.TaskGraph.from_edges(cycles=[1e50], upload_bytes=[1.0], download_bytes=[1.0], edges=[])
-    with pytest.raises(mj.InputError, match=r"a time of these graphs is 1e\+41 s; accepted: what float32 holds"):
-        policy.plan(graph, mj.System())
+@pytest.mark.parametrize(
+    ("cycles", "phrase"), [(1e50, r"the times overflow float32, together 1\.1e\+41 s"), (1e-30, r"a time is .*e-40 s")]
+)
+def test_times_that_float32_does_not_hold(policy: mj.Offloader, cycles: float, phrase: str) -> None:
+    graph = mj.TaskGraph.from_edges(cycles=[cycles], upload_bytes=[1.0], download_bytes=[1.0], edges=[])
+    for call in (policy.plan, lambda graph, system: policy.decide(mj.pack([graph], system, dtype=np.float64))):
+        with pytest.raises(mj.InputError, match=phrase):
+            call(graph, mj.System())

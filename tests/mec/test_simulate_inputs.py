@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import hypothesis.strategies as st
 import jax.numpy as jnp
@@ -222,6 +223,36 @@ def test_times_beyond_the_dtype_are_refused() -> None:
     text = message(lambda: mj.pack([huge], mj.System(ue_hz=1e-3)))
     assert "overflow float32" in text
     assert mj.simulate(huge, mj.System(ue_hz=1e-3), [0, 0]).makespan == 2e41  # the public simulator has float64
+
+
+def graph_of(*cycles: float) -> mj.TaskGraph:
+    none = [0.0] * len(cycles)
+    return mj.TaskGraph.from_edges(cycles=cycles, upload_bytes=none, download_bytes=none, edges=[])
+
+
+def test_times_that_would_be_zero_in_the_dtype_are_refused() -> None:
+    system = mj.System(ue_hz=1.0, vm_hz=1.0)
+    text = message(lambda: mj.pack([graph_of(1.0), graph_of(0.0, 1e-39)], system))
+    assert text.startswith("graphs[1] under System(")
+    assert "a time is 1e-39 s; accepted: 0, or at least 1.17549" in text
+    assert mj.pack([graph_of(0.0, 1.2e-38)], system).ue.max() > 0
+    assert mj.simulate(graph_of(1e-39), system, [0]).makespan == 1e-39
+    assert "a time is 1e-310 s; accepted: 0, or at least 2.22" in message(
+        lambda: mj.simulate(graph_of(1e-310), system, [0])
+    )
+
+
+@pytest.mark.parametrize(
+    "call", [lambda *a: mj.simulate(*a, [0, 0]), mj.optimum, mj.heft, mj.order_search, mj.all_local]
+)
+def test_sums_beyond_float64_are_refused(call: Callable[[mj.TaskGraph, mj.System], object]) -> None:
+    """Each time is finite, and the makespan of the plan that is all local is not."""
+    assert "the times overflow float64, together inf s; accepted: at most 1.797" in message(
+        lambda: call(graph_of(1e308, 1e308), mj.System(ue_hz=1.0))
+    )
+    assert "the times overflow float32, together 4.4e+38 s" in message(
+        lambda: mj.pack([graph_of(2e38, 2e38)], mj.System(ue_hz=1.0, vm_hz=10.0))
+    )
 
 
 def test_core_rejects_what_is_not_packed() -> None:

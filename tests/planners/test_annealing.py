@@ -9,7 +9,16 @@ import jax
 import numpy as np
 import oracle
 import pytest
-from helpers import assert_consistent, random_dag, random_mec, random_order, random_placement, to_graph, to_system
+from helpers import (
+    assert_consistent,
+    interrupted_soon,
+    random_dag,
+    random_mec,
+    random_order,
+    random_placement,
+    to_graph,
+    to_system,
+)
 from oracle import CHANNELS, Dag
 
 import mrlato_jax as mj
@@ -104,6 +113,8 @@ def test_tasks_in_another_order_are_the_graph_packed_in_it() -> None:
     [
         ("steps", 0, "steps is 0; accepted: an integer in"),
         ("chains", 0, "chains is 0; accepted: an integer in"),
+        ("steps", 2**31, r"steps is 2147483648; accepted: an integer in \[1, 2147483647\]"),
+        ("chains", 2**31, r"chains is 2147483648; accepted: an integer in \[1, 2097152\]"),
         ("seed", 2**64, "seed is 18446744073709551616; accepted: an integer in"),
         ("time_limit_s", -1, "time_limit_s is -1; accepted: a finite number in"),
     ],
@@ -112,6 +123,31 @@ def test_refused(name: str, value: float, phrase: str) -> None:
     graph = mj.daggen(num_tasks=3, fat=0.5, density=0.5, rng=np.random.default_rng(0))
     with pytest.raises(InputError, match=phrase):
         mj.order_search(graph, mj.System(), **{name: value})
+
+
+def test_pieces_of_the_annealing_make_up_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = mj.daggen(9, 0.6, 0.6, np.random.default_rng(5))
+    start = mj.all_local(graph, mj.System())
+    whole = mj.order_search(graph, mj.System(), start=start, steps=100, chains=4)
+    monkeypatch.setattr(annealing, "AT_ONCE", 16 * 16 * 4 * 7)  # 7 steps at a time
+    again = mj.order_search(graph, mj.System(), start=start, steps=100, chains=4)
+    np.testing.assert_array_equal(again.order, whole.order)
+    np.testing.assert_array_equal(again.placement, whole.placement)
+    assert again.evaluations == whole.evaluations
+
+
+def test_a_long_search_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annealing, "AT_ONCE", 2**20)
+    graph = mj.daggen(9, 0.6, 0.6, np.random.default_rng(5))
+    start = mj.all_local(graph, mj.System())
+    with interrupted_soon():
+        mj.order_search(graph, mj.System(), start=start, steps=2**31 - 1, chains=4)
+
+
+def test_many_chains_of_a_large_graph_do_not_fit() -> None:
+    graph = mj.daggen(600, 0.6, 0.1, np.random.default_rng(5))
+    with pytest.raises(mj.InputError, match=r"chains is 1000; accepted: an integer in \[1, 327\]"):
+        mj.order_search(graph, mj.System(), chains=1000)
 
 
 def test_a_start_is_timed_anew() -> None:

@@ -7,11 +7,12 @@ import itertools
 import numpy as np
 import oracle
 import pytest
-from helpers import assert_consistent, random_dag, random_mec, random_order, to_graph, to_system
+from helpers import assert_consistent, interrupted_soon, random_dag, random_mec, random_order, to_graph, to_system
 from oracle import CHANNELS
 
 import mrlato_jax as mj
 from mrlato_jax.errors import InputError
+from mrlato_jax.planners import descent
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
@@ -71,6 +72,26 @@ def test_more_restarts_are_no_worse_and_a_seed_gives_one_answer() -> None:
     first, second = (mj.local_search(graph, system, restarts=3, seed=5) for _ in range(2))
     np.testing.assert_array_equal(first.placement, second.placement)
     assert first.evaluations == second.evaluations
+
+
+@pytest.mark.parametrize("most", [None, 900])
+def test_pieces_of_the_restarts_make_up_the_whole(monkeypatch: pytest.MonkeyPatch, most: int | None) -> None:
+    graph = mj.daggen(num_tasks=12, fat=0.8, density=0.6, rng=np.random.default_rng(3))
+    whole = mj.local_search(graph, mj.System(), restarts=8, seed=5, max_evaluations=most)
+    monkeypatch.setattr(descent, "STARTS_AT_ONCE", 3)
+    again = mj.local_search(graph, mj.System(), restarts=8, seed=5, max_evaluations=most)
+    np.testing.assert_array_equal(again.placement, whole.placement)
+    assert again.evaluations == whole.evaluations
+
+
+def test_restarts_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They end with the evaluations, or where they are interrupted, and take no memory."""
+    graph = mj.daggen(num_tasks=12, fat=0.8, density=0.6, rng=np.random.default_rng(3))
+    plan = mj.local_search(graph, mj.System(), restarts=2**62, max_evaluations=500)
+    assert plan.evaluations <= 500
+    monkeypatch.setattr(descent, "STARTS_AT_ONCE", 3)
+    with interrupted_soon():
+        mj.local_search(graph, mj.System(), restarts=2**62)
 
 
 @pytest.mark.parametrize("most", [1, 30, 340, 5000])
