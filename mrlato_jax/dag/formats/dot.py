@@ -18,7 +18,7 @@ from mrlato_jax.errors import InputError, check_number, shorten
 
 KIND = "a daggen DOT file"
 MAX_FILE_BYTES = 8 * 2**20
-MAX_PIECES = 2_500_000  # words, marks and what stands between them: some 190,000 edges, a second or two
+MAX_PIECES = 2_000_000  # words, marks and what stands between them: some 150,000 edges, a second or two
 
 # Every alternative is linear in what it consumes (the loops over a string are possessive): no input makes it backtrack.
 _TOKEN = re.compile(
@@ -42,7 +42,7 @@ def read_dot(path: str | os.PathLike[str], *, cycles_per_byte: float = 1000.0) -
     more than once counts once: daggen itself writes such files.
 
     Args:
-        path: the file, UTF-8, at most 8 MiB and some 190,000 edges.
+        path: the file, UTF-8, at most 8 MiB and some 150,000 edges.
         cycles_per_byte: CPU cycles for each byte of `size`, > 0.
 
     Returns:

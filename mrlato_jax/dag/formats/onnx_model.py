@@ -4,7 +4,8 @@ Needs the extra `onnx`. Counted are: of convolutions, matrix products and recurr
 of pooling and local normalisation the window for each output; of operators that only move or rename data nothing; of
 all others one an output element. Tensors have the sizes of shape inference. Weights, and what follows from them and
 from shapes alone, are at both ends before anything runs: they are neither tasks nor sent. Nothing in a file is run, and
-no other file is opened.
+no other file is opened. Shapes are inferred in a process of its own (`onnx_inference`), in at most 2 s of processor
+time and 1 GiB; 1 s more for each 100 MB of the file, and eight times its size.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow, Item, distinct
-from mrlato_jax.dag.formats.reading import check_count, read_bytes
+from mrlato_jax.dag.formats.onnx_inference import inferred_apart
+from mrlato_jax.dag.formats.reading import MAX_TASKS, check_count, read_bytes
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
 KIND = "an ONNX model"
 MAX_FILE_BYTES = 2**30
+MAX_SIZE = 2**63 - 1  # of a dimension
+MAX_RANK = 64  # dimensions of a tensor
+MAX_LINKS = 500_000  # inputs of all operators together
 DOMAINS = ("", "ai.onnx")
 MOVING = frozenset((
     "Cast", "Compress", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements",
@@ -52,21 +57,35 @@ def read_onnx(
         dimensions: sizes of the dimensions that the file has by name alone, such as {"batch": 1}.
 
     Raises:
-        InputError: no such file, no ONNX model, an operator whose work is not known, a tensor whose shape is not; or an
-            argument out of range.
+        InputError: no such file, no ONNX model, an operator whose work is not known, a tensor whose shape is not, a
+            model whose shapes take too much time or memory; or an argument out of range.
         ImportError: the package `onnx` is not installed.
     """
     check_number("cycles_per_mac", cycles_per_mac, low=0.0, open_low=True)
-    for name, size in (dimensions or {}).items():
-        check_number(f"dimensions[{name!r}]", size, low=1, integer=True)
+    sizes = _checked_sizes(dimensions)
     data = read_bytes(path, KIND, MAX_FILE_BYTES)
     try:
-        flow = _dataflow(*_inferred(data, dimensions or {}), cycles_per_mac)
+        flow = _dataflow(*_inferred(data, sizes), cycles_per_mac)
         return (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (ArithmeticError, LookupError, ValueError) as error:  # operators without what their definition asks for
         raise InputError(f"{path}: an operator's work cannot be told ({shorten(error)}); accepted: {KIND}") from None
+
+
+def _checked_sizes(dimensions: Any) -> dict[str, int]:
+    """`dimensions` as `read_onnx` takes it."""
+    if dimensions is None:
+        return {}
+    if not isinstance(dimensions, Mapping):
+        raise InputError(f"dimensions is {shorten(dimensions)}; accepted: sizes by name, such as {{'batch': 1}}")
+    sizes = {}
+    for name, size in dimensions.items():
+        if not isinstance(name, str):
+            raise InputError(f"dimensions has {shorten(name)}; accepted: names of dimensions, strings")
+        check_number(f"dimensions[{name!r}]", size, low=1, high=MAX_SIZE, integer=True)
+        sizes[name] = int(size)
+    return sizes
 
 
 def _inferred(data: bytes, dimensions: Mapping[str, int]) -> tuple[set[str], Any]:
@@ -75,39 +94,12 @@ def _inferred(data: bytes, dimensions: Mapping[str, int]) -> tuple[set[str], Any
         import onnx
     except ImportError:
         raise ImportError("reading ONNX needs the package onnx (pip install 'mrlato-jax[onnx]')") from None
-    try:
-        model = onnx.load_model_from_string(data)
-        check_count("graph.node", len(model.graph.node))
-        named = set()
-        for value in model.graph.input:
-            for dimension in value.type.tensor_type.shape.dim:
-                named.add(dimension.dim_param)
-                if dimension.dim_param in dimensions:
-                    dimension.dim_value = dimensions[dimension.dim_param]
-        for name in dimensions:
-            if name not in named:
-                has = ", ".join(sorted(named - {""})) or "none"
-                raise InputError(f"no input has a dimension {shorten(name)}; accepted: those that have a name ({has})")
-        elsewhere = _declare_external(model.graph)
-        onnx.checker.check_model(model)
-        return elsewhere, onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except InputError:
-        raise
-    except Exception as error:  # protobuf, the checker and shape inference each have errors of their own
-        raise InputError(f"{shorten(str(error), 200)}; accepted: {KIND}") from None
-
-
-def _declare_external(graph: Any) -> set[str]:
-    """Makes inputs of the weights that are in other files, which the checker would look for; their names."""
-    import onnx
-
-    outside = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    declared = {value.name for value in graph.input}
-    for weight in outside:
-        if weight.name not in declared:
-            graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
-        graph.initializer.remove(weight)
-    return {weight.name for weight in outside}
+    answer, model = inferred_apart(data, dimensions, MAX_TASKS)
+    if "refused" in answer:
+        raise InputError(answer["refused"])
+    if "failed" in answer:
+        raise InputError(f"{shorten(answer['failed'], 200)}; accepted: {KIND}")
+    return set(answer["elsewhere"]), onnx.load_model_from_string(model)
 
 
 def _dataflow(elsewhere: set[str], model: Any, cycles_per_mac: float) -> Dataflow:
@@ -128,6 +120,9 @@ def _dataflow(elsewhere: set[str], model: Any, cycles_per_mac: float) -> Dataflo
         else:
             nodes.append(node)
     check_count("graph, its constants apart,", len(nodes))
+    links = sum(len(node.input) for node in nodes)
+    if links > MAX_LINKS:
+        raise InputError(f"operators have {links} inputs; accepted: at most {MAX_LINKS}")
     shapes = _Shapes(graph)
     maker = {name: number for number, node in enumerate(nodes) for name in node.output if name}
     users: dict[str, set[int]] = {}
@@ -164,6 +159,8 @@ class _Shapes:
                 f"tensor {shorten(name)} has no known shape; accepted: a model that shape inference settles"
             )
         dimensions = kind.tensor_type.shape.dim
+        if len(dimensions) > MAX_RANK:
+            raise InputError(f"tensor {shorten(name)} has {len(dimensions)} dimensions; accepted: at most {MAX_RANK}")
         for dimension in dimensions:
             if not dimension.HasField("dim_value") or dimension.dim_value < 0:
                 given = dimension.dim_param or "?"

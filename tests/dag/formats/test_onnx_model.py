@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +190,47 @@ def test_what_cannot_be_told_is_refused(tmp_path: Path, branching: Path) -> None
         InputError, match=r"no input has a dimension 'nope'; accepted: those that have a name \(batch\)"
     ):
         read_onnx(branching, cycles_per_mac=1.0, dimensions={"batch": 2, "nope": 3})
+
+
+def nested_functions(depth: int) -> bytes:
+    """A kilobyte whose operators double with each function: 2^depth of them once all are written out."""
+    functions = []
+    for level in range(depth):
+        name, inner = f"f{level}", (f"f{level - 1}", "mine") if level else ("Relu", "")
+        calls = [
+            onnx.helper.make_node(inner[0], ["x"], ["y"], domain=inner[1]),
+            onnx.helper.make_node(inner[0], ["y"], ["z"], domain=inner[1]),
+        ]
+        opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("mine", 1)]
+        functions.append(onnx.helper.make_function("mine", name, ["x"], ["z"], calls, opsets))
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in ("a", "b")]
+    node = onnx.helper.make_node(f"f{depth - 1}", ["a"], ["b"], domain="mine")
+    graph = onnx.helper.make_graph([node], "bomb", ends[:1], ends[1:])
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("mine", 1)]
+    model = onnx.helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=9)
+    return model.SerializeToString()
+
+
+def endless_range() -> bytes:
+    """A hundred bytes that ask for 2^62 numbers."""
+    limits = [onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [], [value]) for name, value in LIMITS.items()]
+    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.INT64, None)
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Range", list(LIMITS), ["out"])], "range", [], [out], limits)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+LIMITS = {"start": 0, "limit": 2**62, "delta": 1}
+
+
+@pytest.mark.parametrize("make", [lambda: nested_functions(40), endless_range], ids=["functions", "range"])
+def test_a_small_file_takes_neither_long_nor_much(make: Callable[[], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "bomb.onnx"
+    path.write_bytes(make())
+    assert path.stat().st_size < 10_000
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with pytest.raises(InputError, match=r"bomb\.onnx: .*accepted: an ONNX model"):
+        read_onnx(path, cycles_per_mac=1.0)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - began.ru_utime - began.ru_stime < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20  # kB
