@@ -1,7 +1,8 @@
-"""Processes that this one starts, which end when it does, however that ends: SIGKILL leaves no orphans.
+"""Processes that this one starts, and one that was forked.
 
-Each holds the read end of a pipe whose write end its parent alone has. The kernel closes that with the parent, and a
-thread of the child that waits for it ends the child.
+Those that are started here end when this one does, however that ends: SIGKILL leaves no orphans. Each holds the read
+end of a pipe whose write end its parent alone has. The kernel closes that with the parent, and a thread of the child
+that waits for it ends the child.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from collections.abc import Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
 
+_FORKED = (
+    "this process was forked from one that had loaded a policy, and JAX's threads do not survive a fork: computing "
+    "here would wait for ever; fork before the first load_offloader, or start processes by spawn or forkserver"
+)
+_computes, _forked = False, False
 _ORPHANED = 1  # exit status
 _WATCH = "import os, threading\nthreading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()\n"
 _SCRIPT = "import runpy, sys\nsys.argv.pop(0)\nsys.path[0] = os.path.dirname(sys.argv[0])\n"
@@ -63,3 +69,24 @@ def run_python(
             child.kill()
             raise
     return subprocess.CompletedProcess(child.args, status, output)
+
+
+def about_to_compute() -> None:
+    """For what leads to JAX: raises in a process that was forked after its parent had called this, where JAX hangs.
+
+    Raises:
+        RuntimeError: this is such a process.
+    """
+    global _computes
+    if _forked:
+        raise RuntimeError(_FORKED)
+    _computes = True
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _forked or _computes
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

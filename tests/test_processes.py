@@ -54,3 +54,36 @@ def test_a_program_gets_its_arguments_and_gives_its_output(tmp_path: Path) -> No
     assert (ran.returncode, ran.stdout) == (3, f"__main__ beside {[str(script), '--x']} a\n")
     ran = run_python("import sys; print(sys.argv[1])", "x")
     assert (ran.returncode, ran.stdout) == (0, "x\n")
+
+
+FORKING = """
+import os, signal, sys
+import mrlato_jax as mj
+graph = mj.TaskGraph.from_edges(cycles=[1e8], upload_bytes=[1e4], download_bytes=[1e4], edges=[])
+policy = mj.load_offloader("exp1") if sys.argv[1] == "after" else None
+for use in (
+    lambda: (policy or mj.load_offloader("exp1")).plan(graph, mj.System()),
+    lambda: policy.adapt(graph, mj.System()),
+    lambda: mj.load_offloader("exp1"),
+):
+    child = os.fork()
+    if not child:
+        signal.alarm(60)  # ends it where it waits for ever
+        try:
+            use()
+            print("planned", flush=True)
+        except RuntimeError as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    if sys.argv[1] == "before":
+        break
+"""
+
+
+def test_a_process_forked_before_anything_was_loaded_plans_and_one_forked_after_says_why_not() -> None:
+    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "PYTHONWARNINGS": "ignore"}
+    assert run_python(FORKING, "before", environment=environment).stdout == "planned\n"
+    lines = run_python(FORKING, "after", environment=environment).stdout.splitlines()
+    assert len(lines) == 3
+    assert all("this process was forked from one that had loaded a policy" in line for line in lines)

@@ -11,6 +11,7 @@ from pathlib import Path
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.inference import weights
 from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.processes import about_to_compute
 
 GENERAL = "general"
 
@@ -24,10 +25,15 @@ def load_offloader(source: str | Path = GENERAL) -> Offloader:
             newest whole checkpoint counts (./exp1 where its name is one of those); or a file of
             `Offloader.save` or `launch/export_weights.py`, NAME.safetensors with NAME.json beside it.
 
+    A server that forks its workers (gunicorn's `--preload`, `multiprocessing` by fork) must load in each worker: JAX's
+    threads do not survive a fork.
+
     Raises:
+        RuntimeError: the process was forked after its parent had loaded a policy.
         InputError: no weights of that name and no run there, no whole checkpoint in it, or one of other settings or
             data.
     """
+    about_to_compute()
     if not isinstance(source, (str, Path)):
         raise InputError(f"source is {shorten(source)}; accepted: the name of shipped weights, or a path")
     shipped = weights.shipped()

@@ -40,6 +40,7 @@ from mrlato_jax.planners import (
     order_search,
     plans_of_arrays,
 )
+from mrlato_jax.processes import about_to_compute
 
 MODES = ("argmax", "sample", "search", "search_order")
 MOST_AT_ONCE = 256  # DAGs decoded side by side
@@ -151,9 +152,11 @@ class Offloader:
             OutsideTrainingWarning: an application or system unlike those of training; it names in what.
 
         Raises:
+            RuntimeError: the process was forked after its parent had loaded a policy or planned; JAX would hang.
             InputError: no graph, systems of another number, an unknown mode, or a task with more parents or children
                 than the policy has room for.
         """
+        about_to_compute()
         check_choice("mode", mode, MODES)
         check_number("samples", samples, low=1, integer=True)
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
@@ -226,8 +229,10 @@ class Offloader:
             The adapted policy, with its `curve`; this one stays as it is.
 
         Raises:
+            RuntimeError: as `plan`.
             InputError: no graph, one that the policy has no room for, or a policy that became NaN.
         """
+        about_to_compute()
         check_number("updates", updates, low=0, high=MOST_UPDATES, integer=True)
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
         check_type("system", system, System)
