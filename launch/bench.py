@@ -28,7 +28,7 @@ from absl import flags
 
 from mrlato_jax.bench.figure import growth_figure
 from mrlato_jax.bench.peer import load_peer
-from mrlato_jax.bench.report import compare, read_record, table
+from mrlato_jax.bench.report import bench_table, compare, read_record
 from mrlato_jax.bench.sections import SECTIONS, Options, run_section
 from mrlato_jax.errors import InputError, check_choice
 from mrlato_jax.files import check_writable, write_atomically
@@ -84,7 +84,7 @@ def main(_: list[str]) -> int:
         record = run_section(FLAGS.only[0], Options(make_planner, load_planner, FLAGS.full, oracle, peer))
     else:
         record, failed = _run_apart(FLAGS.only)
-    print(table(record), flush=True)
+    print(bench_table(record), flush=True)
     if stored is not None:
         ratios, warnings = compare(stored, record)
         print(f"\nbeside {record_file}:\n{ratios}")

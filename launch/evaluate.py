@@ -75,7 +75,7 @@ def main(_: list[str]) -> int:
         )
     if results is None:
         return STOPPED
-    print(f"\n{reporting.table(label(config), results)}\n", flush=True)
+    print(f"\n{reporting.evaluation_table(label(config), results)}\n", flush=True)
     origin = reporting.provenance(config, dataset, policy.iteration, FLAGS.updates, FLAGS.held_out)
     print(reporting.write(folder.path, name, label(config), results, origin), flush=True)
     return 0

@@ -141,7 +141,7 @@ def main(_: list[str]) -> int:
                 finished = False
                 break
             if results:
-                say(f"\n{reporting.table(label(config), results)}\n")
+                say(f"\n{reporting.evaluation_table(label(config), results)}\n")
                 name = {"test": "adaptation", "validation": f"validation-{FLAGS.updates}"}[FLAGS.on]
                 origin = reporting.provenance(config, dataset, config.iterations, FLAGS.updates, held_out=False)
                 say(reporting.write(folder.path, name, label(config), results, origin))

@@ -75,7 +75,7 @@ def main(_: list[str]) -> int:
         if not modes.complete(record, settings, policy, stop):
             return closing()
     found = modes.points(record.rows, optima)
-    shown = format_table(*modes.table(found))
+    shown = format_table(*modes.modes_table(found))
     print(shown, flush=True)
     write_atomically(stem.with_name(f"{stem.name}.md"), f"{shown}\n".encode())
     try:

@@ -62,7 +62,7 @@ def main(_: list[str]) -> int:
         for number, path in enumerate(files, start=1):
             rows += [measured(path, rate, policy) for rate in LINKS_MBPS[path.suffix]]
             progress.update(number, file=path.name)
-    shown = format_table(*table(rows))
+    shown = format_table(*graphs_table(rows))
     print(shown)
     named = {"policy": policy.label, "params_sha256": params_hash(policy.params), "num_tasks": FLAGS.num_tasks}
     record = {**named, **session(), "rows": rows}
@@ -110,7 +110,7 @@ def measured(path: Path, rate_mbps: float, policy: mj.Offloader) -> dict[str, An
     }
 
 
-def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def graphs_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and cells: percent above the best that any found; the last line has means."""
     shown = ("all-local", "all-offload", "HEFT-based", "look-ahead", *LEARNED, "optimum", "order search")
     gaps = [[100 * (row["makespan_ms"][name] / min(row["makespan_ms"].values()) - 1) for name in shown] for row in rows]

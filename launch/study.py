@@ -23,7 +23,7 @@ from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.progress import format_duration, format_table
 from mrlato_jax.results import figures
-from mrlato_jax.results.studies import STUDIES, StudyRecord, run_variant, table
+from mrlato_jax.results.studies import STUDIES, StudyRecord, run_variant, study_table
 from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import Validation, validation_set
 
@@ -85,7 +85,7 @@ def main(_: list[str]) -> int:
                 return closing()
             record.add(variant, str(seed), row)
             jax.clear_caches()  # each compiled program keeps memory maps, of which Linux allows a process 65530
-    shown = format_table(*table(study, record.rows))
+    shown = format_table(*study_table(study, record.rows))
     print(f"\n{study.question}\n\n{shown}\n\ntotal time {format_duration(time.monotonic() - started)}", flush=True)
     write_atomically(out / f"{FLAGS.study}.md", f"# {study.question}\n\n{shown}\n".encode())
     try:

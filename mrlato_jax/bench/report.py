@@ -21,7 +21,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def table(record: Mapping[str, Any]) -> str:
+def bench_table(record: Mapping[str, Any]) -> str:
     """Every figure of a record; what was measured along an axis is a table of its own, a row for each value."""
     rows, grids = [], []
     for section, figures in record.items():

@@ -126,7 +126,7 @@ def offload(options: argparse.Namespace) -> int:
         f"{escaped(options.graph)}: {graph.num_tasks} tasks, {len(graph.edges)} edges, "
         f"{graph.cycles.sum() / 1e9:.4g} Gcycles; if all is offloaded {up:.4g} MB up, {down:.4g} MB down\n"
     )
-    print(table(plans), end="\n\n")
+    print(plans_table(plans), end="\n\n")
     title = as_found(best, plans[best][0])
     print(f"the best is {title}{tied_with(plans, best)}:\n")
     print(placements(graph, plans[best][0]))
@@ -163,7 +163,7 @@ def compared(
     return found
 
 
-def table(plans: dict[str, Timed]) -> str:
+def plans_table(plans: dict[str, Timed]) -> str:
     """A line a plan."""
     local = plans["all-local"][0].makespan
     rows = []

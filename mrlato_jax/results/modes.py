@@ -141,7 +141,7 @@ def points(rows: Mapping[str, Mapping[str, Any]], optima_ms: Mapping[str, float]
     }
 
 
-def table(found: Mapping[str, Point]) -> tuple[list[str], list[list[str]]]:
+def modes_table(found: Mapping[str, Point]) -> tuple[list[str], list[list[str]]]:
     """Header and cells."""
     settings = list(next(iter(found.values())).gaps)
     header = ["% above the optimum", *settings, "plans simulated", "ms a DAG"]

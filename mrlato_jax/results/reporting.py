@@ -108,7 +108,7 @@ def evaluate(
     return results
 
 
-def table(label: str, results: Sequence[SettingResult]) -> str:
+def evaluation_table(label: str, results: Sequence[SettingResult]) -> str:
     """Mean latency of each plan on each setting, and its distance from HEFT-based on the same DAGs.
 
     Where the optima are known, the learned policy's distance from them stands in brackets.
@@ -183,7 +183,7 @@ def write(folder: Path, name: str, label: str, results: Sequence[SettingResult],
     name = _free_name(folder, name, results, provenance)
     contents = json.dumps(record(label, results, provenance), allow_nan=False) + "\n"
     write_atomically(folder / f"{name}.json", contents.encode())
-    write_atomically(folder / f"{name}.md", (table(label, results) + "\n").encode())
+    write_atomically(folder / f"{name}.md", (evaluation_table(label, results) + "\n").encode())
     files = [f"{name}.json", f"{name}.md"]
     try:
         image = adaptation_figure(label, results)

@@ -335,7 +335,7 @@ def run_variant(
     }
 
 
-def table(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def study_table(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and cells: the gap of each variant at half way and at the end, and how sure it then is of itself.
 
     What is not learned comes first, its gap as that at the end.

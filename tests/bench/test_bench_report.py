@@ -43,7 +43,7 @@ def cells(text: str) -> list[list[str]]:
 
 
 def test_table_has_every_figure_once_and_axes_as_grids() -> None:
-    rows = cells(report.table(RECORD))
+    rows = cells(report.bench_table(RECORD))
     assert ["simulator", "task_steps_per_second", "2e+07"] in rows
     assert ["compile", "cold.compile_seconds", "8"] in rows
     assert ["environment", "device", "cpu"] in rows

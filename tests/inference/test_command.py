@@ -210,7 +210,7 @@ def test_a_plan_is_called_what_it_is() -> None:
     assert command.as_found("optimum", proven) == "optimum"
     assert command.as_found("optimum", guess) == "branch and bound, not proven"
     plans = {"all-local": (mj.all_local(graph, SYSTEM), 0.0), "HEFT-based": (plan, 0.0), "optimum": (guess, 0.0)}
-    assert f"not proven: at least {500 * proven.makespan:.1f} ms" in command.table(plans)
+    assert f"not proven: at least {500 * proven.makespan:.1f} ms" in command.plans_table(plans)
     worse = dataclasses.replace(plan, makespan=1.1 * proven.makespan)
     assert command.tied_with({**plans, "HEFT-based": (worse, 0.0)}, "optimum") == ""
     same = {**plans, "HEFT-based": (proven, 0.0)}

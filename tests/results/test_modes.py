@@ -35,7 +35,7 @@ def test_points_by_hand() -> None:
     (point,) = found.values()
     assert point.gaps == pytest.approx({"n20": 1.0, "n30": 4.0})
     assert (point.gap, point.evaluations, point.ms) == pytest.approx((2.5, 6.0, 20.0))
-    header, cells = modes.table(found)
+    header, cells = modes.modes_table(found)
     assert header == ["% above the optimum", "n20", "n30", "plans simulated", "ms a DAG"]
     assert cells == [["learned: argmax", "+1.00", "+4.00", "6", "20.0"]]
 

@@ -42,7 +42,7 @@ def results(updates: int, *, held_out: bool = False) -> list[SettingResult]:
 
 
 def table(updates: int, **options: Any) -> list[list[str]]:
-    text = reporting.table("mrlato", results(updates, **options))
+    text = reporting.evaluation_table("mrlato", results(updates, **options))
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
 
 
@@ -68,7 +68,7 @@ def test_values_by_hand() -> None:
 
 def test_gaps_stand_beside_latencies_where_optima_are_known() -> None:
     known = [dataclasses.replace(each, optimum_ms=best) for each, best in zip(results(1), (100.0, 320.0), strict=True)]
-    lines = reporting.table("mrlato", known).splitlines()
+    lines = reporting.evaluation_table("mrlato", known).splitlines()
     body = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
     assert body["optimum"] == ["100.0", "320.0", "-10.0 %"]  # as long as HEFT-based, and a fifth shorter
     assert body["mrlato, before any update"] == ["140.0 (+40.0 %)", "480.0 (+50.0 %)", "+30.0 %"]
@@ -77,7 +77,7 @@ def test_gaps_stand_beside_latencies_where_optima_are_known() -> None:
 
 def test_better_than_heft_is_negative() -> None:
     better = SettingResult("n20", FIRST, adaptation([90.0]), None)
-    assert reporting.table("mrlato", [better]).splitlines()[-1].split("|")[-2].strip() == "-10.0 %"
+    assert reporting.evaluation_table("mrlato", [better]).splitlines()[-1].split("|")[-2].strip() == "-10.0 %"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_files(tmp_path: Path) -> None:
     text = reporting.write(tmp_path, "evaluation-4", LABEL, results(4), {"updates": 4, "data_hash": "ab"})
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"evaluation-4.{end}" for end in ("json", "md", "png")]
     markdown = (tmp_path / "evaluation-4.md").read_text()
-    assert markdown == reporting.table(LABEL, results(4)) + "\n"
+    assert markdown == reporting.evaluation_table(LABEL, results(4)) + "\n"
     assert text == f"in {tmp_path}: evaluation-4.json, evaluation-4.md, evaluation-4.png"
     assert "mrlato+a\\|b, after 4" in markdown  # a bar in a label is no column
     record = json.loads((tmp_path / "evaluation-4.json").read_text())

@@ -172,7 +172,7 @@ def test_what_is_not_learned_stands_beside_the_variants(record: StudyRecord) -> 
     heft, ahead = (compared.rows[name]["all"]["gap_percent"] for name in studies.UNLEARNED)
     assert heft == pytest.approx(100 * (np.mean(spans) / chosen.optimum_s - 1), abs=1e-3)
     assert 0 <= ahead < heft
-    _, cells = studies.table(STUDY, compared.rows)
+    _, cells = studies.study_table(STUDY, compared.rows)
     assert [line[1] for line in cells] == [*studies.UNLEARNED, BASE, "longer"]
     assert cells[0][4] == f"{heft:.1f}"
     pytest.importorskip("matplotlib")
@@ -182,7 +182,7 @@ def test_what_is_not_learned_stands_beside_the_variants(record: StudyRecord) -> 
 
 
 def test_the_table_has_a_line_for_each_that_was_trained(record: StudyRecord) -> None:
-    header, cells = studies.table(STUDY, record.rows)
+    header, cells = studies.study_table(STUDY, record.rows)
     assert [line[:3] for line in cells] == [[BASE, BASE, "1"], ["outer step", "longer", "1"]]
     assert cells[0][3:5] == ["25.0", "25.0"]
     assert len(header) == len(cells[0])
