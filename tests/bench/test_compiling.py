@@ -53,6 +53,7 @@ def measured(variant: str, folder: Path) -> dict[str, Any]:
     return json.loads(file.read_bytes())
 
 
+@pytest.mark.slow  # compiles Table I's program in processes of its own
 def test_the_persistent_cache_saves_compiling_and_nothing_else(tmp_path: Path) -> None:
     cold, warm = measured(compiling.AS_IS, tmp_path), measured(compiling.WARM_CACHE, tmp_path)
     for figures in (cold, warm):

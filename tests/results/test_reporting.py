@@ -128,7 +128,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch, results: list[SettingResult]) -> tupl
     monkeypatch.setattr(figure_type, "savefig", lambda figure, *a, **k: saved.append(figure) or save(figure, *a, **k))
     assert reporting.adaptation_figure("mrlato", results).startswith(b"\x89PNG\r\n\x1a\n")
     (figure,) = saved
-    assert [axis.get_title() for axis in figure.axes] == [result.setting for result in results]
+    for axis, result in zip(figure.axes, results, strict=True):
+        change = 100 * (result.adaptation.latency_ms[-1] / result.baselines_ms["HEFT-based"] - 1)
+        assert axis.get_title() == f"{result.setting}: {change:+.1f} % vs HEFT-based"
     lines = [{line.get_label(): list(line.get_ydata()) for line in axis.get_lines()} for axis in figure.axes]
     return lines, ["".join(text.get_text() for text in axis.texts) for axis in figure.axes]
 
