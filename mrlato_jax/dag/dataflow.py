@@ -11,11 +11,17 @@ import dataclasses
 import heapq
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number
 
 OUTSIDE = -1  # maker of what is there before any task runs
-MOST_COARSENED = 3000  # tasks: each merge looks at all edges, so these take a minute
+MOST_COARSENED = 3000  # tasks
+MOST_EDGES = 200_000  # between them
+MOST_STEPS = 15_000_000  # looks at a task or an edge that merging may take: a second or two
+AT_ONCE = 8  # looks that numpy, or a set, takes in the time of one of ours
 BALANCE = 1.5  # times the mean: most cycles of a task that merging makes where it can choose
 
 
@@ -91,29 +97,27 @@ class Dataflow:
             num_tasks: at least 1.
 
         Raises:
-            InputError: a number below 1, a cycle, or more than `MOST_COARSENED` tasks.
+            InputError: a number below 1, a cycle, more than `MOST_COARSENED` tasks or `MOST_EDGES` edges, or merging
+                that takes more than `MOST_STEPS` steps.
         """
         check_number("num_tasks", num_tasks, low=1, integer=True)
         if len(self.names) > MOST_COARSENED:
             raise InputError(f"{len(self.names)} tasks are to be coarsened; accepted: at most {MOST_COARSENED}")
         self.to_task_graph()
-        members = {task: [task] for task in range(len(self.names))}
-        work = dict(enumerate(self.cycles))
-        children: dict[int, dict[int, float]] = {task: {} for task in members}
-        for parent, child in self.edges:
-            children[parent][child] = 0.0
-        for item in self.items:
-            for user in item.users - {item.maker} if item.maker != OUTSIDE else ():
-                children[item.maker][user] += item.size
-        most = BALANCE * sum(self.cycles) / num_tasks
-        while len(members) > num_tasks:
-            rank = {task: place for place, task in enumerate(_topological(children))}
-            pair = _to_merge(children, work, rank, most)
-            if pair is None:  # nothing but parts without edges
-                first, second = sorted(heapq.nsmallest(2, work, key=lambda task: (work[task], rank[task])))
-                pair = first, second
-            _merge(pair, members, work, children)
-        clusters = sorted(members.values(), key=min)
+        if num_tasks >= len(self.names):
+            return self
+        edges = sorted(self.edges)
+        if len(edges) > MOST_EDGES:
+            raise InputError(f"tasks with {len(edges)} edges are to be coarsened; accepted: at most {MOST_EDGES}")
+        merging = _Merging(self, edges, BALANCE * sum(self.cycles) / num_tasks)
+        while len(merging.members) > num_tasks:
+            merging.merge()
+            if merging.steps > MOST_STEPS:
+                raise InputError(
+                    f"num_tasks is {num_tasks}, which takes more than {MOST_STEPS} steps of merging {len(self.names)} "
+                    f"tasks with {len(edges)} edges; accepted: a larger number, or fewer edges"
+                )
+        clusters = sorted(merging.members.values(), key=min)
         return self._merged([sorted(cluster) for cluster in clusters])
 
     def _merged(self, clusters: Sequence[Sequence[int]]) -> Dataflow:
@@ -149,63 +153,140 @@ def distinct(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _topological(children: dict[int, dict[int, float]]) -> list[int]:
-    waiting = dict.fromkeys(children, 0)
-    for ends in children.values():
-        for child in ends:
-            waiting[child] += 1
-    ready = [task for task, parents in waiting.items() if not parents]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        order.append(heapq.heappop(ready))
-        for child in children[order[-1]]:
-            waiting[child] -= 1
-            if not waiting[child]:
-                heapq.heappush(ready, child)
-    return order
+class _Merging:
+    """Tasks on their way to being merged; a merged task has the id of the parent of the edge that went.
 
+    Attributes:
+        members: the tasks merged into each that is left.
+        steps: looks at a task or an edge so far.
+    """
 
-def _to_merge(
-    children: dict[int, dict[int, float]], work: dict[int, float], rank: dict[int, int], most: float
-) -> tuple[int, int] | None:
-    """The edge whose ends are merged next; None where there is no edge."""
-    edges = [(parent, child, size) for parent, ends in children.items() for child, size in ends.items()]
+    def __init__(self, flow: Dataflow, edges: Sequence[tuple[int, int]], most: float) -> None:
+        """Begins with all tasks apart; edges whose ends have at most `most` cycles together come first."""
+        self.members = {task: [task] for task in range(len(flow.names))}
+        self.steps = 0
+        self._most = most
+        self._work = np.array(flow.cycles, np.float64)
+        self._parent, self._child = np.array(edges, np.int64).reshape(-1, 2).T
+        self._size = np.zeros(len(edges))
+        # Of each task the numbers of the edges to its children, and to its parents.
+        self._children: list[dict[int, int]] = [{} for _ in flow.names]
+        self._parents: list[dict[int, int]] = [{} for _ in flow.names]
+        for number, (parent, child) in enumerate(edges):
+            self._children[parent][child] = self._parents[child][parent] = number
+        for item in flow.items:
+            for user in item.users - {item.maker} if item.maker != OUTSIDE else ():
+                self._size[self._children[item.maker][user]] += item.size
+        # Edges that are left, and that no other way is known to lead around: ways stay until one of their ends merges.
+        self._open = np.ones(len(edges), bool)
 
-    def preference(edge: tuple[int, int, float]) -> tuple[bool, float, int, int]:
-        parent, child, size = edge
-        together = work[parent] + work[child]
-        return together > most, -size if together <= most else together, rank[parent], rank[child]
+    def merge(self) -> None:
+        """Merges the two tasks that come next."""
+        edge = self._next_edge()
+        if edge is not None:
+            self._join(int(self._parent[edge]), int(self._child[edge]))
+            return
+        rank, work = self._rank(), self._work  # nothing but parts without edges
+        first, second = sorted(heapq.nsmallest(2, self.members, key=lambda task: (work[task], rank[task])))
+        self._join(first, second)
 
-    for parent, child, _ in sorted(edges, key=preference):
-        if not _another_way(children, rank, parent, child):
-            return parent, child
-    return None
+    def _next_edge(self) -> int | None:
+        """The edge whose ends are merged next; None where there is no edge."""
+        while True:
+            left = np.flatnonzero(self._open)
+            self.steps += len(self._open) // (8 * AT_ONCE) + len(left) // AT_ONCE
+            if not len(left):
+                return None
+            value = self._work[self._parent[left]] + self._work[self._child[left]]
+            within = value <= self._most
+            if within.any():
+                value = np.where(within, -self._size[left], np.inf)
+            tied = left[value == value.min()]
+            if len(tied) > 1:
+                rank = self._rank()
+                tied = tied[np.lexsort((rank[self._child[tied]], rank[self._parent[tied]]))]
+            for edge in tied.tolist():
+                if not self._another_way(int(self._parent[edge]), int(self._child[edge])):
+                    return edge
+                self._open[edge] = False
+                if self.steps > MOST_STEPS:
+                    return edge  # whatever it is: nothing comes of this
 
+    def _rank(self) -> NDArray[np.int64]:
+        """The place of each task in the topological order that takes the smallest id first."""
+        waiting = [len(parents) for parents in self._parents]
+        ready = [task for task in self.members if not waiting[task]]
+        heapq.heapify(ready)
+        rank = np.zeros(len(waiting), np.int64)
+        for place in range(len(self.members)):
+            task = heapq.heappop(ready)
+            rank[task] = place
+            for child in self._children[task]:
+                waiting[child] -= 1
+                if not waiting[child]:
+                    heapq.heappush(ready, child)
+            self.steps += 1 + len(self._children[task])
+        return rank
 
-def _another_way(children: dict[int, dict[int, float]], rank: dict[int, int], parent: int, child: int) -> bool:
-    """Whether a path leads from one to the other beside the edge between them."""
-    stack, seen = [task for task in children[parent] if task != child], set()
-    while stack:
-        task = stack.pop()
-        if task == child:
+    def _another_way(self, parent: int, child: int) -> bool:
+        """Whether a path leads from one to the other beside the edge between them."""
+        if len(self._children[parent]) < 2 or len(self._parents[child]) < 2:
+            return False
+        if not self._children[parent].keys().isdisjoint(self._parents[child]):
             return True
-        if task not in seen and rank[task] < rank[child]:
-            seen.add(task)
-            stack.extend(children[task])
-    return False
+        # From both ends by turns, a level at a time: what is near one end is not far from it on the way from the other.
+        ahead, behind = set(self._children[parent]) - {child}, set(self._parents[child]) - {parent}
+        seen_ahead, seen_behind = set(ahead), set(behind)
+        self.steps += (len(ahead) + len(behind)) // AT_ONCE
+        while ahead and behind:
+            if not seen_ahead.isdisjoint(seen_behind):
+                return True
+            nearer = len(ahead) <= len(behind)
+            front, seen, further = (
+                (ahead, seen_ahead, self._children) if nearer else (behind, seen_behind, self._parents)
+            )
+            reached: set[int] = set()
+            for task in front:
+                reached.update(further[task])
+                self.steps += 1 + len(further[task]) // AT_ONCE
+            reached -= seen
+            seen |= reached
+            if nearer:
+                ahead = reached
+            else:
+                behind = reached
+        return not seen_ahead.isdisjoint(seen_behind)
 
+    def _join(self, kept: int, gone: int) -> None:
+        self.members[kept] += self.members.pop(gone)
+        self._work[kept] += self._work[gone]
+        between = self._children[kept].pop(gone, None)
+        if between is not None:
+            del self._parents[gone][kept]
+            self._open[between] = False
+        self._redirect(self._children, self._parents, self._parent, kept, gone)
+        self._redirect(self._parents, self._children, self._child, kept, gone)
+        beside = [*self._children[kept].values(), *self._parents[kept].values()]
+        self._open[beside] = True
+        self.steps += len(beside) // AT_ONCE
 
-def _merge(
-    pair: tuple[int, int], members: dict[int, list[int]], work: dict[int, float], children: dict[int, dict[int, float]]
-) -> None:
-    kept, gone = pair
-    members[kept] += members.pop(gone)
-    work[kept] += work.pop(gone)
-    for child, size in children.pop(gone).items():
-        children[kept][child] = children[kept].get(child, 0.0) + size
-    for ends in children.values():
-        if gone in ends:
-            size = ends.pop(gone)
-            ends[kept] = ends.get(kept, 0.0) + size
-    children[kept].pop(kept, None)
+    def _redirect(
+        self,
+        ends: list[dict[int, int]],
+        back: list[dict[int, int]],
+        column: NDArray[np.int64],
+        kept: int,
+        gone: int,
+    ) -> None:
+        """Edges from `gone` become edges from `kept`, or add to one that is there; alike of edges to it."""
+        for other, edge in ends[gone].items():
+            del back[other][gone]
+            there = ends[kept].get(other)
+            if there is None:
+                ends[kept][other] = back[other][kept] = edge
+                column[edge] = kept
+            else:
+                self._size[there] += self._size[edge]
+                self._open[edge] = False
+        self.steps += len(ends[gone])
+        ends[gone] = {}
