@@ -82,17 +82,20 @@ def files(tmp_path: Path) -> Path:
     """Two training sets and a test set of two applications each, one of them a workflow whose ids are out of order."""
     rng = np.random.default_rng(0)
     for number, place in enumerate(("train/a", "train/b", "test/c")):
-        folder = tmp_path / "files" / place
+        folder = tmp_path / "files\x1b[2J" / place
         folder.mkdir(parents=True)
-        mj.write_json(mj.daggen(4 + number, 0.6, 0.6, rng), folder / "1.json")
+        mj.write_json(mj.daggen(4 + number, 0.6, 0.6, rng), folder / "1\x1b[1m.json")
         tasks = [{"name": "b", "runtimeInSeconds": 1, "parents": ["a"]}, {"name": "a", "runtimeInSeconds": 2}]
         (folder / "2.json").write_text(json.dumps({"schemaVersion": "1.4", "workflow": {"tasks": tasks}}))
-    return tmp_path / "files"
+    return tmp_path / "files\x1b[2J"
 
 
 def test_a_data_set_of_files(files: Path, tmp_path: Path) -> None:
     ran = make_data(f"--from={files}", "--name=mine", f"--out={tmp_path / 'out'}", *LINK, "--machine_hz=1e9")
     assert ran.returncode == 0, ran.stderr
+    assert "reading " in ran.stderr
+    assert r"files\x1b[2J" in ran.stderr
+    assert (ran.stdout + ran.stderr).replace("\n", "").isprintable()
     data = load("mine", tmp_path / "out")
     assert data.set_names == ("train_a", "train_b", "test_c")
     assert data.splits == ("train", "train", "test")

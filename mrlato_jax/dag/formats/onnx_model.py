@@ -113,7 +113,8 @@ def _dataflow(elsewhere: set[str], model: Any, cycles_per_mac: float) -> Dataflo
     for node in graph.node:
         if node.domain not in DOMAINS or node.op_type in REFUSED:
             name = f"{node.domain}.{node.op_type}" if node.domain not in DOMAINS else node.op_type
-            raise InputError(f"node {node.name!r} is a {name}, whose work is not known; accepted: other operators")
+            name = f"{name[:60]}, whose work is not known"
+            raise InputError(f"node {shorten(node.name)} is a {name}; accepted: other operators")
         fixed = all(name in known for name in node.input if name) and node.op_type not in RANDOM
         if fixed or node.op_type in CONSTANT:
             known.update(node.output)

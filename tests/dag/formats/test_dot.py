@@ -199,6 +199,15 @@ def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
         read_dot(path)
 
 
+@pytest.mark.parametrize("mark", [";", "1->2;"])
+def test_a_file_of_too_many_marks_is_refused_soon(write: Any, mark: str) -> None:
+    path = write(NODES + mark * ((MAX_FILE_BYTES - 200) // len(mark)))
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"has more than 2000000 words and marks; accepted: a smaller graph"):
+        read_dot(path)
+    assert time.process_time() - start < 6  # measured: below 2 s
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from([*' \n"[]{}=,;->/*#\\', "1", "2", "size", "expect_size", "digraph", "5"]), max_size=40))
 def test_any_text_reads_or_is_refused(write: Any, pieces: list[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mrlato_jax.dag.formats.onnx_inference import inferred_apart
 from mrlato_jax.dag.formats.onnx_model import read_onnx
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
@@ -234,3 +235,52 @@ def test_a_small_file_takes_neither_long_nor_much(make: Callable[[], bytes], tmp
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - began.ru_utime - began.ru_stime < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20  # kB
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "message"),
+    [
+        (["batch"], r"dimensions is \['batch'\]; accepted: sizes by name"),
+        ("batch", "dimensions is 'batch'; accepted: sizes by name"),
+        ({3: 1}, "dimensions has 3; accepted: names of dimensions, strings"),
+        ({"batch": 2**63}, r"dimensions\['batch'\] is 9223372036854775808; accepted: an integer in"),
+        ({"batch": "3"}, r"dimensions\['batch'\] is '3'; accepted: an integer in"),
+    ],
+)
+def test_dimensions_of_other_types(branching: Path, dimensions: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_onnx(branching, cycles_per_mac=1.0, dimensions=dimensions)
+
+
+def test_names_in_a_model_are_escaped(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    path = save(tmp_path / "m.onnx", [node], [tensor("x", ["\x1b[2J", 4])], [tensor("y", [None, 4])])
+    for options in ({}, {"dimensions": {"other": 1}}):
+        with pytest.raises(InputError) as raised:
+            read_onnx(path, cycles_per_mac=1.0, **options)
+        assert "\\x1b[2J" in str(raised.value)
+        assert str(raised.value).isprintable()
+
+
+def test_tensors_of_very_many_dimensions_are_refused(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    path = save(tmp_path / "m.onnx", [node], [tensor("x", [2] * 100_000)], [tensor("y", [2] * 100_000)])
+    with pytest.raises(InputError, match=r"m.onnx: tensor 'x' has 100000 dimensions; accepted: at most 64"):
+        read_onnx(path, cycles_per_mac=1.0)
+
+
+def test_large_weights_are_not_handed_on(tmp_path: Path) -> None:
+    """Shapes follow from lists of integers alone, however long; of other weights their own shape is enough."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Reshape", ["m", "s"], ["y"])]
+    shape = onnx.numpy_helper.from_array(np.array([2, 50, 20], np.int64), "s")
+    path = save(
+        tmp_path / "m.onnx",
+        nodes,
+        [tensor("x", [2, 500])],
+        [tensor("y", [2, 50, 20])],
+        [weight("w", (500, 1000)), shape],
+    )
+    answer, model = inferred_apart(path.read_bytes(), {}, 10)
+    assert answer == {"elsewhere": []}
+    assert len(model) < 2000 < 2_000_000 < path.stat().st_size
+    assert read_onnx(path, cycles_per_mac=1.0).cycles.tolist() == [1_000_000, 0]
