@@ -1,1 +1,1 @@
-"""The edge system: task times, scheduling order, the one latency recurrence, the decision process."""
+"""The edge system: task times, scheduling order and the one latency recurrence."""

@@ -1,6 +1,6 @@
 """What every row of a table can do, be it learned or not: prepare, adapt, plan.
 
-For programs that take any method as it comes. `experiments.reproduction`, which trains several seeds in one program and
+For programs that take any method as it comes. `results.reproduction`, which trains several seeds in one program and
 measures after every update, calls what stands behind this face.
 """
 
