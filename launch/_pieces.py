@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mrlato_jax.errors import InputError
+from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.progress import format_duration, format_table
 from mrlato_jax.training.stopping import GracefulStop
@@ -97,7 +97,9 @@ class Ledger:
                 stored = json.loads(self.path.read_bytes())
                 theirs, self.entries = dict(stored["identity"]), dict(stored["pieces"])
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{self.path} cannot be read ({error!r}); accepted: one that this wrote") from None
+                raise InputError(
+                    f"{self.path} cannot be read ({shorten(error)}); accepted: one that this wrote"
+                ) from None
             if theirs != self._identity:
                 raise InputError(f"{self.path} is of {theirs}; accepted: {self._identity}, or another --out")
 
@@ -234,7 +236,7 @@ def _enter(entry: dict[str, Any], piece: Piece, step: Step, ended: Ended, log: P
     try:
         step.after(excuse)
     except (OSError, ValueError, KeyError) as error:  # a record that is not there, or not as it should be
-        entry |= {"status": FAILED, "last": f"what it left cannot be used: {error!r}"}
+        entry |= {"status": FAILED, "last": f"what it left cannot be used: {shorten(error, 300)}"}
         return
     entry["steps"] += 1
     if entry["steps"] == len(piece.steps):

@@ -9,10 +9,10 @@ from absl import flags
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.training.experiments import (
     TEST_RATES_BPS,
-    TestSetting,
-    fresh_settings,
-    unseen_settings,
-    validation_settings,
+    TestSet,
+    fresh_sets,
+    unseen_sets,
+    validation_sets,
 )
 
 _DEFAULT = ",".join(f"{rate / 1e6:g}" for rate in TEST_RATES_BPS["exp3"])
@@ -39,9 +39,7 @@ def define_test_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
 
-def settings_on(
-    name: str, dataset: DagDataset, channel: str, flag_values: flags.FlagValues = flags.FLAGS
-) -> list[TestSetting]:
+def sets_on(name: str, dataset: DagDataset, channel: str, flag_values: flags.FlagValues = flags.FLAGS) -> list[TestSet]:
     """The settings that `--on=name` stands for: test, fresh, validation or none.
 
     Raises:
@@ -50,5 +48,5 @@ def settings_on(
     rates = flag_values["test_rates_mbps"].value
     rates_bps = None if rates is None else [1e6 * rate for rate in rates]
     if name in ("test", "fresh"):
-        return (unseen_settings if name == "test" else fresh_settings)(dataset, channel, rates_bps)
-    return validation_settings(dataset, channel) if name == "validation" else []
+        return (unseen_sets if name == "test" else fresh_sets)(dataset, channel, rates_bps)
+    return validation_sets(dataset, channel) if name == "validation" else []

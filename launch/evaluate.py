@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jax
 from _cli import run
-from _test_flags import define_test_flags, settings_on
+from _test_flags import define_test_flags, sets_on
 from absl import flags
 
 from mrlato_jax.dag import dataset as datasets
@@ -60,7 +60,7 @@ def main(_: list[str]) -> int:
         raise InputError(
             f"data has hash {dataset.content_hash[:12]}; accepted: {stored[:12]}, what run {folder.path} was trained on"
         )
-    name, settings = f"{RECORDS[FLAGS.on]}-{FLAGS.updates}", settings_on(FLAGS.on, dataset, config.channel)
+    name, test_sets = f"{RECORDS[FLAGS.on]}-{FLAGS.updates}", sets_on(FLAGS.on, dataset, config.channel)
     policy = load_offloader(folder.path)
     print(f"data: {dataset.summary()}", flush=True)
     print(
@@ -71,7 +71,7 @@ def main(_: list[str]) -> int:
     check_writable(folder.path)
     with GracefulStop(lambda: STOPPED) as stop:
         results = reporting.evaluate(
-            config, policy.params, settings, FLAGS.updates, stop, held_out=FLAGS.held_out, time_limit_s=FLAGS.optimum_s
+            config, policy.params, test_sets, FLAGS.updates, stop, held_out=FLAGS.held_out, time_limit_s=FLAGS.optimum_s
         )
     if results is None:
         return STOPPED

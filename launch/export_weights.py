@@ -19,7 +19,7 @@ from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference import exported, weights
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.inference.trained_run import save_weights
-from mrlato_jax.training.experiments import unseen_settings
+from mrlato_jax.training.experiments import unseen_sets
 from mrlato_jax.training.run_folder import RunFolder
 
 FLAGS = flags.FLAGS
@@ -44,7 +44,7 @@ def main(_: list[str]) -> int:
         check_number("programs", int(size) if size.isdecimal() else size, low=1, integer=True)
     out = Path(FLAGS.out).absolute()
     check_writable(out)
-    written = save_weights(out, FLAGS.name, folder, unseen_settings(dataset, config.channel))
+    written = save_weights(out, FLAGS.name, folder, unseen_sets(dataset, config.channel))
     scores = ", ".join(f"{name} {span:.1f} ms" for name, span in written["makespan_ms"].items())
     print(f"{out / FLAGS.name}{weights.TENSORS}: {written['method']}, mean latency before any update: {scores}")
     for size in map(int, FLAGS.programs):

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from _cli import run
 from _host_flags import HOST_FLAGS, define_host_flags, join
-from _test_flags import define_test_flags, settings_on
+from _test_flags import define_test_flags, sets_on
 from _train_flags import LAYOUT_FLAGS, define_train_flags, execution_config, train_config
 from absl import flags
 
@@ -108,7 +108,7 @@ def main(_: list[str]) -> int:
                 )
                 check_room(dataset, config.network)
                 check_demonstrations(config, FLAGS.data and Path(FLAGS.data))
-                settings = settings_on(FLAGS.on, dataset, config.channel)
+                test_sets = sets_on(FLAGS.on, dataset, config.channel)
             expected = hosts.text_from_first(dataset.content_hash)
             with hosts.agreed():
                 if dataset.content_hash != expected:
@@ -134,9 +134,9 @@ def main(_: list[str]) -> int:
             )
         if not hosts.is_first():
             return 0
-        finished, optima = states is not None, known_optima(dataset, configs[0].channel, settings)
+        finished, optima = states is not None, known_optima(dataset, configs[0].channel, test_sets)
         for folder, config, state in zip(runs, configs, states or [], strict=False):
-            results = reporting.evaluate(config, state.params, settings, FLAGS.updates, stop, optima=optima)
+            results = reporting.evaluate(config, state.params, test_sets, FLAGS.updates, stop, optima=optima)
             if results is None:
                 finished = False
                 break

@@ -25,7 +25,7 @@ from mrlato_jax.results import figures, modes
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.results.references import bound_ms, reference_record
 from mrlato_jax.results.reproduction import params_hash
-from mrlato_jax.training.experiments import unseen_settings
+from mrlato_jax.training.experiments import unseen_sets
 from mrlato_jax.training.run_folder import session
 from mrlato_jax.training.stopping import GracefulStop
 
@@ -45,13 +45,13 @@ def main(_: list[str]) -> int:
     check_writable(out)
     policy = load_offloader(FLAGS.policy or name)
     dataset = datasets.load(name)
-    everything = unseen_settings(dataset, CHANNEL)
+    everything = unseen_sets(dataset, CHANNEL)
     if not 1 <= FLAGS.graphs <= dataset.graphs_per_set:
         raise InputError(f"graphs is {FLAGS.graphs}; accepted: 1 to {dataset.graphs_per_set}")
-    settings = [modes.first(setting, FLAGS.graphs) for setting in everything]
+    test_sets = [modes.first(test_set, FLAGS.graphs) for test_set in everything]
     path = out / f"references-{name}.json"
     references = reference_record(path, dataset, CHANNEL, everything, search_budget())
-    missing = [setting.name for setting in everything if "optimum" not in references.rows.get(setting.name, {})]
+    missing = [test_set.name for test_set in everything if "optimum" not in references.rows.get(test_set.name, {})]
     if missing:
         raise InputError(f"{path} has no optima of {', '.join(missing)}; accepted: a record of references.py")
     optima = {s.name: bound_ms(references.rows[s.name], FLAGS.graphs) for s in everything}
@@ -72,7 +72,7 @@ def main(_: list[str]) -> int:
         return 0
 
     with GracefulStop(closing) as stop:
-        if not modes.complete(record, settings, policy, stop):
+        if not modes.complete(record, test_sets, policy, stop):
             return closing()
     found = modes.points(record.rows, optima)
     shown = format_table(*modes.modes_table(found))

@@ -62,12 +62,12 @@ def main(_: list[str]) -> int:
         for number, path in enumerate(files, start=1):
             rows += [measured(path, rate, policy) for rate in LINKS_MBPS[path.suffix]]
             progress.update(number, file=path.name)
-    shown = format_table(*graphs_table(rows))
-    print(shown)
+    table = format_table(*graphs_table(rows))
+    print(table)
     named = {"policy": policy.label, "params_sha256": params_hash(policy.params), "num_tasks": FLAGS.num_tasks}
     record = {**named, **session(), "rows": rows}
     write_atomically(out / "real-graphs.json", json.dumps(record, indent=1).encode() + b"\n")
-    write_atomically(out / "real-graphs.md", f"{shown}\n".encode())
+    write_atomically(out / "real-graphs.md", f"{table}\n".encode())
     return 0
 
 
@@ -112,14 +112,16 @@ def measured(path: Path, rate_mbps: float, policy: mj.Offloader) -> dict[str, An
 
 def graphs_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and cells: percent above the best that any found; the last line has means."""
-    shown = ("all-local", "all-offload", "HEFT-based", "look-ahead", *LEARNED, "optimum", "order search")
-    gaps = [[100 * (row["makespan_ms"][name] / min(row["makespan_ms"].values()) - 1) for name in shown] for row in rows]
+    planners = ("all-local", "all-offload", "HEFT-based", "look-ahead", *LEARNED, "optimum", "order search")
+    gaps = [
+        [100 * (row["makespan_ms"][name] / min(row["makespan_ms"].values()) - 1) for name in planners] for row in rows
+    ]
     cells = [
-        [row["file"], str(row["tasks"]), f"{row['mbps']}", *(f"{gap:.1f}" for gap in found), _unlike(row)]
-        for row, found in zip(rows, gaps, strict=True)
+        [row["file"], str(row["tasks"]), f"{row['mbps']}", *(f"{gap:.1f}" for gap in gaps_of_row), _unlike(row)]
+        for row, gaps_of_row in zip(rows, gaps, strict=True)
     ]
     means = [f"{mean:.1f}" for mean in np.mean(gaps, axis=0)]
-    header = ["% above the best found", "tasks", "Mbit/s", *shown, "unlike training"]
+    header = ["% above the best found", "tasks", "Mbit/s", *planners, "unlike training"]
     return header, [*cells, ["mean", "", "", *means, ""]]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from _cli import run
 from _reference_flags import define_reference_flags, search_budget
-from _test_flags import define_test_flags, settings_on
+from _test_flags import define_test_flags, sets_on
 from absl import flags
 
 from mrlato_jax.config import EXPERIMENTS
@@ -40,18 +40,18 @@ def main(_: list[str]) -> int:
         raise InputError("--out is missing; accepted: the file of the record")
     budget = search_budget()
     dataset = datasets.load(FLAGS.experiment, FLAGS.data and Path(FLAGS.data))
-    settings = settings_on("test", dataset, FLAGS.channel)
+    test_sets = sets_on("test", dataset, FLAGS.channel)
     path = Path(FLAGS.out).absolute()
     check_writable(path.parent)
     print(f"data: {dataset.summary()}", flush=True)
-    record = reference_record(path, dataset, FLAGS.channel, settings, budget)
+    record = reference_record(path, dataset, FLAGS.channel, test_sets, budget)
 
     def closing() -> int:
         print(f"stopped; the same command goes on. record: {path}")
         return 0
 
     with GracefulStop(closing) as stop:
-        if not complete(record, settings, budget, stop):
+        if not complete(record, test_sets, budget, stop):
             return closing()
     print(f"\n{format_table(*summary(record.rows, list(planned_methods(budget))))}\n", flush=True)
     for name, rows in record.rows.items():

@@ -25,7 +25,7 @@ from pathlib import Path
 import jax
 from _cli import LAUNCH, parse, run
 from _reference_flags import define_reference_flags, search_budget
-from _test_flags import define_test_flags, settings_on
+from _test_flags import define_test_flags, sets_on
 from _train_flags import LAYOUT_FLAGS, define_train_flags, train_config
 from absl import flags
 
@@ -42,7 +42,7 @@ from mrlato_jax.results import comparison, figures, reproduction
 from mrlato_jax.results.comparison import Panel
 from mrlato_jax.results.references import References, complete, reference_record
 from mrlato_jax.results.reproduction import LearnedRecord
-from mrlato_jax.training.experiments import TestSetting, check_room
+from mrlato_jax.training.experiments import TestSet, check_room
 from mrlato_jax.training.run_folder import RunFolder, seed_path
 from mrlato_jax.training.stages import check_demonstrations
 from mrlato_jax.training.stopping import GracefulStop
@@ -77,14 +77,14 @@ class Work:
 
     Attributes:
         dataset: its data.
-        settings: what is adapted to.
+        test_sets: what is adapted to.
         budget: of the planners that search.
         references: the record of all planners.
         records: of each seed, by the label of its method.
     """
 
     dataset: DagDataset
-    settings: list[TestSetting]
+    test_sets: list[TestSet]
     budget: SearchBudget
     references: References
     records: dict[str, list[LearnedRecord]]
@@ -154,7 +154,7 @@ def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], budg
     """Data, records and run folders of an experiment, all of which must fit the settings."""
     dataset = datasets.load(experiment, FLAGS.data and Path(FLAGS.data))
     channel = methods[0][0].channel
-    settings = settings_on("test", dataset, channel)
+    test_sets = sets_on("test", dataset, channel)
     print(f"data: {dataset.summary()}", flush=True)
     records = {}
     for configs in methods:
@@ -164,7 +164,9 @@ def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], budg
         check_room(dataset, configs[0].network)
         name = label(configs[0])
         records[name] = [
-            LearnedRecord(out / f"{experiment}-{name}-seed{config.seed}.json", config, dataset, settings, FLAGS.updates)
+            LearnedRecord(
+                out / f"{experiment}-{name}-seed{config.seed}.json", config, dataset, test_sets, FLAGS.updates
+            )
             for config in configs
         ]
         for record in records[name]:
@@ -172,13 +174,13 @@ def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], budg
                 check_demonstrations(record.config, FLAGS.data and Path(FLAGS.data))
                 reproduction.check_run(seed_path(run_root(record.config), record.config.seed), record, dataset)
     path = out.parent / f"references-{experiment}.json"
-    references = reference_record(path, dataset, channel, settings, budget)
-    return Work(dataset, settings, budget, references, records)
+    references = reference_record(path, dataset, channel, test_sets, budget)
+    return Work(dataset, test_sets, budget, references, records)
 
 
 def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
     """One experiment, to its tables and figures; None where a stop was requested before the end."""
-    if not complete(work.references, work.settings, work.budget, stop):
+    if not complete(work.references, work.test_sets, work.budget, stop):
         return None
     for records in work.records.values():
         if not complete_method(work, [record for record in records if not record.complete], stop):
@@ -221,7 +223,7 @@ def complete_method(work: Work, records: Sequence[LearnedRecord], stop: Graceful
         record.add_training(reproduction.training_summary(run, record.config, policy, work.dataset))
     rows = work.references.rows
     heft = {name: planners["HEFT-based"]["makespan_ms"] for name, planners in rows.items()}
-    done = reproduction.adapt_missing(records, policies, work.settings, heft, FLAGS.updates, stop, FLAGS.num_devices)
+    done = reproduction.adapt_missing(records, policies, work.test_sets, heft, FLAGS.updates, stop, FLAGS.num_devices)
     jax.clear_caches()  # each compiled program keeps memory maps, and a process may have no more than 65530 on Linux
     return done
 
@@ -249,8 +251,8 @@ def write_tables(out: Path, name: str, panels: Sequence[Panel], records: Sequenc
         comparison.efficiency_table(panels),
         comparison.held_out_table(panels),
     ]
-    shown = [f"{title}\n\n{format_table(header, cells)}" for title, header, cells in tables]
-    text = "\n\n".join([f"# {name}", caption(records), *shown])
+    sections = [f"{title}\n\n{format_table(header, cells)}" for title, header, cells in tables]
+    text = "\n\n".join([f"# {name}", caption(records), *sections])
     print(f"\n{text}\n", flush=True)
     write_atomically(out / f"{name}.md", f"{text}\n".encode())
     lines = io.StringIO()

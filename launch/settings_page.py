@@ -37,8 +37,8 @@ Each setting is a flag of `launch/meta_train.py`. Of several values the last win
 which is the paper's where it gives one; what the method brings; flag files and the command line, from left to right.
 `launch/exp1.flags` to `exp3.flags` state the data, the method and the size of the meta-batch alone.
 
-A value that is not the method's own is part of the method's name in every table, as `mrlato+pooled+outer_lr=0.0015`,
-except where the last column says no: such a setting says how much is spent, on what, or how the work is laid out.
+A value that is not the method's own is part of the method's name in tables, as in `mrlato+pooled+outer_lr=0.0015`. The
+last column names the exceptions: settings that say how much is spent, on which data, or how devices share the work.
 Sections, tables and equations are the paper's; "ours" marks what it leaves open.
 """
 COLUMNS = ("setting", "default", "accepted", "what it does", "source of the default", "in the name")

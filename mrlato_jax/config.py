@@ -200,7 +200,7 @@ class NetworkConfig(_Settings):
         LOOKAHEAD_RULES,
         help=f"Quick rules, at most {LOOKAHEAD_RULES}, the best of which speaks for a decision. Of "
         "--decoder_input=lookahead only.",
-        source="ours: all that there are (planners/lookahead.py)",
+        source="ours: all that there are (environment/rules.py)",
         low=1,
         high=LOOKAHEAD_RULES,
     )

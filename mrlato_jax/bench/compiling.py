@@ -197,4 +197,4 @@ def prepared(program: str, *, tiny: bool = False) -> Prepared:
 
 def _few(pool: TaskPool, tiny: bool) -> TaskPool:
     """The first four sets, where so few will do."""
-    return TaskPool(jax.tree.map(lambda leaf: leaf[:4], pool.tasks), pool.sizes[:4]) if tiny else pool
+    return TaskPool(jax.tree.map(lambda leaf: leaf[:4], pool.learning_tasks), pool.sizes[:4]) if tiny else pool

@@ -130,7 +130,7 @@ def iteration(workload: Workload | None = None, repeats: int = 2, tick: Tick = q
     parts = part_seconds(kept, repeats)
     tick(3, 4, "the matmul peak")
     peak = matmul_peak()
-    features = prepared.pool.tasks.features
+    features = prepared.pool.learning_tasks.features
     size = (workload.graphs, workload.rollouts, *features.shape[-2:])
     sampling = 1e-9 * workload.meta_batch * flops.forward(prepared.network, *size)
     whole = 1e-9 * workload.meta_batch * workload.inner_steps * flops.gradient(prepared.network, *size)
@@ -159,7 +159,7 @@ def part_seconds(prepared: Prepared, repeats: int) -> dict[str, float]:
     batched = execution.task_axis == "vmap"
     run = parts_of(network, learning, batched=batched)
     params = jax.tree.map(lambda leaf: leaf[0], states.params)
-    tasks = jax.tree.map(lambda leaf: leaf[:, 0], pool.tasks)
+    tasks = jax.tree.map(lambda leaf: leaf[:, 0], pool.learning_tasks)
     batch = meta_batches(pool, learning, states.key)
     task, keys = (tasks, batch.key) if batched else jax.tree.map(lambda leaf: leaf[0], (tasks, batch.key))
     trajectories, pullback = run.sampling(params, task, keys)

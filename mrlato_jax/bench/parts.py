@@ -30,9 +30,9 @@ Pullback = Callable[[Any], Any]
 class Parts(NamedTuple):
     """Jitted; all but the last of one task or, batched, of several stacked along axis 0 (theta apart)."""
 
-    sampling: Callable[..., tuple[Trajectories, Pullback]]  # (theta, task, key)
-    advantages: Callable[..., Batch]  # (task, trajectories)
-    gradient_steps: Callable[..., Any]  # (theta, task, trajectories, pullback, batch) -> theta'
+    sampling: Callable[..., tuple[Trajectories, Pullback]]  # (theta, learning_task, key)
+    advantages: Callable[..., Batch]  # (learning_task, trajectories)
+    gradient_steps: Callable[..., Any]  # (theta, learning_task, trajectories, pullback, batch) -> theta'
     outer_update: Callable[..., Any]  # (learner states, theta_i' `flat` along axis 0, MetaBatch) -> theta of each seed
 
 
@@ -54,10 +54,10 @@ def parts_of(network: NetworkConfig, learning: LearningConfig, *, batched: bool)
 
 
 def _sampling(
-    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> tuple[Trajectories, Pullback]:
     def forward(params: Any) -> tuple[Any, Trajectories]:
-        trajectories = rollout.sample(network, params, task, key, learning.rollouts)
+        trajectories = rollout.sample(network, params, learning_task, key, learning.rollouts)
         _, *differentiable = trajectories.decisions  # actions are not
         return differentiable, trajectories
 
@@ -69,7 +69,7 @@ def _gradient_steps(
     network: NetworkConfig,
     learning: LearningConfig,
     params: Any,
-    task: LearningTask,
+    learning_task: LearningTask,
     trajectories: Trajectories,
     pullback: Pullback,
     batch: Batch,
@@ -82,7 +82,7 @@ def _gradient_steps(
     plans = Plans(batch.actions, batch.judged, batch.advantages, None)
 
     def body(state: InnerState, _: None) -> tuple[InnerState, None]:
-        slope = inner.gradient(network, learning, state.params, task, plans, batch, False)[0]
+        slope = inner.gradient(network, learning, state.params, learning_task, plans, batch, False)[0]
         return inner.descend(optimizer, state, slope), None
 
     return jax.lax.scan(body, state, length=learning.inner_steps - 1)[0].params

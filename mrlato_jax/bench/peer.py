@@ -14,7 +14,7 @@ import numpy as np
 
 from mrlato_jax.bench.timing import random_graphs
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError
+from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.mec.latency import simulate
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
@@ -67,7 +67,7 @@ def load_peer(folder: Path) -> Peer:
         environment.resource_cluster = module.Resources(10 * MEBI, MEBI, 7.0, 7.0)
         peer = Peer(environment.get_scheduling_cost_step_by_step)
     except Exception as error:  # another's code may raise anything
-        raise InputError(f"peer is {str(folder)!r}, whose {path.name} fails ({error!r}); {accepted}") from error
+        raise InputError(f"peer is {str(folder)!r}, whose {path.name} fails ({shorten(error)}); {accepted}") from error
     if not _agrees(peer):
         raise InputError(f"peer is {str(folder)!r}, whose makespans are not those of the mrlco_code rules; {accepted}")
     return peer

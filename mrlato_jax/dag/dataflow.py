@@ -143,14 +143,14 @@ class Dataflow:
 
 def distinct(names: Iterable[str]) -> tuple[str, ...]:
     """The names, each that has come before with a number behind it."""
-    found: dict[str, int] = {}  # to the number that is tried next
+    next_number: dict[str, int] = {}  # to the number that is tried next
     for name in names:
-        unique, number = name, found.get(name, 2)
-        while unique in found:
+        unique, number = name, next_number.get(name, 2)
+        while unique in next_number:
             unique, number = f"{name} #{number}", number + 1
-        found[name] = number
-        found.setdefault(unique, 2)
-    return tuple(found)
+        next_number[name] = number
+        next_number.setdefault(unique, 2)
+    return tuple(next_number)
 
 
 class _Merging:

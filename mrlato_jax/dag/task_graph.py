@@ -218,8 +218,8 @@ def _number_array(field: str, values: Any, kinds: str, accepted: str) -> NDArray
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{field} is {shorten(values)}; accepted: {accepted}") from None
     if has_bool or (array.size and array.dtype.kind not in kinds):
-        found = "bool" if has_bool else array.dtype
-        raise InputError(f"{field} has values of type {found} ({shorten(values)}); accepted: {accepted}")
+        type_found = "bool" if has_bool else array.dtype
+        raise InputError(f"{field} has values of type {type_found} ({shorten(values)}); accepted: {accepted}")
     return array
 
 

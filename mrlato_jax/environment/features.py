@@ -17,7 +17,7 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 
-TASK_FEATURES = 5
+OWN_FEATURES = 5  # of a task: its position and its four times
 OUTLOOK_FEATURES = 7
 POOLED_FEATURES = 12  # of a task's parents, and as many of its children
 SIMULATOR_FEATURES = 7
@@ -28,7 +28,7 @@ ENCODING_BYTES = 2**26  # of one float[N, N] for each of the DAGs that are encod
 def num_features(neighbour_width: int | None, outlook: bool = False) -> int:
     """F, the features of a task as `encode` gives them."""
     neighbours = 2 * (POOLED_FEATURES if neighbour_width is None else neighbour_width)
-    return TASK_FEATURES + neighbours + (OUTLOOK_FEATURES if outlook else 0)
+    return OWN_FEATURES + neighbours + (OUTLOOK_FEATURES if outlook else 0)
 
 
 def check_neighbour_width(graphs: Sequence[TaskGraph], width: int | None) -> None:
@@ -73,10 +73,10 @@ def encode(dag: DagArrays, neighbour_width: int | None, outlook: bool = False) -
     else:
         parents = _neighbour_positions(dag.parents, own_position, neighbour_width)
         children = _neighbour_positions(dag.parents.T, own_position, neighbour_width)
-    told = [own_position[:, None], times, parents, children]
+    features_of_tasks = [own_position[:, None], times, parents, children]
     if outlook:
-        told.append(task_outlook(dag))
-    features = jnp.concatenate(told, axis=-1)
+        features_of_tasks.append(task_outlook(dag))
+    features = jnp.concatenate(features_of_tasks, axis=-1)
     return jnp.where(dag.mask[:, None], features, 0)
 
 
@@ -104,8 +104,8 @@ def task_outlook(dag: DagArrays) -> jax.Array:
         return ways.at[position].set(after + own), after
 
     _, after = jax.lax.scan(body, jnp.zeros_like(times), (positions, dag.parents.T, times), reverse=True)
-    each = jnp.stack([dag.ue, dag.uplink, dag.vm, dag.downlink], axis=-1)
-    left = jnp.cumsum(each[::-1], axis=0)[::-1] - each
+    times_of_each = jnp.stack([dag.ue, dag.uplink, dag.vm, dag.downlink], axis=-1)
+    left = jnp.cumsum(times_of_each[::-1], axis=0)[::-1] - times_of_each
     total = time_scale(dag) * jnp.maximum(dag.mask.sum(), 1)
     return jnp.concatenate([after, left], axis=-1) / total
 
@@ -130,10 +130,10 @@ def encode_all(dags: DagArrays, neighbour_width: int | None, outlook: bool = Fal
 
 def _neighbour_positions(adjacent: jax.Array, own_position: jax.Array, width: int) -> jax.Array:
     """Scaled positions of each row's neighbours in ascending order, then 0: [N, width]."""
-    found = jnp.sort(jnp.where(adjacent, own_position[None, :], jnp.inf), axis=-1)[:, :width]
-    found = jnp.where(jnp.isinf(found), 0, found)
-    found = jnp.pad(found, ((0, 0), (0, width - found.shape[-1])))
-    return jnp.where(adjacent.sum(axis=-1, keepdims=True) > width, jnp.nan, found)
+    positions = jnp.sort(jnp.where(adjacent, own_position[None, :], jnp.inf), axis=-1)[:, :width]
+    positions = jnp.where(jnp.isinf(positions), 0, positions)
+    positions = jnp.pad(positions, ((0, 0), (0, width - positions.shape[-1])))
+    return jnp.where(adjacent.sum(axis=-1, keepdims=True) > width, jnp.nan, positions)
 
 
 def _pooled_neighbours(
@@ -152,12 +152,12 @@ def _pooled_neighbours(
     """
     dtype = times.dtype
     count = adjacent.sum(axis=-1).astype(dtype)
-    each = jnp.concatenate([own_position[:, None], times], axis=-1)
+    columns = jnp.concatenate([own_position[:, None], times], axis=-1)
     # Full precision: accelerators round the operands of products otherwise, and these are inputs.
-    sums = jnp.matmul(adjacent.astype(dtype), each, precision=jax.lax.Precision.HIGHEST)
+    sums = jnp.matmul(adjacent.astype(dtype), columns, precision=jax.lax.Precision.HIGHEST)
     means = sums / jnp.maximum(count, 1)[:, None]
     # One column at a time: a reduction of [N, N] that is never stored, where [N, N, 4] would be.
-    last, *largest = (jnp.where(adjacent, column[None, :], 0).max(axis=-1) for column in each.T)
+    last, *largest = (jnp.where(adjacent, column[None, :], 0).max(axis=-1) for column in columns.T)
     first = jnp.where(adjacent, own_position[None, :], jnp.inf).min(axis=-1)
     first = jnp.where(count > 0, first, 0)
     nearest, farthest = (last, first) if nearest_is_last else (first, last)

@@ -199,9 +199,9 @@ def placements(graph: TaskGraph, plan: Plan) -> str:
          f"{1e3 * done[task]:.1f}"]
         for place, task in enumerate(plan.order[:MOST_SHOWN].tolist(), start=1)
     ]  # fmt: skip
-    shown = format_table(["place", "task", "name", "where", "result at the UE, ms"], rows)
+    table = format_table(["place", "task", "name", "where", "result at the UE, ms"], rows)
     left = graph.num_tasks - len(rows)
-    return shown + (f"\n... and {left} more (--json has all)" if left else "")
+    return table + (f"\n... and {left} more (--json has all)" if left else "")
 
 
 def described(graph: TaskGraph, system: System, plans: dict[str, Timed], best: str) -> dict[str, Any]:

@@ -241,6 +241,11 @@ class Offloader:
         params, curve = adapt(self.network, self.learning, self.params, task, task, updates, jax.random.key(seed))
         return dataclasses.replace(self, params=params, curve=curve)
 
+    @property
+    def stored(self) -> weights.StoredPolicy:
+        """What files keep of the policy."""
+        return weights.StoredPolicy(self.network, self.params, self.label, self.iteration, self.learning, self.ranges)
+
     def save(self, stem: str | Path) -> Path:
         """Writes the policy as two files, which `mj.load_offloader` loads again; its `curve` is not kept.
 
@@ -258,8 +263,7 @@ class Offloader:
             raise InputError(f"stem is {shorten(stem)}; accepted: a path without an ending, NAME or FOLDER/NAME")
         path = Path(stem)
         path = path.with_suffix("") if path.suffix == weights.TENSORS else path
-        stored = weights.StoredPolicy(self.network, self.params, self.label, self.iteration, self.learning, self.ranges)
-        weights.save(path, stored)
+        weights.save(path, self.stored)
         return path.with_name(path.name + weights.TENSORS)
 
     def _decoded(
@@ -286,17 +290,17 @@ class Offloader:
         """The plans that rows of actions [B, K, N] make of each graph, in float64, each in its own order."""
         if self.network.in_order:
             return plans_of_arrays(arrays, actions)
-        _, each, size = actions.shape
+        _, count, size = actions.shape
         orders = [
             order[position_of(row[: graph.num_tasks])].astype(np.int64)
             for graph, order, rows in zip(graphs, arrays.order, actions, strict=True)
             for row in rows
         ]
-        graphs = [graph for graph in graphs for _ in range(each)]
-        systems = [system for system in systems for _ in range(each)]
+        graphs = [graph for graph in graphs for _ in range(count)]
+        systems = [system for system in systems for _ in range(count)]
         in_order = pack(graphs, systems, orders=orders, num_positions=size, dtype=np.float64)
-        found = [plan for (plan,) in plans_of_arrays(in_order, side_of(actions).reshape(-1, 1, size))]
-        return [found[i : i + each] for i in range(0, len(found), each)]
+        plans = [plan for (plan,) in plans_of_arrays(in_order, side_of(actions).reshape(-1, 1, size))]
+        return [plans[i : i + count] for i in range(0, len(plans), count)]
 
 
 class _About:
@@ -351,16 +355,18 @@ def _best_of(graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], 
     ahead = look_ahead(graph, system)
     best = min([*decoded, *simple, ahead], key=lambda plan: plan.makespan)
     spent = decoded[0].evaluations + len(simple) + ahead.evaluations
-    found = _Improved(SearchedPlan.of(best, evaluations=0), spent)
+    improved = _Improved(SearchedPlan.of(best, evaluations=0), spent)
     if mode != "sample":
         starts = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in (best, *decoded)}
         most = max(1, IMPROVING_WORK // padded_size(graph.num_tasks) ** 2 // len(starts))
         for start in starts.values():
-            found = found.or_else(local_search(graph, system, start=start, restarts=0, seed=seed, max_evaluations=most))
+            improved = improved.or_else(
+                local_search(graph, system, start=start, restarts=0, seed=seed, max_evaluations=most)
+            )
     if mode == "search_order":
         steps = max(1, min(ORDER_STEPS, ORDER_WORK // padded_size(graph.num_tasks) ** 2))
-        found = found.or_else(order_search(graph, system, start=found.plan, steps=steps, seed=seed))
-    return SearchedPlan.of(found.plan, evaluations=found.evaluations)
+        improved = improved.or_else(order_search(graph, system, start=improved.plan, steps=steps, seed=seed))
+    return SearchedPlan.of(improved.plan, evaluations=improved.evaluations)
 
 
 def _batches(graphs: Sequence[TaskGraph], systems: Sequence[System], samples: int) -> Iterator[tuple[list[int], int]]:

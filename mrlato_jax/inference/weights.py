@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -75,12 +76,25 @@ class StoredPolicy(NamedTuple):
     ranges: ranges.Ranges | None
 
 
-def save(stem: Path, policy: StoredPolicy) -> None:
+def save(
+    stem: Path,
+    policy: StoredPolicy,
+    *,
+    config: Mapping[str, Any] | None = None,
+    trained: Mapping[str, Any] = MappingProxyType({}),
+    scored: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Writes a policy as two files that `load` reads; files of that name that are there are replaced.
 
     Args:
         stem: path without the endings; its folder is made if it is missing.
         policy: its parameters are written as float32.
+        config: all settings of its training as JSON; by default those that the policy itself has.
+        trained: more of the description: on what and by what it was trained.
+        scored: more of the description: how good its plans are.
+
+    Returns:
+        The description that was written.
 
     Raises:
         InputError: a folder that cannot be written to, or parameters that are not finite.
@@ -93,13 +107,16 @@ def save(stem: Path, policy: StoredPolicy) -> None:
     data = to_bytes(tensors)
     description = {
         "method": policy.label,
-        "config": {"policy": policy.network.to_json(), "learning": policy.learning.to_json()},
+        "config": config or {"policy": policy.network.to_json(), "learning": policy.learning.to_json()},
         "iteration": policy.iteration,
+        **trained,
         "sha256": hashlib.sha256(data).hexdigest(),
+        **scored,
         "ranges": None if policy.ranges is None else ranges.to_json(policy.ranges),
     }
     write_atomically(stem.with_name(stem.name + TENSORS), data)
     write_atomically(stem.with_name(stem.name + DESCRIPTION), json.dumps(description, indent=2).encode() + b"\n")
+    return description
 
 
 def load(stem: Path) -> StoredPolicy:

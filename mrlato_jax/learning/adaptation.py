@@ -54,15 +54,15 @@ def ignore(update: int, latency_ms: float, entropy: float) -> None:
 
 
 @partial(jax.jit, static_argnames="network")
-def _measure(network: NetworkConfig, params: Any, task: LearningTask) -> jax.Array:
-    return rollout.decode_greedily(network, params, task)[1]
+def _measure(network: NetworkConfig, params: Any, learning_task: LearningTask) -> jax.Array:
+    return rollout.decode_greedily(network, params, learning_task)[1]
 
 
 def adapt(
     network: NetworkConfig,
     learning: LearningConfig,
     params: Any,
-    task: LearningTask,
+    learning_task: LearningTask,
     measured: LearningTask,
     updates: int,
     key: jax.Array,
@@ -74,7 +74,7 @@ def adapt(
         network: the network's settings.
         learning: the learning settings (alpha, m, rollouts, ...).
         params: the meta-policy; kept.
-        task: the DAGs adapted to.
+        learning_task: the DAGs adapted to.
         measured: the DAGs measured after each update.
         updates: how many; 0 only measures.
         key: consumed.
@@ -94,7 +94,7 @@ def adapt(
         round_key = jax.random.fold_in(key, index)
         left = updates - index * learning.inner_steps
         params, opt_state, metrics = adaptation_round(
-            network, learning, params, opt_state, task, measured, round_key, left
+            network, learning, params, opt_state, learning_task, measured, round_key, left
         )
         metrics = jax.device_get(metrics)
         if not np.isfinite(metrics.loss.entropy):
@@ -113,7 +113,7 @@ def adapt(
             f"adaptation diverged: parameters are not finite after {updates} updates; accepted: finite values (try a "
             "run with a lower inner_lr)"
         )
-    sizes = np.asarray(task.dags.mask).sum(axis=-1)
+    sizes = np.asarray(learning_task.dags.mask).sum(axis=-1)
     return params, Adaptation(
         latency_s_by_dag=np.stack(by_dag[: updates + 1]).astype(np.float64),
         sampled_s=sampled,

@@ -1,11 +1,12 @@
-"""Which devices share the tasks of a meta-iteration, and how their results come together.
+"""Which devices share the learning tasks of a meta-iteration, and how their results come together.
 
-Every device runs the same program on replicated inputs (parameters, pool of tasks), adapts its share of the tasks, and
-sums with the others along the axis `AXIS`; what comes out is replicated again. `shard_map` and `pmap` are two ways to
-start that one program.
+Every device runs the same program on replicated inputs: parameters and the pool of learning tasks. Each adapts to its
+share of them and sums with the others along the axis `AXIS`; what comes out is replicated again. `shard_map` and `pmap`
+are two ways to start that one program.
 
 A host without accelerators has one device a core where `use_cores` was called first. One device that uses all cores
-splits single matrix products among them, which gains less than a task for each (`launch/bench.py --only=growth`).
+splits single matrix products among them, which gains less than one learning task each does
+(`launch/bench.py --only=growth`).
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def resolve(execution: ExecutionConfig, num_tasks: int) -> ExecutionConfig:
         values["parallel"] = "shard_map" if (execution.num_devices or useful) > 1 else "single"
     if execution.num_devices == 0:
         values["num_devices"] = 1 if values["parallel"] == "single" else useful
-    if execution.task_axis == "auto":  # batched matmuls, one weight a task, are slow on CPU
+    if execution.task_axis == "auto":  # batched matmuls, one weight for each learning task, are slow on CPU
         values["task_axis"] = "map" if on_cpu else "vmap"
     if execution.metrics_every == 0:
         values["metrics_every"] = 1 if on_cpu else ACCELERATOR_METRICS_EVERY

@@ -72,17 +72,17 @@ def plans(learning: LearningConfig, num_tasks: int) -> int:
     return min(learning.rollouts, num_tasks + 1) if learning.learn_from == "deviations" else learning.rollouts
 
 
-def draw_graphs(task: LearningTask, key: jax.Array, num_graphs: int) -> LearningTask:
-    """`num_graphs` of the task's DAGs without replacement; all of them, in place, where it has no more."""
-    if num_graphs >= task.num_graphs:
-        return task
-    return take(task, jax.random.permutation(key, task.num_graphs)[:num_graphs])
+def draw_graphs(learning_task: LearningTask, key: jax.Array, num_graphs: int) -> LearningTask:
+    """`num_graphs` of the learning task's DAGs without replacement; all of them, in place, where it has no more."""
+    if num_graphs >= learning_task.num_graphs:
+        return learning_task
+    return take(learning_task, jax.random.permutation(key, learning_task.num_graphs)[:num_graphs])
 
 
-def draw(learning: LearningConfig, task: LearningTask, key: jax.Array) -> tuple[LearningTask, jax.Array]:
+def draw(learning: LearningConfig, learning_task: LearningTask, key: jax.Array) -> tuple[LearningTask, jax.Array]:
     """The DAGs of one collection, `graphs_per_task` of them, and the key of its trajectories; consumes `key`."""
     graphs_key, rollout_key = jax.random.split(key)
-    return draw_graphs(task, graphs_key, learning.graphs_per_task), rollout_key
+    return draw_graphs(learning_task, graphs_key, learning.graphs_per_task), rollout_key
 
 
 class Noise(NamedTuple):
@@ -104,7 +104,7 @@ Draws = Noise | Plans
 
 
 def draw_collection(
-    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> Draws:
     """Settles what a collection learns from; consumes `key`.
 
@@ -122,22 +122,22 @@ def draw_collection(
         InputError: no plans to imitate in the task.
     """
     if learning.learn_from == "samples":
-        trajectories = (task.num_graphs, learning.rollouts)
-        return Noise(decode.sampling_noise(key, trajectories, task.num_positions, network.in_order))
+        trajectories = (learning_task.num_graphs, learning.rollouts)
+        return Noise(decode.sampling_noise(key, trajectories, learning_task.num_positions, network.in_order))
     if learning.learn_from == "deviations":
-        return _improved_plans(network, learning, params, task, key)
-    if task.optimum is None:
+        return _improved_plans(network, learning, params, learning_task, key)
+    if learning_task.optimum is None:
         raise InputError("learn_from is 'optimum' on learning tasks without plans; accepted: demonstrations")
-    best = task.optimum[:, None]
-    return Plans(best, best, task.dags.mask[:, None].astype(task.features.dtype), None)
+    best = learning_task.optimum[:, None]
+    return Plans(best, best, learning_task.dags.mask[:, None].astype(learning_task.features.dtype), None)
 
 
 def _improved_plans(
-    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> Plans:
     """The policy's own plan of each DAG, and what is better at those of its steps that are tried."""
-    tried = rollout.deviate(network, jax.lax.stop_gradient(params), task, key, learning.rollouts - 1)
-    own, mask = tried.own.makespans, task.dags.mask
+    tried = rollout.deviate(network, jax.lax.stop_gradient(params), learning_task, key, learning.rollouts - 1)
+    own, mask = tried.own.makespans, learning_task.dags.mask
     actions = tried.own.decisions.actions[:, 0]
 
     def by_position(values: jax.Array, untried: jax.Array) -> jax.Array:
@@ -156,7 +156,7 @@ def collect(
     network: NetworkConfig,
     learning: LearningConfig,
     params: Any,
-    task: LearningTask,
+    learning_task: LearningTask,
     draws: Draws,
     earlier: Batch | None = None,
     first: jax.Array | bool = True,
@@ -167,7 +167,7 @@ def collect(
         network: the network's settings.
         learning: the learning settings.
         params: of the policy that decides.
-        task: the DAGs.
+        learning_task: the DAGs.
         draws: `draw_collection`'s.
         earlier: the batch of the collection's first step; None where this is known to be that step.
         first: whether it is.
@@ -180,38 +180,38 @@ def collect(
         actions, judged = draws.actions, draws.judged
         if earlier is not None:
             actions, judged = jnp.where(first, actions, earlier.actions), jnp.where(first, judged, earlier.judged)
-        trajectories = rollout.rollout(network, params, task, decode.given(actions), judged=judged)
-        batch = estimate(learning, task, trajectories)._replace(judged=judged, advantages=draws.advantages)
+        trajectories = rollout.rollout(network, params, learning_task, decode.given(actions), judged=judged)
+        batch = estimate(learning, learning_task, trajectories)._replace(judged=judged, advantages=draws.advantages)
         own = draws.makespan
     else:
         sampled = decode.sampled(draws.gumbel)
         if earlier is not None:
             sampled = decode.sampled_at_first(draws.gumbel, earlier.actions, first)
-        trajectories = rollout.rollout(network, params, task, sampled)
-        batch, own = estimate(learning, task, trajectories), None
+        trajectories = rollout.rollout(network, params, learning_task, sampled)
+        batch, own = estimate(learning, learning_task, trajectories), None
     if earlier is not None:
         batch = jax.tree.map(lambda new, old: jnp.where(first, new, old), batch, earlier)
     return batch, trajectories.decisions, trajectories.makespans.mean() if own is None else own
 
 
-def estimate(learning: LearningConfig, task: LearningTask, trajectories: Trajectories) -> Batch:
+def estimate(learning: LearningConfig, learning_task: LearningTask, trajectories: Trajectories) -> Batch:
     """Advantages and value targets (26) of a collection, and all else of it that the gradient steps hold fixed.
 
     Advantages are (25) with the baseline `value`; with `leave_one_out` the return-to-go less the mean of the other
     trajectories' of the same DAG at the same position (Kool et al., 2019).
     """
     actions, log_probs, values, _ = jax.lax.stop_gradient(trajectories.decisions)
-    mask = task.dags.mask[:, None, :]
+    mask = learning_task.dags.mask[:, None, :]
     rewards = trajectories.rewards
     if learning.reward_scale == "all_local":
-        rewards = rewards / jax.vmap(all_local_makespan)(task.dags)[:, None, None]
+        rewards = rewards / jax.vmap(all_local_makespan)(learning_task.dags)[:, None, None]
 
     def of_rollout(rewards: jax.Array, values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         advantages = adv.gae(rewards, values, mask, learning.gamma, learning.gae_lambda)
         return advantages, adv.returns_to_go(rewards, mask, learning.gamma)
 
     per_rollout = jax.vmap(of_rollout, in_axes=(0, 0, None))
-    advantages, returns = jax.vmap(per_rollout)(rewards, values, task.dags.mask)
+    advantages, returns = jax.vmap(per_rollout)(rewards, values, learning_task.dags.mask)
     if learning.baseline == "leave_one_out":
         count = returns.shape[1]
         advantages = (returns - returns.mean(axis=1, keepdims=True)) * count / max(count - 1, 1)
@@ -224,7 +224,7 @@ def gradient(
     network: NetworkConfig,
     learning: LearningConfig,
     params: Any,
-    task: LearningTask,
+    learning_task: LearningTask,
     draws: Draws,
     earlier: Batch | None = None,
     first: jax.Array | bool = True,
@@ -238,7 +238,7 @@ def gradient(
     """
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[LossMetrics, Batch, jax.Array]]:
-        batch, decisions, makespan = collect(network, learning, params, task, draws, earlier, first)
+        batch, decisions, makespan = collect(network, learning, params, learning_task, draws, earlier, first)
         loss, metrics = inner_loss(learning, batch, decisions)
         return loss, (metrics, batch, makespan)
 
@@ -284,7 +284,7 @@ def update(
     network: NetworkConfig,
     learning: LearningConfig,
     state: InnerState,
-    task: LearningTask,
+    learning_task: LearningTask,
     key: jax.Array,
     taken: jax.Array | int | None = None,
 ) -> tuple[InnerState, Updates, jax.Array]:
@@ -294,33 +294,35 @@ def update(
         network: the network's settings.
         learning: the learning settings; `graphs_per_task` does not apply.
         state: the parameters, which sample, and the optimiser's state.
-        task: the DAGs.
+        learning_task: the DAGs.
         key: consumed.
         taken: at least 1; all by default.
 
     Returns:
         The state afterwards, its way there, and the mean sampled makespan in seconds.
     """
-    draws = draw_collection(network, learning, state.params, task, key)
+    draws = draw_collection(network, learning, state.params, learning_task, key)
 
     # One body for all steps: a program has the network's forward and backward pass once.
     def body(carry: tuple[InnerState, Batch], step: jax.Array) -> tuple[Any, tuple[Updates, jax.Array]]:
         state, earlier = carry
-        slope, loss, batch, makespan = gradient(network, learning, state.params, task, draws, earlier, step == 0)
+        slope, loss, batch, makespan = gradient(
+            network, learning, state.params, learning_task, draws, earlier, step == 0
+        )
         after = descend(inner_optimizer(learning), state, slope)
         if taken is not None:
             after = jax.tree.map(lambda new, old: jnp.where(step < taken, new, old), after, state)
         return (after, batch), (Updates(after.params, loss), makespan)
 
-    size, dtype = task.num_positions, task.features.dtype
-    start = state, no_batch(learning, task.num_graphs, num_positions=size, dtype=dtype)
+    size, dtype = learning_task.num_positions, learning_task.features.dtype
+    start = state, no_batch(learning, learning_task.num_graphs, num_positions=size, dtype=dtype)
     (state, _), (steps, makespans) = jax.lax.scan(body, start, jnp.arange(learning.inner_steps))
     return state, steps, makespans[0]
 
 
 @partial(jax.jit, static_argnames=("network", "learning"))  # traced once for each size, however often it is used
 def inner_adapt(
-    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> tuple[Any, InnerMetrics]:
     """Adapts `params` to one learning task: one collection, then m gradient steps from a fresh Adam state.
 
@@ -328,17 +330,17 @@ def inner_adapt(
         network: the network's settings.
         learning: the learning settings.
         params: theta; also theta_old, which samples.
-        task: one learning task.
+        learning_task: one learning task.
         key: consumed.
 
     Returns:
         theta' and metrics.
     """
-    task, rollout_key = draw(learning, task, key)
+    learning_task, rollout_key = draw(learning, learning_task, key)
     start = InnerState(params, inner_optimizer(learning).init(params))
-    state, steps, latency = update(network, learning, start, task, rollout_key)
+    state, steps, latency = update(network, learning, start, learning_task, rollout_key)
     first, last = jax.tree.map(lambda leaf: leaf[0], steps.loss), jax.tree.map(lambda leaf: leaf[-1], steps.loss)
-    return state.params, InnerMetrics(latency, task.heft.mean(), last, first.explained_variance, first.entropy)
+    return state.params, InnerMetrics(latency, learning_task.heft.mean(), last, first.explained_variance, first.entropy)
 
 
 class AdaptationMetrics(NamedTuple):
@@ -355,7 +357,7 @@ def adaptation_round(
     learning: LearningConfig,
     params: Any,
     opt_state: optax.OptState,
-    task: LearningTask,
+    learning_task: LearningTask,
     measured: LearningTask,
     key: jax.Array,
     updates: jax.Array | int | None = None,
@@ -369,14 +371,14 @@ def adaptation_round(
         learning: the learning settings; `graphs_per_task` does not apply.
         params: the current policy, which samples.
         opt_state: of `inner_optimizer`.
-        task: the DAGs that are adapted to.
+        learning_task: the DAGs that are adapted to.
         measured: the DAGs whose latency is measured after each update; the same ones in the paper's protocol.
         key: consumed.
         updates: how many of the m are taken, at least 1, by default all; traced, so that a shorter round compiles
             nothing anew.
     """
     taken = learning.inner_steps if updates is None else updates
-    state, steps, sampled_latency = update(network, learning, InnerState(params, opt_state), task, key, taken)
+    state, steps, sampled_latency = update(network, learning, InnerState(params, opt_state), learning_task, key, taken)
     latencies = jax.lax.map(lambda params: rollout.decode_greedily(network, params, measured)[1], steps.params)
     last = jnp.minimum(taken, learning.inner_steps) - 1
     return *state, AdaptationMetrics(latencies, sampled_latency, jax.tree.map(lambda x: x[last], steps.loss))

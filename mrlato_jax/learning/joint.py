@@ -1,4 +1,4 @@
-"""Training without an inner loop: m gradient steps of shared parameters on all tasks of a meta-batch at once."""
+"""Training without an inner loop: m gradient steps of shared parameters on the whole meta-batch at once."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def joint_steps(
     pool: TaskPool,
     batch: MetaBatch,
 ) -> tuple[InnerState, InnerMetrics]:
-    """One collection from each task, pooled, and m full-batch Adam steps on it.
+    """One collection from each learning task, pooled, and m full-batch Adam steps on it.
 
-    Advantages are normalised over each task's steps, as in the inner loop; in the pool each DAG counts by its own mean
-    over steps, whatever its task's size.
+    Advantages are normalised over each learning task's steps, as in the inner loop. In the pool each DAG counts by its
+    own mean over steps, whatever its size.
 
     Args:
         network: the network's settings.
         learning: the learning settings.
         task_axis: "map" or "vmap", as in `over_tasks`.
-        axis: of the devices that share the tasks, or None.
+        axis: of the devices that share the learning tasks, or None.
         states: of each seed, leading axis S; the optimiser's state lasts from iteration to iteration.
         pool: the learning tasks.
         batch: those of this iteration; this device's.
@@ -51,7 +51,7 @@ def joint_steps(
     Returns:
         The states afterwards, and metrics of each task, leading axis J.
     """
-    num_seeds, full = jax.tree.leaves(states.params)[0].shape[0], pool.tasks.num_positions
+    num_seeds, full = jax.tree.leaves(states.params)[0].shape[0], pool.learning_tasks.num_positions
 
     def step(states: InnerState, gradients: jax.Array, sizes: jax.Array) -> InnerState:
         means = mean_by_seed((gradients, sizes), batch, num_seeds, learning.meta_batch, axis)
@@ -60,18 +60,18 @@ def joint_steps(
     def body(carry: tuple[InnerState, Batch], number: jax.Array) -> tuple[tuple[InnerState, Batch], InnerMetrics]:
         states, collected = carry
 
-        def visit(params: Any, task: LearningTask, key: jax.Array, earlier: Batch) -> tuple[Any, ...]:
-            return _visit(network, learning, params, task, key, earlier, number == 0, full)
+        def visit(params: Any, learning_task: LearningTask, key: jax.Array, earlier: Batch) -> tuple[Any, ...]:
+            return _visit(network, learning, params, learning_task, key, earlier, number == 0, full)
 
         slopes, sizes, collected, metrics = over_tasks(
             visit, task_axis, unflat(states.params, given.params, 1), pool, batch, collected
         )
         return (step(states, slopes, sizes), collected), metrics
 
-    sets, graphs = batch.set.shape[0], min(learning.graphs_per_task, pool.tasks.num_graphs)
+    sets, graphs = batch.set.shape[0], min(learning.graphs_per_task, pool.learning_tasks.num_graphs)
     given = states
     vectors = InnerState(flat(given.params, 1), flat_state(given.opt_state, given.params, 1))
-    start = vectors, no_batch(learning, sets, graphs, num_positions=full, dtype=pool.tasks.features.dtype)
+    start = vectors, no_batch(learning, sets, graphs, num_positions=full, dtype=pool.learning_tasks.features.dtype)
     (moved, _), metrics = jax.lax.scan(body, start, jnp.arange(learning.inner_steps))
     first = jax.tree.map(lambda leaf: leaf[0], metrics)
     after = InnerState(
@@ -84,26 +84,26 @@ def _visit(
     network: NetworkConfig,
     learning: LearningConfig,
     params: Any,
-    task: LearningTask,
+    learning_task: LearningTask,
     key: jax.Array,
     earlier: Batch,
     first: jax.Array,
     full: int,
 ) -> tuple[Any, jax.Array, Batch, InnerMetrics]:
-    """One task's share of a step: the gradient by step, the mean number of steps, the batch, and metrics."""
-    task, rollout_key = draw(learning, task, key)
-    drawn = partial(draw_collection, network, learning, params, task, rollout_key)
+    """One learning task's share of a step: the gradient by step, the mean number of steps, the batch, and metrics."""
+    learning_task, rollout_key = draw(learning, learning_task, key)
+    drawn = partial(draw_collection, network, learning, params, learning_task, rollout_key)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(drawn))
     draws = jax.lax.cond(first, drawn, lambda: nothing)
-    earlier = _padded(earlier, task.num_positions)
-    slope, loss, collected, makespan = gradient(network, learning, params, task, draws, earlier, first)
-    metrics = InnerMetrics(makespan, task.heft.mean(), loss, loss.explained_variance, loss.entropy)
-    return *_by_step(slope, task), _padded(collected, full), metrics
+    earlier = _padded(earlier, learning_task.num_positions)
+    slope, loss, collected, makespan = gradient(network, learning, params, learning_task, draws, earlier, first)
+    metrics = InnerMetrics(makespan, learning_task.heft.mean(), loss, loss.explained_variance, loss.entropy)
+    return *_by_step(slope, learning_task), _padded(collected, full), metrics
 
 
-def _by_step(slope: Any, task: LearningTask) -> tuple[jax.Array, jax.Array]:
+def _by_step(slope: Any, learning_task: LearningTask) -> tuple[jax.Array, jax.Array]:
     """The gradient, as a vector, for each step of a mean DAG, and the mean number of steps."""
-    size = task.dags.mask.sum(axis=-1).mean(dtype=task.features.dtype)
+    size = learning_task.dags.mask.sum(axis=-1).mean(dtype=learning_task.features.dtype)
     return flat(slope) / size, size
 
 

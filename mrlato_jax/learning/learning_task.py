@@ -86,14 +86,14 @@ def _encode_all(dags: DagArrays, neighbour_width: int | None, outlook: bool) -> 
 
 
 def stack(trees: Sequence[Tree]) -> Tree:
-    """Stacks trees of equal shapes, tasks or learners, along a new leading axis."""
+    """Stacks trees of equal shapes, learning tasks or learners, along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def trim(task: LearningTask, num_positions: int) -> LearningTask:
+def trim(learning_task: LearningTask, num_positions: int) -> LearningTask:
     """The same DAGs with fewer padded positions; `num_positions` must hold the largest of them."""
     size = num_positions
-    dags, features, heft, optimum = task
+    dags, features, heft, optimum = learning_task
     short = {name: getattr(dags, name)[..., :size] for name in ("ue", "uplink", "vm", "downlink", "mask", "order")}
     dags = DagArrays(**short, parents=dags.parents[..., :size, :size], channel=dags.channel)
     return LearningTask(dags, features[..., :size, :], heft, None if optimum is None else optimum[..., :size])

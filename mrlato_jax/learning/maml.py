@@ -12,7 +12,7 @@ from mrlato_jax.learning.learning_task import LearningTask
 
 
 def adapted_gradient(
-    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> tuple[Any, InnerMetrics]:
     """Gradient of the loss, (27) negated, at theta', on trajectories of its own from the same DAGs.
 
@@ -24,21 +24,21 @@ def adapted_gradient(
         network: the network's settings.
         learning: the learning settings.
         params: theta.
-        task: one learning task.
+        learning_task: one learning task.
         key: consumed.
 
     Returns:
         The gradient, to be descended, and the inner loop's metrics.
     """
     graphs_key, adapt_key, key = jax.random.split(key, 3)
-    task = draw_graphs(task, graphs_key, learning.graphs_per_task)
+    learning_task = draw_graphs(learning_task, graphs_key, learning.graphs_per_task)
 
     def adapt(params: Any) -> tuple[Any, InnerMetrics]:
-        return inner_adapt(network, learning, params, task, adapt_key)
+        return inner_adapt(network, learning, params, learning_task, adapt_key)
 
     def slope_at(adapted: Any) -> Any:
-        draws = draw_collection(network, learning, adapted, task, key)
-        return gradient(network, learning, adapted, task, draws)[0]
+        draws = draw_collection(network, learning, adapted, learning_task, key)
+        return gradient(network, learning, adapted, learning_task, draws)[0]
 
     if learning.meta_update == "fomaml":
         adapted, metrics = adapt(params)

@@ -1,4 +1,4 @@
-"""The tasks of one meta-iteration: how they are drawn from the pool, visited and averaged."""
+"""The learning tasks of one meta-iteration: how they are drawn from the pool, visited and averaged."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class TaskPool(NamedTuple):
     each time the set enters a meta-batch.
     """
 
-    tasks: LearningTask  # leading axes [sets, variants]
+    learning_tasks: LearningTask  # leading axes [sets, variants]
     sizes: tuple[int, ...]  # of each set's largest DAG
 
 
 jax.tree_util.register_pytree_node(
-    TaskPool, lambda pool: ((pool.tasks,), pool.sizes), lambda sizes, children: TaskPool(children[0], sizes)
+    TaskPool, lambda pool: ((pool.learning_tasks,), pool.sizes), lambda sizes, children: TaskPool(children[0], sizes)
 )
 
 
@@ -44,7 +44,7 @@ class MetaBatch(NamedTuple):
 
 
 def check_meta_batch(meta_batch: int, num_sets: int) -> None:
-    """Raises InputError where more tasks are to be drawn without replacement than there are training sets."""
+    """Raises InputError where more learning tasks are to be drawn without replacement than there are training sets."""
     if meta_batch > num_sets:
         raise InputError(f"meta_batch is {meta_batch}; accepted: at most {num_sets}, the number of training sets")
 
@@ -58,7 +58,7 @@ def draw_meta_batch(pool: TaskPool, key: jax.Array, meta_batch: int) -> tuple[ja
     Raises:
         InputError: more tasks asked for than the pool has sets.
     """
-    num_sets, num_variants = pool.tasks.features.shape[:2]
+    num_sets, num_variants = pool.learning_tasks.features.shape[:2]
     check_meta_batch(meta_batch, num_sets)
     set_key, variant_key = jax.random.split(key)
     sets = jax.random.permutation(set_key, num_sets)[:meta_batch]
@@ -67,9 +67,9 @@ def draw_meta_batch(pool: TaskPool, key: jax.Array, meta_batch: int) -> tuple[ja
 
 
 def meta_batches(pool: TaskPool, learning: LearningConfig, keys: jax.Array) -> MetaBatch:
-    """Draws the tasks of every seed's meta-batch; those of seed s are entries s B to s B + B - 1.
+    """Draws the learning tasks of every seed's meta-batch; those of seed s are entries s B to s B + B - 1.
 
-    A task's key derives from its set's index, so neither its place in the batch nor its device changes anything.
+    Its key derives from its set's index, so neither its place in the batch nor its device changes anything.
 
     Args:
         pool: the learning tasks to draw from.
@@ -90,18 +90,18 @@ def meta_batches(pool: TaskPool, learning: LearningConfig, keys: jax.Array) -> M
 def over_tasks(
     visit: Callable[..., Tree], task_axis: str, params: Any, pool: TaskPool, batch: MetaBatch, *held: Any
 ) -> Tree:
-    """Calls `visit(theta, task, key, *held)` for each task; what it returns must not have the task's size.
+    """Calls `visit(theta, learning_task, key, *held)` for each of them; what it returns must not have their size.
 
-    With `task_axis` map, one task runs at a time, compiled at a few of the pool's sizes so that small DAGs do not pay
+    With `task_axis` map, one runs at a time, compiled at a few of the pool's sizes so that small DAGs do not pay
     for large ones; with vmap all run side by side at the largest.
 
     Args:
-        visit: written for one task, with theta of that task's seed.
+        visit: written for one learning task, with theta of its seed.
         task_axis: "map" or "vmap".
         params: theta of each seed, leading axis S.
         pool: the learning tasks that the indices point into.
-        batch: J tasks.
-        *held: more of each task, leading axis J.
+        batch: J learning tasks.
+        *held: more of each learning task, leading axis J.
 
     Returns:
         What `visit` did, leading axis J; of entries that are not valid, anything.
@@ -109,12 +109,12 @@ def over_tasks(
 
     def one(entry: MetaBatch, *held: Any) -> Tree:
         theta = take(params, entry.seed)
-        task = jax.tree.map(lambda leaf: leaf[entry.set, entry.variant], pool.tasks)
+        learning_task = jax.tree.map(lambda leaf: leaf[entry.set, entry.variant], pool.learning_tasks)
         if task_axis == "vmap":
-            return visit(theta, task, entry.key, *held)
+            return visit(theta, learning_task, entry.key, *held)
         sizes, size_of_set = padded_sizes(pool.sizes)
         at_size = [lambda p, t, *rest, n=n: visit(p, trim(t, n), *rest) for n in sizes]
-        arguments = (theta, task, entry.key, *held)
+        arguments = (theta, learning_task, entry.key, *held)
         nothing = jax.eval_shape(at_size[0], *arguments)
         idle = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)
         branch = jnp.where(entry.valid, jnp.asarray(size_of_set)[entry.set], len(sizes))
@@ -139,7 +139,7 @@ def padded_sizes(sizes: Sequence[int], ratio: float = 1.5) -> tuple[list[int], l
 
 
 def mean_by_seed(values: Any, batch: MetaBatch, num_seeds: int, meta_batch: int, axis: str | None = None) -> Any:
-    """Mean of each seed's tasks, wherever they are: [J, ...] -> [S, ...]."""
+    """Mean of each seed's learning tasks, wherever they are: [J, ...] -> [S, ...]."""
 
     def partial_sum(leaf: jax.Array) -> jax.Array:
         valid = batch.valid.reshape(-1, *[1] * (leaf.ndim - 1))

@@ -37,7 +37,7 @@ class LearnerState(NamedTuple):
 
 
 class MetaMetrics(NamedTuple):
-    """Means over the tasks of one meta-iteration; each [S]."""
+    """Means over the learning tasks of one meta-iteration; each [S]."""
 
     inner: InnerMetrics
     update_norm: jax.Array  # of the step from theta to the next
@@ -66,8 +66,8 @@ def meta_gradient(
     Args:
         params: theta, leading axis S; a tree, or `flat`.
         adapted: theta_i' likewise, leading axis J.
-        batch: the tasks; this device's, where `axis` names the devices that have them together.
-        learning: alpha, m, and the number of tasks of a seed.
+        batch: the learning tasks; this device's, where `axis` names the devices that have them together.
+        learning: alpha, m, and the number of learning tasks of a seed.
         axis: of the devices.
     """
     moved = jax.tree.map(lambda a, p: a - p[batch.seed], adapted, params)
@@ -95,18 +95,18 @@ def init_states(network: NetworkConfig, learning: LearningConfig, seeds: Sequenc
 
 
 def visit(
-    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, key: jax.Array
+    network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> tuple[jax.Array, InnerMetrics]:
-    """What the outer step needs of one task: theta', or a gradient, `flat`; and metrics. Arguments as `inner_adapt`."""
+    """What the outer step needs of a learning task: theta', or a gradient, `flat`; and metrics; see `inner_adapt`."""
     run = inner_adapt if learning.meta_update in REPTILE else adapted_gradient
-    result, metrics = run(network, learning, params, task, key)
+    result, metrics = run(network, learning, params, learning_task, key)
     return flat(result), metrics
 
 
 def adapt_tasks(
     network: NetworkConfig, learning: LearningConfig, task_axis: str, params: Any, pool: TaskPool, batch: MetaBatch
 ) -> tuple[jax.Array, InnerMetrics]:
-    """`visit` of each task; arguments as `over_tasks`, results with leading axis J."""
+    """`visit` of each learning task; arguments as `over_tasks`, results with leading axis J."""
     return over_tasks(partial(visit, network, learning), task_axis, params, pool, batch)
 
 
@@ -118,8 +118,8 @@ def outer_update(
     Args:
         learning: the learning settings.
         states: leading axis S.
-        visited: of each task theta' or the gradient, `flat`: [J, P].
-        batch: the tasks; this device's, where `axis` names the devices that have them together.
+        visited: of each learning task theta' or the gradient, `flat`: [J, P].
+        batch: the learning tasks; this device's, where `axis` names the devices that have them together.
         axis: of the devices.
     """
     theta, count = flat(states.params, 1), states.iteration.shape[0]
@@ -147,7 +147,7 @@ def iterate(
         network: the network's settings.
         learning: the learning settings.
         task_axis: "map" or "vmap", as in `over_tasks`.
-        axis: name of the devices that share the tasks, None where there is one.
+        axis: name of the devices that share the learning tasks, None where there is one.
         states: theta and what belongs to it, leading axis S.
         pool: the learning tasks to draw from.
 
@@ -189,7 +189,7 @@ def meta_iteration(
         return iterate(network, learning, execution.task_axis, None, states, pool)
     body = partial(iterate, network, learning, execution.task_axis, devices.AXIS)
     # Without `check_vma=False` JAX would sum over devices the gradients of whatever derives from replicated parameters,
-    # those of the inner loop included, where every device has its own tasks.
+    # those of the inner loop included, where every device has its own learning tasks.
     spread = jax.shard_map(
         body,
         mesh=devices.mesh(execution.num_devices),

@@ -74,7 +74,7 @@ def outside(ranges: Ranges, examples: Sequence[tuple[TaskGraph, System]]) -> str
         for name, low, high in ranges:
             if name not in found and not low * (1 - SLACK) <= measured[name] <= high * (1 + SLACK):
                 found[name] = f"{name}{where} is {measured[name]:.3g} ({low:.3g} to {high:.3g} in training)"
-    return f"plans may be poor, for they are not of what was trained on: {', '.join(found.values())}" if found else None
+    return f"outside the training range; plans may be poor: {', '.join(found.values())}" if found else None
 
 
 def to_json(ranges: Ranges) -> dict[str, tuple[float, float]]:

@@ -40,15 +40,15 @@ def init_params(network: NetworkConfig, key: jax.Array) -> Any:
     return Seq2SeqPolicy(network).init(key, inputs, jnp.ones((1, 1), bool), observations)
 
 
-def encode(network: NetworkConfig, params: Any, task: LearningTask) -> Memory:
+def encode(network: NetworkConfig, params: Any, learning_task: LearningTask) -> Memory:
     """Runs the encoder once for each DAG; what it returns serves all rollouts of that DAG."""
-    return Seq2SeqPolicy(network).apply(params, task.features, task.dags.mask, method="encode")
+    return Seq2SeqPolicy(network).apply(params, learning_task.features, learning_task.dags.mask, method="encode")
 
 
 def rollout(
     network: NetworkConfig,
     params: Any,
-    task: LearningTask,
+    learning_task: LearningTask,
     choice: Choice,
     *,
     memory: Memory | None = None,
@@ -59,13 +59,13 @@ def rollout(
     Args:
         network: its settings.
         params: of the policy that decides.
-        task: G DAGs padded to N positions.
+        learning_task: G DAGs padded to N positions.
         choice: how actions are chosen, for R trajectories of each DAG.
         memory: `encode` of the task, where the caller has it.
         judged: as `decode.decode` takes it.
     """
-    memory = encode(network, params, task) if memory is None else memory
-    decided_in = surroundings(network, task.dags, choice.rollouts)
+    memory = encode(network, params, learning_task) if memory is None else memory
+    decided_in = surroundings(network, learning_task.dags, choice.rollouts)
     decisions, rewards = decode.decode(network, params, memory, decided_in, choice, judged)
     return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
 
@@ -73,7 +73,7 @@ def rollout(
 def sample(
     network: NetworkConfig,
     params: Any,
-    task: LearningTask,
+    learning_task: LearningTask,
     key: jax.Array,
     rollouts: int,
     temperatures: jax.Array | None = None,
@@ -84,18 +84,18 @@ def sample(
     Args:
         network: its settings.
         params: of the policy that samples.
-        task: G DAGs padded to N positions.
+        learning_task: G DAGs padded to N positions.
         key: consumed.
         rollouts: R, trajectories of each DAG.
         temperatures: [R], what each trajectory's logits are divided by; 1 by default, the policy itself.
         alike: whether all DAGs share their draws, so that those of one do not depend on how many there are.
     """
-    graphs = 1 if alike else task.num_graphs
-    noise = decode.sampling_noise(key, (graphs, rollouts), task.num_positions, network.in_order)
-    noise = jnp.broadcast_to(noise, (task.num_graphs, *noise.shape[1:]))
+    graphs = 1 if alike else learning_task.num_graphs
+    noise = decode.sampling_noise(key, (graphs, rollouts), learning_task.num_positions, network.in_order)
+    noise = jnp.broadcast_to(noise, (learning_task.num_graphs, *noise.shape[1:]))
     if temperatures is not None:
         noise = temperatures[None, :, None, None] * noise
-    return rollout(network, params, task, decode.sampled(noise))
+    return rollout(network, params, learning_task, decode.sampled(noise))
 
 
 class Deviations(NamedTuple):
@@ -106,7 +106,9 @@ class Deviations(NamedTuple):
     positions: jax.Array  # int32[G, D]
 
 
-def deviate(network: NetworkConfig, params: Any, task: LearningTask, key: jax.Array, deviations: int) -> Deviations:
+def deviate(
+    network: NetworkConfig, params: Any, learning_task: LearningTask, key: jax.Array, deviations: int
+) -> Deviations:
     """The policy's own plan of each DAG, and plans that take the next likeliest action in place of one of it.
 
     After that the policy's likeliest actions follow again, as it then sees things. Where is drawn, without replacement,
@@ -115,32 +117,34 @@ def deviate(network: NetworkConfig, params: Any, task: LearningTask, key: jax.Ar
     Args:
         network: its settings.
         params: of the policy that decides.
-        task: G DAGs padded to N positions.
+        learning_task: G DAGs padded to N positions.
         key: consumed.
         deviations: D; N where there are fewer positions.
     """
-    size, count = task.num_positions, min(deviations, task.num_positions)
-    memory = encode(network, params, task)
-    nowhere = jnp.zeros((task.num_graphs, 1, size), bool)
-    own = rollout(network, params, task, decode.deviating(nowhere), memory=memory)
+    size, count = learning_task.num_positions, min(deviations, learning_task.num_positions)
+    memory = encode(network, params, learning_task)
+    nowhere = jnp.zeros((learning_task.num_graphs, 1, size), bool)
+    own = rollout(network, params, learning_task, decode.deviating(nowhere), memory=memory)
     otherwise = jnp.log(DOUBT - jnp.expm1(own.decisions.log_probs[:, 0]))
-    drawn = otherwise + decode.sampling_noise(key, (task.num_graphs,), size)[..., 0]
-    _, positions = jax.lax.top_k(jnp.where(task.dags.mask, drawn, -jnp.inf), count)
+    drawn = otherwise + decode.sampling_noise(key, (learning_task.num_graphs,), size)[..., 0]
+    _, positions = jax.lax.top_k(jnp.where(learning_task.dags.mask, drawn, -jnp.inf), count)
     elsewhere = jax.nn.one_hot(positions, size, dtype=bool)
-    others = rollout(network, params, task, decode.deviating(elsewhere), memory=memory)
+    others = rollout(network, params, learning_task, decode.deviating(elsewhere), memory=memory)
     return Deviations(own, others, positions)
 
 
-def decode_greedily(network: NetworkConfig, params: Any, task: LearningTask) -> tuple[jax.Array, jax.Array]:
+def decode_greedily(network: NetworkConfig, params: Any, learning_task: LearningTask) -> tuple[jax.Array, jax.Array]:
     """The likeliest decisions for each DAG.
 
     Args:
         network: its settings.
         params: of the policy that decides.
-        task: G DAGs padded to N positions.
+        learning_task: G DAGs padded to N positions.
 
     Returns:
         Actions int32[G, N] in scheduling order and makespans [G], seconds.
     """
-    likeliest = rollout(network, params, task, decode.likeliest(task.num_graphs, task.num_positions))
+    likeliest = rollout(
+        network, params, learning_task, decode.likeliest(learning_task.num_graphs, learning_task.num_positions)
+    )
     return likeliest.decisions.actions[:, 0], likeliest.makespans[:, 0]

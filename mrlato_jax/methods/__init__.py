@@ -10,7 +10,7 @@ from mrlato_jax.errors import check_choice
 from mrlato_jax.methods import drl, mrlato, mrlato_plus, mrlco
 from mrlato_jax.methods.face import Method, Prepared
 from mrlato_jax.methods.learned import LearnedMethod
-from mrlato_jax.methods.planned import BASELINES, COUNTED_SEARCH, PlannedMethod, SearchBudget, planned_methods
+from mrlato_jax.methods.planned import COUNTED_SEARCH, QUICK_PLANNERS, PlannedMethod, SearchBudget, planned_methods
 
 LEARNED = {
     entry.name: entry
@@ -21,10 +21,10 @@ METHODS: Mapping[str, LearnedMethod] = MappingProxyType(LEARNED)
 """Every learned method by its name, read-only: a record of the settings in which it differs from the paper's."""
 
 __all__ = [
-    "BASELINES",
     "COUNTED_SEARCH",
     "LEARNED",
     "METHODS",
+    "QUICK_PLANNERS",
     "LearnedMethod",
     "Method",
     "PlannedMethod",

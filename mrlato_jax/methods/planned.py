@@ -15,7 +15,7 @@ from mrlato_jax.methods.face import Train
 from mrlato_jax.planners import Plan, baselines, local_search, look_ahead, look_ahead_order, optimum, order_search
 
 COUNTED_SEARCH = "local search, {} evaluations"
-BASELINES = tuple(baselines(np.random.default_rng(0)))
+QUICK_PLANNERS = tuple(baselines(np.random.default_rng(0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def planned_methods(budget: SearchBudget | None = None) -> dict[str, PlannedMeth
     """Every planner by the name of its row, in a table's order."""
     budget = SearchBudget() if budget is None else budget
     rows = [
-        *(PlannedMethod(name, partial(_baseline, name), own_order=name == "greedy") for name in BASELINES),
+        *(PlannedMethod(name, partial(_baseline, name), own_order=name == "greedy") for name in QUICK_PLANNERS),
         PlannedMethod("look-ahead", lambda graph, system, _: look_ahead(graph, system)),
         PlannedMethod(
             "look-ahead, order too", lambda graph, system, _: look_ahead_order(graph, system), own_order=True

@@ -14,11 +14,14 @@ from mrlato_jax.planners.greedy import earliest_finish, greedy, heft
 from mrlato_jax.planners.lookahead import look_ahead, look_ahead_order
 from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, placement_of, plans_of_arrays, simulated_plan
 
-_ALL = (
-    all_local, all_offload, greedy, heft, look_ahead, look_ahead_order, local_search, order_search, optimum
+PLANNERS: Mapping[str, Callable[[TaskGraph, System], Plan]] = MappingProxyType(
+    {
+        planner.__name__: planner
+        for planner in (
+            all_local, all_offload, greedy, heft, look_ahead, look_ahead_order, local_search, order_search, optimum
+        )
+    }
 )  # fmt: skip
-
-PLANNERS: Mapping[str, Callable[[TaskGraph, System], Plan]] = MappingProxyType({one.__name__: one for one in _ALL})
 """Every planner by its name in `mrlato_jax`; each takes a graph and a system, and its docstring says what it does."""
 
 __all__ = [

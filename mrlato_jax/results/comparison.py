@@ -56,7 +56,7 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """One learned method on one setting, of several seeds.
+    """One learned method on one test set, of several seeds.
 
     Attributes:
         latency_ms: [seeds, updates + 1], mean over the DAGs adapted to.
@@ -77,11 +77,11 @@ class Learned:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One setting: what is known of it, planned and learned.
+    """One test set: what is known of it, planned and learned.
 
     Attributes:
         experiment: its name.
-        name: the setting's.
+        name: the test set's.
         planners: rows of the references, in a table's order.
         learned: by label.
         updates: of the adaptations.
@@ -139,11 +139,11 @@ def panels(
     inner_steps: Mapping[str, int],
     own_order: Collection[str] = (),
 ) -> list[Panel]:
-    """The settings of one experiment.
+    """The test sets of one experiment.
 
     Args:
         experiment: its name.
-        references: rows of its references, by setting.
+        references: rows of its references, by test set.
         planners: those of them that are shown, in order.
         records: complete rows of each seed's record, by label.
         updates: of the adaptations.
@@ -211,7 +211,7 @@ def table_three(panels: Sequence[Panel]) -> Table:
 
 
 def whole_table(panels: Sequence[Panel]) -> Table:
-    """Every method on every setting, with its gaps and its cost."""
+    """Every method on every test set, with its gaps and its cost."""
     title = (
         "Every method: mean latency in ms (% above the proven optimum of the priority order, % above the best plan "
         "known in any order); simulated plans spent on a DAG, training apart; and median ms to plan one DAG, adapting "
@@ -247,17 +247,17 @@ def whole_table(panels: Sequence[Panel]) -> Table:
 
 
 def efficiency(panels: Sequence[Panel], label: str, first: int = 1) -> dict[str, float]:
-    """The paper's optimisation efficiency ratio `(L_first - L_30) / (L_first - L_100)` of each setting that has one.
+    """The paper's optimisation efficiency ratio `(L_first - L_30) / (L_first - L_100)` of each test set that has one.
 
-    A setting whose gain from `first` to 100 is within its seeds' noise has none.
+    A test set whose gain from `first` to 100 is within its seeds' noise has none.
 
     Args:
-        panels: the settings.
+        panels: the test sets.
         label: of the learned method.
         first: updates before the gain counts: the paper's 1, or 0.
 
     Returns:
-        By the settings' names.
+        By the test sets' names.
     """
     ratios = {}
     for panel in panels:
@@ -303,9 +303,9 @@ def duel(panels: Sequence[Panel], ours: str, theirs: str, updates: int) -> tuple
     """How far one learned method is below another, paired by DAG.
 
     Returns:
-        Percent by which the mean latency of `ours` exceeds that of `theirs`, mean over the settings that both have,
+        Percent by which the mean latency of `ours` exceeds that of `theirs`, mean over the test sets that both have,
         with an interval over seeds (each pairs with the same number of the other); and, of latencies that are means
-        over seeds, the shares of DAGs won and lost. None where no setting has both.
+        over seeds, the shares of DAGs won and lost. None where no test set has both.
     """
     by_seed, means = [], []
     for panel in panels:
@@ -378,7 +378,9 @@ def held_out_table(panels: Sequence[Panel]) -> Table:
 
 
 def long_form(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
-    """A line a setting, method and number of updates, for programs: latencies, intervals, gaps and their quantiles.
+    """One line for each test set, method and number of updates: latencies, intervals, gaps and their quantiles.
+
+    For programs to read.
 
     Quantiles are over DAGs, of learned methods over DAGs and seeds.
     """

@@ -16,24 +16,24 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.learning.adaptation import MILLISECONDS, Adaptation, OnRound, adapt, ignore, marks
 from mrlato_jax.learning.learning_task import learning_task
 from mrlato_jax.mec.system import System
-from mrlato_jax.methods import BASELINES, planned_methods
+from mrlato_jax.methods import QUICK_PLANNERS, planned_methods
 from mrlato_jax.planners import optimum
-from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.experiments import TestSet
 
 Watch = Callable[[str, float], AbstractContextManager[OnRound]]
 
 
 def evaluation_key(config: TrainConfig, setting_index: int) -> jax.Array:
-    """The key of one setting's adaptation: apart from those of training, the same whatever else is evaluated."""
+    """The key of one test set's adaptation: apart from those of training, the same whatever else is evaluated."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1), setting_index)
 
 
 def baseline_latencies(graphs: Sequence[TaskGraph], system: System) -> dict[str, float]:
-    """Mean makespan of each unlearned plan over `graphs`, milliseconds, by the names of `BASELINES`."""
+    """Mean makespan of each unlearned plan over `graphs`, milliseconds, by the names of `QUICK_PLANNERS`."""
     rows = planned_methods()
     return {
         name: MILLISECONDS * float(np.mean([plan.makespan for plan in rows[name].plan(graphs, system)]))
-        for name in BASELINES
+        for name in QUICK_PLANNERS
     }
 
 
@@ -88,12 +88,12 @@ class AdaptationRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class SettingResult:
-    """Everything measured on one setting.
+class SetResult:
+    """Everything measured on one test set.
 
     Attributes:
         setting: its name.
-        baselines_ms: by the names of `BASELINES`.
+        baselines_ms: by the names of `QUICK_PLANNERS`.
         adaptation: adapting to and measuring on all of its DAGs, the paper's protocol.
         held_out: adapting to the first half and measuring on the second; None where that was not asked for.
         held_out_baselines_ms: `baselines_ms` of that second half.
@@ -111,49 +111,49 @@ class SettingResult:
 
 
 def adapt_to_all(
-    config: TrainConfig, params: Any, setting: TestSetting, index: int, updates: int, on_round: OnRound = ignore
+    config: TrainConfig, params: Any, test_set: TestSet, index: int, updates: int, on_round: OnRound = ignore
 ) -> AdaptationRecord:
-    """Adapts to and measures on all DAGs of a setting, as the paper does; arguments as `evaluate_setting`."""
-    task = learning_task(setting.graphs, setting.system, config.network)
+    """Adapts to and measures on all DAGs of a test set, as the paper does; arguments as `evaluate_set`."""
+    task = learning_task(test_set.graphs, test_set.system, config.network)
     key, _ = jax.random.split(evaluation_key(config, index))
     return AdaptationRecord.of(adapt(config.network, config.learning, params, task, task, updates, key, on_round)[1])
 
 
 def adapt_to_half(
-    config: TrainConfig, params: Any, setting: TestSetting, index: int, updates: int, on_round: OnRound = ignore
+    config: TrainConfig, params: Any, test_set: TestSet, index: int, updates: int, on_round: OnRound = ignore
 ) -> AdaptationRecord:
-    """Adapts to the first half of a setting's DAGs and measures on the second; arguments as `evaluate_setting`.
+    """Adapts to the first half of a test set's DAGs and measures on the second; arguments as `evaluate_set`.
 
     Raises:
         InputError: a single DAG.
     """
-    _check_halves(setting)
-    half, size = len(setting.graphs) // 2, max(graph.num_tasks for graph in setting.graphs)
+    _check_halves(test_set)
+    half, size = len(test_set.graphs) // 2, max(graph.num_tasks for graph in test_set.graphs)
     first, second = (
-        learning_task(graphs, setting.system, config.network, size)
-        for graphs in (setting.graphs[:half], setting.graphs[half:])
+        learning_task(graphs, test_set.system, config.network, size)
+        for graphs in (test_set.graphs[:half], test_set.graphs[half:])
     )
     _, key = jax.random.split(evaluation_key(config, index))
     return AdaptationRecord.of(adapt(config.network, config.learning, params, first, second, updates, key, on_round)[1])
 
 
-def evaluate_setting(
+def evaluate_set(
     config: TrainConfig,
     params: Any,
-    setting: TestSetting,
+    test_set: TestSet,
     index: int,
     updates: int,
     *,
     held_out: bool = False,
     watch: Watch = lambda name, heft_ms: nullcontext(ignore),
-) -> SettingResult:
-    """Measures one setting.
+) -> SetResult:
+    """Measures one test set.
 
     Args:
         config: of the run that trained `params`.
         params: the meta-policy.
-        setting: what to adapt to.
-        index: the setting's place among its experiment's, which gives its random key.
+        test_set: what to adapt to.
+        index: the test set's place among its experiment's, which gives its random key.
         updates: Adam steps.
         held_out: also adapt to half of the DAGs and measure on the other half.
         watch: called before each adaptation with its name and the mean latency of the measured DAGs' HEFT-based plans;
@@ -163,18 +163,20 @@ def evaluate_setting(
         InputError: a DAG that the policy has no room for, or a single DAG to be halved.
     """
     if held_out:
-        _check_halves(setting)
-    baselines = baseline_latencies(setting.graphs, setting.system)
-    with watch(setting.name, baselines["HEFT-based"]) as on_round:
-        adaptation = adapt_to_all(config, params, setting, index, updates, on_round)
+        _check_halves(test_set)
+    baselines = baseline_latencies(test_set.graphs, test_set.system)
+    with watch(test_set.name, baselines["HEFT-based"]) as on_round:
+        adaptation = adapt_to_all(config, params, test_set, index, updates, on_round)
     if not held_out:
-        return SettingResult(setting.name, baselines, adaptation)
-    half_baselines = baseline_latencies(setting.graphs[len(setting.graphs) // 2 :], setting.system)
-    with watch(f"{setting.name}, held out", half_baselines["HEFT-based"]) as on_round:
-        halves = adapt_to_half(config, params, setting, index, updates, on_round)
-    return SettingResult(setting.name, baselines, adaptation, halves, half_baselines)
+        return SetResult(test_set.name, baselines, adaptation)
+    half_baselines = baseline_latencies(test_set.graphs[len(test_set.graphs) // 2 :], test_set.system)
+    with watch(f"{test_set.name}, held out", half_baselines["HEFT-based"]) as on_round:
+        halves = adapt_to_half(config, params, test_set, index, updates, on_round)
+    return SetResult(test_set.name, baselines, adaptation, halves, half_baselines)
 
 
-def _check_halves(setting: TestSetting) -> None:
-    if len(setting.graphs) < 2:
-        raise InputError(f"held_out is true, but set {setting.name} has 1 DAG; accepted: at least 2, or held_out false")
+def _check_halves(test_set: TestSet) -> None:
+    if len(test_set.graphs) < 2:
+        raise InputError(
+            f"held_out is true, but set {test_set.name} has 1 DAG; accepted: at least 2, or held_out false"
+        )

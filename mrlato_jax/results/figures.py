@@ -39,10 +39,12 @@ CURVES = {
 
 
 def adaptation_panels(panels: Sequence[Panel], near: float | None = None) -> Figure:
-    """Mean latency against updates, a panel a setting: methods as curves, bands from seed to seed, planners as lines.
+    """Mean latency against updates, a panel for each test set.
+
+    Methods are curves with bands from seed to seed, planners are lines.
 
     Args:
-        panels: the settings.
+        panels: the test sets.
         near: show what stays below so many times the optimum, and name the rest.
 
     Raises:

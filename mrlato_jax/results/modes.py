@@ -1,6 +1,6 @@
 """What an offloader's modes are worth: gap to the optimum against simulated plans and time, beside other searches.
 
-Every row plans the DAGs of a setting one by one, as a program that is handed them does.
+Every row plans the DAGs of a test set one by one, as a program that is handed them does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mrlato_jax.planners import Plan, SearchedPlan, local_search, order_search, 
 from mrlato_jax.progress import Progress
 from mrlato_jax.results.record import AS_WRITTEN, GrowingRecord
 from mrlato_jax.results.references import run_planner
-from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.experiments import TestSet
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
 if TYPE_CHECKING:
@@ -38,17 +38,17 @@ def rows(policy: Offloader) -> dict[str, PlannedMethod]:
     def learned(mode: str, samples: int) -> Callable[[TaskGraph, System, int], Plan]:
         return lambda graph, system, index: policy.plan(graph, system, mode, samples=samples, seed=index)
 
-    found = [PlannedMethod("learned: argmax", learned(MODES[0], 1))]
+    methods = [PlannedMethod("learned: argmax", learned(MODES[0], 1))]
     for mode in MODES[1:3]:
         for number in SAMPLES:
-            found.append(PlannedMethod(f"learned: {mode}, {number}", learned(mode, number), own_order=True))
-    found.append(PlannedMethod(f"learned: {MODES[3]}, 64", learned(MODES[3], 64), own_order=True))
+            methods.append(PlannedMethod(f"learned: {mode}, {number}", learned(mode, number), own_order=True))
+    methods.append(PlannedMethod(f"learned: {MODES[3]}, 64", learned(MODES[3], 64), own_order=True))
     for most in BUDGETS:
-        found.append(PlannedMethod(f"HEFT-based and local search, {most:,}", partial(_searched, most, False)))
+        methods.append(PlannedMethod(f"HEFT-based and local search, {most:,}", partial(_searched, most, False)))
     for most in BUDGETS:
-        found.append(PlannedMethod(f"random and local search, {most:,}", partial(_searched, most, True)))
-    found.append(PlannedMethod("HEFT-based and order search", _order_searched, own_order=True))
-    return {row.name: row for row in found}
+        methods.append(PlannedMethod(f"random and local search, {most:,}", partial(_searched, most, True)))
+    methods.append(PlannedMethod("HEFT-based and order search", _order_searched, own_order=True))
+    return {row.name: row for row in methods}
 
 
 def _searched(most: int, from_random: bool, graph: TaskGraph, system: System, index: int) -> SearchedPlan:
@@ -61,22 +61,22 @@ def _searched(most: int, from_random: bool, graph: TaskGraph, system: System, in
 def _order_searched(graph: TaskGraph, system: System, index: int) -> SearchedPlan:
     """What `search_order` does, from HEFT-based's plan improved in place of the policy's."""
     start = local_search(graph, system, restarts=0)
-    found = order_search(graph, system, start=start, steps=ORDER_STEPS, seed=index)
-    return SearchedPlan.of(found, evaluations=found.evaluations + start.evaluations)
+    searched = order_search(graph, system, start=start, steps=ORDER_STEPS, seed=index)
+    return SearchedPlan.of(searched, evaluations=searched.evaluations + start.evaluations)
 
 
-def first(setting: TestSetting, graphs: int) -> TestSetting:
-    """The setting's first DAGs."""
-    return dataclasses.replace(setting, graphs=setting.graphs[:graphs])
+def first(test_set: TestSet, graphs: int) -> TestSet:
+    """The test set's first DAGs."""
+    return dataclasses.replace(test_set, graphs=test_set.graphs[:graphs])
 
 
-def complete(record: GrowingRecord, settings: Sequence[TestSetting], policy: Offloader, stop: GracefulStop) -> bool:
+def complete(record: GrowingRecord, test_sets: Sequence[TestSet], policy: Offloader, stop: GracefulStop) -> bool:
     """Plans what the record lacks, with progress; False where a stop was requested before the end."""
-    for setting in settings:
+    for test_set in test_sets:
         for name, row in rows(policy).items():
-            if name in record.rows.get(setting.name, {}):
+            if name in record.rows.get(test_set.name, {}):
                 continue
-            with Progress(len(setting.graphs), f"{name} on {setting.name}") as progress:
+            with Progress(len(test_set.graphs), f"{name} on {test_set.name}") as progress:
 
                 def show(done: int, makespan_ms: float, progress: Progress = progress) -> None:
                     progress.update(done, latency_ms=makespan_ms)
@@ -85,19 +85,19 @@ def complete(record: GrowingRecord, settings: Sequence[TestSetting], policy: Off
 
                 try:
                     with stop.unburdened("stopped; what was being planned is given up, the rest is written"):
-                        found = run_planner(row, setting, show)
+                        measured = run_planner(row, test_set, show)
                 except StoppedError:
                     return False
-            record.add(setting.name, name, {key: found[key] for key in KEPT})
+            record.add(test_set.name, name, {key: measured[key] for key in KEPT})
     return True
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One row over all settings of an experiment.
+    """One row over all test sets of an experiment.
 
     Attributes:
-        gaps: percent above the optimum, by setting.
+        gaps: percent above the optimum, by test set.
         evaluations: plans simulated for a DAG, mean.
         ms: time for a DAG, mean.
     """
@@ -108,51 +108,54 @@ class Point:
 
     @property
     def gap(self) -> float:
-        """Mean over the settings."""
+        """Mean over the test sets."""
         return float(np.mean(list(self.gaps.values())))
 
 
 def points(rows: Mapping[str, Mapping[str, Any]], optima_ms: Mapping[str, float]) -> dict[str, Point]:
-    """Each row that all settings have.
+    """Each row that all test sets have.
 
     Args:
-        rows: of the record, by setting and name.
-        optima_ms: mean optimum of each setting, milliseconds.
+        rows: of the record, by test set and name.
+        optima_ms: mean optimum of each test set, milliseconds.
 
     Raises:
         InputError: a row that is not of numbers by `KEPT`.
     """
-    for setting, found in rows.items():
-        for name, row in found.items():
+    for test_set, measured in rows.items():
+        for name, row in measured.items():
             try:
                 usable = all(np.isfinite(np.mean(row[key])) for key in KEPT)
             except (KeyError, TypeError, ValueError):
                 usable = False
             if not usable:
-                raise InputError(f"record has {shorten(row)} as {name} on {setting}; accepted: {AS_WRITTEN}")
-    names = [name for name in next(iter(rows.values())) if all(name in found for found in rows.values())]
+                raise InputError(f"record has {shorten(row)} as {name} on {test_set}; accepted: {AS_WRITTEN}")
+    names = [name for name in next(iter(rows.values())) if all(name in measured for measured in rows.values())]
     return {
         name: Point(
-            {s: 100 * (float(np.mean(found[name]["makespan_ms"])) / optima_ms[s] - 1) for s, found in rows.items()},
-            float(np.mean([np.mean(found[name]["evaluations"]) for found in rows.values()])),
-            1e3 * float(np.mean([np.mean(found[name]["seconds"]) for found in rows.values()])),
+            {
+                s: 100 * (float(np.mean(measured[name]["makespan_ms"])) / optima_ms[s] - 1)
+                for s, measured in rows.items()
+            },
+            float(np.mean([np.mean(measured[name]["evaluations"]) for measured in rows.values()])),
+            1e3 * float(np.mean([np.mean(measured[name]["seconds"]) for measured in rows.values()])),
         )
         for name in names
     }
 
 
-def modes_table(found: Mapping[str, Point]) -> tuple[list[str], list[list[str]]]:
+def modes_table(points: Mapping[str, Point]) -> tuple[list[str], list[list[str]]]:
     """Header and cells."""
-    settings = list(next(iter(found.values())).gaps)
-    header = ["% above the optimum", *settings, "plans simulated", "ms a DAG"]
+    test_sets = list(next(iter(points.values())).gaps)
+    header = ["% above the optimum", *test_sets, "plans simulated", "ms a DAG"]
     cells = [
         [name, *(f"{gap:+.2f}" for gap in point.gaps.values()), f"{point.evaluations:,.0f}", f"{point.ms:.1f}"]
-        for name, point in found.items()
+        for name, point in points.items()
     ]
     return header, cells
 
 
-def figure(found: Mapping[str, Point], title: str) -> Figure:
+def figure(points: Mapping[str, Point], title: str) -> Figure:
     """Gap against simulated plans, and against time, a line for each way of searching.
 
     Orders of their own are left out: they go below 0.
@@ -173,9 +176,9 @@ def figure(found: Mapping[str, Point], title: str) -> Figure:
     }
     for axis, of in zip(axes, ("evaluations", "ms"), strict=True):
         for kind, (colour, marker) in kinds.items():
-            line = [point for name, point in found.items() if name.startswith(f"{kind},")]
-            if kind == "learned: sample" and "learned: argmax" in found:
-                line = [found["learned: argmax"], *line]
+            line = [point for name, point in points.items() if name.startswith(f"{kind},")]
+            if kind == "learned: sample" and "learned: argmax" in points:
+                line = [points["learned: argmax"], *line]
             spent = [max(getattr(point, of), 1e-3) for point in line]
             axis.plot(spent, [point.gap for point in line], colour, marker=marker, label=kind, markersize=4)
         axis.set_xscale("log")

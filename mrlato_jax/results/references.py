@@ -18,7 +18,7 @@ from mrlato_jax.methods import COUNTED_SEARCH, PlannedMethod, SearchBudget, plan
 from mrlato_jax.planners import Plan, ProvenPlan, SearchedPlan
 from mrlato_jax.progress import Progress
 from mrlato_jax.results.record import AS_WRITTEN, GrowingRecord
-from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.experiments import TestSet
 from mrlato_jax.training.run_folder import session
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
@@ -27,7 +27,7 @@ SAME = 1e-9  # relative: a stored makespan that differs by more was simulated by
 
 
 Row = dict[str, Any]
-"""Of one planner on one setting, an entry a DAG: `makespan_ms`, `placement` (0s and 1s by task id), `seconds`; `order`
+"""Of one planner on one test set, an entry a DAG: `makespan_ms`, `placement` (0s and 1s by task id), `seconds`; `order`
 where it is not the priority order; `evaluations` or `proven`, `lower_bound_ms` and `nodes` where the plan has them."""
 
 
@@ -49,86 +49,89 @@ def plan_entry(plan: Plan, seconds: float, in_priority_order: bool) -> Row:
 
 def run_planner(
     method: PlannedMethod,
-    setting: TestSetting,
+    test_set: TestSet,
     on_plan: Callable[[int, float], None] = lambda done, makespan_ms: None,
 ) -> Row:
-    """Plans every DAG of a setting.
+    """Plans every DAG of a test set.
 
     Args:
         method: the planner as a row; where its plans have orders of their own, those are stored.
-        setting: the DAGs and their system.
+        test_set: the DAGs and their system.
         on_plan: told after each, with the mean makespan so far.
     """
-    method.planner(setting.graphs[0], setting.system, 0)  # what compiles is not timed
+    method.planner(test_set.graphs[0], test_set.system, 0)  # what compiles is not timed
     entries: list[Row] = []
-    for index, graph in enumerate(setting.graphs):
+    for index, graph in enumerate(test_set.graphs):
         began = time.perf_counter()
-        plan = method.planner(graph, setting.system, index)
+        plan = method.planner(graph, test_set.system, index)
         entries.append(plan_entry(plan, time.perf_counter() - began, not method.own_order))
         on_plan(index + 1, float(np.mean([entry["makespan_ms"] for entry in entries])))
     return {name: [entry[name] for entry in entries] for name in entries[0]}
 
 
 class References(GrowingRecord):
-    """The record of an experiment, which grows by one planner on one setting at a time."""
+    """The record of an experiment, which grows by one planner on one test set at a time."""
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], settings: Sequence[TestSetting]) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], test_sets: Sequence[TestSet]) -> None:
         """Opens the record, or begins one.
 
         Args:
             path: the file, in a folder that exists.
             identity: what decides the results: experiment, data hash, channel, budget, the package's version.
-            settings: the DAGs that the rows are of.
+            test_sets: the DAGs that the rows are of.
 
         Raises:
             InputError: a record of something else, a malformed one, or one with plans whose makespans are not what the
                 simulator says, or below the lower bound beside them.
         """
         super().__init__(path, identity)
-        known, named = planned_methods(), {setting.name: setting for setting in settings}
-        for setting, planners in self.rows.items():
+        known, named = planned_methods(), {test_set.name: test_set for test_set in test_sets}
+        for test_set, planners in self.rows.items():
             unknown = [name for name in planners if name not in known and not COUNTED.fullmatch(name)]
-            if setting not in named or unknown:
+            if test_set not in named or unknown:
                 raise InputError(
-                    f"record {path} has {', '.join(map(repr, unknown)) or 'plans'} on {setting!r}; accepted: "
+                    f"record {path} has {', '.join(map(repr, unknown)) or 'plans'} on {test_set!r}; accepted: "
                     f"{', '.join(known)}, on {', '.join(map(repr, named))}"
                 )
             for name, row in planners.items():
                 try:
-                    self._check(f"{name} on {setting}", row, planners.get("optimum"), named[setting])
+                    self._check(f"{name} on {test_set}", row, planners.get("optimum"), named[test_set])
                 except (KeyError, ValueError, TypeError, AttributeError) as error:
                     raise InputError(
-                        f"record {path}, {name} on {setting}: {shorten(error, 300)}; accepted: {AS_WRITTEN}"
+                        f"record {path}, {name} on {test_set}: {shorten(error, 300)}; accepted: {AS_WRITTEN}"
                     ) from None
 
-    def _check(self, what: str, row: Row, best: Row | None, setting: TestSetting) -> None:
+    def _check(self, what: str, row: Row, best: Row | None, test_set: TestSet) -> None:
         """Simulates the stored plans again, and sets them beside the bounds of the optimum."""
-        count = len(setting.graphs)
+        count = len(test_set.graphs)
         orders = row.get("order", [None] * count)
         bounds = best["lower_bound_ms"] if best is not None and "order" not in row else [0.0] * count
         seconds, proven = row["seconds"], row.get("proven", [False] * count)
         for index, (graph, placement, order, stored, bound, _, is_proven) in enumerate(
-            zip(setting.graphs, row["placement"], orders, row["makespan_ms"], bounds, seconds, proven, strict=True)
+            zip(test_set.graphs, row["placement"], orders, row["makespan_ms"], bounds, seconds, proven, strict=True)
         ):
-            again = 1e3 * simulate(graph, setting.system, [int(side) for side in placement], order).makespan
+            again = 1e3 * simulate(graph, test_set.system, [int(side) for side in placement], order).makespan
             where = f"record {self.path} says {stored} ms of {what}, DAG {index}"
             if not abs(again - stored) <= SAME * again:
                 raise ValueError(f"{where}, and the simulator {again}")
             if not bound <= stored * (1 + SAME) or (is_proven and bound != stored):
                 raise ValueError(f"{where}, and the optimum is at least {bound}")
 
-    def missing(self, settings: Sequence[TestSetting], planners: Mapping[str, Any]) -> list[tuple[TestSetting, str]]:
+    def missing(self, test_sets: Sequence[TestSet], planners: Mapping[str, Any]) -> list[tuple[TestSet, str]]:
         """What is still to be computed."""
         return [
-            (setting, name) for setting in settings for name in planners if name not in self.rows.get(setting.name, {})
+            (test_set, name)
+            for test_set in test_sets
+            for name in planners
+            if name not in self.rows.get(test_set.name, {})
         ]
 
 
 def summary(rows: Mapping[str, Mapping[str, Row]], planners: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of a table: mean latency and gap to the optimum of each planner on each setting.
+    """Header and cells of a table: mean latency and gap to the optimum of each planner on each test set.
 
     None of `planners` may be missing. The gap is of means, an unproven DAG counted at its lower bound, and stands in
-    brackets; then the evaluations and milliseconds a DAG, means over all settings.
+    brackets; then the evaluations and milliseconds a DAG, means over all test sets.
     """
     header = ["mean latency, ms (gap)", *rows, "evaluations a DAG", "ms a DAG"]
     cells = []
@@ -145,15 +148,15 @@ def summary(rows: Mapping[str, Mapping[str, Row]], planners: Sequence[str]) -> t
 
 
 def bound_ms(planners: Mapping[str, Row], first: int | None = None) -> float:
-    """Mean over a setting's (first) DAGs of what no placement in the priority order is below, milliseconds."""
+    """Mean over a test set's (first) DAGs of what no placement in the priority order is below, milliseconds."""
     return float(np.mean(planners["optimum"]["lower_bound_ms"][:first]))
 
 
-def known_optima(dataset: DagDataset, channel: str, settings: Sequence[TestSetting]) -> dict[str, tuple[float, int]]:
+def known_optima(dataset: DagDataset, channel: str, test_sets: Sequence[TestSet]) -> dict[str, tuple[float, int]]:
     """What the record that comes with a data set says of the optima in the priority order.
 
     Returns:
-        For each setting on record their mean in milliseconds, an unproven one at its lower bound, and how many are not
+        For each test set on record their mean in milliseconds, an unproven one at its lower bound, and how many are not
         proven; nothing where the record is missing or of other data, channel rules or DAGs.
     """
     path = data_folder() / "results" / f"references-{dataset.name}.json"
@@ -162,8 +165,8 @@ def known_optima(dataset: DagDataset, channel: str, settings: Sequence[TestSetti
         identity, rows = stored["identity"], stored["rows"]
         if (identity["data_hash"], identity["channel"]) != (dataset.content_hash, channel):
             return {}
-        optima = {setting.name: rows[setting.name]["optimum"] for setting in settings if setting.name in rows}
-        if any(len(optima[s.name]["proven"]) != len(s.graphs) for s in settings if s.name in optima):
+        optima = {test_set.name: rows[test_set.name]["optimum"] for test_set in test_sets if test_set.name in rows}
+        if any(len(optima[s.name]["proven"]) != len(s.graphs) for s in test_sets if s.name in optima):
             return {}
         return {name: (bound_ms({"optimum": row}), row["proven"].count(False)) for name, row in optima.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -171,7 +174,7 @@ def known_optima(dataset: DagDataset, channel: str, settings: Sequence[TestSetti
 
 
 def reference_record(
-    path: Path, dataset: DagDataset, channel: str, settings: Sequence[TestSetting], budget: SearchBudget
+    path: Path, dataset: DagDataset, channel: str, test_sets: Sequence[TestSet], budget: SearchBudget
 ) -> References:
     """The record of an experiment's planners at `path`, begun or continued; raises as `References`."""
     identity = {
@@ -182,18 +185,18 @@ def reference_record(
         "optimum_s": budget.time_limit_s,
         "annealing_steps": budget.annealing_steps,
     }
-    return References(path, identity, settings)
+    return References(path, identity, test_sets)
 
 
-def complete(record: References, settings: Sequence[TestSetting], budget: SearchBudget, stop: GracefulStop) -> bool:
+def complete(record: References, test_sets: Sequence[TestSet], budget: SearchBudget, stop: GracefulStop) -> bool:
     """Plans what the record lacks, with progress; False where a stop was requested before the end.
 
-    What one planner has done on one setting is written when it is done with it.
+    What one planner has done on one test set is written when it is done with it.
     """
     planners = planned_methods(budget)
-    for setting, name in record.missing(settings, planners):
-        with Progress(len(setting.graphs), f"{name} on {setting.name}") as progress:
-            total = len(setting.graphs)
+    for test_set, name in record.missing(test_sets, planners):
+        with Progress(len(test_set.graphs), f"{name} on {test_set.name}") as progress:
+            total = len(test_set.graphs)
 
             def show(done: int, makespan_ms: float, progress: Progress = progress, total: int = total) -> None:
                 progress.update(done, latency_ms=makespan_ms)
@@ -202,8 +205,8 @@ def complete(record: References, settings: Sequence[TestSetting], budget: Search
 
             try:
                 with stop.unburdened("stopped; what was being planned is given up, the rest is written"):
-                    row = run_planner(planners[name], setting, show)
+                    row = run_planner(planners[name], test_set, show)
             except StoppedError:
                 return False
-        record.add(setting.name, name, row)
+        record.add(test_set.name, name, row)
     return True

@@ -14,11 +14,11 @@ from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.errors import InputError
 from mrlato_jax.files import load_json, write_atomically
 from mrlato_jax.learning.adaptation import OnRound, marks
-from mrlato_jax.methods import BASELINES
+from mrlato_jax.methods import QUICK_PLANNERS
 from mrlato_jax.progress import Progress, format_table, percent
-from mrlato_jax.results.evaluation import SettingResult, evaluate_setting, optimum_latency
+from mrlato_jax.results.evaluation import SetResult, evaluate_set, optimum_latency
 from mrlato_jax.results.record import AS_WRITTEN
-from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.experiments import TestSet
 from mrlato_jax.training.run_folder import session
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
@@ -36,31 +36,31 @@ _STYLES: dict[str, tuple[str, Any]] = {
 def evaluate(
     config: TrainConfig,
     params: Any,
-    settings: Sequence[TestSetting],
+    test_sets: Sequence[TestSet],
     updates: int,
     stop: GracefulStop,
     *,
     held_out: bool = False,
     time_limit_s: float | None = None,
     optima: Mapping[str, tuple[float, int]] | None = None,
-) -> list[SettingResult] | None:
-    """Evaluates every setting, with progress.
+) -> list[SetResult] | None:
+    """Evaluates every test set, with progress.
 
     Args:
         config: of the run that trained `params`.
         params: the meta-policy.
-        settings: what to adapt to.
+        test_sets: what to adapt to.
         updates: Adam steps on each.
         stop: when it is requested, the evaluation ends after the collection or proof at hand.
-        held_out: also adapt to half of each setting's DAGs and measure on the other half.
+        held_out: also adapt to half of each test set's DAGs and measure on the other half.
         time_limit_s: seconds that the proof of a DAG's optimum may take; None: optima are not asked for.
-        optima: those that are known, by setting: their mean in milliseconds and how many are not proven.
+        optima: those that are known, by test set: their mean in milliseconds and how many are not proven.
 
     Returns:
-        One result a setting, or None where a stop was requested.
+        One result for each test set, or None where a stop was requested.
 
     Raises:
-        InputError: as `evaluate_setting`.
+        InputError: as `evaluate_set`.
     """
 
     @contextmanager
@@ -80,46 +80,46 @@ def evaluate(
                 progress.print("stopped while adapting; nothing of the evaluation was written")
                 raise
 
-    def with_optimum(result: SettingResult, setting: TestSetting, time_limit_s: float) -> SettingResult:
-        with Progress(len(setting.graphs), f"optima of {setting.name}") as progress:
+    def with_optimum(result: SetResult, test_set: TestSet, time_limit_s: float) -> SetResult:
+        with Progress(len(test_set.graphs), f"optima of {test_set.name}") as progress:
 
             def on_proof(done: int) -> None:
                 progress.update(done)
-                if stop.requested and not (done == len(setting.graphs) and setting is settings[-1]):
+                if stop.requested and not (done == len(test_set.graphs) and test_set is test_sets[-1]):
                     progress.print("stopped while proving; nothing of the evaluation was written")
                     raise StoppedError
 
-            optimum_ms, unproven = optimum_latency(setting.graphs, setting.system, time_limit_s, on_proof)
+            optimum_ms, unproven = optimum_latency(test_set.graphs, test_set.system, time_limit_s, on_proof)
         return dataclasses.replace(result, optimum_ms=optimum_ms, unproven=unproven)
 
     results = []
     try:
         with stop.unburdened("stopped; nothing of the evaluation was written"):
-            for index, setting in enumerate(settings):
-                result = evaluate_setting(config, params, setting, index, updates, held_out=held_out, watch=watch)
-                if optima is not None and setting.name in optima:
-                    optimum_ms, unproven = optima[setting.name]
+            for index, test_set in enumerate(test_sets):
+                result = evaluate_set(config, params, test_set, index, updates, held_out=held_out, watch=watch)
+                if optima is not None and test_set.name in optima:
+                    optimum_ms, unproven = optima[test_set.name]
                     result = dataclasses.replace(result, optimum_ms=optimum_ms, unproven=unproven)
                 elif time_limit_s is not None:
-                    result = with_optimum(result, setting, time_limit_s)
+                    result = with_optimum(result, test_set, time_limit_s)
                 results.append(result)
     except StoppedError:
         return None
     return results
 
 
-def evaluation_table(label: str, results: Sequence[SettingResult]) -> str:
-    """Mean latency of each plan on each setting, and its distance from HEFT-based on the same DAGs.
+def evaluation_table(label: str, results: Sequence[SetResult]) -> str:
+    """Mean latency of each plan on each test set, and its distance from HEFT-based on the same DAGs.
 
     Where the optima are known, the learned policy's distance from them stands in brackets.
 
     Args:
         label: the learned method's name.
-        results: one entry a setting.
+        results: one entry for each test set.
     """
     header = ["mean latency, ms", *(result.setting for result in results), "vs HEFT-based"]
     heft = [result.baselines_ms[_REFERENCE] for result in results]
-    rows = [_row(name, [result.baselines_ms[name] for result in results], heft) for name in BASELINES]
+    rows = [_row(name, [result.baselines_ms[name] for result in results], heft) for name in QUICK_PLANNERS]
     best = [result.optimum_ms for result in results if result.optimum_ms is not None]
     if len(best) == len(results):
         unproven = sum(result.unproven for result in results)
@@ -167,12 +167,12 @@ def provenance(
     }
 
 
-def record(label: str, results: Sequence[SettingResult], provenance: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation as JSON values: provenance, and for each setting all that was measured."""
+def record(label: str, results: Sequence[SetResult], provenance: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation as JSON values: provenance, and for each test set all that was measured."""
     return {"method": label, **provenance, "settings": [dataclasses.asdict(result) for result in results]}
 
 
-def write(folder: Path, name: str, label: str, results: Sequence[SettingResult], provenance: dict[str, Any]) -> str:
+def write(folder: Path, name: str, label: str, results: Sequence[SetResult], provenance: dict[str, Any]) -> str:
     """Writes `name`.json and `name`.md into `folder`, and `name`.png where matplotlib is installed.
 
     A record of something else that stands there already stays: then `name`-2 is written, or `name`-3 and so on.
@@ -196,7 +196,7 @@ def write(folder: Path, name: str, label: str, results: Sequence[SettingResult],
     return f"in {folder}: {', '.join(files)}{note}"
 
 
-def _free_name(folder: Path, name: str, results: Sequence[SettingResult], provenance: dict[str, Any]) -> str:
+def _free_name(folder: Path, name: str, results: Sequence[SetResult], provenance: dict[str, Any]) -> str:
     """`name`, or with a number behind it, such that no record of another measurement is there."""
     measured = {key: provenance.get(key) for key in ("config", "iteration", "data_hash", "updates", "held_out")}
     names = [result.setting for result in results]
@@ -215,15 +215,15 @@ def _free_name(folder: Path, name: str, results: Sequence[SettingResult], proven
 
 
 def _settings_of(stored: dict[str, Any]) -> list[Any]:
-    """Names of the settings that a record was measured on."""
+    """Names of the test sets that a record was measured on."""
     entries = stored.get("settings")
     if not isinstance(entries, list):
         return []
     return [entry.get("setting") if isinstance(entry, dict) else None for entry in entries]
 
 
-def adaptation_figure(label: str, results: Sequence[SettingResult]) -> bytes:
-    """One panel a setting: the learned policy's latency after each update, unlearned plans and the optimum as lines.
+def adaptation_figure(label: str, results: Sequence[SetResult]) -> bytes:
+    """One panel for each test set: the latency after each update, with unlearned plans and the optimum as lines.
 
     A panel's title compares the curve's last point with HEFT-based.
 

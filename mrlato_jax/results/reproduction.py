@@ -1,4 +1,4 @@
-"""Every learned method on the unseen settings of an experiment: trained where that is missing, adapted, recorded.
+"""Every learned method on the unseen sets of an experiment: trained where that is missing, adapted, recorded.
 
 Whatever a record says already is not computed again; whatever a run folder holds already is not trained again.
 """
@@ -33,28 +33,28 @@ from mrlato_jax.progress import Progress, percent
 from mrlato_jax.results.evaluation import adapt_to_all, adapt_to_half
 from mrlato_jax.results.record import AS_WRITTEN, GrowingRecord
 from mrlato_jax.training import checkpoint
-from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.experiments import TestSet
 from mrlato_jax.training.run_folder import RunFolder, read_metrics, seed_path, session
 from mrlato_jax.training.stages import WARM_START, train_stages
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
 Value = TypeVar("Value")
 
-TRAINING = "training"  # the row of a record that is of no setting
+TRAINING = "training"  # the row of a record that is of no test set
 MEANS_AGREE = 1e-3  # milliseconds: latencies of DAGs are rounded to it
 CURVE_POINTS = 100
 STOPPED = "stopped; what was being measured is given up, the rest is written"
 ALL, HALF, PLANNING = "all", "half", "planning"
 PARTS = (ALL, HALF, PLANNING)
-"""What is recorded on each setting: adapting to all of its DAGs and measuring on them, as the paper does; adapting to
+"""What is recorded on each test set: adapting to all of its DAGs and measuring on them, as the paper does; adapting to
 half of them and measuring on the other half (of more than one); and the seconds of planning one DAG at a time."""
 
 
 class LearnedRecord(GrowingRecord):
-    """The record of one method and seed on the settings of its experiment."""
+    """The record of one method and seed on the test sets of its experiment."""
 
     def __init__(
-        self, path: Path, config: TrainConfig, dataset: DagDataset, settings: Sequence[TestSetting], updates: int
+        self, path: Path, config: TrainConfig, dataset: DagDataset, test_sets: Sequence[TestSet], updates: int
     ) -> None:
         """Opens the record, or begins one.
 
@@ -65,24 +65,24 @@ class LearnedRecord(GrowingRecord):
             "method": label(config),
             "config": config.to_json(),
             "data_hash": dataset.content_hash,
-            "settings": [setting.name for setting in settings],
+            "settings": [test_set.name for test_set in test_sets],
             "updates": updates,
             "version": session()["versions"]["mrlato_jax"],
         }
         super().__init__(path, identity)
-        self.config, self._settings, self._updates = config, settings, updates
+        self.config, self._settings, self._updates = config, test_sets, updates
         if TRAINING in self.rows:
             try:
                 _check_training(self.rows[TRAINING])
             except (KeyError, ValueError, TypeError, AttributeError) as error:
                 raise InputError(f"record {path}, training: {shorten(error, 300)}; accepted: {AS_WRITTEN}") from None
-        for setting in settings:
-            for part, row in self.rows.get(setting.name, {}).items():
+        for test_set in test_sets:
+            for part, row in self.rows.get(test_set.name, {}).items():
                 try:
-                    _check_part(part, row, len(setting.graphs), updates)
+                    _check_part(part, row, len(test_set.graphs), updates)
                 except (KeyError, ValueError, TypeError) as error:
                     raise InputError(
-                        f"record {path}, {part} of {setting.name}: {shorten(error, 300)}; accepted: {AS_WRITTEN}"
+                        f"record {path}, {part} of {test_set.name}: {shorten(error, 300)}; accepted: {AS_WRITTEN}"
                     ) from None
 
     def _settled(self, identity: dict[str, Any]) -> dict[str, Any]:
@@ -90,12 +90,12 @@ class LearnedRecord(GrowingRecord):
         return {**identity, "config": completed(identity["config"])}
 
     def missing(self) -> list[tuple[int, str]]:
-        """What is still to be measured: indices of settings, and the part."""
+        """What is still to be measured: indices of test sets, and the part."""
         return [
             (index, part)
-            for index, setting in enumerate(self._settings)
+            for index, test_set in enumerate(self._settings)
             for part in PARTS
-            if part not in self.rows.get(setting.name, {}) and not (part == HALF and len(setting.graphs) < 2)
+            if part not in self.rows.get(test_set.name, {}) and not (part == HALF and len(test_set.graphs) < 2)
         ]
 
     @property
@@ -271,7 +271,7 @@ def params_hash(params: Any) -> str:
 def adapt_missing(
     records: Sequence[LearnedRecord],
     policies: Sequence[Offloader],
-    settings: Sequence[TestSetting],
+    test_sets: Sequence[TestSet],
     heft_ms: Mapping[str, Sequence[float]],
     updates: int,
     stop: GracefulStop,
@@ -282,8 +282,8 @@ def adapt_missing(
     Args:
         records: of each seed.
         policies: of each seed, trained.
-        settings: what to adapt to.
-        heft_ms: by the names of settings: latencies of the HEFT-based plans of all DAGs, to compare with on the way.
+        test_sets: what to adapt to.
+        heft_ms: by the names of test sets: latencies of the HEFT-based plans of all DAGs, to compare with on the way.
         updates: Adam steps.
         stop: when it is requested, what is unfinished is given up.
         num_devices: most devices used, each with an adaptation of its own; 0: all of this host.
@@ -305,25 +305,25 @@ def adapt_missing(
 
         def run(number: int, device: jax.Device) -> None:
             record, policy, index, part = jobs[number]
-            setting, seed = settings[index], str(record.config.seed)
-            heft = float(np.mean(measured_of(part, heft_ms[setting.name])))
+            test_set, seed = test_sets[index], str(record.config.seed)
+            heft = float(np.mean(measured_of(part, heft_ms[test_set.name])))
 
             def on_round(update: int, latency_ms: float, entropy: float) -> None:
                 with lock:
                     done[number] = update
                     gap = percent(latency_ms / heft - 1)
-                    progress.update(sum(done), setting=setting.name, seed=seed, latency_ms=latency_ms, vs_heft=gap)
+                    progress.update(sum(done), set=test_set.name, seed=seed, latency_ms=latency_ms, vs_heft=gap)
                 if stop.requested and update < updates:
                     raise StoppedError
 
             if stop.requested:
                 raise StoppedError
             with jax.default_device(device):
-                row = adapt_part(policy, record.config, setting, index, part, updates, on_round)
+                row = adapt_part(policy, record.config, test_set, index, part, updates, on_round)
             with stop.writing(), lock:
-                record.add(setting.name, part, row)
+                record.add(test_set.name, part, row)
                 done[number] = each
-                progress.update(sum(done), setting=setting.name, seed=seed)
+                progress.update(sum(done), set=test_set.name, seed=seed)
 
         if jobs:
             progress.print("where a shape is new this compiles ...")
@@ -335,7 +335,7 @@ def adapt_missing(
             return False
     for record, policy, index, part in lacking:  # alone, when nothing else runs
         if part == PLANNING:
-            record.add(settings[index].name, part, planning_row(policy, settings[index]))
+            record.add(test_sets[index].name, part, planning_row(policy, test_sets[index]))
     return True
 
 
@@ -376,34 +376,34 @@ def spread(run: Callable[[int, jax.Device], None], count: int, num_devices: int 
 def adapt_part(
     policy: Offloader,
     config: TrainConfig,
-    setting: TestSetting,
+    test_set: TestSet,
     index: int,
     part: str,
     updates: int,
     on_round: Callable[[int, float, float], None],
 ) -> dict[str, Any]:
-    """One adaptation, to all DAGs of a setting or to half of them."""
+    """One adaptation, to all DAGs of a test set or to half of them."""
     began = time.perf_counter()
     adapt = adapt_to_all if part == ALL else adapt_to_half
-    row = dataclasses.asdict(adapt(config, policy.params, setting, index, updates, on_round))
+    row = dataclasses.asdict(adapt(config, policy.params, test_set, index, updates, on_round))
     row["latency_ms"] = [round(value, 4) for value in row["latency_ms"]]
     for name in ("sampled_ms", "entropy", "value_explained"):
         row[name] = [float(f"{value:.5g}") for value in row[name]]
     return {**row, "seconds": round(time.perf_counter() - began, 2)}
 
 
-def planning_row(policy: Offloader, setting: TestSetting) -> dict[str, Any]:
+def planning_row(policy: Offloader, test_set: TestSet) -> dict[str, Any]:
     """What planning costs: `planning_seconds`, and the plans that are simulated for one, mean over the DAGs."""
-    spent = [lookahead_evaluations(policy.network, graph.num_tasks) for graph in setting.graphs]
-    return {"seconds": planning_seconds(policy, setting), "evaluations": float(np.mean(spent))}
+    spent = [lookahead_evaluations(policy.network, graph.num_tasks) for graph in test_set.graphs]
+    return {"seconds": planning_seconds(policy, test_set), "evaluations": float(np.mean(spent))}
 
 
-def planning_seconds(policy: Offloader, setting: TestSetting, most: int = 30) -> list[float]:
-    """Seconds to plan each of up to `most` DAGs of a setting, one at a time; compiling apart."""
-    policy.plan(setting.graphs[0], setting.system)
+def planning_seconds(policy: Offloader, test_set: TestSet, most: int = 30) -> list[float]:
+    """Seconds to plan each of up to `most` DAGs of a test set, one at a time; compiling apart."""
+    policy.plan(test_set.graphs[0], test_set.system)
     seconds = []
-    for graph in setting.graphs[:most]:
+    for graph in test_set.graphs[:most]:
         began = time.perf_counter()
-        policy.plan(graph, setting.system)
+        policy.plan(graph, test_set.system)
         seconds.append(round(time.perf_counter() - began, 6))
     return seconds

@@ -268,7 +268,7 @@ class StudyRecord(GrowingRecord):
         planners = planned_methods()
         for name in UNLEARNED:
             if name not in self.rows:
-                plans = [plan for each in chosen.settings for plan in planners[name].plan(each.graphs, each.system)]
+                plans = [plan for each in chosen.test_sets for plan in planners[name].plan(each.graphs, each.system)]
                 gap = float(np.mean([plan.makespan for plan in plans])) / chosen.optimum_s - 1
                 self.add(name, "all", {"gap_percent": round(100 * gap, 3)})
 

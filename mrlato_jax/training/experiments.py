@@ -1,4 +1,4 @@
-"""The paper's three experiments: what is trained on, and the nine settings that are evaluated (V-C)."""
+"""The paper's three experiments: what is trained on, and the nine test sets that are evaluated (V-C)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEST_RATES_BPS = {"exp3": (5.5e6, 8.5e6, 11.5e6)}
 
 
 @dataclasses.dataclass(frozen=True)
-class TestSetting:
+class TestSet:
     """One panel of the paper's figures: a set of unseen DAGs under one system."""
 
     name: str
@@ -83,8 +83,8 @@ def training_pool(dataset: DagDataset, network: NetworkConfig, channel: str) -> 
     return jax.block_until_ready(TaskPool(stack(tasks), sizes))
 
 
-def unseen_settings(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSetting]:
-    """The three evaluated settings of an experiment, in the paper's order.
+def unseen_sets(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSet]:
+    """The three test sets of an experiment, in the paper's order.
 
     Args:
         dataset: of the experiment.
@@ -99,56 +99,56 @@ def unseen_settings(dataset: DagDataset, channel: str, rates_bps: Sequence[float
     rates = TEST_RATES_BPS.get(dataset.name) if rates_bps is None else tuple(rates_bps)
     if rates is not None and (not rates or len(set(rates)) < len(rates)):
         raise InputError(f"test rates are {list(rates)} bit/s; accepted: at least one, each once")
-    settings = []
+    test_sets = []
     for index in dataset.test_sets:
         graphs = tuple(dataset.graphs(index))
         if rates is not None:
             for rate in rates:
                 system = System(uplink_bps=rate, downlink_bps=rate, channel=channel)
-                settings.append(TestSetting(f"{rate / 1e6:g} Mbit/s", graphs, system))
+                test_sets.append(TestSet(f"{rate / 1e6:g} Mbit/s", graphs, system))
         else:
             (system,) = systems_of(dataset, index, channel)
-            settings.append(TestSetting(dataset.set_names[index], graphs, system))
-    if not settings:
+            test_sets.append(TestSet(dataset.set_names[index], graphs, system))
+    if not test_sets:
         raise InputError(f"data set {dataset.name!r} has no test sets; accepted: one that has")
-    return settings
+    return test_sets
 
 
-def validation_settings(dataset: DagDataset, channel: str) -> list[TestSetting]:
+def validation_sets(dataset: DagDataset, channel: str) -> list[TestSet]:
     """Fresh DAGs of the training families under training systems: what models and settings may be chosen by.
 
     Each family's graphs are the ones that its generator draws next after those in the data set, equally many. In
-    Experiment 3, where all families are alike, there is one setting for each training rate.
+    Experiment 3, where all families are alike, there is one test set for each training rate.
 
     Raises:
         InputError: the data set was not drawn by this package's generator and seed.
     """
     _check_drawn_here(dataset)
     several = len(systems_of(dataset, dataset.train_sets[0], channel)) > 1
-    settings = []
+    test_sets = []
     for place, index in enumerate(dataset.train_sets):
         systems = systems_of(dataset, index, channel)
         if place >= len(systems) > 1:
             break
         system = systems[place] if several else systems[0]
         name = f"{system.uplink_bps / 1e6:g} Mbit/s" if several else dataset.set_names[index]
-        settings.append(TestSetting(name, _drawn_next(dataset, index), system))
-    return settings
+        test_sets.append(TestSet(name, _drawn_next(dataset, index), system))
+    return test_sets
 
 
-def fresh_settings(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSetting]:
-    """`unseen_settings` with other DAGs of the same families: those that the generator draws next, equally many.
+def fresh_sets(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSet]:
+    """`unseen_sets` with other DAGs of the same families: those that the generator draws next, equally many.
 
-    Nothing is trained on them or adapted to them, and nothing was chosen by them. Arguments as `unseen_settings`.
+    Nothing is trained on them or adapted to them, and nothing was chosen by them. Arguments as `unseen_sets`.
 
     Raises:
-        InputError: as `unseen_settings`; or the data set was not drawn by this package's generator and seed.
+        InputError: as `unseen_sets`; or the data set was not drawn by this package's generator and seed.
     """
     _check_drawn_here(dataset)
     drawn = {tuple(dataset.graphs(index)): _drawn_next(dataset, index) for index in dataset.test_sets}
     return [
-        dataclasses.replace(setting, graphs=drawn[setting.graphs])
-        for setting in unseen_settings(dataset, channel, rates_bps)
+        dataclasses.replace(test_set, graphs=drawn[test_set.graphs])
+        for test_set in unseen_sets(dataset, channel, rates_bps)
     ]
 
 

@@ -224,15 +224,15 @@ def _restore(
     """
     newest: int | None = None
     while True:
-        found = [
+        stored = [
             checkpoint.restore(run.checkpoints, state._asdict(), meta, newest, completed_meta)
             for run, state, meta in zip(runs, states, metas, strict=True)
         ]
-        steps = [0 if restored is None else restored.step for restored in found]
+        steps = [0 if restored is None else restored.step for restored in stored]
         if len(set(steps)) == 1:
             return [
                 state if restored is None else LearnerState(**restored.tree)
-                for state, restored in zip(states, found, strict=True)
+                for state, restored in zip(states, stored, strict=True)
             ], steps[0]
         newest = min(steps)  # a process that was killed between two runs' checkpoints left them apart
         if not newest:

@@ -468,11 +468,11 @@ def new_run_path(root: Path, config: TrainConfig) -> Path:
 
 def _check_empty(path: Path) -> None:
     left_by_killed = re.compile(rf"{re.escape(_LOCK)}|\.{re.escape(_CONFIG)}\.\d+\.tmp")
-    found = sorted(entry.name for entry in path.iterdir() if not left_by_killed.fullmatch(entry.name))
-    if found:
+    entries = sorted(entry.name for entry in path.iterdir() if not left_by_killed.fullmatch(entry.name))
+    if entries:
         raise InputError(
-            f"run folder is {path}, which holds {shorten(found)}; accepted: a folder that is new or empty, "
-            + ("or --resume to continue its run" if _CONFIG in found else "for example another --run")
+            f"run folder is {path}, which holds {shorten(entries)}; accepted: a folder that is new or empty, "
+            + ("or --resume to continue its run" if _CONFIG in entries else "for example another --run")
         )
 
 

@@ -18,20 +18,20 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.planners import optimum
 from mrlato_jax.progress import Progress
-from mrlato_jax.training.experiments import TestSetting, validation_settings
+from mrlato_jax.training.experiments import TestSet, validation_sets
 
 
 @dataclasses.dataclass(frozen=True)
 class ValidationSet:
-    """Fresh DAGs of an experiment's training families (`settings.validation_settings`), and what is best for them.
+    """Fresh DAGs of an experiment's training families (`validation_sets`), and what is best for them.
 
     Attributes:
-        settings: the DAGs and their systems.
+        test_sets: the DAGs and their systems.
         optimum_s: mean makespan of the optima in the priority order, seconds; unproven, one counts at its lower bound.
         unproven: how many are.
     """
 
-    settings: tuple[TestSetting, ...]
+    test_sets: tuple[TestSet, ...]
     optimum_s: float
     unproven: int
 
@@ -51,21 +51,21 @@ def validation_set(
         InputError: a number that is out of range, or data that this package did not draw.
     """
     check_number("validate", graphs_per_setting, low=1, high=dataset.graphs_per_set, integer=True)
-    settings = [
-        dataclasses.replace(setting, graphs=setting.graphs[:graphs_per_setting])
-        for setting in validation_settings(dataset, channel)
+    test_sets = [
+        dataclasses.replace(test_set, graphs=test_set.graphs[:graphs_per_setting])
+        for test_set in validation_sets(dataset, channel)
     ]
     plans = []
-    with Progress(len(settings), "optima to validate by") as progress:
-        for number, setting in enumerate(settings, start=1):
-            plans += [optimum(graph, setting.system, time_limit_s=time_limit_s) for graph in setting.graphs]
-            progress.update(number, setting=setting.name)
+    with Progress(len(test_sets), "optima to validate by") as progress:
+        for number, test_set in enumerate(test_sets, start=1):
+            plans += [optimum(graph, test_set.system, time_limit_s=time_limit_s) for graph in test_set.graphs]
+            progress.update(number, set=test_set.name)
         unproven = sum(not plan.proven for plan in plans)
         if unproven:
             progress.print(
                 f"{unproven} of {len(plans)} optima, not proven in {time_limit_s:g} s, count at their bounds"
             )
-    return ValidationSet(tuple(settings), float(np.mean([plan.lower_bound for plan in plans])), unproven)
+    return ValidationSet(tuple(test_sets), float(np.mean([plan.lower_bound for plan in plans])), unproven)
 
 
 class Validation:
@@ -82,8 +82,8 @@ class Validation:
             clock: seconds, monotonic.
         """
         began = clock()
-        size = max(graph.num_tasks for setting in chosen.settings for graph in setting.graphs)
-        tasks = [learning_task(setting.graphs, setting.system, network, size) for setting in chosen.settings]
+        size = max(graph.num_tasks for test_set in chosen.test_sets for graph in test_set.graphs)
+        tasks = [learning_task(test_set.graphs, test_set.system, network, size) for test_set in chosen.test_sets]
         self._task: LearningTask = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tasks)
         self._optimum_s, self._policy, self._clock = chosen.optimum_s, network, clock
         self._started, self._measuring, self._before = began, clock() - began, 0.0

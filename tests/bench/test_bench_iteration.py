@@ -49,7 +49,7 @@ def test_the_parts_are_the_iteration(prepared: iteration.Prepared, compiled: ite
     parts = parts_of(policy, learning, batched=False)
     adapted = []
     for index, key in zip(batch.set, batch.key, strict=True):
-        task = jax.tree.map(lambda leaf, index=index: leaf[index, 0], pool.tasks)
+        task = jax.tree.map(lambda leaf, index=index: leaf[index, 0], pool.learning_tasks)
         trajectories, pullback = parts.sampling(params, task, jax.random.split(key)[1])
         advantages = parts.advantages(task, trajectories)
         adapted.append(parts.gradient_steps(params, task, trajectories, pullback, advantages))
@@ -74,7 +74,7 @@ def test_figures_of_an_iteration(
     assert figures["parts_fraction_of_whole"] == pytest.approx(sum(parts) / figures["seconds"])
     assert 0.1 < figures["parts_fraction_of_whole"] < 10  # so small a case measures the calls, not the work
     assert figures["decisions_per_second"] == pytest.approx(2 * 2 * 2 * 5 / figures["seconds"])
-    size = (TINY, 2, 2, 5, prepared.pool.tasks.features.shape[-1])
+    size = (TINY, 2, 2, 5, prepared.pool.learning_tasks.features.shape[-1])
     whole = 2 * 2 * flops.gradient(*size) / 1e9  # two tasks, two steps
     gradient = whole - 2 * flops.forward(*size) / 1e9  # the sampling is the first one's forward pass
     assert figures["matmul_gflop"] == pytest.approx(whole)

@@ -103,7 +103,8 @@ def test_a_data_set_of_files(files: Path, tmp_path: Path) -> None:
     assert data.graph(2, 0).num_tasks == 6
     (system,) = systems_of(data, 1, "paper")
     assert system == mj.System(uplink_bps=20e6, downlink_bps=60e6)
-    assert training_pool(data, NetworkConfig(units=16, heads=2, layers=1), "paper").tasks.dags.ue.shape == (2, 1, 2, 5)
+    pool = training_pool(data, NetworkConfig(units=16, heads=2, layers=1), "paper")
+    assert pool.learning_tasks.dags.ue.shape == (2, 1, 2, 5)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.learning.outer import init_state
 from mrlato_jax.learning.ranges import ranges_of
 from mrlato_jax.training import checkpoint
-from mrlato_jax.training.experiments import TestSetting, training_examples, unseen_settings
+from mrlato_jax.training.experiments import TestSet, training_examples, unseen_sets
 from mrlato_jax.training.run_folder import RunFolder, checkpoint_meta
 
 CONFIG = tiny_run.CONFIG
@@ -44,16 +44,16 @@ def test_shipped_weights_score_what_they_say(name: str, sets: int | None) -> Non
     assert (described["config"]["experiment"], described["method"]) == (name, "mrlato_plus")
     assert described["data_hash"] == data.content_hash
     assert policy.iteration == described["iteration"] == described["config"]["iterations"]
-    settings = unseen_settings(data, "paper")
-    assert list(described["makespan_ms"]) == [setting.name for setting in settings]
-    scores = trained_run.score(policy, settings[:sets])
+    test_sets = unseen_sets(data, "paper")
+    assert list(described["makespan_ms"]) == [test_set.name for test_set in test_sets]
+    scores = trained_run.score(policy, test_sets[:sets])
     want = {name: described["makespan_ms"][name] for name in scores}
     assert scores == pytest.approx(want, rel=5e-4)  # a near tie may fall the other way elsewhere
     for row in (tiny_run.ROOT / "data" / "results" / "cpu").glob(f"{name}-mrlato_plus-seed0.json"):
         recorded = json.loads(row.read_text())["rows"]
-        for setting, parts in recorded.items():
-            if setting in scores:
-                assert scores[setting] == pytest.approx(parts["all"]["latency_ms"][0], rel=5e-4)
+        for test_set, parts in recorded.items():
+            if test_set in scores:
+                assert scores[test_set] == pytest.approx(parts["all"]["latency_ms"][0], rel=5e-4)
 
 
 def test_there_are_shipped_weights() -> None:
@@ -74,7 +74,7 @@ def test_the_general_policy_is_what_one_gets_who_asks_for_none() -> None:
     """Of DAGs and systems like those of its training it is far nearer to the best plans known than HEFT-based."""
     policy, system = mj.load_offloader(), mj.System()
     assert policy.label == "mrlato_plus"
-    graphs = unseen_settings(datasets.load("general"), "paper")[0].graphs[:30]
+    graphs = unseen_sets(datasets.load("general"), "paper")[0].graphs[:30]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         spans = [plan.makespan for plan in policy.plan(list(graphs), system)]
@@ -87,12 +87,12 @@ def test_a_run_becomes_files_that_plan_as_it_does(tmp_path: Path) -> None:
     state, data = init_state(CONFIG.network, CONFIG.learning, seed=4), tiny_run.dataset()
     with RunFolder.create(tmp_path / "run", CONFIG, "ab") as run:
         checkpoint.save(run.checkpoints, 2, state._asdict(), checkpoint_meta(CONFIG, "ab"))
-        settings = [TestSetting("six tasks", tuple(data.graphs(0)), mj.System())]
-        described = trained_run.save_weights(tmp_path, "mine", run, settings)
+        test_sets = [TestSet("six tasks", tuple(data.graphs(0)), mj.System())]
+        described = trained_run.save_weights(tmp_path, "mine", run, test_sets)
     policy = mj.load_offloader(tmp_path / "mine.safetensors")
     jax.tree.map(np.testing.assert_array_equal, policy.params, state.params)
     assert (policy.network, policy.learning, policy.iteration) == (CONFIG.network, CONFIG.learning, 2)
-    assert trained_run.score(policy, settings) == described["makespan_ms"]
+    assert trained_run.score(policy, test_sets) == described["makespan_ms"]
     assert json.loads((tmp_path / "mine.json").read_text()) == described
 
 

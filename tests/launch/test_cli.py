@@ -445,6 +445,9 @@ BEHIND_AN_EXPERIMENT: dict[str, dict[str, Any]] = {  # flag files and a method, 
     "cpu_table mrlato_plus_order --method=mrlato_plus_order": {**PLUS_ORDER, **ORDER_BUDGET},
     "mrlato_plus": {**PLUS, **PLUS_BUDGET},
     "mrlato_plus_order": {**PLUS_ORDER, **ORDER_BUDGET},
+    "first_run": {  # what `make run` trains
+        **PLUS, **PLUS_BUDGET, "warm_start_iterations": 100, "iterations": 15, "learning.outer_lr_decay": 15,
+    },
     "--method=mrlco": {"method": "mrlco", "policy.heads": 1},
     "--method=drl": {"method": "drl", "policy.heads": 1, "learning.meta_update": "joint"},
     "--method=mrlato_plus": PLUS,  # what an experiment's file leaves to the defaults replaces nothing of a method's

@@ -29,7 +29,7 @@ from mrlato_jax.learning.outer import init_state
 from mrlato_jax.training import checkpoint
 from mrlato_jax.training.run_folder import checkpoint_meta, read_metrics
 
-BASELINES = ("all-local", "all-offload", "random", "greedy", "HEFT-based")
+QUICK_PLANNERS = ("all-local", "all-offload", "random", "greedy", "HEFT-based")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_ends_with_a_table_and_files(place: Workplace) -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert rows[0] == ["mean latency, ms", "test0", "test1", "vs HEFT-based"]
     learned = [f"{methods.label(CONFIG)}, {when}" for when in ("before any update", "after 1", "after 4")]
-    assert [row[0] for row in rows[2:]] == [*BASELINES, *learned]
+    assert [row[0] for row in rows[2:]] == [*QUICK_PLANNERS, *learned]
     assert all(50 < float(cell) < 3000 for row in rows[2:] for cell in row[1:3])
     record = json.loads((place.reference / "adaptation.json").read_text())
     assert record["updates"] == 4

@@ -68,10 +68,10 @@ def test_it_goes_on_where_it_stopped(place: Workplace, stored: Path, tmp_path: P
     assert "order search on test0" in ran.stderr
     assert "optimum on" not in ran.stderr
     again = json.loads(path.read_text())
-    for setting, planners in whole["rows"].items():
+    for test_set, planners in whole["rows"].items():
         for name, row in planners.items():
-            assert again["rows"][setting][name]["placement"] == row["placement"]
-            assert again["rows"][setting][name]["makespan_ms"] == row["makespan_ms"]
+            assert again["rows"][test_set][name]["placement"] == row["placement"]
+            assert again["rows"][test_set][name]["makespan_ms"] == row["makespan_ms"]
 
 
 def test_a_record_of_something_else_is_refused(place: Workplace, stored: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_damaged_record_is_refused(place: Workplace, stored: Path, tmp_path: P
     damage(record["rows"])
     path = tmp_path / "record.json"
     path.write_text(json.dumps(record))
-    settings = experiments.unseen_settings(tiny_run.dataset(), "paper")
+    test_sets = experiments.unseen_sets(tiny_run.dataset(), "paper")
     with pytest.raises(InputError, match=re.escape(phrase)):
-        References(path, record["identity"], settings)
-    References(stored, record["identity"], settings)
+        References(path, record["identity"], test_sets)
+    References(stored, record["identity"], test_sets)

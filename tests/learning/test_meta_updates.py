@@ -44,7 +44,7 @@ def pool() -> TaskPool:
 
 @pytest.fixture(scope="module")
 def task(pool: TaskPool) -> LearningTask:
-    return jax.tree.map(lambda leaf: leaf[0, 1], pool.tasks)
+    return jax.tree.map(lambda leaf: leaf[0, 1], pool.learning_tasks)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_the_mean_gradient_goes_through_adam(meta_update: str, pool: TaskPool, m
     state = outer.LearnerState(theta, jax.vmap(optimizer.init)(theta), jnp.zeros(1, jnp.int32), KEY[None])
     after, _ = outer.iterate(POLICY, learning, "vmap", None, state, pool)
     sets, variants = meta_batch.draw_meta_batch(pool, jax.random.split(jax.random.fold_in(KEY, 0))[0], 3)
-    visits = [float(pool.tasks.features[s, v].mean()) for s, v in zip(sets, variants, strict=True)]
+    visits = [float(pool.learning_tasks.features[s, v].mean()) for s, v in zip(sets, variants, strict=True)]
     single = theta["w"][0]
     updates, _ = optimizer.update({"w": single * np.mean(visits)}, optimizer.init({"w": single}))
     np.testing.assert_allclose(after.params["w"][0], single + updates["w"], rtol=1e-5)
@@ -220,7 +220,7 @@ def test_joint_steps_are_those_of_one_pooled_batch(task_axis: str, pool: TaskPoo
             tasks, batches, latencies = [], [], []
             for i, v in zip(sets.tolist(), variants.tolist(), strict=True):
                 graphs_key, rollout_key = jax.random.split(jax.random.fold_in(task_key, i))
-                whole = jax.tree.map(lambda leaf, i=i, v=v: leaf[i, v], pool.tasks)
+                whole = jax.tree.map(lambda leaf, i=i, v=v: leaf[i, v], pool.learning_tasks)
                 drawn = inner.draw_graphs(whole, graphs_key, 2)
                 sizes, index = meta_batch.padded_sizes(SIZES)
                 # What is drawn depends on the size that is padded to.

@@ -145,7 +145,7 @@ def test_iterations_by_hand(meta_update: str, pool: TaskPool, monkeypatch: pytes
         sets, variants = meta_batch.draw_meta_batch(pool, draw_key, 3)
         moved, steps = [], []
         for s, v in zip(sets.tolist(), variants.tolist(), strict=True):
-            task = jax.tree.map(lambda leaf, s=s, v=v: leaf[s, v], pool.tasks)
+            task = jax.tree.map(lambda leaf, s=s, v=v: leaf[s, v], pool.learning_tasks)
             adapted, step = step_of_task_and_key(None, None, theta, task, jax.random.fold_in(task_key, s))
             moved.append(adapted)
             steps.append(float(step))
@@ -273,7 +273,7 @@ def test_iterations_are_compiled_once_donate_their_state_and_repeat(
 def test_theta_stays_where_no_inner_step_moves(params: Any) -> None:
     """Nothing costs anything and the values are exact: advantages, gradients and the outer step are zero."""
     worthless = make_pool(free=1.0)
-    assert not worthless.tasks.dags.ue.any()
+    assert not worthless.learning_tasks.dags.ue.any()
     still = {"params": {**params["params"], "value_head": jax.tree.map(np.zeros_like, params["params"]["value_head"])}}
     adapted, metrics = adapt("vmap", still, worthless, [0, 1, 3], [0, 1, 0])
     assert not metrics.latency.any()

@@ -19,12 +19,12 @@ from mrlato_jax.learning import adaptation, rollout
 from mrlato_jax.learning.adaptation import adapt
 from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.outer import init_state
-from mrlato_jax.methods import BASELINES
+from mrlato_jax.methods import QUICK_PLANNERS
 from mrlato_jax.planners import random_placement
 from mrlato_jax.results import evaluation
-from mrlato_jax.results.evaluation import AdaptationRecord, baseline_latencies, evaluate_setting
+from mrlato_jax.results.evaluation import AdaptationRecord, baseline_latencies, evaluate_set
 from mrlato_jax.training import experiments
-from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.experiments import TestSet
 
 CONFIG, POLICY, LEARNING = tiny_run.CONFIG, tiny_run.POLICY, tiny_run.LEARNING
 GRAPHS, STEPS = tiny_run.GRAPHS, LEARNING.inner_steps
@@ -37,13 +37,13 @@ def params() -> Any:
 
 
 @pytest.fixture(scope="module")
-def settings() -> list[TestSetting]:
-    return experiments.unseen_settings(tiny_run.dataset(), "paper")
+def unseen() -> list[TestSet]:
+    return experiments.unseen_sets(tiny_run.dataset(), "paper")
 
 
 @pytest.fixture(scope="module")
-def task(settings: list[TestSetting]) -> LearningTask:
-    return learning_task(settings[0].graphs, settings[0].system, POLICY)
+def task(unseen: list[TestSet]) -> LearningTask:
+    return learning_task(unseen[0].graphs, unseen[0].system, POLICY)
 
 
 def run(
@@ -58,8 +58,8 @@ def longest(params: Any, task: LearningTask) -> AdaptationRecord:
     return run(params, task, 6)[1]
 
 
-def planned_ms(params: Any, setting: TestSetting) -> list[float]:
-    plans = Offloader(POLICY, params, "").plan(list(setting.graphs), setting.system)
+def planned_ms(params: Any, test_set: TestSet) -> list[float]:
+    plans = Offloader(POLICY, params, "").plan(list(test_set.graphs), test_set.system)
     return [1e3 * plan.makespan for plan in plans]
 
 
@@ -67,9 +67,9 @@ def planned_ms(params: Any, setting: TestSetting) -> list[float]:
 
 
 def test_before_any_update_is_the_argmax_of_the_meta_policy(
-    params: Any, settings: list[TestSetting], longest: AdaptationRecord
+    params: Any, unseen: list[TestSet], longest: AdaptationRecord
 ) -> None:
-    want = planned_ms(params, settings[0])
+    want = planned_ms(params, unseen[0])
     assert len(set(want)) == GRAPHS
     np.testing.assert_allclose(longest.latency_ms_by_dag[0], want, rtol=1e-5, atol=6e-4)
     assert longest.latency_ms[0] == pytest.approx(np.mean(want), rel=1e-5)
@@ -104,10 +104,10 @@ def test_every_update_is_measured(longest: AdaptationRecord) -> None:
 
 @pytest.mark.parametrize("updates", [0, 3, 4, 6])
 def test_adapted_parameters_are_those_after_the_last_update(
-    params: Any, settings: list[TestSetting], task: LearningTask, updates: int
+    params: Any, unseen: list[TestSet], task: LearningTask, updates: int
 ) -> None:
     adapted, record = run(params, task, updates)
-    want = planned_ms(adapted, settings[0])
+    want = planned_ms(adapted, unseen[0])
     np.testing.assert_allclose(record.latency_ms_by_dag[updates], want, rtol=1e-5, atol=6e-4)
 
 
@@ -183,40 +183,36 @@ def test_adaptation_learns(params: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def results(params: Any, settings: list[TestSetting]) -> list[evaluation.SettingResult]:
-    return [
-        evaluate_setting(CONFIG, params, setting, index, 4, held_out=True) for index, setting in enumerate(settings)
-    ]
+def results(params: Any, unseen: list[TestSet]) -> list[evaluation.SetResult]:
+    return [evaluate_set(CONFIG, params, test_set, index, 4, held_out=True) for index, test_set in enumerate(unseen)]
 
 
 def test_a_result_does_not_depend_on_what_else_is_evaluated(
-    params: Any, settings: list[TestSetting], results: list[evaluation.SettingResult]
+    params: Any, unseen: list[TestSet], results: list[evaluation.SetResult]
 ) -> None:
-    alone = evaluate_setting(CONFIG, params, settings[1], 1, 4, held_out=True)
+    alone = evaluate_set(CONFIG, params, unseen[1], 1, 4, held_out=True)
     assert alone == results[1]
-    without_halves = evaluate_setting(CONFIG, params, settings[1], 1, 4)
+    without_halves = evaluate_set(CONFIG, params, unseen[1], 1, 4)
     assert without_halves == dataclasses.replace(alone, held_out=None, held_out_baselines_ms=None)
 
 
 def test_random_draws_belong_to_the_seed_and_the_setting(
-    params: Any, settings: list[TestSetting], results: list[evaluation.SettingResult]
+    params: Any, unseen: list[TestSet], results: list[evaluation.SetResult]
 ) -> None:
     reseeded = dataclasses.replace(CONFIG, seed=CONFIG.seed + 1)
     assert (
-        evaluate_setting(reseeded, params, settings[1], 1, 1).adaptation.sampled_ms[0]
+        evaluate_set(reseeded, params, unseen[1], 1, 1).adaptation.sampled_ms[0]
         != (results[1].adaptation.sampled_ms[0])
     )
-    elsewhere = evaluate_setting(CONFIG, params, settings[1], 0, 1)
+    elsewhere = evaluate_set(CONFIG, params, unseen[1], 0, 1)
     assert elsewhere.adaptation.sampled_ms[0] != results[1].adaptation.sampled_ms[0]
     assert elsewhere.adaptation.latency_ms[0] == results[1].adaptation.latency_ms[0]
 
 
-def test_the_other_half_has_baselines_of_its_own(
-    settings: list[TestSetting], results: list[evaluation.SettingResult]
-) -> None:
-    for setting, result in zip(settings, results, strict=True):
-        second = setting.graphs[GRAPHS // 2 :]
-        want = 1e3 * np.mean([mj.heft(graph, setting.system).makespan for graph in second])
+def test_the_other_half_has_baselines_of_its_own(unseen: list[TestSet], results: list[evaluation.SetResult]) -> None:
+    for test_set, result in zip(unseen, results, strict=True):
+        second = test_set.graphs[GRAPHS // 2 :]
+        want = 1e3 * np.mean([mj.heft(graph, test_set.system).makespan for graph in second])
         assert result.held_out_baselines_ms is not None
         assert result.held_out_baselines_ms["HEFT-based"] == pytest.approx(want, rel=1e-9)
         assert result.held_out_baselines_ms["HEFT-based"] != result.baselines_ms["HEFT-based"]
@@ -235,7 +231,7 @@ def test_parameters_that_the_last_update_broke_are_named(params: Any, task: Lear
         adaptation.adapt(POLICY, learning, params, task, task, 1, jax.random.key(0))
 
 
-def test_measured_halves_are_the_second(results: list[evaluation.SettingResult]) -> None:
+def test_measured_halves_are_the_second(results: list[evaluation.SetResult]) -> None:
     for result in results:
         assert result.held_out is not None
         assert result.held_out.latency_ms_by_dag[0] == result.adaptation.latency_ms_by_dag[0][GRAPHS // 2 :]
@@ -245,7 +241,7 @@ def test_measured_halves_are_the_second(results: list[evaluation.SettingResult])
 
 
 def test_adaptation_never_sees_the_measured_half(
-    params: Any, settings: list[TestSetting], monkeypatch: pytest.MonkeyPatch
+    params: Any, unseen: list[TestSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     returned = []
 
@@ -255,43 +251,43 @@ def test_adaptation_never_sees_the_measured_half(
 
     monkeypatch.setattr(evaluation, "adapt", spy)
     half = GRAPHS // 2
-    strangers = experiments.unseen_settings(tiny_run.dataset(seed=9), "paper")[0].graphs[half:]
-    for measured in (settings[0].graphs[half:], strangers):
-        setting = dataclasses.replace(settings[0], graphs=(*settings[0].graphs[:half], *measured))
-        evaluate_setting(CONFIG, params, setting, 0, 6, held_out=True)
+    strangers = experiments.unseen_sets(tiny_run.dataset(seed=9), "paper")[0].graphs[half:]
+    for measured in (unseen[0].graphs[half:], strangers):
+        test_set = dataclasses.replace(unseen[0], graphs=(*unseen[0].graphs[:half], *measured))
+        evaluate_set(CONFIG, params, test_set, 0, 6, held_out=True)
     (adapted, record), (adapted_again, record_again) = returned[1], returned[3]
     jax.tree.map(np.testing.assert_array_equal, adapted, adapted_again)
     assert record.sampled_s == record_again.sampled_s
     assert record.latency_s[0] != record_again.latency_s[0]
     # The control: what it does see changes it.
-    strange_half = dataclasses.replace(settings[0], graphs=(*strangers, *settings[0].graphs[half:]))
-    evaluate_setting(CONFIG, params, strange_half, 0, 6, held_out=True)
+    strange_half = dataclasses.replace(unseen[0], graphs=(*strangers, *unseen[0].graphs[half:]))
+    evaluate_set(CONFIG, params, strange_half, 0, 6, held_out=True)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), adapted, returned[5][0])
     assert not all(jax.tree.leaves(same))
 
 
-def test_each_adaptation_is_watched_with_its_own_reference(params: Any, settings: list[TestSetting]) -> None:
+def test_each_adaptation_is_watched_with_its_own_reference(params: Any, unseen: list[TestSet]) -> None:
     told: list[tuple[str, float, int]] = []
 
     @contextmanager
     def watch(name: str, heft_ms: float) -> Iterator[adaptation.OnRound]:
         yield lambda update, latency_ms, entropy: told.append((name, heft_ms, update))
 
-    result = evaluate_setting(CONFIG, params, settings[0], 0, 4, held_out=True, watch=watch)
+    result = evaluate_set(CONFIG, params, unseen[0], 0, 4, held_out=True, watch=watch)
     assert result.held_out_baselines_ms is not None
-    name, ours, other = settings[0].name, result.baselines_ms["HEFT-based"], result.held_out_baselines_ms["HEFT-based"]
+    name, ours, other = unseen[0].name, result.baselines_ms["HEFT-based"], result.held_out_baselines_ms["HEFT-based"]
     assert ours != other
     assert told == [(name, ours, 3), (name, ours, 4), *((f"{name}, held out", other, done) for done in (3, 4))]
 
 
-def test_one_dag_has_no_other_half(params: Any, settings: list[TestSetting]) -> None:
-    single = dataclasses.replace(settings[0], graphs=settings[0].graphs[:1])
+def test_one_dag_has_no_other_half(params: Any, unseen: list[TestSet]) -> None:
+    single = dataclasses.replace(unseen[0], graphs=unseen[0].graphs[:1])
     with pytest.raises(mj.InputError, match=r"held_out is true, but set .* has 1 DAG; accepted"):
-        evaluate_setting(CONFIG, params, single, 0, 1, held_out=True)
-    assert evaluate_setting(CONFIG, params, single, 0, 0).held_out is None
+        evaluate_set(CONFIG, params, single, 0, 1, held_out=True)
+    assert evaluate_set(CONFIG, params, single, 0, 0).held_out is None
 
 
-def test_baselines_are_the_planners_means(settings: list[TestSetting], results: list[evaluation.SettingResult]) -> None:
+def test_baselines_are_the_planners_means(unseen: list[TestSet], results: list[evaluation.SetResult]) -> None:
     planners = {
         "all-local": lambda graph, system, _: mj.all_local(graph, system),
         "all-offload": lambda graph, system, _: mj.all_offload(graph, system),
@@ -299,25 +295,25 @@ def test_baselines_are_the_planners_means(settings: list[TestSetting], results: 
         "greedy": lambda graph, system, _: mj.greedy(graph, system),
         "HEFT-based": lambda graph, system, _: mj.heft(graph, system),
     }
-    for setting, result in zip(settings, results, strict=True):
-        assert tuple(result.baselines_ms) == tuple(planners) == BASELINES
+    for test_set, result in zip(unseen, results, strict=True):
+        assert tuple(result.baselines_ms) == tuple(planners) == QUICK_PLANNERS
         for name, planner in planners.items():
             spans = [
-                mj.simulate(graph, setting.system, plan.placement, plan.order).makespan
-                for index, graph in enumerate(setting.graphs)
-                for plan in [planner(graph, setting.system, index)]
+                mj.simulate(graph, test_set.system, plan.placement, plan.order).makespan
+                for index, graph in enumerate(test_set.graphs)
+                for plan in [planner(graph, test_set.system, index)]
             ]
             assert result.baselines_ms[name] == pytest.approx(1e3 * sum(spans) / len(spans), rel=1e-12)
-        assert result.setting == setting.name
+        assert result.setting == test_set.name
 
 
-def test_random_baseline_is_the_same_every_time(settings: list[TestSetting]) -> None:
-    graphs, system = settings[0].graphs, settings[0].system
+def test_random_baseline_is_the_same_every_time(unseen: list[TestSet]) -> None:
+    graphs, system = unseen[0].graphs, unseen[0].system
     assert baseline_latencies(graphs, system) == baseline_latencies(graphs, system)
 
 
 def test_a_graph_beyond_the_policys_width_is_refused_before_anything_is_measured(
-    params: Any, settings: list[TestSetting], monkeypatch: pytest.MonkeyPatch
+    params: Any, unseen: list[TestSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs = [1e4] * 11
     star = mj.TaskGraph.from_edges(
@@ -325,4 +321,4 @@ def test_a_graph_beyond_the_policys_width_is_refused_before_anything_is_measured
     )
     monkeypatch.setattr(rollout, "decode_greedily", None)
     with pytest.raises(mj.InputError, match="10 children; accepted: at most neighbour_width = 8"):
-        evaluate_setting(CONFIG, params, dataclasses.replace(settings[0], graphs=(star,)), 0, 1)
+        evaluate_set(CONFIG, params, dataclasses.replace(unseen[0], graphs=(star,)), 0, 1)

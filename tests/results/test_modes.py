@@ -15,7 +15,7 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.learning import rollout
 from mrlato_jax.results import modes
 from mrlato_jax.results.record import GrowingRecord
-from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.training.experiments import TestSet
 from mrlato_jax.training.stopping import GracefulStop
 
 POLICY = NetworkConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
@@ -65,18 +65,18 @@ def test_what_is_recorded_is_not_planned_again(
     policy: mj.Offloader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = mj.daggen(5, 0.6, 0.6, np.random.default_rng(1))
-    setting, chosen = (
-        TestSetting("five", (graph,), mj.System()),
+    test_set, chosen = (
+        TestSet("five", (graph,), mj.System()),
         ("learned: argmax", "HEFT-based and local search, 300"),
     )
     everything = modes.rows(policy)
     monkeypatch.setattr(modes, "rows", lambda _: {name: everything[name] for name in chosen})
     record = GrowingRecord(tmp_path / "modes.json", {"a": 1})
-    assert modes.complete(record, [setting], policy, GracefulStop())
+    assert modes.complete(record, [test_set], policy, GracefulStop())
     assert list(record.rows["five"]) == list(chosen)
     assert record.rows["five"][chosen[0]]["makespan_ms"] == [1e3 * policy.plan(graph, mj.System()).makespan]
     before = (tmp_path / "modes.json").read_bytes()
-    assert modes.complete(GrowingRecord(tmp_path / "modes.json", {"a": 1}), [setting], policy, GracefulStop())
+    assert modes.complete(GrowingRecord(tmp_path / "modes.json", {"a": 1}), [test_set], policy, GracefulStop())
     assert (tmp_path / "modes.json").read_bytes() == before
 
 

@@ -15,16 +15,16 @@ import mrlato_jax as mj
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.learning.adaptation import marks
 from mrlato_jax.mec.system import System
-from mrlato_jax.methods import BASELINES
+from mrlato_jax.methods import QUICK_PLANNERS
 from mrlato_jax.results import reporting
-from mrlato_jax.results.evaluation import AdaptationRecord, SettingResult
-from mrlato_jax.training.experiments import TestSetting
+from mrlato_jax.results.evaluation import AdaptationRecord, SetResult
+from mrlato_jax.training.experiments import TestSet
 from mrlato_jax.training.stopping import GracefulStop
 
 LABEL = "mrlato+a|b"
 # HEFT-based is 100 ms on one setting and 400 ms on the other.
-FIRST = dict(zip(BASELINES, (300.0, 200.0, 150.04, 110.0, 100.0), strict=True))
-SECOND = dict(zip(BASELINES, (800.0, 600.0, 500.0, 380.0, 400.0), strict=True))
+FIRST = dict(zip(QUICK_PLANNERS, (300.0, 200.0, 150.04, 110.0, 100.0), strict=True))
+SECOND = dict(zip(QUICK_PLANNERS, (800.0, 600.0, 500.0, 380.0, 400.0), strict=True))
 
 
 def adaptation(curve: list[float]) -> AdaptationRecord:
@@ -32,11 +32,11 @@ def adaptation(curve: list[float]) -> AdaptationRecord:
     return AdaptationRecord(curve, by_dag, [1.5], [0.6], [0.1], 80)
 
 
-def results(updates: int, *, held_out: bool = False) -> list[SettingResult]:
+def results(updates: int, *, held_out: bool = False) -> list[SetResult]:
     curves = [[start - 0.5 * k for k in range(updates + 1)] for start in (140.0, 480.0)]
     others = [adaptation([value + 1000 for value in curve]) if held_out else None for curve in curves]
     return [
-        SettingResult(name, baselines, adaptation(curve), other, other and {**baselines, "HEFT-based": 1000.0})
+        SetResult(name, baselines, adaptation(curve), other, other and {**baselines, "HEFT-based": 1000.0})
         for name, baselines, curve, other in zip(("n20", "n30"), (FIRST, SECOND), curves, others, strict=True)
     ]
 
@@ -49,9 +49,9 @@ def table(updates: int, **options: Any) -> list[list[str]]:
 def test_rows_and_columns() -> None:
     header, _, *body = table(30)
     assert header == ["mean latency, ms", "n20", "n30", "vs HEFT-based"]
-    names = [*BASELINES, "mrlato, before any update", "mrlato, after 1", "mrlato, after 10", "mrlato, after 30"]
+    names = [*QUICK_PLANNERS, "mrlato, before any update", "mrlato, after 1", "mrlato, after 10", "mrlato, after 30"]
     assert [row[0] for row in body] == names
-    assert BASELINES == ("all-local", "all-offload", "random", "greedy", "HEFT-based")
+    assert QUICK_PLANNERS == ("all-local", "all-offload", "random", "greedy", "HEFT-based")
 
 
 def test_values_by_hand() -> None:
@@ -76,7 +76,7 @@ def test_gaps_stand_beside_latencies_where_optima_are_known() -> None:
 
 
 def test_better_than_heft_is_negative() -> None:
-    better = SettingResult("n20", FIRST, adaptation([90.0]), None)
+    better = SetResult("n20", FIRST, adaptation([90.0]), None)
     assert reporting.evaluation_table("mrlato", [better]).splitlines()[-1].split("|")[-2].strip() == "-10.0 %"
 
 
@@ -113,14 +113,14 @@ def test_files(tmp_path: Path) -> None:
     assert "mrlato+a\\|b, after 4" in markdown  # a bar in a label is no column
     record = json.loads((tmp_path / "evaluation-4.json").read_text())
     assert (record["method"], record["updates"], record["data_hash"]) == (LABEL, 4, "ab")
-    assert [setting["setting"] for setting in record["settings"]] == ["n20", "n30"]
+    assert [test_set["setting"] for test_set in record["settings"]] == ["n20", "n30"]
     assert record["settings"][1]["baselines_ms"] == SECOND
     assert record["settings"][0]["adaptation"]["latency_ms"] == [140.0, 139.5, 139.0, 138.5, 138.0]
     assert record["settings"][0]["adaptation"]["latency_ms_by_dag"]["4"] == [137.0, 139.0]
     assert record["settings"][0]["held_out"] is None
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, results: list[SettingResult]) -> tuple[list[dict[str, list]], list[str]]:
+def drawn(monkeypatch: pytest.MonkeyPatch, results: list[SetResult]) -> tuple[list[dict[str, list]], list[str]]:
     """The lines of each panel by their names, and what its corner says."""
     figure_type = pytest.importorskip("matplotlib.figure").Figure
     saved: list[Any] = []
@@ -148,8 +148,8 @@ def test_figure_has_a_panel_for_each_setting(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_figure_draws_whatever_is_below_the_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where data is heavy, all-local is the plan to beat."""
-    heavy = dict(zip(BASELINES, (100.0, 900.0, 162.0, 100.0, 100.0), strict=True))
-    lines, corners = drawn(monkeypatch, [SettingResult("n20", heavy, adaptation([140.0, 139.0]))])
+    heavy = dict(zip(QUICK_PLANNERS, (100.0, 900.0, 162.0, 100.0, 100.0), strict=True))
+    lines, corners = drawn(monkeypatch, [SetResult("n20", heavy, adaptation([140.0, 139.0]))])
     assert lines[0].keys() == {"mrlato", "all-local", "greedy", "HEFT-based"}
     assert corners == ["above: all-offload 900, random 162 ms"]
 
@@ -176,7 +176,7 @@ def test_a_record_of_another_measurement_stays(tmp_path: Path) -> None:
 
 def test_no_record_of_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        reporting.write(tmp_path, "adaptation", "mrlato", [SettingResult("n20", FIRST, adaptation([float("nan")]))], {})
+        reporting.write(tmp_path, "adaptation", "mrlato", [SetResult("n20", FIRST, adaptation([float("nan")]))], {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,7 +185,7 @@ def test_a_stop_ends_the_evaluation_after_the_collection_at_hand(
 ) -> None:
     stop, rounds = GracefulStop(), []
 
-    def evaluate_setting(*arguments: Any, watch: Any, **options: Any) -> SettingResult:
+    def evaluate_set(*arguments: Any, watch: Any, **options: Any) -> SetResult:
         with watch("n20", 80.0) as on_round:
             for update in (3, 6, 9):
                 rounds.append(update)
@@ -193,9 +193,9 @@ def test_a_stop_ends_the_evaluation_after_the_collection_at_hand(
                 on_round(update, 100.0, 0.5)
         return results(1)[0]
 
-    monkeypatch.setattr(reporting, "evaluate_setting", evaluate_setting)
-    settings = [TestSetting("n20", (), System())] * 2
-    assert reporting.evaluate(TrainConfig(), None, settings, 9, stop) is None
+    monkeypatch.setattr(reporting, "evaluate_set", evaluate_set)
+    test_sets = [TestSet("n20", (), System())] * 2
+    assert reporting.evaluate(TrainConfig(), None, test_sets, 9, stop) is None
     assert rounds == [3, 6]
     shown = capsys.readouterr().err
     assert "adapting to n20 3/9 33%  ETA ?  latency_ms 100  vs_heft +25.0%  entropy 0.5" in shown
@@ -239,10 +239,10 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
     assert json.loads(contents["adaptation.json"])["method"] == "mrlato"
 
 
-def proved(monkeypatch: pytest.MonkeyPatch, proofs_before_the_stop: int) -> list[SettingResult] | None:
+def proved(monkeypatch: pytest.MonkeyPatch, proofs_before_the_stop: int) -> list[SetResult] | None:
     """An evaluation of two settings of two DAGs each, a stop requested after some proofs."""
     graph = mj.TaskGraph.from_edges(cycles=[1e7], upload_bytes=[1e4], download_bytes=[1e4], edges=[])
-    settings = [TestSetting(name, (graph, graph), System()) for name in ("n20", "n30")]
+    test_sets = [TestSet(name, (graph, graph), System()) for name in ("n20", "n30")]
     stop, measured, proofs = GracefulStop(), iter(results(0)), []
 
     def optimum(graph: mj.TaskGraph, system: System, time_limit_s: float) -> mj.ProvenPlan:
@@ -250,9 +250,9 @@ def proved(monkeypatch: pytest.MonkeyPatch, proofs_before_the_stop: int) -> list
         stop.requested = len(proofs) >= proofs_before_the_stop
         return mj.optimum(graph, system, time_limit_s=time_limit_s)
 
-    monkeypatch.setattr(reporting, "evaluate_setting", lambda *_, **__: next(measured))
+    monkeypatch.setattr(reporting, "evaluate_set", lambda *_, **__: next(measured))
     monkeypatch.setattr("mrlato_jax.results.evaluation.optimum", optimum)
-    return reporting.evaluate(TrainConfig(), None, settings, 0, stop, time_limit_s=1.0)
+    return reporting.evaluate(TrainConfig(), None, test_sets, 0, stop, time_limit_s=1.0)
 
 
 @pytest.mark.parametrize("proofs", [1, 2, 3])

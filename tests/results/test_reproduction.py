@@ -20,7 +20,7 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.results import reproduction
 from mrlato_jax.results.reproduction import LearnedRecord, params_hash, spread
-from mrlato_jax.training.experiments import TestSetting, unseen_settings
+from mrlato_jax.training.experiments import TestSet, unseen_sets
 from mrlato_jax.training.run_folder import RunFolder
 from mrlato_jax.training.stopping import GracefulStop
 
@@ -68,12 +68,12 @@ def test_the_first_error_ends_what_has_not_begun(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def settings() -> list[TestSetting]:
-    return unseen_settings(tiny_run.dataset(), "paper")
+def unseen() -> list[TestSet]:
+    return unseen_sets(tiny_run.dataset(), "paper")
 
 
-def open_record(path: Path, settings: list[TestSetting]) -> LearnedRecord:
-    return LearnedRecord(path, tiny_run.CONFIG, tiny_run.dataset(), settings, UPDATES)
+def open_record(path: Path, unseen: list[TestSet]) -> LearnedRecord:
+    return LearnedRecord(path, tiny_run.CONFIG, tiny_run.dataset(), unseen, UPDATES)
 
 
 def part(num_graphs: int) -> dict[str, Any]:
@@ -81,17 +81,17 @@ def part(num_graphs: int) -> dict[str, Any]:
     return {"latency_ms": [3.0] * (UPDATES + 1), "latency_ms_by_dag": by_dag, "simulator_evaluations": 8}
 
 
-def test_what_is_missing(settings: list[TestSetting], tmp_path: Path) -> None:
-    record = open_record(tmp_path / "record.json", settings)
+def test_what_is_missing(unseen: list[TestSet], tmp_path: Path) -> None:
+    record = open_record(tmp_path / "record.json", unseen)
     assert record.missing() == [(index, name) for index in (0, 1) for name in ("all", "half", "planning")]
     record.add("test0", "all", part(tiny_run.GRAPHS))
     record.add("test0", "half", part(tiny_run.GRAPHS // 2))
     record.add("test1", "planning", {"seconds": [0.1]})
-    again = open_record(tmp_path / "record.json", settings)
+    again = open_record(tmp_path / "record.json", unseen)
     assert again.missing() == [(0, "planning"), (1, "all"), (1, "half")]
     assert not again.complete
     lone = mj.TaskGraph.from_edges(cycles=[1e7], upload_bytes=[1e4], download_bytes=[1e4], edges=[])
-    single = open_record(tmp_path / "single.json", [TestSetting("one", (lone,), mj.System())])
+    single = open_record(tmp_path / "single.json", [TestSet("one", (lone,), mj.System())])
     assert single.missing() == [(0, "all"), (0, "planning")]  # one DAG has no halves
 
 
@@ -110,59 +110,59 @@ def test_what_is_missing(settings: list[TestSetting], tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_part_is_refused(
-    settings: list[TestSetting], tmp_path: Path, damage: Callable[[Any], None], phrase: str
+    unseen: list[TestSet], tmp_path: Path, damage: Callable[[Any], None], phrase: str
 ) -> None:
     path = tmp_path / "record.json"
     broken = part(tiny_run.GRAPHS)
     damage(broken)
-    open_record(path, settings).add("test0", "all", broken)
+    open_record(path, unseen).add("test0", "all", broken)
     with pytest.raises(InputError, match=re.escape(f"record {path}, all of test0: ") + ".*" + re.escape(phrase)):
-        open_record(path, settings)
+        open_record(path, unseen)
 
 
 @pytest.mark.parametrize(
     "training", [{}, {"summary": {"curve": {}}}, {"summary": {"params_sha256": "aa", "curve": {"entropy": ["x"]}}}]
 )
 def test_a_damaged_training_or_an_unknown_part_is_refused(
-    settings: list[TestSetting], tmp_path: Path, training: dict[str, Any]
+    unseen: list[TestSet], tmp_path: Path, training: dict[str, Any]
 ) -> None:
     path = tmp_path / "record.json"
-    open_record(path, settings).add("test0", "quarter", part(1))
+    open_record(path, unseen).add("test0", "quarter", part(1))
     with pytest.raises(InputError, match="quarter of test0: KeyError"):
-        open_record(path, settings)
+        open_record(path, unseen)
     stored = json.loads(path.read_text())
     path.write_text(json.dumps({**stored, "rows": {"training": training}}))
     with pytest.raises(InputError, match=re.escape(f"record {path}, training: ")):
-        open_record(path, settings)
+        open_record(path, unseen)
 
 
 def test_progress_compares_a_half_with_its_own_heft(
-    settings: list[TestSetting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    unseen: list[TestSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Latencies of 3 ms beside HEFT-based plans that are twice as long in the half that is measured."""
-    record = open_record(tmp_path / "record.json", settings[:1])
+    record = open_record(tmp_path / "record.json", unseen[:1])
     record.add("test0", "all", part(tiny_run.GRAPHS))
     record.add("test0", "planning", {"seconds": [0.1]})
 
-    def adapted(policy: Any, config: Any, setting: Any, index: int, which: str, updates: int, on_round: Any) -> Any:
+    def adapted(policy: Any, config: Any, test_set: Any, index: int, which: str, updates: int, on_round: Any) -> Any:
         on_round(updates, 3.0, 0.5)
         return part(tiny_run.GRAPHS // 2)
 
     monkeypatch.setattr(reproduction, "adapt_part", adapted)
     policy = Offloader(tiny_run.POLICY, {}, "mrlato")
     heft = {"test0": [0.0, 0.0, 6.0, 6.0]}
-    assert reproduction.adapt_missing([record], [policy], settings[:1], heft, UPDATES, GracefulStop(), num_devices=1)
+    assert reproduction.adapt_missing([record], [policy], unseen[:1], heft, UPDATES, GracefulStop(), num_devices=1)
     assert "vs_heft -50.0%" in capsys.readouterr().err
 
 
-def test_a_record_is_of_one_policy(settings: list[TestSetting], tmp_path: Path) -> None:
+def test_a_record_is_of_one_policy(unseen: list[TestSet], tmp_path: Path) -> None:
     path = tmp_path / "record.json"
-    record = open_record(path, settings)
+    record = open_record(path, unseen)
     record.add_training({"params_sha256": "aa", "curve": {}})
     before = path.read_bytes()
     record.add_training({"params_sha256": "aa", "curve": {"other": []}})  # the same one: nothing to add
     with pytest.raises(InputError, match="is of a policy with parameters aa, and the run folder has bb"):
-        open_record(path, settings).add_training({"params_sha256": "bb", "curve": {}})
+        open_record(path, unseen).add_training({"params_sha256": "bb", "curve": {}})
     assert path.read_bytes() == before
 
 
@@ -179,20 +179,20 @@ def test_hashes_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("config", [None, [], 3])
-def test_a_record_without_settings_is_refused(settings: list[TestSetting], tmp_path: Path, config: Any) -> None:
+def test_a_record_without_settings_is_refused(unseen: list[TestSet], tmp_path: Path, config: Any) -> None:
     path = tmp_path / "record.json"
-    open_record(path, settings).add("test0", "all", part(tiny_run.GRAPHS))
+    open_record(path, unseen).add("test0", "all", part(tiny_run.GRAPHS))
     stored = json.loads(path.read_text())
     stored["identity"]["config"] = config
     path.write_text(json.dumps(stored))
     with pytest.raises(InputError, match=r"cannot be read \(identity\.config is"):
-        open_record(path, settings)
+        open_record(path, unseen)
 
 
-def test_a_run_of_other_settings_or_code_is_refused(settings: list[TestSetting], tmp_path: Path) -> None:
+def test_a_run_of_other_settings_or_code_is_refused(unseen: list[TestSet], tmp_path: Path) -> None:
     dataset = tiny_run.dataset()
     path = tmp_path / "seed3"
-    record = open_record(tmp_path / "record.json", settings)
+    record = open_record(tmp_path / "record.json", unseen)
     reproduction.check_run(path, record, dataset)  # there is none
     RunFolder.create(path, tiny_run.CONFIG, dataset.content_hash).close()
     reproduction.check_run(path, record, dataset)
@@ -206,9 +206,9 @@ def test_a_run_of_other_settings_or_code_is_refused(settings: list[TestSetting],
 
 
 def test_a_begun_record_whose_run_is_gone_is_refused_before_anything_is_trained(
-    settings: list[TestSetting], tmp_path: Path
+    unseen: list[TestSet], tmp_path: Path
 ) -> None:
-    record = open_record(tmp_path / "record.json", settings)
+    record = open_record(tmp_path / "record.json", unseen)
     record.add_training({"params_sha256": "aa", "curve": {}})
     with pytest.raises(InputError, match=r"lacks parts, and the run .*seed3 whose policy they are to be of is gone"):
         reproduction.check_run(tmp_path / "seed3", record, tiny_run.dataset())

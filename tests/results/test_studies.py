@@ -168,7 +168,7 @@ def test_what_is_not_learned_stands_beside_the_variants(record: StudyRecord) -> 
     again.add_unlearned(chosen)
     assert again.has_unlearned
     compared = StudyRecord(again.path, "mine", STUDY, DATASET, {}, 5)
-    spans = [mj.heft(setting.graphs[0], setting.system).makespan for setting in chosen.settings]
+    spans = [mj.heft(test_set.graphs[0], test_set.system).makespan for test_set in chosen.test_sets]
     heft, ahead = (compared.rows[name]["all"]["gap_percent"] for name in studies.UNLEARNED)
     assert heft == pytest.approx(100 * (np.mean(spans) / chosen.optimum_s - 1), abs=1e-3)
     assert 0 <= ahead < heft

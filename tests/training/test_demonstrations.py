@@ -67,11 +67,11 @@ def test_a_pool_has_the_plans_in_scheduling_order(found: list[Demonstration]) ->
     everything = [*found, *slower]
     pool = demonstrations.demonstration_pool("exp2", everything, POLICY, 1)
     assert pool.sizes == (10, 10, 10, 15, 15, 15)
-    assert pool.tasks.features.shape[:4] == (6, 1, 1, 15)
-    assert pool.tasks.optimum is not None
+    assert pool.learning_tasks.features.shape[:4] == (6, 1, 1, 15)
+    assert pool.learning_tasks.optimum is not None
     met = []
     for number, size in enumerate(pool.sizes):
-        task = jax.tree.map(lambda leaf, number=number: leaf[number, 0], pool.tasks)
+        task = jax.tree.map(lambda leaf, number=number: leaf[number, 0], pool.learning_tasks)
         np.testing.assert_array_equal(task.dags.mask.sum(axis=-1), size)
         np.testing.assert_array_equal(np.asarray(task.optimum)[:, size:], 0)
         met += mj.makespan(task.dags, task.optimum).tolist()
@@ -82,10 +82,10 @@ def test_a_policy_that_chooses_the_order_is_shown_the_look_aheads_plans(found: l
     free = dataclasses.replace(POLICY, decides="order")
     params = rollout.init_params(free, jax.random.key(0))
     pool = demonstrations.demonstration_pool("exp2", found, free, 1)
-    assert pool.tasks.optimum is not None
+    assert pool.learning_tasks.optimum is not None
     met = []
     for number in range(len(pool.sizes)):
-        task = jax.tree.map(lambda leaf, number=number: leaf[number, 0], pool.tasks)
+        task = jax.tree.map(lambda leaf, number=number: leaf[number, 0], pool.learning_tasks)
         followed = by_hand.follow(free, params, task, task.optimum[:, None])
         met += np.asarray(followed.makespans)[:, 0].tolist()
     ahead = [look_ahead_order(entry.graph("exp2"), entry.system("exp2")).makespan for entry in found]
@@ -96,7 +96,7 @@ def test_a_pool_deals_equally_many_into_each_set(found: list[Demonstration], mon
     monkeypatch.setattr(demonstrations, "MIXES", 1)
     pool = demonstrations.demonstration_pool("exp2", found[:3], POLICY, 1)  # two of ten tasks, one of fifteen
     assert pool.sizes == (10, 15)
-    assert pool.tasks.features.shape[:3] == (2, 1, 1)
+    assert pool.learning_tasks.features.shape[:3] == (2, 1, 1)
 
 
 def test_plans_of_other_dags_are_refused(found: list[Demonstration]) -> None:

@@ -13,7 +13,7 @@ from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.dataset import DagDataset, build_graph, load
 from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.learning.meta_batch import TaskPool
-from mrlato_jax.training import experiments as settings
+from mrlato_jax.training import experiments
 from mrlato_jax.training.experiments import training_pool, training_systems
 
 POLICY = NetworkConfig(units=16, heads=2)
@@ -47,35 +47,35 @@ def pool(data: DagDataset) -> TaskPool:
 
 def test_experiment_1_is_unseen_topologies() -> None:
     data = load("exp1")
-    tests = settings.unseen_settings(data, "paper")
-    assert [setting.name for setting in tests] == ["fat0.7_density0.4", "fat0.7_density0.7", "fat0.8_density0.6"]
+    tests = experiments.unseen_sets(data, "paper")
+    assert [test_set.name for test_set in tests] == ["fat0.7_density0.4", "fat0.7_density0.7", "fat0.8_density0.6"]
     grid = {f"fat{fat}_density{density}" for fat in (0.4, 0.5, 0.6, 0.7, 0.8) for density in (0.4, 0.5, 0.6, 0.7, 0.8)}
     train = [data.set_names[i] for i in data.train_sets]
     assert len(train) == 22
-    assert set(train) == grid - {setting.name for setting in tests}
+    assert set(train) == grid - {test_set.name for test_set in tests}
     assert (data.task_mask.sum(-1) == 25).all()
-    assert all(len(setting.graphs) == data.graphs_per_set == 100 for setting in tests)
-    assert {setting.system for setting in tests} == {mj.System(uplink_bps=7e6, downlink_bps=7e6)}
+    assert all(len(test_set.graphs) == data.graphs_per_set == 100 for test_set in tests)
+    assert {test_set.system for test_set in tests} == {mj.System(uplink_bps=7e6, downlink_bps=7e6)}
 
 
 def test_experiment_2_is_unseen_sizes() -> None:
     data = load("exp2")
-    tests = settings.unseen_settings(data, "paper")
-    assert [{graph.num_tasks for graph in setting.graphs} for setting in tests] == [{20}, {30}, {40}]
-    assert [setting.name for setting in tests] == ["n20", "n30", "n40"]
+    tests = experiments.unseen_sets(data, "paper")
+    assert [{graph.num_tasks for graph in test_set.graphs} for test_set in tests] == [{20}, {30}, {40}]
+    assert [test_set.name for test_set in tests] == ["n20", "n30", "n40"]
     sizes = [set(data.task_mask[i].sum(-1)) for i in data.train_sets]
     assert sizes == [{10}, {15}, {25}, {35}, {45}, {50}]
-    assert all(len(setting.graphs) == data.graphs_per_set == 100 for setting in tests)
-    assert {setting.system for setting in tests} == {mj.System(uplink_bps=7e6, downlink_bps=7e6)}
+    assert all(len(test_set.graphs) == data.graphs_per_set == 100 for test_set in tests)
+    assert {test_set.system for test_set in tests} == {mj.System(uplink_bps=7e6, downlink_bps=7e6)}
 
 
 def test_experiment_3_is_unseen_rates() -> None:
     data = load("exp3")
-    tests = settings.unseen_settings(data, "paper")
-    assert [setting.system for setting in tests] == [
+    tests = experiments.unseen_sets(data, "paper")
+    assert [test_set.system for test_set in tests] == [
         mj.System(uplink_bps=1e6 * rate, downlink_bps=1e6 * rate) for rate in TEST_MBPS
     ]
-    assert [setting.name for setting in tests] == ["5.5 Mbit/s", "8.5 Mbit/s", "11.5 Mbit/s"]
+    assert [test_set.name for test_set in tests] == ["5.5 Mbit/s", "8.5 Mbit/s", "11.5 Mbit/s"]
     assert tests[0].graphs == tests[1].graphs == tests[2].graphs  # one set under three rates
     assert len(tests[0].graphs) == 100
     assert len(data.train_sets) == 24
@@ -94,21 +94,21 @@ def test_training_systems() -> None:
 def test_a_set_may_have_a_system_of_its_own() -> None:
     data = load("general")
     for place, name in enumerate(("n2_system0", "n2_system1", "n2_system2")):
-        (system,) = settings.systems_of(data, place, "mrlco")
+        (system,) = experiments.systems_of(data, place, "mrlco")
         assert data.set_names[place] == name
         numbers = data.settings["systems"][place]
         assert system == mj.System(**numbers, channel="mrlco")
-    found = {setting.name: setting for setting in settings.unseen_settings(data, "paper")}
+    found = {test_set.name: test_set for test_set in experiments.unseen_sets(data, "paper")}
     families = FAMILIES["general"]
     assert list(found) == [family.set_name for family in families if family.split == "test"]
     assert {"n10_system0", "staged_n16_system1", "n75_system1"} < found.keys()
     assert found["n22_system1"].system == mj.System(1.5e9, 4e9, 20e6, 60e6)
-    examples = list(settings.training_examples(data, "paper"))
+    examples = list(experiments.training_examples(data, "paper"))
     assert len(examples) == 100 * sum(family.split == "train" for family in families)
     assert {system.vm_hz for _, system in examples} == {10e9, 4e9, 80e9}
     wrong = DagDataset(**{**fields(data), "settings": {"systems": [{"ue_ghz": 1}] * data.num_sets}})
     with pytest.raises(mj.InputError, match="data set general has systems that are none"):
-        settings.systems_of(wrong, 0, "paper")
+        experiments.systems_of(wrong, 0, "paper")
 
 
 def fields(data: DagDataset) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def costs(graph: mj.TaskGraph) -> tuple[float, ...]:
 
 
 def test_the_pool_has_every_training_graph_and_no_test_graph(data: DagDataset, pool: TaskPool) -> None:
-    ue, mask = np.asarray(pool.tasks.dags.ue), np.asarray(pool.tasks.dags.mask)
+    ue, mask = np.asarray(pool.learning_tasks.dags.ue), np.asarray(pool.learning_tasks.dags.mask)
     assert ue.shape[:3] == (len(data.train_sets), len(training_systems(data.name, "paper")), data.graphs_per_set)
     for place, index in enumerate(data.train_sets):
         for variant in range(ue.shape[1]):
@@ -134,7 +134,7 @@ def test_the_pool_has_every_training_graph_and_no_test_graph(data: DagDataset, p
             ]
             assert found == [costs(graph) for graph in data.graphs(index)]
     packed = {tuple(np.sort(row[valid]).tolist()) for row, valid in zip(_rows(ue), _rows(mask), strict=True)}
-    tests = [graph for setting in settings.unseen_settings(data, "paper") for graph in setting.graphs]
+    tests = [graph for test_set in experiments.unseen_sets(data, "paper") for graph in test_set.graphs]
     assert tests
     assert not packed & {costs(graph) for graph in tests}
 
@@ -147,32 +147,32 @@ def test_the_pool_is_padded_to_its_own_largest(data: DagDataset, pool: TaskPool)
     largest = [max(graph.num_tasks for graph in data.graphs(index)) for index in data.train_sets]
     assert pool.sizes == tuple(largest)
     # The sizes of unseen sets leave no trace, and no position is wasted.
-    assert pool.tasks.features.shape[-2] == max(largest)
-    assert (np.asarray(pool.tasks.dags.mask).sum(-1) == np.array(largest)[:, None, None]).all()
+    assert pool.learning_tasks.features.shape[-2] == max(largest)
+    assert (np.asarray(pool.learning_tasks.dags.mask).sum(-1) == np.array(largest)[:, None, None]).all()
 
 
 def test_variants_are_the_rates(data: DagDataset, pool: TaskPool) -> None:
     rates = 1e6 * np.array(TRAIN_MBPS if data.name == "exp3" else [7])
     graph = data.graph(data.train_sets[0], 0)
     for variant, rate in enumerate(rates):
-        order = np.asarray(pool.tasks.dags.order[0, variant, 0])
+        order = np.asarray(pool.learning_tasks.dags.order[0, variant, 0])
         order = order[order >= 0]
         np.testing.assert_array_equal(order, mj.priority_order(graph, mj.System(uplink_bps=rate, downlink_bps=rate)))
         for field, sent in (("uplink", graph.upload_bytes), ("downlink", graph.download_bytes)):
-            times = np.asarray(getattr(pool.tasks.dags, field)[0, variant, 0])[: graph.num_tasks]
+            times = np.asarray(getattr(pool.learning_tasks.dags, field)[0, variant, 0])[: graph.num_tasks]
             np.testing.assert_allclose(times, 8 * sent[order] / rate, rtol=1e-6)
 
 
 def test_the_channel_reaches_the_pool_and_the_settings(data: DagDataset) -> None:
     small = part(data.name, graphs=1, most=1)
-    assert training_pool(small, POLICY, "mrlco").tasks.dags.channel == "mrlco"
-    assert {setting.system.channel for setting in settings.unseen_settings(small, "mrlco_code")} == {"mrlco_code"}
+    assert training_pool(small, POLICY, "mrlco").learning_tasks.dags.channel == "mrlco"
+    assert {test_set.system.channel for test_set in experiments.unseen_sets(small, "mrlco_code")} == {"mrlco_code"}
 
 
 def test_experiment_3_at_other_rates() -> None:
     data = part("exp3")
-    tests = settings.unseen_settings(data, "paper", [5.5e6, 13.5e6])
-    assert [setting.name for setting in tests] == ["5.5 Mbit/s", "13.5 Mbit/s"]
+    tests = experiments.unseen_sets(data, "paper", [5.5e6, 13.5e6])
+    assert [test_set.name for test_set in tests] == ["5.5 Mbit/s", "13.5 Mbit/s"]
     assert tests[1].system == mj.System(uplink_bps=13.5e6, downlink_bps=13.5e6)
 
 
@@ -187,13 +187,13 @@ def test_experiment_3_at_other_rates() -> None:
 )
 def test_rates_that_are_refused(experiment: str, rates: list[float], phrase: str) -> None:
     with pytest.raises(mj.InputError, match=phrase):
-        settings.unseen_settings(part(experiment, graphs=1, most=1), "paper", rates)
+        experiments.unseen_sets(part(experiment, graphs=1, most=1), "paper", rates)
 
 
 def test_no_test_sets() -> None:
     graphs = {"a": [build_graph("exp2", 0, 0)]}
     with pytest.raises(mj.InputError, match="has no test sets"):
-        settings.unseen_settings(DagDataset.from_graphs("exp2", graphs, ("train",), {}), "paper")
+        experiments.unseen_sets(DagDataset.from_graphs("exp2", graphs, ("train",), {}), "paper")
 
 
 def test_a_graph_beyond_the_policys_width(data: DagDataset) -> None:
@@ -214,25 +214,25 @@ def test_a_graph_beyond_the_policys_width(data: DagDataset) -> None:
 )
 def test_validation_is_fresh_graphs_of_the_training_families(experiment: str, names: list[str]) -> None:
     data = load(experiment)
-    found = settings.validation_settings(data, "mrlco")
-    assert [setting.name for setting in found] == names
-    assert all(setting.system in training_systems(experiment, "mrlco") for setting in found)
-    assert all(len(setting.graphs) == data.graphs_per_set for setting in found)
+    found = experiments.validation_sets(data, "mrlco")
+    assert [test_set.name for test_set in found] == names
+    assert all(test_set.system in training_systems(experiment, "mrlco") for test_set in found)
+    assert all(len(test_set.graphs) == data.graphs_per_set for test_set in found)
     stored = {graph for index in range(data.num_sets) for graph in data.graphs(index)[:5]}
-    fresh = {graph for setting in found for graph in setting.graphs}
+    fresh = {graph for test_set in found for graph in test_set.graphs}
     assert len(fresh) == len(names) * data.graphs_per_set
     assert not fresh & stored
-    for setting, index in zip(found, data.train_sets, strict=False):
-        assert setting.graphs[0] == build_graph(experiment, index, data.graphs_per_set)
-        assert {graph.num_tasks for graph in setting.graphs} == {FAMILIES[experiment][index].num_tasks}
+    for test_set, index in zip(found, data.train_sets, strict=False):
+        assert test_set.graphs[0] == build_graph(experiment, index, data.graphs_per_set)
+        assert {graph.num_tasks for graph in test_set.graphs} == {FAMILIES[experiment][index].num_tasks}
 
 
 @pytest.mark.parametrize("experiment", ["exp1", "exp2", "exp3"])
 def test_fresh_settings_are_the_unseen_ones_with_other_dags(experiment: str) -> None:
     data = load(experiment)
-    fresh, unseen = settings.fresh_settings(data, "mrlco"), settings.unseen_settings(data, "mrlco")
-    assert [(setting.name, setting.system) for setting in fresh] == [
-        (setting.name, setting.system) for setting in unseen
+    fresh, unseen = experiments.fresh_sets(data, "mrlco"), experiments.unseen_sets(data, "mrlco")
+    assert [(test_set.name, test_set.system) for test_set in fresh] == [
+        (test_set.name, test_set.system) for test_set in unseen
     ]
     stored = {graph for index in range(data.num_sets) for graph in data.graphs(index)}
     for ours, index in zip(fresh, (data.test_sets * 3)[:3], strict=True):
@@ -242,4 +242,4 @@ def test_fresh_settings_are_the_unseen_ones_with_other_dags(experiment: str) -> 
 
 def test_validation_needs_data_of_known_families() -> None:
     with pytest.raises(mj.InputError, match="was not drawn by"):
-        settings.validation_settings(part("exp2"), "paper")
+        experiments.validation_sets(part("exp2"), "paper")

@@ -13,7 +13,7 @@ from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import rollout
-from mrlato_jax.training.experiments import validation_settings
+from mrlato_jax.training.experiments import validation_sets
 from mrlato_jax.training.validation import Validation, ValidationSet, validation_set
 
 POLICY = NetworkConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
@@ -26,12 +26,12 @@ def chosen() -> ValidationSet:
 
 def test_the_set_is_of_fresh_dags_of_every_training_system(chosen: ValidationSet) -> None:
     data = datasets.load("exp3")
-    expected = validation_settings(data, "paper")
-    assert [setting.name for setting in chosen.settings] == [setting.name for setting in expected]
-    assert [setting.graphs for setting in chosen.settings] == [setting.graphs[:1] for setting in expected]
+    expected = validation_sets(data, "paper")
+    assert [test_set.name for test_set in chosen.test_sets] == [test_set.name for test_set in expected]
+    assert [test_set.graphs for test_set in chosen.test_sets] == [test_set.graphs[:1] for test_set in expected]
     known = {graph for index in range(len(data.set_names)) for graph in data.graphs(index)}
-    assert not known & {graph for setting in chosen.settings for graph in setting.graphs}
-    best = [mj.optimum(setting.graphs[0], setting.system) for setting in chosen.settings]
+    assert not known & {graph for test_set in chosen.test_sets for graph in test_set.graphs}
+    best = [mj.optimum(test_set.graphs[0], test_set.system) for test_set in chosen.test_sets]
     assert all(plan.proven for plan in best)
     assert chosen.unproven == 0
     assert chosen.optimum_s == pytest.approx(np.mean([plan.makespan for plan in best]))
@@ -40,7 +40,7 @@ def test_the_set_is_of_fresh_dags_of_every_training_system(chosen: ValidationSet
 def test_a_gap_is_that_of_the_policys_plans(chosen: ValidationSet) -> None:
     params = rollout.init_params(POLICY, jax.random.key(1))
     policy = mj.Offloader(POLICY, params, "random")
-    spans = [policy.plan(setting.graphs[0], setting.system).makespan for setting in chosen.settings]
+    spans = [policy.plan(test_set.graphs[0], test_set.system).makespan for test_set in chosen.test_sets]
     gap = Validation(chosen, POLICY).gap(params)
     assert gap > 0.05
     assert gap == pytest.approx(np.mean(spans) / chosen.optimum_s - 1, rel=1e-4)
@@ -48,7 +48,7 @@ def test_a_gap_is_that_of_the_policys_plans(chosen: ValidationSet) -> None:
 
 def test_the_clock_stands_still_while_measuring(chosen: ValidationSet) -> None:
     times = iter([0.0, 7.0, 10.0, 100.0, 200.0, 210.0])
-    first = dataclasses.replace(chosen, settings=chosen.settings[:1])
+    first = dataclasses.replace(chosen, test_sets=chosen.test_sets[:1])
     validation = Validation(first, POLICY, clock=lambda: next(times))  # which took from 0 to 7
     assert validation.seconds == 3.0
     validation.gap(rollout.init_params(POLICY, jax.random.key(1)))  # from 100 to 200
@@ -57,7 +57,7 @@ def test_the_clock_stands_still_while_measuring(chosen: ValidationSet) -> None:
 
 def test_the_clock_goes_on_from_sessions_before(chosen: ValidationSet) -> None:
     times = iter([0.0, 7.0, 10.0])
-    first = dataclasses.replace(chosen, settings=chosen.settings[:1])
+    first = dataclasses.replace(chosen, test_sets=chosen.test_sets[:1])
     validation = Validation(first, POLICY, clock=lambda: next(times))
     validation.go_on_from(50.0)
     validation.go_on_from(40.0)  # another seed's, which was trained with it

@@ -103,53 +103,53 @@ def _dataflow(top: Node, machine_hz: float | str) -> Dataflow:
 
 def _by_id(entries: Node | None, key: str) -> dict[str, Node]:
     """Entries of a list by their ids; none twice."""
-    found: dict[str, Node] = {}
+    entries_by_id: dict[str, Node] = {}
     for entry in entries.items() if entries else []:
-        if entry[key].text() in found:
+        if entry[key].text() in entries_by_id:
             raise entry[key].refuse("each once")
-        found[entry[key].value] = entry
-    return found
+        entries_by_id[entry[key].value] = entry
+    return entries_by_id
 
 
 def _others(task: Node, field: str, known: dict[str, int], own: int) -> list[int]:
     entries = task.get(field)
-    found = []
+    ids = []
     for entry in entries.items() if entries else []:
         if known.get(entry.text(), own) == own:
             raise entry.refuse("the id of another task")
-        found.append(known[entry.value])
-    return found
+        ids.append(known[entry.value])
+    return ids
 
 
 def _files(task: Node, sizes: dict[str, float]) -> list[tuple[bool, str, float]]:
     """What a task reads (True) and writes, and how large it is."""
-    found = []
+    files = []
     inline = task.get("files")
     for entry in inline.items() if inline else []:
         link = entry["link"]
         if link.value not in ("input", "output"):
             raise link.refuse("input or output")
-        found.append((link.value == "input", entry["name"].text(), entry["sizeInBytes"].number()))
+        files.append((link.value == "input", entry["name"].text(), entry["sizeInBytes"].number()))
     for field in ("inputFiles", "outputFiles"):
         names = task.get(field)
         for entry in names.items() if names else []:
             if entry.text() not in sizes:
                 raise entry.refuse("the id of a file of specification.files")
-            found.append((field == "inputFiles", entry.value, sizes[entry.value]))
-    return found
+            files.append((field == "inputFiles", entry.value, sizes[entry.value]))
+    return files
 
 
 def _clocks(machines: Node | None) -> dict[str, float]:
     """Hz by machine, of those whose clock is recorded."""
-    found = {}
+    clocks = {}
     for name, machine in _by_id(machines, "nodeName").items():
         cpu = machine.get("cpu")
         speed = cpu and (cpu.get("speedInMHz") or cpu.get("speed"))
         if speed:
             if not speed.number():
                 raise speed.refuse("a number > 0")
-            found[name] = speed.number() * MHZ
-    return found
+            clocks[name] = speed.number() * MHZ
+    return clocks
 
 
 def _clock(record: Node, clocks: dict[str, float]) -> float:

@@ -1,6 +1,6 @@
 """Files that are nearly right, many of them: each must give a valid graph or our own error, soon and in little memory.
 
-    python tests/dag/fuzzing.py FORMAT COUNT SEED
+    python tests/dag/formats/fuzzing.py FORMAT COUNT SEED
 
 runs in a process of its own, whose memory is bounded, and prints how many were read and refused. A crash, another
 exception, or an input that takes longer than `MOST_SECONDS` ends it with the input's number, seed and bytes.
