@@ -22,7 +22,7 @@ from mrlato_jax.config import (
     TrainConfig,
     settings_of,
 )
-from mrlato_jax.methods import LEARNED, learned_method
+from mrlato_jax.methods import METHODS, learned_method
 
 RECORDS = (TrainConfig, NetworkConfig, LearningConfig, ExecutionConfig)
 LAYOUT_FLAGS = tuple(settings_of(ExecutionConfig))
@@ -37,7 +37,7 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 def choices_of(name: str, known: Setting) -> Collection[str]:
     """What a text may be; empty where that is not known before a run."""
-    return LEARNED if name == "method" else known.choices
+    return METHODS if name == "method" else known.choices
 
 
 def execution_config(flag_values: flags.FlagValues = flags.FLAGS) -> ExecutionConfig:

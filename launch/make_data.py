@@ -98,7 +98,7 @@ def from_files(source: Path) -> int:
     folder = Path(FLAGS.out)
     check_writable(folder)
     files = {
-        (split, place.name): sorted(path for path in place.iterdir() if path.is_file())
+        (split, place.name): sorted(path for path in place.glob("[!.]*") if path.is_file())
         for split in SPLITS
         for place in sorted((source / split).glob("*"))
         if place.is_dir()

@@ -72,7 +72,8 @@ def main(_: list[str]) -> int:
 def begin() -> None:
     """What a worker does first."""
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: the parent decides what ends
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal and a scheduler signal all: the parent decides
+        signal.signal(number, signal.SIG_IGN)
 
 
 def plan(experiment: str, places: Sequence[tuple[int, int, float]], proof_s: float) -> list[Demonstration]:

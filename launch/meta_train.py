@@ -108,6 +108,11 @@ def main(_: list[str]) -> int:
                 )
                 check_room(dataset, config.network)
                 check_demonstrations(config, FLAGS.data and Path(FLAGS.data))
+                if config.learning.learn_from == "optimum" and FLAGS.on != "none" and FLAGS.updates:
+                    raise InputError(
+                        f"updates is {FLAGS.updates} with learn_from=optimum; accepted: 0, since there are no plans of "
+                        "the test sets to imitate"
+                    )
                 test_sets = sets_on(FLAGS.on, dataset, config.channel)
             expected = hosts.text_from_first(dataset.content_hash)
             with hosts.agreed():

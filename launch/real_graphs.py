@@ -26,6 +26,7 @@ from absl import flags
 import mrlato_jax as mj
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.files import check_writable, write_atomically
+from mrlato_jax.inference.offloader import MODES
 from mrlato_jax.planners import Plan, look_ahead
 from mrlato_jax.progress import Progress, format_table
 from mrlato_jax.results.reproduction import params_hash
@@ -36,7 +37,6 @@ from mrlato_jax.training.run_folder import session
 CYCLES_PER_MAC = 0.5
 MACHINE_HZ = 2.4e9
 LINKS_MBPS = {".onnx": (100, 400), ".json": (100, 1000)}
-LEARNED = ("argmax", "sample", "search", "search_order")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("files", None, "Folder of .onnx and WfFormat .json files.")
@@ -94,7 +94,7 @@ def measured(path: Path, rate_mbps: float, policy: mj.Offloader) -> dict[str, An
         "look-ahead": lambda: look_ahead(graph, system),
         "optimum": lambda: mj.optimum(graph, system, time_limit_s=5.0),
         "order search": lambda: mj.order_search(graph, system),
-        **{mode: partial(policy.plan, graph, system, mode) for mode in LEARNED},
+        **{mode: partial(policy.plan, graph, system, mode) for mode in MODES},
     }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", mj.OutsideTrainingWarning)
@@ -112,7 +112,7 @@ def measured(path: Path, rate_mbps: float, policy: mj.Offloader) -> dict[str, An
 
 def graphs_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and cells: percent above the best that any found; the last line has means."""
-    planners = ("all-local", "all-offload", "HEFT-based", "look-ahead", *LEARNED, "optimum", "order search")
+    planners = ("all-local", "all-offload", "HEFT-based", "look-ahead", *MODES, "optimum", "order search")
     gaps = [
         [100 * (row["makespan_ms"][name] / min(row["makespan_ms"].values()) - 1) for name in planners] for row in rows
     ]

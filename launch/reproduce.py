@@ -36,7 +36,7 @@ from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.learning.devices import resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
-from mrlato_jax.methods import LEARNED, SearchBudget, label, planned_methods
+from mrlato_jax.methods import METHODS, SearchBudget, label, planned_methods
 from mrlato_jax.progress import format_duration, format_table
 from mrlato_jax.results import comparison, figures, reproduction
 from mrlato_jax.results.comparison import Panel
@@ -56,7 +56,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "all", ["all", *EXPERIMENTS], "What is reproduced.")
 flags.DEFINE_enum("preset", "cpu", list(PRESETS), "How much is trained.")
 flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each learned method.")
-flags.DEFINE_list("methods", list(COMPARED), f"Learned methods, of {', '.join(LEARNED)}; planners are always there.")
+flags.DEFINE_list("methods", list(COMPARED), f"Learned methods, of {', '.join(METHODS)}; planners are always there.")
 flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each unseen set.")
 flags.DEFINE_string("out", str(ROOT / "data" / "results"), "Folder of records, tables and figures.")
 flags.DEFINE_string("runs", "runs", "Folder of the run folders: RUNS/reproduce-PRESET/EXPERIMENT-METHOD/seed<number>.")
@@ -95,7 +95,7 @@ def main(_: list[str]) -> int:
     check_number("seeds", FLAGS.seeds, low=1, integer=True)
     check_number("updates", FLAGS.updates, low=0, integer=True)
     for method in FLAGS.methods:
-        check_choice("methods", method, LEARNED)
+        check_choice("methods", method, METHODS)
     own = [name for name in ("out", "runs") if not FLAGS[name].present]
     if FLAGS.settings and own:
         raise InputError(f"--settings without --{own[0]}; accepted: --out and --runs that are not the preset's")

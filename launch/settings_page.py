@@ -20,7 +20,7 @@ from mrlato_jax.config import (
     settings_of,
 )
 from mrlato_jax.files import write_atomically
-from mrlato_jax.methods import LEARNED, LearnedMethod
+from mrlato_jax.methods import METHODS, LearnedMethod
 
 PAGE = LAUNCH.parent / "docs" / "settings.md"
 TITLES = {
@@ -50,7 +50,7 @@ def page() -> str:
     for record in RECORDS:
         rows = [_row(record, name, known) for name, known in settings_of(record).items()]
         parts.append(f"## {TITLES[record]}\n\n{_table(COLUMNS, rows)}")
-    rows = [(f"`{name}`", _brought(method)) for name, method in LEARNED.items()]
+    rows = [(f"`{name}`", _brought(method)) for name, method in METHODS.items()]
     parts.append(f"## What a method brings\n\n{_table(('method', 'settings that are not the default'), rows)}")
     return "\n".join(parts)
 

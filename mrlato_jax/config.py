@@ -157,9 +157,7 @@ class _Settings:
             raise InputError(f"{cls.__name__} is {shorten(values)}; accepted: a JSON object")
         values = cls.without_removed(values)
         for name in sorted(cls.removed.keys() & values.keys()):
-            raise InputError(
-                f"{name} is {shorten(values[name])}, a setting that is no more; accepted: {cls.removed[name]}"
-            )
+            raise InputError(f"{name} is {shorten(values[name])}, a removed setting; accepted: {cls.removed[name]}")
         names = {STORED_AS.get(field.name, field.name): field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - set(names))
         if unknown:
@@ -399,7 +397,7 @@ class LearningConfig(_Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionConfig(_Settings):
-    """How the work is laid out on devices: what it costs, never, beyond rounding, what comes of it.
+    """How the work is laid out on devices. It changes the cost and, beyond rounding, no result.
 
     So it is no part of a run's settings: a run may be continued under another one. `learning.devices.resolve` says what
     the defaults stand for.

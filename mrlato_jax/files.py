@@ -93,6 +93,8 @@ def read_npz(
         InputError: members that are too many or too large.
         Exception: what `check` raises; and of any kind, where the file is damaged or holds anything but arrays.
     """
+    if isinstance(source, Path):  # opening a pipe or a device may never end
+        check_regular(source, most_bytes, "an archive of arrays")
     with zipfile.ZipFile(source) as archive:
         check_unpacked(archive, most_bytes)
         if len(archive.infolist()) > _MOST_ARRAYS:
@@ -117,7 +119,7 @@ def read_npz(
 def check_unpacked(archive: zipfile.ZipFile, most_bytes: int) -> None:
     """Raises InputError where an archive's members together have more bytes than that when they are unpacked.
 
-    More than it says of itself `zipfile` never unpacks of a member.
+    `zipfile` unpacks no more of a member than its header states.
     """
     size = sum(member.file_size for member in archive.infolist())
     if size > most_bytes:
@@ -140,6 +142,36 @@ def _array_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[Ar
     return ArrayHeader(shape, dtype), beginning.tell()
 
 
+def read_regular(path: Path, most_bytes: int, accepted: str) -> bytes:
+    """The bytes of a file, once it is known to be a regular one of bounded size.
+
+    Args:
+        path: the file.
+        most_bytes: that it may have.
+        accepted: what is accepted in its place, for messages.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: no regular file, one that is too large, or one that cannot be read.
+    """
+    try:
+        check_regular(path, most_bytes, accepted)
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; accepted: {accepted}") from None
+
+
+def check_regular(path: Path, most_bytes: int, accepted: str) -> None:
+    """Raises InputError where `path` names no regular file of at most so many bytes, and OSError as `os.stat` does."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is no regular file; accepted: {accepted}")
+    if status.st_size > most_bytes:
+        raise InputError(f"{path} has {status.st_size} bytes; accepted: {accepted}, at most {most_bytes}")
+
+
 def load_json(path: Path, accepted: str, kind: type = dict) -> Any:
     """Reads a JSON file that this project wrote.
 
@@ -152,18 +184,7 @@ def load_json(path: Path, accepted: str, kind: type = dict) -> Any:
         FileNotFoundError: there is none.
         InputError: no regular file, one that cannot be read, or one that `parse_json` refuses.
     """
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is no regular file; accepted: {accepted}")
-        if status.st_size > MOST_JSON_BYTES:
-            raise InputError(f"{path} has {status.st_size} bytes; accepted: {accepted}, at most {MOST_JSON_BYTES}")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; accepted: {accepted}") from None
-    return parse_json(data, str(path), accepted, kind)
+    return parse_json(read_regular(path, MOST_JSON_BYTES, accepted), str(path), accepted, kind)
 
 
 def parse_json(data: bytes, name: str, accepted: str, kind: type = dict) -> Any:

@@ -17,8 +17,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 _FORKED = (
-    "this process was forked from one that had loaded a policy, and JAX's threads do not survive a fork: computing "
-    "here would wait for ever; fork before the first load_offloader, or start processes by spawn or forkserver"
+    "this process was forked from one that had computed, and JAX's threads do not survive a fork: computing "
+    "here would wait for ever; fork before the first plan, or start processes by spawn or forkserver"
 )
 _computes, _forked = False, False
 _ORPHANED = 1  # exit status

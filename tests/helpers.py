@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import json
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -141,6 +142,7 @@ def assert_consistent(dag: Dag, mec: Mec, plan: mj.Plan) -> None:
 def interrupted_soon(seconds: float = 0.5) -> Iterator[None]:
     """Ctrl-C after so long, which what is done within must let through in at most a minute."""
     timer, began = threading.Timer(seconds, _thread.interrupt_main), time.monotonic()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -148,6 +150,7 @@ def interrupted_soon(seconds: float = 0.5) -> Iterator[None]:
         assert time.monotonic() - began < 60
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def read_peer_dag(path: Path) -> Dag:

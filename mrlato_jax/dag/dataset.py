@@ -31,7 +31,7 @@ from mrlato_jax.dag.daggen import CCR_CHOICES, DATA_UNITS, GENERATOR_VERSION, SE
 from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.dag.task_graph import TaskGraph, check_index
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
-from mrlato_jax.files import ArrayHeader, read_npz, write_atomically
+from mrlato_jax.files import MOST_JSON_BYTES, ArrayHeader, read_npz, read_regular, write_atomically
 
 SEED = 2025
 SPLITS = ("train", "test")
@@ -440,7 +440,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest's entries by name."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(read_regular(path, MOST_JSON_BYTES, "a manifest of stored data"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; accepted: a folder with stored data") from None
     except (ValueError, RecursionError):

@@ -24,8 +24,3 @@ def side_of(action: Any) -> Any:
 def position_of(action: Any) -> Any:
     """The position of the task that an action places, where actions choose the order; negative for a negative one."""
     return action // NUM_SIDES
-
-
-def num_actions(num_positions: int, in_order: bool) -> int:
-    """How many actions there are at each step of a DAG of so many positions."""
-    return NUM_SIDES if in_order else NUM_SIDES * num_positions

@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose errors are printable, whatever words it was given."""
+    """One whose errors are one printable line, whatever words it was given."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(escaped(message))
+        self.exit(BAD_INPUT, f"error: {escaped(message)}\n")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """A policy as a compiled program's source: `jax.export` bytes that need JAX alone, not this package.
 
-The durable form of a policy is its weights (`experiments.weights`); this one is a cache of it, for a JAX at most six
+The durable form of a policy is its weights (`inference.weights`); this one is a cache of it, for a JAX at most six
 months away from the one that wrote it. Needs the extra `export`.
 """
 

@@ -29,7 +29,7 @@ def load_offloader(source: str | Path = GENERAL) -> Offloader:
     threads do not survive a fork.
 
     Raises:
-        RuntimeError: the process was forked after its parent had loaded a policy.
+        RuntimeError: the process was forked after its parent had computed.
         InputError: no weights of that name and no run there, no whole checkpoint in it, or one of other settings or
             data.
     """
@@ -43,7 +43,8 @@ def load_offloader(source: str | Path = GENERAL) -> Offloader:
     if path.suffix == weights.TENSORS:
         return Offloader(*weights.load(path.with_suffix("")))
     if not path.exists():
-        raise InputError(f"source is {shorten(source)}; accepted: {', '.join(shipped)}, or the path of a run folder")
+        accepted = f"{', '.join(shipped)}, a run folder, or NAME.safetensors"
+        raise InputError(f"source is {shorten(source)}; accepted: {accepted}")
     # Loaded here and not above: a program that plans with shipped weights needs nothing of training.
     from mrlato_jax.inference.trained_run import trained_policy
     from mrlato_jax.training.run_folder import RunFolder

@@ -140,8 +140,8 @@ class Offloader:
                               all-offload and look-ahead ones: the best of all by the simulator
                 search        the best of these and of the samples, improved by local search
                 search_order  and from there by order search
-            samples: plans drawn for each application; not looked at by argmax. At most 64, or as many as fit into
-                memory: 65,536 for 32 tasks, 256 for 512.
+            samples: plans drawn for each application; argmax draws none. Accepted: up to 64, or more where they fit
+                into memory: 65,536 for 32 tasks, 256 for 512.
             seed: of the draws, and of order search.
 
         Returns:
@@ -152,7 +152,7 @@ class Offloader:
             OutsideTrainingWarning: an application or system unlike those of training; it names in what.
 
         Raises:
-            RuntimeError: the process was forked after its parent had loaded a policy or planned; JAX would hang.
+            RuntimeError: the process was forked after its parent had computed; JAX would hang.
             InputError: no graph, systems of another number, an unknown mode, or a task with more parents or children
                 than the policy has room for.
         """

@@ -163,8 +163,8 @@ class Portable:
         """Keeps float64 copies of the weights.
 
         Raises:
-            ValueError: a policy that chooses the order, which is not written here; or settings that are none, or that
-                the weights do not fit.
+            ValueError: a policy that chooses the order, which is not written here; or settings that cannot be read, or
+                that the weights do not fit.
         """
         decides = settings.get("decides", "placement")
         if decides != "placement":
@@ -197,7 +197,7 @@ class Portable:
             Placement by task id (0 local, 1 offload), the scheduling order, and the makespan in seconds.
 
         Raises:
-            ValueError: times that are none, edges that hold a cycle or name no task, an unknown channel, or more
+            ValueError: times that are no numbers, edges that hold a cycle or name no task, an unknown channel, or more
                 neighbours of a task than the policy has room for.
         """
         if channel not in CHANNELS:
@@ -371,7 +371,7 @@ def _setting(settings: Mapping[str, Any], name: str, accepted: range | Sequence[
 
 
 def _shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The arrays that planning reads, by name. Raises ValueError for settings that are none."""
+    """The arrays that planning reads, by name. Raises ValueError for settings that cannot be read."""
     counts = range(1, 2**20)
     units = _setting(settings, "units", counts)
     seen = DECODER_INPUTS[_setting(settings, "decoder_input", list(DECODER_INPUTS))]
@@ -491,8 +491,11 @@ def load(stem: str | Path) -> Portable:
         ValueError: they are something else, were not written together, or are of a policy that chooses the order.
     """
     stem = Path(stem)
-    description = _json_object(stem.with_name(stem.name + ".json").read_bytes(), f"{stem.name}.json")
-    data = stem.with_name(stem.name + ".safetensors").read_bytes()
+    paths = [stem.with_name(stem.name + ending) for ending in (".json", ".safetensors")]
+    for path in paths:
+        if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+            raise ValueError(f"{path.name} is no regular file; accepted: files of export_weights.py")
+    description, data = _json_object(paths[0].read_bytes(), paths[0].name), paths[1].read_bytes()
     if hashlib.sha256(data).hexdigest() != description.get("sha256"):
         raise ValueError(
             f"{stem.name}.safetensors is not what {stem.name}.json describes; accepted: both of one writing"

@@ -23,11 +23,13 @@ from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.dag.dataset import data_folder
 from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.errors import InputError, check_number, check_type
-from mrlato_jax.files import check_writable, load_json, write_atomically
+from mrlato_jax.files import check_writable, load_json, read_regular, write_atomically
 from mrlato_jax.inference.portable import FLOAT32, SIZE_BYTES, read_tensors
 from mrlato_jax.learning import ranges, rollout
 
 SHIPPED = "weights"  # folder beside the data sets
+MOST_BYTES = 2**30
+WRITTEN = "files of Offloader.save or export_weights.py"
 TENSORS, DESCRIPTION = ".safetensors", ".json"
 _FIELDS = {"config": dict, "sha256": str, "method": str}
 
@@ -130,10 +132,10 @@ def load(stem: Path) -> StoredPolicy:
     """
     tensors_path, description_path = stem.with_name(stem.name + TENSORS), stem.with_name(stem.name + DESCRIPTION)
     try:
-        data = tensors_path.read_bytes()
-        description = load_json(description_path, "one of export_weights.py")
+        data = read_regular(tensors_path, MOST_BYTES, WRITTEN)
+        description = load_json(description_path, WRITTEN)
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}; accepted: files of export_weights.py") from None
+        raise InputError(f"{error.filename}: {error.strerror}; accepted: {WRITTEN}") from None
     try:
         for name, kind in _FIELDS.items():
             check_type(name, description.get(name), kind)

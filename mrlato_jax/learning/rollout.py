@@ -79,7 +79,7 @@ def sample(
     temperatures: jax.Array | None = None,
     alike: bool = False,
 ) -> Trajectories:
-    """Samples trajectories of each DAG (Algorithm 1, line 5).
+    """Samples trajectories of each DAG.
 
     Args:
         network: its settings.

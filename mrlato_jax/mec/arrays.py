@@ -134,7 +134,8 @@ def padded_to(field: str, graphs: Any, num_positions: int | None) -> int:
 def out_of_range(times: Sequence[np.ndarray], dtype: Any) -> str | None:
     """What of these times is out of the range of `dtype`, as a message says it; None where nothing is.
 
-    In range, no time is 0 that is none before, and every plan's makespan is finite, since it is at most their sum.
+    Where times are in range, no positive time rounds to zero, and every plan's makespan is finite: it is at most their
+    sum.
 
     Args:
         times: of each resource, [..., N], seconds, in float64.

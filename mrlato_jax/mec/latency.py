@@ -22,6 +22,7 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, as_array, check_type, shorten
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.system import CHANNELS, System
+from mrlato_jax.processes import about_to_compute
 
 LOCAL, OFFLOAD = 0, 1
 
@@ -164,6 +165,7 @@ def makespan(arrays: DagArrays, actions: jax.Array | np.ndarray) -> jax.Array:
         InputError: `arrays` that are not `pack`'s, or `actions` of another shape, a float dtype or other values; the
             values of a `jax.Array` are not looked at, which would wait for the device.
     """
+    about_to_compute()
     check_type("arrays", arrays, DagArrays)
     accepted = f"accepted: integers 0 or 1 of shape {arrays.mask.shape}, as arrays has"
     if not isinstance(actions, jax.Array):
@@ -270,7 +272,11 @@ def one_by_one() -> Iterator[None]:
     """Within the context, in this thread, JAX computes in float64 and on the host.
 
     For single DAGs: a recurrence of a few numbers a step keeps no accelerator busy and waits for it at each step.
+
+    Raises:
+        RuntimeError: the process was forked after its parent had computed; JAX would hang.
     """
+    about_to_compute()
     host = None if jax.default_backend() == "cpu" else jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), nullcontext() if host is None else jax.default_device(host):
         yield

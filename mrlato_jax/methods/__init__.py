@@ -12,17 +12,16 @@ from mrlato_jax.methods.face import Method, Prepared
 from mrlato_jax.methods.learned import LearnedMethod
 from mrlato_jax.methods.planned import COUNTED_SEARCH, QUICK_PLANNERS, PlannedMethod, SearchBudget, planned_methods
 
-LEARNED = {
-    entry.name: entry
-    for entry in (mrlato.METHOD, mrlco.METHOD, drl.METHOD, mrlato_plus.METHOD, mrlato_plus.METHOD_THAT_ORDERS)
-}
-
-METHODS: Mapping[str, LearnedMethod] = MappingProxyType(LEARNED)
+METHODS: Mapping[str, LearnedMethod] = MappingProxyType(
+    {
+        method.name: method
+        for method in (mrlato.METHOD, mrlco.METHOD, drl.METHOD, mrlato_plus.METHOD, mrlato_plus.METHOD_THAT_ORDERS)
+    }
+)
 """Every learned method by its name, read-only: a record of the settings in which it differs from the paper's."""
 
 __all__ = [
     "COUNTED_SEARCH",
-    "LEARNED",
     "METHODS",
     "QUICK_PLANNERS",
     "LearnedMethod",
@@ -42,8 +41,8 @@ def learned_method(name: str) -> LearnedMethod:
     Raises:
         InputError: there is none.
     """
-    check_choice("method", name, LEARNED)
-    return LEARNED[name]
+    check_choice("method", name, METHODS)
+    return METHODS[name]
 
 
 def label(config: TrainConfig) -> str:

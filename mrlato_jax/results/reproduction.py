@@ -146,7 +146,7 @@ def _check_part(part: str, row: Mapping[str, Any], num_graphs: int, updates: int
 def _check_training(row: Mapping[str, Any]) -> None:
     summary = row["summary"]
     if not isinstance(summary["params_sha256"], str) or not np.isfinite(list(summary["curve"].values())).all():
-        raise ValueError("a summary that is none")
+        raise ValueError("a summary without the hash of its parameters, or with a curve that is not finite")
 
 
 def check_run(path: Path, record: LearnedRecord, dataset: DagDataset) -> None:

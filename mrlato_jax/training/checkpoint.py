@@ -26,9 +26,10 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from mrlato_jax.errors import InputError, check_number, shorten
-from mrlato_jax.files import parse_json, write_atomically
+from mrlato_jax.files import parse_json, read_regular, write_atomically
 
 FORMAT = 1
+MOST_BYTES = 2**32
 
 _HEADER = "header.json"
 _HEADER_FIELDS = {"step": int, "keys": dict, "meta": dict}
@@ -220,7 +221,7 @@ def _digest(contents: bytes) -> bytes:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MOST_BYTES, "a checkpoint")
     except FileNotFoundError:
         raise
     except OSError as error:

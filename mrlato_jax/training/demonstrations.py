@@ -26,7 +26,7 @@ from mrlato_jax.dag.families import FAMILIES, Family
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.actions import pack as pack_actions
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
-from mrlato_jax.files import ArrayHeader, read_npz, write_atomically
+from mrlato_jax.files import ArrayHeader, read_npz, read_regular, write_atomically
 from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.mec.arrays import DagArrays
@@ -150,7 +150,7 @@ def content_hash(path: Path) -> str:
         InputError: there is none.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_regular(path, MOST_BYTES, "a file of make_demonstrations.py")).hexdigest()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; accepted: a file of make_demonstrations.py") from None
 

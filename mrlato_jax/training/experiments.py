@@ -42,7 +42,7 @@ def systems_of(dataset: DagDataset, index: int, channel: str) -> list[System]:
     """The systems that set `index` may be met under: its own where the data set says one, else `training_systems`.
 
     Raises:
-        InputError: the data set's `systems` are none.
+        InputError: the data set's `systems` cannot be used.
     """
     own = dataset.settings.get("systems")
     if own is None:
@@ -50,7 +50,8 @@ def systems_of(dataset: DagDataset, index: int, channel: str) -> list[System]:
     try:
         return [System(**own[index], channel=channel)]
     except (TypeError, IndexError, KeyError) as error:
-        raise InputError(f"data set {dataset.name} has systems that are none ({error}); accepted: one a set") from None
+        wrong = f"systems of data set {dataset.name} cannot be used ({error})"
+        raise InputError(f"{wrong}; accepted: one system for each set") from None
 
 
 def training_examples(dataset: DagDataset, channel: str) -> Iterator[tuple[TaskGraph, System]]:

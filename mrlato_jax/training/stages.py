@@ -15,6 +15,7 @@ from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState
 from mrlato_jax.learning.ranges import ranges_of
 from mrlato_jax.training import checkpoint, demonstrations, hosts
+from mrlato_jax.training.demonstrations import Demonstration
 from mrlato_jax.training.experiments import training_examples, training_pool
 from mrlato_jax.training.loop import train
 from mrlato_jax.training.run_folder import RunFolder
@@ -68,7 +69,8 @@ def train_stages(
             return None
     if first.learning.learn_from == "optimum":
         with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
-            pool = _demonstrated(first, demonstrations.find(dataset.name, data_folder))
+            plans = demonstrations.load(demonstrations.find(dataset.name, data_folder), first.experiment)
+            pool = _pool(first, plans)
     else:
         with stop.unburdened(BEFORE_TRAINING):
             pool = training_pool(dataset, first.network, first.channel)
@@ -97,7 +99,7 @@ def _warm_start(
     with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
         path = demonstrations.find(experiment, data_folder)
         content_hash = demonstrations.content_hash(path)
-        pool = _demonstrated(settings[0], path)
+        pool = _pool(settings[0], _as_many_as_met(settings[0], demonstrations.load(path, settings[0].experiment)))
     with ExitStack() as folders:
         opened = []
         with hosts.agreed():
@@ -108,11 +110,18 @@ def _warm_start(
     return None if states is None else [state.params for state in states]
 
 
-def _demonstrated(config: TrainConfig, path: Path) -> TaskPool:
-    """What a run imitates: of demonstrations that it could meet only a fraction of, such a fraction."""
-    learning, plans = config.learning, demonstrations.load(path, config.experiment)
-    met = config.iterations * learning.meta_batch * learning.graphs_per_task
+def _as_many_as_met(config: TrainConfig, plans: list[Demonstration]) -> list[Demonstration]:
+    """Of demonstrations that a warm start could meet only a fraction of, such a fraction.
+
+    A run that imitates throughout keeps all, since more iterations may be asked of it when it is resumed.
+    """
+    met = config.iterations * config.learning.meta_batch * config.learning.graphs_per_task
     fraction = len(plans) // met
-    if fraction > 1:
-        plans = [plans[i] for i in np.random.default_rng(0).permutation(len(plans))[: len(plans) // fraction]]
-    return demonstrations.demonstration_pool(config.experiment, plans, config.network, learning.graphs_per_task)
+    if fraction <= 1:
+        return plans
+    return [plans[i] for i in np.random.default_rng(0).permutation(len(plans))[: len(plans) // fraction]]
+
+
+def _pool(config: TrainConfig, plans: list[Demonstration]) -> TaskPool:
+    per_task = config.learning.graphs_per_task
+    return demonstrations.demonstration_pool(config.experiment, plans, config.network, per_task)

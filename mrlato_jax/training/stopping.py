@@ -94,7 +94,7 @@ class GracefulStop:
         if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
         if not self.requested and self._line is None:
-            os.write(2, b"\nstopping when metrics are fetched next; Ctrl-C again aborts\n")  # print is not for handlers
+            os.write(2, b"\nstopping at the next safe point; Ctrl-C again aborts\n")  # print is not for handlers
         self.requested = True
 
     def _watch(self) -> None:

@@ -188,7 +188,7 @@ def test_nothing_at_all_is_compiled_for_similar_graphs(policy: mj.Offloader) -> 
 
 
 def test_no_run() -> None:
-    with pytest.raises(mj.InputError, match=r"source is 'exp9'; accepted: exp1, .*or the path of a run folder"):
+    with pytest.raises(mj.InputError, match=r"source is 'exp9'; accepted: exp1, .*a run folder, or NAME.safetensors"):
         mj.load_offloader("exp9")
 
 

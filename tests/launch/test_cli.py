@@ -481,7 +481,7 @@ def test_a_setting_is_the_defaults_then_the_methods_then_what_is_given_last(
     (folder / "mine.flags").write_text("--inner_lr=0.5\n--rollouts=7\n")
     built = config(values, "--flagfile=exp1.flags", "--method=mrlato_plus", "--flagfile=mine.flags", "--rollouts=8")
     assert built.learning.gamma == LearningConfig.gamma
-    assert built.learning.outer_lr == methods.LEARNED["mrlato_plus"].learning.outer_lr != LearningConfig.outer_lr
+    assert built.learning.outer_lr == methods.METHODS["mrlato_plus"].learning.outer_lr != LearningConfig.outer_lr
     assert (built.learning.inner_lr, built.learning.rollouts) == (0.5, 8)
     assert methods.label(built) == "mrlato_plus+inner_lr=0.5"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig, TrainConfig, settings_of
-from mrlato_jax.methods import LEARNED
+from mrlato_jax.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "launch"))
@@ -31,7 +31,7 @@ def test_every_setting_and_method_has_a_row() -> None:
     records = (TrainConfig, NetworkConfig, LearningConfig, ExecutionConfig)
     lines = rows(settings_page.page())
     names = [f"`--{name}`" for record in records for name in settings_of(record)]
-    assert [row[0] for row in lines] == [*names, *(f"`{name}`" for name in LEARNED)]
+    assert [row[0] for row in lines] == [*names, *(f"`{name}`" for name in METHODS)]
     assert {len(row) for row in lines[: len(names)]} == {len(settings_page.COLUMNS)}
 
 
@@ -46,7 +46,7 @@ def test_a_row_says_what_the_field_says() -> None:
     ]
     assert by_name["`--encoder`"][1] == "`forward`, `bidirectional`"
     assert by_name["`--rollouts`"][-1] == "no"
-    assert by_name["`--method`"][1] == ", ".join(f"`{name}`" for name in LEARNED)
+    assert by_name["`--method`"][1] == ", ".join(f"`{name}`" for name in METHODS)
     assert by_name["`mrlato`"] == ["none"]
     assert by_name["`drl`"] == ["`heads=1`; `meta_update=joint`"]
     assert "warm start: `learn_from=optimum`" in by_name["`mrlato_plus`"][0]

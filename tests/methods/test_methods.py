@@ -16,7 +16,7 @@ from mrlato_jax.config import NetworkConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.learning.rollout import init_params
-from mrlato_jax.methods import LEARNED, LearnedMethod, Method, Prepared, SearchBudget, planned_methods
+from mrlato_jax.methods import METHODS, LearnedMethod, Method, Prepared, SearchBudget, planned_methods
 
 SYSTEM = mj.System()
 TINY = NetworkConfig(units=8, heads=1, layers=1, neighbour_width=8)
@@ -37,7 +37,7 @@ def untrained(method: Method) -> Prepared:
 
 
 def test_all_methods_prepare_adapt_and_plan(graphs: list[mj.TaskGraph]) -> None:
-    rows: dict[str, Method] = {**LEARNED, **planned_methods(SearchBudget(annealing_steps=20, evaluations=(9,)))}
+    rows: dict[str, Method] = {**METHODS, **planned_methods(SearchBudget(annealing_steps=20, evaluations=(9,)))}
     spans = {}
     for name, method in rows.items():
         assert method.name == name
@@ -62,16 +62,16 @@ def test_what_is_drawn_derives_from_the_place_in_the_set(graphs: list[mj.TaskGra
 
 
 def test_learned_methods_are_configurations() -> None:
-    assert list(LEARNED) == ["mrlato", "mrlco", "drl", "mrlato_plus", "mrlato_plus_order"]
-    assert LEARNED["mrlato"].config() == TrainConfig()
-    assert {name: (m.network.heads, m.learning.meta_update) for name, m in LEARNED.items()} == {
+    assert list(METHODS) == ["mrlato", "mrlco", "drl", "mrlato_plus", "mrlato_plus_order"]
+    assert METHODS["mrlato"].config() == TrainConfig()
+    assert {name: (m.network.heads, m.learning.meta_update) for name, m in METHODS.items()} == {
         "mrlato": (8, "reptile"),
         "mrlco": (1, "reptile"),
         "drl": (1, "joint"),
         "mrlato_plus": (8, "reptile_adam"),
         "mrlato_plus_order": (8, "reptile_adam"),
     }
-    for name, method in LEARNED.items():
+    for name, method in METHODS.items():
         assert methods.label(method.config(seed=3, iterations=9)) == name
 
 
@@ -120,7 +120,7 @@ def test_learned_methods_are_configurations() -> None:
 def test_labels_say_what_settings_add(
     method: str, network: dict[str, Any], learning: dict[str, Any], run: dict[str, Any], label: str
 ) -> None:
-    own = LEARNED[method]
+    own = METHODS[method]
     changed = {
         "network": dataclasses.replace(own.network, **network),
         "learning": dataclasses.replace(own.learning, **learning),
@@ -130,21 +130,21 @@ def test_labels_say_what_settings_add(
 
 def test_only_ours_are_warm_started_and_learn_from_deviations() -> None:
     ours = ["mrlato_plus", "mrlato_plus_order"]
-    begun = {name: method.config().warm_start_config for name, method in LEARNED.items()}
+    begun = {name: method.config().warm_start_config for name, method in METHODS.items()}
     assert [name for name, warm in begun.items() if warm is not None] == ours
     for name in ours:
         warm = begun[name]
         assert warm is not None
         assert (warm.learning.learn_from, warm.learning.meta_update) == ("optimum", "joint")
-        assert warm.learning.inner_lr_decay == warm.iterations == LEARNED[name].warm_start_iterations
-    assert [name for name, method in LEARNED.items() if method.learning.learn_from == "deviations"] == ours
-    plain, free = (LEARNED[name].network for name in ours)
+        assert warm.learning.inner_lr_decay == warm.iterations == METHODS[name].warm_start_iterations
+    assert [name for name, method in METHODS.items() if method.learning.learn_from == "deviations"] == ours
+    plain, free = (METHODS[name].network for name in ours)
     assert free == dataclasses.replace(plain, decides="order")
 
 
 def test_learning_from_deviations_adapts(graphs: list[mj.TaskGraph]) -> None:
     """A random policy comes to the plans of the look-ahead that it is shown; every decision is tried."""
-    policy = untrained(LEARNED["mrlato_plus"])
+    policy = untrained(METHODS["mrlato_plus"])
     assert isinstance(policy, Offloader)
     quick = dataclasses.replace(policy, learning=dataclasses.replace(policy.learning, inner_lr=3e-3, rollouts=10))
     adapted = quick.adapt(graphs, SYSTEM, 30)
@@ -155,7 +155,7 @@ def test_learning_from_deviations_adapts(graphs: list[mj.TaskGraph]) -> None:
 
 
 def test_adapting_draws_by_seed_and_leaves_the_policy_alone(graphs: list[mj.TaskGraph]) -> None:
-    policy = untrained(LEARNED["mrlato"])
+    policy = untrained(METHODS["mrlato"])
     assert isinstance(policy, Offloader)
     before = jax.device_get(policy.params)
     first, again, other = (policy.adapt(graphs, SYSTEM, updates=2, seed=seed) for seed in (0, 0, 1))
@@ -170,7 +170,7 @@ def test_adapting_draws_by_seed_and_leaves_the_policy_alone(graphs: list[mj.Task
 def test_lone_tasks_and_equal_dags_give_numbers(num_graphs: int) -> None:
     """One DAG of one task, or several that are alike: every advantage may be zero, and nothing becomes NaN."""
     lone = mj.TaskGraph.from_edges(cycles=[4e7], upload_bytes=[2e4], download_bytes=[2e4], edges=[])
-    policy = untrained(LEARNED["mrlato"])
+    policy = untrained(METHODS["mrlato"])
     assert isinstance(policy, Offloader)
     adapted = policy.adapt([lone] * num_graphs, SYSTEM, updates=4)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(adapted.params))
@@ -189,4 +189,4 @@ def test_lone_tasks_and_equal_dags_give_numbers(num_graphs: int) -> None:
 )
 def test_wrong_input(graphs: list[mj.TaskGraph], call: object, phrase: str) -> None:
     with pytest.raises(InputError, match=phrase):
-        call(untrained(LEARNED["drl"]), graphs)  # type: ignore[operator]
+        call(untrained(METHODS["drl"]), graphs)  # type: ignore[operator]

@@ -107,7 +107,7 @@ def test_a_set_may_have_a_system_of_its_own() -> None:
     assert len(examples) == 100 * sum(family.split == "train" for family in families)
     assert {system.vm_hz for _, system in examples} == {10e9, 4e9, 80e9}
     wrong = DagDataset(**{**fields(data), "settings": {"systems": [{"ue_ghz": 1}] * data.num_sets}})
-    with pytest.raises(mj.InputError, match="data set general has systems that are none"):
+    with pytest.raises(mj.InputError, match="systems of data set general cannot be used"):
         experiments.systems_of(wrong, 0, "paper")
 
 

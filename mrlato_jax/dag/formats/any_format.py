@@ -96,11 +96,11 @@ def kind_of(path: Path) -> str:
     """The format of a file: DOT, ONNX, JSON (ours) or WfFormat.
 
     Raises:
-        InputError: an ending that is not known, or a file that ends in .json and is none.
+        InputError: an unknown ending, or a file that ends in .json and holds no JSON.
     """
     kind = {".dot": "DOT", ".gv": "DOT", ".onnx": "ONNX", ".json": "JSON"}.get(path.suffix.lower())
     if kind is None:
-        raise InputError(f"--graph is {path}; accepted: a file that ends in .dot, .gv, .json or .onnx")
+        raise InputError(f"file is {path}; accepted: a file that ends in .dot, .gv, .json or .onnx")
     return "WfFormat" if kind == "JSON" and "schemaVersion" in _keys(path) else kind
 
 
