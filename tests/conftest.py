@@ -26,6 +26,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("mrlato_jax", deadline=None)
 hypothesis.settings.load_profile("mrlato_jax")
 
+# The files that take longest, longest first: begun last, one of them would keep one worker busy while the other waits.
+LONGEST = (
+    "launch/test_reproduce.py", "launch/test_meta_train.py", "notebooks/test_notebooks.py", "inference/test_offloader.py",
+    "learning/test_free_order.py", "launch/test_distributed.py", "learning/test_it_learns.py", "learning/test_inner.py",
+    "learning/test_rollout.py", "launch/test_on_gpu.py", "launch/test_evaluate.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files by `LONGEST`; the others keep their places behind them."""
+    place = {name: rank for rank, name in enumerate(LONGEST)}
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: place.get(item.path.relative_to(tests).as_posix(), len(LONGEST)))
+
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Forgets the programs that were not used for longest, where there are too many."""

@@ -173,7 +173,7 @@ def test_a_removed_setting_is_read_at_the_value_that_is_still_done() -> None:
     assert completed(older) == values
     other = {**values, "policy": {**values["policy"], "candidates": 4}}
     assert completed(other) != values
-    with pytest.raises(InputError, match="candidates is 4, a setting that is no more; accepted: 6"):
+    with pytest.raises(InputError, match="candidates is 4, a removed setting; accepted: 6"):
         TrainConfig.from_json(other)
     with pytest.raises(InputError, match="TrainConfig has unknown names"):
         TrainConfig.from_json({**values, "candidates": 6})  # of the network alone

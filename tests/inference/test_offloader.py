@@ -592,7 +592,9 @@ def test_what_is_out_of_range_is_named(policy: mj.Offloader) -> None:
     assert "tasks is 40 (5 to 12 in training), tasks a level is" in str(warning.message)
     assert warning.filename == __file__
     assert plan.makespan > 0
-    with pytest.warns(mj.OutsideTrainingWarning, match="outside the training range; plans may be poor: upload time / local time is"):
+    with pytest.warns(
+        mj.OutsideTrainingWarning, match="outside the training range; plans may be poor: upload time / local time is"
+    ):
         ranged.plan([known[0][0]], dataclasses.replace(SYSTEM, uplink_bps=1e3))
     with pytest.warns(mj.OutsideTrainingWarning, match=r"tasks of graph\[1\] is 40 \(5 to 12 in training\)"):
         ranged.plan([known[0][0], graphs(40, seed=15)[0]], SYSTEM)
