@@ -28,9 +28,10 @@ hypothesis.settings.load_profile("mrlato_jax")
 
 # The files that take longest, longest first: begun last, one of them would keep one worker busy while the other waits.
 LONGEST = (
-    "launch/test_reproduce.py", "launch/test_meta_train.py", "notebooks/test_notebooks.py", "inference/test_offloader.py",
-    "learning/test_free_order.py", "launch/test_distributed.py", "learning/test_it_learns.py", "learning/test_inner.py",
-    "learning/test_rollout.py", "launch/test_on_gpu.py", "launch/test_evaluate.py",
+    "launch/test_reproduce.py", "launch/test_meta_train.py", "notebooks/test_notebooks.py",
+    "inference/test_offloader.py", "learning/test_free_order.py", "launch/test_distributed.py",
+    "learning/test_it_learns.py", "learning/test_inner.py", "learning/test_rollout.py", "launch/test_on_gpu.py",
+    "launch/test_evaluate.py",
 )  # fmt: skip
 
 
