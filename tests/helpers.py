@@ -140,16 +140,28 @@ def assert_consistent(dag: Dag, mec: Mec, plan: mj.Plan) -> None:
 
 @contextmanager
 def interrupted_soon(seconds: float = 0.5) -> Iterator[None]:
-    """Ctrl-C after so long, which what is done within must let through in at most a minute."""
-    timer, began = threading.Timer(seconds, _thread.interrupt_main), time.monotonic()
+    """Ctrl-C after so long, and again every five seconds; what is done within must end in at most a minute.
+
+    Again, since Python drops the exception where it meets a destructor or a callback of the garbage collector.
+    """
+    done, began = threading.Event(), time.monotonic()
+
+    def press() -> None:
+        wait = seconds
+        while not done.wait(wait):
+            _thread.interrupt_main()
+            wait = 5.0
+
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    timer.start()
+    keyboard = threading.Thread(target=press, daemon=True)
+    keyboard.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             yield
         assert time.monotonic() - began < 60
     finally:
-        timer.cancel()
+        done.set()
+        keyboard.join()
         signal.signal(signal.SIGINT, before)
 
 
