@@ -14,8 +14,9 @@ from mrlato_jax.learning.ranges import OutsideTrainingWarning
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.graph_arrays import GraphArrays, arrays, pack_graph
 from mrlato_jax.mec.latency import Schedule, makespan, simulate
+from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.priority import priority_order
-from mrlato_jax.mec.system import System
+from mrlato_jax.mec.system import Power, System
 from mrlato_jax.methods import METHODS
 from mrlato_jax.planners import (
     PLANNERS,
@@ -24,6 +25,7 @@ from mrlato_jax.planners import (
     SearchedPlan,
     all_local,
     all_offload,
+    front,
     greedy,
     heft,
     local_search,
@@ -42,9 +44,11 @@ __all__ = [
     "Decision",
     "GraphArrays",
     "InputError",
+    "Objective",
     "Offloader",
     "OutsideTrainingWarning",
     "Plan",
+    "Power",
     "ProvenPlan",
     "Schedule",
     "SearchedPlan",
@@ -56,6 +60,7 @@ __all__ = [
     "allowed",
     "arrays",
     "daggen",
+    "front",
     "greedy",
     "heft",
     "is_done",

@@ -31,7 +31,7 @@ REWARD_SCALES = ("all_local", "none")
 TASK_AXES = ("auto", "map", "vmap")
 PARALLEL = ("auto", "single", "shard_map", "pmap")
 EXPERIMENTS = ("exp1", "exp2", "exp3")
-CHANNEL_NAMES = ("paper", "mrlco", "mrlco_code")  # what they mean: mec/system.py
+CHANNEL_NAMES = ("paper", "mrlco", "mrlco_code", "resident")  # what they mean: mec/system.py
 
 STORED_AS = {"network": "policy"}  # fields whose name in files is another one
 

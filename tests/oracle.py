@@ -217,3 +217,142 @@ def best_placement(dag: Dag, mec: Mec, order: list[int]) -> Plan:
     plans = itertools.product((0, 1), repeat=dag.num_tasks)
     best = min(plans, key=lambda placement: simulate(dag, mec, placement, order).makespan)
     return Plan(list(best), order, simulate(dag, mec, best, order).makespan)
+
+
+# The wider system: several servers, pins, results that stay, energy. Written from its equations, one task after another
+# and one transfer after another; with one server it must give what the event-driven simulator above gives.
+
+
+class Edge(NamedTuple):
+    """Site 0 is the UE, sites 1 to K are servers, with a clock in Hz and rates in bit/s each. Power in watts."""
+
+    ue_hz: float
+    vm_hz: tuple[float, ...]
+    uplink_bps: tuple[float, ...]
+    downlink_bps: tuple[float, ...]
+    channel: str = "resident"
+    radio: str = "shared"
+    backhaul_bps: float = 1e9
+    power: tuple[float, float, float, float] = (1.0, 1.3, 1.2, 0.0)  # computing, sending, receiving, idle
+
+
+class Outcome(NamedTuple):
+    makespan: float
+    energy: float
+    result_end: list[float]  # of each task: when its computing ends, or its download where it is brought home at once
+
+
+def outcome(dag: Dag, edge: Edge, sites: Sequence[int], order: Sequence[int]) -> Outcome:
+    """Takes the tasks in order through the queues of `edge`."""
+    return (_results_stay if edge.channel == "resident" else _results_return)(dag, edge, sites, order)
+
+
+def _radio(edge: Edge, site: int) -> int:
+    return 0 if edge.radio == "shared" else site
+
+
+def _energy(edge: Edge, computing: float, sending: float, receiving: float, makespan: float) -> float:
+    compute_w, send_w, receive_w, idle_w = edge.power
+    return compute_w * computing + send_w * sending + receive_w * receiving + idle_w * makespan
+
+
+def _results_return(dag: Dag, edge: Edge, sites: Sequence[int], order: Sequence[int]) -> Outcome:
+    up: dict[int, float] = {}
+    down: dict[int, float] = {}
+    vm: dict[int, float] = {}
+    ue_free = computing = sending = receiving = 0.0
+    at_ue, sent = [0.0] * dag.num_tasks, [0.0] * dag.num_tasks
+    parents = dag.parents()
+    for task in order:
+        site = sites[task]
+        ready = max([at_ue[p] for p in parents[task]], default=0.0)
+        if site == 0:
+            took = dag.cycles[task] / edge.ue_hz
+            ue_free = max(ue_free, ready) + took
+            at_ue[task] = sent[task] = ue_free
+            computing += took
+            continue
+        radio, k = _radio(edge, site), site - 1
+        sendable = ready if edge.channel == "paper" else max([sent[p] for p in parents[task]], default=0.0)
+        took = 8 * dag.upload_bytes[task] / edge.uplink_bps[k]
+        uploaded = max(up.get(radio, 0.0), sendable) + took
+        sending += took
+        if parents[task] or edge.channel != "mrlco_code":
+            up[radio] = max(up.get(radio, 0.0), uploaded)
+        vm[site] = max(vm.get(site, 0.0), uploaded) + dag.cycles[task] / edge.vm_hz[k]
+        took = 8 * dag.download_bytes[task] / edge.downlink_bps[k]
+        downloaded = (max(down.get(radio, 0.0), vm[site]) if edge.channel == "paper" else vm[site]) + took
+        down[radio] = max(down.get(radio, 0.0), downloaded)
+        receiving += took
+        at_ue[task], sent[task] = downloaded, uploaded
+    makespan = max([at_ue[task] for task in order], default=0.0)
+    return Outcome(makespan, _energy(edge, computing, sending, receiving, makespan), at_ue)
+
+
+def _results_stay(dag: Dag, edge: Edge, sites: Sequence[int], order: Sequence[int]) -> Outcome:
+    up: dict[int, float] = {}
+    down: dict[int, float] = {}
+    vm: dict[int, float] = {}
+    ue_free = backhaul_free = computing = sending = receiving = 0.0
+    at: dict[tuple[int, int], float] = {}
+    ended = [0.0] * dag.num_tasks
+    latest = 0.0
+    place = {task: position for position, task in enumerate(order)}
+    parents, children = dag.parents(), dag.children()
+    for task in order:
+        site = sites[task]
+        moved = sorted((p for p in parents[task] if (p, site) not in at), key=place.__getitem__)
+        if site > 0 and not parents[task]:
+            took = 8 * dag.upload_bytes[task] / edge.uplink_bps[site - 1]
+            radio = _radio(edge, site)
+            up[radio] = up.get(radio, 0.0) + took
+            sending += took
+            given = up[radio]
+        else:
+            given = 0.0
+        for parent in moved:
+            size = 8 * dag.download_bytes[parent]
+            if site == 0:
+                took, radio = size / edge.downlink_bps[sites[parent] - 1], _radio(edge, sites[parent])
+                down[radio] = at[parent, 0] = max(down.get(radio, 0.0), ended[parent]) + took
+                receiving += took
+            elif sites[parent] == 0:
+                took, radio = size / edge.uplink_bps[site - 1], _radio(edge, site)
+                up[radio] = at[parent, site] = max(up.get(radio, 0.0), at[parent, 0]) + took
+                sending += took
+            else:
+                backhaul_free = at[parent, site] = max(backhaul_free, ended[parent]) + size / edge.backhaul_bps
+        ready = max([given, *(at[p, site] for p in parents[task])])
+        if site == 0:
+            took = dag.cycles[task] / edge.ue_hz
+            ended[task] = ue_free = max(ue_free, ready) + took
+            computing += took
+        else:
+            ended[task] = vm[site] = max(vm.get(site, 0.0), ready) + dag.cycles[task] / edge.vm_hz[site - 1]
+        at[task, site] = ended[task]
+        if site > 0 and not children[task]:
+            took, radio = 8 * dag.download_bytes[task] / edge.downlink_bps[site - 1], _radio(edge, site)
+            down[radio] = at[task, 0] = max(down.get(radio, 0.0), ended[task]) + took
+            receiving += took
+        latest = max(latest, at.get((task, 0), 0.0) if not children[task] else 0.0)
+    ends = [max(end, at.get((task, 0), 0.0) if not children[task] else 0.0) for task, end in enumerate(ended)]
+    return Outcome(latest, _energy(edge, computing, sending, receiving, latest), ends)
+
+
+def best_outcome(
+    dag: Dag,
+    edge: Edge,
+    order: Sequence[int],
+    pins: Sequence[str],
+    energy_weight: float = 0.0,
+    deadline: float | None = None,
+) -> tuple[bool, float]:
+    """Over all placements that the pins allow: whether the deadline is missed, and the least cost (makespan, if so)."""
+    choices = {"any": range(len(edge.vm_hz) + 1), "ue": range(1), "server": range(1, len(edge.vm_hz) + 1)}
+    keys = []
+    for sites in itertools.product(*(choices[pin] for pin in pins)):
+        makespan, energy, _ = outcome(dag, edge, sites, order)
+        late = deadline is not None and makespan > deadline
+        cost = makespan + energy_weight * energy if deadline is None else energy
+        keys.append((late, makespan if late else cost))
+    return min(keys)

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.errors import InputError, check_choice, shorten
 
 if TYPE_CHECKING:
     import networkx as nx  # at run time where it is used: a fifth of this package's import
 
 _COSTS = ("cycles", "upload_bytes", "download_bytes")
+PINS = ("any", "ue", "server")  # where a task may run
 _TASKS_NAMED = 8  # at most so many tasks of a cycle are named in a message
 
 
@@ -37,10 +38,12 @@ class TaskGraph:
         download_bytes: float64[n], bytes of its result sent back (recv_i), finite and >= 0.
         edges: int64[m, 2], rows (parent, child) in lexicographic order, each once.
         names: n distinct strings; the ids as strings where a graph is given without names.
+        pins: n of "any", "ue" (the task runs on the UE alone: a camera, a screen, private data) and "server" (on a
+            server alone: its code or model is only there); by default "any".
 
     Raises:
         InputError: for a wrong dtype, shape or range, an edge to a missing task, a self-loop, a repeated edge, a
-            cycle (its tasks are named), or names that are not n distinct strings.
+            cycle (its tasks are named), names that are not n distinct strings, or unknown pins.
     """
 
     cycles: NDArray[np.float64]
@@ -48,6 +51,7 @@ class TaskGraph:
     download_bytes: NDArray[np.float64]
     edges: NDArray[np.int64]
     names: tuple[str, ...]
+    pins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in _COSTS:
@@ -59,6 +63,7 @@ class TaskGraph:
                     f" ({self.num_tasks})"
                 )
         object.__setattr__(self, "names", _check_names(self.names, self.num_tasks))
+        object.__setattr__(self, "pins", _check_pins(self.pins, self.num_tasks))
         object.__setattr__(self, "edges", _edge_array(self.edges, self.num_tasks))
         if len(self.topological_order()) < self.num_tasks:
             cycle = [self.names[task] for task in _find_cycle(self.edges, self._kahn)]
@@ -75,6 +80,7 @@ class TaskGraph:
         download_bytes: Any,
         edges: Any,
         names: Iterable[str] | None = None,
+        pins: Iterable[str] = (),
     ) -> Self:
         """Builds a graph from per-task costs and (parent, child) pairs in any order.
 
@@ -84,6 +90,7 @@ class TaskGraph:
             download_bytes: n numbers, bytes.
             edges: m pairs of task ids: an int[m, 2] array or an iterable of pairs; may be empty.
             names: n distinct strings, by default the ids.
+            pins: n of "any", "ue" and "server"; by default every task may run anywhere.
 
         Raises:
             InputError: as the class says.
@@ -92,12 +99,19 @@ class TaskGraph:
             names = map(str, range(len(_cost_vector("cycles", cycles))))
         elif isinstance(names, str) or not isinstance(names, Iterable):
             raise InputError(f"names is {shorten(names)}; accepted: distinct strings, one per task")
-        return cls(cycles, upload_bytes, download_bytes, edges, tuple(names))
+        if isinstance(pins, str) or not isinstance(pins, Iterable):
+            raise InputError(f"pins is {shorten(pins)}; accepted: one of {', '.join(PINS)} for each task")
+        return cls(cycles, upload_bytes, download_bytes, edges, tuple(names), tuple(pins))
 
     @property
     def num_tasks(self) -> int:
         """Number of tasks n, at least 1."""
         return len(self.cycles)
+
+    @cached_property
+    def is_pinned(self) -> bool:
+        """Whether any task may not run everywhere."""
+        return any(pin != PINS[0] for pin in self.pins)
 
     @cached_property
     def adjacency(self) -> NDArray[np.bool_]:
@@ -119,12 +133,15 @@ class TaskGraph:
         return self._kahn
 
     def to_networkx(self) -> nx.DiGraph:
-        """A DiGraph on nodes 0..n-1 with attributes cycles, upload_bytes, download_bytes and name."""
+        """A DiGraph on nodes 0..n-1 with attributes cycles, upload_bytes, download_bytes, name, and the pin if any."""
         import networkx as nx
 
         graph = nx.DiGraph()
         rows = zip(*(getattr(self, field).tolist() for field in _COSTS), self.names, strict=True)
         graph.add_nodes_from((task, dict(zip((*_COSTS, "name"), row, strict=True))) for task, row in enumerate(rows))
+        for task, pin in enumerate(self.pins):
+            if pin != PINS[0]:
+                graph.nodes[task]["pin"] = pin
         graph.add_edges_from(self.edges.tolist())
         return graph
 
@@ -133,7 +150,8 @@ class TaskGraph:
         """Builds a graph from a DiGraph whose nodes carry cycles, upload_bytes and download_bytes.
 
         The order of the nodes in `graph` gives the ids. A task's name is its node's attribute `name` where there is
-        one (so that `to_networkx` loses nothing), else the node itself as a string.
+        one (so that `to_networkx` loses nothing), else the node itself as a string; its pin is the attribute `pin`,
+        else "any".
 
         Raises:
             InputError: if `graph` is no DiGraph, a node lacks an attribute, or the graph is none the class accepts.
@@ -151,17 +169,18 @@ class TaskGraph:
             **{field: [attributes[field] for attributes in graph.nodes.values()] for field in _COSTS},
             edges=[(ids[parent], ids[child]) for parent, child in graph.edges],
             names=[attributes.get("name", str(node)) for node, attributes in graph.nodes.items()],
+            pins=[attributes.get("pin", PINS[0]) for attributes in graph.nodes.values()],
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TaskGraph):
             return NotImplemented
-        return self.names == other.names and all(
+        return (self.names, self.pins) == (other.names, other.pins) and all(
             np.array_equal(getattr(self, field), getattr(other, field)) for field in (*_COSTS, "edges")
         )
 
     def __hash__(self) -> int:
-        return hash((self.names, *(getattr(self, field).tobytes() for field in (*_COSTS, "edges"))))
+        return hash((self.names, self.pins, *(getattr(self, field).tobytes() for field in (*_COSTS, "edges"))))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor: a plain copy or unpickling would give writable, unchecked arrays.
@@ -249,6 +268,16 @@ def _check_names(names: Any, num_tasks: int) -> tuple[str, ...]:
             raise InputError(f"names[{task}] is {shorten(name)}, used before; accepted: distinct strings")
         seen.add(name)
     return names
+
+
+def _check_pins(pins: Any, num_tasks: int) -> tuple[str, ...]:
+    if pins == ():
+        return (PINS[0],) * num_tasks
+    if not isinstance(pins, tuple) or len(pins) != num_tasks:
+        raise InputError(f"pins is {shorten(pins)}; accepted: {num_tasks} of {', '.join(PINS)}, one per task")
+    for task, pin in enumerate(pins):
+        check_choice(f"pins[{task}]", pin, PINS)
+    return pins
 
 
 def _edge_array(values: Any, num_tasks: int) -> NDArray[np.int64]:

@@ -66,7 +66,7 @@ def encode(dag: DagArrays, neighbour_width: int | None, outlook: bool = False) -
     """
     n = jnp.maximum(dag.mask.sum(), 1)
     own_position = ((jnp.arange(dag.mask.shape[0]) + 1) / n).astype(dag.ue.dtype)
-    times = jnp.stack([dag.ue, dag.uplink, dag.vm, dag.downlink], axis=-1) / time_scale(dag)
+    times = _four_times(dag) / time_scale(dag)
     if neighbour_width is None:
         parents = _pooled_neighbours(dag.parents, own_position, times, nearest_is_last=True)
         children = _pooled_neighbours(dag.parents.T, own_position, times, nearest_is_last=False)
@@ -94,7 +94,7 @@ def task_outlook(dag: DagArrays) -> jax.Array:
     Returns:
         float[N, 7].
     """
-    offloaded = dag.uplink + dag.vm + dag.downlink
+    offloaded = (dag.uplink + dag.vm + dag.downlink)[:, 0]
     times = jnp.stack([dag.ue, offloaded, jnp.minimum(dag.ue, offloaded)], axis=-1)
     positions = jnp.arange(dag.mask.shape[0])
 
@@ -104,7 +104,7 @@ def task_outlook(dag: DagArrays) -> jax.Array:
         return ways.at[position].set(after + own), after
 
     _, after = jax.lax.scan(body, jnp.zeros_like(times), (positions, dag.parents.T, times), reverse=True)
-    times_of_each = jnp.stack([dag.ue, dag.uplink, dag.vm, dag.downlink], axis=-1)
+    times_of_each = _four_times(dag)
     left = jnp.cumsum(times_of_each[::-1], axis=0)[::-1] - times_of_each
     total = time_scale(dag) * jnp.maximum(dag.mask.sum(), 1)
     return jnp.concatenate([after, left], axis=-1) / total
@@ -165,10 +165,15 @@ def _pooled_neighbours(
     return jnp.concatenate([jnp.stack(own, axis=-1), means[:, 1:], jnp.stack(largest, axis=-1)], axis=-1)
 
 
+def _four_times(dag: DagArrays) -> jax.Array:
+    """`T_ue`, and `T_ul`, `T_m`, `T_dl` of the one server that the paper's network knows: [N, 4]."""
+    return jnp.stack([dag.ue, dag.uplink[:, 0], dag.vm[:, 0], dag.downlink[:, 0]], axis=-1)
+
+
 def time_scale(dag: DagArrays) -> jax.Array:
     """The scalar that divides a DAG's times: its mean `T_ue`, seconds."""
     n = jnp.maximum(dag.mask.sum(), 1)
-    compute, total = dag.ue.sum(), (dag.ue + dag.uplink + dag.vm + dag.downlink).sum()
+    compute, total = dag.ue.sum(), _four_times(dag).sum()
     scale = jnp.where(compute > 0, compute, total) / n
     return jnp.where(scale > 0, scale, 1)
 
@@ -186,7 +191,9 @@ def simulator_features(scale: jax.Array, queues: latency.Queues, ends: latency.T
     Returns:
         float[7].
     """
-    now = [queues.uplink, queues.vm, queues.downlink, queues.ue, ends.upload, ends.download, ends.ue]
+    of_server = [queues.uplink, queues.vm, queues.downlink, ends.upload, ends.download]
+    uplink, vm, downlink, upload, download = (value[0] for value in of_server)
+    now = [uplink, vm, downlink, queues.ue, upload, download, ends.ue]
     return (jnp.stack(now) - queues.makespan) / scale
 
 

@@ -9,6 +9,7 @@ from mrlato_jax.config import CANDIDATES, NetworkConfig
 from mrlato_jax.environment import features, rules
 from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.mec import latency
+from mrlato_jax.mec.arrays import DagArrays
 
 
 def num_observed(network: NetworkConfig) -> int:
@@ -26,7 +27,7 @@ def lookahead_evaluations(network: NetworkConfig, num_tasks: int) -> int:
 
 def quantities(
     network: NetworkConfig,
-    channel: str,
+    dag: DagArrays,
     tasks: latency.Task,
     left: jax.Array,
     scale: jax.Array,
@@ -42,7 +43,7 @@ def quantities(
         `features.simulator_features`, and what either decision leads to, float[2]; 0 for a decoder that does not look
         ahead.
     """
-    simulated = features.simulator_features(scale, queues, latency.candidate_ends(channel, queues, task))
+    simulated = features.simulator_features(scale, queues, latency.candidate_ends(dag, queues, task))
     if network.decoder_input == "task_sim":
         return simulated, jnp.zeros(NUM_SIDES, scale.dtype)
-    return simulated, rules.outcomes(channel, network.lookahead_rules, tasks, scale, queues, left, task, steps)
+    return simulated, rules.outcomes(dag, network.lookahead_rules, tasks, scale, queues, left, task, steps)

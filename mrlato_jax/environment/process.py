@@ -2,7 +2,7 @@
 
 Pure functions for one DAG, safe under `jax.jit` and `jax.vmap`: a DAG without leading axes, as `mj.arrays` of one
 packed graph gives it, or `jax.vmap` over those of `mj.pack`. Where `in_order` is true, the tasks are placed in the
-priority order (13) and an action is a side; where it is false, an action chooses one of the ready tasks as well
+priority order (13) and an action is a site; where it is false, an action chooses one of the ready tasks as well
 (`actions`). The state (12) is the DAG and the decisions so far, as the simulator's queues hold them.
 """
 
@@ -65,25 +65,28 @@ def step(dag: DagArrays, state: State, action: jax.Array, *, in_order: bool = Tr
         dag: one DAG, no leading axes.
         state: before the decision.
         action: int32, as `actions` packs it; one that is not `allowed` is not refused.
-        in_order: whether the next task of the priority order is placed, and the action is its side.
+        in_order: whether the next task of the priority order is placed, and the action is its site.
 
     Returns:
-        The state afterwards, and the reward (14): minus the growth of the makespan, seconds.
+        The state afterwards, and the reward (14): minus the growth of the makespan (of the cost), seconds.
 
     Raises:
         InputError: as `reset`.
     """
     _check_one(dag)
     if in_order:
-        position, side = jnp.argmin(state.placed), action
+        position, site = jnp.argmin(state.placed), jnp.asarray(action)
     else:
-        position, side = coding.position_of(action), coding.side_of(action)
+        position = coding.position_of(action, dag.num_sites)
+        site = jnp.asarray(coding.site_of(action, dag.num_sites))
     tasks = jax.tree.map(jnp.asarray, latency.tasks(dag))  # a traced position does not index arrays of the host
-    return place_at(dag.channel, tasks, state, position, side)
+    return place_at(dag, tasks, state, position, site)
 
 
 def allowed(dag: DagArrays, state: State, *, in_order: bool = True, candidates: int = CANDIDATES) -> jax.Array:
-    """Which actions may be taken: bool[A], A = 2 or, with a free order, 2 N; all of them once every task is placed.
+    """Which actions may be taken: bool[A], A = K + 1 or, with a free order, (K + 1) N.
+
+    All of them once every task is placed.
 
     Args:
         dag: one DAG, no leading axes.
@@ -96,25 +99,27 @@ def allowed(dag: DagArrays, state: State, *, in_order: bool = True, candidates: 
     """
     _check_one(dag)
     if in_order:
-        return jnp.ones(coding.NUM_SIDES, bool)
+        if dag.allowed is None:
+            return jnp.ones(dag.num_sites, bool)
+        return jnp.asarray(dag.allowed)[jnp.argmin(state.placed)] | is_done(dag, state)
     return allowed_tasks(latency.tasks(dag), state, candidates)
 
 
 def place_next(
-    channel: str, queues: latency.Queues, task: latency.Task, side: jax.Array
+    dag: DagArrays, queues: latency.Queues, task: latency.Task, site: jax.Array
 ) -> tuple[latency.Queues, jax.Array]:
-    """The one transition: places `task` on `side`; the queues afterwards and the reward (14)."""
-    after, _ = latency.step(channel, queues, task, side)
-    return after, reward(queues, after)
+    """The one transition: places `task` at `site`; the queues afterwards and the reward (14)."""
+    after, _ = latency.step(dag, queues, task, site)
+    return after, reward(dag, queues, after)
 
 
 def place_at(
-    channel: str, tasks: latency.Task, state: State, position: jax.Array, side: jax.Array
+    dag: DagArrays, tasks: latency.Task, state: State, position: jax.Array, site: jax.Array
 ) -> tuple[State, jax.Array]:
     """`place_next` of the task at `position`; nothing changes where it is placed already."""
     task = jax.tree.map(lambda leaf: leaf[position], tasks)
     task = task._replace(valid=task.valid & ~state.placed[position])
-    after, earned = place_next(channel, state.queues, task, side)
+    after, earned = place_next(dag, state.queues, task, site)
     return State(after, state.placed.at[position].set(True)), earned
 
 
@@ -123,8 +128,9 @@ def allowed_tasks(tasks: latency.Task, state: State, candidates: int) -> jax.Arr
     can_be_next = ready(tasks, state.placed)
     positions = most_urgent(can_be_next, candidates)
     compared = jnp.zeros(state.placed.shape, bool).at[positions].set(can_be_next[positions])
+    sites = jnp.ones((compared.shape[0], tasks.vm.shape[1] + 1), bool) if tasks.allowed is None else tasks.allowed
     # Once all are placed, padding is met.
-    return jnp.repeat(compared | ~can_be_next.any(), coding.NUM_SIDES)
+    return (jnp.where(compared[:, None], sites, False) | ~can_be_next.any()).reshape(-1)
 
 
 def ready(tasks: latency.Task, placed: jax.Array) -> jax.Array:

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from mrlato_jax.mec.arrays import DagArrays
-from mrlato_jax.mec.latency import Queues
+from mrlato_jax.mec.latency import Queues, cost
 
 
-def reward(before: Queues, after: Queues) -> jax.Array:
-    """(14) with its sign mended: minus the growth of the makespan, seconds. Sums to minus the makespan."""
-    return before.makespan - after.makespan
+def reward(dag: DagArrays, before: Queues, after: Queues) -> jax.Array:
+    """(14) with its sign mended: minus the growth of the makespan (of the cost), seconds. Sums to minus the whole."""
+    return cost(dag, before) - cost(dag, after)
 
 
 def all_local_makespan(dag: DagArrays) -> jax.Array:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mrlato_jax.mec import latency
+from mrlato_jax.mec.arrays import DagArrays
 
 # What a rule charges for offloading: so many times the DAG's mean T_ue, and so many times the task's T_ul. The first is
 # the HEFT-based rule; each one after it did most beside those before it, on fresh DAGs of Experiment 1's and 3's
@@ -22,16 +23,34 @@ TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))
 
 
 def place_sooner(
-    channel: str, queues: latency.Queues, task: latency.Task, toll: jax.Array | float = 0.0
+    dag: DagArrays, queues: latency.Queues, task: latency.Task, toll: jax.Array | float = 0.0
 ) -> tuple[latency.Queues, jax.Array]:
-    """Places one task where its own result is at the UE first; an offloaded one counts `toll` seconds later."""
-    ends = latency.candidate_ends(channel, queues, task)
-    action = jnp.where(ends.download + toll <= ends.ue, latency.OFFLOAD, latency.LOCAL)
-    return latency.place(channel, queues, task, ends, action)[0], action
+    """Places one task where its own result costs least, ties at a server; server k costs `toll[k]` more.
+
+    The cost is when the result is at the UE (or where it stays); with `DagArrays.prices`, what they make of that time,
+    of computing and of transfers.
+    """
+    ends = latency.candidate_ends(dag, queues, task)
+    local, offloaded = ends.ue, ends.download + toll
+    if dag.prices is not None:
+        paid = latency.site_costs(dag, task, ends)
+        second = jnp.asarray(dag.prices.makespan)
+        local, offloaded = second * local + paid[0], second[None] * offloaded + paid[1]
+    if task.allowed is not None:
+        local, offloaded = where_allowed(task, local, offloaded)
+    server = jnp.argmin(offloaded, axis=0).astype(jnp.int32) + latency.OFFLOAD
+    action = jnp.where(offloaded.min(axis=0) <= local, server, latency.LOCAL)
+    return latency.place(dag, queues, task, ends, action)[0], action
+
+
+def where_allowed(task: latency.Task, local: jax.Array, offloaded: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What each site costs, infinite where a pin forbids the site; of a task without any, as it was."""
+    assert task.allowed is not None
+    return jnp.where(task.allowed[0], local, jnp.inf), jnp.where(task.allowed[1:], offloaded, jnp.inf)
 
 
 def outcomes(
-    channel: str,
+    dag: DagArrays,
     rules: int,
     tasks: latency.Task,
     scale: jax.Array,
@@ -40,10 +59,10 @@ def outcomes(
     task: latency.Task,
     steps: tuple[jax.Array | int, jax.Array | int] | None = None,
 ) -> jax.Array:
-    """The best makespan that any of the rules reaches from either decision about one task.
+    """The least cost, mostly the makespan, that any of the rules reaches from each decision about one task.
 
     Args:
-        channel: the channel rules.
+        dag: one DAG, no leading axes.
         rules: how many of `TOLLS` are tried.
         tasks: `latency.tasks` of the DAG.
         scale: `features.time_scale` of the DAG.
@@ -53,37 +72,40 @@ def outcomes(
         steps: (first, last + 1), positions between which all lies that is left beside `task`; by default any.
 
     Returns:
-        float[2], seconds: run locally, offloaded.
+        float[K + 1], seconds, of each site; infinite where a pin forbids it.
     """
-    ends = latency.candidate_ends(channel, queues, task)
+    ends = latency.candidate_ends(dag, queues, task)
     others = left & tasks.valid & (tasks.position != task.position)
     tolls = jnp.asarray(TOLLS[:rules], scale.dtype)
     first, end = (0, others.shape[0]) if steps is None else steps
 
     def completed(queues: latency.Queues, toll: jax.Array) -> jax.Array:
         def body(position: jax.Array, queues: latency.Queues) -> latency.Queues:
-            task = jax.tree.map(lambda leaf: leaf[position], tasks)._replace(valid=others[position])
-            return place_sooner(channel, queues, task, toll[0] * scale + toll[1] * task.uplink)[0]
+            later = jax.tree.map(lambda leaf: leaf[position], tasks)._replace(valid=others[position])
+            return place_sooner(dag, queues, later, toll[0] * scale + toll[1] * later.uplink)[0]
 
-        return jax.lax.fori_loop(first, end, body, queues).makespan
+        return latency.cost(dag, jax.lax.fori_loop(first, end, body, queues))
 
     def outcome(action: jax.Array) -> jax.Array:
-        after, _ = latency.place(channel, queues, task, ends, action)
+        after, _ = latency.place(dag, queues, task, ends, action)
         return jax.vmap(completed, in_axes=(None, 0))(after, tolls).min()
 
-    return jax.vmap(outcome)(jnp.array([latency.LOCAL, latency.OFFLOAD]))
+    reached = jax.vmap(outcome)(jnp.arange(dag.num_sites))
+    return reached if task.allowed is None else jnp.where(task.allowed, reached, jnp.inf)
 
 
 @cache
-def evaluations(rules: int, num_tasks: int, candidates: int = 1) -> int:
+def evaluations(rules: int, num_tasks: int, candidates: int = 1, num_sites: int = 2) -> int:
     """Plans that `outcomes` simulates along one DAG, by their steps.
 
-    In the given order each rule completes 2 (n - 1), then 2 (n - 2), ... further tasks: as many as n - 1 plans have.
+    In the given order each rule completes n - 1, then n - 2, ... further tasks for each site: with two sites as many as
+    n - 1 plans have.
 
     Args:
         rules: that are tried.
         num_tasks: n.
         candidates: the most tasks that are compared at each step; as many as are left are taken to be.
+        num_sites: K + 1.
     """
-    steps = sum(min(candidates, left) * 2 * rules * (left - 1) for left in range(1, num_tasks + 1))
+    steps = sum(min(candidates, left) * num_sites * rules * (left - 1) for left in range(1, num_tasks + 1))
     return math.ceil(steps / num_tasks)

@@ -30,52 +30,58 @@ def surroundings(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surr
 
 def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
     """All DAGs are at the same position of their priority order, whose task is the input of each step."""
-    channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
+    tasks = jax.vmap(latency.tasks)(dags)
     last = dags.mask.sum(axis=-1, dtype=jnp.int32).max()
 
     def observe(
-        tasks: latency.Task, queues: latency.Queues, step: tuple[latency.Task, jax.Array], position: jax.Array
+        dag: DagArrays,
+        tasks: latency.Task,
+        queues: latency.Queues,
+        step: tuple[latency.Task, jax.Array],
+        position: jax.Array,
     ) -> jax.Array:
         task, scale = step
         if not network.sees_simulator:
             return jnp.zeros(0, scale.dtype)
         left = tasks.position >= task.position
         # What is seen depends on the times piecewise, as plans do: nothing is to be differentiated.
-        seen = jax.lax.stop_gradient((tasks, left, scale, queues, task))
+        seen = jax.lax.stop_gradient((dag, tasks, left, scale, queues, task))
         simulated, outcomes = jax.lax.platform_dependent(
-            cpu=lambda: quantities(network, channel, *seen, steps=(position + 1, last)),
+            cpu=lambda: quantities(network, *seen, steps=(position + 1, last)),
             # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
-            default=lambda: quantities(network, channel, *seen),
+            default=lambda: quantities(network, *seen),
         )
         if network.decoder_input == "task_sim":
             return simulated
         return jnp.concatenate([simulated, features.lookahead_features(scale, queues, *outcomes)])
 
     def advance(
-        queues: latency.Queues, step: tuple[latency.Task, jax.Array], action: jax.Array
+        dag: DagArrays, queues: latency.Queues, step: tuple[latency.Task, jax.Array], action: jax.Array
     ) -> tuple[latency.Queues, jax.Array]:
-        return place_next(channel, queues, step[0], action)
+        return place_next(dag, queues, step[0], action)
 
     graphs, size = dags.mask.shape
     scales = jnp.broadcast_to(jax.vmap(features.time_scale)(dags)[:, None], (graphs, size))
     empty = jax.vmap(latency.empty_queues)(dags)
-    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, 0, None, None)), in_axes=(0, 0, 0, None))
+    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, 0, None, None)), in_axes=(0, 0, 0, 0, None))
+    advance_all = jax.vmap(jax.vmap(advance, in_axes=(None, 0, None, 0)))
     return Surroundings(
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), empty),
         inputs=(tasks, scales),
         # A number for all, the position can bound a loop.
-        observe=lambda state, step: observe_all(tasks, state, step, step[0].position[0]),
-        advance=jax.vmap(jax.vmap(advance, in_axes=(0, None, 0))),
+        observe=lambda state, step: observe_all(dags, tasks, state, step, step[0].position[0]),
+        advance=lambda state, step, actions: advance_all(dags, state, step, actions),
+        allowed=None if dags.allowed is None else lambda state, step: jnp.repeat(step[0].allowed[:, None], rollouts, 1),
     )
 
 
 def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
     """Actions choose the order too, among `CANDIDATES` tasks whose parents are placed."""
-    channel, tasks = dags.channel, jax.vmap(latency.tasks)(dags)
+    tasks = jax.vmap(latency.tasks)(dags)
     scales = jax.vmap(features.time_scale)(dags)
     graphs, size = dags.mask.shape
 
-    def observe(tasks: latency.Task, scale: jax.Array, state: State) -> jax.Array:
+    def observe(dag: DagArrays, tasks: latency.Task, scale: jax.Array, state: State) -> jax.Array:
         untold = jnp.zeros((size, num_observed(network)), scale.dtype)
         if not network.sees_simulator:
             return untold
@@ -83,26 +89,26 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
         positions = most_urgent(can_be_next, CANDIDATES)
         compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
         left = ~state.placed & tasks.valid
-        of_task = partial(quantities, network, channel, tasks, left, scale, state.queues)
+        of_task = partial(quantities, network, dag, tasks, left, scale, state.queues)
         seen, outcomes = jax.vmap(of_task)(compared)
         if network.decoder_input == "lookahead":
             seen = jnp.concatenate([seen, features.candidate_features(scale, outcomes, can_be_next[positions])], axis=1)
         return untold.at[positions].set(seen)
 
-    def advance(tasks: latency.Task, state: State, action: jax.Array) -> tuple[State, jax.Array]:
-        return place_at(channel, tasks, state, coding.position_of(action), coding.side_of(action))
+    def advance(dag: DagArrays, tasks: latency.Task, state: State, action: jax.Array) -> tuple[State, jax.Array]:
+        return place_at(dag, tasks, state, coding.position_of(action), coding.site_of(action))
 
     def allowed(tasks: latency.Task, state: State) -> jax.Array:
         return allowed_tasks(tasks, state, CANDIDATES)
 
     start = jax.vmap(reset)(dags)
-    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, 0)))
-    advance_all = jax.vmap(jax.vmap(advance, in_axes=(None, 0, 0)))
+    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, None, 0)))
+    advance_all = jax.vmap(jax.vmap(advance, in_axes=(None, None, 0, 0)))
     allowed_all = jax.vmap(jax.vmap(allowed, in_axes=(None, 0)))
     return Surroundings(
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), start),
         inputs=jnp.zeros((graphs, size, 0)),
-        observe=lambda state, _: observe_all(tasks, scales, state),
-        advance=lambda state, _, actions: advance_all(tasks, state, actions),
+        observe=lambda state, _: observe_all(dags, tasks, scales, state),
+        advance=lambda state, _, actions: advance_all(dags, tasks, state, actions),
         allowed=lambda state, _: allowed_all(tasks, state),
     )

@@ -30,14 +30,15 @@ def to_program(
         program = jax.export.deserialize(data)
         placement, order, makespans = program.call(ue, uplink, vm, downlink, parents, mask)
 
-    The first four are float32[B, N], seconds, in scheduling order, 0 on padding; parents is bool[B, N, N], true at
-    [b, i, j] where the task at position j is a parent of the one at i; mask is bool[B, N]. What comes back is the
-    three arrays of a `Decision`, int32[B, N], int32[B, N] and float32[B]; its order has positions in place of task ids.
+    The first four are float32[B, N], seconds, in scheduling order, 0 on padding, of the one server. parents is
+    bool[B, N, N], true at [b, i, j] where the task at position j is a parent of the one at i; mask is bool[B, N]. What
+    comes back is the three arrays of a `Decision`, int32[B, N], int32[B, N] and float32[B]; its order has positions in
+    place of task ids.
 
     Args:
         policy: the policy.
         num_positions: N, at least 1.
-        channel: the channel rules.
+        channel: the channel rules, of those by which all results return.
         platforms: that the program can run on.
 
     Raises:
@@ -46,7 +47,7 @@ def to_program(
     """
     check_type("policy", policy, Offloader)
     check_number("num_positions", num_positions, low=1, integer=True)
-    check_choice("channel", channel, tuple(CHANNELS))
+    check_choice("channel", channel, [name for name, rules in CHANNELS.items() if not rules.results_stay])
     for name in platforms:
         check_choice("platforms", name, PLATFORMS)
     size = num_positions
@@ -54,7 +55,7 @@ def to_program(
     def decide_one(*leaves: jax.Array) -> tuple[jax.Array, ...]:
         ue, uplink, vm, downlink, parents, mask = leaves
         order = jnp.arange(size, dtype=jnp.int32)
-        dag = DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel)
+        dag = DagArrays(ue, uplink[:, None], vm[:, None], downlink[:, None], parents, mask, order, channel)
         # A plain tuple: a process without this package knows no Decision.
         return tuple(leaf[0] for leaf in policy.decide(jax.tree.map(lambda leaf: leaf[None], dag)))
 

@@ -17,7 +17,7 @@ import numpy as np
 from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment import features
-from mrlato_jax.environment.actions import position_of, side_of
+from mrlato_jax.environment.actions import NUM_SIDES, position_of, site_of
 from mrlato_jax.environment.observation import lookahead_evaluations
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
 from mrlato_jax.inference import weights
@@ -26,7 +26,8 @@ from mrlato_jax.learning.adaptation import Adaptation, adapt
 from mrlato_jax.learning.learning_task import check_times, encoded, learning_task
 from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
 from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack
-from mrlato_jax.mec.latency import LOCAL, padded_size, power_of_two
+from mrlato_jax.mec.latency import LOCAL, in_joules, padded_size, power_of_two
+from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import (
     Plan,
@@ -102,7 +103,14 @@ class Offloader:
 
     @overload
     def plan(
-        self, graph: TaskGraph, system: System, mode: str = "argmax", *, samples: int = SAMPLES, seed: int = 0
+        self,
+        graph: TaskGraph,
+        system: System,
+        mode: str = "argmax",
+        *,
+        samples: int = SAMPLES,
+        seed: int = 0,
+        objective: Objective | None = None,
     ) -> SearchedPlan: ...
 
     @overload
@@ -114,6 +122,7 @@ class Offloader:
         *,
         samples: int = SAMPLES,
         seed: int = 0,
+        objective: Objective | None = None,
     ) -> list[SearchedPlan]: ...
 
     def plan(
@@ -124,6 +133,7 @@ class Offloader:
         *,
         samples: int = SAMPLES,
         seed: int = 0,
+        objective: Objective | None = None,
     ) -> SearchedPlan | list[SearchedPlan]:
         """Decides every task of one application, or of each of several.
 
@@ -143,6 +153,8 @@ class Offloader:
             samples: plans drawn for each application; argmax draws none. Accepted: up to 64, or more where they fit
                 into memory: 65,536 for 32 tasks, 256 for 512.
             seed: of the draws, and of order search.
+            objective: what the best of several plans is; by default the least makespan, which is all that the policy
+                itself decides by.
 
         Returns:
             A `SearchedPlan` for each graph, timed in float64 by the one simulator, with how many plans were simulated
@@ -153,27 +165,33 @@ class Offloader:
 
         Raises:
             RuntimeError: the process was forked after its parent had computed; JAX would hang.
-            InputError: no graph, systems of another number, an unknown mode, or a task with more parents or children
-                than the policy has room for.
+            InputError: no graph, systems of another number, an unknown mode, a task with more parents or children than
+                the policy has room for, several servers, or an objective other than the makespan with argmax.
         """
         about_to_compute()
         check_choice("mode", mode, MODES)
+        goal = Objective() if objective is None else objective
+        check_type("objective", goal, Objective)
+        if mode == "argmax" and goal != Objective():
+            accepted = "accepted: the makespan, which the policy decides by, or another mode"
+            raise InputError(f"objective is {goal} with mode 'argmax'; {accepted}")
         check_number("samples", samples, low=1, integer=True)
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
         if isinstance(graph, TaskGraph):
             check_type("system", system, System)
             assert isinstance(system, System)
-            return self._plan([graph], [system], mode, samples, seed)[0]
+            return self._plan([graph], [system], mode, samples, seed, goal)[0]
         graphs = _graphs("graph", graph)
-        return self._plan(graphs, one_for_each(system, len(graphs)), mode, samples, seed)
+        return self._plan(graphs, one_for_each(system, len(graphs)), mode, samples, seed, goal)
 
     def _plan(
-        self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, seed: int
+        self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, seed: int, goal: Objective
     ) -> list[SearchedPlan]:
         """`plan` of arguments whose kinds are checked."""
         largest = max(graph.num_tasks for graph in graphs)
         if mode != "argmax" and samples > (most := max(SAMPLES, SAMPLED_WORK // padded_size(largest) ** 2)):
             raise InputError(f"samples is {samples} for a graph of {largest} tasks; accepted: at most {most}")
+        _check_one_server(systems)
         features.check_neighbour_width(graphs, self.network.neighbour_limit)
         unlike = None if self.ranges is None else outside(self.ranges, list(zip(graphs, systems, strict=True)))
         if unlike is not None:
@@ -184,7 +202,9 @@ class Offloader:
             batch = [graphs[i] for i in indices], [systems[i] for i in indices]
             found = self._decoded(*batch, size, drawn, seed)
             for i, decoded in zip(indices, found, strict=True):
-                plans[i] = decoded[0] if mode == "argmax" else _best_of(graphs[i], systems[i], decoded, mode, seed)
+                plans[i] = (
+                    decoded[0] if mode == "argmax" else _best_of(graphs[i], systems[i], decoded, mode, seed, goal)
+                )
         return [plans[i] for i in range(len(graphs))]
 
     def decide(self, arrays: DagArrays) -> Decision:
@@ -198,9 +218,12 @@ class Offloader:
             A `Decision`, also of a policy that chooses the order.
 
         Raises:
-            InputError: something else, or times on the host that float32 does not hold.
+            InputError: something else, several servers, or times on the host that float32 does not hold.
         """
+        about_to_compute()
         check_type("arrays", arrays, DagArrays)
+        if arrays.num_sites != NUM_SIDES:
+            raise InputError(f"arrays have {arrays.num_sites - 1} servers; accepted: {_ONE_SERVER}")
         if len(arrays.mask.shape) != 2:
             raise InputError(f"arrays has a mask of shape {arrays.mask.shape}; accepted: [B, N], with one leading axis")
         actions, makespan = rollout.decode_greedily(self.network, self.params, encoded(arrays, self.network))
@@ -208,7 +231,7 @@ class Offloader:
         if not self.network.in_order:
             order = jnp.take_along_axis(order, jnp.where(arrays.mask, position_of(actions), 0), axis=-1)
         return Decision(
-            placement=jnp.where(arrays.mask, side_of(actions), LOCAL),
+            placement=jnp.where(arrays.mask, site_of(actions), LOCAL),
             order=jnp.where(arrays.mask, order, -1),
             makespan=makespan,
         )
@@ -236,6 +259,7 @@ class Offloader:
         check_number("updates", updates, low=0, high=MOST_UPDATES, integer=True)
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
         check_type("system", system, System)
+        _check_one_server([system])
         graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)
         task = learning_task(graphs, system, self.network)
         params, curve = adapt(self.network, self.learning, self.params, task, task, updates, jax.random.key(seed))
@@ -289,7 +313,7 @@ class Offloader:
     ) -> list[list[Plan]]:
         """The plans that rows of actions [B, K, N] make of each graph, in float64, each in its own order."""
         if self.network.in_order:
-            return plans_of_arrays(arrays, actions)
+            return plans_of_arrays(in_joules(arrays, systems), actions)
         _, count, size = actions.shape
         orders = [
             order[position_of(row[: graph.num_tasks])].astype(np.int64)
@@ -299,7 +323,9 @@ class Offloader:
         graphs = [graph for graph in graphs for _ in range(count)]
         systems = [system for system in systems for _ in range(count)]
         in_order = pack(graphs, systems, orders=orders, num_positions=size, dtype=np.float64)
-        plans = [plan for (plan,) in plans_of_arrays(in_order, side_of(actions).reshape(-1, 1, size))]
+        plans = [
+            plan for (plan,) in plans_of_arrays(in_joules(in_order, systems), site_of(actions).reshape(-1, 1, size))
+        ]
         return [plans[i : i + count] for i in range(0, len(plans), count)]
 
 
@@ -343,38 +369,51 @@ class _Improved(NamedTuple):
     plan: SearchedPlan
     evaluations: int
 
-    def or_else(self, other: SearchedPlan) -> _Improved:
+    def or_else(self, other: SearchedPlan, goal: Objective) -> _Improved:
         """The better of both, at the cost of both."""
-        best = other if other.makespan < self.plan.makespan else self.plan
+        best = min(self.plan, other, key=lambda plan: goal.key(plan.makespan, plan.energy))
         return _Improved(best, self.evaluations + other.evaluations)
 
 
-def _best_of(graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], mode: str, seed: int) -> SearchedPlan:
+def _best_of(
+    graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], mode: str, seed: int, goal: Objective
+) -> SearchedPlan:
     """The best of the policy's plans and of the simple ones, improved as `mode` says."""
-    simple = [planner(graph, system) for planner in (heft, greedy, all_local, all_offload)]
-    ahead = look_ahead(graph, system)
-    best = min([*decoded, *simple, ahead], key=lambda plan: plan.makespan)
+    simple = [heft(graph, system, objective=goal), greedy(graph, system, objective=goal)]
+    simple += [all_local(graph, system), all_offload(graph, system)]
+    ahead = look_ahead(graph, system, objective=goal)
+    best = min([*decoded, *simple, ahead], key=lambda plan: goal.key(plan.makespan, plan.energy))
     spent = decoded[0].evaluations + len(simple) + ahead.evaluations
     improved = _Improved(SearchedPlan.of(best, evaluations=0), spent)
     if mode != "sample":
         starts = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in (best, *decoded)}
         most = max(1, IMPROVING_WORK // padded_size(graph.num_tasks) ** 2 // len(starts))
+        search = partial(local_search, graph, system, restarts=0, seed=seed, max_evaluations=most, objective=goal)
         for start in starts.values():
-            improved = improved.or_else(
-                local_search(graph, system, start=start, restarts=0, seed=seed, max_evaluations=most)
-            )
+            improved = improved.or_else(search(start=start), goal)
     if mode == "search_order":
         steps = max(1, min(ORDER_STEPS, ORDER_WORK // padded_size(graph.num_tasks) ** 2))
-        improved = improved.or_else(order_search(graph, system, start=improved.plan, steps=steps, seed=seed))
+        found = order_search(graph, system, start=improved.plan, steps=steps, seed=seed, objective=goal)
+        improved = improved.or_else(found, goal)
     return SearchedPlan.of(improved.plan, evaluations=improved.evaluations)
+
+
+_ONE_SERVER = "1, which the policy knows (mj.look_ahead, mj.local_search and mj.optimum plan for several)"
+
+
+def _check_one_server(systems: Sequence[System]) -> None:
+    """Raises InputError for a system with several servers."""
+    for i, system in enumerate(systems):
+        if system.num_servers > 1:
+            raise InputError(f"system[{i}] has {system.num_servers} servers; accepted: {_ONE_SERVER}")
 
 
 def _batches(graphs: Sequence[TaskGraph], systems: Sequence[System], samples: int) -> Iterator[tuple[list[int], int]]:
     """Graphs that are decoded side by side, by their indices, and the size that they are padded to."""
-    alike: Mapping[tuple[int, str], list[int]] = defaultdict(list)
+    alike: Mapping[tuple[int, str, str], list[int]] = defaultdict(list)
     for i, (graph, system) in enumerate(zip(graphs, systems, strict=True)):
-        alike[padded_size(graph.num_tasks), system.channel].append(i)
-    for (size, _), indices in alike.items():
+        alike[padded_size(graph.num_tasks), system.channel, system.radio].append(i)
+    for (size, *_), indices in alike.items():
         most = MOST_PAIRS // (size * size * max(1, samples // 4))
         most = 1 << (max(1, min(most, MOST_AT_ONCE)).bit_length() - 1)
         for begin in range(0, len(indices), most):

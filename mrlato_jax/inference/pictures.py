@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph, levels
 from mrlato_jax.errors import escaped
-from mrlato_jax.mec.latency import OFFLOAD
-from mrlato_jax.mec.system import System, task_times
+from mrlato_jax.mec.latency import LOCAL
+from mrlato_jax.mec.system import CHANNELS, System, task_times
 from mrlato_jax.planners import Plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOCAL_COLOUR, OFFLOAD_COLOUR = "#4C78A8", "#F58518"
-RESOURCES = ("UE", "uplink", "VM", "downlink")
+SERVER_COLOURS = (OFFLOAD_COLOUR, "#54A24B", "#B279A2", "#E45756", "#72B7B2")  # again from the first for more servers
 MOST_NAMED = 60  # tasks; of more, names would cover one another
 MOST_ARROWS = 500  # edges; heads of more are too small to be seen, and take seconds to draw
 LONGEST_NAME = 14
@@ -58,7 +59,7 @@ def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
             (level[parent], -across[parent]),
             arrowprops={"arrowstyle": "-|>", "color": "0.55", "linewidth": thin, "shrinkA": gap, "shrinkB": gap},
         )
-    colours = [OFFLOAD_COLOUR if side == OFFLOAD else LOCAL_COLOUR for side in plan.placement]
+    colours = [colour_of(site) for site in plan.placement.tolist()]
     axes.scatter(level, -across, s=150 if named else 24, c=colours, zorder=3, edgecolors="white", linewidths=0.8)
     if named:
         for task, name in enumerate(graph.names):
@@ -68,44 +69,102 @@ def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
             )  # fmt: skip
     axes.margins(0.08, 0.12)
     axes.set_axis_off()
-    sides = (("local", LOCAL_COLOUR), ("offloaded", OFFLOAD_COLOUR))
-    handles = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in sides]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    sites = range(max(2, int(plan.placement.max()) + 1))
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=colour_of(site), label=name_of(site, len(sites) > 2))
+        for site in sites
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(sites), frameon=False)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
 
 
-def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "") -> Figure:
-    """When each task is on the UE, the uplink, the VM and the downlink, milliseconds.
+def colour_of(site: int) -> str:
+    """The UE's, or a server's."""
+    return LOCAL_COLOUR if site == LOCAL else SERVER_COLOURS[(site - 1) % len(SERVER_COLOURS)]
+
+
+def name_of(site: int, several: bool) -> str:
+    """A site in a legend."""
+    return "local" if site == LOCAL else f"server {site}" if several else "offloaded"
+
+
+def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str = "") -> Figure:
+    """Energy against makespan: the front as a line, other plans as points with their names.
+
+    Args:
+        plans: `mj.front`'s, by ascending makespan.
+        others: plans to compare, by name.
+        title: of the figure.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     from matplotlib import figure as plots
 
-    times, schedule = task_times(graph, system), plan.schedule
-    ends = (schedule.ue_end, schedule.upload_end, schedule.vm_end, schedule.download_end)
-    spans = (times.ue, times.uplink, times.vm, times.downlink)
-    offloaded = plan.placement == OFFLOAD
-    figure = plots.Figure(figsize=(min(16.0, 7 + 0.12 * graph.num_tasks), 3.2), layout="constrained")
+    figure = plots.Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    spans, joules = [1e3 * plan.makespan for plan in plans], [plan.energy for plan in plans]
+    axes.plot(spans, joules, "o-", color="0.2", markersize=5, linewidth=1.6, drawstyle="steps-post", label="front")
+    places: dict[tuple[float, float], list[str]] = {}
+    for name, plan in others.items():
+        places.setdefault((round(1e3 * plan.makespan, 6), round(plan.energy, 9)), []).append(name)
+    for number, ((span, energy), names) in enumerate(places.items()):
+        axes.plot(span, energy, "s", color=SERVER_COLOURS[number % len(SERVER_COLOURS)], markersize=7)
+        axes.annotate(
+            ", ".join(names), (span, energy), (6, 6), textcoords="offset points", fontsize=8, parse_math=False
+        )
+    axes.set_xlabel("makespan, ms")
+    axes.set_ylabel("energy of the UE, J")
+    axes.set_xlim(0)
+    axes.set_ylim(0)
+    axes.margins(0.12)
+    axes.set_title(title or "no plan on the line is beaten in both", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "") -> Figure:
+    """When each task is on the UE, the links and the servers, milliseconds.
+
+    Where results stay, the links are left out: what a task needs may come over them in several pieces.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib import figure as plots
+
+    times, schedule, tasks = task_times(graph, system), plan.schedule, np.arange(graph.num_tasks)
+    server = np.maximum(plan.placement - 1, 0)
+    stays, several = CHANNELS[system.channel].results_stay, system.num_servers > 1
+    offloaded = plan.placement != LOCAL
+    rows = [("UE", schedule.ue_end, times.ue, ~offloaded)]
+    if not stays:
+        rows.append(("uplink", schedule.upload_end, times.uplink[tasks, server], offloaded))
+    rows += [
+        (f"server {k}" if several else "VM", schedule.vm_end, times.vm[:, k - 1], plan.placement == k)
+        for k in range(1, system.num_sites)
+    ]
+    if not stays:
+        rows.append(("downlink", schedule.download_end, times.downlink[tasks, server], offloaded))
+    figure = plots.Figure(figsize=(min(16.0, 7 + 0.12 * graph.num_tasks), 1.2 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
     narrow = 0.012 * plan.makespan  # of a bar that still holds a number
-    for row, (resource, end, span) in enumerate(zip(RESOURCES, ends, spans, strict=True)):
-        used = np.flatnonzero(offloaded if resource != "UE" else ~offloaded)
+    for row, (_, end, span, uses) in enumerate(rows):
+        used = np.flatnonzero(uses)
         starts = 1e3 * (end[used] - span[used])
-        colour = LOCAL_COLOUR if resource == "UE" else OFFLOAD_COLOUR
         axes.barh(
-            np.full(len(used), row), 1e3 * span[used], left=starts, height=0.7, color=colour, edgecolor="white",
-            linewidth=0.6,
+            np.full(len(used), row), 1e3 * span[used], left=starts, height=0.7,
+            color=[colour_of(site) for site in plan.placement[used].tolist()], edgecolor="white", linewidth=0.6,
         )  # fmt: skip
         for task, start in zip(used, starts, strict=True):
             if graph.num_tasks <= MOST_NAMED and span[task] > narrow:
                 middle = start + 500 * span[task]
                 axes.text(middle, row, str(task), ha="center", va="center", fontsize=6.5, color="white")
     axes.axvline(1e3 * plan.makespan, color="0.3", linewidth=1, linestyle=":")
-    axes.set_yticks(range(len(RESOURCES)), RESOURCES)
-    axes.set_ylim(len(RESOURCES) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 1e3 * plan.makespan * 1.02 or 1)
     axes.set_xlabel("ms" + ("; numbers are tasks by their place in the file" if graph.num_tasks <= MOST_NAMED else ""))
     if title:

@@ -14,7 +14,7 @@ from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.features import check_neighbour_width, encode_all
 from mrlato_jax.errors import InputError
-from mrlato_jax.mec.arrays import DagArrays, out_of_range, pack
+from mrlato_jax.mec.arrays import DagArrays, out_of_range, pack, trimmed
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import earliest_finish
 
@@ -92,11 +92,9 @@ def stack(trees: Sequence[Tree]) -> Tree:
 
 def trim(learning_task: LearningTask, num_positions: int) -> LearningTask:
     """The same DAGs with fewer padded positions; `num_positions` must hold the largest of them."""
-    size = num_positions
     dags, features, heft, optimum = learning_task
-    short = {name: getattr(dags, name)[..., :size] for name in ("ue", "uplink", "vm", "downlink", "mask", "order")}
-    dags = DagArrays(**short, parents=dags.parents[..., :size, :size], channel=dags.channel)
-    return LearningTask(dags, features[..., :size, :], heft, None if optimum is None else optimum[..., :size])
+    features, size = features[..., :num_positions, :], num_positions
+    return LearningTask(trimmed(dags, size), features, heft, None if optimum is None else optimum[..., :size])
 
 
 def take(tree: Tree, index: jax.Array | int) -> Tree:

@@ -3,6 +3,7 @@
 Letters used for shapes throughout the project:
     B  DAGs in a batch          G  DAGs of one learning task      R  rollouts (trajectories) of one DAG
     N  positions of a padded DAG (N >= n, its number of tasks)    T  learning tasks        F  features
+    K  servers; site 0 is the UE, site k server k                 L  radios: 1 where they are shared, else K
 A *position* is a place in the scheduling order; padding comes after the last task.
 """
 
@@ -11,17 +12,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, check_type, shorten
+from mrlato_jax.mec.objective import Objective, Prices
 from mrlato_jax.mec.priority import check_order, priority_order
-from mrlato_jax.mec.system import System, task_times
+from mrlato_jax.mec.system import CHANNELS, MoveTimes, System, TaskTimes, move_times, task_times
 
 MAX_PARENTS_BYTES = 2**30  # of `DagArrays.parents`: one DAG of 32,768 positions, or 2.7 million of 20
+
+
+class Deadline(NamedTuple):
+    """A bound on the makespan, and a cost that no plan which meets it exceeds."""
+
+    latest: Any  # seconds
+    dearest: Any  # joules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +38,18 @@ class DagArrays:
     """One DAG under one system (or a batch of them, with leading axes), in scheduling order.
 
     Attributes:
-        ue, uplink, vm, downlink: float[..., N], `T_ue`, `T_ul`, `T_m`, `T_dl` in seconds; 0 on padding.
+        ue: float[..., N], `T_ue` in seconds; 0 on padding.
+        uplink, vm, downlink: float[..., N, K], `T_ul`, `T_m`, `T_dl` on each server, seconds; 0 on padding.
         parents: bool[..., N, N], `parents[i, j]`: the task at position j is a parent of the one at i (so j < i).
         mask: bool[..., N], True for tasks, False for padding.
         order: int32[..., N], task id at each position; -1 on padding.
-        channel: name of the channel rules; static, so each is compiled apart.
+        allowed: bool[..., N, K + 1], the sites that pins leave to each task; None where no task is pinned.
+        forward: float[..., N, K], seconds that a task's result takes up to each server; with "resident" only.
+        backhaul: float[..., N], seconds that it takes between servers; with "resident" only.
+        prices: what counts beside the makespan, each float[...]; None where the makespan alone counts.
+        deadline: for the makespan, where there is one.
+        channel: name of the channel rules; static, as `radio`, so each is compiled apart.
+        radio: "shared" or "separate".
     """
 
     ue: Any
@@ -44,13 +60,40 @@ class DagArrays:
     mask: Any
     order: Any
     channel: str = "paper"
+    radio: str = "shared"
+    allowed: Any = None
+    forward: Any = None
+    backhaul: Any = None
+    prices: Prices | None = None
+    deadline: Deadline | None = None
+
+    @property
+    def num_sites(self) -> int:
+        """K + 1."""
+        return self.vm.shape[-1] + 1
 
 
 jax.tree_util.register_dataclass(
     DagArrays,
-    data_fields=["ue", "uplink", "vm", "downlink", "parents", "mask", "order"],
-    meta_fields=["channel"],
-)
+    data_fields=[
+        "ue", "uplink", "vm", "downlink", "parents", "mask", "order", "allowed", "forward", "backhaul", "prices",
+        "deadline",
+    ],
+    meta_fields=["channel", "radio"],
+)  # fmt: skip
+
+
+def trimmed(dags: DagArrays, num_positions: int) -> DagArrays:
+    """The same DAGs with fewer padded positions; `num_positions` must hold the largest of them."""
+    size = num_positions
+    short = {name: getattr(dags, name)[..., :size] for name in ("ue", "mask", "order")}
+    by_server = {
+        name: leaf[..., :size, :]
+        for name in ("uplink", "vm", "downlink", "allowed", "forward")
+        if (leaf := getattr(dags, name)) is not None
+    }
+    backhaul = None if dags.backhaul is None else dags.backhaul[..., :size]
+    return dataclasses.replace(dags, **short, **by_server, parents=dags.parents[..., :size, :size], backhaul=backhaul)
 
 
 def pack(
@@ -60,15 +103,17 @@ def pack(
     orders: Sequence[Any] | None = None,
     num_positions: int | None = None,
     dtype: Any = np.float32,
+    objective: Objective | None = None,
 ) -> DagArrays:
     """Packs graphs for the jittable core; runs on the host.
 
     Args:
         graphs: the DAGs, any sizes.
-        system: the system they run on, or one for each, all of one channel.
+        system: the system they run on, or one for each, all of one channel, radio and number of servers.
         orders: a scheduling order for each graph; by default `priority_order`.
         num_positions: N; by default the largest number of tasks.
         dtype: of the times, a floating-point one.
+        objective: what is to be minimised; by default the makespan.
 
     Returns:
         numpy-backed `DagArrays` with leading axis B = len(graphs).
@@ -81,9 +126,10 @@ def pack(
     check_floating(dtype)
     systems = one_for_each(system, len(graphs))
     for i, one in enumerate(systems):
-        if one.channel != systems[0].channel:
-            accepted = f"accepted: {systems[0].channel!r}, as system[0]"
-            raise InputError(f"system[{i}] has channel {one.channel!r}; {accepted}")
+        for name in ("channel", "radio", "num_servers") if one is not systems[0] else ():
+            value, first = getattr(one, name), getattr(systems[0], name)
+            if value != first:
+                raise InputError(f"system[{i}] has {name} {value!r}; accepted: {first!r}, as system[0]")
     if orders is None:
         checked = [priority_order(graph, one) for graph, one in zip(graphs, systems, strict=True)]
     elif not isinstance(orders, Sequence):
@@ -92,22 +138,60 @@ def pack(
         raise InputError(f"orders has {len(orders)} entries; accepted: {len(graphs)}, one for each graph")
     else:
         checked = [check_order(graph, order) for graph, order in zip(graphs, orders, strict=True)]
-    batch = len(graphs)
-    ue, uplink, vm, downlink = (np.zeros((batch, size), dtype) for _ in range(4))
+    batch, servers, stays = len(graphs), systems[0].num_servers, CHANNELS[systems[0].channel].results_stay
+    ue, backhaul = (np.zeros((batch, size), dtype) for _ in range(2))
+    uplink, vm, downlink, forward = (np.zeros((batch, size, servers), dtype) for _ in range(4))
+    allowed = np.ones((batch, size, servers + 1), bool)
+    dearest: list[float] = []
     parents = np.zeros((batch, size, size), bool)
     mask = np.zeros((batch, size), bool)
     order = np.full((batch, size), -1, np.int32)
     for b, (graph, o, one) in enumerate(zip(graphs, checked, systems, strict=True)):
         n, times = graph.num_tasks, task_times(graph, one)
-        if wrong := out_of_range(times, dtype):
+        moves = move_times(graph, one) if stays else None
+        if wrong := out_of_range([*times, *(moves or ())], dtype):
             raise InputError(f"graphs[{b}] under {one}: {wrong}")
         ue[b, :n], uplink[b, :n] = times.ue[o], times.uplink[o]
         vm[b, :n], downlink[b, :n] = times.vm[o], times.downlink[o]
+        if moves is not None:
+            forward[b, :n], backhaul[b, :n] = moves.forward[o], moves.backhaul[o]
+        if graph.is_pinned:
+            pins = np.array(graph.pins)[o]
+            allowed[b, :n, 0], allowed[b, :n, 1:] = pins != "server", (pins != "ue")[:, None]
         position = np.empty(n, np.int64)
         position[o] = np.arange(n)
         parents[b, position[graph.edges[:, 1]], position[graph.edges[:, 0]]] = True
         mask[b, :n], order[b, :n] = True, o
-    return DagArrays(ue, uplink, vm, downlink, parents, mask, order, channel=systems[0].channel)
+        if objective is not None and objective.deadline_s is not None:
+            dearest.append(most_joules(one, times, moves))
+    objective = objective or Objective()
+    deadline = None
+    if objective.deadline_s is not None:
+        deadline = Deadline(*np.array([(objective.deadline_s, most) for most in dearest], dtype).T.copy())
+    return DagArrays(
+        ue, uplink, vm, downlink, parents, mask, order,
+        allowed=None if allowed.all() else allowed,
+        forward=forward if stays else None,
+        backhaul=backhaul if stays else None,
+        prices=stacked_prices([objective.prices(one.power) for one in systems], dtype),
+        deadline=deadline,
+        channel=systems[0].channel,
+        radio=systems[0].radio,
+    )  # fmt: skip
+
+
+def most_joules(system: System, times: TaskTimes, moves: MoveTimes | None) -> float:
+    """What no plan takes more energy than: every resource is used by every task, one after the other."""
+    seconds = [column.sum() for column in (*times, *(moves or ()))]
+    return 2 * sum(dataclasses.astuple(system.power)) * float(sum(seconds)) + 1
+
+
+def stacked_prices(prices: Sequence[Prices | None], dtype: Any) -> Prices | None:
+    """The prices of each DAG of a batch, each [B]; None where the makespan alone counts for all of them."""
+    if all(one is None for one in prices):
+        return None
+    filled = [Prices(1.0, 0.0, 0.0, 0.0) if one is None else one for one in prices]
+    return Prices(*np.array(filled, dtype).T.copy())
 
 
 def padded_to(field: str, graphs: Any, num_positions: int | None) -> int:
@@ -138,15 +222,15 @@ def out_of_range(times: Sequence[np.ndarray], dtype: Any) -> str | None:
     sum.
 
     Args:
-        times: of each resource, [..., N], seconds, in float64.
+        times: of each resource, [..., N] or [..., N, K], seconds, in float64.
         dtype: a floating-point one.
     """
-    limits, together = np.finfo(dtype), np.stack(times)
-    least = together.min(where=together > 0, initial=np.inf)
+    limits, batch = np.finfo(dtype), times[0].ndim - 1
+    least = min(column.min(where=column > 0, initial=np.inf) for column in times)
     if least < limits.tiny:
         return f"a time is {least} s; accepted: 0, or at least {limits.tiny} s, the least of {limits.dtype}"
     with np.errstate(over="ignore"):
-        total = together.sum(axis=(0, -1)).max()
+        total = np.max(sum(column.sum(axis=tuple(range(batch, column.ndim))) for column in times))
     if not total <= limits.max:
         return f"the times overflow {limits.dtype}, together {total} s; accepted: at most {limits.max} s"
     return None

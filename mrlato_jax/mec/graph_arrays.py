@@ -19,7 +19,7 @@ import numpy as np
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, as_array, check_type, shorten
 from mrlato_jax.mec.arrays import DagArrays, check_floating, padded_to
-from mrlato_jax.mec.system import BITS_PER_BYTE, QUANTITIES, System
+from mrlato_jax.mec.system import BITS_PER_BYTE, CHANNELS, QUANTITIES, System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class GraphArrays:
         cycles, upload_bytes, download_bytes: float[..., N], as in `TaskGraph`; 0 on padding.
         parents: bool[..., N, N], `parents[i, j]`: task j is a parent of task i.
         mask: bool[..., N], True for tasks, False for padding.
+        at_ue, at_server: bool[..., N], whether pins let a task run there; None where no task is pinned.
         topological: int32[..., N], task ids, every parent before its children; padding last.
     """
 
@@ -39,11 +40,13 @@ class GraphArrays:
     parents: Any
     mask: Any
     topological: Any
+    at_ue: Any = None
+    at_server: Any = None
 
 
 jax.tree_util.register_dataclass(
     GraphArrays,
-    data_fields=["cycles", "upload_bytes", "download_bytes", "parents", "mask", "topological"],
+    data_fields=["cycles", "upload_bytes", "download_bytes", "parents", "mask", "topological", "at_ue", "at_server"],
     meta_fields=[],
 )
 
@@ -72,6 +75,7 @@ def pack_graph(
     batch = len(graph)
     cycles, upload_bytes, download_bytes = (np.zeros((batch, size), dtype) for _ in range(3))
     parents, mask = np.zeros((batch, size, size), bool), np.zeros((batch, size), bool)
+    at_ue, at_server = np.ones((batch, size), bool), np.ones((batch, size), bool)
     topological = np.tile(np.arange(size, dtype=np.int32), (batch, 1))
     for b, one in enumerate(graph):
         n = one.num_tasks
@@ -84,7 +88,11 @@ def pack_graph(
             column[b, :n] = values
         parents[b, one.edges[:, 1], one.edges[:, 0]] = True
         mask[b, :n], topological[b, :n] = True, one.topological_order()
-    return GraphArrays(cycles, upload_bytes, download_bytes, parents, mask, topological)
+        if one.is_pinned:
+            pins = np.array(one.pins)
+            at_ue[b, :n], at_server[b, :n] = pins != "server", pins != "ue"
+    pinned = (at_ue, at_server) if not (at_ue.all() and at_server.all()) else (None, None)
+    return GraphArrays(cycles, upload_bytes, download_bytes, parents, mask, topological, *pinned)
 
 
 def arrays(graph: GraphArrays, system: System, order: Any = None) -> DagArrays:
@@ -96,8 +104,8 @@ def arrays(graph: GraphArrays, system: System, order: Any = None) -> DagArrays:
 
     Args:
         graph: `pack_graph`'s, of one DAG or with a leading axis B.
-        system: its clocks and rates may be traced: numbers, or with a leading axis B [B], one for each DAG. Many
-            systems for one DAG: `jax.vmap`.
+        system: its clocks and rates may be traced: numbers, or with a leading axis B [B], one for each DAG; of several
+            servers a sequence of such. Many systems for one DAG: `jax.vmap`.
         order: int[..., k >= n], task ids in scheduling order; by default the priority order (13) on that system. It is
             checked only where it and `graph` are on the host.
 
@@ -112,17 +120,20 @@ def arrays(graph: GraphArrays, system: System, order: Any = None) -> DagArrays:
     batch, dtype = graph.mask.shape[:-1], jax.dtypes.canonicalize_dtype(graph.cycles.dtype)
     if graph.mask.ndim not in (1, 2):
         raise InputError(f"graph has leading axes {batch}; accepted: none or one (jax.vmap takes more)")
-    values: list[Any] = []
+    values: dict[str, Any] = {}
     for name in QUANTITIES:
-        value = jnp.asarray(getattr(system, name), dtype)
-        if value.shape not in ((), batch):
-            accepted = f"accepted: a number{f', or {batch}, one for each graph' if batch else ' (jax.vmap takes many)'}"
-            raise InputError(f"System.{name} has shape {value.shape}; {accepted}")
-        values.append(jnp.broadcast_to(value, batch))
+        of_one = getattr(system, name)
+        of_each = [jnp.asarray(value, dtype) for value in (of_one if isinstance(of_one, tuple) else (of_one,))]
+        for value in of_each:
+            if value.shape not in ((), batch):
+                many = f", or {batch}, one for each graph" if batch else " (jax.vmap takes many)"
+                raise InputError(f"System.{name} has shape {value.shape}; accepted: a number{many}")
+        of_each = [jnp.broadcast_to(value, batch) for value in of_each]
+        servers = 1 if name == "ue_hz" else system.num_servers
+        values[name] = of_each[0] if name == "ue_hz" else tuple(of_each * (servers if len(of_each) == 1 else 1))
     if order is not None:
         order = _padded_order(graph, order)
-    quantities = dict(zip(QUANTITIES, values, strict=True))
-    return _arrays(graph, dataclasses.replace(system, **quantities), order)
+    return _arrays(graph, dataclasses.replace(system, **values), order)
 
 
 def _padded_order(graph: GraphArrays, order: Any) -> jax.Array:
@@ -159,19 +170,25 @@ def _arrays(graph: GraphArrays, system: System, order: jax.Array | None) -> DagA
 
 
 def _of_one(graph: GraphArrays, system: System, order: jax.Array | None) -> DagArrays:
+    uplink_bps, vm_hz, downlink_bps = (jnp.stack(getattr(system, f)) for f in ("uplink_bps", "vm_hz", "downlink_bps"))
     ue = graph.cycles / system.ue_hz
-    uplink = BITS_PER_BYTE * graph.upload_bytes / system.uplink_bps
-    vm = graph.cycles / system.vm_hz
-    downlink = BITS_PER_BYTE * graph.download_bytes / system.downlink_bps
+    uplink = BITS_PER_BYTE * graph.upload_bytes[:, None] / uplink_bps[None]
+    vm = graph.cycles[:, None] / vm_hz[None]
+    result = BITS_PER_BYTE * graph.download_bytes
+    downlink = result[:, None] / downlink_bps[None]
     if order is None:
-        order = _priority_order(graph, uplink + vm + downlink)
+        order = _priority_order(graph, (uplink + vm + downlink).min(axis=1))
     valid = jnp.arange(graph.mask.shape[0]) < graph.mask.sum()
     order = jnp.where(valid, order, -1)
     ids = jnp.where(valid, order, 0)
 
     def in_order(times: jax.Array) -> jax.Array:
-        return jnp.where(valid, times[ids], 0)
+        return jnp.where(valid.reshape(-1, *(1,) * (times.ndim - 1)), times[ids], 0)
 
+    stays, allowed = CHANNELS[system.channel].results_stay, None
+    if graph.at_ue is not None:
+        at_server = jnp.broadcast_to(graph.at_server[ids][:, None], (len(ids), system.num_servers))
+        allowed = jnp.concatenate([graph.at_ue[ids][:, None], at_server], axis=1) | ~valid[:, None]
     parents = jnp.asarray(graph.parents)[ids][:, ids] & valid[:, None] & valid[None, :]
     return DagArrays(
         ue=in_order(ue),
@@ -181,7 +198,11 @@ def _of_one(graph: GraphArrays, system: System, order: jax.Array | None) -> DagA
         parents=parents,
         mask=valid,
         order=order,
+        allowed=allowed,
+        forward=in_order(result[:, None] / uplink_bps[None]) if stays else None,
+        backhaul=in_order(result / system.backhaul_bps) if stays else None,
         channel=system.channel,
+        radio=system.radio,
     )
 
 

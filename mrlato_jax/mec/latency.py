@@ -1,7 +1,8 @@
-"""The latency recurrence (7)-(11): the only one in the project.
+"""The latency recurrence (7)-(11), widened to K servers and to results that stay: the only one in the project.
 
-Four FIFO resources serve the tasks of a DAG in scheduling order. `step` places one task; `run` scans it over a DAG;
-greedy planning, the decision process, `makespan` and `simulate` are all built on these.
+FIFO resources serve the tasks of a DAG in scheduling order: the UE, the servers, uplinks, downlinks and the link among
+the servers. `step` places one task; `run` scans it over a DAG; greedy planning, the decision process, `makespan` and
+`simulate` are all built on these.
 
 Everything here is written for one DAG in jnp; `jax.vmap` makes batches, and so do axes that follow N, since all is
 elementwise along them. float32 on devices; `simulate` runs the same code in float64.
@@ -10,7 +11,7 @@ elementwise along them. float32 on devices; `simulate` runs the same code in flo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -20,11 +21,12 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, as_array, check_type, shorten
-from mrlato_jax.mec.arrays import DagArrays, pack
+from mrlato_jax.mec.arrays import DagArrays, pack, stacked_prices
+from mrlato_jax.mec.objective import Objective, joules
 from mrlato_jax.mec.system import CHANNELS, System
 from mrlato_jax.processes import about_to_compute
 
-LOCAL, OFFLOAD = 0, 1
+LOCAL, OFFLOAD = 0, 1  # sites: the UE, and the server where there is one; in general site k is server k
 
 
 class Task(NamedTuple):
@@ -32,106 +34,305 @@ class Task(NamedTuple):
 
     position: jax.Array  # int32
     ue: jax.Array  # T_ue, seconds
-    uplink: jax.Array  # T_ul
-    vm: jax.Array  # T_m
-    downlink: jax.Array  # T_dl
+    uplink: jax.Array  # [K], T_ul
+    vm: jax.Array  # [K], T_m
+    downlink: jax.Array  # [K], T_dl
     parents: jax.Array  # bool[N]
     valid: jax.Array  # bool, False on padding
+    comes_home: jax.Array | None  # bool, no task needs its result, so that it ends at the UE; kept where results stay
+    allowed: jax.Array | None  # bool[K + 1], the sites that a pin leaves; None where no task is pinned
+
+
+class Results(NamedTuple):
+    """Where the results of the placed tasks are, where they stay.
+
+    When a result came to a site is not kept: the task that needed it there has waited for it, and every later task of
+    the site waits for that task.
+    """
+
+    backhaul: jax.Array  # A_bh: when the link among the servers is free, seconds
+    site: jax.Array  # int32[N], where each was computed; 0 where none was
+    ended: jax.Array  # [N], ET_ue or ET_m of each, else 0
+    at_ue: jax.Array  # bool[N], whether each is there, or on its way with the tasks so far
+    at_server: jax.Array  # bool[N, K]
 
 
 class Queues(NamedTuple):
     """What the placed tasks leave behind; seconds."""
 
-    uplink: jax.Array  # A_ul: when the uplink is free
-    vm: jax.Array  # A_m
-    downlink: jax.Array  # A_dl
+    uplink: jax.Array  # [L], A_ul: when each uplink is free
+    vm: jax.Array  # [K], A_m
+    downlink: jax.Array  # [L], A_dl
     ue: jax.Array  # A_ue
     makespan: jax.Array  # (11) over the tasks placed so far
-    result_at_ue: jax.Array  # [N], max(ET_ue, ET_dl) of each placed task, else 0
+    result_at_ue: jax.Array  # [N], max(ET_ue, ET_dl) of each placed task, else 0; see `Schedule` where results stay
     data_at_sender: jax.Array | None  # [N], max(ET_ue, ET_ul); kept only by channels whose uploads wait for uploads
+    results: Results | None  # kept only where results stay
+    spent: jax.Array | None  # what computing and transfers cost so far, by `DagArrays.prices`
+
+
+class Moves(NamedTuple):
+    """What placing a task moves, where results stay: of each server, and of the UE."""
+
+    uplink: jax.Array  # [K], when the server's uplink is free afterwards
+    backhaul: jax.Array  # [K]
+    downlink: jax.Array  # [L], when the downlinks are, if the task runs on the UE
+    homeward: jax.Array  # bool[N], whose results come to the UE then
+    sending: jax.Array  # [K], seconds of uplinks
+    receiving: jax.Array  # seconds of downlinks, if the task runs on the UE
 
 
 class TaskEnds(NamedTuple):
-    """When a task leaves each resource; 0 for one that it does not use. Seconds."""
+    """When a task leaves each resource; 0 for one that it does not use. Seconds.
 
-    upload: jax.Array  # ET_ul
+    As candidates, upload, vm and download are of each server, [K].
+    """
+
+    upload: jax.Array  # ET_ul; where results stay, when the last that the task needs is there
     vm: jax.Array  # ET_m
-    download: jax.Array  # ET_dl
+    download: jax.Array  # ET_dl; where results stay and others need this one, ET_m
     ue: jax.Array  # ET_ue
+    moves: Moves | None = None
 
 
 def tasks(dag: DagArrays) -> Task:
     """The positions of one DAG, stacked along axis 0."""
     positions = jnp.arange(dag.mask.shape[0], dtype=jnp.int32)
-    return Task(positions, dag.ue, dag.uplink, dag.vm, dag.downlink, dag.parents, dag.mask)
+    home = ~dag.parents.any(axis=0) if CHANNELS[dag.channel].results_stay else None
+    return Task(positions, dag.ue, dag.uplink, dag.vm, dag.downlink, dag.parents, dag.mask, home, dag.allowed)
 
 
 def empty_queues(dag: DagArrays) -> Queues:
     """All resources free at time 0, nothing placed."""
-    zero, zeros = jnp.zeros(dag.ue.shape[1:], dag.ue.dtype), jnp.zeros(dag.ue.shape, dag.ue.dtype)
-    waits_for_download = CHANNELS[dag.channel].upload_waits_for_download
-    return Queues(zero, zero, zero, zero, zero, zeros, None if waits_for_download else zeros)
+    rules, dtype = CHANNELS[dag.channel], dag.ue.dtype
+    zero, zeros = jnp.zeros(dag.ue.shape[1:], dtype), jnp.zeros(dag.ue.shape, dtype)
+    servers = jnp.zeros(dag.vm.shape[1:], dtype)
+    radios = servers[:1] if dag.radio == "shared" else servers
+    results = None
+    if rules.results_stay:
+        nowhere = jnp.zeros(dag.vm.shape, bool)
+        results = Results(zero, jnp.zeros(dag.ue.shape, jnp.int32), zeros, jnp.zeros(dag.ue.shape, bool), nowhere)
+    return Queues(
+        uplink=radios,
+        vm=servers,
+        downlink=radios,
+        ue=zero,
+        makespan=zero,
+        result_at_ue=zeros,
+        data_at_sender=None if rules.upload_waits_for_download else zeros,
+        results=results,
+        spent=None if dag.prices is None else zero,
+    )
 
 
-def candidate_ends(channel: str, queues: Queues, task: Task) -> TaskEnds:
-    """(7)-(10) for one task under both actions: `ue` if it ran locally, the other three if it were offloaded.
+def cost(dag: DagArrays, queues: Queues) -> jax.Array:
+    """What the tasks placed so far cost: their makespan, or what `DagArrays.prices` make of it and of the energy.
 
-    (8)'s `max_j ET_m_j` needs no term of its own: the VM serves in scheduling order, so `A_m` already is the largest
-    end time of any earlier task there. The same holds for the parents' uploads where entry tasks queue.
+    A plan that misses a deadline costs more than any that meets it, and more the later it ends.
     """
-    rules = CHANNELS[channel]
+    if dag.prices is None:
+        return queues.makespan
+    assert queues.spent is not None
+    paid = dag.prices.makespan * queues.makespan + queues.spent
+    if dag.deadline is None:
+        return paid
+    return jnp.where(queues.makespan <= dag.deadline.latest, paid, dag.deadline.dearest + queues.makespan)
+
+
+def candidate_ends(dag: DagArrays, queues: Queues, task: Task) -> TaskEnds:
+    """(7)-(10) for one task at every site: `ue` if it ran on the UE, the other three if it ran on each server.
+
+    (8)'s `max_j ET_m_j` needs no term of its own: a VM serves in scheduling order, so `A_m` already is the largest end
+    time of any earlier task there. The same holds for the parents' uploads where entry tasks queue.
+    """
+    rules = CHANNELS[dag.channel]
+    if rules.results_stay:
+        return _ends_where_results_stay(dag, queues, task)
     ready = jnp.max(jnp.where(task.parents, queues.result_at_ue, 0), axis=0)
     sendable = ready
     if queues.data_at_sender is not None:
         sendable = jnp.max(jnp.where(task.parents, queues.data_at_sender, 0), axis=0)
-    upload = jnp.maximum(queues.uplink, sendable) + task.uplink
+    upload = jnp.maximum(queues.uplink, sendable[None]) + task.uplink
     vm = jnp.maximum(queues.vm, upload) + task.vm
     download = (jnp.maximum(queues.downlink, vm) if rules.downloads_queue else vm) + task.downlink
     ue = jnp.maximum(queues.ue, ready) + task.ue
     return TaskEnds(upload, vm, download, ue)
 
 
-def place(channel: str, queues: Queues, task: Task, ends: TaskEnds, action: jax.Array) -> tuple[Queues, TaskEnds]:
-    """Commits `action` (0 local, 1 offload) for `task`, given its `candidate_ends`; padding changes nothing.
+def _ends_where_results_stay(dag: DagArrays, queues: Queues, task: Task) -> TaskEnds:
+    """`candidate_ends` and what is moved: each parent's result that is not at the site, from where it was computed."""
+    results = queues.results
+    assert results is not None
+    assert task.comes_home is not None
+    parents, entry = task.parents, ~task.parents.any(axis=0)
+    on_ue, ended = (results.site == LOCAL)[:, None], results.ended[:, None]
+
+    # To a server: over its uplink from the UE, over the backhaul from another server.
+    missing = parents[:, None] & ~results.at_server
+    to_send, to_pass = missing & on_ue, missing & ~on_ue
+    uplink = _served(queues.uplink + jnp.where(entry[None], task.uplink, 0), to_send, ended, dag.forward)
+    backhaul = _served(results.backhaul[None], to_pass, ended, dag.backhaul[:, None])
+    sent = entry[None] | to_send.any(axis=0)
+    upload = jnp.maximum(jnp.where(sent, uplink, 0), jnp.where(to_pass.any(axis=0), backhaul, 0))
+    vm = jnp.maximum(queues.vm, upload) + task.vm
+    download = jnp.where(task.comes_home[None], jnp.maximum(queues.downlink, vm) + task.downlink, vm)
+
+    # To the UE: over the downlink of the server that computed it.
+    homeward = parents & ~results.at_ue
+    computed_at = results.site[:, None] == _servers(dag)[None]  # [N, K]
+    took, through = jnp.where(computed_at, dag.downlink, 0), homeward[:, None] & computed_at
+    if dag.radio == "shared":
+        took, through = took.sum(axis=1, keepdims=True), homeward[:, None]
+    downlink = _served(queues.downlink, through, ended, took)
+    received = jnp.where(through.any(axis=0), downlink, 0).max(axis=0)
+    ue = jnp.maximum(queues.ue, received) + task.ue
+    moves = Moves(
+        uplink=uplink,
+        backhaul=backhaul,
+        downlink=downlink,
+        homeward=homeward,
+        sending=jnp.where(to_send, dag.forward, 0).sum(axis=0) + jnp.where(entry[None], task.uplink, 0),
+        receiving=jnp.where(through, took, 0).sum(axis=(0, 1)),
+    )
+    return TaskEnds(upload, vm, download, ue, moves)
+
+
+def _served(free: jax.Array, needed: jax.Array, ready: jax.Array, duration: jax.Array) -> jax.Array:
+    """When a FIFO queue is free that takes those `needed` in the order of axis 0.
+
+    The recurrence `free = max(free, ready) + duration`, unrolled: the latest of what was ready, each with all that
+    comes from there on. The sums are a product with a triangle of ones, which is faster than a prefix sum.
+    """
+    taken = jnp.where(needed, duration, 0)
+    triangle = jnp.triu(jnp.ones((taken.shape[0], taken.shape[0]), taken.dtype))
+    remaining = jnp.tensordot(triangle, taken, axes=1, precision=jax.lax.Precision.HIGHEST)
+    latest = jnp.where(needed, ready + remaining, 0).max(axis=0)
+    return jnp.maximum(free + remaining[0], latest)
+
+
+def _servers(dag: DagArrays) -> jax.Array:
+    """int32[K, 1, ...], the sites of the servers, one axis for each of `DagArrays.vm` but the first."""
+    count, trailing = dag.vm.shape[1], dag.vm.ndim - 2
+    return jnp.arange(1, count + 1, dtype=jnp.int32).reshape(count, *(1,) * trailing)
+
+
+def place(dag: DagArrays, queues: Queues, task: Task, ends: TaskEnds, action: jax.Array) -> tuple[Queues, TaskEnds]:
+    """Commits `action`, the site, for `task`, given its `candidate_ends`; padding changes nothing.
 
     Returns:
         The queues afterwards and the task's end times with the unused ones 0.
     """
-    offloaded = task.valid & (action == OFFLOAD)
-    local = task.valid & (action != OFFLOAD)
-    upload, vm, download = (jnp.where(offloaded, end, 0) for end in ends[:3])
+    rules = CHANNELS[dag.channel]
+    offloaded = task.valid[None] & (action[None] == _servers(dag))  # [K]
+    away = offloaded.any(axis=0)
+    local = task.valid & ~away
+    at_servers = [jnp.where(offloaded, end, 0) for end in ends[:3]]
+    upload, vm, download = (end.max(axis=0) for end in at_servers)
     ue = jnp.where(local, ends.ue, 0)
     result = jnp.maximum(ue, download)
-    occupies_uplink = upload
-    if not CHANNELS[channel].entry_uploads_queue:
-        occupies_uplink = jnp.where(task.parents.any(axis=0), upload, 0)
-    after = with_results(queues, task.position, result, jnp.maximum(ue, upload), task.valid)._replace(
-        uplink=jnp.maximum(queues.uplink, occupies_uplink),
-        vm=jnp.maximum(queues.vm, vm),
-        downlink=jnp.maximum(queues.downlink, download),
+    after = queues._replace(
+        vm=jnp.maximum(queues.vm, at_servers[1]),
         ue=jnp.maximum(queues.ue, ue),
         makespan=jnp.maximum(queues.makespan, result),
     )
+    if ends.moves is not None:
+        after = _move(dag, after, task, ends, offloaded, local, result)
+        assert task.comes_home is not None
+        download = jnp.where(task.comes_home, download, 0)
+    else:
+        occupies = at_servers[0]
+        if not rules.entry_uploads_queue:
+            occupies = jnp.where(task.parents.any(axis=0)[None], occupies, 0)
+        after = after._replace(
+            uplink=jnp.maximum(queues.uplink, _of_radios(dag, occupies)),
+            downlink=jnp.maximum(queues.downlink, _of_radios(dag, at_servers[2])),
+        )
+        after = with_results(after, task.position, result, jnp.maximum(ue, upload), task.valid)
+    if queues.spent is not None:
+        after = after._replace(spent=queues.spent + _spent(dag, task, ends, offloaded, local))
     return after, TaskEnds(upload, vm, download, ue)
+
+
+def _of_radios(dag: DagArrays, of_servers: jax.Array) -> jax.Array:
+    """The latest of the servers of each radio: [K] -> [L]."""
+    return of_servers.max(axis=0, keepdims=True) if dag.radio == "shared" else of_servers
+
+
+def _move(
+    dag: DagArrays,
+    queues: Queues,
+    task: Task,
+    ends: TaskEnds,
+    offloaded: jax.Array,
+    local: jax.Array,
+    result: jax.Array,
+) -> Queues:
+    """The queues once the results that the task needs are where it runs, and its own where it stays."""
+    moves, results = ends.moves, queues.results
+    assert moves is not None
+    assert results is not None
+    assert task.comes_home is not None
+    away, position = offloaded.any(axis=0), task.position
+    brought = jnp.where(offloaded & task.comes_home[None], ends.download, 0)
+    downlink = jnp.where(local[None], moves.downlink, jnp.maximum(queues.downlink, _of_radios(dag, brought)))
+    homeward = local[None] & moves.homeward
+    ended = jnp.where(away, jnp.where(offloaded, ends.vm, 0).max(axis=0), ends.ue)
+    at_ue = jnp.where(homeward, downlink.max(axis=0)[None], queues.result_at_ue)
+    return queues._replace(
+        uplink=jnp.maximum(queues.uplink, _of_radios(dag, jnp.where(offloaded, moves.uplink, 0))),
+        downlink=downlink,
+        result_at_ue=_put(at_ue, position, jnp.where(away & ~task.comes_home, 0, result), task.valid),
+        results=Results(
+            backhaul=jnp.where(away, jnp.where(offloaded, moves.backhaul, 0).max(axis=0), results.backhaul),
+            site=_put(results.site, position, jnp.where(offloaded, _servers(dag), 0).max(axis=0), task.valid),
+            ended=_put(results.ended, position, ended, task.valid),
+            at_ue=_put(results.at_ue | homeward, position, local | (away & task.comes_home), task.valid),
+            at_server=_put(
+                results.at_server | (offloaded[None] & task.parents[:, None]), position, offloaded, task.valid[None]
+            ),
+        ),
+    )
+
+
+def _put(array: jax.Array, position: jax.Array, value: jax.Array, valid: jax.Array | bool) -> jax.Array:
+    """`array` with `value` at `position` of axis 0 where it is `valid`: one entry is replaced, in place."""
+    before = jax.lax.dynamic_index_in_dim(array, position, axis=0, keepdims=False)
+    return jax.lax.dynamic_update_index_in_dim(array, jnp.where(valid, value, before), position, axis=0)
+
+
+def site_costs(dag: DagArrays, task: Task, ends: TaskEnds) -> tuple[jax.Array, jax.Array]:
+    """What the task's computing and transfers cost on the UE, and on each server [K], by `DagArrays.prices`."""
+    prices, moves = dag.prices, ends.moves
+    assert prices is not None
+    send, receive = jnp.asarray(prices.send)[None], jnp.asarray(prices.receive)[None]
+    if moves is None:
+        return prices.compute * task.ue, send * task.uplink + receive * task.downlink
+    assert task.comes_home is not None
+    home = jnp.where(task.comes_home[None], task.downlink, 0)
+    return (
+        prices.compute * task.ue + prices.receive * moves.receiving,
+        send * moves.sending + receive * home,
+    )
+
+
+def _spent(dag: DagArrays, task: Task, ends: TaskEnds, offloaded: jax.Array, local: jax.Array) -> jax.Array:
+    on_ue, on_servers = site_costs(dag, task, ends)
+    return jnp.where(local, on_ue, jnp.where(offloaded, on_servers, 0).sum(axis=0))
 
 
 def with_results(
     queues: Queues, position: jax.Array, result: jax.Array, sent: jax.Array, valid: jax.Array | bool = True
 ) -> Queues:
     """Notes when a `valid` task at `position` has its result at the UE and its data at the sender; no queue changes."""
-
-    def put(array: jax.Array, value: jax.Array) -> jax.Array:
-        # One number is kept or replaced, not a whole array: so it is replaced in place.
-        before = jax.lax.dynamic_index_in_dim(array, position, axis=0, keepdims=False)
-        return jax.lax.dynamic_update_index_in_dim(array, jnp.where(valid, value, before), position, axis=0)
-
-    data_at_sender = None if queues.data_at_sender is None else put(queues.data_at_sender, sent)
-    return queues._replace(result_at_ue=put(queues.result_at_ue, result), data_at_sender=data_at_sender)
+    data_at_sender = None if queues.data_at_sender is None else _put(queues.data_at_sender, position, sent, valid)
+    return queues._replace(
+        result_at_ue=_put(queues.result_at_ue, position, result, valid), data_at_sender=data_at_sender
+    )
 
 
-def step(channel: str, queues: Queues, task: Task, action: jax.Array) -> tuple[Queues, TaskEnds]:
+def step(dag: DagArrays, queues: Queues, task: Task, action: jax.Array) -> tuple[Queues, TaskEnds]:
     """Places one task: (7)-(10)."""
-    return place(channel, queues, task, candidate_ends(channel, queues, task), action)
+    return place(dag, queues, task, candidate_ends(dag, queues, task), action)
 
 
 def run(dag: DagArrays, actions: jax.Array) -> tuple[Queues, TaskEnds]:
@@ -139,14 +340,14 @@ def run(dag: DagArrays, actions: jax.Array) -> tuple[Queues, TaskEnds]:
 
     Args:
         dag: one DAG, no leading axes.
-        actions: int or bool[N] in scheduling order.
+        actions: int[N], sites in scheduling order; or bool[N], whether a task runs on the first server.
 
     Returns:
         The final queues, whose `makespan` is (11), and the end times, each [N].
     """
 
     def body(queues: Queues, inputs: tuple[Task, jax.Array]) -> tuple[Queues, TaskEnds]:
-        return step(dag.channel, queues, *inputs)
+        return step(dag, queues, *inputs)
 
     return jax.lax.scan(body, empty_queues(dag), (tasks(dag), actions))
 
@@ -156,7 +357,8 @@ def makespan(arrays: DagArrays, actions: jax.Array | np.ndarray) -> jax.Array:
 
     Args:
         arrays: `pack`'s, leading axis B.
-        actions: integers 0 (local) or 1 (offload), or bool, [B, N] in scheduling order; padding is ignored.
+        actions: integers, the site of each task (0 is the UE, 1 to K are the servers), or bool where K is 1, [B, N] in
+            scheduling order; padding is ignored.
 
     Returns:
         float[B], seconds.
@@ -167,18 +369,28 @@ def makespan(arrays: DagArrays, actions: jax.Array | np.ndarray) -> jax.Array:
     """
     about_to_compute()
     check_type("arrays", arrays, DagArrays)
-    accepted = f"accepted: integers 0 or 1 of shape {arrays.mask.shape}, as arrays has"
+    sites = arrays.num_sites
+    values = "0 or 1" if sites == 2 else f"0 to {sites - 1}"
+    accepted = f"accepted: integers {values} of shape {arrays.mask.shape}, as arrays has"
     if not isinstance(actions, jax.Array):
         actions = as_array("actions", actions, accepted.removeprefix("accepted: "))
     discrete = np.issubdtype(actions.dtype, np.integer) or actions.dtype == bool
     if actions.shape != arrays.mask.shape or arrays.mask.ndim not in (1, 2) or not discrete:
         raise InputError(f"actions has shape {actions.shape} and dtype {actions.dtype}; {accepted}")
     known = isinstance(actions, np.ndarray) and not isinstance(arrays.mask, jax.core.Tracer)
-    if known and actions.size and (actions.min() < LOCAL or actions.max() > OFFLOAD):
-        wrong = ((actions != LOCAL) & (actions != OFFLOAD) & np.asarray(arrays.mask)).nonzero()
+    if known and actions.size and (actions.min() < LOCAL or actions.max() >= sites):
+        wrong = (((actions < LOCAL) | (actions >= sites)) & np.asarray(arrays.mask)).nonzero()
         if wrong[0].size:
             where = [int(index[0]) for index in wrong]
             raise InputError(f"actions{where} is {actions[tuple(where)]}; {accepted}")
+    if known and isinstance(arrays.allowed, np.ndarray):
+        index = np.clip(actions.astype(np.int32), 0, sites - 1)[..., None]
+        forbidden = ~np.take_along_axis(arrays.allowed, index, axis=-1)[..., 0] & np.asarray(arrays.mask)
+        if forbidden.any():
+            where = [int(index[0]) for index in forbidden.nonzero()]
+            raise InputError(
+                f"actions{where} is {actions[tuple(where)]}, against the task's pin; accepted: a site it allows"
+            )
     return _makespan(arrays, actions)
 
 
@@ -193,20 +405,27 @@ def _makespan(arrays: DagArrays, actions: jax.Array) -> jax.Array:
     return run(*jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), (arrays, actions)))[0].makespan
 
 
-def makespans(dag: DagArrays, actions: jax.Array) -> jax.Array:
-    """Makespans [M] of many plans of one DAG; for use inside `jax.jit`.
+def costs(dag: DagArrays, actions: jax.Array) -> jax.Array:
+    """Costs [M] of many plans of one DAG; for use inside `jax.jit`.
 
     Args:
         dag: one DAG, no leading axes.
-        actions: int or bool[N, M] in scheduling order.
+        actions: int or bool[N, M], as `run` takes them.
     """
-    wide = jax.tree.map(lambda leaf: leaf[..., None], dag)  # one DAG for all: only what plans change has M entries
-    begin = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], actions.shape[1])), empty_queues(wide))
+    shared = wide(dag)
+    begin = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], actions.shape[1])), empty_queues(shared)
+    )
 
     def body(queues: Queues, inputs: tuple[Task, jax.Array]) -> tuple[Queues, None]:
-        return step(dag.channel, queues, *inputs)[0], None
+        return step(shared, queues, *inputs)[0], None
 
-    return jax.lax.scan(body, begin, (tasks(wide), actions))[0].makespan
+    return cost(shared, jax.lax.scan(body, begin, (tasks(shared), actions))[0])
+
+
+def wide(dag: DagArrays) -> DagArrays:
+    """One DAG for many plans: leaves with a trailing axis of 1, since only what plans change has an entry for each."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[..., None], dag)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -216,6 +435,10 @@ class Schedule:
     Attributes:
         makespan: (11), seconds.
         upload_end, vm_end, download_end, ue_end: float64[n] by task id, seconds; 0 where the resource is not used.
+            Where results stay ("resident"), `upload_end` is when the last that had to be moved for a task is at its
+            server, and `download_end` when its result is at the UE, with all that came with it for the task that
+            needs them; both 0 where that never happens.
+        energy: of the UE, joules.
     """
 
     makespan: float
@@ -223,27 +446,35 @@ class Schedule:
     vm_end: np.ndarray
     download_end: np.ndarray
     ue_end: np.ndarray
+    energy: float
 
 
 jax.tree_util.register_dataclass(
-    Schedule, data_fields=["makespan", "upload_end", "vm_end", "download_end", "ue_end"], meta_fields=[]
+    Schedule,
+    data_fields=["makespan", "upload_end", "vm_end", "download_end", "ue_end", "energy"],
+    meta_fields=[],
 )
 
 
-def check_placement(graph: TaskGraph, placement: Any, field: str = "placement") -> np.ndarray:
-    """`placement` as int32[n], once it is known to hold one 0 or 1 (or bool) for each task; errors call it `field`.
+def check_placement(graph: TaskGraph, placement: Any, field: str = "placement", num_sites: int = 2) -> np.ndarray:
+    """`placement` as int32[n], once it is known to hold an allowed site for each task; errors call it `field`.
 
     Raises:
-        InputError: wrong dtype, length or value.
+        InputError: wrong dtype, length or value, or a site that a pin forbids.
     """
     n = graph.num_tasks
-    values = f"{n} integers 0 (local) or 1 (offload), or bool, by task id"
+    kind = "0 (local) or 1 (offload)" if num_sites == 2 else f"0 (local) to {num_sites - 1} (server {num_sites - 1})"
+    values = f"{n} integers {kind}, or bool, by task id" if num_sites == 2 else f"{n} integers {kind} by task id"
     array, accepted = as_array(field, placement, values), f"accepted: {values}"
     if array.shape != (n,) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
         raise InputError(f"{field} is {shorten(placement)} ({array.dtype}, shape {array.shape}); {accepted}")
-    wrong = np.flatnonzero((array != LOCAL) & (array != OFFLOAD))
+    wrong = np.flatnonzero((array < LOCAL) | (array >= num_sites))
     if wrong.size:
         raise InputError(f"{field}[{wrong[0]}] is {array[wrong[0]]}; {accepted}")
+    for task, (site, pin) in enumerate(zip(array.tolist(), graph.pins, strict=True)) if graph.is_pinned else ():
+        if (pin == "ue") if site else (pin == "server"):
+            where = "0, the UE" if pin == "ue" else f"a server, 1 to {num_sites - 1}"
+            raise InputError(f"{field}[{task}] is {site}, but pins[{task}] is {pin!r}; accepted: {where}")
     return array.astype(np.int32)
 
 
@@ -260,11 +491,18 @@ def power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def pack_float64(graph: TaskGraph, system: System, order: Any = None) -> DagArrays:
+def pack_float64(graph: TaskGraph, system: System, order: Any = None, objective: Objective | None = None) -> DagArrays:
     """One DAG (no leading axis) in float64, for use inside `one_by_one`."""
     orders = None if order is None else [order]
-    batch = pack([graph], system, orders=orders, num_positions=padded_size(graph.num_tasks), dtype=np.float64)
+    size = padded_size(graph.num_tasks)
+    batch = pack([graph], system, orders=orders, num_positions=size, dtype=np.float64, objective=objective)
     return jax.tree.map(lambda leaf: leaf[0], batch)
+
+
+def in_joules(dags: DagArrays, systems: Sequence[System]) -> DagArrays:
+    """DAGs of leading axis B, each on its system, whose cost is the UE's energy in joules."""
+    prices = stacked_prices([joules(system.power) for system in systems], dags.ue.dtype)
+    return dataclasses.replace(dags, prices=prices, deadline=None)
 
 
 @contextmanager
@@ -282,55 +520,56 @@ def one_by_one() -> Iterator[None]:
         yield
 
 
-_run = jax.jit(run)
-
-
 def simulate(graph: TaskGraph, system: System, placement: Any, order: Any = None) -> Schedule:
     """Simulates one plan in float64.
 
     Args:
         graph: the application.
         system: the system it runs on.
-        placement: 0 (local) or 1 (offload), or bool, for each task id.
+        placement: the site of each task by its id: 0 the UE, 1 to K the servers (or bool where K is 1).
         order: scheduling order, task ids; by default `priority_order(graph, system)`.
 
     Returns:
         The `Schedule`, by task id.
 
     Raises:
-        InputError: a placement that is not one 0 or 1 for each task, or an order that is no linear extension.
+        InputError: a placement that is not an allowed site for each task, or an order that is no linear extension.
     """
     check_type("graph", graph, TaskGraph)
-    placed = check_placement(graph, placement)
-    dag = pack_float64(graph, system, order)
-    actions = np.where(dag.mask, placed[dag.order], LOCAL)
-    with one_by_one():
-        queues, ends = jax.device_get(_run(dag, actions))
-    return schedule(dag.order[: graph.num_tasks], queues.makespan, ends)
+    check_type("system", system, System)
+    placed = check_placement(graph, placement, num_sites=system.num_sites)
+    size = padded_size(graph.num_tasks)
+    orders = None if order is None else [order]
+    dags = in_joules(pack([graph], system, orders=orders, num_positions=size, dtype=np.float64), [system])
+    return simulate_arrays(dags, np.where(dags.mask, placed[dags.order], LOCAL)[:, None])[0][0]
 
 
 _run_all = jax.jit(jax.vmap(jax.vmap(run, in_axes=(None, 0))))
 
 
-def simulate_arrays(dags: DagArrays, actions: np.ndarray) -> tuple[Queues, TaskEnds]:
-    """`run` of K plans of each of many DAGs in float64; results on the host, leading axes [B, K].
+def simulate_arrays(dags: DagArrays, actions: np.ndarray) -> list[list[Schedule]]:
+    """The schedules of K plans of each of many DAGs in float64, by task id.
 
     Args:
-        dags: `pack`'s in float64, leading axis B.
-        actions: int32[B, K, N] in scheduling order.
+        dags: `pack`'s in float64 and `in_joules`, leading axis B.
+        actions: int32[B, K, N], sites in scheduling order.
     """
     with one_by_one():
-        return jax.device_get(_run_all(dags, actions))
-
-
-def schedule(order: np.ndarray, makespan: Any, ends: TaskEnds) -> Schedule:
-    """The result of `run`, put back from positions to task ids.
-
-    Args:
-        order: int[n], task ids in scheduling order.
-        makespan: (11), seconds.
-        ends: each [N >= n] in scheduling order, on the host.
-    """
-    by_id = np.empty((len(ends), len(order)))
-    by_id[:, order] = np.stack(ends)[:, : len(order)]
-    return Schedule(float(makespan), *by_id)
+        queues, ends = jax.device_get(_run_all(dags, actions))
+    assert dags.prices is not None
+    assert queues.spent is not None
+    schedules = []
+    for i, n in enumerate(dags.mask.sum(axis=1).tolist()):
+        of_one = []
+        for k in range(actions.shape[1]):
+            upload, vm, download, ue = (end[i, k, :n] for end in ends[:4])
+            if queues.results is not None:  # a result may come home when a later task needs it
+                download = np.where(queues.results.site[i, k, :n] > 0, queues.result_at_ue[i, k, :n], 0)
+            by_id = np.empty((4, n))
+            by_id[:, dags.order[i, :n]] = np.stack([upload, vm, download, ue])
+            makespan = float(queues.makespan[i, k])
+            energy = float(dags.prices.makespan[i] * makespan + queues.spent[i, k])
+            upload, vm, download, ue = by_id
+            of_one.append(Schedule(makespan, upload, vm, download, ue, energy))
+        schedules.append(of_one)
+    return schedules

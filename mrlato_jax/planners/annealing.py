@@ -1,7 +1,7 @@
 """Order search: placement and scheduling order together, by simulated annealing.
 
 The order is worth as much as the placement. Chains that anneal side by side change one thing at a time: a task changes
-sides, or moves to another place between its last parent and its first child.
+sites, or moves to another place between its last parent and its first child.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mrlato_jax.errors import check_number, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.latency import check_placement
+from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.descent import local_search
@@ -37,8 +38,8 @@ class Chains(NamedTuple):
 
     order: jax.Array  # int32[N, C], the task at each position
     position: jax.Array  # int32[N, C], its inverse
-    actions: jax.Array  # bool[N, C], by task
-    makespan: jax.Array  # [C], seconds
+    actions: jax.Array  # int32[N, C], the site of each task
+    cost: jax.Array  # [C], seconds, or joules where there is a deadline
 
 
 def in_order(dag: DagArrays, order: jax.Array) -> DagArrays:
@@ -48,9 +49,16 @@ def in_order(dag: DagArrays, order: jax.Array) -> DagArrays:
         dag: one DAG, no leading axes.
         order: int32[N, C], task at each position, padding last.
     """
-    moved = jax.tree.map(lambda leaf: leaf[order], dag)  # `parents` too: [position, C, task]
-    parents = jnp.take_along_axis(moved.parents, order.T[None], axis=-1)  # [position, C, position]
-    return dataclasses.replace(moved, parents=jnp.moveaxis(parents, 1, -1))
+    of_tasks = ("ue", "uplink", "vm", "downlink", "mask", "order", "allowed", "forward", "backhaul")
+    moved = {
+        name: jnp.moveaxis(jnp.asarray(leaf)[order], 1, -1)
+        for name in of_tasks
+        if (leaf := getattr(dag, name)) is not None
+    }
+    parents = jnp.take_along_axis(dag.parents[order], order.T[None], axis=-1)  # [position, C, position]
+    whole = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (dag.prices, dag.deadline))
+    moved["parents"] = jnp.moveaxis(parents, 1, -1)
+    return dataclasses.replace(dag, prices=whole[0], deadline=whole[1], **moved)  # type: ignore[arg-type]
 
 
 def order_search(
@@ -62,6 +70,7 @@ def order_search(
     chains: int = 32,
     time_limit_s: float = 1.0,
     seed: int = 0,
+    objective: Objective | None = None,
 ) -> SearchedPlan:
     """Looks for the best plan over all linear extensions; proves nothing.
 
@@ -76,6 +85,7 @@ def order_search(
         chains: how many anneal side by side, as many as fit into memory: 131,072 for 32 tasks, 32 from 2,048 tasks on.
         time_limit_s: seconds that each of those optima may take; not looked at with a `start`.
         seed: of all random draws; it gives one answer where those optima are proven in time.
+        objective: what is to be minimised; by default the makespan.
 
     Returns:
         A `SearchedPlan` in the order that was found, no worse than the start; its `evaluations` are those of the chains
@@ -90,51 +100,56 @@ def order_search(
     check_number("chains", chains, low=1, high=max(32, CHAINS_BYTES // work), integer=True)
     check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
     check_number("time_limit_s", time_limit_s, low=0.0)
+    goal = objective or Objective()
     if start is None:
-        begin: Plan = optimum(graph, system, time_limit_s=time_limit_s)
+        begin: Plan = optimum(graph, system, time_limit_s=time_limit_s, objective=objective)
     else:
         check_type("start", start, Plan)
-        placement = check_placement(graph, start.placement, "start.placement")
+        check_type("system", system, System)
+        placement = check_placement(graph, start.placement, "start.placement", system.num_sites)
         begin = simulated_plan(graph, system, placement, start.order)  # it may be of another system
     n = graph.num_tasks
     with latency.one_by_one():
-        dag = latency.pack_float64(graph, system, begin.order)
+        dag = latency.pack_float64(graph, system, begin.order, objective)
         actions = actions_of(dag, begin.placement)
-        state, key = _begin(dag, actions, begin.makespan, chains), jax.random.key(seed)
+        first_cost = latency.costs(dag, jnp.asarray(actions)[:, None])[0]
+        state, key = _begin(dag, actions, first_cost, chains), jax.random.key(seed)
         stride = max(1, AT_ONCE // (work * chains))
         for first in range(0, steps, stride):
             last = min(first + stride, steps)
-            state = jax.block_until_ready(_anneal(dag, state, begin.makespan, key, first, last, steps))
+            state = jax.block_until_ready(_anneal(dag, state, first_cost, key, first, last, steps))
         met = jax.device_get(state[1])
     best, spent = begin, steps * chains
     orders = [begin.order] if isinstance(begin, ProvenPlan) and begin.proven else []
-    for chain in np.argsort(met.makespan):
+    for chain in np.argsort(met.cost):
         order = begin.order[met.order[:n, chain]]
-        if len(orders) > POLISHED or met.makespan[chain] > met.makespan.min() * WORTH_POLISHING:
+        if len(orders) > POLISHED or met.cost[chain] > met.cost.min() * WORTH_POLISHING:
             break
         if any(np.array_equal(order, other) for other in orders):
             continue
         orders.append(order)
         annealed = simulated_plan(graph, system, placement_of(begin.order, met.actions[:, chain]), order)
         if start is None:
-            polished: Plan = optimum(graph, system, order=order, time_limit_s=time_limit_s)
+            polished: Plan = optimum(graph, system, order=order, time_limit_s=time_limit_s, objective=objective)
         else:
             most = max(1, POLISHING_WORK // dag.mask.size**2)
-            improved = local_search(graph, system, order=order, start=annealed, restarts=0, max_evaluations=most)
+            improved = local_search(
+                graph, system, order=order, start=annealed, restarts=0, max_evaluations=most, objective=objective
+            )
             polished, spent = improved, spent + improved.evaluations
-        best = min(best, annealed, polished, key=lambda plan: plan.makespan)
+        best = min(best, annealed, polished, key=lambda plan: goal.key(plan.makespan, plan.energy))
     return SearchedPlan.of(best, evaluations=spent)
 
 
 @partial(jax.jit, static_argnames=("chains",))
-def _begin(dag: DagArrays, actions: jax.Array, makespan: jax.Array, chains: int) -> tuple[Chains, Chains]:
+def _begin(dag: DagArrays, actions: jax.Array, cost: jax.Array, chains: int) -> tuple[Chains, Chains]:
     """Chains that all begin with one plan: where they are, and the best that each has met."""
 
     def repeat(leaf: jax.Array) -> jax.Array:
         return jnp.repeat(leaf[..., None], chains, axis=-1)
 
     positions = jnp.arange(dag.mask.shape[0], dtype=jnp.int32)
-    begin = Chains(repeat(positions), repeat(positions), repeat(actions), jnp.full(chains, makespan))
+    begin = Chains(repeat(positions), repeat(positions), repeat(actions), jnp.full(chains, cost))
     return begin, begin
 
 
@@ -142,7 +157,7 @@ def _begin(dag: DagArrays, actions: jax.Array, makespan: jax.Array, chains: int)
 def _anneal(
     dag: DagArrays,
     state: tuple[Chains, Chains],
-    makespan: jax.Array,
+    first_cost: jax.Array,
     key: jax.Array,
     first: jax.Array | int,
     last: jax.Array | int,
@@ -152,9 +167,9 @@ def _anneal(
 
     def body(step: jax.Array, carry: tuple[Chains, Chains]) -> tuple[Chains, Chains]:
         current, best = carry
-        temperature = makespan * HOT * (COLD / HOT) ** (step / steps)
+        temperature = first_cost * HOT * (COLD / HOT) ** (step / steps)
         current = _change(dag, current, jax.random.fold_in(key, step), temperature)
-        better = current.makespan < best.makespan
+        better = current.cost < best.cost
         return current, jax.tree.map(lambda new, old: jnp.where(better, new, old), current, best)
 
     return jax.lax.fori_loop(first, last, body, state)
@@ -182,8 +197,14 @@ def _change(dag: DagArrays, chains: Chains, key: jax.Array, temperature: jax.Arr
     source = index + ((index >= at) & (index < to)) - ((index <= at) & (index > to))
     order = jnp.where(index == to, task[None, :], jnp.take_along_axis(chains.order, source, axis=0))
 
-    actions = chains.actions ^ (chosen & stays)
-    spans = latency.run(in_order(dag, order), jnp.take_along_axis(actions, order, axis=0))[0].makespan
-    accepted = (spans <= chains.makespan) | (luck < jnp.exp((chains.makespan - spans) / temperature))
-    changed = Chains(order, position, actions, spans)
+    shift = 1 + (where * (dag.num_sites - 1)).astype(jnp.int32)[None, :]
+    other = (chains.actions + shift) % dag.num_sites
+    if dag.allowed is not None:
+        fits = jnp.take_along_axis(jnp.asarray(dag.allowed), other, axis=1)
+        other = jnp.where(fits, other, chains.actions)
+    actions = jnp.where(chosen & stays, other, chains.actions)
+    ordered = in_order(dag, order)
+    costs = latency.cost(ordered, latency.run(ordered, jnp.take_along_axis(actions, order, axis=0))[0])
+    accepted = (costs <= chains.cost) | (luck < jnp.exp((chains.cost - costs) / temperature))
+    changed = Chains(order, position, actions, costs)
     return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), changed, chains)

@@ -4,13 +4,16 @@ A node is a partial plan: the first so many tasks in scheduling order are placed
 (`latency.place`). The deepest nodes are expanded first, up to `WIDTH` children at once, so that memory stays small and
 whole plans are met early. A node is given up where no completion of it can be better than the best plan known:
 
-    by precedence   each task that is left finishes no sooner than on the better of both sides with every queue as it
-                    is now, given its parents' own earliest results
-    by workload     the UE and a link share all work that is left, split in fractions as suits best: the uplink, after
-                    which a task still is computed and downloaded; and the downlink, where downloads queue, before
-                    which the first is uploaded and computed
+    by precedence   each task that is left finishes no sooner than at the best site with every queue as it is now, given
+                    its parents' own earliest results; where results stay, at each site
+    by workload     the UE and another resource share all work that is left, split in fractions as suits best: the
+                    uplink, after which a task still is computed and downloaded; the downlink, where downloads queue,
+                    before which the first is uploaded and computed; where results stay, the servers. Several resources
+                    of a kind count as one of their joint speed.
+    by prices       each task that is left costs no less than at its cheapest site; where energy and the makespan both
+                    count, the UE's time limits how many can have theirs
 
-Both are lower bounds under all channel rules, since (7)-(10) are monotone in the queues and in the parents' end times.
+All are lower bounds under all channel rules, since the recurrence is monotone in the queues and in the parents' ends.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
-from mrlato_jax.mec.latency import LOCAL, OFFLOAD, Queues
+from mrlato_jax.mec.latency import LOCAL, Queues
+from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import CHANNELS, System
 from mrlato_jax.planners.descent import local_search
 from mrlato_jax.planners.plan import ProvenPlan, actions_of, placement_of, simulated_plan
@@ -46,8 +50,8 @@ class Nodes(NamedTuple):
     """K partial plans of one depth, or stacked: of each depth."""
 
     queues: Queues  # what the placed tasks leave behind, trailing axis K
-    actions: jax.Array  # bool[N, K] in scheduling order
-    bound: jax.Array  # [K], no completion is better, seconds
+    actions: jax.Array  # int8[N, K], sites in scheduling order
+    bound: jax.Array  # [K], no completion costs less
 
 
 class Search(NamedTuple):
@@ -55,8 +59,8 @@ class Search(NamedTuple):
 
     waiting: Nodes  # leading axis N + 1: nodes at each depth, the most promising last
     filled: jax.Array  # int32[N + 1], how many of them are nodes
-    best: jax.Array  # makespan of the best plan known, seconds
-    best_actions: jax.Array  # bool[N]
+    best: jax.Array  # cost of the best plan known
+    best_actions: jax.Array  # int8[N]
     expanded: jax.Array  # int64, nodes so far
 
 
@@ -67,17 +71,31 @@ class Split(NamedTuple):
     ahead: jax.Array  # [N, N + 1], that, less the link's seconds for the others; ascending
 
 
-class Workload(NamedTuple):
-    """What the bound by workload needs of the tasks that are left, at each depth."""
+class Shared(NamedTuple):
+    """A resource, or several of a kind taken as one, that the UE shares the work that is left with; leading axis N."""
 
-    uplink: Split
-    tail: jax.Array  # [N], least time from the end of an upload to its result
-    downlink: Split | None  # where downloads queue
-    head: jax.Array  # [N], least time from the start of an upload to its download
+    split: Split
+    least: jax.Array  # [N], what the work there waits for before it, or needs after it, at the least
+    weights: jax.Array  # [number of such resources], of when each is free
+
+
+class Left(NamedTuple):
+    """What the bounds need of the tasks that are left, at each depth."""
+
+    uplink: Shared
+    downlink: Shared | None  # where downloads queue
+    servers: Shared | None  # where results stay
+    cheapest: jax.Array | None  # [N + 1], what their cheapest sites cost together; None where nothing but time costs
 
 
 def optimum(
-    graph: TaskGraph, system: System, order: Any = None, time_limit_s: float = 60.0, solver: str = "branch_and_bound"
+    graph: TaskGraph,
+    system: System,
+    order: Any = None,
+    time_limit_s: float = 60.0,
+    solver: str = "branch_and_bound",
+    *,
+    objective: Objective | None = None,
 ) -> ProvenPlan:
     """The best placement in a given order, proven where the time suffices.
 
@@ -87,15 +105,18 @@ def optimum(
         order: scheduling order, task ids; by default `priority_order(graph, system)`.
         time_limit_s: seconds of the proof, without compiling and without the local search that begins it; 0 takes
             that one's plan and bounds it.
-        solver: "branch_and_bound"; or "cp_sat", OR-Tools, which needs the extra `exact` and is an independent check.
+        solver: "branch_and_bound"; or "cp_sat", OR-Tools, which needs the extra `exact` and is an independent check of
+            makespans on one server to which everything is sent.
+        objective: what is minimised; by default the makespan.
 
     Returns:
-        A `ProvenPlan`: where `proven`, no placement in this order is better by more than `TOLERANCE` (with CP-SAT,
-        `cp_sat.TOLERANCE`) times its makespan; else `lower_bound` says how good one could be. `nodes` is 0 with CP-SAT.
+        A `ProvenPlan`: where `proven`, no placement in this order costs less by more than `TOLERANCE` (with CP-SAT,
+        `cp_sat.TOLERANCE`) times its cost; else `lower_bound` says how little one could cost. `nodes` is 0 with CP-SAT.
+        If no plan meets a deadline, the plan of least makespan, with `meets_deadline` false.
 
     Raises:
         InputError: an argument of another type, an order that is no linear extension, a time that is negative or not
-            finite, or an unknown solver or one that is not installed.
+            finite, or an unknown solver, one that is not installed or one that cannot have the system.
     """
     check_type("graph", graph, TaskGraph)
     check_number("time_limit_s", time_limit_s, low=0.0)
@@ -108,75 +129,112 @@ def optimum(
                 "solver is 'cp_sat', but OR-Tools is not installed; accepted: branch_and_bound, or after "
                 "pip install 'mrlato-jax[exact]'"
             ) from None
+    if solver == "cp_sat" and not cp_sat.can(graph, system, objective):
+        raise InputError(f"solver is 'cp_sat' with {objective} and {system}; accepted: {cp_sat.ACCEPTED}")
+    goal = objective or Objective()
     most = max(1, START_WORK // graph.num_tasks**2)
-    start = local_search(graph, system, order=order, max_evaluations=most)
+    start = local_search(graph, system, order=order, max_evaluations=most, objective=objective)
     with latency.one_by_one():
-        dag = latency.pack_float64(graph, system, start.order)
+        dag = latency.pack_float64(graph, system, start.order, objective)
         actions = actions_of(dag, start.placement)
         if solver == "cp_sat":
             actions, bound = cp_sat.solve(dag, start.makespan, actions, time_limit_s)
             nodes = 0
         else:
-            actions, bound, proven, nodes = _search(dag, start.makespan, actions, time_limit_s)
+            actions, bound, proven, nodes = _search(dag, actions, time_limit_s)
     plan = simulated_plan(graph, system, placement_of(start.order, actions), start.order)
-    if start.makespan < plan.makespan:  # CP-SAT rounds
-        plan = start
+    plan = min(start, plan, key=lambda one: goal.key(one.makespan, one.energy))  # CP-SAT rounds
+    meets = goal.meets_deadline(plan.makespan)
+    if dag.deadline is not None and not meets:
+        bound -= float(dag.deadline.dearest)  # what is left bounds the makespan
+    reached = goal.cost(plan.makespan, plan.energy) if meets else plan.makespan
     if solver == "cp_sat":
-        proven = plan.makespan - bound <= cp_sat.TOLERANCE * plan.makespan
-    return ProvenPlan.of(plan, proven=proven, lower_bound=min(bound, plan.makespan), nodes=nodes)
+        proven = reached - bound <= cp_sat.TOLERANCE * reached
+    return ProvenPlan.of(plan, proven=proven, lower_bound=min(bound, reached), nodes=nodes, meets_deadline=meets)
 
 
-def _search(
-    dag: DagArrays, makespan: float, actions: np.ndarray, time_limit_s: float
-) -> tuple[np.ndarray, float, bool, int]:
+def _search(dag: DagArrays, actions: np.ndarray, time_limit_s: float) -> tuple[np.ndarray, float, bool, int]:
     """Branch and bound from a plan that is known.
 
     Returns:
-        The best actions, a lower bound in seconds, whether that is proven, and the nodes looked at.
+        The best actions, a lower bound of the cost, whether that is proven, and the nodes looked at.
     """
-    workload, search = _begin(dag, np.float64(makespan), actions, _width(dag.mask.size))
-    search = _advance(dag, workload, search, 1)  # compiles, and gives a bound
+    left, search = _begin(dag, actions, _width(dag))
+    search = _advance(dag, left, search, 1)  # compiles, and gives a bound
     deadline, batches = time.monotonic() + time_limit_s, 16
-    while search.filled.any() and (left := deadline - time.monotonic()) > 0:
+    while search.filled.any() and (seconds := deadline - time.monotonic()) > 0:
         began = time.monotonic()
-        search = jax.block_until_ready(_advance(dag, workload, search, batches))
+        search = jax.block_until_ready(_advance(dag, left, search, batches))
         took = max(time.monotonic() - began, 1e-6)
-        batches = max(1, int(batches * min(CHUNK_S, left) / took))
+        batches = max(1, int(batches * min(CHUNK_S, seconds) / took))
     bound, best_actions, expanded = jax.device_get((_bound(search), search.best_actions, search.expanded))
     return best_actions, float(bound), not search.filled.any(), int(expanded)
 
 
-def _width(size: int) -> int:
+def _width(dag: DagArrays) -> int:
     """K: as many children at once as the stack has room for."""
+    size, servers = dag.mask.size, dag.num_sites - 1
     node = size * 17 + 48  # bytes: results and senders' data in float64, and actions; the queues
-    return int(np.clip(2 ** int(np.log2(max(STACK_BYTES // (size * node), 1))), 8, WIDTH))
+    if CHANNELS[dag.channel].results_stay:
+        node += size * (8 * servers + 12)
+    return int(np.clip(2 ** int(np.log2(max(STACK_BYTES // (size * node), 1))), 4 * dag.num_sites, WIDTH))
 
 
 @partial(jax.jit, static_argnames="width")
-def _begin(dag: DagArrays, makespan: jax.Array, actions: jax.Array, width: int) -> tuple[Workload, Search]:
+def _begin(dag: DagArrays, actions: jax.Array, width: int) -> tuple[Left, Search]:
     """Nothing decided, and what is known before."""
     size = dag.mask.shape[0]
     levels = size + 1
-    queues = jax.tree.map(lambda leaf: jnp.zeros((levels, *leaf.shape, width), leaf.dtype), latency.empty_queues(dag))
-    waiting = Nodes(queues, jnp.zeros((levels, size, width), bool), jnp.zeros((levels, width), dag.ue.dtype))
-    filled = jnp.zeros(levels, jnp.int32).at[0].set(1)
-    return _workload(dag), Search(waiting, filled, makespan, actions, jnp.zeros((), jnp.int64))
-
-
-def _workload(dag: DagArrays) -> Workload:
-    rules, uplink = CHANNELS[dag.channel], dag.uplink
-    if not rules.entry_uploads_queue:
-        uplink = jnp.where(dag.parents.any(axis=-1), uplink, 0)
-
-    def least_left(times: jax.Array) -> jax.Array:
-        return jax.lax.cummin(jnp.where(dag.mask, times, jnp.inf), reverse=True)
-
-    return Workload(
-        uplink=_split(dag.ue, uplink),
-        tail=least_left(dag.vm + dag.downlink),
-        downlink=_split(dag.ue, dag.downlink) if rules.downloads_queue else None,
-        head=least_left(dag.uplink + dag.vm),
+    queues = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf[..., None], (levels, *leaf.shape, width)), latency.empty_queues(dag)
     )
+    waiting = Nodes(queues, jnp.zeros((levels, size, width), jnp.int8), jnp.zeros((levels, width), dag.ue.dtype))
+    filled = jnp.zeros(levels, jnp.int32).at[0].set(1)
+    known = latency.costs(dag, actions[:, None])[0]
+    return _left(dag), Search(waiting, filled, known, actions.astype(jnp.int8), jnp.zeros((), jnp.int64))
+
+
+def _left(dag: DagArrays) -> Left:
+    rules, shared = CHANNELS[dag.channel], dag.radio == "shared"
+    ue, uplink, vm, downlink = dag.ue, dag.uplink, dag.vm, dag.downlink
+    if not rules.entry_uploads_queue:
+        uplink = jnp.where(dag.parents.any(axis=-1)[:, None], uplink, 0)
+    before, after = (dag.uplink + vm).min(axis=1), (vm + downlink).min(axis=1)
+    if rules.results_stay:
+        # A task without parents is sent up, one that no task needs comes down; what others send is not known.
+        entry, exit_ = ~dag.parents.any(axis=1), ~dag.parents.any(axis=0)
+        uplink, downlink = jnp.where(entry[:, None], uplink, 0), jnp.where(exit_[:, None], downlink, 0)
+        before, after = jnp.zeros_like(before), vm.min(axis=1)
+    speeds = [_speeds(times) for times in (dag.uplink, dag.vm, dag.downlink)]
+    never = 16 * (ue.sum() + uplink.sum() + vm.sum() + downlink.sum())  # seconds that a pin makes a site take
+    if dag.allowed is not None:
+        pinned = ~dag.allowed[:, 1] & dag.mask
+        uplink, vm, downlink = (jnp.where(pinned[:, None], never, times) for times in (uplink, vm, downlink))
+        ue = jnp.where(dag.allowed[:, 0] | ~dag.mask, ue, never)
+
+    def with_ue(times: jax.Array, speeds: jax.Array, least: jax.Array, as_one: bool) -> Shared:
+        weights = jnp.ones(1, times.dtype) if as_one else speeds / speeds.sum()
+        joint = times.min(axis=1) if as_one else (times * weights[None]).min(axis=1)
+        least_left = jax.lax.cummin(jnp.where(dag.mask, least, jnp.inf), reverse=True)
+        return Shared(_split(ue, joint), least_left, weights)
+
+    cheapest = None
+    if dag.prices is not None:
+        away = dag.prices.send * uplink + dag.prices.receive * downlink
+        cheap = jnp.minimum(dag.prices.compute * ue, away.min(axis=1))
+        cheapest = jnp.append(jnp.cumsum(cheap[::-1])[::-1], 0.0)
+    return Left(
+        uplink=with_ue(uplink, speeds[0], after, shared),
+        downlink=with_ue(downlink, speeds[2], before, shared) if rules.downloads_queue else None,
+        servers=with_ue(vm, speeds[1], jnp.zeros_like(ue), False) if rules.results_stay else None,
+        cheapest=cheapest,
+    )
+
+
+def _speeds(times: jax.Array) -> jax.Array:
+    """Speeds [K], up to a factor, of the resources that serve task i in `times[i, k]`, its work over the speed of k."""
+    longest = times[jnp.argmax(times[:, 0])]
+    return jnp.where(longest > 0, 1 / jnp.where(longest > 0, longest, 1), 1)
 
 
 def _split(ue: jax.Array, link: jax.Array) -> Split:
@@ -192,48 +250,56 @@ def _split(ue: jax.Array, link: jax.Array) -> Split:
 
 
 @partial(jax.jit, donate_argnames="search")
-def _advance(dag: DagArrays, workload: Workload, search: Search, batches: jax.Array | int) -> Search:
+def _advance(dag: DagArrays, left: Left, search: Search, batches: jax.Array | int) -> Search:
     """Expands up to so many batches of nodes."""
 
     def unfinished(carry: tuple[Search, jax.Array]) -> jax.Array:
         return (carry[1] < batches) & jnp.any(carry[0].filled > 0)
 
     def body(carry: tuple[Search, jax.Array]) -> tuple[Search, jax.Array]:
-        return _expand(dag, workload, carry[0]), carry[1] + 1
+        return _expand(dag, left, carry[0]), carry[1] + 1
 
     return jax.lax.while_loop(unfinished, body, (search, jnp.zeros((), jnp.int32)))[0]
 
 
-def _expand(dag: DagArrays, workload: Workload, search: Search) -> Search:
-    """Takes up to K / 2 of the deepest nodes, and puts what is worth it of their children one deeper."""
+def _expand(dag: DagArrays, left: Left, search: Search) -> Search:
+    """Takes up to K / (number of sites) of the deepest nodes, and puts those children one deeper that are worth it."""
     num_tasks = dag.mask.sum().astype(jnp.int32)
+    sites, width = dag.num_sites, search.waiting.bound.shape[-1]
     depth = jnp.max(jnp.where(search.filled > 0, jnp.arange(search.filled.size), 0))
-    number = search.waiting.bound.shape[-1] // 2
+    number = width // sites
     first = jnp.maximum(search.filled[depth] - number, 0)
     nodes = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf[depth], first, number, axis=-1), search.waiting)
     alive = (first + jnp.arange(number) < search.filled[depth]) & _promising(nodes.bound, search.best)
     filled = search.filled.at[depth].set(first)
 
-    task = _at(latency.tasks(dag), depth)
-    ends = latency.candidate_ends(dag.channel, nodes.queues, task)
+    shared = latency.wide(dag)
+    task = _at(latency.tasks(shared), depth)
+    ends = latency.candidate_ends(shared, nodes.queues, task)
 
-    def children(action: int) -> Nodes:
-        queues, _ = latency.place(dag.channel, nodes.queues, task, ends, jnp.full(number, action))
-        return Nodes(queues, nodes.actions.at[depth].set(action == OFFLOAD), nodes.bound)
+    def children(site: int) -> Nodes:
+        queues, _ = latency.place(shared, nodes.queues, task, ends, jnp.full(number, site))
+        return Nodes(queues, nodes.actions.at[depth].set(site), nodes.bound)
 
-    both = jax.tree.map(lambda *sides: jnp.concatenate(sides, axis=-1), children(LOCAL), children(OFFLOAD))
-    bound = jnp.maximum(both.bound, _lower_bound(dag, workload, depth + 1, both.queues))
-    bound = jnp.where(jnp.concatenate([alive, alive]), bound, jnp.inf)
+    every = jax.tree.map(lambda *of_sites: jnp.concatenate(of_sites, axis=-1), *map(children, range(sites)))
+    bound = jnp.maximum(every.bound, _lower_bound(dag, left, depth + 1, every.queues))
+    wanted = jnp.tile(alive, sites)
+    if task.allowed is not None:
+        wanted &= jnp.repeat(task.allowed[:, 0], number)
+    bound = jnp.where(wanted, bound, jnp.inf)
 
     whole = depth + 1 == num_tasks
     index = jnp.argmin(bound)
     better = whole & (bound[index] < search.best)
     best = jnp.where(better, bound[index], search.best)
-    best_actions = jnp.where(better, both.actions[:, index], search.best_actions)
+    best_actions = jnp.where(better, every.actions[:, index], search.best_actions)
 
     keep = _promising(bound, best) & ~whole
     by = jnp.argsort(jnp.where(keep, -bound, jnp.inf))  # the most promising last of those that are kept
-    kept = jax.tree.map(lambda leaf: leaf[..., by], both._replace(bound=bound))
+    room = width - by.shape[0]
+    kept = jax.tree.map(
+        lambda leaf: jnp.pad(leaf[..., by], [(0, 0)] * (leaf.ndim - 1) + [(0, room)]), every._replace(bound=bound)
+    )
     waiting = jax.tree.map(  # nothing was there, since the deepest are taken first
         lambda stack, leaf: jax.lax.dynamic_update_index_in_dim(stack, leaf, depth + 1, axis=0), search.waiting, kept
     )
@@ -246,28 +312,94 @@ def _promising(bound: jax.Array, best: jax.Array) -> jax.Array:
 
 
 def _at(tasks: latency.Task, position: jax.Array) -> latency.Task:
-    """The task at one position, for queues with a trailing axis."""
-    task = jax.tree.map(lambda leaf: leaf[position], tasks)
-    return task._replace(parents=task.parents[:, None])
+    """The task at one position."""
+    return jax.tree.map(lambda leaf: leaf[position], tasks)
 
 
-def _lower_bound(dag: DagArrays, workload: Workload, depth: jax.Array, queues: Queues) -> jax.Array:
-    """What no completion of nodes with `depth` placed tasks is below, [K]; of whole plans, their makespan."""
-    num_tasks, tasks = dag.mask.sum(), latency.tasks(dag)
+def _lower_bound(dag: DagArrays, left: Left, depth: jax.Array, queues: Queues) -> jax.Array:
+    """What no completion of nodes with `depth` placed tasks costs less than, [K]; of whole plans, their cost."""
+    num_tasks, shared = dag.mask.sum(), latency.wide(dag)
+    stays = CHANNELS[dag.channel].results_stay
+    latest = (_by_precedence_at_sites if stays else _by_precedence)(shared, depth, num_tasks, queues)
+    place = jnp.minimum(depth, dag.mask.shape[0] - 1)
+
+    def free(resource: jax.Array, of: Shared) -> jax.Array:
+        return (resource * of.weights[:, None]).sum(axis=0)
+
+    def both_end(of: Shared, begin: jax.Array) -> jax.Array:
+        return _both_end(jax.tree.map(lambda leaf: leaf[place], of.split), queues.ue, begin)
+
+    latest = jnp.maximum(latest, both_end(left.uplink, free(queues.uplink, left.uplink) + left.uplink.least[place]))
+    if left.downlink is not None:
+        begin = free(queues.downlink, left.downlink)
+        if not stays:
+            begin = jnp.maximum(begin, free(queues.uplink, left.downlink) + left.downlink.least[place])
+        latest = jnp.maximum(latest, both_end(left.downlink, begin))
+    if left.servers is not None:
+        latest = jnp.maximum(latest, both_end(left.servers, free(queues.vm, left.servers)))
+    latest = jnp.where(depth < num_tasks, latest * (1 - ROUNDING), queues.makespan)
+    if left.cheapest is None or queues.spent is None:
+        return latest
+    spent = queues.spent + left.cheapest[jnp.minimum(depth, left.cheapest.shape[0] - 1)] * (1 - ROUNDING)
+    return latency.cost(shared, queues._replace(makespan=latest, spent=spent))
+
+
+def _by_precedence(dag: DagArrays, depth: jax.Array, num_tasks: jax.Array, queues: Queues) -> jax.Array:
+    """What no completion ends before, given the parents' earliest results and the queues as they are."""
+    tasks = latency.tasks(dag)
 
     def body(position: jax.Array, carry: tuple[Queues, jax.Array]) -> tuple[Queues, jax.Array]:
         queues, latest = carry
-        ends = latency.candidate_ends(dag.channel, queues, _at(tasks, position))
-        result, sent = jnp.minimum(ends.ue, ends.download), jnp.minimum(ends.ue, ends.upload)
+        task = _at(tasks, position)
+        ends = latency.candidate_ends(dag, queues, task)
+        ue, upload, download = ends.ue, ends.upload, ends.download
+        if task.allowed is not None:
+            ue = jnp.where(task.allowed[0], ue, jnp.inf)
+            upload, download = (jnp.where(task.allowed[1:], end, jnp.inf) for end in (upload, download))
+        result, sent = jnp.minimum(ue, download.min(axis=0)), jnp.minimum(ue, upload.min(axis=0))
         return latency.with_results(queues, position, result, sent), jnp.maximum(latest, result)
 
-    _, by_precedence = jax.lax.fori_loop(depth, num_tasks, body, (queues, queues.makespan))
-    left = jax.tree.map(lambda leaf: leaf[jnp.minimum(depth, leaf.shape[0] - 1)], workload)
-    latest = jnp.maximum(by_precedence, _both_end(left.uplink, queues.ue, queues.uplink + left.tail))
-    if left.downlink is not None:
-        first = jnp.maximum(queues.downlink, queues.uplink + left.head)
-        latest = jnp.maximum(latest, _both_end(left.downlink, queues.ue, first))
-    return jnp.where(depth < num_tasks, latest * (1 - ROUNDING), queues.makespan)
+    return jax.lax.fori_loop(depth, num_tasks, body, (queues, queues.makespan))[1]
+
+
+def _by_precedence_at_sites(dag: DagArrays, depth: jax.Array, num_tasks: jax.Array, queues: Queues) -> jax.Array:
+    """`_by_precedence` where results stay: when each result can be at each site at the earliest, [N, K + 1, ...]."""
+    tasks, results = latency.tasks(dag), queues.results
+    assert results is not None
+
+    def spread(ue: jax.Array, vm: jax.Array, forward: jax.Array, passed: jax.Array, down: jax.Array) -> jax.Array:
+        """From when a result can be computed at each site, when it can be there: [K + 1, ...]."""
+        home = (jnp.maximum(queues.downlink, vm) + down).min(axis=0)
+        over = jnp.maximum(results.backhaul, vm.min(axis=0)) + passed
+        up = jnp.maximum(queues.uplink, ue[None]) + forward
+        return jnp.concatenate([jnp.minimum(ue, home)[None], jnp.minimum(vm, jnp.minimum(up, over[None]))])
+
+    # Of the placed, where they are and where they can get.
+    count = dag.vm.shape[1]
+    servers = jnp.arange(1, count + 1)[None, :, None]
+    site, ended = results.site[:, None], results.ended[:, None]
+    on_ue = jnp.where(results.site == LOCAL, results.ended, jnp.inf)
+    on_servers = jnp.where(site == servers, ended, jnp.inf)
+    can = jax.vmap(spread)(on_ue, on_servers, dag.forward, dag.backhaul, dag.downlink)
+    there = jnp.concatenate([results.at_ue[:, None], results.at_server], axis=1)
+    arrival = jnp.where(there, 0, can)  # who needs it there waits for no more than the queues
+
+    def body(position: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        arrival, latest = carry
+        task = _at(tasks, position)
+        assert task.comes_home is not None
+        ready = jnp.max(jnp.where(task.parents[:, None], arrival, 0), axis=0)
+        ue = jnp.maximum(queues.ue, ready[0]) + task.ue
+        entry = ~task.parents.any(axis=0)
+        given = jnp.where(entry[None], queues.uplink + task.uplink, ready[1:])
+        vm = jnp.maximum(queues.vm, given) + task.vm
+        if task.allowed is not None:
+            ue, vm = jnp.where(task.allowed[0], ue, jnp.inf), jnp.where(task.allowed[1:], vm, jnp.inf)
+        there = spread(ue, vm, dag.forward[position], dag.backhaul[position], task.downlink)
+        ended = jnp.where(task.comes_home, there[0], jnp.minimum(ue, vm.min(axis=0)))
+        return jax.lax.dynamic_update_index_in_dim(arrival, there, position, axis=0), jnp.maximum(latest, ended)
+
+    return jax.lax.fori_loop(depth, num_tasks, body, (arrival, queues.makespan))[1]
 
 
 def _both_end(split: Split, ue: jax.Array, link: jax.Array) -> jax.Array:

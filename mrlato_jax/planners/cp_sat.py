@@ -12,11 +12,20 @@ from typing import Any
 import numpy as np
 from ortools.sat.python import cp_model
 
+from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.mec.arrays import DagArrays
-from mrlato_jax.mec.system import CHANNELS
+from mrlato_jax.mec.objective import Objective
+from mrlato_jax.mec.system import CHANNELS, System
 
+ACCEPTED = "the makespan on one server to which everything is sent, no pins (branch_and_bound takes all)"
 TICKS = 10**9  # of the makespan that is known
 TOLERANCE = 1e-6  # relative: what rounding to ticks may hide, up to 250 tasks
+
+
+def can(graph: TaskGraph, system: System, objective: Objective | None) -> bool:
+    """Whether the constraints below describe this: `ACCEPTED`."""
+    alone = system.num_servers == 1 and not CHANNELS[system.channel].results_stay
+    return alone and not graph.is_pinned and (objective is None or objective == Objective())
 
 
 def solve(dag: DagArrays, makespan: float, start: np.ndarray, time_limit_s: float) -> tuple[np.ndarray, float]:
@@ -25,11 +34,11 @@ def solve(dag: DagArrays, makespan: float, start: np.ndarray, time_limit_s: floa
     Args:
         dag: one DAG in float64 on the host, no leading axes.
         makespan: of a plan that is known, seconds.
-        start: bool[N], that plan's actions.
+        start: int32[N], that plan's actions.
         time_limit_s: seconds.
 
     Returns:
-        bool[N] actions in scheduling order, and a lower bound of the makespan in seconds.
+        int32[N] actions in scheduling order, and a lower bound of the makespan in seconds.
     """
     num_tasks = int(dag.mask.sum())
     rules = CHANNELS[dag.channel]
@@ -37,7 +46,7 @@ def solve(dag: DagArrays, makespan: float, start: np.ndarray, time_limit_s: floa
     # A side that takes longer than the known plan is out of the question; its ticks need not be exact.
     ue, uplink, vm, downlink = (
         np.floor(np.minimum(times[:num_tasks] / tick, TICKS + 1)).astype(int).tolist()
-        for times in (dag.ue, dag.uplink, dag.vm, dag.downlink)
+        for times in (dag.ue, dag.uplink[:, 0], dag.vm[:, 0], dag.downlink[:, 0])
     )
     model = cp_model.CpModel()
 

@@ -1,4 +1,4 @@
-"""Local search over placements in a given order: one or two tasks change sides, the best change first."""
+"""Local search over placements in a given order: one or two tasks change sites, the best change first."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mrlato_jax.errors import check_number, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.latency import check_placement
+from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners.greedy import earliest_finish
 from mrlato_jax.planners.plan import Plan, SearchedPlan, actions_of, placement_of, simulated_plan
@@ -26,8 +27,8 @@ STARTS_AT_ONCE = 2048  # random plans that are improved between two looks at an 
 class Descent(NamedTuple):
     """Where a descent stands."""
 
-    actions: jax.Array  # bool[N] in scheduling order
-    makespan: jax.Array  # of `actions`, seconds
+    actions: jax.Array  # int32[N], sites in scheduling order
+    cost: jax.Array  # of `actions`: seconds, or joules where there is a deadline
     evaluations: jax.Array  # int64, plans simulated so far
 
 
@@ -35,41 +36,55 @@ class Descent(NamedTuple):
 def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most: jax.Array | int) -> Descent:
     """Steepest descent: the best change of one task while one helps, else of two; ends where neither does.
 
+    A change takes a task to any other site that its pin allows.
+
     Args:
         dag: one DAG, no leading axes.
-        start: bool[N] in scheduling order.
+        start: int32[N], sites in scheduling order.
         evaluations: spent before.
         most: no neighbourhood is looked at that would take `evaluations` beyond it.
     """
-    size = dag.mask.shape[0]
-    singles = jnp.eye(size, dtype=bool)
+    size, sites = dag.mask.shape[0], dag.num_sites
+    ways = sites - 1  # to change one task
+    singles = np.stack(np.divmod(np.arange(size * ways, dtype=np.int32), ways), axis=-1)  # rows (task, shift - 1)
     pairs = np.stack(np.triu_indices(size, 1), axis=-1)
-    chunks = np.resize(pairs, (-(-len(pairs) // AT_ONCE), min(len(pairs), AT_ONCE), 2))  # the last repeats the first
+    both = np.stack(np.divmod(np.arange(ways * ways), ways), axis=-1)
+    doubles = np.concatenate([np.repeat(pairs, len(both), axis=0), np.tile(both, (len(pairs), 1))], axis=1)
+    chunks = np.resize(
+        doubles, (-(-len(doubles) // AT_ONCE), min(len(doubles), AT_ONCE), 4)
+    )  # the last repeats the first
     num_tasks = dag.mask.sum()
-    cost_of_singles, cost_of_pairs = num_tasks, num_tasks * (num_tasks - 1) // 2
+    cost_of_singles = num_tasks * ways
+    cost_of_pairs = num_tasks * (num_tasks - 1) // 2 * ways**2
+    one_hot = jnp.eye(size, dtype=jnp.int32)
 
-    def best_of(changes: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        candidates = actions[:, None] ^ changes
-        spans = latency.makespans(dag, candidates)
-        index = jnp.argmin(spans)
-        return candidates[:, index], spans[index]
+    def best_of(shifts: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        candidates = (actions[:, None] + shifts) % sites
+        costs = latency.costs(dag, candidates)
+        if dag.allowed is not None:
+            fits = jnp.take_along_axis(dag.allowed, candidates, axis=1).all(axis=0)
+            costs = jnp.where(fits, costs, jnp.inf)
+        index = jnp.argmin(costs)
+        return candidates[:, index], costs[index]
 
     def best_single(actions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return best_of(singles, actions)
+        return best_of(one_hot[:, singles[:, 0]] * (1 + singles[None, :, 1]), actions)
 
     def best_pair(actions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        found, spans = jax.lax.map(
-            lambda chunk: best_of(singles[:, chunk[:, 0]] | singles[:, chunk[:, 1]], actions), jnp.asarray(chunks)
-        )
-        index = jnp.argmin(spans)
-        return found[index], spans[index]
+        def of_chunk(chunk: jax.Array) -> tuple[jax.Array, jax.Array]:
+            first, second, shift, other = chunk.T
+            return best_of(one_hot[:, first] * (1 + shift)[None] + one_hot[:, second] * (1 + other)[None], actions)
+
+        best, costs = jax.lax.map(of_chunk, jnp.asarray(chunks, jnp.int32))
+        index = jnp.argmin(costs)
+        return best[index], costs[index]
 
     def look(state: Descent, best: Any, cost: jax.Array) -> tuple[Descent, jax.Array]:
-        actions, span = best(state.actions)
-        better = span < state.makespan * BETTER
+        actions, reached = best(state.actions)
+        better = reached < state.cost * BETTER
         after = Descent(
             jnp.where(better, actions, state.actions),
-            jnp.where(better, span, state.makespan),
+            jnp.where(better, reached, state.cost),
             state.evaluations + cost,
         )
         return after, better
@@ -86,15 +101,14 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
         cost = jnp.where(wide == 0, cost_of_singles, cost_of_pairs)
         return (wide < 2) & (state.evaluations + cost <= most)
 
-    span = latency.makespans(dag, start[:, None])[0]
-    begin = Descent(start, span, jnp.asarray(evaluations, jnp.int64) + 1)
+    begin = Descent(start, latency.costs(dag, start[:, None])[0], jnp.asarray(evaluations, jnp.int64) + 1)
     return jax.lax.while_loop(unfinished, body, (begin, jnp.zeros((), jnp.int32)))[0]
 
 
 @jax.jit
 def _search(dag: DagArrays, first: jax.Array | None, starts: jax.Array, most: jax.Array | int) -> Descent:
     """`descend` from `first` (or `earliest_finish`), then `_restart`."""
-    first = earliest_finish(dag)[0] == latency.OFFLOAD if first is None else first
+    first = earliest_finish(dag)[0] if first is None else first
     return _restart(dag, descend(dag, first, 0, most), starts, most)
 
 
@@ -103,10 +117,10 @@ def _restart(dag: DagArrays, best: Descent, starts: jax.Array, most: jax.Array |
     """The best of `best` and of what `descend` makes of each of `starts` [S, N] while evaluations are left."""
 
     def body(best: Descent, start: jax.Array) -> tuple[Descent, None]:
-        found = jax.lax.cond(best.evaluations < most, lambda: descend(dag, start, best.evaluations, most), lambda: best)
-        better = found.makespan < best.makespan
-        chosen = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
-        return chosen._replace(evaluations=found.evaluations), None
+        end = jax.lax.cond(best.evaluations < most, lambda: descend(dag, start, best.evaluations, most), lambda: best)
+        better = end.cost < best.cost
+        chosen = jax.tree.map(lambda new, old: jnp.where(better, new, old), end, best)
+        return chosen._replace(evaluations=end.evaluations), None
 
     return jax.lax.scan(body, best, starts)[0]
 
@@ -120,6 +134,7 @@ def local_search(
     restarts: int = 20,
     seed: int = 0,
     max_evaluations: int | None = None,
+    objective: Objective | None = None,
 ) -> SearchedPlan:
     """Improves a plan, and then random ones, until no change of one or two tasks helps; the best of them.
 
@@ -132,6 +147,7 @@ def local_search(
         restarts: random plans that are improved as well.
         seed: of those.
         max_evaluations: plans that may be simulated, at least 1; by default any number.
+        objective: what is to be minimised; by default the makespan.
 
     Returns:
         A `SearchedPlan`, with how many plans were simulated.
@@ -148,12 +164,14 @@ def local_search(
         check_type("start", start, Plan)
         order = start.order if order is None else order
     with latency.one_by_one():
-        dag = latency.pack_float64(graph, system, order)
-        first = None if start is None else actions_of(dag, check_placement(graph, start.placement, "start.placement"))
+        dag = latency.pack_float64(graph, system, order, objective)
+        first = None
+        if start is not None:
+            first = actions_of(dag, check_placement(graph, start.placement, "start.placement", system.num_sites))
         rng, left = np.random.default_rng(seed), restarts
 
         def starts() -> np.ndarray:
-            return rng.random((min(left, STARTS_AT_ONCE), dag.mask.size)) < 0.5
+            return random_sites(dag, rng.random((min(left, STARTS_AT_ONCE), dag.mask.size)))
 
         best = jax.device_get(_search(dag, first, starts(), most))
         while (left := left - STARTS_AT_ONCE) > 0 and best.evaluations < most:
@@ -161,3 +179,13 @@ def local_search(
     ids = dag.order[: graph.num_tasks]
     plan = simulated_plan(graph, system, placement_of(ids, best.actions), ids)
     return SearchedPlan.of(plan, evaluations=int(best.evaluations))
+
+
+def random_sites(dag: DagArrays, uniform: np.ndarray) -> np.ndarray:
+    """Allowed sites, all equally likely, from numbers in [0, 1): int32[..., N] in the scheduling order of one DAG."""
+    servers = dag.num_sites - 1
+    sites = servers - np.floor(uniform * dag.num_sites).astype(np.int32)
+    if dag.allowed is not None:
+        sites = np.where(dag.allowed[:, 1], sites, latency.LOCAL)
+        sites = np.where(dag.allowed[:, 0], sites, servers - np.floor(uniform * servers).astype(np.int32))
+    return sites

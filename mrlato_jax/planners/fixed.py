@@ -6,13 +6,13 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import check_type
-from mrlato_jax.mec.latency import LOCAL, OFFLOAD
+from mrlato_jax.mec.latency import LOCAL
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners.plan import Plan, simulated_plan
 
 
 def all_local(graph: TaskGraph, system: System) -> Plan:
-    """Every task on the UE.
+    """Every task on the UE, but for those that are pinned to a server: on the one that offers them the most.
 
     Args:
         graph: the application.
@@ -21,21 +21,32 @@ def all_local(graph: TaskGraph, system: System) -> Plan:
     Raises:
         InputError: an argument of another type.
     """
-    return _same_side(graph, system, LOCAL)
+    return _same_site(graph, system, offload=False)
 
 
 def all_offload(graph: TaskGraph, system: System) -> Plan:
-    """Every task on the MEC host. Arguments and errors as `all_local`."""
-    return _same_side(graph, system, OFFLOAD)
+    """Every task that is not pinned to the UE on the server on which all of them end first. As `all_local`."""
+    return _same_site(graph, system, offload=True)
 
 
 def random_placement(graph: TaskGraph, system: System, rng: np.random.Generator) -> Plan:
-    """Each task on either side with probability 1/2, drawn from `rng`. Errors as `all_local`."""
+    """Each task at any allowed site with equal probability, drawn from `rng`. Errors as `all_local`."""
     check_type("graph", graph, TaskGraph)
+    check_type("system", system, System)
     check_type("rng", rng, np.random.Generator)
-    return simulated_plan(graph, system, rng.integers(0, 2, graph.num_tasks))
+    sites = rng.integers(0, system.num_sites, graph.num_tasks)
+    if graph.is_pinned:
+        pins = np.array(graph.pins)
+        sites = np.where(pins == "ue", LOCAL, sites)
+        sites = np.where(pins == "server", rng.integers(1, system.num_sites, graph.num_tasks), sites)
+    return simulated_plan(graph, system, sites)
 
 
-def _same_side(graph: TaskGraph, system: System, side: int) -> Plan:
+def _same_site(graph: TaskGraph, system: System, *, offload: bool) -> Plan:
+    """The best, of all servers, of the plans that use one."""
     check_type("graph", graph, TaskGraph)
-    return simulated_plan(graph, system, np.full(graph.num_tasks, side))
+    check_type("system", system, System)
+    away = np.array([pin == "server" or (offload and pin != "ue") for pin in graph.pins])
+    servers = range(1, system.num_sites) if away.any() else (1,)
+    plans = [simulated_plan(graph, system, np.where(away, server, LOCAL)) for server in servers]
+    return min(plans, key=lambda plan: plan.makespan)

@@ -1,4 +1,4 @@
-"""Each task in turn takes the side where it would itself finish sooner."""
+"""Each task in turn takes the site where it would itself finish sooner, or cost less."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mrlato_jax.environment.rules import place_sooner
 from mrlato_jax.errors import check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
+from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners.plan import Plan, placement_of, simulated_plan
@@ -19,25 +20,26 @@ from mrlato_jax.planners.plan import Plan, placement_of, simulated_plan
 
 @jax.jit
 def earliest_finish(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
-    """Places the tasks of one DAG one by one, each where its own result is at the UE first; ties offload.
+    """Places the tasks of one DAG one by one, each where its own result costs least (`place_sooner`); ties offload.
 
     Args:
         dag: one DAG, no leading axes.
 
     Returns:
-        int32[N] actions in scheduling order, and the makespan that the queues reached meanwhile, seconds.
+        int32[N] sites in scheduling order, and the makespan that the queues reached meanwhile, seconds.
     """
-    body = partial(place_sooner, dag.channel)
+    body = partial(place_sooner, dag)
     queues, actions = jax.lax.scan(body, latency.empty_queues(dag), latency.tasks(dag))
     return actions, queues.makespan
 
 
-def greedy(graph: TaskGraph, system: System) -> Plan:
+def greedy(graph: TaskGraph, system: System, *, objective: Objective | None = None) -> Plan:
     """`earliest_finish` in topological order of the task ids (smallest ready id first).
 
     Args:
         graph: the application.
         system: the system it runs on.
+        objective: what each task's site is chosen by; by default when its result is there.
 
     Returns:
         A `Plan`, timed in float64 in that order.
@@ -46,18 +48,18 @@ def greedy(graph: TaskGraph, system: System) -> Plan:
         InputError: an argument of another type.
     """
     check_type("graph", graph, TaskGraph)
-    return _plan_in_order(graph, system, graph.topological_order())
+    return _plan_in_order(graph, system, graph.topological_order(), objective)
 
 
-def heft(graph: TaskGraph, system: System) -> Plan:
+def heft(graph: TaskGraph, system: System, *, objective: Objective | None = None) -> Plan:
     """HEFT-based: `earliest_finish` in `priority_order` (13), after Topcuoglu et al., IEEE TPDS 2002.
 
     Arguments, result and errors as `greedy`.
     """
-    return _plan_in_order(graph, system, priority_order(graph, system))
+    return _plan_in_order(graph, system, priority_order(graph, system), objective)
 
 
-def _plan_in_order(graph: TaskGraph, system: System, order: np.ndarray) -> Plan:
+def _plan_in_order(graph: TaskGraph, system: System, order: np.ndarray, objective: Objective | None) -> Plan:
     with latency.one_by_one():
-        actions = np.asarray(earliest_finish(latency.pack_float64(graph, system, order))[0])
+        actions = np.asarray(earliest_finish(latency.pack_float64(graph, system, order, objective))[0])
     return simulated_plan(graph, system, placement_of(order, actions), order)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.mec.arrays import DagArrays
-from mrlato_jax.mec.latency import LOCAL, OFFLOAD, Schedule, TaskEnds, schedule, simulate, simulate_arrays
+from mrlato_jax.mec.latency import LOCAL, Schedule, simulate, simulate_arrays
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
 
@@ -20,7 +20,7 @@ class Plan:
     """A decision for every task, and what it costs. A pytree of all its values, as the kinds of plans below are.
 
     Attributes:
-        placement: int32[n] by task id, 0 local or 1 offload.
+        placement: int32[n] by task id: 0 the UE, 1 to K the servers.
         order: int64[n], task ids in the scheduling order the plan was made for.
         makespan: seconds, float64, by the one simulator in `order`.
         schedule: the end times behind it.
@@ -31,6 +31,11 @@ class Plan:
     makespan: float
     schedule: Schedule
 
+    @property
+    def energy(self) -> float:
+        """Joules that the UE takes."""
+        return self.schedule.energy
+
     @classmethod
     def of(cls, plan: Plan, **more: Any) -> Self:
         """`plan` with what a kind of plan says beside."""
@@ -38,11 +43,11 @@ class Plan:
 
 
 def placement_of(order: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Actions in scheduling order, padded or not, as int32[n] by task id.
+    """Sites in scheduling order, padded or not, as int32[n] by task id.
 
     Args:
         order: int[n], task ids in scheduling order.
-        actions: int or bool[N >= n], 0 local or 1 offload.
+        actions: int or bool[N >= n].
     """
     placement = np.empty(len(order), np.int32)
     placement[order] = actions[: len(order)]
@@ -50,8 +55,8 @@ def placement_of(order: np.ndarray, actions: np.ndarray) -> np.ndarray:
 
 
 def actions_of(dag: DagArrays, placement: np.ndarray) -> np.ndarray:
-    """A placement by task id as bool[N] in the scheduling order of one (host-side) DAG; False on padding."""
-    return np.where(dag.mask, placement[dag.order], LOCAL) == OFFLOAD
+    """A placement by task id as int32[N] in the scheduling order of one (host-side) DAG; 0 on padding."""
+    return np.where(dag.mask, placement[dag.order], LOCAL).astype(np.int32)
 
 
 def simulated_plan(graph: TaskGraph, system: System, placement: Any, order: Any = None) -> Plan:
@@ -60,7 +65,7 @@ def simulated_plan(graph: TaskGraph, system: System, placement: Any, order: Any 
     Args:
         graph: the application.
         system: the system it runs on.
-        placement: 0 or 1 for each task id.
+        placement: the site of each task id.
         order: task ids in scheduling order; by default `priority_order`.
     """
     order = priority_order(graph, system) if order is None else order
@@ -72,17 +77,14 @@ def plans_of_arrays(dags: DagArrays, actions: np.ndarray) -> list[list[Plan]]:
     """`simulated_plan` of K placements of each packed DAG, in the order that it was packed in.
 
     Args:
-        dags: `pack`'s in float64, leading axis B.
-        actions: int32[B, K, N] in scheduling order, 0 or 1.
+        dags: `pack`'s in float64 and `in_joules`, leading axis B.
+        actions: int32[B, K, N], sites in scheduling order.
     """
-    queues, ends = simulate_arrays(dags, actions)
     plans = []
-    for i, n in enumerate(dags.mask.sum(axis=1).tolist()):
-        order, of_one = dags.order[i, :n].astype(np.int64), []
-        for k, row in enumerate(actions[i]):
-            result = schedule(order, queues.makespan[i, k], TaskEnds(*(end[i, k] for end in ends)))
-            of_one.append(Plan(placement_of(order, row), order, result.makespan, result))
-        plans.append(of_one)
+    for i, schedules in enumerate(simulate_arrays(dags, actions)):
+        order = dags.order[i, : dags.mask[i].sum()].astype(np.int64)
+        rows = zip(actions[i], schedules, strict=True)
+        plans.append([Plan(placement_of(order, row), order, result.makespan, result) for row, result in rows])
     return plans
 
 
@@ -103,14 +105,16 @@ class ProvenPlan(Plan):
 
     Attributes:
         proven: whether no placement in this order is better (by more than `branch_and_bound.TOLERANCE`).
-        lower_bound: seconds; no placement in this order is below it (by more than that). The makespan where that is
-            proven by branch and bound.
+        lower_bound: no placement in this order costs less (by more than that): seconds, or joules with a deadline that
+            can be met. The cost where that is proven by branch and bound.
         nodes: partial plans that were looked at.
+        meets_deadline: whether the plan ends by the deadline; true where there is none.
     """
 
     proven: bool
     lower_bound: float
     nodes: int
+    meets_deadline: bool = True
 
 
 for _kind in (Plan, SearchedPlan, ProvenPlan):

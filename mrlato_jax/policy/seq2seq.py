@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from mrlato_jax.config import NetworkConfig
-from mrlato_jax.environment.actions import NUM_SIDES, position_of, side_of
+from mrlato_jax.environment.actions import NUM_SIDES, position_of, site_of
 from mrlato_jax.policy.cells import GATES, CellState, LayerNormLSTMCell, zero_state
 from mrlato_jax.policy.products import dense_product, product
 
@@ -129,7 +129,7 @@ class Seq2SeqPolicy(nn.Module):
             The layers' new states, logits [B, A], and values [B]; A is 2, or 2 N with a free order.
         """
         context = self.attend(state.output, memory)
-        side = jnp.where(state.action == START, NUM_SIDES, side_of(state.action))
+        side = jnp.where(state.action == START, NUM_SIDES, site_of(state.action))
         seen = [jax.nn.one_hot(side, NUM_SIDES + 1, dtype=context.dtype), context]
         if self.config.in_order:
             seen.append(observations)

@@ -78,7 +78,7 @@ class Demonstration:
 
 def _system(family: Family, rate_bps: float) -> System:
     if family.system is not None:
-        return System(**family.system, channel=CHANNEL)
+        return System(channel=CHANNEL, **family.system)  # type: ignore[arg-type]
     return System(uplink_bps=rate_bps, downlink_bps=rate_bps, channel=CHANNEL)
 
 

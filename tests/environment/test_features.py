@@ -72,9 +72,9 @@ def trace(dag_arrays: mj.DagArrays, actions: np.ndarray) -> tuple[np.ndarray, np
 
     def body(queues, inputs):
         task, action = inputs
-        ends = latency.candidate_ends(dag_arrays.channel, queues, task)
-        after, _ = latency.place(dag_arrays.channel, queues, task, ends, action)
-        return after, (reward(queues, after), features.simulator_features(scale, queues, ends))
+        ends = latency.candidate_ends(dag_arrays, queues, task)
+        after, _ = latency.place(dag_arrays, queues, task, ends, action)
+        return after, (reward(dag_arrays, queues, after), features.simulator_features(scale, queues, ends))
 
     _, out = jax.lax.scan(body, latency.empty_queues(dag_arrays), (latency.tasks(dag_arrays), actions))
     return out

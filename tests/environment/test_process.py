@@ -8,8 +8,10 @@ import numpy as np
 import oracle
 import pytest
 from helpers import random_dag, random_mec, to_graph, to_system
+from wider import KINDS, Kind, random_case
 
 import mrlato_jax as mj
+from mrlato_jax.mec.latency import one_by_one
 
 ROLLOUTS = 16
 
@@ -101,3 +103,30 @@ def test_one_dag_at_a_time() -> None:
             call()
     with pytest.raises(mj.InputError, match=r"dag is TaskGraph\(.*; accepted: a DagArrays"):
         mj.reset(graph)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS[1:4], ids=str)
+def test_steps_of_several_servers_earn_minus_the_growth_of_the_cost(kind: Kind) -> None:
+    """A random walk among the allowed sites, in the priority order and in a free one, against the oracle."""
+    rng, goal = np.random.default_rng(7), mj.Objective(0.5)
+    for number in range(6):
+        case = random_case(rng, kind, 5)
+        with one_by_one():
+            packed = mj.pack([case.graph], case.system, dtype=np.float64, objective=goal)
+            dag = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), packed)
+            state, earned, order, sites = mj.reset(dag), 0.0, [], [0] * 5
+            in_order = number % 2 == 0
+            while not mj.is_done(dag, state):
+                mask = np.asarray(mj.allowed(dag, state, in_order=in_order))
+                assert mask.shape == ((kind.servers + 1) * (1 if in_order else 5),)
+                action = int(rng.choice(np.flatnonzero(mask)))
+                position = int(np.argmin(state.placed)) if in_order else action // (kind.servers + 1)
+                task = int(dag.order[position])
+                order.append(task)
+                sites[task] = action % (kind.servers + 1)
+                state, reward = mj.step(dag, state, action, in_order=in_order)
+                earned += float(reward)
+        assert all(pin == "any" or (site > 0) == (pin == "server") for site, pin in zip(sites, case.pins, strict=True))
+        want = oracle.outcome(case.dag, case.edge, sites, order)
+        assert float(state.queues.makespan) == pytest.approx(want.makespan, rel=1e-12)
+        assert -earned == pytest.approx(goal.cost(want.makespan, want.energy), rel=1e-12)

@@ -20,7 +20,8 @@ from mrlato_jax.inference import command, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = ["--uplink_mbps=7", "--downlink_mbps=5"]
-SYSTEM = mj.System(uplink_bps=7e6, downlink_bps=5e6)
+SYSTEM = mj.System(uplink_bps=7e6, downlink_bps=5e6, channel="resident")
+RETURNS = dataclasses.replace(SYSTEM, channel="paper")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -72,6 +73,84 @@ def test_json_is_all_that_is_printed(app: Path, tmp_path: Path, capsys: pytest.C
     assert best["makespan_s"] == min(plan["makespan_s"] for plan in found["plans"].values())
     ends = found["schedule_of_best_s"]
     assert max(max(values) for values in ends.values()) == pytest.approx(best["makespan_s"])
+
+
+def test_the_papers_rule_is_one_flag_away(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = mj.read_json(app)
+    for flag, channel in (("--results=return", "paper"), ("--channel=mrlco", "mrlco")):
+        status, out, _ = run(capsys, f"--graph={app}", *LINK, flag, "--nofigures", "--mode=argmax", "--optimum_s=0")
+        assert status == 0
+        assert f"results return ({channel}): all results are sent back to the UE" in out
+        want = mj.heft(graph, dataclasses.replace(SYSTEM, channel=channel)).makespan
+        assert f"| HEFT-based      | {1e3 * want:>12.1f} |".replace(" ", "") in out.replace(" ", "")
+
+
+def test_servers_pins_energy_and_a_front(app: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = mj.read_json(app)
+    wide = ["--server=10,7,5", "--server=40,3,3", "--backhaul_mbps=100", "--power=1,2,3,0.5", "--energy_weight=0.25"]
+    arguments = [f"--graph={app}", *wide, f"--pin={graph.names[0]}=ue", f"--pin={graph.names[1]}=server", "--front=4"]
+    status, out, _ = run(capsys, *arguments, "--json")
+    assert status == 0
+    told = json.loads(out)
+    system = mj.System(
+        1e9, [10e9, 40e9], [7e6, 3e6], [5e6, 3e6], "resident", backhaul_bps=100e6, power=mj.Power(1, 2, 3, 0.5)
+    )
+    pinned = dataclasses.replace(graph, pins=("ue", "server", *["any"] * 6))
+    best = mj.optimum(pinned, system, objective=mj.Objective(0.25))
+    assert told["plans"]["optimum"]["energy_j"] == pytest.approx(best.energy)
+    assert told["plans"]["optimum"]["makespan_s"] == pytest.approx(best.makespan)
+    assert told["pins"] == list(pinned.pins)
+    assert told["objective"] == {"energy_weight": 0.25, "deadline_s": None}
+    for plan in [*told["plans"].values(), *told["front"]]:
+        assert plan["placement"][0] == 0 < plan["placement"][1]
+        again = mj.simulate(pinned, system, plan["placement"], plan["order"])
+        assert (again.makespan, again.energy) == pytest.approx((plan["makespan_s"], plan["energy_j"]))
+    want = mj.front(pinned, system, points=4)
+    assert [plan["energy_j"] for plan in told["front"]] == pytest.approx([plan.energy for plan in want])
+    status, out, _ = run(capsys, *arguments, f"--out={tmp_path}")
+    assert status == 0
+    assert "results resident: a result stays where it was computed" in out
+    assert "2 servers, radio shared; least makespan + 0.25 s/J x energy" in out
+    for what in ("dag", "schedule", "front"):
+        assert (tmp_path / f"app-{what}.png").read_bytes().startswith(PNG)
+
+
+def test_a_deadline_that_no_plan_meets_is_answered(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, f"--graph={app}", *LINK, "--deadline_ms=1", "--json", "--mode=sample", "--samples=2")
+    assert status == 0
+    best = json.loads(out)["plans"]["optimum"]
+    assert best["meets_deadline"] is False
+    assert best["makespan_s"] == pytest.approx(mj.optimum(mj.read_json(app), SYSTEM).makespan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "phrase"),
+    [
+        (["--server=10,7"], "server[1] is '10,7'; accepted: GHZ,UP,DOWN, numbers"),
+        (
+            ["--server=10,7,5", "--uplink_mbps=3"],
+            "uplink_mbps is 3.0 with --server; accepted: --server=GHZ,UP,DOWN alone",
+        ),
+        (["--server=10,7,5", "--server=0,7,5"], "System.vm_hz[1] is 0.0; accepted"),
+        (["--uplink_mbps=3"], "downlink_mbps is missing; accepted: a rate in Mbit/s, or --server=GHZ,UP,DOWN"),
+        ([*LINK, "--pin=nothing=ue"], "pin is 'nothing=ue'; accepted: TASK=SITE with the name of a task of the graph"),
+        ([*LINK, "--pin=0=phone"], "pin of '0' is 'phone'; accepted: any, ue, server"),
+        ([*LINK, "--power=1,2"], "power is '1,2'; accepted: C,S,R,I, numbers"),
+        ([*LINK, "--power=1,2,3,-1"], "Power.idle_w is -1.0; accepted"),
+        ([*LINK, "--energy_weight=-1"], "Objective.energy_weight is -1.0; accepted"),
+        ([*LINK, "--deadline_ms=0"], "Objective.deadline_s is 0.0; accepted"),
+        ([*LINK, "--channel=paper", "--results=resident"], "channel is paper with --results=resident; accepted"),
+        ([*LINK, "--front=1"], "front is 1; accepted: an integer in [2, 1000]"),
+        ([*LINK, "--energy_weight=1", "--mode=argmax"], "objective is Objective(energy_weight=1.0"),
+    ],
+)
+def test_what_is_wrong_with_a_wider_system(
+    app: Path, arguments: list[str], phrase: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(capsys, f"--graph={app}", "--json", *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {phrase}")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("num_tasks", [1, 150])
@@ -168,17 +247,27 @@ def test_the_script_and_its_help() -> None:
 # Pictures, by what is drawn.
 
 
-def drawn(graph: mj.TaskGraph, plan: mj.Plan) -> Any:
+def drawn(graph: mj.TaskGraph, plan: mj.Plan, system: mj.System) -> Any:
     pytest.importorskip("matplotlib")
-    return pictures.schedule_figure(graph, SYSTEM, plan).axes[0]
+    return pictures.schedule_figure(graph, system, plan).axes[0]
+
+
+def test_a_schedule_of_several_servers_has_a_row_for_each() -> None:
+    graph = mj.daggen(9, 0.6, 0.6, np.random.default_rng(2))
+    system = mj.System(vm_hz=[10e9, 20e9], channel="resident")
+    plan = mj.optimum(graph, system)
+    axes = drawn(graph, plan, system)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["UE", "server 1", "server 2"]
+    assert len(axes.patches) == 9
+    assert sorted(middle(bar) for bar in axes.patches) == sorted(plan.placement.tolist())
 
 
 def test_the_schedule_has_a_bar_for_each_use_of_a_resource() -> None:
     graph = mj.daggen(9, 0.6, 0.6, np.random.default_rng(2))
-    plan = mj.heft(graph, SYSTEM)
+    plan = mj.heft(graph, RETURNS)
     offloaded = int(plan.placement.sum())
     assert 0 < offloaded < 9
-    bars = drawn(graph, plan).patches
+    bars = drawn(graph, plan, RETURNS).patches
     assert len(bars) == 9 - offloaded + 3 * offloaded
     last = max(bar.get_x() + bar.get_width() for bar in bars)
     assert last == pytest.approx(1e3 * plan.makespan)
@@ -212,9 +301,9 @@ def test_a_plan_is_called_what_it_is() -> None:
     plans = {"all-local": (mj.all_local(graph, SYSTEM), 0.0), "HEFT-based": (plan, 0.0), "optimum": (guess, 0.0)}
     assert f"not proven: at least {500 * proven.makespan:.1f} ms" in command.plans_table(plans)
     worse = dataclasses.replace(plan, makespan=1.1 * proven.makespan)
-    assert command.tied_with({**plans, "HEFT-based": (worse, 0.0)}, "optimum") == ""
+    assert command.tied_with(mj.Objective(), {**plans, "HEFT-based": (worse, 0.0)}, "optimum") == ""
     same = {**plans, "HEFT-based": (proven, 0.0)}
-    assert command.tied_with(same, "HEFT-based") == "; as good: branch and bound, not proven"
+    assert command.tied_with(mj.Objective(), same, "HEFT-based") == "; as good: branch and bound, not proven"
 
 
 def test_edges_of_a_large_picture_are_drawn_at_once() -> None:

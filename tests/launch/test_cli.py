@@ -187,7 +187,7 @@ def test_forms_of_a_flag(values: flags.FlagValues) -> None:
         (["--seed=x"], "--seed is 'x'; accepted: an integer"),
         (["--seed=1.5"], "--seed is '1.5'; accepted: an integer"),
         (["--gamma=high"], "--gamma is 'high'; accepted: a number"),
-        (["--channel=ether"], "--channel is 'ether'; accepted: paper, mrlco, mrlco_code"),
+        (["--channel=ether"], "--channel is 'ether'; accepted: paper, mrlco, mrlco_code, resident"),
         (["--normalise_advantages=2"], "--normalise_advantages is '2'; accepted: true, false"),
         (["--nonormalise_advantages=1"], "--nonormalise_advantages is '1'; accepted: no value"),
         (["--seed"], "--seed has no value; accepted: an integer"),
@@ -624,7 +624,7 @@ def test_help_of_a_program(tmp_path: Path) -> None:
     listed = [line.split("=")[0].split()[0] for line in ran.stdout.splitlines() if line.startswith("  --")]
     own = ["--[no]normalise_advantages" if name == "normalise_advantages" else f"--{name}" for name in SETTINGS]
     assert sorted(listed) == sorted(["--out", "--flagfile", *own, *(f"--{name}" for name in LAYOUT_FLAGS)])
-    assert "  --channel=<paper, mrlco, mrlco_code>  (default: paper)\n      Channel rules" in ran.stdout
+    assert "  --channel=<paper, mrlco, mrlco_code, resident>  (default: paper)\n      Channel rules" in ran.stdout
     assert "beside the scripts" in " ".join(ran.stdout.split())
 
 

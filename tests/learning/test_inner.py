@@ -199,7 +199,13 @@ def test_adapts_in_a_program_of_64_bits(decoder_input: str) -> None:
 
 def test_graphs_are_drawn_without_replacement() -> None:
     marks = jnp.arange(6.0)
-    dags = mj.DagArrays(*[marks[:, None]] * 4, parents=marks[:, None, None] > 0, mask=marks[:, None] >= 0, order=marks)
+    dags = mj.DagArrays(
+        marks[:, None],
+        *[marks[:, None, None]] * 3,
+        parents=marks[:, None, None] > 0,
+        mask=marks[:, None] >= 0,
+        order=marks,
+    )
     task = LearningTask(dags, marks[:, None, None], marks)
     seen = set()
     for seed in range(30):

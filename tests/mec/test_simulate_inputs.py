@@ -21,7 +21,7 @@ from mrlato_jax.mec.system import CHANNELS
 RATES = ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")
 NOT_POSITIVE = st.one_of(st.floats(max_value=0.0), st.integers(max_value=0))
 NOT_FINITE = st.sampled_from([math.nan, math.inf, -math.inf])
-NOT_A_NUMBER = st.one_of(st.booleans(), st.text(max_size=8), st.none(), st.just([7e6]), st.just(7e6 + 0j))
+NOT_A_NUMBER = st.one_of(st.booleans(), st.text(max_size=8), st.none(), st.just({7e6}), st.just(7e6 + 0j))
 CHAIN = mj.TaskGraph.from_edges(
     cycles=[1e7] * 3, upload_bytes=[1e4] * 3, download_bytes=[1e4] * 3, edges=[(0, 1), (1, 2)]
 )

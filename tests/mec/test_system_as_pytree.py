@@ -104,8 +104,8 @@ def test_plans_are_pytrees() -> None:
         leaves, structure = jax.tree.flatten(plan)
         again = jax.tree.unflatten(structure, leaves)
         assert type(again) is type(plan)
-        assert jax.tree.structure(plan.schedule).num_leaves == 5
-        assert structure.num_leaves == len(dataclasses.fields(plan)) - 1 + 5
+        assert jax.tree.structure(plan.schedule).num_leaves == 6
+        assert structure.num_leaves == len(dataclasses.fields(plan)) - 1 + 6
         assert again.makespan == plan.makespan
         np.testing.assert_array_equal(again.schedule.ue_end, plan.schedule.ue_end)
     both = jax.tree.map(lambda *values: np.stack(values), mj.all_local(GRAPH, mj.System()), mj.heft(GRAPH, mj.System()))

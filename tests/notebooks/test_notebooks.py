@@ -14,7 +14,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
-NAMES = ("1_latency_and_optimum", "2_meta_train_and_adapt", "3_does_the_win_survive", "4_ablations")
+NAMES = (
+    "1_latency_and_optimum",
+    "2_meta_train_and_adapt",
+    "3_does_the_win_survive",
+    "4_ablations",
+    "5_energy_and_several_servers",
+)
 TIMEOUT_S = 300  # of a cell: minutes more than any needs, compilation on a busy core included
 LARGEST = 400_000  # bytes of a notebook
 
@@ -106,12 +112,14 @@ def test_latency_and_optimum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "orders": best_of_order.tolist(),
             "replayed": replayed,
             "gaps": {name: gap.tolist() for name, gap in gaps.items()},
+            "resident": (resident / optima).tolist(),
         }""",
         tmp_path,
         monkeypatch,
     )
     plans, gaps = found["plans"], found["gaps"]
     assert found["proven"]
+    assert max(found["resident"]) < 1.1
     assert plans["optimum"] == pytest.approx(found["enumerated"], rel=1e-5)  # by two ways, one of them in float32
     assert plans["order search"] <= plans["optimum"] <= plans["HEFT-based"] < plans["all-local"]
     assert min(found["orders"]) > 0
@@ -119,6 +127,32 @@ def test_latency_and_optimum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("all-local", "all-offload", "HEFT-based", "local search"):  # in the order of the optimum
         assert min(gaps[name]) >= -1e-9
     assert max(gaps["order search"]) <= 1e-9
+
+
+def test_energy_and_several_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = execute(
+        NAMES[4],
+        """{
+            "pipeline": {name: [plan.makespan, *plan.placement.tolist()] for name, plan in pipeline_plans.items()},
+            "fronts": [[[plan.makespan, plan.energy, plan.proven] for plan in front] for front in fronts.values()],
+            "others": {name: [plan.makespan, plan.energy] for name, plan in others.items()},
+            "gaps": gaps,
+        }""",
+        tmp_path,
+        monkeypatch,
+    )
+    returned, stays, two = found["pipeline"].values()
+    assert two[0] <= stays[0] < returned[0]
+    assert all(plan[1] == plan[-1] == 0 for plan in (returned, stays, two))  # the camera and the screen
+    for front in found["fronts"]:
+        spans, joules, proven = zip(*front, strict=True)
+        assert all(proven)
+        assert list(spans) == sorted(spans)
+        assert list(joules) == sorted(joules, reverse=True)
+    for span, energy in found["others"].values():  # of the second rule, in the order of its front
+        assert span >= spans[0] * (1 - 1e-9)
+        assert energy >= joules[-1] * (1 - 1e-9)
+    assert all(gap >= -1e-9 for row in found["gaps"].values() for gap in row)
 
 
 def test_meta_train_and_adapt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def best_of_all(graph: mj.TaskGraph, system: mj.System, order: list[int]) -> flo
         dag = latency.pack_float64(graph, system, order)
         actions = np.zeros((dag.mask.size, 2**n), bool)
         actions[:n] = (np.arange(2**n)[None, :] >> np.arange(n)[:, None]) & 1
-        return float(jax.jit(latency.makespans)(dag, actions).min())
+        return float(jax.jit(latency.costs)(dag, actions).min())
 
 
 @settings(max_examples=30)
@@ -120,22 +120,23 @@ def test_bounds_hold_at_every_node(channel: str) -> None:
     """The bound of a partial plan against the best of its completions."""
     rng = np.random.default_rng(3)
     n = 7  # padded to 8
-    step, lower_bound = jax.jit(latency.step, static_argnums=0), jax.jit(branch_and_bound._lower_bound)
+    step, lower_bound = jax.jit(latency.step), jax.jit(branch_and_bound._lower_bound)
     plans = np.zeros((8, 2**n), bool)
     plans[:n] = (np.arange(2**n)[None, :] >> np.arange(n)[:, None]) & 1
     for _ in range(4):
         dag, mec = random_dag(rng, n), random_mec(rng, channel)
         with jax.enable_x64(True):
             arrays = jax.tree.map(jax.numpy.asarray, latency.pack_float64(to_graph(dag), to_system(mec)))
-            workload, tasks = branch_and_bound._workload(arrays), latency.tasks(arrays)
-            spans = np.asarray(jax.jit(latency.makespans)(arrays, plans))
+            left, wide = branch_and_bound._left(arrays), latency.wide(arrays)
+            tasks = latency.tasks(wide)
+            spans = np.asarray(jax.jit(latency.costs)(arrays, plans))
             queues = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2**n)), latency.empty_queues(arrays))
             for depth in range(n):
-                bounds = np.asarray(lower_bound(arrays, workload, depth, queues))
+                bounds = np.asarray(lower_bound(arrays, left, depth, queues))
                 best = spans.reshape(-1, 2**depth).min(axis=0)  # over the tasks that are left
                 assert (bounds <= np.tile(best, 2 ** (n - depth))).all()
                 assert bounds.max() > 0.3 * spans.min()  # and they say something
-                queues, _ = step(channel, queues, branch_and_bound._at(tasks, depth), plans[depth].astype(int))
+                queues, _ = step(wide, queues, branch_and_bound._at(tasks, depth), plans[depth].astype(int))
 
 
 def test_out_of_time_it_says_how_good_a_plan_could_be() -> None:
@@ -154,15 +155,17 @@ def test_more_nodes_than_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The narrowest search there is finds the same."""
     graph = mj.daggen(num_tasks=14, fat=0.7, density=0.5, rng=np.random.default_rng(1))
     want = mj.optimum(graph, mj.System())
-    monkeypatch.setattr(branch_and_bound, "_width", lambda size: 2)
+    monkeypatch.setattr(branch_and_bound, "_width", lambda dag: 2)
     narrow = mj.optimum(graph, mj.System())
     assert narrow.proven
     assert narrow.makespan == pytest.approx(want.makespan, rel=1e-9)
 
 
 def test_a_large_graph_is_bounded_in_little_memory() -> None:
-    assert branch_and_bound._width(40) == branch_and_bound.WIDTH
-    assert 8 <= branch_and_bound._width(1024) < 64
+    chains = [mj.daggen(n, 0.1, 0.1, np.random.default_rng(0)) for n in (40, 1024)]
+    small, large = (latency.pack_float64(chain, mj.System()) for chain in chains)
+    assert branch_and_bound._width(small) == branch_and_bound.WIDTH
+    assert 8 <= branch_and_bound._width(large) < 64
     graph = mj.daggen(num_tasks=150, fat=0.5, density=0.3, rng=np.random.default_rng(0))
     plan = mj.optimum(graph, mj.System(), time_limit_s=0)
     assert plan.makespan < mj.heft(graph, mj.System()).makespan

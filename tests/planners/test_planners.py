@@ -169,14 +169,14 @@ def test_where_the_look_ahead_may_stop_changes_nothing(channel: str) -> None:
             for position in range(num_tasks):
                 task = jax.tree.map(lambda leaf: leaf[position], tasks)  # noqa: B023 - used at once
                 left = tasks.position >= position
-                ahead = partial(outcomes, channel, len(TOLLS), tasks, scale, queues, left, task)
+                ahead = partial(outcomes, dag, len(TOLLS), tasks, scale, queues, left, task)
                 np.testing.assert_array_equal(ahead(), ahead(steps=(position + 1, num_tasks)))
-                queues, _ = latency.step(channel, queues, task, int(rng.integers(2)))
+                queues, _ = latency.step(dag, queues, task, rng.integers(2))
             padding = jax.tree.map(lambda leaf: leaf[-1], tasks)
             assert not padding.valid
             again = jax.tree.map(lambda leaf: leaf[0], tasks)._replace(valid=np.bool_(False))
             for nothing in (padding, again):
-                after, _ = latency.step(channel, queues, nothing, 1)
+                after, _ = latency.step(dag, queues, nothing, np.int32(1))
                 jax.tree.map(np.testing.assert_array_equal, after, queues)
 
 

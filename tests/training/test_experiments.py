@@ -159,7 +159,7 @@ def test_variants_are_the_rates(data: DagDataset, pool: TaskPool) -> None:
         order = order[order >= 0]
         np.testing.assert_array_equal(order, mj.priority_order(graph, mj.System(uplink_bps=rate, downlink_bps=rate)))
         for field, sent in (("uplink", graph.upload_bytes), ("downlink", graph.download_bytes)):
-            times = np.asarray(getattr(pool.learning_tasks.dags, field)[0, variant, 0])[: graph.num_tasks]
+            times = np.asarray(getattr(pool.learning_tasks.dags, field)[0, variant, 0, :, 0])[: graph.num_tasks]
             np.testing.assert_allclose(times, 8 * sent[order] / rate, rtol=1e-6)
 
 

@@ -11,6 +11,8 @@
 
 `cycles` are CPU cycles, `upload_bytes` what a task sends when it is offloaded, `download_bytes` what comes back; edges
 are [parent, child] by name. Nothing has a default, and other members are refused: a misspelt one would be lost.
+Version 2 adds one member that a task may have: `"pin": "ue"` or `"pin": "server"`, where it must run. Files of both
+versions are read; a graph without pins is written as version 1, which older readers know.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from mrlato_jax.dag.formats.reading import Node, check_count, json_file
-from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.dag.task_graph import PINS, TaskGraph
 from mrlato_jax.errors import InputError, check_type
 from mrlato_jax.files import write_atomically
 
-FORMAT, VERSION = "mrlato_jax.task_graph", 1
+FORMAT, VERSIONS = "mrlato_jax.task_graph", (1, 2)
 KIND = f"a JSON file of format {FORMAT}"
 MAX_FILE_BYTES = 64 * 2**20
 _COSTS = ("cycles", "upload_bytes", "download_bytes")
@@ -43,14 +46,20 @@ def read_json(path: str | os.PathLike[str]) -> TaskGraph:
     top.only("format", "version", "tasks", "edges")
     if top["format"].value != FORMAT:
         raise top["format"].refuse(repr(FORMAT))
-    if top["version"].value != VERSION:
-        raise top["version"].refuse(str(VERSION))
+    version = top["version"].value
+    if isinstance(version, bool) or version not in VERSIONS:
+        raise top["version"].refuse(" or ".join(map(str, VERSIONS)))
     entries = top["tasks"].items()
     check_count(top["tasks"].place, len(entries))
     ids: dict[str, int] = {}
     costs: dict[str, list[float]] = {field: [] for field in _COSTS}
+    pins: list[str] = []
     for entry in entries:
-        entry.only("name", *_COSTS)
+        entry.only("name", *_COSTS, *(["pin"] if version > 1 else []))
+        pin = entry.get("pin")
+        if pin is not None and pin.value not in PINS:
+            raise pin.refuse(" or ".join(PINS))
+        pins.append(PINS[0] if pin is None else pin.value)
         name = entry["name"].text()
         if name in ids:
             raise entry["name"].refuse("names that differ")
@@ -59,7 +68,7 @@ def read_json(path: str | os.PathLike[str]) -> TaskGraph:
             costs[field].append(entry[field].number())
     edges = [_edge(entry, ids) for entry in top["edges"].items()]
     try:
-        return TaskGraph.from_edges(**costs, edges=edges, names=list(ids))
+        return TaskGraph.from_edges(**costs, edges=edges, names=list(ids), pins=pins)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -82,9 +91,13 @@ def write_json(graph: TaskGraph, path: str | os.PathLike[str]) -> None:
     """
     check_type("graph", graph, TaskGraph)
     columns = zip(graph.names, *(getattr(graph, field).tolist() for field in _COSTS), strict=True)
-    tasks = [dict(zip(("name", *_COSTS), row, strict=True)) for row in columns]
+    tasks: list[dict[str, Any]] = [dict(zip(("name", *_COSTS), row, strict=True)) for row in columns]
+    for task, pin in zip(tasks, graph.pins, strict=True):
+        if pin != PINS[0]:
+            task["pin"] = pin
+    version = VERSIONS[any("pin" in task for task in tasks)]
     edges = [[graph.names[parent], graph.names[child]] for parent, child in graph.edges.tolist()]
-    value = {"format": FORMAT, "version": VERSION, "tasks": tasks, "edges": edges}
+    value = {"format": FORMAT, "version": version, "tasks": tasks, "edges": edges}
     try:
         write_atomically(Path(path), (json.dumps(value, indent=1) + "\n").encode())
     except OSError as error:

@@ -55,7 +55,7 @@ def test_any_graph_comes_back(tmp_path: Path, num_tasks: int, seed: int) -> None
     ("where", "what", "message"),
     [
         (["format"], "dot", "format is 'dot'; accepted: 'mrlato_jax.task_graph'"),
-        (["version"], 2, "version is 2; accepted: 1"),
+        (["version"], 3, "version is 3; accepted: 1 or 2"),
         (["tasks"], {}, "tasks is {}; accepted: a list"),
         (["tasks"], [], "tasks has 0 tasks; accepted: 1 to 20000"),
         (["tasks", 1], 7, r"tasks\[1\] is 7; accepted: an object"),

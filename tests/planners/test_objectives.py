@@ -1,0 +1,144 @@
+"""Planners on several servers, with pins, results that stay, energy and deadlines."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+from wider import KINDS, Kind, allowed, random_case
+
+import mrlato_jax as mj
+
+PLANNERS = (mj.greedy, mj.heft, mj.look_ahead, mj.look_ahead_order, mj.local_search)
+
+
+def goals(rng: np.random.Generator, kind: Kind, graph: mj.TaskGraph, system: mj.System) -> list[mj.Objective]:
+    """The makespan, a weight of energy, and a deadline that some plans meet, or none."""
+    least = mj.optimum(graph, system).makespan
+    deadline = mj.Objective(deadline_s=max(least * float(rng.uniform(0.5, 1.5)), 1e-9))
+    return [mj.Objective(), mj.Objective(float(rng.uniform(0, 2))), deadline][: 3 if kind in KINDS[1:4:2] else 1]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_optimum_is_brute_forces(kind: Kind) -> None:
+    rng = np.random.default_rng(1)
+    missed = 0
+    for number in range(8):
+        case = random_case(rng, kind, int(rng.integers(1, 6)), exact=number % 2 == 0)
+        graph, system = case.graph, case.system
+        for goal in goals(rng, kind, graph, system):
+            plan = mj.optimum(graph, system, case.order, objective=goal)
+            late, least = oracle.best_outcome(
+                case.dag, case.edge, case.order, case.pins, goal.energy_weight, goal.deadline_s
+            )
+            assert plan.proven
+            assert allowed(plan, case.pins)
+            assert plan.meets_deadline is not late
+            assert goal.key(plan.makespan, plan.energy) == (late, pytest.approx(least, rel=1e-9, abs=1e-300))
+            assert plan.lower_bound == pytest.approx(least, rel=1e-9, abs=1e-300)
+            missed += late
+    if kind == KINDS[1]:
+        assert missed  # deadlines that no plan meets were among them
+
+
+@pytest.mark.parametrize("kind", [KINDS[1], KINDS[4]], ids=str)
+def test_no_planner_is_better_and_all_keep_the_pins(kind: Kind) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(4):
+        case = random_case(rng, kind, 7)
+        graph, system, goal = case.graph, case.system, mj.Objective(0.5)
+        best = mj.optimum(graph, system, objective=goal)
+        assert best.proven
+        for planner in PLANNERS:
+            plan = planner(graph, system, objective=goal)
+            assert allowed(plan, case.pins)
+            want = oracle.outcome(case.dag, case.edge, plan.placement.tolist(), plan.order.tolist())
+            assert (plan.makespan, plan.energy) == pytest.approx(want[:2], rel=1e-9)
+            if planner not in (mj.greedy, mj.look_ahead_order):  # which have orders of their own
+                assert goal.cost(plan.makespan, plan.energy) >= goal.cost(best.makespan, best.energy) * (1 - 1e-9)
+        searched = mj.order_search(graph, system, objective=goal, steps=100, time_limit_s=1)
+        assert goal.cost(searched.makespan, searched.energy) <= goal.cost(best.makespan, best.energy) * (1 + 1e-9)
+        assert allowed(searched, case.pins)
+        for planner in (mj.all_local, mj.all_offload):
+            assert allowed(planner(graph, system), case.pins)
+
+
+def test_no_change_of_two_tasks_helps_after_local_search() -> None:
+    rng = np.random.default_rng(3)
+    case = random_case(rng, KINDS[1], 6)
+    plan = mj.local_search(case.graph, case.system, order=case.order, restarts=0)
+    choices = {"any": range(4), "ue": range(1), "server": range(1, 4)}
+    for i in range(6):
+        for j in range(i, 6):
+            for a in choices[case.pins[i]]:
+                for b in choices[case.pins[j]]:
+                    sites = plan.placement.tolist()
+                    sites[j], sites[i] = b, a
+                    other = oracle.outcome(case.dag, case.edge, sites, case.order).makespan
+                    assert other >= plan.makespan * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_no_plan_beats_the_front(exact: bool) -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(3):
+        case = random_case(rng, Kind(2, "resident"), 5, exact=exact)
+        plans = mj.front(case.graph, case.system, points=5)
+        order = mj.priority_order(case.graph, case.system).tolist()
+        assert 1 <= len(plans) <= 6
+        assert all(plan.proven for plan in plans)
+        spans, joules = [plan.makespan for plan in plans], [plan.energy for plan in plans]
+        assert spans == sorted(spans)
+        assert joules == sorted(joules, reverse=True)
+        every = [
+            oracle.outcome(case.dag, case.edge, [number // 3**i % 3 for i in range(5)], order)[:2]
+            for number in range(3**5)
+        ]
+        for span, energy in every:
+            for plan in plans:
+                better = span <= plan.makespan * (1 - 1e-6) and energy <= plan.energy * (1 + 1e-12)
+                thriftier = span <= plan.makespan * (1 + 1e-12) and energy <= plan.energy * (1 - 1e-6)
+                assert not better
+                assert not thriftier
+        assert min(span for span, _ in every) == pytest.approx(spans[0])
+        assert min(energy for _, energy in every) == pytest.approx(joules[-1])
+
+
+def test_a_chain_cut_into_tasks_is_no_slower_than_the_whole_at_once() -> None:
+    """Where results stay: the first input goes up once, and the last result comes down once."""
+    rng = np.random.default_rng(8)
+    for rate in (1e5, 1e6, 2e7):
+        system = mj.System(uplink_bps=rate, downlink_bps=rate, channel="resident")
+        cycles, sizes = rng.uniform(1e7, 1e8, 6), rng.uniform(1e4, 1e6, 7)
+        chain = mj.TaskGraph.from_edges(
+            cycles=cycles, upload_bytes=sizes[:-1], download_bytes=sizes[1:], edges=[(i, i + 1) for i in range(5)]
+        )
+        whole = mj.TaskGraph.from_edges(
+            cycles=[cycles.sum()], upload_bytes=sizes[:1], download_bytes=sizes[-1:], edges=[]
+        )
+        assert mj.optimum(chain, system).makespan <= mj.optimum(whole, system).makespan * (1 + 1e-12)
+
+
+def test_cp_sat_says_what_it_takes() -> None:
+    case = random_case(np.random.default_rng(5), Kind(2, "paper"), 3)
+    with pytest.raises(mj.InputError, match="accepted: the makespan on one server to which everything is sent"):
+        mj.optimum(case.graph, case.system, solver="cp_sat")
+
+
+def test_the_paper_s_policy_knows_one_server_and_the_makespan() -> None:
+    policy, case = mj.load_offloader("exp2"), random_case(np.random.default_rng(6), Kind(2, "paper"), 3)
+    with pytest.raises(mj.InputError, match=r"system\[0\] has 2 servers; accepted: 1, which the policy knows"):
+        policy.plan(case.graph, case.system)
+    one = mj.System(channel="resident")
+    with pytest.raises(mj.InputError, match=r"objective is Objective\(energy_weight=0.5.*mode 'argmax'; accepted"):
+        policy.plan(case.graph, one, objective=mj.Objective(0.5))
+
+
+def test_a_policy_keeps_pins() -> None:
+    policy, rng = mj.load_offloader("exp2"), np.random.default_rng(7)
+    for _ in range(6):
+        case = random_case(rng, Kind(1, "paper", pinned=True), 7)
+        with pytest.warns(mj.OutsideTrainingWarning):
+            plan = policy.plan(case.graph, case.system)
+        assert allowed(plan, case.pins)
+        assert allowed(policy.plan(case.graph, case.system, mode="search", samples=4), case.pins)
