@@ -12,6 +12,7 @@ from mrlato_jax.bench.iteration import iteration
 from mrlato_jax.bench.offloading import LoadPlanner, offloading
 from mrlato_jax.bench.peer import Peer
 from mrlato_jax.bench.planning import MakePlanner, planning
+from mrlato_jax.bench.proving import proving
 from mrlato_jax.bench.simulator import simulator
 from mrlato_jax.bench.startup import startup
 from mrlato_jax.bench.timing import Tick, environment, matmul, peak_memory_gb
@@ -49,6 +50,7 @@ SECTIONS: dict[str, Callable[[Options, Tick], dict[str, Any]]] = {
     "offloader": lambda options, tick: offloading(
         options.load_planner, large=500 if options.full else None, modes=MODES, tick=tick
     ),
+    "optimum": lambda options, tick: proving(tick=tick),
     "growth": lambda options, tick: growing.growth(growing.axes(options.full), tick=tick),
 }
 
