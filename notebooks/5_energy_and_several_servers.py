@@ -1,0 +1,161 @@
+# %% [markdown]
+# # 5. Energy, several servers, pins, and results that stay
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/mrlato_jax/blob/main/notebooks/5_energy_and_several_servers.ipynb)
+#
+# *The badge works once `OWNER` in its address, and `<this repository>` in the next cell, are replaced by the address of
+# the repository or of your fork: it has no public address yet.*
+#
+# The paper's system is one phone and one server, and every result returns to the phone. This notebook plans for what
+# many users have instead: a camera that cannot be offloaded, tensors that should stay on the server, a near edge and a
+# far cloud, and a battery. Every plan is beside the proven optimum.
+
+# %%
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "git+<this repository>"], check=True)
+
+# %% [markdown]
+# All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.
+
+# %%
+import os
+
+TINY = os.environ.get("MRLATO_NOTEBOOK_TINY") == "1"
+DAGS, TASKS = (2, 6) if TINY else (12, 15)
+POINTS = 4 if TINY else 13
+WEIGHTS = (0.0, 0.5) if TINY else (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds that a joule is worth
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+import mrlato_jax as mj
+
+plt.rcParams["figure.dpi"] = 70
+MS = 1e3  # the package computes in seconds, figures and tables show milliseconds
+
+# %% [markdown]
+# ## An application with a camera
+#
+# Frames come from the camera, pass three stages of a network, and end on the screen. The camera and the screen are
+# pinned to the phone. The near server has 10 GHz and a fast link, the far one 40 GHz and a slow one. They share the
+# phone's radio, and a link of 1 Gbit/s joins them.
+
+# %%
+names = ["camera", "resize", "features", "detect", "screen"]
+pipeline = mj.TaskGraph.from_edges(
+    cycles=[2e6, 2e7, 2e8, 1.5e8, 1e6],
+    upload_bytes=[0, 2e5, 1e5, 4e5, 4e3],
+    download_bytes=[2e5, 1e5, 4e5, 4e3, 0],
+    edges=[(0, 1), (1, 2), (2, 3), (3, 4)],
+    names=names,
+    pins=["ue", "any", "any", "any", "ue"],
+)
+near = {"vm_hz": 10e9, "uplink_bps": 20e6, "downlink_bps": 20e6}
+both = {"vm_hz": [10e9, 40e9], "uplink_bps": [20e6, 8e6], "downlink_bps": [20e6, 8e6]}
+systems = {
+    "results return": mj.System(channel="paper", **near),
+    "results stay": mj.System(channel="resident", **near),
+    "results stay, two servers": mj.System(channel="resident", **both),
+}
+
+# %% [markdown]
+# ## What a resident result is worth
+#
+# Where results return (the paper's rule), each stage downloads its result and the next one sends it up again. Where
+# they stay, the image goes up once and the boxes come down once.
+
+# %%
+pipeline_plans = {name: mj.optimum(pipeline, system) for name, system in systems.items()}
+figure, axes = plt.subplots(figsize=(7, 2.6))
+for row, plan in enumerate(pipeline_plans.values()):
+    axes.barh(row, MS * plan.makespan, color="C0")
+    axes.text(MS * plan.makespan, row, f"  {MS * plan.makespan:.0f} ms, {plan.energy:.2f} J", va="center")
+axes.set_yticks(range(len(pipeline_plans)), list(pipeline_plans))
+axes.invert_yaxis()
+axes.set_xlim(0, 1.3 * MS * max(plan.makespan for plan in pipeline_plans.values()))
+axes.set_xlabel("latency of the optimum, ms")
+figure.tight_layout()
+plt.show()
+for name, plan in pipeline_plans.items():
+    where = ["phone" if site == 0 else f"server {site}" for site in plan.placement]
+    print(f"{name:26s} {', '.join(f'{task}: {site}' for task, site in zip(names, where, strict=True))}")
+
+# %% [markdown]
+# ## Latency against energy
+#
+# `mj.front` returns plans that no other plan beats in both latency and energy, each proven. Here on slow links, where
+# sending costs much, under both rules for results. The squares are methods that look at latency alone.
+
+# %%
+rng = np.random.default_rng(3)
+graph = mj.daggen(TASKS, fat=0.6, density=0.6, rng=rng)
+slow = {"vm_hz": [10e9, 40e9], "uplink_bps": [3e6, 1.5e6], "downlink_bps": [3e6, 1.5e6]}
+rules = {"results return": mj.System(channel="paper", **slow), "results stay": mj.System(channel="resident", **slow)}
+fronts = {name: mj.front(graph, system, points=POINTS) for name, system in rules.items()}
+system = rules["results stay"]
+others = {
+    "all-local": mj.all_local(graph, system),
+    "all-offload": mj.all_offload(graph, system),
+    "HEFT-based": mj.heft(graph, system),
+    "look-ahead": mj.look_ahead(graph, system),
+}
+figure, axes = plt.subplots(figsize=(7, 4.5))
+for name, colour in zip(fronts, ("0.6", "0.1"), strict=True):
+    spans, joules = [MS * plan.makespan for plan in fronts[name]], [plan.energy for plan in fronts[name]]
+    axes.plot(spans, joules, "o-", color=colour, drawstyle="steps-post", label=f"front, {name}")
+for number, (name, plan) in enumerate(others.items()):
+    axes.plot(MS * plan.makespan, plan.energy, "s", color=f"C{number}", label=f"{name}, results stay")
+axes.set_xlabel("latency, ms")
+axes.set_ylabel("energy of the phone, J")
+axes.set_xlim(0)
+axes.set_ylim(0)
+axes.legend()
+figure.tight_layout()
+plt.show()
+for name, front in fronts.items():
+    fastest, thriftiest = front[0], front[-1]
+    print(
+        f"{name}: {len(front)} plans, all proven: {all(plan.proven for plan in front)}; fastest "
+        f"{MS * fastest.makespan:.0f} ms, {fastest.energy:.2f} J; least energy {MS * thriftiest.makespan:.0f} ms, "
+        f"{thriftiest.energy:.2f} J"
+    )
+
+# %% [markdown]
+# ## How far quick rules are from the optimum
+#
+# The mean over several applications of what HEFT-based and the look-ahead cost above the proven optimum, for several
+# weights of energy. Cost is latency + weight x energy.
+
+# %%
+graphs = [mj.daggen(TASKS, fat=0.6, density=0.6, rng=rng) for _ in range(DAGS)]
+planners = {"HEFT-based": mj.heft, "look-ahead": mj.look_ahead, "local search": mj.local_search}
+gaps = {name: [] for name in planners}
+for weight in WEIGHTS:
+    goal = mj.Objective(energy_weight=weight)
+    best = [mj.optimum(one, system, objective=goal) for one in graphs]
+    assert all(plan.proven for plan in best)
+    for name, planner in planners.items():
+        plans = [planner(one, system, objective=goal) for one in graphs]
+        above = [
+            goal.cost(plan.makespan, plan.energy) / goal.cost(least.makespan, least.energy) - 1
+            for plan, least in zip(plans, best, strict=True)
+        ]
+        gaps[name].append(float(np.mean(above)))
+figure, axes = plt.subplots(figsize=(7, 4))
+for name, row in gaps.items():
+    axes.plot(WEIGHTS, [100 * gap for gap in row], "o-", label=name)
+axes.set_xlabel("weight of energy, seconds a joule")
+axes.set_ylabel("% above the optimum")
+axes.set_ylim(0)
+axes.legend()
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# HEFT-based looks at one task at a time: it does not see that a result that stays on a server pulls the next task
+# there. The look-ahead, which completes the plan from every site before it decides, sees more of that.
