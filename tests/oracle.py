@@ -261,7 +261,7 @@ def _results_return(dag: Dag, edge: Edge, sites: Sequence[int], order: Sequence[
     down: dict[int, float] = {}
     vm: dict[int, float] = {}
     ue_free = computing = sending = receiving = 0.0
-    at_ue, sent = [0.0] * dag.num_tasks, [0.0] * dag.num_tasks
+    at_ue, sent, computed = [0.0] * dag.num_tasks, [0.0] * dag.num_tasks, [0.0] * dag.num_tasks
     parents = dag.parents()
     for task in order:
         site = sites[task]
@@ -279,7 +279,8 @@ def _results_return(dag: Dag, edge: Edge, sites: Sequence[int], order: Sequence[
         sending += took
         if parents[task] or edge.channel != "mrlco_code":
             up[radio] = max(up.get(radio, 0.0), uploaded)
-        vm[site] = max(vm.get(site, 0.0), uploaded) + dag.cycles[task] / edge.vm_hz[k]
+        begin = max([vm.get(site, 0.0), uploaded, *(computed[p] for p in parents[task])])
+        vm[site] = computed[task] = begin + dag.cycles[task] / edge.vm_hz[k]
         took = 8 * dag.download_bytes[task] / edge.downlink_bps[k]
         downloaded = (max(down.get(radio, 0.0), vm[site]) if edge.channel == "paper" else vm[site]) + took
         down[radio] = max(down.get(radio, 0.0), downloaded)

@@ -108,8 +108,8 @@ class DagDataset:
         """Pads graphs, equally many in each set, to the largest one's number of tasks. Task names are not kept.
 
         Raises:
-            InputError: if the sets are empty or unequal, ids are not in topological order, a graph has no cycles, or
-                the arrays would be too large.
+            InputError: if the sets are empty or unequal, ids are not in topological order, a graph has no cycles or a
+                pinned task (pins are not stored), or the arrays would be too large.
         """
         counts = {set_name: len(graphs) for set_name, graphs in sets.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
@@ -123,6 +123,8 @@ class DagDataset:
         }
         for set_index, graphs in enumerate(sets.values()):
             for graph_index, graph in enumerate(graphs):
+                if graph.is_pinned:
+                    raise InputError(f"pins of graph {graph_index} of a set are {shorten(graph.pins)}; accepted: any")
                 for field in _COSTS:
                     arrays[field][set_index, graph_index, : graph.num_tasks] = getattr(graph, field)
                 parents, children = graph.edges.T

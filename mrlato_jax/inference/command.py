@@ -155,6 +155,8 @@ def offload(options: argparse.Namespace) -> int:
     """What `main` does, once options are parsed."""
     check_number("optimum_s", options.optimum_s, low=0.0)
     system, goal = system_of(options), objective_of(options)
+    if options.front and options.optimum_s == 0:
+        raise InputError(f"front is {options.front} with --optimum_s=0; accepted: seconds for each proof")
     if options.front:
         check_number("front", options.front, low=2, high=MOST_POINTS, integer=True)
     graph = pinned(read_any(Path(options.graph), Unsaid.of_options(partial(getattr, options))), options.pin)
@@ -178,7 +180,9 @@ def offload(options: argparse.Namespace) -> int:
     print(plans_table(plans, goal), end="\n\n")
     title = as_found(best, plans[best][0])
     print(f"the best is {title}{tied_with(goal, plans, best)}:\n")
-    print(placements(graph, plans[best][0]))
+    print(placements(graph, plans[best][0], system.num_servers > 1))
+    if not goal.meets_deadline(plans[best][0].makespan):
+        print(f"\nno plan was found that meets the deadline of {1e3 * (goal.deadline_s or 0):g} ms")
     if trade_off:
         print(f"\n{front_table(trade_off)}")
     if drawing:
@@ -353,9 +357,9 @@ def tied_with(goal: Objective, plans: dict[str, Timed], best: str) -> str:
     return f"; as good: {', '.join(as_found(name, plans[name][0]) for name in names)}" if names else ""
 
 
-def placements(graph: TaskGraph, plan: Plan) -> str:
+def placements(graph: TaskGraph, plan: Plan, several: bool = False) -> str:
     """Where each task runs and when it is done, in scheduling order; of many tasks the first."""
-    done, several = plan.schedule.ue_end + plan.schedule.download_end, plan.placement.max() > 1
+    done = plan.schedule.ue_end + plan.schedule.download_end
     rows = [
         [str(place), str(task), escaped(graph.names[task]), where(plan.placement[task], several),
          f"{1e3 * done[task]:.1f}" if done[task] or not plan.placement[task] else ""]
@@ -390,6 +394,7 @@ def described(
         values: dict[str, Any] = {
             "makespan_s": plan.makespan,
             "energy_j": plan.energy,
+            "meets_deadline": goal.meets_deadline(plan.makespan),
             "placement": plan.placement.tolist(),
             "order": plan.order.tolist(),
         }
@@ -398,9 +403,8 @@ def described(
         if isinstance(plan, SearchedPlan):
             values["evaluations"] = plan.evaluations
         if isinstance(plan, ProvenPlan):
-            values |= {
-                "proven": plan.proven, "lower_bound_s": plan.lower_bound, "meets_deadline": plan.meets_deadline
-            }  # fmt: skip
+            bound = "lower_bound_s" if goal.deadline_s is None or not plan.meets_deadline else "lower_bound_j"
+            values |= {"proven": plan.proven, bound: plan.lower_bound}
         return values
 
     schedule = plans[best][0].schedule

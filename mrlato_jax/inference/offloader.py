@@ -27,8 +27,8 @@ from mrlato_jax.learning.learning_task import check_times, encoded, learning_tas
 from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
 from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack
 from mrlato_jax.mec.latency import LOCAL, in_joules, padded_size, power_of_two
-from mrlato_jax.mec.objective import Objective
-from mrlato_jax.mec.system import System
+from mrlato_jax.mec.objective import Objective, goal_of
+from mrlato_jax.mec.system import CHANNELS, System
 from mrlato_jax.planners import (
     Plan,
     SearchedPlan,
@@ -170,8 +170,7 @@ class Offloader:
         """
         about_to_compute()
         check_choice("mode", mode, MODES)
-        goal = Objective() if objective is None else objective
-        check_type("objective", goal, Objective)
+        goal = goal_of(objective)
         if mode == "argmax" and goal != Objective():
             accepted = "accepted: the makespan, which the policy decides by, or another mode"
             raise InputError(f"objective is {goal} with mode 'argmax'; {accepted}")
@@ -194,6 +193,8 @@ class Offloader:
         _check_one_server(systems)
         features.check_neighbour_width(graphs, self.network.neighbour_limit)
         unlike = None if self.ranges is None else outside(self.ranges, list(zip(graphs, systems, strict=True)))
+        if self.ranges is not None and any(CHANNELS[system.channel].results_stay for system in systems):
+            unlike = f"{unlike or 'outside the training range; plans may be poor:'} results that stay (resident)"
         if unlike is not None:
             warnings.warn(OutsideTrainingWarning(unlike), stacklevel=3)
         plans: dict[int, SearchedPlan] = {}
@@ -226,6 +227,7 @@ class Offloader:
             raise InputError(f"arrays have {arrays.num_sites - 1} servers; accepted: {_ONE_SERVER}")
         if len(arrays.mask.shape) != 2:
             raise InputError(f"arrays has a mask of shape {arrays.mask.shape}; accepted: [B, N], with one leading axis")
+        arrays = dataclasses.replace(arrays, prices=None, deadline=None)  # the policy decides by the makespan
         actions, makespan = rollout.decode_greedily(self.network, self.params, encoded(arrays, self.network))
         order = jnp.asarray(arrays.order)
         if not self.network.in_order:

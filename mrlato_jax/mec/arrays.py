@@ -19,7 +19,7 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, check_type, shorten
-from mrlato_jax.mec.objective import Objective, Prices
+from mrlato_jax.mec.objective import Objective, Prices, goal_of
 from mrlato_jax.mec.priority import check_order, priority_order
 from mrlato_jax.mec.system import CHANNELS, MoveTimes, System, TaskTimes, move_times, task_times
 
@@ -69,7 +69,7 @@ class DagArrays:
 
     @property
     def num_sites(self) -> int:
-        """K + 1."""
+        """K + 1, where K is the last axis."""
         return self.vm.shape[-1] + 1
 
 
@@ -124,6 +124,7 @@ def pack(
     """
     size = padded_to("graphs", graphs, num_positions)
     check_floating(dtype)
+    objective = goal_of(objective)
     systems = one_for_each(system, len(graphs))
     for i, one in enumerate(systems):
         for name in ("channel", "radio", "num_servers") if one is not systems[0] else ():
@@ -162,12 +163,11 @@ def pack(
         position[o] = np.arange(n)
         parents[b, position[graph.edges[:, 1]], position[graph.edges[:, 0]]] = True
         mask[b, :n], order[b, :n] = True, o
-        if objective is not None and objective.deadline_s is not None:
+        if objective.deadline_s is not None:
             dearest.append(most_joules(one, times, moves))
-    objective = objective or Objective()
     deadline = None
     if objective.deadline_s is not None:
-        deadline = Deadline(*np.array([(objective.deadline_s, most) for most in dearest], dtype).T.copy())
+        deadline = Deadline(*np.array([(objective.latest_s, most) for most in dearest], dtype).T.copy())
     return DagArrays(
         ue, uplink, vm, downlink, parents, mask, order,
         allowed=None if allowed.all() else allowed,
@@ -183,7 +183,7 @@ def pack(
 def most_joules(system: System, times: TaskTimes, moves: MoveTimes | None) -> float:
     """What no plan takes more energy than: every resource is used by every task, one after the other."""
     seconds = [column.sum() for column in (*times, *(moves or ()))]
-    return 2 * sum(dataclasses.astuple(system.power)) * float(sum(seconds)) + 1
+    return 2 * system.num_sites * sum(dataclasses.astuple(system.power)) * float(sum(seconds)) + 1
 
 
 def stacked_prices(prices: Sequence[Prices | None], dtype: Any) -> Prices | None:

@@ -67,6 +67,7 @@ class Queues(NamedTuple):
     makespan: jax.Array  # (11) over the tasks placed so far
     result_at_ue: jax.Array  # [N], max(ET_ue, ET_dl) of each placed task, else 0; see `Schedule` where results stay
     data_at_sender: jax.Array | None  # [N], max(ET_ue, ET_ul); kept only by channels whose uploads wait for uploads
+    computed: jax.Array | None  # [N], ET_m; kept by those where there are several servers
     results: Results | None  # kept only where results stay
     spent: jax.Array | None  # what computing and transfers cost so far, by `DagArrays.prices`
 
@@ -120,6 +121,7 @@ def empty_queues(dag: DagArrays) -> Queues:
         makespan=zero,
         result_at_ue=zeros,
         data_at_sender=None if rules.upload_waits_for_download else zeros,
+        computed=None if rules.upload_waits_for_download or dag.vm.shape[1] == 1 else zeros,
         results=results,
         spent=None if dag.prices is None else zero,
     )
@@ -142,8 +144,9 @@ def cost(dag: DagArrays, queues: Queues) -> jax.Array:
 def candidate_ends(dag: DagArrays, queues: Queues, task: Task) -> TaskEnds:
     """(7)-(10) for one task at every site: `ue` if it ran on the UE, the other three if it ran on each server.
 
-    (8)'s `max_j ET_m_j` needs no term of its own: a VM serves in scheduling order, so `A_m` already is the largest end
-    time of any earlier task there. The same holds for the parents' uploads where entry tasks queue.
+    (8)'s `max_j ET_m_j` needs no term of its own for parents on the same server: a VM serves in scheduling order, so
+    `A_m` already is the largest end time of any earlier task there. It needs none for parents elsewhere where uploads
+    wait for downloads. The first holds for the parents' uploads, too, where entry tasks queue.
     """
     rules = CHANNELS[dag.channel]
     if rules.results_stay:
@@ -153,7 +156,10 @@ def candidate_ends(dag: DagArrays, queues: Queues, task: Task) -> TaskEnds:
     if queues.data_at_sender is not None:
         sendable = jnp.max(jnp.where(task.parents, queues.data_at_sender, 0), axis=0)
     upload = jnp.maximum(queues.uplink, sendable[None]) + task.uplink
-    vm = jnp.maximum(queues.vm, upload) + task.vm
+    begin = jnp.maximum(queues.vm, upload)
+    if queues.computed is not None:
+        begin = jnp.maximum(begin, jnp.max(jnp.where(task.parents, queues.computed, 0), axis=0)[None])
+    vm = begin + task.vm
     download = (jnp.maximum(queues.downlink, vm) if rules.downloads_queue else vm) + task.downlink
     ue = jnp.maximum(queues.ue, ready) + task.ue
     return TaskEnds(upload, vm, download, ue)
@@ -248,6 +254,8 @@ def place(dag: DagArrays, queues: Queues, task: Task, ends: TaskEnds, action: ja
             downlink=jnp.maximum(queues.downlink, _of_radios(dag, at_servers[2])),
         )
         after = with_results(after, task.position, result, jnp.maximum(ue, upload), task.valid)
+        if queues.computed is not None:
+            after = after._replace(computed=_put(queues.computed, task.position, vm, task.valid))
     if queues.spent is not None:
         after = after._replace(spent=queues.spent + _spent(dag, task, ends, offloaded, local))
     return after, TaskEnds(upload, vm, download, ue)
@@ -277,7 +285,8 @@ def _move(
     downlink = jnp.where(local[None], moves.downlink, jnp.maximum(queues.downlink, _of_radios(dag, brought)))
     homeward = local[None] & moves.homeward
     ended = jnp.where(away, jnp.where(offloaded, ends.vm, 0).max(axis=0), ends.ue)
-    at_ue = jnp.where(homeward, downlink.max(axis=0)[None], queues.result_at_ue)
+    from_there = (results.site[:, None] == _servers(dag)[None]) | (dag.radio == "shared")
+    at_ue = jnp.where(homeward, jnp.where(from_there, downlink[None], 0).max(axis=1), queues.result_at_ue)
     return queues._replace(
         uplink=jnp.maximum(queues.uplink, _of_radios(dag, jnp.where(offloaded, moves.uplink, 0))),
         downlink=downlink,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
-from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.errors import InputError, check_number, check_type
 from mrlato_jax.mec.system import Power
+
+SLACK = 1e-12  # relative: two programs may round a makespan differently
 
 
 class Prices(NamedTuple):
@@ -58,14 +61,27 @@ class Objective:
         """Of a plan, in seconds; with a deadline its energy in joules."""
         return energy if self.deadline_s is not None else makespan + self.energy_weight * energy
 
+    @property
+    def latest_s(self) -> float:
+        """The deadline with the slack that rounding needs, seconds; infinite without one."""
+        return math.inf if self.deadline_s is None else self.deadline_s * (1 + SLACK)
+
     def meets_deadline(self, makespan: float) -> bool:
         """Whether a plan of so many seconds ends in time; true without a deadline."""
-        return self.deadline_s is None or makespan <= self.deadline_s
+        return makespan <= self.latest_s
 
     def key(self, makespan: float, energy: float) -> tuple[bool, float]:
         """By which plans are ordered: any that meets the deadline before all that miss it."""
         late = not self.meets_deadline(makespan)
         return late, makespan if late else self.cost(makespan, energy)
+
+
+def goal_of(objective: Objective | None) -> Objective:
+    """An objective, by default the makespan; raises InputError for something else."""
+    if objective is None:
+        return Objective()
+    check_type("objective", objective, Objective)
+    return objective
 
 
 def joules(power: Power) -> Prices:

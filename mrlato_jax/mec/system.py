@@ -265,4 +265,4 @@ def _number(field: str, value: Any) -> Any:
         return value
     if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and not isinstance(value, jax.core.Tracer):
         return value.item()
-    raise InputError(f"{field} is {shorten(value)}; accepted here: a number (mj.arrays takes arrays)")
+    raise InputError(f"{field} is {shorten(value)}; accepted here: a number, or a list of one for each server")

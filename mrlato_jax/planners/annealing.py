@@ -19,7 +19,7 @@ from mrlato_jax.errors import check_number, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.latency import check_placement
-from mrlato_jax.mec.objective import Objective
+from mrlato_jax.mec.objective import Objective, goal_of
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.descent import local_search
@@ -100,7 +100,7 @@ def order_search(
     check_number("chains", chains, low=1, high=max(32, CHAINS_BYTES // work), integer=True)
     check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
     check_number("time_limit_s", time_limit_s, low=0.0)
-    goal = objective or Objective()
+    goal = goal_of(objective)
     if start is None:
         begin: Plan = optimum(graph, system, time_limit_s=time_limit_s, objective=objective)
     else:

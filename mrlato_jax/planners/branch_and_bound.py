@@ -10,14 +10,14 @@ whole plans are met early. A node is given up where no completion of it can be b
                     uplink, after which a task still is computed and downloaded; the downlink, where downloads queue,
                     before which the first is uploaded and computed; where results stay, the servers. Several resources
                     of a kind count as one of their joint speed.
-    by prices       each task that is left costs no less than at its cheapest site; where energy and the makespan both
-                    count, the UE's time limits how many can have theirs
+    by prices       each task that is left costs no less than at its cheapest site
 
 All are lower bounds under all channel rules, since the recurrence is monotone in the queues and in the parents' ends.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from functools import partial
 from importlib import import_module
@@ -32,10 +32,10 @@ from mrlato_jax.errors import InputError, check_choice, check_number, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.latency import LOCAL, Queues
-from mrlato_jax.mec.objective import Objective
+from mrlato_jax.mec.objective import Objective, goal_of
 from mrlato_jax.mec.system import CHANNELS, System
 from mrlato_jax.planners.descent import local_search
-from mrlato_jax.planners.plan import ProvenPlan, actions_of, placement_of, simulated_plan
+from mrlato_jax.planners.plan import ProvenPlan, SearchedPlan, actions_of, placement_of, simulated_plan
 
 SOLVERS = ("branch_and_bound", "cp_sat")
 WIDTH = 256  # children made at once
@@ -119,6 +119,7 @@ def optimum(
             finite, or an unknown solver, one that is not installed or one that cannot have the system.
     """
     check_type("graph", graph, TaskGraph)
+    check_type("system", system, System)
     check_number("time_limit_s", time_limit_s, low=0.0)
     check_choice("solver", solver, SOLVERS)
     if solver == "cp_sat":
@@ -131,11 +132,13 @@ def optimum(
             ) from None
     if solver == "cp_sat" and not cp_sat.can(graph, system, objective):
         raise InputError(f"solver is 'cp_sat' with {objective} and {system}; accepted: {cp_sat.ACCEPTED}")
-    goal = objective or Objective()
-    most = max(1, START_WORK // graph.num_tasks**2)
-    start = local_search(graph, system, order=order, max_evaluations=most, objective=objective)
+    goal = goal_of(objective)
+    if goal.deadline_s is not None:
+        fastest = optimum(graph, system, order, time_limit_s)
+        return cheapest_in_time(graph, system, fastest, goal, time_limit_s)
+    start = _start(graph, system, order, goal)
     with latency.one_by_one():
-        dag = latency.pack_float64(graph, system, start.order, objective)
+        dag = latency.pack_float64(graph, system, start.order, goal)
         actions = actions_of(dag, start.placement)
         if solver == "cp_sat":
             actions, bound = cp_sat.solve(dag, start.makespan, actions, time_limit_s)
@@ -144,13 +147,42 @@ def optimum(
             actions, bound, proven, nodes = _search(dag, actions, time_limit_s)
     plan = simulated_plan(graph, system, placement_of(start.order, actions), start.order)
     plan = min(start, plan, key=lambda one: goal.key(one.makespan, one.energy))  # CP-SAT rounds
-    meets = goal.meets_deadline(plan.makespan)
-    if dag.deadline is not None and not meets:
-        bound -= float(dag.deadline.dearest)  # what is left bounds the makespan
-    reached = goal.cost(plan.makespan, plan.energy) if meets else plan.makespan
+    reached = goal.cost(plan.makespan, plan.energy)
     if solver == "cp_sat":
         proven = reached - bound <= cp_sat.TOLERANCE * reached
-    return ProvenPlan.of(plan, proven=proven, lower_bound=min(bound, reached), nodes=nodes, meets_deadline=meets)
+    return ProvenPlan.of(plan, proven=proven, lower_bound=min(bound, reached), nodes=nodes)
+
+
+def cheapest_in_time(
+    graph: TaskGraph, system: System, fastest: ProvenPlan, goal: Objective, time_limit_s: float
+) -> ProvenPlan:
+    """The plan of least energy that meets the deadline of `goal`, proven where the time suffices.
+
+    Args:
+        graph: the application.
+        system: the system it runs on.
+        fastest: `optimum` of the makespan, in the order that is searched.
+        goal: with a deadline.
+        time_limit_s: as `optimum` takes it.
+
+    Returns:
+        As `optimum`; `fastest` with `meets_deadline` false where that is too late.
+    """
+    if not goal.meets_deadline(fastest.makespan):
+        return dataclasses.replace(fastest, meets_deadline=False)
+    searched = _start(graph, system, fastest.order, goal)
+    start = min(fastest, searched, key=lambda one: goal.key(one.makespan, one.energy))
+    with latency.one_by_one():
+        dag = latency.pack_float64(graph, system, start.order, goal)
+        actions, bound, proven, nodes = _search(dag, actions_of(dag, start.placement), time_limit_s)
+    plan = simulated_plan(graph, system, placement_of(start.order, actions), start.order)
+    plan = min(start, plan, key=lambda one: goal.key(one.makespan, one.energy))
+    return ProvenPlan.of(plan, proven=proven, lower_bound=min(bound, plan.energy), nodes=nodes)
+
+
+def _start(graph: TaskGraph, system: System, order: Any, goal: Objective) -> SearchedPlan:
+    most = max(1, START_WORK // graph.num_tasks**2)
+    return local_search(graph, system, order=order, max_evaluations=most, objective=goal)
 
 
 def _search(dag: DagArrays, actions: np.ndarray, time_limit_s: float) -> tuple[np.ndarray, float, bool, int]:
@@ -323,18 +355,22 @@ def _lower_bound(dag: DagArrays, left: Left, depth: jax.Array, queues: Queues) -
     latest = (_by_precedence_at_sites if stays else _by_precedence)(shared, depth, num_tasks, queues)
     place = jnp.minimum(depth, dag.mask.shape[0] - 1)
 
+    # Where a task that is left need not use a link, a link that none uses holds the makespan up no more than before.
+    sure = not stays and dag.radio == "shared"
+
     def free(resource: jax.Array, of: Shared) -> jax.Array:
-        return (resource * of.weights[:, None]).sum(axis=0)
+        begin = resource if sure else jnp.minimum(resource, queues.makespan[None])
+        return (begin * of.weights[:, None]).sum(axis=0)
 
     def both_end(of: Shared, begin: jax.Array) -> jax.Array:
         return _both_end(jax.tree.map(lambda leaf: leaf[place], of.split), queues.ue, begin)
 
-    latest = jnp.maximum(latest, both_end(left.uplink, free(queues.uplink, left.uplink) + left.uplink.least[place]))
+    latest = jnp.maximum(latest, both_end(left.uplink, free(queues.uplink + left.uplink.least[place], left.uplink)))
     if left.downlink is not None:
-        begin = free(queues.downlink, left.downlink)
+        begin = queues.downlink
         if not stays:
-            begin = jnp.maximum(begin, free(queues.uplink, left.downlink) + left.downlink.least[place])
-        latest = jnp.maximum(latest, both_end(left.downlink, begin))
+            begin = jnp.maximum(begin, queues.uplink + left.downlink.least[place])
+        latest = jnp.maximum(latest, both_end(left.downlink, free(begin, left.downlink)))
     if left.servers is not None:
         latest = jnp.maximum(latest, both_end(left.servers, free(queues.vm, left.servers)))
     latest = jnp.where(depth < num_tasks, latest * (1 - ROUNDING), queues.makespan)

@@ -21,6 +21,7 @@ from mrlato_jax.planners.plan import Plan, SearchedPlan, actions_of, placement_o
 BETTER = 1 - 1e-12  # what is less of an improvement is rounding
 UNLIMITED = 2**62
 AT_ONCE = 4096  # plans that are simulated side by side
+MOST_PAIRS = 2**22  # changes of two tasks, which are listed
 STARTS_AT_ONCE = 2048  # random plans that are improved between two looks at an interruption
 
 
@@ -36,7 +37,8 @@ class Descent(NamedTuple):
 def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most: jax.Array | int) -> Descent:
     """Steepest descent: the best change of one task while one helps, else of two; ends where neither does.
 
-    A change takes a task to any other site that its pin allows.
+    A change takes a task to any other site that its pin allows. Changes of two tasks are left out where there are more
+    than `MOST_PAIRS`.
 
     Args:
         dag: one DAG, no leading axes.
@@ -47,7 +49,8 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
     size, sites = dag.mask.shape[0], dag.num_sites
     ways = sites - 1  # to change one task
     singles = np.stack(np.divmod(np.arange(size * ways, dtype=np.int32), ways), axis=-1)  # rows (task, shift - 1)
-    pairs = np.stack(np.triu_indices(size, 1), axis=-1)
+    few = size * (size - 1) // 2 * ways**2 <= MOST_PAIRS
+    pairs = np.stack(np.triu_indices(size if few else 2, 1), axis=-1)
     both = np.stack(np.divmod(np.arange(ways * ways), ways), axis=-1)
     doubles = np.concatenate([np.repeat(pairs, len(both), axis=0), np.tile(both, (len(pairs), 1))], axis=1)
     chunks = np.resize(
@@ -99,7 +102,7 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
     def unfinished(carry: tuple[Descent, jax.Array]) -> jax.Array:
         state, wide = carry
         cost = jnp.where(wide == 0, cost_of_singles, cost_of_pairs)
-        return (wide < 2) & (state.evaluations + cost <= most)
+        return (wide < (2 if few else 1)) & (state.evaluations + cost <= most)
 
     begin = Descent(start, latency.costs(dag, start[:, None])[0], jnp.asarray(evaluations, jnp.int64) + 1)
     return jax.lax.while_loop(unfinished, body, (begin, jnp.zeros((), jnp.int32)))[0]

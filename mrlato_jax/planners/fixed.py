@@ -12,7 +12,7 @@ from mrlato_jax.planners.plan import Plan, simulated_plan
 
 
 def all_local(graph: TaskGraph, system: System) -> Plan:
-    """Every task on the UE, but for those that are pinned to a server: on the one that offers them the most.
+    """Every task on the UE. Tasks that are pinned to a server all run on the server that gives the least makespan.
 
     Args:
         graph: the application.

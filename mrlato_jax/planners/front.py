@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import check_number, check_type
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System, move_times, task_times
-from mrlato_jax.planners.branch_and_bound import optimum
+from mrlato_jax.planners.branch_and_bound import cheapest_in_time, optimum
 from mrlato_jax.planners.plan import ProvenPlan
 
 MOST_POINTS = 1000
+MOST_TIES = 20  # plans of equal energy that are looked at for a faster one
 SAME = 1e-9  # relative: makespans or energies that differ by less are the same
 
 
@@ -33,8 +35,8 @@ def front(
         time_limit_s: seconds that each proof may take.
 
     Returns:
-        At most `points` plans. One that is `proven` has the least energy of all plans that are no slower; one that is
-        not may be beaten by a plan that the time did not suffice to find.
+        At most `points` plans, by ascending makespan. One that is `proven` has the least energy of all plans that are
+        no slower; one that is not may be beaten by a plan that the time did not suffice to find.
 
     Raises:
         InputError: an argument of another type or out of its range, or an order that is no linear extension.
@@ -44,31 +46,35 @@ def front(
     check_number("points", points, low=2, high=MOST_POINTS, integer=True)
     check_number("time_limit_s", time_limit_s, low=0.0)
 
+    fastest = optimum(graph, system, order, time_limit_s)
+    if not any(dataclasses.astuple(system.power)):
+        return [fastest]  # no plan takes energy
+
+    def within(deadline_s: float) -> ProvenPlan:
+        return cheapest_in_time(graph, system, fastest, Objective(deadline_s=deadline_s), time_limit_s)
+
     def thriftiest(deadline_s: float) -> ProvenPlan:
         """Of the plans that meet the deadline the one of least energy, and of those the fastest."""
-        best = _least_energy(graph, system, order, time_limit_s, deadline_s)
-        while best.makespan > 0:
-            sooner = _least_energy(graph, system, order, time_limit_s, best.makespan * (1 - SAME))
+        best = within(deadline_s)
+        for _ in range(MOST_TIES):
+            sooner = within(best.makespan * (1 - SAME))
             if not sooner.meets_deadline or sooner.energy > best.energy * (1 + SAME):
-                return best
+                break
             best = sooner
         return best
 
-    fastest = optimum(graph, system, order, time_limit_s)
-    slowest = thriftiest(2 * _all_one_by_one(graph, system) + 1)
+    if fastest.makespan == 0:
+        return [fastest]
+    slowest = thriftiest(_all_one_by_one(graph, system))
     deadlines = np.linspace(fastest.makespan, max(slowest.makespan, fastest.makespan), points)[:-1]
-    met = [thriftiest(deadline * (1 + SAME)) for deadline in deadlines if deadline > 0]
-    return _unbeaten([fastest, *met, slowest])
-
-
-def _least_energy(graph: TaskGraph, system: System, order: Any, time_limit_s: float, deadline_s: float) -> ProvenPlan:
-    return optimum(graph, system, order, time_limit_s, objective=Objective(deadline_s=deadline_s))
+    met = [thriftiest(deadline * (1 + SAME)) for deadline in deadlines]
+    return _unbeaten([*met, slowest])
 
 
 def _all_one_by_one(graph: TaskGraph, system: System) -> float:
-    """Seconds that no plan takes longer than."""
+    """Seconds that no plan takes longer than: every task uses everything, and its result goes to every site."""
     columns = (*task_times(graph, system), *move_times(graph, system))
-    return float(sum(column.sum() for column in columns))
+    return system.num_sites * float(sum(column.sum() for column in columns)) + 1
 
 
 def _unbeaten(plans: list[ProvenPlan]) -> list[ProvenPlan]:

@@ -120,6 +120,7 @@ def test_a_deadline_that_no_plan_meets_is_answered(app: Path, capsys: pytest.Cap
     assert status == 0
     best = json.loads(out)["plans"]["optimum"]
     assert best["meets_deadline"] is False
+    assert best["lower_bound_s"] == pytest.approx(best["makespan_s"])
     assert best["makespan_s"] == pytest.approx(mj.optimum(mj.read_json(app), SYSTEM).makespan)
 
 

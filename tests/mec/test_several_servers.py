@@ -107,6 +107,16 @@ def test_what_two_servers_need_is_moved_once_each() -> None:
     assert got.energy == 1 + 4  # the input up, one result down
 
 
+@pytest.mark.parametrize("channel", ["mrlco", "mrlco_code"])
+def test_a_server_waits_for_what_another_computes(channel: str) -> None:
+    """(8): uploads take no time, each VM 10 s, and the child is on the other server."""
+    graph = mj.TaskGraph.from_edges(
+        cycles=[10.0, 10.0], upload_bytes=[0.0, 0.0], download_bytes=[0.0, 0.0], edges=[(0, 1)]
+    )
+    system = mj.System(1.0, [1.0, 1.0], 8.0, 8.0, channel)
+    assert mj.simulate(graph, system, [1, 2]).makespan == 20
+
+
 def test_priorities_are_of_the_fastest_server() -> None:
     rng = np.random.default_rng(5)
     graph = to_graph(random_dag(rng, 9))

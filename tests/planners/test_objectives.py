@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 from wider import KINDS, Kind, allowed, random_case
 
 import mrlato_jax as mj
+from mrlato_jax.mec import latency
+from mrlato_jax.planners import branch_and_bound
 
 PLANNERS = (mj.greedy, mj.heft, mj.look_ahead, mj.look_ahead_order, mj.local_search)
 
@@ -39,6 +43,67 @@ def test_the_optimum_is_brute_forces(kind: Kind) -> None:
             missed += late
     if kind == KINDS[1]:
         assert missed  # deadlines that no plan meets were among them
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_bounds_hold_at_every_node(kind: Kind, weight: float) -> None:
+    """The bound of a partial plan against the cheapest of its completions."""
+    rng, n, sites = np.random.default_rng(9), 5, kind.servers + 1
+    every = np.array([[number // sites**i % sites for number in range(sites**n)] for i in range(n)])
+    plans = np.concatenate([every, np.zeros((3, sites**n), int)])  # padded to 8
+    step, lower_bound = jax.jit(latency.step), jax.jit(branch_and_bound._lower_bound)
+    for number in range(6):
+        case = random_case(rng, kind._replace(pinned=False), n, exact=number % 2 == 0)
+        with latency.one_by_one():
+            packed = latency.pack_float64(case.graph, case.system, case.order, mj.Objective(weight))
+            dag = jax.tree.map(jnp.asarray, packed)
+            left, wide = branch_and_bound._left(dag), latency.wide(dag)
+            costs = np.asarray(jax.jit(latency.costs)(dag, jnp.asarray(plans)))
+            empty = latency.empty_queues(dag)
+            queues = jax.tree.map(lambda leaf: jnp.repeat(leaf[..., None], sites**n, axis=-1), empty)
+            for depth in range(n):
+                bounds = np.asarray(lower_bound(dag, left, depth, queues))
+                best = np.tile(costs.reshape(-1, sites**depth).min(axis=0), sites ** (n - depth))
+                assert (bounds <= best * (1 + 1e-12)).all()
+                task = branch_and_bound._at(latency.tasks(wide), depth)
+                queues, _ = step(wide, queues, task, jnp.asarray(plans[depth]))
+
+
+def test_a_link_that_none_uses_bounds_nothing() -> None:
+    """Two cases in which a link is busy that no task left needs: the optimum is found from any start."""
+    stays = mj.System(0.01, [1.0, 1.0], [8.0, 8.0], [8.0, 8.0], "resident")
+    graph = mj.TaskGraph.from_edges(
+        cycles=[1.0, 0.0, 5.0], upload_bytes=[1.0, 9.0, 0.0], download_bytes=[0.0] * 3, edges=[(0, 2)]
+    )
+    assert mj.optimum(graph, stays, [0, 1, 2]).makespan == pytest.approx(oracle_best(graph, stays, [0, 1, 2]))
+    returns = mj.System(0.01, [1.0, 1.0], [72.0, 8.0], [72.0, 8.0], radio="separate")
+    graph = mj.TaskGraph.from_edges(
+        cycles=[0.0, 5.0], upload_bytes=[90.0, 9.0], download_bytes=[0.0] * 2, edges=[], pins=["server"] * 2
+    )
+    assert mj.optimum(graph, returns, [0, 1]).makespan == pytest.approx(oracle_best(graph, returns, [0, 1]))
+
+
+def oracle_best(graph: mj.TaskGraph, system: mj.System, order: list[int]) -> float:
+    dag = oracle.Dag(*(getattr(graph, name).tolist() for name in oracle.Dag._fields[:3]), graph.edges.tolist())
+    edge = oracle.Edge(system.ue_hz, system.vm_hz, system.uplink_bps, system.downlink_bps, system.channel, system.radio)
+    return oracle.best_outcome(dag, edge, order, graph.pins)[1]
+
+
+def test_a_deadline_at_the_least_makespan_is_met() -> None:
+    rng = np.random.default_rng(10)
+    for kind in KINDS[:5]:
+        case = random_case(rng, kind, 6)
+        fastest = mj.optimum(case.graph, case.system)
+        plan = mj.optimum(case.graph, case.system, objective=mj.Objective(deadline_s=fastest.makespan))
+        assert plan.meets_deadline
+        assert plan.proven
+        assert plan.makespan == pytest.approx(fastest.makespan, rel=1e-9)
+        late = mj.optimum(
+            case.graph, case.system, objective=mj.Objective(deadline_s=0.9 * fastest.makespan), time_limit_s=0
+        )
+        assert not late.meets_deadline
+        assert 0 <= late.lower_bound <= late.makespan
 
 
 @pytest.mark.parametrize("kind", [KINDS[1], KINDS[4]], ids=str)
@@ -142,3 +207,10 @@ def test_a_policy_keeps_pins() -> None:
             plan = policy.plan(case.graph, case.system)
         assert allowed(plan, case.pins)
         assert allowed(policy.plan(case.graph, case.system, mode="search", samples=4), case.pins)
+
+
+def test_an_objective_is_one() -> None:
+    case = random_case(np.random.default_rng(11), KINDS[0], 3)
+    for planner in (mj.optimum, mj.heft, mj.local_search, mj.look_ahead, mj.order_search):
+        with pytest.raises(mj.InputError, match=r"objective is 0\.5; accepted: a Objective"):
+            planner(case.graph, case.system, objective=0.5)
