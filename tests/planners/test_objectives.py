@@ -23,7 +23,11 @@ def goals(rng: np.random.Generator, kind: Kind, graph: mj.TaskGraph, system: mj.
     return [mj.Objective(), mj.Objective(float(rng.uniform(0, 2))), deadline][: 3 if kind in KINDS[1:4:2] else 1]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+QUICK = (KINDS[1], KINDS[2], KINDS[4])  # each kind is compiled apart: the others are for `make test-slow`
+SOME_QUICK = [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow, id=str(kind)) for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", SOME_QUICK)
 def test_the_optimum_is_brute_forces(kind: Kind) -> None:
     rng = np.random.default_rng(1)
     missed = 0
@@ -45,8 +49,8 @@ def test_the_optimum_is_brute_forces(kind: Kind) -> None:
         assert missed  # deadlines that no plan meets were among them
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize("kind", SOME_QUICK)
+@pytest.mark.parametrize("weight", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_bounds_hold_at_every_node(kind: Kind, weight: float) -> None:
     """The bound of a partial plan against the cheapest of its completions."""
     rng, n, sites = np.random.default_rng(9), 5, kind.servers + 1
@@ -92,7 +96,7 @@ def oracle_best(graph: mj.TaskGraph, system: mj.System, order: list[int]) -> flo
 
 def test_a_deadline_at_the_least_makespan_is_met() -> None:
     rng = np.random.default_rng(10)
-    for kind in KINDS[:5]:
+    for kind in QUICK:
         case = random_case(rng, kind, 6)
         fastest = mj.optimum(case.graph, case.system)
         plan = mj.optimum(case.graph, case.system, objective=mj.Objective(deadline_s=fastest.makespan))
