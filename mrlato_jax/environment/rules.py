@@ -36,16 +36,16 @@ def place_sooner(
         paid = latency.site_costs(dag, task, ends)
         second = jnp.asarray(dag.prices.makespan)
         local, offloaded = second * local + paid[0], second[None] * offloaded + paid[1]
-    if task.allowed is not None:
-        local, offloaded = where_allowed(task, local, offloaded)
+    local, offloaded = where_allowed(task, local, offloaded)
     server = jnp.argmin(offloaded, axis=0).astype(jnp.int32) + latency.OFFLOAD
     action = jnp.where(offloaded.min(axis=0) <= local, server, latency.LOCAL)
     return latency.place(dag, queues, task, ends, action)[0], action
 
 
 def where_allowed(task: latency.Task, local: jax.Array, offloaded: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What each site costs, infinite where a pin forbids the site; of a task without any, as it was."""
-    assert task.allowed is not None
+    """What the UE and each server cost or take, infinite where a pin forbids the site."""
+    if task.allowed is None:
+        return local, offloaded
     return jnp.where(task.allowed[0], local, jnp.inf), jnp.where(task.allowed[1:], offloaded, jnp.inf)
 
 

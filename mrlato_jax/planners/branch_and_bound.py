@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.environment.rules import where_allowed
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
@@ -388,10 +389,8 @@ def _by_precedence(dag: DagArrays, depth: jax.Array, num_tasks: jax.Array, queue
         queues, latest = carry
         task = _at(tasks, position)
         ends = latency.candidate_ends(dag, queues, task)
-        ue, upload, download = ends.ue, ends.upload, ends.download
-        if task.allowed is not None:
-            ue = jnp.where(task.allowed[0], ue, jnp.inf)
-            upload, download = (jnp.where(task.allowed[1:], end, jnp.inf) for end in (upload, download))
+        ue, upload = where_allowed(task, ends.ue, ends.upload)
+        download = where_allowed(task, ends.ue, ends.download)[1]
         result, sent = jnp.minimum(ue, download.min(axis=0)), jnp.minimum(ue, upload.min(axis=0))
         return latency.with_results(queues, position, result, sent), jnp.maximum(latest, result)
 
@@ -428,9 +427,7 @@ def _by_precedence_at_sites(dag: DagArrays, depth: jax.Array, num_tasks: jax.Arr
         ue = jnp.maximum(queues.ue, ready[0]) + task.ue
         entry = ~task.parents.any(axis=0)
         given = jnp.where(entry[None], queues.uplink + task.uplink, ready[1:])
-        vm = jnp.maximum(queues.vm, given) + task.vm
-        if task.allowed is not None:
-            ue, vm = jnp.where(task.allowed[0], ue, jnp.inf), jnp.where(task.allowed[1:], vm, jnp.inf)
+        ue, vm = where_allowed(task, ue, jnp.maximum(queues.vm, given) + task.vm)
         there = spread(ue, vm, dag.forward[position], dag.backhaul[position], task.downlink)
         ended = jnp.where(task.comes_home, there[0], jnp.minimum(ue, vm.min(axis=0)))
         return jax.lax.dynamic_update_index_in_dim(arrival, there, position, axis=0), jnp.maximum(latest, ended)
