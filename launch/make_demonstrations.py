@@ -8,12 +8,15 @@ a core, since a proof uses one.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import operator
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+import jax
 from _cli import run
 from absl import flags
 
@@ -26,7 +29,7 @@ from mrlato_jax.progress import Progress
 from mrlato_jax.training.demonstrations import Demonstration, demonstrate, find, load, save, wanted
 from mrlato_jax.training.stopping import GracefulStop
 
-AT_ONCE = 20  # DAGs that a process plans between two reports
+AT_ONCE = 64  # DAGs of one family that a process plans between two reports
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("experiment", "exp1", list(FAMILIES), "Whose training families.")
@@ -43,8 +46,10 @@ def main(_: list[str]) -> int:
     known = {}
     if path.exists():
         known = {(entry.set_index, entry.graph_index, entry.rate_bps): entry for entry in load(path, FLAGS.experiment)}
-    missing = [place for place in everything if place not in known]
-    chunks = [missing[i : i + AT_ONCE] for i in range(0, len(missing), AT_ONCE)]
+    missing = sorted(place for place in everything if place not in known)
+    # Of one family each: its programs serve all of a chunk.
+    by_family = [list(places) for _, places in itertools.groupby(missing, key=operator.itemgetter(0))]
+    chunks = [places[i : i + AT_ONCE] for places in by_family for i in range(0, len(places), AT_ONCE)]
     done = len(everything) - len(missing)
     # Spawned: a process that was forked while JAX's threads run may hang.
     with (
@@ -57,7 +62,7 @@ def main(_: list[str]) -> int:
             for entry in finished.result():
                 known[entry.set_index, entry.graph_index, entry.rate_bps] = entry
                 done += 1
-            if number % 10 == 0 or number == len(chunks) or stop.requested:
+            if number % 4 == 0 or number == len(chunks) or stop.requested:
                 save(path, FLAGS.experiment, [known[place] for place in sorted(known)])
             progress.update(done, proven=str(sum(entry.proven for entry in known.values())))
             if stop.requested:
@@ -78,6 +83,7 @@ def begin() -> None:
 
 def plan(experiment: str, places: Sequence[tuple[int, int, float]], proof_s: float) -> list[Demonstration]:
     """What a worker does."""
+    jax.clear_caches()  # programs of other families: the host allows a process only so many pieces of memory
     return [demonstrate(experiment, *place, proof_s) for place in places]
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 from mrlato_jax.errors import InputError, accepted_numbers, check_choice, check_number, check_type, shorten
 
 DECIDES = ("placement", "order")
+SERVERS = ("one_server", "any_servers")
 DECODER_INPUTS = ("paper", "task", "task_sim", "lookahead")
 LOOKAHEAD_RULES = 5  # that there are
 CANDIDATES = 6  # ready tasks compared with a free order; more change no makespan by 0.1 % on fresh training DAGs
@@ -186,6 +187,15 @@ class NetworkConfig(_Settings):
         choices=DECIDES,
         label=BY_VALUE,
     )
+    servers: str = setting(
+        "one_server",
+        help="What the network decides among. one_server: local and offloaded, two logits. any_servers: options (a "
+        "site, or a ready task and a site) that one small network judges, each from the task, the decoder's state and "
+        "the option's own quantities; that takes any number of servers, results that stay, pins and energy.",
+        source="Section III-C: one MEC server",
+        choices=SERVERS,
+        label=BY_VALUE,
+    )
     decoder_input: str = setting(
         "paper",
         help="What the decoder sees beside its own state: as in the paper nothing; the task that it decides; the "
@@ -256,6 +266,11 @@ class NetworkConfig(_Settings):
             raise InputError(f"heads is {self.heads}; accepted: 0, or a divisor of units ({self.units})")
         if self.encoder == "bidirectional" and self.units % 2:
             raise InputError(f"units is {self.units} with encoder=bidirectional; accepted: an even number")
+        if self.any_servers and not self.sees_simulator:
+            raise InputError(
+                f"decoder_input is {self.decoder_input} with servers=any_servers, whose options are judged by what the "
+                "simulator says; accepted: task_sim, lookahead"
+            )
         if self.neighbours == "pooled" and self.neighbour_width != NetworkConfig.neighbour_width:
             raise InputError(
                 f"neighbour_width is {self.neighbour_width} with neighbours=pooled, which has no width; accepted: the "
@@ -266,6 +281,16 @@ class NetworkConfig(_Settings):
     def neighbour_limit(self) -> int | None:
         """Most parents, and most children, that a task may have; None where any number can be told."""
         return self.neighbour_width if self.neighbours == "listed" else None
+
+    @property
+    def any_servers(self) -> bool:
+        """Whether options are judged one by one, for any number of servers."""
+        return self.servers == "any_servers"
+
+    @property
+    def logits(self) -> int:
+        """Logits of the head: of both sides, or of the option that it judges."""
+        return 1 if self.any_servers else 2
 
     @property
     def in_order(self) -> bool:

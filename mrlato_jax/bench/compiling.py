@@ -31,7 +31,7 @@ from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import init_states, meta_iteration
 from mrlato_jax.methods import learned_method
 from mrlato_jax.training import demonstrations
-from mrlato_jax.training.experiments import training_pool
+from mrlato_jax.training.experiments import training_pools
 
 EXPERIMENT = "exp1"
 WARM_START, PLUS, TABLE_I = "warm_start", "mrlato_plus", "mrlato"
@@ -186,11 +186,12 @@ def prepared(program: str, *, tiny: bool = False) -> Prepared:
     execution = devices.resolve(ExecutionConfig(parallel="single", metrics_every=1), learning.meta_batch)
     if program == WARM_START:
         plans = demonstrations.load(demonstrations.find(EXPERIMENT), EXPERIMENT)
-        pool = demonstrations.demonstration_pool(
+        (pool,) = demonstrations.demonstration_pools(
             EXPERIMENT, plans[: 2 * learning.graphs_per_task] if tiny else plans, network, learning.graphs_per_task
         )
     else:
-        pool = _few(training_pool(datasets.load(EXPERIMENT), network, settings.channel), tiny)
+        (pool,) = training_pools(datasets.load(EXPERIMENT), network, settings.channel)
+        pool = _few(pool, tiny)
     states = init_states(network, learning, [0])
     return Prepared(network, learning, execution, devices.place(states, execution), devices.place(pool, execution))
 

@@ -18,7 +18,7 @@ def forward(network: NetworkConfig, graphs: int, rollouts: int, num_positions: i
     """FLOPs of encoding G DAGs once and of deciding every position of R trajectories of each.
 
     Args:
-        network: the network's settings.
+        network: the network's settings; where servers may be any, on one server.
         graphs: G.
         rollouts: R.
         num_positions: N, padding included: it is computed too.
@@ -29,10 +29,14 @@ def forward(network: NetworkConfig, graphs: int, rollouts: int, num_positions: i
     shown = network.decoder_input != "paper"
     embedding = num_features * units
     encoder = layers * 2 * gates + 2 * units * units + shown * gates  # cells, keys and values, the tasks' share
-    first_input = (NUM_SIDES + 1 + units + num_observed(network)) * GATES * units
+    observed = num_observed(network)
+    first_input = (NUM_SIDES + 1 + units + (units if network.any_servers else observed)) * GATES * units
     cells = first_input + (layers - 1) * gates + layers * gates  # input kernels, recurrent kernels
     attention = 2 * units * units + 2 * units * num_positions  # query and output kernels; scores and weighted values
     heads = units * (NUM_SIDES + 1)
+    if network.any_servers:  # options' share of each site and its logit; the judge and the value
+        encoder += units * units
+        heads = NUM_SIDES * units * (observed + 1) + units * (units + 1)
     encoded, decided = graphs * num_positions, graphs * rollouts * num_positions
     return 2.0 * (encoded * (embedding + encoder) + decided * (cells + attention + heads))
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from mrlato_jax.dag.daggen import CCR_CHOICES, DATA_UNITS, GENERATOR_VERSION, SEND_KB
 from mrlato_jax.dag.families import FAMILIES
-from mrlato_jax.dag.task_graph import TaskGraph, check_index
+from mrlato_jax.dag.task_graph import PINS, TaskGraph, check_index
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
 from mrlato_jax.files import MOST_JSON_BYTES, ArrayHeader, read_npz, read_regular, write_atomically
 
@@ -47,6 +47,8 @@ _DTYPES = {
     "adjacency": np.dtype("bool"),
     "task_mask": np.dtype("bool"),
 }
+_PINS = "pins"
+_ALL_DTYPES = {**_DTYPES, _PINS: np.dtype("|u1")}  # pins are there where a task is pinned
 _COSTS = ("cycles", "upload_bytes", "download_bytes")
 MOST_BYTES = 2**30  # of all arrays together
 _MOST_METADATA = 2**24  # bytes, of the description beside them
@@ -67,13 +69,14 @@ class DagDataset:
         name: names the file: letters, digits, _ and -.
         set_names: S distinct strings.
         splits: S of "train" or "test".
-        settings: JSON object saying how the sets were drawn; where each is for one system, `systems` has their numbers,
-            named as `System` names them.
+        settings: JSON object saying how the sets were drawn; where each is for one system, `systems` has their fields,
+            named as `System` names them, and `energy_weights` those of the sets' objectives where one is not 0.
         cycles: float64[S, G, N], CPU cycles.
         upload_bytes: float64[S, G, N], bytes.
         download_bytes: float64[S, G, N], bytes.
         adjacency: bool[S, G, N, N], true at [..., parent, child].
         task_mask: bool[S, G, N], true where there is a task.
+        pins: uint8[S, G, N], of each task the place of its pin in `task_graph.PINS`; None where no task is pinned.
 
     Raises:
         InputError: naming the array, and the set, graph and task where there is one.
@@ -88,6 +91,7 @@ class DagDataset:
     download_bytes: NDArray[np.float64]
     adjacency: NDArray[np.bool_]
     task_mask: NDArray[np.bool_]
+    pins: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         self._check_description()
@@ -108,8 +112,8 @@ class DagDataset:
         """Pads graphs, equally many in each set, to the largest one's number of tasks. Task names are not kept.
 
         Raises:
-            InputError: if the sets are empty or unequal, ids are not in topological order, a graph has no cycles or a
-                pinned task (pins are not stored), or the arrays would be too large.
+            InputError: if the sets are empty or unequal, ids are not in topological order, a graph has no cycles, or
+                the arrays would be too large.
         """
         counts = {set_name: len(graphs) for set_name, graphs in sets.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
@@ -119,17 +123,20 @@ class DagDataset:
         _check_size(shape)
         arrays: dict[str, NDArray[Any]] = {
             field: np.zeros((*shape, width) if field == "adjacency" else shape, dtype)
-            for field, dtype in _DTYPES.items()
+            for field, dtype in _ALL_DTYPES.items()
         }
         for set_index, graphs in enumerate(sets.values()):
             for graph_index, graph in enumerate(graphs):
                 if graph.is_pinned:
-                    raise InputError(f"pins of graph {graph_index} of a set are {shorten(graph.pins)}; accepted: any")
+                    places = [PINS.index(pin) for pin in graph.pins]
+                    arrays[_PINS][set_index, graph_index, : graph.num_tasks] = places
                 for field in _COSTS:
                     arrays[field][set_index, graph_index, : graph.num_tasks] = getattr(graph, field)
                 parents, children = graph.edges.T
                 arrays["adjacency"][set_index, graph_index, parents, children] = True
                 arrays["task_mask"][set_index, graph_index, : graph.num_tasks] = True
+        if not arrays[_PINS].any():
+            del arrays[_PINS]
         return cls(name, tuple(sets), splits, settings, **arrays)
 
     @property
@@ -167,6 +174,7 @@ class DagDataset:
         return TaskGraph.from_edges(
             **{field: getattr(self, field)[here][tasks] for field in _COSTS},
             edges=np.argwhere(self.adjacency[here]),
+            pins=() if self.pins is None else [PINS[place] for place in self.pins[here][tasks]],
         )
 
     def graphs(self, set_name_or_index: str | int) -> list[TaskGraph]:
@@ -181,12 +189,17 @@ class DagDataset:
     def content_hash(self) -> str:
         """SHA-256, hexadecimal, of the arrays and of what they mean; the same on every platform."""
         digest = hashlib.sha256()
-        for field in sorted(_DTYPES):
-            array = np.ascontiguousarray(getattr(self, field), dtype=_DTYPES[field])
-            digest.update(_canonical_json([field, _DTYPES[field].str, array.shape]))
+        for field, array in sorted(self._arrays.items()):
+            array = np.ascontiguousarray(array, dtype=_ALL_DTYPES[field])
+            digest.update(_canonical_json([field, _ALL_DTYPES[field].str, array.shape]))
             digest.update(array.tobytes())
         digest.update(_canonical_json([self.set_names, self.splits, self.settings]))
         return digest.hexdigest()
+
+    @property
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """All that there are, by name."""
+        return {field: getattr(self, field) for field in _ALL_DTYPES if getattr(self, field) is not None}
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -227,13 +240,14 @@ class DagDataset:
             raise InputError(f"settings is {shorten(self.settings)} ({error}); accepted: a JSON object") from None
 
     def _check_arrays(self) -> None:
-        for field in _DTYPES:
-            if not isinstance(getattr(self, field), np.ndarray):
+        for field, dtype in _ALL_DTYPES.items():
+            absent = field == _PINS and self.pins is None
+            if not absent and not isinstance(getattr(self, field), np.ndarray):
                 found = type(getattr(self, field)).__name__
-                raise InputError(f"{field} is of type {found}; accepted: an array of {_DTYPES[field].name}")
-        _check_headers({field: getattr(self, field) for field in _DTYPES}, len(self.set_names))
-        for field, dtype in _DTYPES.items():
-            copy = np.array(getattr(self, field), dtype=dtype.newbyteorder("="), order="C")
+                raise InputError(f"{field} is of type {found}; accepted: an array of {dtype.name}")
+        _check_headers(self._arrays, len(self.set_names))
+        for field, array in self._arrays.items():
+            copy = np.array(array, dtype=_ALL_DTYPES[field].newbyteorder("="), order="C")
             copy.setflags(write=False)
             object.__setattr__(self, field, copy)
 
@@ -247,6 +261,9 @@ class DagDataset:
             self._refuse(field, ~(np.isfinite(values) & (values >= 0)), "finite numbers >= 0")
             self._refuse(field, (values != 0) & ~mask, "0 where there is no task")
         self._refuse("cycles", ~np.asarray(self.cycles.any(axis=-1)), "a task with cycles > 0 in every graph")
+        if self.pins is not None:
+            self._refuse(_PINS, self.pins >= len(PINS), f"0 to {len(PINS) - 1}")
+            self._refuse(_PINS, (self.pins != 0) & ~mask, "0 where there is no task")
         self._refuse("adjacency", adjacency & ~(mask[..., :, None] & mask[..., None, :]), "no edges of padding")
         self._refuse("adjacency", np.tril(adjacency), "edges from a lower to a higher id only (topological order)")
 
@@ -262,7 +279,9 @@ class DagDataset:
 def _check_headers(arrays: Mapping[str, NDArray[Any] | ArrayHeader], num_sets: int) -> None:
     """Raises InputError unless all arrays have the types and shapes of a data set of so many sets."""
     shape: tuple[int, ...] | None = None
-    for field, dtype in _DTYPES.items():
+    for field, dtype in _ALL_DTYPES.items():
+        if field == _PINS and field not in arrays:
+            continue
         array = arrays[field]
         if array.dtype != dtype:
             raise InputError(f"{field} is of type {array.dtype}; accepted: an array of {dtype.name}")
@@ -279,7 +298,9 @@ def _check_headers(arrays: Mapping[str, NDArray[Any] | ArrayHeader], num_sets: i
 def _check_size(shape: tuple[int, ...]) -> None:
     """Raises InputError where arrays of (sets, graphs, tasks) are too large to be handled."""
     values = math.prod(shape)
-    size = sum(dtype.itemsize * values * (shape[-1] if field == "adjacency" else 1) for field, dtype in _DTYPES.items())
+    size = sum(
+        dtype.itemsize * values * (shape[-1] if field == "adjacency" else 1) for field, dtype in _ALL_DTYPES.items()
+    )
     if size > MOST_BYTES:
         raise InputError(f"(sets, graphs, tasks) are {shape}, {size} bytes; accepted: at most {MOST_BYTES} bytes")
 
@@ -293,6 +314,7 @@ def in_topological_order(graph: TaskGraph) -> TaskGraph:
         **{field: getattr(graph, field)[order] for field in _COSTS},
         edges=place[graph.edges],
         names=[graph.names[task] for task in order],
+        pins=[graph.pins[task] for task in order] if graph.is_pinned else (),
     )
 
 
@@ -351,6 +373,8 @@ def build(
     systems = [family.system for family in families if family.system is not None]
     if systems:
         settings["systems"] = systems
+    if any(family.energy_weight for family in families):
+        settings["energy_weights"] = [family.energy_weight for family in families]
     return DagDataset.from_graphs(experiment, sets, tuple(family.split for family in families), settings)
 
 
@@ -456,7 +480,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _npz_bytes(dataset: DagDataset) -> bytes:
     """A compressed `.npz` with fixed time stamps: the same contents give the same bytes (under the same zlib)."""
     description = {"set_names": dataset.set_names, "splits": dataset.splits, "settings": dataset.settings}
-    members = {field: np.asarray(getattr(dataset, field), dtype) for field, dtype in _DTYPES.items()}
+    members = {field: np.asarray(array, _ALL_DTYPES[field]) for field, array in dataset._arrays.items()}
     members[_METADATA] = np.frombuffer(_canonical_json(description), np.uint8)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -477,7 +501,7 @@ def _read_npz(path: Path, name: str, entry: Any) -> DagDataset:
 
     def check(headers: Mapping[str, ArrayHeader]) -> None:
         expected = sorted([*_DTYPES, _METADATA])
-        if sorted(headers) != expected:
+        if sorted(set(headers) - {_PINS}) != expected:
             raise InputError(f"holds {shorten(sorted(headers))}; accepted: {', '.join(expected)}")
         # Where the manifest has no list, the arrays decide here, and `load` refuses the entry.
         num_sets = len(set_names) if isinstance(set_names, list) else max(1, *headers["cycles"].shape[:1])

@@ -17,6 +17,18 @@ TASK_SECONDS = 0.05  # mean time of a task on the UE, in the families of the pol
 MOST_STAGES = 8
 MOST_IN_FULL = 64  # edges between two stages of which each task needs all of the stage before
 
+# Kinds of systems, beside the paper's, that the policy for anything is trained on: servers, channel rules and radio.
+KINDS = (
+    (1, "paper", "shared"),
+    (1, "resident", "shared"),
+    (2, "paper", "shared"),
+    (2, "resident", "shared"),
+    (3, "paper", "shared"),
+    (3, "resident", "shared"),
+    (3, "paper", "separate"),
+    (2, "resident", "separate"),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family(abc.ABC):
@@ -26,17 +38,27 @@ class Family(abc.ABC):
         set_name: of the set.
         split: "train" or "test".
         num_tasks: of every graph.
-        system: what the graphs are meant for, its numbers named as `System` names them; None where the experiment says.
+        system: what the graphs are meant for, its fields named as `System` names them; None where the experiment says.
+        energy_weight: of the objective, seconds that a joule is worth.
+        pinned: whether graphs have pins.
     """
 
     set_name: str
     split: str
     num_tasks: int
-    system: Mapping[str, float] | None = None
+    system: Mapping[str, Any] | None = None
+    energy_weight: float = 0.0
+    pinned: bool = False
 
     @abc.abstractmethod
     def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
         """Draws one graph; of `rng` only `random` is used, whose stream is the same in every numpy."""
+
+    def number(self, name: str) -> float:
+        """A clock or rate of the system; where it has several servers, the first one's."""
+        assert self.system is not None
+        value = self.system[name]
+        return float(value[0] if isinstance(value, list | tuple) else value)
 
     def described(self) -> dict[str, Any]:
         """What a data set's settings say of it."""
@@ -64,7 +86,7 @@ class DaggenFamily(Family):
 class WideFamily(DaggenFamily):
     """Applications of one number of tasks that have little else in common, for one system."""
 
-    system: Mapping[str, float] = dataclasses.field()  # required here
+    system: Mapping[str, Any] = dataclasses.field()  # required here
 
     def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
         """Draws one graph: its shape, how much transferring takes beside computing, and how unlike its tasks are.
@@ -77,12 +99,12 @@ class WideFamily(DaggenFamily):
         fat, density = (low + (high - low) * rng.random() for low, high in (self.fat, self.density))
         jump = 1 + int(3 * rng.random())
         shape = daggen(self.num_tasks, fat, density, rng, jump=jump, data_unit=data_unit)
-        cycles = TASK_SECONDS * self.system["ue_hz"] * _spread(rng, self.num_tasks, 1.5)
-        seconds = cycles.sum() / self.system["ue_hz"] / self.num_tasks
+        cycles = TASK_SECONDS * self.number("ue_hz") * _spread(rng, self.num_tasks, 1.5)
+        seconds = cycles.sum() / self.number("ue_hz") / self.num_tasks
         alike = rng.random() < 0.3
-        upload = seconds * _log_uniform(rng, 1 / 30, 10) * self.system["uplink_bps"] / 8
+        upload = seconds * _log_uniform(rng, 1 / 30, 10) * self.number("uplink_bps") / 8
         upload = upload * _spread(rng, self.num_tasks, 1.5)
-        download = seconds * _log_uniform(rng, 1 / 100, 10) * self.system["downlink_bps"] / 8
+        download = seconds * _log_uniform(rng, 1 / 100, 10) * self.number("downlink_bps") / 8
         download = download * _spread(rng, self.num_tasks, 1.5)
         if alike:
             upload = upload.mean() * cycles / cycles.mean()
@@ -92,14 +114,14 @@ class WideFamily(DaggenFamily):
         if rng.random() < 0.2 and not idle.all():
             cycles = np.where(idle, 0, cycles)
             upload, download = np.where(silent, 0, upload), np.where(silent, 0, download)
-        return _in_whole_units(cycles, upload, download, shape.edges)
+        return _in_whole_units(cycles, upload, download, shape.edges, _pins(rng, shape) if self.pinned else ())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StagedFamily(Family):
     """Workflows of stages, for one system: the tasks of a stage do the same to different data."""
 
-    system: Mapping[str, float] = dataclasses.field()  # required here
+    system: Mapping[str, Any] = dataclasses.field()  # required here
 
     def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
         """Draws one graph: its stages, what each needs of those before it, and what each computes and transfers.
@@ -140,10 +162,29 @@ class StagedFamily(Family):
             factors = _spread(rng, count, 2.5)[stage_of] * _spread(rng, n, 0.4)
             return factors / factors.mean()
 
-        cycles = TASK_SECONDS * self.system["ue_hz"] * by_stage()
-        upload = TASK_SECONDS * _log_uniform(rng, 1 / 1000, 3) * self.system["uplink_bps"] / 8 * by_stage()
-        download = TASK_SECONDS * _log_uniform(rng, 1 / 1000, 3) * self.system["downlink_bps"] / 8 * by_stage()
-        return _in_whole_units(cycles, upload, download, sorted(edges))
+        cycles = TASK_SECONDS * self.number("ue_hz") * by_stage()
+        upload = TASK_SECONDS * _log_uniform(rng, 1 / 1000, 3) * self.number("uplink_bps") / 8 * by_stage()
+        download = TASK_SECONDS * _log_uniform(rng, 1 / 1000, 3) * self.number("downlink_bps") / 8 * by_stage()
+        graph = _in_whole_units(cycles, upload, download, sorted(edges))
+        return dataclasses.replace(graph, pins=tuple(_pins(rng, graph))) if self.pinned else graph
+
+
+def draw_system(rng: np.random.Generator, servers: int, channel: str, radio: str) -> dict[str, Any]:
+    """Fields of a `System` whose servers are up to 20 times as fast, and 10 times as near, as one another."""
+    return {
+        "ue_hz": 1e9,
+        "vm_hz": [_log_uniform(rng, 3e9, 60e9) for _ in range(servers)],
+        "uplink_bps": [_log_uniform(rng, 3e6, 30e6) for _ in range(servers)],
+        "downlink_bps": [_log_uniform(rng, 3e6, 60e6) for _ in range(servers)],
+        "channel": channel,
+        "radio": radio,
+        "backhaul_bps": _log_uniform(rng, 3e7, 3e9),
+    }
+
+
+def draw_weight(rng: np.random.Generator) -> float:
+    """Seconds that a joule is worth: from a little to nearly all that counts, with the default `Power`."""
+    return _log_uniform(rng, 0.05, 20)
 
 
 def _spread(rng: np.random.Generator, count: int, most: float) -> NDArray[np.float64]:
@@ -159,10 +200,23 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(low * (high / low) ** rng.random())
 
 
-def _in_whole_units(cycles: Any, upload: Any, download: Any, edges: Any) -> TaskGraph:
+def _in_whole_units(cycles: Any, upload: Any, download: Any, edges: Any, pins: Any = ()) -> TaskGraph:
     return TaskGraph.from_edges(
-        cycles=np.rint(cycles), upload_bytes=np.rint(upload), download_bytes=np.rint(download), edges=edges
+        cycles=np.rint(cycles), upload_bytes=np.rint(upload), download_bytes=np.rint(download), edges=edges, pins=pins
     )
+
+
+def _pins(rng: np.random.Generator, graph: TaskGraph) -> list[str]:
+    """In half of the graphs cameras and screens: tasks without parents, or without children, are on the UE.
+
+    In the other half up to three in ten tasks, wherever they are, are on the UE or on a server.
+    """
+    ends, share = rng.random() < 0.5, 0.3 * rng.random()
+    drawn, on_ue = rng.random(graph.num_tasks), rng.random(graph.num_tasks) < 0.5
+    if not ends:
+        return ["any" if draw >= share else "ue" if ue else "server" for draw, ue in zip(drawn, on_ue, strict=True)]
+    parents, children = (np.bincount(graph.edges[:, side], minlength=graph.num_tasks) for side in (1, 0))
+    return ["ue" if (parents[i] == 0 or children[i] == 0) and on_ue[i] else "any" for i in range(graph.num_tasks)]
 
 
 def _topology_families() -> tuple[Family, ...]:
@@ -230,6 +284,23 @@ def _general_families() -> tuple[Family, ...]:
     def staged(n: int, number: int, split: str) -> Family:
         return StagedFamily(set_name=f"staged_n{n}_system{number}", split=split, num_tasks=n, system=systems[number])
 
+    def of_kind(kind: int, place: int, n: int) -> Family:
+        """Sizes meet both shapes, weights and pins in turn, otherwise in each kind."""
+        servers, channel, radio = KINDS[kind]
+        turn, staged_too = place + kind, place % 3 == 2
+        rng = np.random.default_rng([kind, place])
+        system = draw_system(rng, servers, channel, radio)
+        return (StagedFamily if staged_too else WideFamily)(
+            set_name=f"n{n}_servers{servers}_{channel}_{radio}",
+            split="train",
+            num_tasks=n,
+            system=system,
+            energy_weight=draw_weight(rng) if turn % 2 else 0.0,
+            pinned=turn // 2 % 2 == 1,
+            **({} if staged_too else {"fat": (0.2, 0.9), "density": (0.1, 0.9)}),
+        )
+
+    sizes = (5, 8, 10, 12, 14, 16, 19, 22, 25, 30)
     # New families come last: the DAGs of a family are drawn by its place.
     return (
         *(wide(n, i, "train") for n in (2, 3, 5, 8, 12, 16, 20, 25, 30, 36, 42, 50, 60) for i in range(3)),

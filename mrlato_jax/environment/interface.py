@@ -14,8 +14,9 @@ class Surroundings(NamedTuple):
     Attributes:
         state: before the first decision; pytree with leading axes [G, R].
         inputs: pytree with leading axes [G, N], one entry per position.
-        observe: `(state, input [G, ...]) -> [G, R, K]`, what the decoder sees before deciding; with a free order
-            [G, R, N, K], of each task.
+        observe: `(state, input [G, ...]) -> [G, R, O]`, what the decoder sees before deciding; with a free order
+            [G, R, N, O], of each task; where servers may be any, of each site besides: [G, R, K + 1, O] and
+            [G, R, N, K + 1, O].
         advance: `(state, input [G, ...], actions [G, R]) -> (state, outcome [G, R])`.
         allowed: `(state, input [G, ...]) -> bool[G, R, A]`, at least one true; None where all actions always are.
     """

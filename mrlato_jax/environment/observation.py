@@ -13,16 +13,20 @@ from mrlato_jax.mec.arrays import DagArrays
 
 
 def num_observed(network: NetworkConfig) -> int:
-    """How many numbers the decoder is told by the simulator."""
+    """How many numbers the decoder is told by the simulator; where servers may be any, of each option."""
+    if network.any_servers:
+        ahead = features.OPTION_LOOKAHEAD_FEATURES if network.decoder_input == "lookahead" else 0
+        return features.OPTION_FEATURES + ahead
     ahead = features.LOOKAHEAD_FEATURES if network.decoder_input == "lookahead" else 0
     return (features.SIMULATOR_FEATURES if network.sees_simulator else 0) + ahead
 
 
-def lookahead_evaluations(network: NetworkConfig, num_tasks: int) -> int:
+def lookahead_evaluations(network: NetworkConfig, num_tasks: int, num_sites: int = NUM_SIDES) -> int:
     """Plans that are simulated to tell the decoder of one trajectory what its decisions lead to."""
     if network.decoder_input != "lookahead":
         return 0
-    return rules.evaluations(network.lookahead_rules, num_tasks, 1 if network.in_order else CANDIDATES)
+    candidates = 1 if network.in_order else CANDIDATES
+    return rules.evaluations(network.lookahead_rules, num_tasks, candidates, num_sites)
 
 
 def quantities(
@@ -40,10 +44,14 @@ def quantities(
     `steps` is as `rules.outcomes` takes it.
 
     Returns:
-        `features.simulator_features`, and what either decision leads to, float[2]; 0 for a decoder that does not look
-        ahead.
+        `features.simulator_features`, or where servers may be any `features.option_features`; and what each site leads
+        to, float[K + 1], 0 for a decoder that does not look ahead.
     """
-    simulated = features.simulator_features(scale, queues, latency.candidate_ends(dag, queues, task))
+    ends = latency.candidate_ends(dag, queues, task)
+    if network.any_servers:
+        simulated = features.option_features(dag, scale, queues, task, ends)
+    else:
+        simulated = features.simulator_features(scale, queues, ends)
     if network.decoder_input == "task_sim":
-        return simulated, jnp.zeros(NUM_SIDES, scale.dtype)
+        return simulated, jnp.zeros(dag.num_sites, scale.dtype)
     return simulated, rules.outcomes(dag, network.lookahead_rules, tasks, scale, queues, left, task, steps)

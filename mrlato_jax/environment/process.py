@@ -8,6 +8,7 @@ priority order (13) and an action is a site; where it is false, an action choose
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -121,6 +122,17 @@ def place_at(
     task = task._replace(valid=task.valid & ~state.placed[position])
     after, earned = place_next(dag, state.queues, task, site)
     return State(after, state.placed.at[position].set(True)), earned
+
+
+def makespan_of(dag: DagArrays, actions: jax.Array, *, in_order: bool = True) -> jax.Array:
+    """Makespan of a whole plan, seconds, whatever `DagArrays.prices` say.
+
+    Args:
+        dag: one DAG, no leading axes.
+        actions: int32[N], as `step` takes them one by one.
+        in_order: as `step` takes it.
+    """
+    return jax.lax.scan(partial(step, dag, in_order=in_order), reset(dag), actions)[0].queues.makespan
 
 
 def allowed_tasks(tasks: latency.Task, state: State, candidates: int) -> jax.Array:

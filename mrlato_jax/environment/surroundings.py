@@ -53,7 +53,11 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
         )
         if network.decoder_input == "task_sim":
             return simulated
-        return jnp.concatenate([simulated, features.lookahead_features(scale, queues, *outcomes)])
+        if network.any_servers:
+            ahead = _ahead_of_options(dag, scale, queues, outcomes, outcomes.min())
+        else:
+            ahead = features.lookahead_features(scale, queues, *outcomes)
+        return jnp.concatenate([simulated, ahead], axis=-1)
 
     def advance(
         dag: DagArrays, queues: latency.Queues, step: tuple[latency.Task, jax.Array], action: jax.Array
@@ -75,6 +79,14 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
     )
 
 
+def _ahead_of_options(
+    dag: DagArrays, scale: jax.Array, queues: latency.Queues, outcomes: jax.Array, best: jax.Array
+) -> jax.Array:
+    return features.option_lookahead_features(
+        features.cost_scale(dag, scale), latency.cost(dag, queues), best, outcomes
+    )
+
+
 def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
     """Actions choose the order too, among `CANDIDATES` tasks whose parents are placed."""
     tasks = jax.vmap(latency.tasks)(dags)
@@ -82,7 +94,8 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
     graphs, size = dags.mask.shape
 
     def observe(dag: DagArrays, tasks: latency.Task, scale: jax.Array, state: State) -> jax.Array:
-        untold = jnp.zeros((size, num_observed(network)), scale.dtype)
+        of_sites = (dag.num_sites,) if network.any_servers else ()
+        untold = jnp.zeros((size, *of_sites, num_observed(network)), scale.dtype)
         if not network.sees_simulator:
             return untold
         can_be_next = ready(tasks, state.placed)
@@ -91,12 +104,19 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
         left = ~state.placed & tasks.valid
         of_task = partial(quantities, network, dag, tasks, left, scale, state.queues)
         seen, outcomes = jax.vmap(of_task)(compared)
-        if network.decoder_input == "lookahead":
-            seen = jnp.concatenate([seen, features.candidate_features(scale, outcomes, can_be_next[positions])], axis=1)
+        candidates = can_be_next[positions]
+        if network.decoder_input == "lookahead" and network.any_servers:
+            reached = jnp.where(candidates[:, None], outcomes, jnp.inf)
+            best = jnp.where(candidates.any(), reached.min(), 0)
+            ahead = jax.vmap(partial(_ahead_of_options, dag, scale, state.queues), in_axes=(0, None))(reached, best)
+            seen = jnp.concatenate([seen, ahead], axis=-1)
+        elif network.decoder_input == "lookahead":
+            seen = jnp.concatenate([seen, features.candidate_features(scale, outcomes, candidates)], axis=1)
         return untold.at[positions].set(seen)
 
     def advance(dag: DagArrays, tasks: latency.Task, state: State, action: jax.Array) -> tuple[State, jax.Array]:
-        return place_at(dag, tasks, state, coding.position_of(action), coding.site_of(action))
+        position, site = coding.position_of(action, dag.num_sites), coding.site_of(action, dag.num_sites)
+        return place_at(dag, tasks, state, position, site)
 
     def allowed(tasks: latency.Task, state: State) -> jax.Array:
         return allowed_tasks(tasks, state, CANDIDATES)

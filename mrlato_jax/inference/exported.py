@@ -12,16 +12,25 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from mrlato_jax.errors import check_choice, check_number, check_type
+from mrlato_jax.errors import InputError, check_choice, check_number, check_type
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.mec.arrays import DagArrays
-from mrlato_jax.mec.system import CHANNELS
+from mrlato_jax.mec.objective import Prices
+from mrlato_jax.mec.system import CHANNELS, MOST_SERVERS, RADIOS
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def to_program(
-    policy: Offloader, num_positions: int, channel: str = "paper", platforms: Sequence[str] = PLATFORMS[:2]
+    policy: Offloader,
+    num_positions: int,
+    channel: str = "paper",
+    platforms: Sequence[str] = PLATFORMS[:2],
+    *,
+    num_servers: int = 1,
+    radio: str = "shared",
+    pins: bool = False,
+    energy: bool = False,
 ) -> bytes:
     """Writes `Offloader.decide` for any number of DAGs of at most so many tasks.
 
@@ -30,43 +39,93 @@ def to_program(
         program = jax.export.deserialize(data)
         placement, order, makespans = program.call(ue, uplink, vm, downlink, parents, mask)
 
-    The first four are float32[B, N], seconds, in scheduling order, 0 on padding, of the one server. parents is
-    bool[B, N, N], true at [b, i, j] where the task at position j is a parent of the one at i; mask is bool[B, N]. What
-    comes back is the three arrays of a `Decision`, int32[B, N], int32[B, N] and float32[B]; its order has positions in
-    place of task ids.
+    The first four are seconds in scheduling order, 0 on padding: float32[B, N], and where there are K > 1 servers the
+    last three float32[B, N, K]. parents is bool[B, N, N], true at [b, i, j] where the task at position j is a parent of
+    the one at i; mask is bool[B, N]. After these come, in this order, those that apply:
+
+        forward    float32, of the shape of uplink, seconds that a task's result takes up to a server; with "resident"
+        backhaul   float32[B, N], seconds that it takes from one server to another; with "resident"
+        allowed    bool[B, N, K + 1], the sites that pins leave to each task (0 the UE, 1 to K the servers); with `pins`
+        prices     float32[B, 4], what a second of the makespan, of computing on the UE, of sending and of receiving
+                   costs; with `energy`
+
+    What comes back is the three arrays of a `Decision`, int32[B, N], int32[B, N] and float32[B]; its order has
+    positions in place of task ids.
 
     Args:
         policy: the policy.
         num_positions: N, at least 1.
-        channel: the channel rules, of those by which all results return.
+        channel: the channel rules.
         platforms: that the program can run on.
+        num_servers: K.
+        radio: "shared" or "separate".
+        pins: whether the program takes `allowed`; without it every task may run anywhere.
+        energy: whether it takes `prices`; without them the makespan alone counts.
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument out of its range; several servers, or energy, where the policy knows one server and the
+            makespan.
         ImportError: the package `flatbuffers` is not installed.
     """
     check_type("policy", policy, Offloader)
     check_number("num_positions", num_positions, low=1, integer=True)
-    check_choice("channel", channel, [name for name, rules in CHANNELS.items() if not rules.results_stay])
+    check_choice("channel", channel, tuple(CHANNELS))
+    check_number("num_servers", num_servers, low=1, high=MOST_SERVERS, integer=True)
+    check_choice("radio", radio, RADIOS)
+    check_type("pins", pins, bool)
+    check_type("energy", energy, bool)
     for name in platforms:
         check_choice("platforms", name, PLATFORMS)
-    size = num_positions
+    if not policy.network.any_servers and num_servers > 1:
+        raise InputError(f"num_servers is {num_servers}; accepted: 1, which this policy knows")
+    if not policy.network.any_servers and energy:
+        raise InputError("energy is True; accepted: False, since this policy knows the makespan alone")
+    size, stays = num_positions, CHANNELS[channel].results_stay
 
-    def decide_one(*leaves: jax.Array) -> tuple[jax.Array, ...]:
-        ue, uplink, vm, downlink, parents, mask = leaves
-        order = jnp.arange(size, dtype=jnp.int32)
-        dag = DagArrays(ue, uplink[:, None], vm[:, None], downlink[:, None], parents, mask, order, channel)
+    def of_servers(times: jax.Array) -> jax.Array:
+        return times[:, None] if num_servers == 1 else times
+
+    def decide_one(given: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+        dag = DagArrays(
+            ue=given["ue"],
+            uplink=of_servers(given["uplink"]),
+            vm=of_servers(given["vm"]),
+            downlink=of_servers(given["downlink"]),
+            parents=given["parents"],
+            mask=given["mask"],
+            order=jnp.arange(size, dtype=jnp.int32),
+            channel=channel,
+            radio=radio,
+            allowed=given.get("allowed"),
+            forward=of_servers(given["forward"]) if stays else None,
+            backhaul=given.get("backhaul"),
+            prices=Prices(*given["prices"]) if energy else None,
+        )
         # A plain tuple: a process without this package knows no Decision.
         return tuple(leaf[0] for leaf in policy.decide(jax.tree.map(lambda leaf: leaf[None], dag)))
 
     (batch,) = jax.export.symbolic_shape("b")
-    times = [jax.ShapeDtypeStruct((batch, size), jnp.float32)] * 4
-    shapes = (
-        *times,
-        jax.ShapeDtypeStruct((batch, size, size), jnp.bool_),
-        jax.ShapeDtypeStruct((batch, size), jnp.bool_),
-    )
-    exported = jax.export.export(jax.jit(jax.vmap(decide_one)), platforms=tuple(platforms))(*shapes)
+    of_task = jax.ShapeDtypeStruct((batch, size), jnp.float32)
+    of_server = of_task if num_servers == 1 else jax.ShapeDtypeStruct((batch, size, num_servers), jnp.float32)
+    shapes = {
+        "ue": of_task,
+        "uplink": of_server,
+        "vm": of_server,
+        "downlink": of_server,
+        "parents": jax.ShapeDtypeStruct((batch, size, size), jnp.bool_),
+        "mask": jax.ShapeDtypeStruct((batch, size), jnp.bool_),
+    }
+    if stays:
+        shapes |= {"forward": of_server, "backhaul": of_task}
+    if pins:
+        shapes["allowed"] = jax.ShapeDtypeStruct((batch, size, num_servers + 1), jnp.bool_)
+    if energy:
+        shapes["prices"] = jax.ShapeDtypeStruct((batch, len(Prices._fields)), jnp.float32)
+
+    def decide_all(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return jax.vmap(decide_one)(dict(zip(shapes, arrays, strict=True)))
+
+    exported = jax.export.export(jax.jit(decide_all), platforms=tuple(platforms))(*shapes.values())
     try:
         return bytes(exported.serialize())
     except ImportError:

@@ -17,18 +17,19 @@ import numpy as np
 from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment import features
-from mrlato_jax.environment.actions import NUM_SIDES, position_of, site_of
+from mrlato_jax.environment.actions import position_of, site_of
 from mrlato_jax.environment.observation import lookahead_evaluations
+from mrlato_jax.environment.process import makespan_of
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
 from mrlato_jax.inference import weights
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, adapt
-from mrlato_jax.learning.learning_task import check_times, encoded, learning_task
+from mrlato_jax.learning.learning_task import ONE_SERVER, check_servers, check_times, encoded, learning_task
 from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
 from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack
 from mrlato_jax.mec.latency import LOCAL, in_joules, padded_size, power_of_two
 from mrlato_jax.mec.objective import Objective, goal_of
-from mrlato_jax.mec.system import CHANNELS, System
+from mrlato_jax.mec.system import System
 from mrlato_jax.planners import (
     Plan,
     SearchedPlan,
@@ -55,6 +56,8 @@ IMPROVED = 16  # samples that `search` improves, beside the best candidate
 # to seconds.
 IMPROVING_WORK = 2**32
 ORDER_WORK = 2**27  # for each chain
+# Seconds that a joule is worth, under which a policy decides where a deadline is to be met.
+DEADLINE_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 ORDER_STEPS = 3000  # changes that each chain of `search_order` tries
 
 
@@ -62,7 +65,8 @@ class Decision(NamedTuple):
     """What `Offloader.decide` returns of B DAGs: where each task runs, and in which order. A pytree.
 
     Attributes:
-        placement: int32[B, N], 0 local or 1 offload, of the task at each place of `order`; 0 on padding.
+        placement: int32[B, N], the site (0 the UE, 1 to K the servers) of the task at each place of `order`; 0 on
+            padding.
         order: int32[B, N], task ids in scheduling order, -1 on padding: the arrays' order, or the one that the policy
             chose.
         makespan: float[B], seconds, of that placement in that order.
@@ -153,8 +157,10 @@ class Offloader:
             samples: plans drawn for each application; argmax draws none. Accepted: up to 64, or more where they fit
                 into memory: 65,536 for 32 tasks, 256 for 512.
             seed: of the draws, and of order search.
-            objective: what the best of several plans is; by default the least makespan, which is all that the policy
-                itself decides by.
+            objective: what is to be minimised; by default the makespan. A policy that knows energy (`general`, and
+                what is trained with servers=any_servers) decides by it. With a deadline it decides under several
+                weights of energy, and the best plan that is in time counts. Of other policies, the objective chooses
+                among plans that they made for the makespan.
 
         Returns:
             A `SearchedPlan` for each graph, timed in float64 by the one simulator, with how many plans were simulated
@@ -166,13 +172,14 @@ class Offloader:
         Raises:
             RuntimeError: the process was forked after its parent had computed; JAX would hang.
             InputError: no graph, systems of another number, an unknown mode, a task with more parents or children than
-                the policy has room for, several servers, or an objective other than the makespan with argmax.
+                the policy has room for; or of a policy that knows one server and the makespan alone, several servers,
+                or another objective with argmax.
         """
         about_to_compute()
         check_choice("mode", mode, MODES)
         goal = goal_of(objective)
-        if mode == "argmax" and goal != Objective():
-            accepted = "accepted: the makespan, which the policy decides by, or another mode"
+        if mode == "argmax" and goal != Objective() and not self.network.any_servers:
+            accepted = "accepted: the makespan, which this policy decides by ('general' knows energy), or another mode"
             raise InputError(f"objective is {goal} with mode 'argmax'; {accepted}")
         check_number("samples", samples, low=1, integer=True)
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
@@ -190,56 +197,85 @@ class Offloader:
         largest = max(graph.num_tasks for graph in graphs)
         if mode != "argmax" and samples > (most := max(SAMPLES, SAMPLED_WORK // padded_size(largest) ** 2)):
             raise InputError(f"samples is {samples} for a graph of {largest} tasks; accepted: at most {most}")
-        _check_one_server(systems)
+        if not self.network.any_servers:
+            _check_one_server(systems)
         features.check_neighbour_width(graphs, self.network.neighbour_limit)
-        unlike = None if self.ranges is None else outside(self.ranges, list(zip(graphs, systems, strict=True)))
-        if self.ranges is not None and any(CHANNELS[system.channel].results_stay for system in systems):
-            unlike = f"{unlike or 'outside the training range; plans may be poor:'} results that stay (resident)"
-        if unlike is not None:
-            warnings.warn(OutsideTrainingWarning(unlike), stacklevel=3)
+        decided_by = self._decided_by(goal)
+        if self.ranges is not None:
+            examples = [(graph, system, decided_by[0]) for graph, system in zip(graphs, systems, strict=True)]
+            if unlike := outside(self.ranges, examples):
+                warnings.warn(OutsideTrainingWarning(unlike), stacklevel=3)
         plans: dict[int, SearchedPlan] = {}
         drawn = 0 if mode == "argmax" else samples
         for indices, size in _batches(graphs, systems, drawn):
             batch = [graphs[i] for i in indices], [systems[i] for i in indices]
-            found = self._decoded(*batch, size, drawn, seed)
-            for i, decoded in zip(indices, found, strict=True):
+            by_goal = [
+                self._decoded(*batch, size, -(-drawn // len(decided_by)), seed, objective) for objective in decided_by
+            ]
+            for i, *found in zip(indices, *by_goal, strict=True):
+                spent = sum(decoded[0].evaluations for decoded in found)
+                decoded = [SearchedPlan.of(plan, evaluations=spent) for each in found for plan in each]
                 plans[i] = (
-                    decoded[0] if mode == "argmax" else _best_of(graphs[i], systems[i], decoded, mode, seed, goal)
+                    min(decoded, key=lambda plan: goal.key(plan.makespan, plan.energy))
+                    if mode == "argmax"
+                    else _best_of(graphs[i], systems[i], decoded, mode, seed, goal)
                 )
         return [plans[i] for i in range(len(graphs))]
+
+    def _decided_by(self, goal: Objective) -> list[Objective]:
+        """What the policy decides by where `goal` is to be reached, the makespan first where there are several."""
+        if not self.network.any_servers:
+            return [Objective()]
+        if goal.deadline_s is None:
+            return [goal]
+        return [Objective(energy_weight=weight) for weight in DEADLINE_WEIGHTS]
 
     def decide(self, arrays: DagArrays) -> Decision:
         """The likeliest decisions as a function of arrays, for use inside `jax.jit`, `vmap` over systems, ...
 
         Args:
             arrays: `mj.pack`'s, or `mj.arrays`' with its leading axis B; a task with more neighbours than the policy
-                has room for gives NaN.
+                has room for gives NaN. Prices (of `mj.pack(..., objective=)`) are decided by where the policy knows
+                energy, and else not looked at.
 
         Returns:
             A `Decision`, also of a policy that chooses the order.
 
         Raises:
-            InputError: something else, several servers, or times on the host that float32 does not hold.
+            InputError: something else, times on the host that float32 does not hold; several servers or a deadline
+                where the policy knows one server, or no deadline.
         """
         about_to_compute()
         check_type("arrays", arrays, DagArrays)
-        if arrays.num_sites != NUM_SIDES:
-            raise InputError(f"arrays have {arrays.num_sites - 1} servers; accepted: {_ONE_SERVER}")
+        check_servers(arrays, self.network)
         if len(arrays.mask.shape) != 2:
             raise InputError(f"arrays has a mask of shape {arrays.mask.shape}; accepted: [B, N], with one leading axis")
-        arrays = dataclasses.replace(arrays, prices=None, deadline=None)  # the policy decides by the makespan
-        actions, makespan = rollout.decode_greedily(self.network, self.params, encoded(arrays, self.network))
+        if not self.network.any_servers:
+            arrays = dataclasses.replace(arrays, prices=None, deadline=None)
+        if arrays.deadline is not None:
+            raise InputError("arrays have a deadline; accepted: an energy weight (`plan` takes deadlines)")
+        sites, in_order = arrays.num_sites, self.network.in_order
+        learning_task = encoded(arrays, self.network)
+        actions, makespan = rollout.decode_greedily(self.network, self.params, learning_task)
+        if arrays.prices is not None:
+            makespan = jax.vmap(partial(makespan_of, in_order=in_order))(learning_task.dags, actions)
         order = jnp.asarray(arrays.order)
-        if not self.network.in_order:
-            order = jnp.take_along_axis(order, jnp.where(arrays.mask, position_of(actions), 0), axis=-1)
+        if not in_order:
+            order = jnp.take_along_axis(order, jnp.where(arrays.mask, position_of(actions, sites), 0), axis=-1)
         return Decision(
-            placement=jnp.where(arrays.mask, site_of(actions), LOCAL),
+            placement=jnp.where(arrays.mask, site_of(actions, sites), LOCAL),
             order=jnp.where(arrays.mask, order, -1),
             makespan=makespan,
         )
 
     def adapt(
-        self, graphs: TaskGraph | Sequence[TaskGraph], system: System, updates: int = 30, seed: int = 0
+        self,
+        graphs: TaskGraph | Sequence[TaskGraph],
+        system: System,
+        updates: int = 30,
+        seed: int = 0,
+        *,
+        objective: Objective | None = None,
     ) -> Offloader:
         """The policy after gradient steps on applications like the ones it is to plan.
 
@@ -249,23 +285,34 @@ class Offloader:
             updates: Adam steps, from a fresh optimiser, at most `MOST_UPDATES`; trajectories of every graph are drawn
                 anew after each `learning.inner_steps` of them. 0 changes nothing.
             seed: of those draws.
+            objective: what is to be minimised; by default the makespan.
 
         Returns:
             The adapted policy, with its `curve`; this one stays as it is.
 
         Raises:
             RuntimeError: as `plan`.
-            InputError: no graph, one that the policy has no room for, or a policy that became NaN.
+            InputError: no graph, one that the policy has no room for, a policy that became NaN, an objective with a
+                deadline, or one other than the makespan where the policy knows nothing else.
         """
         about_to_compute()
         check_number("updates", updates, low=0, high=MOST_UPDATES, integer=True)
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
         check_type("system", system, System)
-        _check_one_server([system])
+        goal = goal_of(objective)
+        if goal.deadline_s is not None or (goal != Objective() and not self.network.any_servers):
+            raise InputError(f"objective is {goal}; accepted: {self._objectives}")
+        if not self.network.any_servers:
+            _check_one_server([system])
         graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)
-        task = learning_task(graphs, system, self.network)
+        task = learning_task(graphs, system, self.network, objective=goal)
         params, curve = adapt(self.network, self.learning, self.params, task, task, updates, jax.random.key(seed))
         return dataclasses.replace(self, params=params, curve=curve)
+
+    @property
+    def _objectives(self) -> str:
+        """What the policy can be adapted to, in words."""
+        return "an energy weight, no deadline" if self.network.any_servers else "the makespan, which this policy knows"
 
     @property
     def stored(self) -> weights.StoredPolicy:
@@ -293,13 +340,19 @@ class Offloader:
         return path.with_name(path.name + weights.TENSORS)
 
     def _decoded(
-        self, graphs: Sequence[TaskGraph], systems: Sequence[System], size: int, samples: int, seed: int
+        self,
+        graphs: Sequence[TaskGraph],
+        systems: Sequence[System],
+        size: int,
+        samples: int,
+        seed: int,
+        objective: Objective,
     ) -> list[list[SearchedPlan]]:
-        """Of each graph the likeliest plan, and then the best of those that were drawn."""
+        """Of each graph the likeliest plan, and then the best of those that were drawn, each decided by `objective`."""
         count = len(graphs)
         short = power_of_two(count) - count
         graphs, systems = [*graphs, *[graphs[-1]] * short], [*systems, *[systems[-1]] * short]
-        arrays = pack(graphs, systems, num_positions=size, dtype=np.float64)
+        arrays = pack(graphs, systems, num_positions=size, dtype=np.float64, objective=objective)
         check_times(arrays)
         actions = np.asarray(_decode(self.network, self.params, arrays))[:, None]
         if samples:
@@ -307,7 +360,10 @@ class Offloader:
             best = _sampled(self.network, self.params, arrays, jax.random.key(seed), samples, kept)
             actions = np.concatenate([actions, np.asarray(best)], axis=1)
         plans = self._timed(graphs, systems, arrays, actions)
-        spent = [(1 + samples) * lookahead_evaluations(self.network, graph.num_tasks) + samples for graph in graphs]
+        sites = arrays.num_sites
+        spent = [
+            (1 + samples) * lookahead_evaluations(self.network, graph.num_tasks, sites) + samples for graph in graphs
+        ]
         return [[SearchedPlan.of(plan, evaluations=spent[i]) for plan in plans[i]] for i in range(count)]
 
     def _timed(
@@ -316,18 +372,17 @@ class Offloader:
         """The plans that rows of actions [B, K, N] make of each graph, in float64, each in its own order."""
         if self.network.in_order:
             return plans_of_arrays(in_joules(arrays, systems), actions)
-        _, count, size = actions.shape
+        (_, count, size), sites = actions.shape, arrays.num_sites
         orders = [
-            order[position_of(row[: graph.num_tasks])].astype(np.int64)
+            order[position_of(row[: graph.num_tasks], sites)].astype(np.int64)
             for graph, order, rows in zip(graphs, arrays.order, actions, strict=True)
             for row in rows
         ]
         graphs = [graph for graph in graphs for _ in range(count)]
         systems = [system for system in systems for _ in range(count)]
         in_order = pack(graphs, systems, orders=orders, num_positions=size, dtype=np.float64)
-        plans = [
-            plan for (plan,) in plans_of_arrays(in_joules(in_order, systems), site_of(actions).reshape(-1, 1, size))
-        ]
+        rows_of_one = site_of(actions, sites).reshape(-1, 1, size)
+        plans = [plan for (plan,) in plans_of_arrays(in_joules(in_order, systems), rows_of_one)]
         return [plans[i : i + count] for i in range(0, len(plans), count)]
 
 
@@ -400,21 +455,18 @@ def _best_of(
     return SearchedPlan.of(improved.plan, evaluations=improved.evaluations)
 
 
-_ONE_SERVER = "1, which the policy knows (mj.look_ahead, mj.local_search and mj.optimum plan for several)"
-
-
 def _check_one_server(systems: Sequence[System]) -> None:
     """Raises InputError for a system with several servers."""
     for i, system in enumerate(systems):
         if system.num_servers > 1:
-            raise InputError(f"system[{i}] has {system.num_servers} servers; accepted: {_ONE_SERVER}")
+            raise InputError(f"system[{i}] has {system.num_servers} servers; accepted: {ONE_SERVER}")
 
 
 def _batches(graphs: Sequence[TaskGraph], systems: Sequence[System], samples: int) -> Iterator[tuple[list[int], int]]:
     """Graphs that are decoded side by side, by their indices, and the size that they are padded to."""
-    alike: Mapping[tuple[int, str, str], list[int]] = defaultdict(list)
+    alike: Mapping[tuple[int, str, str, int], list[int]] = defaultdict(list)
     for i, (graph, system) in enumerate(zip(graphs, systems, strict=True)):
-        alike[padded_size(graph.num_tasks), system.channel, system.radio].append(i)
+        alike[padded_size(graph.num_tasks), system.channel, system.radio, system.num_servers].append(i)
     for (size, *_), indices in alike.items():
         most = MOST_PAIRS // (size * size * max(1, samples // 4))
         most = 1 << (max(1, min(most, MOST_AT_ONCE)).bit_length() - 1)
@@ -445,5 +497,5 @@ def _sampled(
     """Actions int32[G, kept, N] of the best of the plans that are drawn of each DAG, the best first."""
     temperatures = jnp.linspace(*TEMPERATURES, samples) if samples > 1 else jnp.ones(1)
     drawn = rollout.sample(network, params, encoded(arrays, network), key, samples, temperatures, alike=True)
-    _, best = jax.lax.top_k(-drawn.makespans, kept)
+    _, best = jax.lax.top_k(-drawn.costs, kept)
     return jax.vmap(lambda actions, indices: actions[indices])(drawn.decisions.actions, best)

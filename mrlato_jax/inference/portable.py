@@ -6,23 +6,31 @@ For machines where JAX is not to be had, and to hold the JAX policy to. The file
     times = task_times(cycles, upload_bytes, download_bytes, ue_hz=1e9, vm_hz=10e9, uplink_bps=7e6, downlink_bps=7e6)
     placement, order, makespan = policy.plan(times, edges=[(0, 1), (0, 2)])
 
+A policy that was trained with servers=any_servers also plans for several servers and for what energy costs:
+
+    times = task_times(..., vm_hz=[10e9, 30e9], uplink_bps=[20e6, 8e6], downlink_bps=[20e6, 8e6])
+    policy.plan(times, edges, "resident", pins=["ue", "any", "any"], radio="separate", prices=prices(0.5))
+
 Written for one application at a time and for being read beside the paper; `mrlato_jax.Offloader` is the fast one.
+Deadlines are not written here.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import heapq
 import json
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = Any  # numpy.ndarray of floats
-LOCAL, OFFLOAD = 0, 1
+Array = Any  # numpy.ndarray
+LOCAL = 0  # the site of the UE; those of the servers are 1 to K
 FLOAT32 = "F32"
 SIZE_BYTES = 8  # of a safetensors header's length, little-endian
 MOST_HEADER_BYTES = 2**20
@@ -32,18 +40,92 @@ DECODER_INPUTS = {
     "task_sim": 7,
     "lookahead": 9,
 }  # and how much the decoder sees of the simulator
+OPTION_INPUTS = {"task_sim": 9, "lookahead": 11}  # the same of each option, where servers may be any
 TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))  # of the look-ahead's rules
-# Whether an upload waits for the parents' downloads, downloads queue, and uploads of entry tasks queue.
-CHANNELS = {"paper": (True, True, True), "mrlco": (False, False, True), "mrlco_code": (False, False, False)}
+PINS = ("any", "ue", "server")
+RADIOS = ("shared", "separate")
+
+
+class Rules(NamedTuple):
+    """Where results are, what an upload waits for and which transfers queue."""
+
+    upload_waits_for_download: bool  # parents' results must be back at the UE; else parents' uploads suffice
+    downloads_queue: bool  # one download at a time; else each starts as its task's processing ends
+    entry_uploads_queue: bool  # a task without parents occupies the uplink
+    results_stay: bool  # a result stays where it was computed and moves when it is needed elsewhere
+
+
+CHANNELS = {
+    "paper": Rules(True, True, True, False),
+    "mrlco": Rules(False, False, True, False),
+    "mrlco_code": Rules(False, False, False, False),
+    "resident": Rules(True, True, True, True),
+}
+
+
+class Prices(NamedTuple):
+    """What a second of each costs; the cost of a plan is the sum over all four."""
+
+    makespan: float
+    compute: float  # the UE computes
+    send: float  # an uplink is busy
+    receive: float  # a downlink is busy
+
+
+MAKESPAN = Prices(1.0, 0.0, 0.0, 0.0)  # it alone counts
+
+
+def prices(
+    energy_weight: float,
+    compute_w: float = 1.0,
+    send_w: float = 1.3,
+    receive_w: float = 1.2,
+    idle_w: float = 0.0,
+) -> Prices | None:
+    """The prices under which a plan costs its makespan + `energy_weight` x the UE's energy.
+
+    Args:
+        energy_weight: seconds that a joule is worth, >= 0.
+        compute_w: what the UE draws while it computes, watts.
+        send_w: what it draws while an uplink is busy, watts.
+        receive_w: what it draws while a downlink is busy, watts.
+        idle_w: what it draws all the time, beside the others, watts.
+
+    Returns:
+        Four `Prices`; None where the makespan alone counts.
+
+    Raises:
+        ValueError: a number that is negative or not finite.
+    """
+    given = {
+        "energy_weight": energy_weight,
+        "compute_w": compute_w,
+        "send_w": send_w,
+        "receive_w": receive_w,
+        "idle_w": idle_w,
+    }
+    for name, value in given.items():
+        if not (isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} is {_short(value)}; accepted: a finite number >= 0")
+    if not energy_weight or not any((compute_w, send_w, receive_w, idle_w)):
+        return None
+    return Prices(
+        1 + energy_weight * idle_w, energy_weight * compute_w, energy_weight * send_w, energy_weight * receive_w
+    )
 
 
 class Times(NamedTuple):
-    """Seconds that each task takes on each resource; [n] each."""
+    """Seconds that each task takes on each resource, by task id.
 
-    ue: Array
-    uplink: Array
-    vm: Array
-    downlink: Array
+    Those of servers are [n, K] for K servers, or [n] where all servers are alike or there is one.
+    """
+
+    ue: Array  # [n], to compute it on the UE
+    uplink: Array  # to send its input to a server
+    vm: Array  # to compute it there
+    downlink: Array  # to bring its result from there to the UE
+    forward: Array = None  # to send its result from the UE up to a server; needed with "resident" only
+    backhaul: Array = None  # [n], to pass its result from one server to another; with "resident" only
 
 
 def task_times(
@@ -52,26 +134,72 @@ def task_times(
     download_bytes: Sequence[float],
     *,
     ue_hz: float,
-    vm_hz: float,
-    uplink_bps: float,
-    downlink_bps: float,
+    vm_hz: float | Sequence[float],
+    uplink_bps: float | Sequence[float],
+    downlink_bps: float | Sequence[float],
+    backhaul_bps: float = 1e9,
 ) -> Times:
-    """The four times of every task under a system; measured times may stand in their place."""
+    """The times of every task under a system; measured times may stand in their place.
+
+    Args:
+        cycles: of each task, by its id.
+        upload_bytes: its input; where results stay it counts for tasks without parents only.
+        download_bytes: its result.
+        ue_hz: clock of the UE, cycles per second.
+        vm_hz: of the servers, a number or one for each.
+        uplink_bps: rates to the servers, bit/s, a number or one for each.
+        downlink_bps: rates from them, alike.
+        backhaul_bps: of the link among the servers, bit/s; it counts with "resident" only.
+    """
     work, up, down = (np.asarray(values, float) for values in (cycles, upload_bytes, download_bytes))
-    return Times(work / ue_hz, 8 * up / uplink_bps, work / vm_hz, 8 * down / downlink_bps)
+
+    def by_server(amounts: Array, rates: float | Sequence[float]) -> Array:
+        return amounts[:, None] / np.asarray(rates, float) if np.ndim(rates) else amounts / rates
+
+    return Times(
+        ue=work / ue_hz,
+        uplink=by_server(8 * up, uplink_bps),
+        vm=by_server(work, vm_hz),
+        downlink=by_server(8 * down, downlink_bps),
+        forward=by_server(8 * down, uplink_bps),
+        backhaul=8 * down / backhaul_bps,
+    )
 
 
-def checked(times: Times) -> Times:
-    """The times as arrays; raises ValueError where they are not finite numbers >= 0, equally many of each."""
-    arrays = [np.asarray(values, float) for values in times]
-    for name, array in zip(Times._fields, arrays, strict=True):
-        if array.shape != (len(arrays[0]),) or not len(array) or not (np.isfinite(array) & (array >= 0)).all():
-            raise ValueError(f"times.{name} is {array}; accepted: finite seconds >= 0, one for each task")
-    return Times(*arrays)
+def checked(times: Times, results_stay: bool = False) -> Times:
+    """The times as arrays, [n] or [n, K]; the last two are 0 where results return.
+
+    Raises:
+        ValueError: times that are not finite numbers >= 0, equally many of each, or a missing one.
+    """
+    given = times._asdict()
+    n = len(np.atleast_1d(times.ue))
+    if not results_stay:
+        given |= dict.fromkeys(("forward", "backhaul"), np.zeros(n))
+    arrays = {}
+    for name, values in given.items():
+        if values is None:
+            raise ValueError(f"times.{name} is None; accepted: finite seconds >= 0, one for each task")
+        array = arrays[name] = np.asarray(values, float)
+        shapes = [(n,)] if name in ("ue", "backhaul") else [(n,), (n, *array.shape[1:2])]
+        if array.shape not in shapes or not array.size or not (np.isfinite(array) & (array >= 0)).all():
+            accepted = "finite seconds >= 0, one for each task"
+            accepted += "" if len(shapes) == 1 else ", or for each task and server"
+            raise ValueError(f"times.{name} is {_short(array.tolist())}; accepted: {accepted}")
+    servers = {name: array.shape[1] for name, array in arrays.items() if array.ndim == 2}
+    if len(set(servers.values())) > 1:
+        raise ValueError(f"times are of different numbers of servers, {servers}; accepted: equally many")
+    shape = (n, *set(servers.values())) if servers else (n, 1)
+    for name in ("uplink", "vm", "downlink", "forward"):
+        array = arrays[name]
+        arrays[name] = np.broadcast_to(array if array.ndim == 2 else array[:, None], shape)
+    return Times(**arrays)
 
 
 def priority_order(times: Times, edges: Iterable[tuple[int, int]]) -> list[int]:
     """(13): of the tasks whose parents are placed, the one with the longest offloaded way to the end, then lowest id.
+
+    A task's part of the way is its time on the server where it takes least.
 
     Raises:
         ValueError: the edges hold a cycle, or a task that there is not.
@@ -106,49 +234,221 @@ def priority_order(times: Times, edges: Iterable[tuple[int, int]]) -> list[int]:
     if len(topological) < n:
         raise ValueError("edges hold a cycle; accepted: an application without cycles")
     rank = [0.0] * n
-    own = times.uplink + times.vm + times.downlink
+    own = (times.uplink + times.vm + times.downlink).min(axis=1)
     for task in reversed(topological):
         rank[task] = own[task] + max((rank[child] for child in children[task]), default=0.0)
     return kahn([-value for value in rank])
 
 
+class Problem(NamedTuple):
+    """An application on its system, in scheduling order; K servers."""
+
+    order: list[int]  # task ids
+    times: Times  # [n] and [n, K], by position, as all that follows
+    parents: list[list[int]]  # positions, ascending
+    children: list[list[int]]
+    allowed: Array  # bool[n, K + 1], the sites that pins leave
+    rules: Rules
+    radio: str
+    prices: Prices
+
+    @property
+    def num_sites(self) -> int:
+        """K + 1."""
+        return int(self.allowed.shape[1])
+
+    @property
+    def scale(self) -> float:
+        """What times are divided by: the mean local one; where nothing computes, of the least times on any server."""
+        own = self.times
+        total = own.ue.sum() or sum(values.min(axis=1).sum() for values in (own.uplink, own.vm, own.downlink))
+        return float(total) / len(own.ue) or 1.0
+
+    @property
+    def cost_scale(self) -> float:
+        """What costs are divided by: what computing on the UE, and waiting for it, costs a task in the mean."""
+        price = self.prices.makespan + self.prices.compute or sum(self.prices) or 1.0
+        return self.scale * price
+
+
+def problem(
+    times: Times,
+    edges: Iterable[tuple[int, int]],
+    channel: str = "paper",
+    *,
+    pins: Sequence[str] | None = None,
+    radio: str = "shared",
+    prices: Sequence[float] | None = None,
+) -> Problem:
+    """What is to be planned. Arguments and errors as those of `Portable.plan`."""
+    _one_of("channel", channel, tuple(CHANNELS))
+    _one_of("radio", radio, RADIOS)
+    edges = [(int(parent), int(child)) for parent, child in edges]
+    times = checked(times, CHANNELS[channel].results_stay)
+    order = priority_order(times, edges)
+    n, place = len(order), {task: k for k, task in enumerate(order)}
+    parents: list[list[int]] = [[] for _ in range(n)]
+    children: list[list[int]] = [[] for _ in range(n)]
+    for parent, child in sorted((place[parent], place[child]) for parent, child in edges):
+        parents[child].append(parent)
+        children[parent].append(child)
+    pins = ["any"] * n if pins is None else pins
+    if len(pins) != n:
+        raise ValueError(f"pins has {len(pins)} entries; accepted: {n}, one for each task")
+    for task, pin in enumerate(pins):
+        _one_of(f"pins[{task}]", pin, PINS)
+    allowed = np.ones((n, times.vm.shape[1] + 1), bool)
+    for k, task in enumerate(order):
+        allowed[k, LOCAL], allowed[k, 1:] = pins[task] != "server", pins[task] != "ue"
+    paid = np.asarray(MAKESPAN if prices is None else prices, float)
+    if paid.shape != (len(MAKESPAN),) or not (np.isfinite(paid) & (paid >= 0)).all():
+        raise ValueError(f"prices is {_short(prices)}; accepted: None, or four finite numbers >= 0, as `Prices`")
+    ordered = Times(*(values[order] for values in times))
+    return Problem(order, ordered, parents, children, allowed, CHANNELS[channel], radio, Prices(*paid.tolist()))
+
+
+class Ends(NamedTuple):
+    """When a task is through, in each of M plans; seconds, [M]."""
+
+    upload: Array  # what it needs is at its server; 0 where nothing had to be sent there
+    done: Array  # it is computed
+    result: Array  # its result is at the UE, or where it stays
+
+
 class Queues:
-    """What the placed tasks leave behind, of M plans side by side: (7)-(11)."""
+    """What the placed tasks leave behind, of M plans side by side: (7)-(11), for any number of servers.
 
-    def __init__(self, times: Times, parents: list[list[int]], channel: str, plans: int = 1) -> None:
-        """All resources free; `times` and `parents` by position in the scheduling order."""
-        self.times, self.parents, self.channel = times, parents, channel
-        self.uplink, self.vm, self.downlink, self.ue, self.makespan = (np.zeros(plans) for _ in range(5))
-        self.result, self.sent = (np.zeros((len(parents), plans)) for _ in range(2))
+    A site is a number that each plan chooses for itself. All arrays have an entry for each plan on their last axis.
 
-    def repeated(self, plans: int) -> Queues:
-        """The one plan here, so many times."""
-        other = Queues(self.times, self.parents, self.channel, plans)
-        for name in ("uplink", "vm", "downlink", "ue", "makespan", "result", "sent"):
-            setattr(other, name, np.repeat(getattr(self, name), plans, axis=-1))
+    Attributes:
+        uplink, downlink: [K + 1, M], when the links are free; which one is a site's, `radio` says.
+        processor: [K + 1, M], when the UE and the servers are free.
+        backhaul: [1, M], when the link among the servers is.
+        makespan: [M], (11) over the tasks placed so far.
+        spent: [M], what computing and transfers cost so far.
+        done: [n, M], of each placed task, as `Ends` has it.
+        result, sent: [n, M], the same, and when its data were at the sender; kept where results return.
+        site: int[n, M], where it ran; kept where results stay.
+        there: bool[n, K + 1, M], the sites where its result is for those that need it, or on its way; kept alike.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        """One plan, with all resources free."""
+        n, sites, times = len(problem.order), problem.num_sites, problem.times
+        nothing = np.zeros((n, 1))  # what the UE takes of links
+        self.problem = problem
+        self.compute = np.hstack([times.ue[:, None], times.vm])
+        self.up, self.down, self.forward = (
+            np.hstack([nothing, values]) for values in (times.uplink, times.downlink, times.forward)
+        )
+        self.radio = np.zeros(sites, int) if problem.radio == "shared" else np.arange(sites)
+        self.uplink, self.downlink, self.processor = (np.zeros((sites, 1)) for _ in range(3))
+        self.backhaul, self.makespan, self.spent = np.zeros((1, 1)), np.zeros(1), np.zeros(1)
+        self.done, self.result, self.sent = (np.zeros((n, 1)) for _ in range(3))
+        self.site, self.there = np.zeros((n, 1), int), np.zeros((n, sites, 1), bool)
+
+    @property
+    def cost(self) -> Array:
+        """[M], of the tasks placed so far."""
+        return self.problem.prices.makespan * self.makespan + self.spent
+
+    def take(self, plans: Array) -> Queues:
+        """Copies of some of the plans, by their numbers; one may be taken again and again."""
+        other, stays = copy.copy(self), self.problem.rules.results_stay
+        of_tasks = ("site", "done", "there") if stays else ("done", "result", "sent")
+        for name in ("uplink", "downlink", "processor", "backhaul", "makespan", "spent", *of_tasks):
+            setattr(other, name, getattr(self, name).take(plans, axis=-1))
         return other
 
-    def ends(self, k: int) -> tuple[Array, Array, Array, Array]:
-        """When task k would leave uplink, VM and downlink if it were offloaded, and the UE if it were local."""
-        waits_for_download, downloads_queue, _ = CHANNELS[self.channel]
-        ready = self.result[self.parents[k]].max(axis=0, initial=0)
-        sendable = ready if waits_for_download else self.sent[self.parents[k]].max(axis=0, initial=0)
-        upload = np.maximum(self.uplink, sendable) + self.times.uplink[k]
-        vm = np.maximum(self.vm, upload) + self.times.vm[k]
-        download = (np.maximum(self.downlink, vm) if downloads_queue else vm) + self.times.downlink[k]
-        return upload, vm, download, np.maximum(self.ue, ready) + self.times.ue[k]
+    def tried(self, k: int) -> tuple[Queues, Ends]:
+        """Each plan with task k at each site: (K + 1) x M plans, those with the task on the UE first."""
+        plans, sites = len(self.makespan), self.problem.num_sites
+        other = self.take(np.tile(np.arange(plans), sites))
+        return other, other.place(k, np.repeat(np.arange(sites), plans))
 
-    def place(self, k: int, offloaded: Array) -> None:
-        """Commits task k of each plan."""
-        upload, vm, download, ue = self.ends(k)
-        upload, vm, download = (np.where(offloaded, end, 0) for end in (upload, vm, download))
-        ue = np.where(offloaded, 0, ue)
-        if CHANNELS[self.channel][2] or self.parents[k]:
-            self.uplink = np.maximum(self.uplink, upload)
-        self.vm, self.downlink = np.maximum(self.vm, vm), np.maximum(self.downlink, download)
-        self.ue = np.maximum(self.ue, ue)
-        self.result[k], self.sent[k] = np.maximum(ue, download), np.maximum(ue, upload)
-        self.makespan = np.maximum(self.makespan, self.result[k])
+    def place(self, k: int, site: Array) -> Ends:
+        """Commits task k of each plan to a site, int[M]."""
+        rules, paid, away = self.problem.rules, self.problem.prices, site != LOCAL
+        plans = np.arange(len(site))
+        upload, begin = (self._gather if rules.results_stay else self._upload)(k, site)
+        done = np.maximum(self.processor[site, plans], begin) + self.compute[k][site]
+        self.processor[site, plans] = done
+        self.spent = self.spent + np.where(away, 0, paid.compute * self.compute[k][LOCAL])
+        result = done
+        if not rules.results_stay or not self.problem.children[k]:
+            radio, seconds = self.radio[site], self.down[k][site]
+            downloaded = self._serve(
+                self.downlink, radio, done, seconds, away, paid.receive, waits=rules.downloads_queue
+            )
+            result = np.where(away, downloaded, done)
+        self.done[k] = done
+        if rules.results_stay:
+            self.site[k], self.there[k, site, plans] = site, True
+        else:
+            self.result[k], self.sent[k] = result, np.where(away, upload, done)
+        self.makespan = np.maximum(self.makespan, result)
+        return Ends(upload, done, result)
+
+    def _upload(self, k: int, site: Array) -> tuple[Array, Array]:
+        """(7) where results return: when the task's input is at its server, and when the task may be computed."""
+        rules, parents, away = self.problem.rules, self.problem.parents[k], site != LOCAL
+        ready, sent, done = (values[parents].max(axis=0, initial=0) for values in (self.result, self.sent, self.done))
+        upload = self._serve(
+            self.uplink,
+            self.radio[site],
+            ready if rules.upload_waits_for_download else sent,
+            self.up[k][site],
+            away,
+            self.problem.prices.send,
+            occupies=rules.entry_uploads_queue or bool(parents),
+        )
+        return upload, np.where(away, np.maximum(upload, done), ready)
+
+    def _gather(self, k: int, site: Array) -> tuple[Array, Array]:
+        """The same where results stay: those of parents that are not at the site come from where they were computed."""
+        paid, away, plans = self.problem.prices, site != LOCAL, np.arange(len(site))
+        upload = begin = np.zeros(len(site))
+        if not self.problem.parents[k]:
+            upload = begin = self._serve(self.uplink, self.radio[site], begin, self.up[k][site], away, paid.send)
+        for parent in self.problem.parents[k]:
+            source, ready = self.site[parent], self.done[parent]
+            missing = ~self.there[parent, site, plans]
+            sent = missing & away & (source == LOCAL)
+            passed, brought = missing & away & ~sent, missing & ~away
+            up, across, down = self.forward[parent], self.problem.times.backhaul[parent], self.down[parent]
+            arrivals = (
+                self._serve(self.uplink, self.radio[site], ready, up[site], sent, paid.send),
+                self._serve(self.backhaul, 0, ready, across, passed),
+                self._serve(self.downlink, self.radio[source], ready, down[source], brought, paid.receive),
+            )
+            self.there[parent, site, plans] = True
+            upload, begin = np.maximum.reduce([upload, *arrivals[:2]]), np.maximum.reduce([begin, *arrivals])
+        return upload, begin
+
+    def _serve(
+        self,
+        link: Array,
+        radio: Array | int,
+        ready: Array,
+        seconds: Array,
+        used: Array,
+        price: float = 0.0,
+        *,
+        waits: bool = True,
+        occupies: bool = True,
+    ) -> Array:
+        """When a transfer ends that is `ready` and takes `seconds` of a link; 0 in plans where it is not `used`.
+
+        Links are first in, first out: a transfer waits for those before it, and those after it wait for it.
+        """
+        plans = np.arange(len(used))
+        free = link[radio, plans]
+        end = (np.maximum(free, ready) if waits else ready) + seconds
+        if occupies:
+            link[radio, plans] = np.where(used, np.maximum(free, end), free)
+        if price:
+            self.spent = self.spent + np.where(used, price * seconds, 0)
+        return np.where(used, end, 0)
 
 
 class Portable:
@@ -156,6 +456,7 @@ class Portable:
 
     Attributes:
         settings: the network's, as NAME.json has them under config.policy.
+        any_servers: whether it knows any number of servers and energy, and not one server and the makespan alone.
         weights: arrays by their names in NAME.safetensors.
     """
 
@@ -172,6 +473,7 @@ class Portable:
                 f"decides is {_short(decides)}; accepted: 'placement', of a policy that decides that alone"
             )
         self.settings = settings
+        self.any_servers = settings.get("servers", "one_server") == "any_servers"
         self.weights = {name.removeprefix("params/"): np.asarray(array, float) for name, array in weights.items()}
         layers = sum(name.startswith("decoder_") and name.endswith("/cell_scale") for name in self.weights)
         stated = settings.get("layers")
@@ -184,7 +486,14 @@ class Portable:
                 raise ValueError(f"{name} is {has}; accepted: shape {shape}, as the settings have it")
 
     def plan(
-        self, times: Times, edges: Iterable[tuple[int, int]], channel: str = "paper"
+        self,
+        times: Times,
+        edges: Iterable[tuple[int, int]],
+        channel: str = "paper",
+        *,
+        pins: Sequence[str] | None = None,
+        radio: str = "shared",
+        prices: Sequence[float] | None = None,
     ) -> tuple[list[int], list[int], float]:
         """The likeliest decisions.
 
@@ -192,69 +501,75 @@ class Portable:
             times: of each task, by its id.
             edges: (parent, child).
             channel: a name of `CHANNELS`.
+            pins: where each task may run, by its id: "any"where, on the "ue" alone or on a "server" alone; by default
+                anywhere.
+            radio: "shared", one uplink and one downlink for all servers, or "separate".
+            prices: what a second of each costs, as `Prices` has them; by default the makespan alone counts.
 
         Returns:
-            Placement by task id (0 local, 1 offload), the scheduling order, and the makespan in seconds.
+            Placement by task id (0 the UE, 1 to K the servers), the scheduling order, and the makespan in seconds.
 
         Raises:
-            ValueError: times that are no numbers, edges that hold a cycle or name no task, an unknown channel, or more
-                neighbours of a task than the policy has room for.
+            ValueError: times that are no numbers, edges that hold a cycle or name no task, an unknown channel, radio or
+                pin, prices that are no numbers, or more neighbours of a task than the policy has room for; or several
+                servers or prices where the policy knows one server and the makespan.
         """
-        if channel not in CHANNELS:
-            raise ValueError(f"channel is {channel!r}; accepted: {', '.join(CHANNELS)}")
-        edges, times = [(int(parent), int(child)) for parent, child in edges], checked(times)
-        order = priority_order(times, edges)
-        n, place = len(order), {task: k for k, task in enumerate(order)}
-        parents: list[list[int]] = [[] for _ in range(n)]
-        for parent, child in edges:
-            parents[place[child]].append(place[parent])
-        ordered = Times(*(values[order] for values in times))
-        outputs, states = self._encode(self._features(ordered, parents))
-        queues, placement = Queues(ordered, parents, channel), [LOCAL] * n
-        scale = _scale(ordered)
+        given = problem(times, edges, channel, pins=pins, radio=radio, prices=prices)
+        if not self.any_servers and given.num_sites > 2:
+            raise ValueError(f"times are of {given.num_sites - 1} servers; accepted: 1, which this policy knows")
+        if not self.any_servers and prices is not None:
+            raise ValueError(f"prices is {_short(prices)}; accepted: None, since this policy knows the makespan alone")
+        outputs, states = self._encode(self._features(given))
+        queues, placement = Queues(given), [LOCAL] * len(given.order)
         previous, hidden = 2, np.zeros(self.settings["units"])  # the start symbol, and d_0
-        for k in range(n):
-            told = self._told(queues, k, scale)
+        for k, task in enumerate(given.order):
+            tried, ends = queues.tried(k)
+            told = self._told(queues, k, tried, ends)
+            if self.any_servers:
+                options = told @ self.weights["outcome/kernel"]
+                told = np.tanh(options).mean(axis=0)
             entry = np.concatenate([np.eye(3)[previous], self._attend(hidden, outputs), told])
-            given = entry @ self.weights["decoder_0/input_kernel/kernel"]
+            shown = entry @ self.weights["decoder_0/input_kernel/kernel"]
             if self.settings["decoder_input"] != "paper":
-                given = given + outputs[k] @ self.weights["task_input/kernel"]
+                shown = shown + outputs[k] @ self.weights["task_input/kernel"]
             for layer in range(self.settings["layers"]):
                 name = f"decoder_{layer}"
                 if layer:
-                    given = hidden @ self.weights[f"{name}/input_kernel/kernel"]
-                states[layer] = self._cell(name, *states[layer], given)
+                    shown = hidden @ self.weights[f"{name}/input_kernel/kernel"]
+                states[layer] = self._cell(name, *states[layer], shown)
                 hidden = states[layer][1]
-            logits = hidden @ self.weights["logits_head/kernel"] + self.weights["logits_head/bias"]
-            previous = int(np.argmax(logits))
-            queues.place(k, np.array([previous == OFFLOAD]))
-            placement[order[k]] = previous
-        return placement, order, float(queues.makespan[0])
+            judged = hidden
+            if self.any_servers:
+                of_task = outputs[k] @ self.weights["candidate/kernel"] + self.weights["candidate/bias"]
+                judged = np.tanh(options + of_task + hidden @ self.weights["judge/kernel"])
+            logits = (judged @ self.weights["logits_head/kernel"] + self.weights["logits_head/bias"]).reshape(-1)
+            placement[task] = int(np.argmax(np.where(given.allowed[k], logits, -np.inf)))
+            queues = tried.take([placement[task]])
+            previous = min(placement[task], 1)  # of several servers the symbol says that it was one
+        return placement, given.order, float(queues.makespan[0])
 
-    def _features(self, times: Times, parents: list[list[int]]) -> Array:
-        n = len(parents)
+    def _features(self, given: Problem) -> Array:
+        n = len(given.order)
         position = np.arange(1, n + 1) / n
-        each = np.stack(times, axis=1) / _scale(times)
-        children: list[list[int]] = [[] for _ in range(n)]
-        for child, found in enumerate(parents):
-            for parent in found:
-                children[parent].append(child)
+        each = _times(given, self.any_servers) / given.scale
         rows = []
         for k in range(n):
             row = [position[k], *each[k]]
-            for near, kind in ((parents[k], max), (children[k], min)):
+            for near, kind in ((given.parents[k], max), (given.children[k], min)):
                 if self.settings.get("neighbours", "listed") == "pooled":
                     row += _pooled(near, position, each, kind)
                 else:
                     width = self.settings["neighbour_width"]
                     if len(near) > width:
                         raise ValueError(f"a task has {len(near)} neighbours; accepted: at most {width}")
-                    row += [*position[sorted(near)], *[0.0] * (width - len(near))]
+                    row += [*position[near], *[0.0] * (width - len(near))]
             rows.append(row)
-        told = np.array(rows)
+        told = [np.array(rows)]
         if self.settings.get("task_features", "paper") == "outlook":
-            told = np.concatenate([told, _outlook(times, children)], axis=1)
-        return told
+            told.append(_outlook(given, self.any_servers))
+        if self.any_servers:
+            told.append(_of_system(given))
+        return np.concatenate(told, axis=1)
 
     def _encode(self, features: Array) -> tuple[Array, list[tuple[Array, Array]]]:
         outputs = np.tanh(features @ self.weights["embedding/kernel"] + self.weights["embedding/bias"])
@@ -297,60 +612,101 @@ class Portable:
         shares /= shares.sum(axis=1, keepdims=True)
         return np.einsum("hn,nhw->hw", shares, v).reshape(-1) @ self.weights["context/kernel"]
 
-    def _told(self, queues: Queues, k: int, scale: float) -> Array:
-        shown = self.settings["decoder_input"]
+    def _told(self, queues: Queues, k: int, tried: Queues, ends: Ends) -> Array:
+        """What the simulator knows of task k, given what comes of it at each site; where servers may be any, of each.
+
+        Returns:
+            [O], or [K + 1, O].
+        """
+        shown, given = self.settings["decoder_input"], queues.problem
         if shown not in ("task_sim", "lookahead"):
             return np.zeros(0)
-        upload, _, download, ue = queues.ends(k)
-        now = [queues.uplink, queues.vm, queues.downlink, queues.ue, upload, download, ue]
-        told = (np.concatenate(now) - queues.makespan) / scale
+        free = [queues.uplink[queues.radio], queues.processor, queues.downlink[queues.radio]]
+        now = [*(times[:, 0] for times in free), ends.upload, ends.done, ends.result]
+        told = (np.stack(now, axis=1) - queues.makespan) / given.scale
+        if self.any_servers:
+            told[LOCAL, [0, 2, 3]] = 0  # the UE has no links
+            kind = np.arange(given.num_sites) == LOCAL, given.allowed[k]
+            told = np.column_stack([*kind, told, (tried.spent - queues.spent) / given.cost_scale])
+        else:
+            (_, ue, _, _, _, local), (uplink, vm, downlink, upload, _, download) = told
+            told = np.array([uplink, vm, downlink, ue, upload, download, local])
         if shown == "task_sim":
             return told
-        local, offloaded = _outcomes(queues, k, scale, self.settings["lookahead_rules"])
-        best = min(local, offloaded) - queues.makespan[0]
-        return np.concatenate([told, np.array([best, 10 * (offloaded - local)]) / scale])
+        outcomes = _outcomes(tried, k, self.settings["lookahead_rules"])
+        best, possible = outcomes.min() - queues.cost, np.isfinite(outcomes)
+        if self.any_servers:
+            worse = np.log1p(100 * (outcomes - outcomes.min()) / given.cost_scale)
+            ahead = np.where(possible, worse, 0), np.repeat(best, given.num_sites) / given.cost_scale
+            return np.column_stack([told, *ahead])
+        better = outcomes[1] - outcomes[LOCAL] if possible.all() else 0.0  # a pin leaves nothing to compare
+        return np.concatenate([told, np.array([best[0], 10 * better]) / given.scale])
 
 
-def _outcomes(queues: Queues, k: int, scale: float, rules: int) -> tuple[float, float]:
-    """The best makespan that any rule reaches if task k is local, and if it is offloaded."""
-    tolls = np.array(TOLLS[:rules])
-    tried = queues.repeated(2 * rules)
-    tried.place(k, np.arange(2 * rules) >= rules)
-    share, own = np.tile(tolls, (2, 1)).T
-    for later in range(k + 1, len(queues.parents)):
-        _, _, download, ue = tried.ends(later)
-        tried.place(later, download + share * scale + own * queues.times.uplink[later] <= ue)
-    return float(tried.makespan[:rules].min()), float(tried.makespan[rules:].min())
+def _outcomes(tried: Queues, k: int, rules: int) -> Array:
+    """The least cost that any rule reaches from each site of task k, as `tried` has it; infinite where forbidden."""
+    given = tried.problem
+    share, own = np.tile(TOLLS[:rules], (given.num_sites, 1)).T
+    of_servers = np.where(np.arange(given.num_sites) == LOCAL, 0, given.scale)[:, None] * share
+    queues = tried.take(np.repeat(np.arange(given.num_sites), rules))
+    for later in range(k + 1, len(given.order)):
+        queues = _placed_sooner(queues, later, of_servers + queues.up[later][:, None] * own)
+    reached = queues.cost.reshape(given.num_sites, rules).min(axis=1)
+    return np.where(given.allowed[k], reached, np.inf)
 
 
-def _scale(times: Times) -> float:
-    """What times are divided by: the mean local one; of all four where nothing computes."""
-    total = times.ue.sum() or sum(values.sum() for values in times)
-    return float(total) / len(times.ue) or 1.0
+def _placed_sooner(queues: Queues, k: int, tolls: Array) -> Queues:
+    """Task k of each plan where its own result costs least, ties at a server; sites cost [K + 1, M] `tolls` more."""
+    given = queues.problem
+    tried, ends = queues.tried(k)
+    paid = tried.spent.reshape(tolls.shape) - queues.spent
+    costs = given.prices.makespan * (ends.result.reshape(tolls.shape) + tolls) + paid
+    local, servers = np.split(np.where(given.allowed[k][:, None], costs, np.inf), [1])
+    site = np.where(servers.min(axis=0) <= local[0], servers.argmin(axis=0) + 1, LOCAL)
+    return tried.take(site * len(site) + np.arange(len(site)))
+
+
+def _times(given: Problem, any_servers: bool) -> Array:
+    """The times of each task on the UE and on the server where it takes least: [n, 4].
+
+    Where servers may be any, also how long its result takes up to that server, and between two: [n, 6].
+    """
+    times = given.times
+    quickest = (times.uplink + times.vm + times.downlink).argmin(axis=1)
+    of_server = (times.uplink, times.vm, times.downlink, times.forward)
+    there = [values[np.arange(len(quickest)), quickest] for values in of_server]
+    return np.stack([times.ue, *there, times.backhaul] if any_servers else [times.ue, *there[:3]], axis=1)
+
+
+def _of_system(given: Problem) -> Array:
+    """The sides that pins forbid; whether results stay, the radio, 1 / K and the shares of prices: [n, 9]."""
+    pins = np.stack([~given.allowed[:, LOCAL], ~given.allowed[:, 1:].any(axis=1)], axis=1)
+    paid = np.array(given.prices) / (sum(given.prices) or 1.0)
+    kind = [given.rules.results_stay, given.radio != "shared", 1 / (given.num_sites - 1), *paid]
+    return np.concatenate([pins, np.tile(np.array(kind, float), (len(pins), 1))], axis=1)
 
 
 def _pooled(near: list[int], position: Array, each: Array, nearest: Any) -> list[float]:
     """log(1 + count); mean, nearest and farthest position; mean and maximum of each time."""
     if not near:
-        return [0.0] * 12
+        return [0.0] * (4 + 2 * each.shape[1])
     places = position[near]
     farthest = min if nearest is max else max
     own = [np.log1p(len(near)), places.mean(), nearest(places), farthest(places)]
     return [*own, *each[near].mean(axis=0), *each[near].max(axis=0)]
 
 
-def _outlook(times: Times, children: list[list[int]]) -> Array:
+def _outlook(given: Problem, any_servers: bool) -> Array:
     """The longest ways from each task's result to the end, and the work of later tasks, in shares of all local work."""
-    n = len(children)
-    offloaded = times.uplink + times.vm + times.downlink
-    own = np.stack([times.ue, offloaded, np.minimum(times.ue, offloaded)], axis=1)
+    n, each = len(given.order), _times(given, any_servers)
+    offloaded = each[:, 1:4].sum(axis=1)
+    own = np.stack([given.times.ue, offloaded, np.minimum(given.times.ue, offloaded)], axis=1)
     after, ways = np.zeros((n, 3)), np.zeros((n, 3))
     for k in reversed(range(n)):
-        after[k] = ways[children[k]].max(axis=0, initial=0)
+        after[k] = ways[given.children[k]].max(axis=0, initial=0)
         ways[k] = after[k] + own[k]
-    each = np.stack(times, axis=1)
     left = np.cumsum(each[::-1], axis=0)[::-1] - each
-    return np.concatenate([after, left], axis=1) / (_scale(times) * n)
+    return np.concatenate([after, left], axis=1) / (given.scale * n)
 
 
 def _normalised(values: Array) -> Array:
@@ -360,6 +716,11 @@ def _normalised(values: Array) -> Array:
 
 def _sigmoid(values: Array) -> Array:
     return 1 / (1 + np.exp(-values))
+
+
+def _one_of(field: str, value: Any, accepted: Sequence[str]) -> None:
+    if value not in accepted:
+        raise ValueError(f"{field} is {_short(value)}; accepted: {', '.join(accepted)}")
 
 
 def _setting(settings: Mapping[str, Any], name: str, accepted: range | Sequence[str], default: Any = None) -> Any:
@@ -374,30 +735,39 @@ def _shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The arrays that planning reads, by name. Raises ValueError for settings that cannot be read."""
     counts = range(1, 2**20)
     units = _setting(settings, "units", counts)
-    seen = DECODER_INPUTS[_setting(settings, "decoder_input", list(DECODER_INPUTS))]
+    any_servers = _setting(settings, "servers", ["one_server", "any_servers"], "one_server") == "any_servers"
+    inputs = OPTION_INPUTS if any_servers else DECODER_INPUTS
+    seen = inputs[_setting(settings, "decoder_input", list(inputs))]
     encoder = _setting(settings, "encoder", ["forward", "bidirectional"], "forward")
     heads = _setting(settings, "heads", range(units + 1))
-    if seen == DECODER_INPUTS["lookahead"]:
+    if settings["decoder_input"] == "lookahead":
         _setting(settings, "lookahead_rules", range(1, len(TOLLS) + 1))
     if (heads and units % heads) or (encoder == "bidirectional" and units % 2):
         raise ValueError(f"units is {units}; accepted: a multiple of heads ({heads}), even where encoder=bidirectional")
-    neighbours = 12
+    times = 6 if any_servers else 4
+    neighbours = 4 + 2 * times
     if _setting(settings, "neighbours", ["listed", "pooled"], "listed") == "listed":
         neighbours = _setting(settings, "neighbour_width", counts)
-    outlook = 7 if _setting(settings, "task_features", ["paper", "outlook"], "paper") == "outlook" else 0
+    more = 9 if any_servers else 0  # of the system
+    if _setting(settings, "task_features", ["paper", "outlook"], "paper") == "outlook":
+        more += 3 + times
     shapes: dict[str, tuple[int, ...]] = {
-        "embedding/kernel": (5 + 2 * neighbours + outlook, units),
+        "embedding/kernel": (1 + times + 2 * neighbours + more, units),
         "embedding/bias": (units,),
-        "logits_head/kernel": (units, 2),
-        "logits_head/bias": (2,),
+        "logits_head/kernel": (units, 1 if any_servers else 2),
+        "logits_head/bias": (1 if any_servers else 2,),
     }
+    if any_servers:
+        shapes |= {"outcome/kernel": (seen, units), "candidate/bias": (units,)}
+        shapes |= {f"{name}/kernel": (units, units) for name in ("candidate", "judge")}
     if settings["decoder_input"] != "paper":
         shapes["task_input/kernel"] = (units, 4 * units)
     for name in ("query", "key", "value", "context") if heads else ():
         shapes[f"{name}/kernel"] = (units, units)
     half = units // 2 if encoder == "bidirectional" else units
+    told = units if any_servers else seen
     for layer in range(settings["layers"]):
-        cells = {"encoder": (units, half), "decoder": (units if layer else 3 + units + seen, units)}
+        cells = {"encoder": (units, half), "decoder": (units if layer else 3 + units + told, units)}
         if encoder == "bidirectional":
             cells["backward_encoder"] = cells["encoder"]
         for cell, (inputs, width) in cells.items():

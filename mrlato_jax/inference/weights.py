@@ -21,7 +21,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.dag.dataset import data_folder
-from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.errors import InputError, check_number, check_type
 from mrlato_jax.files import check_writable, load_json, read_regular, write_atomically
 from mrlato_jax.inference.portable import FLOAT32, SIZE_BYTES, read_tensors
@@ -165,7 +164,7 @@ def check_arrays(path: Path, network: NetworkConfig, arrays: Mapping[str, np.nda
     """
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
     layers = sum(name.startswith("params/decoder_") and name.endswith("/cell_scale") for name in shapes)
-    alike = layers == network.layers and shapes.get("params/logits_head/kernel") == (network.units, NUM_SIDES)
+    alike = layers == network.layers and shapes.get("params/logits_head/kernel") == (network.units, network.logits)
     if not alike or shapes != _shapes(network):
         raise InputError(f"{path} has arrays of another network; accepted: those of {network}")
     for name, array in arrays.items():

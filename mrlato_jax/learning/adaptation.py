@@ -26,8 +26,8 @@ class Adaptation:
     """What adapting to one set of DAGs did.
 
     Attributes:
-        latency_s_by_dag: float64[updates + 1, G], argmax-decoded makespan of each measured DAG, seconds: row k after k
-            updates.
+        latency_s_by_dag: float64[updates + 1, G], argmax-decoded makespan (cost, where energy has a weight) of each
+            measured DAG, seconds: row k after k updates.
         sampled_s: one entry a collection, mean makespan of the sampled trajectories, seconds.
         entropy: one entry a collection, nats per decision at its last update.
         value_explained: one entry a collection, variance of the value targets explained at its last update.
@@ -113,13 +113,13 @@ def adapt(
             f"adaptation diverged: parameters are not finite after {updates} updates; accepted: finite values (try a "
             "run with a lower inner_lr)"
         )
-    sizes = np.asarray(learning_task.dags.mask).sum(axis=-1)
+    sizes, sites = np.asarray(learning_task.dags.mask).sum(axis=-1), learning_task.dags.num_sites
     return params, Adaptation(
         latency_s_by_dag=np.stack(by_dag[: updates + 1]).astype(np.float64),
         sampled_s=sampled,
         entropy=entropy,
         value_explained=explained,
-        simulator_evaluations=rounds * sum(evaluations(network, learning, int(size)) for size in sizes),
+        simulator_evaluations=rounds * sum(evaluations(network, learning, int(size), sites) for size in sizes),
     )
 
 

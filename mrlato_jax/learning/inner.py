@@ -54,15 +54,16 @@ def falling(rate: float, steps: int) -> optax.ScalarOrSchedule:
     return optax.cosine_decay_schedule(rate, steps) if steps else rate
 
 
-def evaluations(network: NetworkConfig, learning: LearningConfig, num_tasks: int) -> int:
+def evaluations(network: NetworkConfig, learning: LearningConfig, num_tasks: int, num_sites: int = 2) -> int:
     """Plans of one DAG that a collection simulates, those of the look-ahead included.
 
     Args:
         network: says whether the decoder looks ahead.
         learning: says which trajectories are collected.
         num_tasks: n.
+        num_sites: K + 1.
     """
-    return plans(learning, num_tasks) * (1 + lookahead_evaluations(network, num_tasks))
+    return plans(learning, num_tasks) * (1 + lookahead_evaluations(network, num_tasks, num_sites))
 
 
 def plans(learning: LearningConfig, num_tasks: int) -> int:
@@ -123,7 +124,8 @@ def draw_collection(
     """
     if learning.learn_from == "samples":
         trajectories = (learning_task.num_graphs, learning.rollouts)
-        return Noise(decode.sampling_noise(key, trajectories, learning_task.num_positions, network.in_order))
+        size, sites = learning_task.num_positions, learning_task.dags.num_sites
+        return Noise(decode.sampling_noise(key, trajectories, size, network.in_order, sites))
     if learning.learn_from == "deviations":
         return _improved_plans(network, learning, params, learning_task, key)
     if learning_task.optimum is None:
@@ -137,13 +139,13 @@ def _improved_plans(
 ) -> Plans:
     """The policy's own plan of each DAG, and what is better at those of its steps that are tried."""
     tried = rollout.deviate(network, jax.lax.stop_gradient(params), learning_task, key, learning.rollouts - 1)
-    own, mask = tried.own.makespans, learning_task.dags.mask
+    own, mask = tried.own.costs, learning_task.dags.mask
     actions = tried.own.decisions.actions[:, 0]
 
     def by_position(values: jax.Array, untried: jax.Array) -> jax.Array:
         return jax.vmap(lambda row, where, value: row.at[where].set(value))(untried, tried.positions, values)
 
-    loses = by_position(tried.others.makespans - own, jnp.zeros(mask.shape))  # seconds that the other action costs
+    loses = by_position(tried.others.costs - own, jnp.zeros(mask.shape))  # seconds that the other action costs
     taken = jnp.take_along_axis(tried.others.decisions.actions, tried.positions[..., None], axis=2)[..., 0]
     better = jnp.where(loses < 0, by_position(taken, actions), actions)
     share = jnp.abs(loses) / jnp.where(own > 0, own, 1)
@@ -191,7 +193,7 @@ def collect(
         batch, own = estimate(learning, learning_task, trajectories), None
     if earlier is not None:
         batch = jax.tree.map(lambda new, old: jnp.where(first, new, old), batch, earlier)
-    return batch, trajectories.decisions, trajectories.makespans.mean() if own is None else own
+    return batch, trajectories.decisions, trajectories.costs.mean() if own is None else own
 
 
 def estimate(learning: LearningConfig, learning_task: LearningTask, trajectories: Trajectories) -> Batch:

@@ -12,13 +12,20 @@ import numpy as np
 
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.environment.features import check_neighbour_width, encode_all
+from mrlato_jax.environment.actions import NUM_SIDES
+from mrlato_jax.environment.features import Told, check_neighbour_width, encode_all, told
 from mrlato_jax.errors import InputError
-from mrlato_jax.mec.arrays import DagArrays, out_of_range, pack, trimmed
+from mrlato_jax.mec.arrays import DagArrays, alike, out_of_range, pack, trimmed
+from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import earliest_finish
 
 Tree = TypeVar("Tree")
+
+ONE_SERVER = (
+    "1, which this policy knows ('general', and what is trained with servers=any_servers, plans for several, as "
+    "mj.look_ahead, mj.local_search and mj.optimum do)"
+)
 
 
 class LearningTask(NamedTuple):
@@ -26,7 +33,7 @@ class LearningTask(NamedTuple):
 
     dags: DagArrays  # [G, ...]
     features: jax.Array  # [G, N, F], `environment.features.encode` of each
-    heft: jax.Array  # [G], makespan of each one's HEFT-based plan, seconds; nothing learns from it, progress shows it
+    heft: jax.Array  # [G], cost of each one's HEFT-based plan, seconds; nothing learns from it, progress shows it
     optimum: jax.Array | None = None  # int32[G, N], actions of the best plan known, where it is to be learned from
 
     @property
@@ -45,6 +52,7 @@ def learning_task(
     system: System | Sequence[System],
     network: NetworkConfig,
     num_positions: int | None = None,
+    objective: Objective | Sequence[Objective] | None = None,
 ) -> LearningTask:
     """Packs and encodes one set of DAGs; runs on the host.
 
@@ -53,11 +61,13 @@ def learning_task(
         system: the system that all of them run on, or one for each.
         network: says how neighbours are encoded, and how many there may be.
         num_positions: N to pad to; by default the largest DAG's.
+        objective: what is to be minimised, or one objective for each; by default the makespan.
 
     Raises:
-        InputError: a task with more neighbours than the policy has room for.
+        InputError: a task with more neighbours, or several servers where the policy has room for one.
     """
-    arrays = pack(graphs, system, num_positions=num_positions)
+    arrays = pack(graphs, system, num_positions=num_positions, objective=objective)
+    check_servers(arrays, network)
     check_neighbour_width(graphs, network.neighbour_limit)
     return encoded(arrays, network)
 
@@ -70,24 +80,37 @@ def encoded(arrays: DagArrays, network: NetworkConfig) -> LearningTask:
     """
     check_times(arrays)
     dags = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), arrays)
-    return LearningTask(dags, *_encode_all(dags, network.neighbour_limit, network.outlook))
+    return LearningTask(dags, *_encode_all(dags, told(network)))
+
+
+def check_servers(arrays: DagArrays, network: NetworkConfig) -> None:
+    """Raises InputError where a network that knows one server is to decide among several."""
+    if not network.any_servers and arrays.num_sites != NUM_SIDES:
+        raise InputError(f"the systems have {arrays.num_sites - 1} servers; accepted: {ONE_SERVER}")
 
 
 def check_times(arrays: DagArrays) -> None:
     """Raises InputError for times on the host that float32 does not hold; traced ones are not looked at."""
-    times = (arrays.ue, arrays.uplink, arrays.vm, arrays.downlink)
+    returned = (arrays.ue, arrays.uplink, arrays.vm, arrays.downlink)
+    times = (*returned, *(column for column in (arrays.forward, arrays.backhaul) if column is not None))
     if all(isinstance(column, np.ndarray) for column in times) and (wrong := out_of_range(times, np.float32)):
         raise InputError(f"graphs: {wrong}")
 
 
-@partial(jax.jit, static_argnames=("neighbour_width", "outlook"))
-def _encode_all(dags: DagArrays, neighbour_width: int | None, outlook: bool) -> tuple[jax.Array, jax.Array]:
-    return encode_all(dags, neighbour_width, outlook), jax.vmap(earliest_finish)(dags)[1]
+@partial(jax.jit, static_argnames="told")
+def _encode_all(dags: DagArrays, told: Told) -> tuple[jax.Array, jax.Array]:
+    return encode_all(dags, told), jax.vmap(earliest_finish)(dags)[1]
 
 
 def stack(trees: Sequence[Tree]) -> Tree:
     """Stacks trees of equal shapes, learning tasks or learners, along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def stack_alike(learning_tasks: Sequence[LearningTask]) -> LearningTask:
+    """`stack` of learning tasks of one kind of system, some of which have pins or prices."""
+    filled = alike([one.dags for one in learning_tasks])
+    return stack([one._replace(dags=dags) for one, dags in zip(learning_tasks, filled, strict=True)])
 
 
 def trim(learning_task: LearningTask, num_positions: int) -> LearningTask:

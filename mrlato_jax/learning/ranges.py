@@ -14,7 +14,8 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph, levels
 from mrlato_jax.errors import InputError, shorten
-from mrlato_jax.mec.system import System, task_times
+from mrlato_jax.mec.objective import Objective, goal_of
+from mrlato_jax.mec.system import CHANNELS, System, task_times
 
 SLACK = 0.1  # of either end: what is hardly beyond it is no news
 NO_TIME = 1e-3  # of the local time: what takes less in all looks to a policy as if it took none
@@ -27,7 +28,14 @@ NAMES = (
     "download time / local time",
     "VM time / local time",
     "longest local time / mean",
+    "servers",
+    "radios",
+    "results that stay",
+    "pinned tasks / tasks",
+    "price of a second's energy / price of a second",
 )
+# What policies that say nothing of these were trained on. Pins are no news to any policy: they are masked.
+ASSUMED = {NAMES[7]: (1.0, 1.0), NAMES[8]: (1.0, 1.0), NAMES[9]: (0.0, 0.0), NAMES[11]: (0.0, 0.0)}
 
 Ranges = tuple[tuple[str, float, float], ...]
 """(name, lowest, highest) of each number that `measure` gives."""
@@ -37,13 +45,19 @@ class OutsideTrainingWarning(UserWarning):
     """A plan for an application or a system unlike those that the policy was trained on."""
 
 
-def measure(graph: TaskGraph, system: System) -> dict[str, float]:
-    """The numbers of one application on one system by `NAMES`; at least `NO_TIME`, infinite where nothing computes."""
-    times = task_times(graph, system)
+def measure(graph: TaskGraph, system: System, objective: Objective | None = None) -> dict[str, float]:
+    """The numbers of one application on one system by `NAMES`.
+
+    Ratios of times are at least `NO_TIME`, and infinite where nothing computes; of several servers the least time
+    counts.
+    """
+    times, prices = task_times(graph, system), goal_of(objective).prices(system.power)
     local = times.ue.sum()
+    energy = 0.0 if prices is None else prices.compute + prices.send + prices.receive
+    waiting = 1.0 if prices is None else prices.makespan
 
     def to_local(other: np.ndarray) -> float:
-        return max(float(other.sum() / local), NO_TIME) if local > 0 else float("inf")
+        return max(float(other.min(axis=1).sum() / local), NO_TIME) if local > 0 else float("inf")
 
     values = (
         float(graph.num_tasks),
@@ -53,22 +67,29 @@ def measure(graph: TaskGraph, system: System) -> dict[str, float]:
         to_local(times.downlink),
         to_local(times.vm),
         float(times.ue.max() / times.ue.mean()) if local > 0 else float("inf"),
+        float(system.num_servers),
+        float(1 if system.radio == "shared" else system.num_servers),
+        float(CHANNELS[system.channel].results_stay),
+        sum(pin != "any" for pin in graph.pins) / graph.num_tasks,
+        energy / waiting if waiting else float("inf"),
     )
     return dict(zip(NAMES, values, strict=True))
 
 
-def ranges_of(examples: Iterable[tuple[TaskGraph, System]]) -> Ranges:
+def ranges_of(examples: Iterable[tuple[TaskGraph, System, Objective]]) -> Ranges:
     """The ranges of what a policy is trained on."""
-    measured = [measure(graph, system) for graph, system in examples]
+    measured = [measure(*example) for example in examples]
     return tuple((name, min(m[name] for m in measured), max(m[name] for m in measured)) for name in measured[0])
 
 
-def outside(ranges: Ranges, examples: Sequence[tuple[TaskGraph, System]]) -> str | None:
+def outside(ranges: Ranges, examples: Sequence[tuple[TaskGraph, System, Objective]]) -> str | None:
     """What is out of range in any of the examples, as a warning says it; None where nothing is.
 
     Of several examples the first is named that is out of a range.
     """
     found: dict[str, str] = {}
+    named = {name for name, *_ in ranges}
+    ranges = (*ranges, *((name, *ends) for name, ends in ASSUMED.items() if name not in named))
     for i, example in enumerate(examples):
         measured, where = measure(*example), f" of graph[{i}]" if len(examples) > 1 else ""
         for name, low, high in ranges:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.environment import features
+from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.environment.observation import num_observed
 from mrlato_jax.environment.surroundings import surroundings
 from mrlato_jax.learning.learning_task import LearningTask
@@ -28,15 +29,15 @@ class Trajectories(NamedTuple):
 
     decisions: Decisions  # each [G, R, N], under the policy that sampled them
     rewards: jax.Array  # [G, R, N], (14), seconds
-    makespans: jax.Array  # [G, R], seconds
+    costs: jax.Array  # [G, R], seconds: the makespans where `DagArrays.prices` has nothing beside them
 
 
 @partial(jax.jit, static_argnames="network")
 def init_params(network: NetworkConfig, key: jax.Array) -> Any:
     """Random parameters of the policy."""
-    inputs = jnp.zeros((1, 1, features.num_features(network.neighbour_limit, network.outlook)))
-    width = num_observed(network)
-    observations = jnp.zeros((1, width) if network.in_order else (1, 1, width))
+    inputs = jnp.zeros((1, 1, features.num_features(features.told(network))))
+    of_sites = (NUM_SIDES,) if network.any_servers else ()
+    observations = jnp.zeros((1, *(() if network.in_order else (1,)), *of_sites, num_observed(network)))
     return Seq2SeqPolicy(network).init(key, inputs, jnp.ones((1, 1), bool), observations)
 
 
@@ -91,7 +92,8 @@ def sample(
         alike: whether all DAGs share their draws, so that those of one do not depend on how many there are.
     """
     graphs = 1 if alike else learning_task.num_graphs
-    noise = decode.sampling_noise(key, (graphs, rollouts), learning_task.num_positions, network.in_order)
+    size, sites = learning_task.num_positions, learning_task.dags.num_sites
+    noise = decode.sampling_noise(key, (graphs, rollouts), size, network.in_order, sites)
     noise = jnp.broadcast_to(noise, (learning_task.num_graphs, *noise.shape[1:]))
     if temperatures is not None:
         noise = temperatures[None, :, None, None] * noise
@@ -142,9 +144,9 @@ def decode_greedily(network: NetworkConfig, params: Any, learning_task: Learning
         learning_task: G DAGs padded to N positions.
 
     Returns:
-        Actions int32[G, N] in scheduling order and makespans [G], seconds.
+        Actions int32[G, N] in scheduling order and costs [G], seconds.
     """
     likeliest = rollout(
         network, params, learning_task, decode.likeliest(learning_task.num_graphs, learning_task.num_positions)
     )
-    return likeliest.decisions.actions[:, 0], likeliest.makespans[:, 0]
+    return likeliest.decisions.actions[:, 0], likeliest.costs[:, 0]

@@ -103,7 +103,7 @@ def pack(
     orders: Sequence[Any] | None = None,
     num_positions: int | None = None,
     dtype: Any = np.float32,
-    objective: Objective | None = None,
+    objective: Objective | Sequence[Objective] | None = None,
 ) -> DagArrays:
     """Packs graphs for the jittable core; runs on the host.
 
@@ -113,18 +113,19 @@ def pack(
         orders: a scheduling order for each graph; by default `priority_order`.
         num_positions: N; by default the largest number of tasks.
         dtype: of the times, a floating-point one.
-        objective: what is to be minimised; by default the makespan.
+        objective: what is to be minimised, or one objective for each; by default the makespan.
 
     Returns:
         numpy-backed `DagArrays` with leading axis B = len(graphs).
 
     Raises:
         InputError: no graphs, a graph of more than `num_positions` tasks, more than `MAX_PARENTS_BYTES` of parents, an
-            order that is no linear extension, a `dtype` of integers, or times beyond its range (`out_of_range`).
+            order that is no linear extension, a `dtype` of integers, times beyond its range (`out_of_range`), or a
+            deadline for some of the graphs alone.
     """
     size = padded_to("graphs", graphs, num_positions)
     check_floating(dtype)
-    objective = goal_of(objective)
+    objectives = _objective_of_each(objective, len(graphs))
     systems = one_for_each(system, len(graphs))
     for i, one in enumerate(systems):
         for name in ("channel", "radio", "num_servers") if one is not systems[0] else ():
@@ -163,21 +164,49 @@ def pack(
         position[o] = np.arange(n)
         parents[b, position[graph.edges[:, 1]], position[graph.edges[:, 0]]] = True
         mask[b, :n], order[b, :n] = True, o
-        if objective.deadline_s is not None:
+        if objectives[b].deadline_s is not None:
             dearest.append(most_joules(one, times, moves))
     deadline = None
-    if objective.deadline_s is not None:
-        deadline = Deadline(*np.array([(objective.latest_s, most) for most in dearest], dtype).T.copy())
+    if dearest:
+        latest = [goal.latest_s for goal in objectives]
+        deadline = Deadline(*np.array(list(zip(latest, dearest, strict=True)), dtype).T.copy())
     return DagArrays(
         ue, uplink, vm, downlink, parents, mask, order,
         allowed=None if allowed.all() else allowed,
         forward=forward if stays else None,
         backhaul=backhaul if stays else None,
-        prices=stacked_prices([objective.prices(one.power) for one in systems], dtype),
+        prices=stacked_prices([goal.prices(one.power) for goal, one in zip(objectives, systems, strict=True)], dtype),
         deadline=deadline,
         channel=systems[0].channel,
         radio=systems[0].radio,
     )  # fmt: skip
+
+
+def _objective_of_each(objective: Objective | Sequence[Objective] | None, count: int) -> list[Objective]:
+    """Raises InputError for a sequence of another length, something else, or a deadline for some alone."""
+    if not isinstance(objective, Sequence):
+        return [goal_of(objective)] * count
+    if len(objective) != count:
+        raise InputError(f"objective has {len(objective)} entries; accepted: an Objective, or {count}, one a graph")
+    objectives = [goal_of(one) for one in objective]
+    if len({one.deadline_s is None for one in objectives}) > 1:
+        raise InputError("objective has a deadline for some graphs alone; accepted: for all of them, or for none")
+    return objectives
+
+
+def alike(batches: Sequence[DagArrays]) -> list[DagArrays]:
+    """Arrays of the same systems but for pins and prices, all with those where one has them, so that they stack."""
+
+    def filled(dags: DagArrays) -> DagArrays:
+        allowed, prices = dags.allowed, dags.prices
+        if allowed is None and any(other.allowed is not None for other in batches):
+            allowed = np.ones((*dags.mask.shape, dags.num_sites), bool)
+        if prices is None and any(other.prices is not None for other in batches):
+            ones = np.ones(dags.mask.shape[:-1], dags.ue.dtype)
+            prices = Prices(ones, *[np.zeros_like(ones)] * 3)
+        return dataclasses.replace(dags, allowed=allowed, prices=prices)
+
+    return [filled(dags) for dags in batches]
 
 
 def most_joules(system: System, times: TaskTimes, moves: MoveTimes | None) -> float:

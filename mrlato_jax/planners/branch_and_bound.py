@@ -42,7 +42,7 @@ SOLVERS = ("branch_and_bound", "cp_sat")
 WIDTH = 256  # children made at once
 TOLERANCE = 1e-10  # relative: a plan that is better by less may be missed
 ROUNDING = 1e-12  # relative: bounds are lowered by so much, since their sums round
-START_WORK = 2**28  # looks at a parent that local search may spend before; up to 40 tasks it ends by itself
+START_WORK = 2**28  # looks at a parent that local search may spend before; 40 tasks on one server end earlier
 STACK_BYTES = 2**28  # of all nodes that wait
 CHUNK_S = 0.1  # between two looks at the clock
 
@@ -182,7 +182,11 @@ def cheapest_in_time(
 
 
 def _start(graph: TaskGraph, system: System, order: Any, goal: Objective) -> SearchedPlan:
-    most = max(1, START_WORK // graph.num_tasks**2)
+    n = graph.num_tasks
+    one = n * system.num_servers  # work of simulating a task, beside that of one that is sent to one server
+    if CHANNELS[system.channel].results_stay:
+        one *= -(-n // 8)
+    most = max(1, START_WORK // (n * one))
     return local_search(graph, system, order=order, max_evaluations=most, objective=goal)
 
 

@@ -26,11 +26,12 @@ def earliest_finish(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
         dag: one DAG, no leading axes.
 
     Returns:
-        int32[N] sites in scheduling order, and the makespan that the queues reached meanwhile, seconds.
+        int32[N] sites in scheduling order, and the cost that the queues reached meanwhile: the makespan, seconds,
+        but where `DagArrays.prices` say otherwise.
     """
     body = partial(place_sooner, dag)
     queues, actions = jax.lax.scan(body, latency.empty_queues(dag), latency.tasks(dag))
-    return actions, queues.makespan
+    return actions, latency.cost(dag, queues)
 
 
 def greedy(graph: TaskGraph, system: System, *, objective: Objective | None = None) -> Plan:

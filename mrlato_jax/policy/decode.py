@@ -126,12 +126,12 @@ def given(actions: jax.Array) -> Choice:
 
 
 def deviating(elsewhere: jax.Array) -> Choice:
-    """The likeliest action, and the second likeliest where bool[G, R, N] `elsewhere` is true."""
+    """The likeliest action, and the second likeliest where bool[G, R, N] `elsewhere` is true and another is allowed."""
 
     def choose(logits: jax.Array, elsewhere: jax.Array) -> jax.Array:
         first = jnp.argmax(logits, axis=-1)
         others = jnp.where(jax.nn.one_hot(first, logits.shape[-1], dtype=bool), -jnp.inf, logits)
-        return jnp.where(elsewhere, jnp.argmax(others, axis=-1), first)
+        return jnp.where(elsewhere & (others.max(axis=-1) > FORBIDDEN), jnp.argmax(others, axis=-1), first)
 
     return Choice(choose, elsewhere)
 
@@ -152,9 +152,13 @@ def sampled_at_first(noise: jax.Array, actions: jax.Array, first: jax.Array | bo
 
 
 def sampling_noise(
-    key: jax.Array, trajectories: tuple[int, ...], num_positions: int, in_order: bool = True
+    key: jax.Array,
+    trajectories: tuple[int, ...],
+    num_positions: int,
+    in_order: bool = True,
+    num_sites: int = NUM_SIDES,
 ) -> jax.Array:
-    """Gumbel noise [*trajectories, N, A] for `sampled`, A = 2 or, with a free order, 2 N; consumes `key`.
+    """Gumbel noise [*trajectories, N, A] for `sampled`, A = K + 1 or, with a free order, N (K + 1); consumes `key`.
 
     Each position (and each candidate at it) has a key of its own, so that padding a DAG does not change what is drawn
     for its tasks.
@@ -164,7 +168,7 @@ def sampling_noise(
         return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_positions))
 
     def noise(key: jax.Array) -> jax.Array:
-        return jax.random.gumbel(key, (*trajectories, NUM_SIDES), jnp.float32)
+        return jax.random.gumbel(key, (*trajectories, num_sites), jnp.float32)
 
     keys = each(key)
     if in_order:

@@ -11,10 +11,16 @@ The decoder's input, `NetworkConfig.decoder_input`:
     lookahead  and what either decision would lead to if a rule decided the rest, given by the caller
 
 What an action settles, `NetworkConfig.decides`:
-    placement  the side of the next task in scheduling order: 0 or 1
-    order      which task goes next and its side (`environment.actions`). The decoder sees the task that was placed
+    placement  the site of the next task in scheduling order
+    order      which task goes next and its site (`environment.actions`). The decoder sees the task that was placed
                last in place of the one being decided; every task is a candidate, judged by its encoding, the decoder's
                output and the simulator's quantities for it (as in the pointer networks of Vinyals et al., 2015)
+
+What it decides among, `NetworkConfig.servers`:
+    one_server   two sides: a head of two logits
+    any_servers  options: a site, or a ready task and a site. One small network judges each from the task's encoding,
+                 the decoder's output and the option's own quantities. In the given order, the decoder's input is told
+                 of all options by their mean
 """
 
 from __future__ import annotations
@@ -40,7 +46,8 @@ class Memory(NamedTuple):
     keys: jax.Array  # [G, heads, units / heads, N], laid out as the decoder's products read them
     values: jax.Array  # [G, heads, N, units / heads]
     mask: jax.Array  # bool[G, N]
-    tasks: jax.Array  # [G, N, 4 units], each task's share of the decoder's input; [G, N, 0] where it is shown none
+    tasks: jax.Array  # [G, N, 4 units], each task's share of the decoder's input; [G, N, 0] where it is shown none;
+    # in the given order, where options are judged, then its share of that: [G, N, 5 units]
     candidates: jax.Array  # [G, N, units], each task's share of what it is judged by; [G, N, 0] in the given order
     state: tuple[CellState, ...]  # of each layer after the last task, each [G, units]
 
@@ -75,12 +82,12 @@ class Seq2SeqPolicy(nn.Module):
         self.context = dense(units, use_bias=False)
         if self.config.decoder_input != "paper":
             self.task_input = dense(GATES * units, use_bias=False)
-        if not self.config.in_order:
+        if not self.config.in_order or self.config.any_servers:
             self.candidate = dense(units)
             self.judge = dense(units, use_bias=False)
             if self.config.sees_simulator:
                 self.outcome = dense(units, use_bias=False)
-        self.logits_head = dense(NUM_SIDES, kernel_init=nn.initializers.orthogonal(0.01))
+        self.logits_head = dense(self.config.logits, kernel_init=nn.initializers.orthogonal(0.01))
         self.value_head = dense(1, kernel_init=nn.initializers.orthogonal(1.0))
 
     def encode(self, features: jax.Array, mask: jax.Array) -> Memory:
@@ -104,11 +111,14 @@ class Seq2SeqPolicy(nn.Module):
         shape = (*mask.shape, heads, self.config.units // max(heads, 1))
         keys, values = (project(outputs) if heads else outputs[..., :0] for project in (self.key, self.value))
         shown = self.config.decoder_input != "paper"
+        tasks = self.task_input(outputs) if shown else outputs[..., :0]
+        if self.config.in_order and self.config.any_servers:
+            tasks = jnp.concatenate([tasks, self.candidate(outputs)], axis=-1)
         return Memory(
             keys=keys.reshape(shape).transpose(0, 2, 3, 1),
             values=values.reshape(shape).transpose(0, 2, 1, 3),
             mask=mask,
-            tasks=self.task_input(outputs) if shown else outputs[..., :0],
+            tasks=tasks,
             candidates=outputs[..., :0] if self.config.in_order else self.candidate(outputs),
             state=tuple(states),
         )
@@ -121,42 +131,57 @@ class Seq2SeqPolicy(nn.Module):
         Args:
             state: the decoder after the previous decision.
             memory: of the DAGs; its `tasks` are read here with a free order only.
-            tasks: [G, 4 units], the column of `memory.tasks` being decided; with a free order it is not read.
-            observations: [B, K], the simulator's quantities, [B, N, K] with a free order; K = 0 unless the decoder
-                sees the simulator.
+            tasks: [G, ...], the column of `memory.tasks` being decided; with a free order it is not read.
+            observations: as `Surroundings.observe` gives them, G and R as one axis; O = 0 unless the decoder sees the
+                simulator.
 
         Returns:
-            The layers' new states, logits [B, A], and values [B]; A is 2, or 2 N with a free order.
+            The layers' new states, logits [B, A], and values [B]; A is K + 1, with a free order times N.
         """
+        any_servers, in_order = self.config.any_servers, self.config.in_order
         context = self.attend(state.output, memory)
-        side = jnp.where(state.action == START, NUM_SIDES, site_of(state.action))
+        sites = observations.shape[-2] if any_servers else NUM_SIDES
+        # Of several servers the symbol says that it was one; the queues say which.
+        side = jnp.where(state.action == START, NUM_SIDES, jnp.minimum(site_of(state.action, sites), 1))
         seen = [jax.nn.one_hot(side, NUM_SIDES + 1, dtype=context.dtype), context]
-        if self.config.in_order:
-            seen.append(observations)
+        options = self.outcome(observations) if any_servers else observations
+        if in_order:
+            seen.append(jnp.tanh(options).mean(axis=-2) if any_servers else observations)
         projected = self.decoder[0].project(jnp.concatenate(seen, axis=-1))
+        width = GATES * self.config.units
         if self.config.decoder_input != "paper":
-            shown = jnp.repeat(tasks, projected.shape[0] // tasks.shape[0], axis=0)
-            projected = projected + (shown if self.config.in_order else self.placed_last(state.action, memory))
+            shown = jnp.repeat(tasks[..., :width], projected.shape[0] // tasks.shape[0], axis=0)
+            projected = projected + (shown if in_order else self.placed_last(state.action, memory, sites))
         layers = [self.decoder[0](state.layers[0], projected)]
         for cell, before in zip(self.decoder[1:], state.layers[1:], strict=True):
             layers.append(cell(before, cell.project(layers[-1].hidden)))
         output = layers[-1].hidden
-        judged = output if self.config.in_order else self.compare(output, memory, observations)
+        if any_servers and in_order:
+            of_task = jnp.repeat(tasks[..., width:], output.shape[0] // tasks.shape[0], axis=0)
+            judged = jnp.tanh(options + (of_task + self.judge(output))[:, None])
+        elif any_servers:
+            judged = jnp.tanh(options + self.candidates(output, memory)[:, :, None])
+        else:
+            judged = output if in_order else self.compare(output, memory, observations)
         logits = self.logits_head(judged).reshape(output.shape[0], -1)
         return tuple(layers), logits, self.value_head(output)[..., 0]
 
-    def placed_last(self, actions: jax.Array, memory: Memory) -> jax.Array:
+    def placed_last(self, actions: jax.Array, memory: Memory, sites: int) -> jax.Array:
         """Of the tasks that `actions` [B] placed, what the decoder is shown: [B, 4 units]; 0 before the first."""
         graphs, _, width = memory.tasks.shape
-        position = position_of(actions).reshape(graphs, -1, 1)
+        position = position_of(actions, sites).reshape(graphs, -1, 1)
         shown = jnp.take_along_axis(memory.tasks, jnp.maximum(position, 0), axis=1)
         return jnp.where(position < 0, 0, shown).reshape(-1, width)
 
-    def compare(self, outputs: jax.Array, memory: Memory, observations: jax.Array) -> jax.Array:
-        """What is known of every task as a candidate, given `outputs` [B, units]: [B, N, units]."""
+    def candidates(self, outputs: jax.Array, memory: Memory) -> jax.Array:
+        """What is known of every task but its quantities, given `outputs` [B, units]: [B, N, units]."""
         graphs, size, units = memory.candidates.shape
         each = memory.candidates[:, None] + self.judge(outputs).reshape(graphs, -1, 1, units)
-        each = each.reshape(-1, size, units)
+        return each.reshape(-1, size, units)
+
+    def compare(self, outputs: jax.Array, memory: Memory, observations: jax.Array) -> jax.Array:
+        """What is known of every task as a candidate: [B, N, units]."""
+        each = self.candidates(outputs, memory)
         if self.config.sees_simulator:
             each = each + self.outcome(observations)
         return jnp.tanh(each)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,12 @@ from mrlato_jax.files import ArrayHeader, read_npz, read_regular, write_atomical
 from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.mec.arrays import DagArrays
-from mrlato_jax.mec.latency import makespan
-from mrlato_jax.mec.system import System
+from mrlato_jax.mec.latency import cost, run
+from mrlato_jax.mec.objective import Objective
+from mrlato_jax.mec.system import System, of_servers
 from mrlato_jax.planners import optimum
 from mrlato_jax.planners.lookahead import best_outcome_of_ready
-from mrlato_jax.training.experiments import training_systems
+from mrlato_jax.training.experiments import kind_of, training_systems
 
 FIRST_FRESH = 1000  # index of the first DAG of each family that is demonstrated on
 CHANNEL = "paper"
@@ -55,8 +57,8 @@ class Demonstration:
         set_index: of its family.
         graph_index: of the DAG in its family, at least `FIRST_FRESH`.
         rate_bps: of the uplink; in Experiments 1 to 3 of both links.
-        placement: "0" or "1" for each task id.
-        makespan: seconds.
+        placement: the site of each task id, a digit.
+        cost: of the plan by the family's objective, seconds: the makespan where energy has no weight.
         proven: whether no placement in the priority order is better.
     """
 
@@ -64,7 +66,7 @@ class Demonstration:
     graph_index: int
     rate_bps: float
     placement: str
-    makespan: float
+    cost: float
     proven: bool
 
     def graph(self, experiment: str) -> TaskGraph:
@@ -75,10 +77,14 @@ class Demonstration:
         """What the plan was made for."""
         return _system(FAMILIES[experiment][self.set_index], self.rate_bps)
 
+    def objective(self, experiment: str) -> Objective:
+        """What the plan is the best by."""
+        return Objective(energy_weight=FAMILIES[experiment][self.set_index].energy_weight)
+
 
 def _system(family: Family, rate_bps: float) -> System:
     if family.system is not None:
-        return System(channel=CHANNEL, **family.system)  # type: ignore[arg-type]
+        return System(**{"channel": CHANNEL, **family.system})
     return System(uplink_bps=rate_bps, downlink_bps=rate_bps, channel=CHANNEL)
 
 
@@ -95,34 +101,40 @@ def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, 
                 own = family.system is not None
                 systems = [_system(family, 0.0)] if own else training_systems(experiment, CHANNEL)
                 for variant, system in enumerate(systems):
-                    yield set_index, FIRST_FRESH + number * len(systems) + variant, system.uplink_bps
+                    rate = float(of_servers(system, "uplink_bps")[0])
+                    yield set_index, FIRST_FRESH + number * len(systems) + variant, rate
 
 
 def demonstrate(
     experiment: str, set_index: int, graph_index: int, rate_bps: float, time_limit_s: float
 ) -> Demonstration:
     """Looks for the best plan of one DAG, `time_limit_s` seconds long where it is not proven sooner."""
-    system = _system(FAMILIES[experiment][set_index], rate_bps)
-    plan = optimum(build_graph(experiment, set_index, graph_index), system, time_limit_s=time_limit_s)
+    family = FAMILIES[experiment][set_index]
+    system, objective = _system(family, rate_bps), Objective(energy_weight=family.energy_weight)
+    graph = build_graph(experiment, set_index, graph_index)
+    plan = optimum(graph, system, time_limit_s=time_limit_s, objective=objective)
     placement = "".join(map(str, plan.placement.tolist()))
-    return Demonstration(set_index, graph_index, rate_bps, placement, plan.makespan, plan.proven)
+    cost = objective.cost(plan.makespan, plan.energy)
+    return Demonstration(set_index, graph_index, rate_bps, placement, cost, plan.proven)
 
 
 def save(path: Path, experiment: str, demonstrations: Sequence[Demonstration]) -> None:
     """Writes them as a compressed `.npz`: the same contents give the same bytes."""
     longest = max(len(entry.placement) for entry in demonstrations)
-    offloaded = np.zeros((len(demonstrations), longest), bool)
-    for row, entry in zip(offloaded, demonstrations, strict=True):
-        row[: len(entry.placement)] = [side == "1" for side in entry.placement]
+    sites = np.zeros((len(demonstrations), longest), np.uint8)
+    for row, entry in zip(sites, demonstrations, strict=True):
+        row[: len(entry.placement)] = [int(site) for site in entry.placement]
     members: dict[str, np.ndarray] = {
         "set_index": np.array([entry.set_index for entry in demonstrations], np.int16),
         "graph_index": np.array([entry.graph_index for entry in demonstrations], np.int32),
         "rate_bps": np.array([entry.rate_bps for entry in demonstrations], np.float64),
         "num_tasks": np.array([len(entry.placement) for entry in demonstrations], np.int16),
-        "offloaded": np.packbits(offloaded, axis=1),
-        "makespan": np.array([entry.makespan for entry in demonstrations], np.float64),
+        "offloaded": np.packbits(sites > 0, axis=1),
+        "makespan": np.array([entry.cost for entry in demonstrations], np.float64),
         "proven": np.array([entry.proven for entry in demonstrations], bool),
     }
+    if sites.max() > 1:
+        members["site"] = sites  # which server, too
     members["metadata"] = np.frombuffer(json.dumps(_metadata(experiment), sort_keys=True).encode(), np.uint8)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -156,7 +168,7 @@ def content_hash(path: Path) -> str:
 
 
 def load(path: Path, experiment: str) -> list[Demonstration]:
-    """Reads what `save` wrote; that the plans are those of the DAGs shows when `demonstration_pool` simulates them.
+    """Reads what `save` wrote; that the plans are those of the DAGs shows when `demonstration_pools` simulates them.
 
     Raises:
         InputError: naming the file and what is wrong with it.
@@ -164,17 +176,17 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
     try:
         members = read_npz(path, _check_headers, MOST_BYTES)
         metadata = json.loads(members["metadata"].tobytes())
-        offloaded = np.unpackbits(members["offloaded"], axis=1).astype(bool)
+        sites = members.get("site", np.unpackbits(members["offloaded"], axis=1))
         found = [
             Demonstration(
                 set_index=int(members["set_index"][i]),
                 graph_index=int(members["graph_index"][i]),
                 rate_bps=float(members["rate_bps"][i]),
-                placement="".join("1" if side else "0" for side in offloaded[i, : members["num_tasks"][i]]),
-                makespan=float(members["makespan"][i]),
+                placement="".join(map(str, sites[i, : members["num_tasks"][i]].tolist())),
+                cost=float(members["makespan"][i]),
                 proven=bool(members["proven"][i]),
             )
-            for i in range(len(offloaded))
+            for i in range(len(sites))
         ]
     except Exception as error:  # a damaged file makes zipfile, zlib, numpy and json raise nearly anything
         raise InputError(
@@ -195,19 +207,22 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
 
 def _check_headers(headers: Mapping[str, ArrayHeader]) -> None:
     """Raises InputError where a file's arrays are not those that `save` writes, before they are unpacked."""
-    if sorted(headers) != sorted((*_DIMENSIONS, "metadata")):
+    if sorted(set(headers) - {"site"}) != sorted((*_DIMENSIONS, "metadata")):
         raise InputError(f"holds {shorten(sorted(headers))}; accepted: {', '.join((*_DIMENSIONS, 'metadata'))}")
     rows = headers["set_index"].shape[:1]
-    for name, dimensions in _DIMENSIONS.items():
+    dimensions_of = {**_DIMENSIONS, **({"site": 2} if "site" in headers else {})}
+    for name, dimensions in dimensions_of.items():
         shape = headers[name].shape
         if len(shape) != dimensions or shape[:1] != rows:
             raise InputError(f"{name} has shape {shape}; accepted: {dimensions} dimensions, as long as set_index")
 
 
-def demonstration_pool(
+def demonstration_pools(
     experiment: str, demonstrations: Sequence[Demonstration], network: NetworkConfig, graphs_per_task: int
-) -> TaskPool:
+) -> list[TaskPool]:
     """Learning tasks with the plans as `optimum`: sets of DAGs of one number of tasks, equally many in each.
+
+    One pool for each kind of system; the paper's experiments have one.
 
     A set mixes the families and the rates that its DAGs are of, in an order that does not change, so that an iteration
     can do with few sets.
@@ -222,6 +237,15 @@ def demonstration_pool(
         InputError: plans whose makespans are not what the simulator says; or fewer plans of some number of tasks than a
             set needs.
     """
+    kinds: dict[tuple[str, str, int], list[Demonstration]] = defaultdict(list)
+    for entry in demonstrations:
+        kinds[kind_of(entry.system(experiment))].append(entry)
+    return [_pool_of_kind(experiment, entries, network, graphs_per_task) for entries in kinds.values()]
+
+
+def _pool_of_kind(
+    experiment: str, demonstrations: Sequence[Demonstration], network: NetworkConfig, graphs_per_task: int
+) -> TaskPool:
     rates = {rate: place for place, rate in enumerate(dict.fromkeys(entry.rate_bps for entry in demonstrations))}
     by_rate = sorted(demonstrations, key=lambda entry: rates[entry.rate_bps])
     everything = jax.tree.map(np.asarray, _task(experiment, by_rate, network))
@@ -242,21 +266,28 @@ def demonstration_pool(
 
 def _task(experiment: str, demonstrations: Sequence[Demonstration], network: NetworkConfig) -> LearningTask:
     graphs = [entry.graph(experiment) for entry in demonstrations]
-    task = learning_task(graphs, [entry.system(experiment) for entry in demonstrations], network)
+    systems = [entry.system(experiment) for entry in demonstrations]
+    objectives = [entry.objective(experiment) for entry in demonstrations]
+    task = learning_task(graphs, systems, network, objective=objectives)
     actions = np.zeros(task.dags.mask.shape, np.int32)
     for row, order, entry in zip(actions, np.asarray(task.dags.order), demonstrations, strict=True):
-        placement = np.array([int(side) for side in entry.placement], np.int32)
+        placement = np.array([int(site) for site in entry.placement], np.int32)
         row[: len(placement)] = placement[order[: len(placement)]]
-    spans = np.asarray(makespan(task.dags, actions))
-    for entry, span in zip(demonstrations, spans, strict=True):
-        if not abs(span - entry.makespan) <= SAME * entry.makespan:
+    costs = np.asarray(_costs(task.dags, actions))
+    for entry, found in zip(demonstrations, costs, strict=True):
+        if not abs(found - entry.cost) <= SAME * entry.cost:
             raise InputError(
-                f"the plan of graph {entry.graph_index} of set {entry.set_index} takes {span} s by the simulator, and "
-                f"{entry.makespan} s as it is stored; accepted: demonstrations of this version of the package"
+                f"the plan of graph {entry.graph_index} of set {entry.set_index} takes {found} s by the simulator, and "
+                f"{entry.cost} s as it is stored; accepted: demonstrations of this version of the package"
             )
     if network.in_order:
         return task._replace(optimum=jnp.asarray(actions))
     return task._replace(optimum=_in_own_order(task.dags))
+
+
+@jax.jit
+def _costs(dags: DagArrays, actions: jax.Array) -> jax.Array:
+    return jax.vmap(lambda dag, sites: cost(dag, run(dag, sites)[0]))(dags, actions)
 
 
 @jax.jit
@@ -266,4 +297,4 @@ def _in_own_order(dags: DagArrays) -> jax.Array:
     Of every DAG: from optima of the priority order here and other orders there, a policy learns to waver.
     """
     free = jax.lax.map(best_outcome_of_ready, dags, batch_size=PLANNED_AT_ONCE)
-    return pack_actions(free.positions, free.actions)
+    return pack_actions(free.positions, free.actions, dags.num_sites)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -11,13 +12,15 @@ from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.dataset import SEED, DagDataset, build_graph
 from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError
-from mrlato_jax.learning.learning_task import learning_task, stack
+from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.learning.learning_task import LearningTask, learning_task, stack, stack_alike
 from mrlato_jax.learning.meta_batch import TaskPool
+from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 
 DEFAULT_RATE_BPS = 7e6
 TRAIN_RATES_BPS = {"exp3": tuple(1e6 * rate for rate in range(4, 23, 3))}
+MAKESPAN = Objective()
 TEST_RATES_BPS = {"exp3": (5.5e6, 8.5e6, 11.5e6)}
 
 
@@ -28,6 +31,7 @@ class TestSet:
     name: str
     graphs: tuple[TaskGraph, ...]
     system: System
+    objective: Objective = MAKESPAN
 
     __test__ = False  # a record, whatever its name suggests to pytest
 
@@ -48,17 +52,34 @@ def systems_of(dataset: DagDataset, index: int, channel: str) -> list[System]:
     if own is None:
         return training_systems(dataset.name, channel)
     try:
-        return [System(**own[index], channel=channel)]
+        return [System(**{"channel": channel, **own[index]})]
     except (TypeError, IndexError, KeyError) as error:
         wrong = f"systems of data set {dataset.name} cannot be used ({error})"
         raise InputError(f"{wrong}; accepted: one system for each set") from None
 
 
-def training_examples(dataset: DagDataset, channel: str) -> Iterator[tuple[TaskGraph, System]]:
-    """Every DAG that is trained on, with every system that it may be met under."""
+def objective_of(dataset: DagDataset, index: int) -> Objective:
+    """What is minimised in set `index`: the makespan where the data set says nothing.
+
+    Raises:
+        InputError: the data set's `energy_weights` cannot be used.
+    """
+    weights = dataset.settings.get("energy_weights")
+    if weights is None:
+        return Objective()
+    if not isinstance(weights, list) or len(weights) != dataset.num_sets:
+        raise InputError(
+            f"energy_weights of data set {dataset.name} is {shorten(weights)}; accepted: one number for each set"
+        )
+    return Objective(energy_weight=weights[index])
+
+
+def training_examples(dataset: DagDataset, channel: str) -> Iterator[tuple[TaskGraph, System, Objective]]:
+    """Every DAG that is trained on, with every system that it may be met under, and what is minimised."""
     for index in dataset.train_sets:
+        objective = objective_of(dataset, index)
         for system in systems_of(dataset, index, channel):
-            yield from ((graph, system) for graph in dataset.graphs(index))
+            yield from ((graph, system, objective) for graph in dataset.graphs(index))
 
 
 def check_room(dataset: DagDataset, network: NetworkConfig) -> None:
@@ -73,15 +94,34 @@ def check_room(dataset: DagDataset, network: NetworkConfig) -> None:
             )
 
 
-def training_pool(dataset: DagDataset, network: NetworkConfig, channel: str) -> TaskPool:
-    """Every training set of an experiment under every training system, packed, encoded and on the device."""
-    sets = {index: dataset.graphs(index) for index in dataset.train_sets}
+def kind_of(system: System) -> tuple[str, str, int]:
+    """What is compiled apart of a system: channel rules, radio and number of servers."""
+    return system.channel, system.radio, system.num_servers
+
+
+def training_pools(dataset: DagDataset, network: NetworkConfig, channel: str) -> list[TaskPool]:
+    """Every training set of an experiment under every training system, packed, encoded and on the device.
+
+    One pool for each kind of system. The paper's experiments have one kind.
+
+    Raises:
+        InputError: several servers, or tasks with more neighbours than the network has room for.
+    """
+    kinds: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    for index in dataset.train_sets:
+        kinds[kind_of(systems_of(dataset, index, channel)[0])].append(index)
+    return [_training_pool(dataset, network, channel, indices) for indices in kinds.values()]
+
+
+def _training_pool(dataset: DagDataset, network: NetworkConfig, channel: str, indices: Sequence[int]) -> TaskPool:
+    sets = {index: dataset.graphs(index) for index in indices}
     sizes = tuple(max(graph.num_tasks for graph in graphs) for graphs in sets.values())
-    tasks = [
-        stack([learning_task(graphs, system, network, max(sizes)) for system in systems_of(dataset, index, channel)])
-        for index, graphs in sets.items()
-    ]
-    return jax.block_until_ready(TaskPool(stack(tasks), sizes))
+
+    def variants(index: int) -> LearningTask:
+        goal, systems = objective_of(dataset, index), systems_of(dataset, index, channel)
+        return stack([learning_task(sets[index], system, network, max(sizes), goal) for system in systems])
+
+    return jax.block_until_ready(TaskPool(stack_alike([variants(index) for index in sets]), sizes))
 
 
 def unseen_sets(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSet]:
@@ -109,7 +149,7 @@ def unseen_sets(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | 
                 test_sets.append(TestSet(f"{rate / 1e6:g} Mbit/s", graphs, system))
         else:
             (system,) = systems_of(dataset, index, channel)
-            test_sets.append(TestSet(dataset.set_names[index], graphs, system))
+            test_sets.append(TestSet(dataset.set_names[index], graphs, system, objective_of(dataset, index)))
     if not test_sets:
         raise InputError(f"data set {dataset.name!r} has no test sets; accepted: one that has")
     return test_sets
@@ -133,7 +173,7 @@ def validation_sets(dataset: DagDataset, channel: str) -> list[TestSet]:
             break
         system = systems[place] if several else systems[0]
         name = f"{system.uplink_bps / 1e6:g} Mbit/s" if several else dataset.set_names[index]
-        test_sets.append(TestSet(name, _drawn_next(dataset, index), system))
+        test_sets.append(TestSet(name, _drawn_next(dataset, index), system, objective_of(dataset, index)))
     return test_sets
 
 

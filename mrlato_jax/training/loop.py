@@ -29,7 +29,7 @@ def train(
     runs: Sequence[RunFolder],
     configs: Sequence[TrainConfig],
     data_hash: str,
-    pool: TaskPool,
+    pools: Sequence[TaskPool],
     stop: GracefulStop,
     checkpoint_every: int = 25,
     execution: ExecutionConfig | None = None,
@@ -43,8 +43,8 @@ def train(
     Args:
         runs: one for each of `configs`, opened for writing; none in a process that is not the first.
         configs: the settings of each run, alike but for the seed.
-        data_hash: of the data set that `pool` holds.
-        pool: the training tasks.
+        data_hash: of the data set that `pools` hold.
+        pools: the training tasks, one pool for each kind of system; iterations take them in turn.
         stop: when it is requested (in any process), the loop saves and ends when metrics are fetched next; until the
             end of this session's first iteration there is nothing to save, and the process may end at once.
         checkpoint_every: iterations from one checkpoint to the next.
@@ -67,7 +67,7 @@ def train(
             init_state(configs[i].network, configs[i].learning, configs[i].seed, initial and initial[i]) for i in group
         ]
         reached = _train_together(
-            of_runs, of_configs, first_states, data_hash, pool, stop, checkpoint_every, execution, validation
+            of_runs, of_configs, first_states, data_hash, pools, stop, checkpoint_every, execution, validation
         )
         if reached is None:
             return None
@@ -116,7 +116,7 @@ def _train_together(
     configs: Sequence[TrainConfig],
     states: list[LearnerState],
     data_hash: str,
-    pool: TaskPool,
+    pools: Sequence[TaskPool],
     stop: GracefulStop,
     checkpoint_every: int,
     execution: ExecutionConfig,
@@ -152,13 +152,14 @@ def _train_together(
         before_first = f"stopped before iteration {done + 1}"
         with stop.unburdened(before_first):
             program = iteration_program(first.network, first.learning, execution)
-            placed, placed_pool = devices.place(stacked, execution), devices.place(pool, execution)
+            placed = devices.place(stacked, execution)
+            placed_pools = [devices.place(pool, execution) for pool in pools]
         saved, pending, started = done, [], time.monotonic()
         gaps: dict[str, str] = {}
         for iteration in range(done + 1, first.iterations + 1):
             first_one = iteration == done + 1
             with stop.unburdened(before_first) if first_one else nullcontext():
-                placed, metrics = program(placed, placed_pool)
+                placed, metrics = program(placed, placed_pools[(iteration - 1) % len(pools)])
                 if first_one:  # compiling and this iteration take longest, and until then all is saved
                     jax.block_until_ready(metrics)
             pending.append(devices.fetch(metrics, execution))

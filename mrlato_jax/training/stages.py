@@ -16,7 +16,7 @@ from mrlato_jax.learning.outer import LearnerState
 from mrlato_jax.learning.ranges import ranges_of
 from mrlato_jax.training import checkpoint, demonstrations, hosts
 from mrlato_jax.training.demonstrations import Demonstration
-from mrlato_jax.training.experiments import training_examples, training_pool
+from mrlato_jax.training.experiments import training_examples, training_pools
 from mrlato_jax.training.loop import train
 from mrlato_jax.training.run_folder import RunFolder
 from mrlato_jax.training.stopping import GracefulStop
@@ -70,11 +70,11 @@ def train_stages(
     if first.learning.learn_from == "optimum":
         with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
             plans = demonstrations.load(demonstrations.find(dataset.name, data_folder), first.experiment)
-            pool = _pool(first, plans)
+            pools = _pools(first, plans)
     else:
         with stop.unburdened(BEFORE_TRAINING):
-            pool = training_pool(dataset, first.network, first.channel)
-    return train(runs, configs, dataset.content_hash, pool, stop, checkpoint_every, execution, initial, validation)
+            pools = training_pools(dataset, first.network, first.channel)
+    return train(runs, configs, dataset.content_hash, pools, stop, checkpoint_every, execution, initial, validation)
 
 
 def check_demonstrations(config: TrainConfig, data_folder: Path | None = None) -> None:
@@ -99,14 +99,14 @@ def _warm_start(
     with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
         path = demonstrations.find(experiment, data_folder)
         content_hash = demonstrations.content_hash(path)
-        pool = _pool(settings[0], _as_many_as_met(settings[0], demonstrations.load(path, settings[0].experiment)))
+        pools = _pools(settings[0], _as_many_as_met(settings[0], demonstrations.load(path, settings[0].experiment)))
     with ExitStack() as folders:
         opened = []
         with hosts.agreed():
             for run, config in zip(runs, settings, strict=False):
                 place = run.path / WARM_START
                 opened.append(folders.enter_context(RunFolder.begin(place, config, content_hash, execution)))
-        states = train(opened, settings, content_hash, pool, stop, checkpoint_every, execution, None, validation)
+        states = train(opened, settings, content_hash, pools, stop, checkpoint_every, execution, None, validation)
     return None if states is None else [state.params for state in states]
 
 
@@ -122,6 +122,6 @@ def _as_many_as_met(config: TrainConfig, plans: list[Demonstration]) -> list[Dem
     return [plans[i] for i in np.random.default_rng(0).permutation(len(plans))[: len(plans) // fraction]]
 
 
-def _pool(config: TrainConfig, plans: list[Demonstration]) -> TaskPool:
+def _pools(config: TrainConfig, plans: list[Demonstration]) -> list[TaskPool]:
     per_task = config.learning.graphs_per_task
-    return demonstrations.demonstration_pool(config.experiment, plans, config.network, per_task)
+    return demonstrations.demonstration_pools(config.experiment, plans, config.network, per_task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,10 +16,10 @@ from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.errors import check_number
 from mrlato_jax.learning import rollout
-from mrlato_jax.learning.learning_task import LearningTask, learning_task
+from mrlato_jax.learning.learning_task import LearningTask, learning_task, stack_alike
 from mrlato_jax.planners import optimum
 from mrlato_jax.progress import Progress
-from mrlato_jax.training.experiments import TestSet, validation_sets
+from mrlato_jax.training.experiments import TestSet, kind_of, validation_sets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ValidationSet:
 
     Attributes:
         test_sets: the DAGs and their systems.
-        optimum_s: mean makespan of the optima in the priority order, seconds; unproven, one counts at its lower bound.
+        optimum_s: mean cost of the optima in the priority order, seconds; unproven, one counts at its lower bound.
         unproven: how many are.
     """
 
@@ -58,7 +59,8 @@ def validation_set(
     plans = []
     with Progress(len(test_sets), "optima to validate by") as progress:
         for number, test_set in enumerate(test_sets, start=1):
-            plans += [optimum(graph, test_set.system, time_limit_s=time_limit_s) for graph in test_set.graphs]
+            prove = partial(optimum, system=test_set.system, time_limit_s=time_limit_s, objective=test_set.objective)
+            plans += [prove(graph) for graph in test_set.graphs]
             progress.update(number, set=test_set.name)
         unproven = sum(not plan.proven for plan in plans)
         if unproven:
@@ -83,16 +85,19 @@ class Validation:
         """
         began = clock()
         size = max(graph.num_tasks for test_set in chosen.test_sets for graph in test_set.graphs)
-        tasks = [learning_task(test_set.graphs, test_set.system, network, size) for test_set in chosen.test_sets]
-        self._task: LearningTask = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tasks)
+        kinds: dict[Any, list[LearningTask]] = defaultdict(list)
+        for test_set in chosen.test_sets:
+            task = learning_task(test_set.graphs, test_set.system, network, size, test_set.objective)
+            kinds[kind_of(test_set.system)].append(task)
+        self._tasks = [_joined(tasks) for tasks in kinds.values()]
         self._optimum_s, self._policy, self._clock = chosen.optimum_s, network, clock
         self._started, self._measuring, self._before = began, clock() - began, 0.0
 
     def gap(self, params: Any) -> float:
-        """Mean argmax-decoded makespan over that of the optima, less 1."""
+        """Mean argmax-decoded cost over that of the optima, less 1."""
         began = self._clock()
-        makespans = _decoded(self._policy, params, self._task)
-        gap = float(np.mean(np.asarray(makespans, np.float64))) / self._optimum_s - 1
+        costs = [np.asarray(_decoded(self._policy, params, task), np.float64) for task in self._tasks]
+        gap = float(np.concatenate(costs).mean()) / self._optimum_s - 1
         self._measuring += self._clock() - began
         return gap
 
@@ -104,6 +109,12 @@ class Validation:
     def go_on_from(self, seconds: float) -> None:
         """Training goes on from a checkpoint that earlier sessions needed `seconds` for."""
         self._before = max(self._before, seconds)
+
+
+def _joined(tasks: list[LearningTask]) -> LearningTask:
+    """The DAGs of learning tasks of one kind of system as those of one."""
+    joined = stack_alike(tasks)
+    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), joined)
 
 
 @partial(jax.jit, static_argnames="network")

@@ -212,6 +212,36 @@ def test_from_graphs_refuses() -> None:
             DagDataset.from_graphs("x", sets, ("train",) * len(sets), {})
 
 
+@pytest.fixture(scope="module")
+def pinned() -> DagDataset:
+    task = {"cycles": [1, 1], "upload_bytes": [1, 1], "download_bytes": [1, 1], "edges": [(0, 1)]}
+    graphs = [TaskGraph.from_edges(**task, pins=pins) for pins in ((), ["ue", "any"], ["any", "server"])]
+    return DagDataset.from_graphs("x", {"a": graphs}, ("train",), {})
+
+
+def test_pins_are_kept_and_counted_in_the_hash(pinned: DagDataset, tmp_path: Path) -> None:
+    save(pinned, tmp_path)
+    again = load("x", tmp_path)
+    assert [graph.pins for graph in again.graphs("a")] == [("any", "any"), ("ue", "any"), ("any", "server")]
+    plain = DagDataset(**fields(pinned))
+    assert plain.pins is None
+    assert plain.content_hash != again.content_hash == pinned.content_hash
+
+
+@pytest.mark.parametrize(
+    ("pins", "found"),
+    [
+        (np.full((1, 3, 2), 3, np.uint8), r"pins is wrong in set a, graph 0, at \[0\]; accepted: 0 to 2"),
+        (np.zeros((1, 3, 2), np.int64), "pins is of type int64; accepted: an array of uint8"),
+        (np.zeros((1, 3), np.uint8), r"pins has shape \(1, 3\); accepted: \(1, 3, 2\)"),
+        ([0], "pins is of type list"),
+    ],
+)
+def test_pins_that_are_none(pinned: DagDataset, pins: Any, found: str) -> None:
+    with pytest.raises(InputError, match=found):
+        DagDataset(**fields(pinned), pins=pins)
+
+
 def test_graph_refuses(small: DagDataset) -> None:
     for set_index, graph_index in ((9, 0), (-1, 0), (0, 2), (0, -1), (0.0, 0)):
         with pytest.raises(InputError, match=r"_index is .*accepted: an integer"):

@@ -15,7 +15,7 @@ from tiny_run import run_here
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.dataset import build, load, save
-from mrlato_jax.training.experiments import systems_of, training_pool
+from mrlato_jax.training.experiments import systems_of, training_pools
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,7 +103,7 @@ def test_a_data_set_of_files(files: Path, tmp_path: Path) -> None:
     assert data.graph(2, 0).num_tasks == 6
     (system,) = systems_of(data, 1, "paper")
     assert system == mj.System(uplink_bps=20e6, downlink_bps=60e6)
-    pool = training_pool(data, NetworkConfig(units=16, heads=2, layers=1), "paper")
+    (pool,) = training_pools(data, NetworkConfig(units=16, heads=2, layers=1), "paper")
     assert pool.learning_tasks.dags.ue.shape == (2, 1, 2, 5)
 
 

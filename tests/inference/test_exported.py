@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from wider import Kind, random_case
 
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
@@ -79,11 +82,54 @@ def test_one_program_for_several_platforms(policy: mj.Offloader) -> None:
     np.testing.assert_allclose(spans, ours.makespan, rtol=1e-5)
 
 
+def test_several_servers_pins_and_energy() -> None:
+    """What a program of a wide kind takes comes in the stated order; its pins and prices count."""
+    network = dataclasses.replace(POLICY, servers="any_servers")
+    like = jax.eval_shape(partial(rollout.init_params, network), jax.random.key(0))
+    rng = np.random.default_rng(5)
+    params = jax.tree.map(lambda leaf: rng.normal(0.0, 0.5, leaf.shape).astype(np.float32), like)
+    policy = mj.Offloader(network, params, "random")
+    kind = Kind(2, "resident", pinned=True)
+    cases = [random_case(rng, kind, n) for n in (SIZE, 6, SIZE)]
+    arrays = mj.pack(
+        [case.graph for case in cases],
+        [case.system for case in cases],
+        num_positions=SIZE,
+        objective=mj.Objective(energy_weight=0.5),
+    )
+    assert arrays.prices is not None
+    options: dict[str, Any] = {"num_servers": 2, "pins": True, "energy": True}
+    data = exported.to_program(policy, SIZE, "resident", ("cpu",), **options)
+    inputs = [arrays.ue, arrays.uplink, arrays.vm, arrays.downlink, arrays.parents, arrays.mask]
+    inputs += [arrays.forward, arrays.backhaul, arrays.allowed, np.stack(arrays.prices, axis=1)]
+    program = jax.export.deserialize(bytearray(data))
+    placement, _, spans = program.call(*inputs)
+    ours = policy.decide(arrays)
+    np.testing.assert_array_equal(placement, ours.placement)
+    np.testing.assert_allclose(spans, ours.makespan, rtol=1e-5)
+    assert set(np.unique(placement)) == {0, 1, 2}
+    assert np.take_along_axis(arrays.allowed, np.asarray(placement)[..., None], axis=2).all()
+    free = np.tile(np.float32([1, 0, 0, 0]), (len(cases), 1))
+    assert not np.array_equal(placement, program.call(*inputs[:-1], free)[0])
+
+
+def test_one_server_with_pins_and_results_that_stay(policy: mj.Offloader) -> None:
+    """Of one server the times have no axis of servers."""
+    data = exported.to_program(policy, SIZE, "resident", ("cpu",), pins=True)
+    shapes = [aval.shape[1:] for aval in jax.export.deserialize(bytearray(data)).in_avals]
+    assert shapes == [*[(SIZE,)] * 4, (SIZE, SIZE), *[(SIZE,)] * 3, (SIZE, 2)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"num_positions": 0}, "num_positions is 0; accepted: an integer in"),
-        ({"num_positions": 4, "channel": "ether"}, "channel is 'ether'; accepted: paper, mrlco"),
+        ({"num_positions": 4, "channel": "ether"}, "channel is 'ether'; accepted: paper, mrlco, mrlco_code, resident"),
+        ({"num_positions": 4, "radio": "two"}, "radio is 'two'; accepted: shared, separate"),
+        ({"num_positions": 4, "num_servers": 0}, "num_servers is 0; accepted: an integer in"),
+        ({"num_positions": 4, "num_servers": 2}, "num_servers is 2; accepted: 1, which this policy knows"),
+        ({"num_positions": 4, "energy": True}, "energy is True; accepted: False, since this policy knows"),
+        ({"num_positions": 4, "pins": 1}, "pins is 1; accepted: a bool"),
         ({"num_positions": 4, "platforms": ("abacus",)}, "platforms is 'abacus'; accepted: cpu, cuda, rocm, tpu"),
     ],
 )

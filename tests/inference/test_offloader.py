@@ -465,7 +465,11 @@ def test_another_checkpoint_is_not_traced_again(policy: mj.Offloader) -> None:
 
     others = init_state(CONFIG.network, CONFIG.learning, seed=8).params
     later = dataclasses.replace(
-        policy, params=others, label="later", iteration=99, ranges=ranges.ranges_of([(graphs(4)[0], SYSTEM)])
+        policy,
+        params=others,
+        label="later",
+        iteration=99,
+        ranges=ranges.ranges_of([(graphs(4)[0], SYSTEM, mj.Objective())]),
     )
     adapted = policy.adapt(graphs(4, seed=16), SYSTEM, updates=1)
     spans = [float(decided(checkpoint)[0]) for checkpoint in (policy, later, adapted)]
@@ -539,7 +543,7 @@ def test_adapting_gives_a_policy_and_its_curve(policy: mj.Offloader) -> None:
 
 def test_what_is_saved_is_loaded_again(policy: mj.Offloader, tmp_path: Path) -> None:
     ranged = dataclasses.replace(
-        policy, iteration=7, label="mine+x", ranges=ranges.ranges_of([(graphs(5)[0], SYSTEM)]),
+        policy, iteration=7, label="mine+x", ranges=ranges.ranges_of([(graphs(5)[0], SYSTEM, mj.Objective())]),
         learning=dataclasses.replace(policy.learning, inner_lr=0.125),
     )  # fmt: skip
     path = ranged.save(tmp_path / "new" / "mine.v2")
@@ -580,11 +584,11 @@ def test_what_cannot_be_saved(policy: mj.Offloader, tmp_path: Path) -> None:
 
 
 def test_what_is_out_of_range_is_named(policy: mj.Offloader) -> None:
-    known = [(graph, SYSTEM) for graph in graphs(5, 8, 12, seed=15)]
+    known = [(graph, SYSTEM, mj.Objective()) for graph in graphs(5, 8, 12, seed=15)]
     ranged = dataclasses.replace(policy, ranges=ranges.ranges_of(known))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ranged.plan([graph for graph, _ in known], SYSTEM)
+        ranged.plan([graph for graph, *_ in known], SYSTEM)
         policy.plan(graphs(40), SYSTEM)  # of which nothing is known
     with pytest.warns(mj.OutsideTrainingWarning) as caught:
         plan = ranged.plan(graphs(40, seed=15)[0], SYSTEM)
@@ -611,6 +615,8 @@ def test_ranges_by_hand() -> None:
         {
             "tasks": 3, "tasks a level": 1.5, "edges a task": 2 / 3, "upload time / local time": 1 / 6,
             "download time / local time": 8 / 6, "VM time / local time": 0.1, "longest local time / mean": 1.5,
+            "servers": 1, "radios": 1, "results that stay": 0, "pinned tasks / tasks": 0,
+            "price of a second's energy / price of a second": 0,
         }
     )  # fmt: skip
 
@@ -619,8 +625,8 @@ def test_what_takes_hardly_any_time_is_not_unlike_training() -> None:
     """Data of a few bytes beside gigacycles, as workflows have them; a link that is in fact slow still is."""
     known = (("upload time / local time", 0.001, 2.0), ("download time / local time", 0.001, 2.0))
     graph = mj.TaskGraph.from_edges(cycles=[3e12] * 2, upload_bytes=[9.0] * 2, download_bytes=[0.0] * 2, edges=[(0, 1)])
-    assert ranges.outside(known, [(graph, mj.System())]) is None
-    slow = ranges.outside(known, [(graph, mj.System(uplink_bps=1e-3))])
+    assert ranges.outside(known, [(graph, mj.System(), mj.Objective())]) is None
+    slow = ranges.outside(known, [(graph, mj.System(uplink_bps=1e-3), mj.Objective())])
     assert slow is not None
     assert "upload time / local time is 24 (0.001 to 2 in training)" in slow
 

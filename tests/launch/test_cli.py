@@ -390,8 +390,9 @@ def stated(name: str) -> list[str]:
 
 TABLE_I: dict[str, Any] = {  # the paper's settings in full, by dotted names as in a run's config.json
     "experiment": "exp1", "method": "mrlato", "iterations": 2000, "seed": 0, "channel": "paper",
-    "policy.decides": "placement", "policy.decoder_input": "paper", "policy.lookahead_rules": 5, "policy.units": 128,
-    "policy.layers": 2, "policy.heads": 8, "policy.neighbour_width": 32, "policy.neighbours": "listed",
+    "policy.decides": "placement", "policy.servers": "one_server", "policy.decoder_input": "paper",
+    "policy.lookahead_rules": 5, "policy.units": 128, "policy.layers": 2,
+    "policy.heads": 8, "policy.neighbour_width": 32, "policy.neighbours": "listed",
     "policy.task_features": "paper", "policy.encoder": "forward", "policy.matmul": "float32",
     "learning.learn_from": "samples", "learning.inner_lr": 5e-4, "learning.inner_lr_decay": 0,
     "learning.outer_lr": 5e-4, "learning.outer_lr_decay": 0, "learning.inner_steps": 3, "learning.meta_batch": 10,

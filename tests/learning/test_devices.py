@@ -207,12 +207,12 @@ def main(cases: str, out: str) -> None:
     from test_outer import step_of_task_and_key
 
     from mrlato_jax.learning import outer
-    from mrlato_jax.training.experiments import training_pool
+    from mrlato_jax.training.experiments import training_pools
 
     assert jax.device_count() == NUM_DEVICES
     policy = dataclasses.replace(tiny_run.POLICY, units=8)
     learning = dataclasses.replace(tiny_run.LEARNING, meta_batch=TASKS, inner_steps=2)
-    pool = training_pool(tiny_run.dataset(train=TASKS + 1), policy, "paper")
+    (pool,) = training_pools(tiny_run.dataset(train=TASKS + 1), policy, "paper")
     found: dict[str, Any] = {}
 
     def flat(tree: Any) -> np.ndarray:

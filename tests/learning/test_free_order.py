@@ -76,7 +76,7 @@ def test_trajectories_place_each_task_once_after_its_parents(case: Case) -> None
             order, placement = case.plan(graph, np.asarray(case.trajectories.decisions.actions)[graph, r])
             assert oracle.is_linear_extension(dag, order)
             want = oracle.simulate(dag, case.mec, placement, order).makespan
-            assert case.trajectories.makespans[graph, r] == pytest.approx(want, rel=1e-5)
+            assert case.trajectories.costs[graph, r] == pytest.approx(want, rel=1e-5)
             orders.add((graph, *order))
     assert len(orders) > len(SIZES)  # not the priority order alone
 
@@ -108,7 +108,7 @@ def test_padding_changes_no_decision(case: Case) -> None:
     mask = np.asarray(case.task.dags.mask)[:, None]
     cut = np.asarray(sampled.decisions.actions)[..., : max(SIZES)]
     np.testing.assert_array_equal(np.where(mask, cut, 0), np.where(mask, case.trajectories.decisions.actions, 0))
-    np.testing.assert_allclose(sampled.makespans, case.trajectories.makespans, rtol=1e-5)
+    np.testing.assert_allclose(sampled.costs, case.trajectories.costs, rtol=1e-5)
 
 
 def test_deviations_try_the_next_likeliest_action(case: Case) -> None:
@@ -119,7 +119,7 @@ def test_deviations_try_the_next_likeliest_action(case: Case) -> None:
     mask = np.asarray(case.task.dags.mask)
     plan, actions = np.asarray(tried.own.decisions.actions)[:, 0], np.asarray(tried.others.decisions.actions)
     np.testing.assert_array_equal(plan[mask], np.asarray(own)[mask])
-    np.testing.assert_allclose(tried.own.makespans[:, 0], spans, rtol=1e-6)
+    np.testing.assert_allclose(tried.own.costs[:, 0], spans, rtol=1e-6)
     first = jnp.arange(NUM_SIDES * size)
     every = jnp.zeros((len(SIZES), first.size, size), jnp.int32).at[:, :, 0].set(first)
     ranked = np.argsort(-np.asarray(score(case, every).log_probs[:, :, 0]), axis=1)
@@ -128,7 +128,7 @@ def test_deviations_try_the_next_likeliest_action(case: Case) -> None:
         positions = np.asarray(tried.positions)[graph].tolist()
         assert sorted(positions) == list(range(size))
         assert actions[graph, positions.index(0), 0] == ranked[graph, 1]
-        for row, span in zip(actions[graph], np.asarray(tried.others.makespans)[graph], strict=True):
+        for row, span in zip(actions[graph], np.asarray(tried.others.costs)[graph], strict=True):
             order, placement = case.plan(graph, row)
             assert oracle.is_linear_extension(dag, order)
             assert span == pytest.approx(oracle.simulate(dag, case.mec, placement, order).makespan, rel=1e-5)

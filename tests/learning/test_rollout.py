@@ -121,8 +121,8 @@ def test_cold_samples_are_the_likeliest_plan_and_hot_ones_are_not(case: Case) ->
     spans = rollout.decode_greedily(case.network, case.params, case.task)[1]
     heat = jnp.array([1e-6, 1e-6, 1.0, 50.0])
     drawn = rollout.sample(case.network, case.params, case.task, jax.random.key(3), 4, heat)
-    np.testing.assert_allclose(drawn.makespans[:, 0], spans, rtol=1e-5)
-    np.testing.assert_allclose(drawn.makespans[:, 1], spans, rtol=1e-5)
+    np.testing.assert_allclose(drawn.costs[:, 0], spans, rtol=1e-5)
+    np.testing.assert_allclose(drawn.costs[:, 1], spans, rtol=1e-5)
     plainly = rollout.sample(case.network, case.params, case.task, jax.random.key(3), 4)
     np.testing.assert_array_equal(drawn.decisions.actions[:, 2], plainly.decisions.actions[:, 2])
     assert (drawn.decisions.actions[:, 3] != drawn.decisions.actions[:, 0]).any()
@@ -140,7 +140,7 @@ def test_deviations_take_one_decision_of_the_own_plan_the_other_way(case: Case, 
     assert actions.shape == (len(SIZES), count, max(SIZES))
     plan = np.asarray(tried.own.decisions.actions)[:, 0]
     np.testing.assert_array_equal(plan[mask], np.asarray(own)[mask])
-    np.testing.assert_allclose(tried.own.makespans[:, 0], spans, rtol=1e-6)
+    np.testing.assert_allclose(tried.own.costs[:, 0], spans, rtol=1e-6)
     likeliest = np.asarray(case.score(case.task, tried.others.decisions.actions).log_probs) >= math.log(0.5)
     for graph, positions in enumerate(np.asarray(tried.positions)):
         assert len(set(positions.tolist())) == count
@@ -152,7 +152,7 @@ def test_deviations_take_one_decision_of_the_own_plan_the_other_way(case: Case, 
                 assert likeliest[graph, d, j + 1 : SIZES[graph]].all()
     for d in range(count):
         want = mj.makespan(case.task.dags, jnp.asarray(actions[:, d]))
-        np.testing.assert_allclose(tried.others.makespans[:, d], want, rtol=1e-5)
+        np.testing.assert_allclose(tried.others.costs[:, d], want, rtol=1e-5)
 
 
 def test_deviations_are_drawn_where_the_policy_is_least_sure(case: Case) -> None:
@@ -214,7 +214,7 @@ def test_padding_changes_no_decision(case: Case) -> None:
     sampled = case.sample(wide)
     cut = jax.tree.map(lambda leaf: leaf[..., : max(SIZES)], sampled.decisions)
     assert_close(cut, case.trajectories.decisions, case.valid)
-    np.testing.assert_allclose(sampled.makespans, case.trajectories.makespans, rtol=1e-5)
+    np.testing.assert_allclose(sampled.costs, case.trajectories.costs, rtol=1e-5)
     if case.network.decoder_input != "lookahead":
         return  # one of the modes is enough for greedy decoding, the same recurrence
     (actions, makespans), (wide_actions, wide_makespans) = case.greedy(case.task), case.greedy(wide)
@@ -285,7 +285,7 @@ def test_scaling_all_times_alike_changes_no_decision(case: Case) -> None:
     np.testing.assert_array_equal(task.dags.uplink, 4 * case.task.dags.uplink)
     got = case.sample(task)
     jax.tree.map(np.testing.assert_array_equal, got.decisions, case.trajectories.decisions)
-    np.testing.assert_array_equal(got.makespans, 4 * case.trajectories.makespans)
+    np.testing.assert_array_equal(got.costs, 4 * case.trajectories.costs)
     np.testing.assert_array_equal(case.greedy(task)[0], case.greedy(case.task)[0])
 
 
@@ -380,7 +380,7 @@ def test_gradient_of_the_loss_equals_finite_differences() -> None:
     graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in (4, 2)]
     arrays = mj.pack(graphs, to_system(random_mec(rng, "paper")), dtype=np.float64)
     with jax.enable_x64(True):
-        encoded = jax.vmap(lambda dag: features.encode(dag, policy.neighbour_width))(arrays)
+        encoded = jax.vmap(lambda dag: features.encode(dag, features.Told(policy.neighbour_width)))(arrays)
         task = LearningTask(jax.tree.map(jnp.asarray, arrays), encoded, arrays.ue.sum(axis=-1))
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), random_params(policy, 6))
         actions = jnp.asarray(rng.integers(0, 2, (2, 3, 4)), jnp.int32)

@@ -46,9 +46,9 @@ def test_the_plans_are_optima(found: list[Demonstration]) -> None:
     for entry in found:
         plan = mj.optimum(entry.graph("exp2"), entry.system("exp2"))
         assert entry.proven
-        assert entry.makespan == pytest.approx(plan.makespan, rel=1e-9)
+        assert entry.cost == pytest.approx(plan.makespan, rel=1e-9)
         again = mj.simulate(entry.graph("exp2"), entry.system("exp2"), [int(side) for side in entry.placement])
-        assert again.makespan == pytest.approx(entry.makespan, rel=1e-12)
+        assert again.makespan == pytest.approx(entry.cost, rel=1e-12)
 
 
 def test_what_is_written_is_read(found: list[Demonstration], tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_pool_has_the_plans_in_scheduling_order(found: list[Demonstration]) ->
     """Of two rates: a DAG of each number of tasks in each set."""
     slower = [demonstrations.demonstrate("exp2", i, 1002, 4e6, 5.0) for i in (0, 1)]
     everything = [*found, *slower]
-    pool = demonstrations.demonstration_pool("exp2", everything, POLICY, 1)
+    (pool,) = demonstrations.demonstration_pools("exp2", everything, POLICY, 1)
     assert pool.sizes == (10, 10, 10, 15, 15, 15)
     assert pool.learning_tasks.features.shape[:4] == (6, 1, 1, 15)
     assert pool.learning_tasks.optimum is not None
@@ -75,26 +75,26 @@ def test_a_pool_has_the_plans_in_scheduling_order(found: list[Demonstration]) ->
         np.testing.assert_array_equal(task.dags.mask.sum(axis=-1), size)
         np.testing.assert_array_equal(np.asarray(task.optimum)[:, size:], 0)
         met += mj.makespan(task.dags, task.optimum).tolist()
-    np.testing.assert_allclose(sorted(met), sorted(entry.makespan for entry in everything), rtol=1e-5)
+    np.testing.assert_allclose(sorted(met), sorted(entry.cost for entry in everything), rtol=1e-5)
 
 
 def test_a_policy_that_chooses_the_order_is_shown_the_look_aheads_plans(found: list[Demonstration]) -> None:
     free = dataclasses.replace(POLICY, decides="order")
     params = rollout.init_params(free, jax.random.key(0))
-    pool = demonstrations.demonstration_pool("exp2", found, free, 1)
+    (pool,) = demonstrations.demonstration_pools("exp2", found, free, 1)
     assert pool.learning_tasks.optimum is not None
     met = []
     for number in range(len(pool.sizes)):
         task = jax.tree.map(lambda leaf, number=number: leaf[number, 0], pool.learning_tasks)
         followed = by_hand.follow(free, params, task, task.optimum[:, None])
-        met += np.asarray(followed.makespans)[:, 0].tolist()
+        met += np.asarray(followed.costs)[:, 0].tolist()
     ahead = [look_ahead_order(entry.graph("exp2"), entry.system("exp2")).makespan for entry in found]
     np.testing.assert_allclose(sorted(met), sorted(ahead), rtol=1e-5)
 
 
 def test_a_pool_deals_equally_many_into_each_set(found: list[Demonstration], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demonstrations, "MIXES", 1)
-    pool = demonstrations.demonstration_pool("exp2", found[:3], POLICY, 1)  # two of ten tasks, one of fifteen
+    (pool,) = demonstrations.demonstration_pools("exp2", found[:3], POLICY, 1)  # two of ten tasks, one of fifteen
     assert pool.sizes == (10, 15)
     assert pool.learning_tasks.features.shape[:3] == (2, 1, 1)
 
@@ -102,9 +102,9 @@ def test_a_pool_deals_equally_many_into_each_set(found: list[Demonstration], mon
 def test_plans_of_other_dags_are_refused(found: list[Demonstration]) -> None:
     flipped = dataclasses.replace(found[0], placement="".join("10"[int(side)] for side in found[0].placement))
     with pytest.raises(InputError, match=r"plan of graph 1000 of set 0 takes .* by the simulator, and"):
-        demonstrations.demonstration_pool("exp2", [flipped, *found[1:]], POLICY, 1)
+        demonstrations.demonstration_pools("exp2", [flipped, *found[1:]], POLICY, 1)
     with pytest.raises(InputError, match=r"have 1 plans of 15 tasks; accepted: at least graphs_per_task = 2"):
-        demonstrations.demonstration_pool("exp2", found[:3], POLICY, 2)
+        demonstrations.demonstration_pools("exp2", found[:3], POLICY, 2)
 
 
 @pytest.mark.parametrize("experiment", ["exp1", "exp3"])
@@ -117,7 +117,7 @@ def test_those_that_come_with_the_package_are_of_every_family_and_rate(experimen
     assert kinds == {(set_index, rate) for set_index, _, rate in demonstrations.wanted(experiment, 1)}
     for entry in everything[:: len(everything) // 8]:
         again = mj.simulate(entry.graph(experiment), entry.system(experiment), [int(side) for side in entry.placement])
-        assert again.makespan == pytest.approx(entry.makespan, rel=1e-12)
+        assert again.makespan == pytest.approx(entry.cost, rel=1e-12)
 
 
 def test_files_of_something_else_are_refused(found: list[Demonstration], tmp_path: Path) -> None:

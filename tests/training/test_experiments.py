@@ -14,7 +14,7 @@ from mrlato_jax.dag.dataset import DagDataset, build_graph, load
 from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.training import experiments
-from mrlato_jax.training.experiments import training_pool, training_systems
+from mrlato_jax.training.experiments import training_pools, training_systems
 
 POLICY = NetworkConfig(units=16, heads=2)
 TRAIN_MBPS = (4, 7, 10, 13, 16, 19, 22)
@@ -39,7 +39,7 @@ def data(request: pytest.FixtureRequest) -> DagDataset:
 
 @pytest.fixture(scope="module")
 def pool(data: DagDataset) -> TaskPool:
-    return training_pool(data, POLICY, "paper")
+    return training_pools(data, POLICY, "paper")[0]
 
 
 # What the data sets are.
@@ -165,7 +165,7 @@ def test_variants_are_the_rates(data: DagDataset, pool: TaskPool) -> None:
 
 def test_the_channel_reaches_the_pool_and_the_settings(data: DagDataset) -> None:
     small = part(data.name, graphs=1, most=1)
-    assert training_pool(small, POLICY, "mrlco").learning_tasks.dags.channel == "mrlco"
+    assert training_pools(small, POLICY, "mrlco")[0].learning_tasks.dags.channel == "mrlco"
     assert {test_set.system.channel for test_set in experiments.unseen_sets(small, "mrlco_code")} == {"mrlco_code"}
 
 
@@ -198,7 +198,7 @@ def test_no_test_sets() -> None:
 
 def test_a_graph_beyond_the_policys_width(data: DagDataset) -> None:
     with pytest.raises(mj.InputError, match="neighbour_width = 1"):
-        training_pool(data, NetworkConfig(neighbour_width=1), "paper")
+        training_pools(data, NetworkConfig(neighbour_width=1), "paper")
 
 
 # What settings may be chosen by.

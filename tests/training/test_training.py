@@ -23,7 +23,7 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState, init_state
 from mrlato_jax.training import checkpoint, loop, run_folder
-from mrlato_jax.training.experiments import training_pool
+from mrlato_jax.training.experiments import training_pools
 from mrlato_jax.training.loop import begun_together, train
 from mrlato_jax.training.run_folder import MetricsLog, RunFolder, checkpoint_meta, read_metrics
 from mrlato_jax.training.stopping import GracefulStop
@@ -56,7 +56,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pool() -> TaskPool:
-    return training_pool(tiny_run.dataset(), CONFIG.network, CONFIG.channel)
+    return training_pools(tiny_run.dataset(), CONFIG.network, CONFIG.channel)[0]
 
 
 @dataclasses.dataclass
@@ -91,14 +91,14 @@ class StopAfter(GracefulStop):
 
 def start(path: Path, pool: TaskPool, stop: GracefulStop | None = None, **options: Any) -> LearnerState | None:
     with RunFolder.create(path, CONFIG, HASH) as run:
-        return only(train([run], [CONFIG], HASH, pool, stop or GracefulStop(), **options))
+        return only(train([run], [CONFIG], HASH, [pool], stop or GracefulStop(), **options))
 
 
 def resume(
     path: Path, pool: TaskPool, config: TrainConfig = CONFIG, data_hash: str = HASH, **options: Any
 ) -> LearnerState | None:
     with RunFolder.resume(path, config, data_hash) as run:
-        return only(train([run], [config], data_hash, pool, GracefulStop(), **options))
+        return only(train([run], [config], data_hash, [pool], GracefulStop(), **options))
 
 
 def only(states: list[LearnerState] | None) -> LearnerState | None:
@@ -122,6 +122,27 @@ def assert_same(got: LearnerState | None, want: LearnerState) -> None:
         if jax.numpy.issubdtype(ours.dtype, jax.dtypes.prng_key):
             ours, theirs = jax.random.key_data(ours), jax.random.key_data(theirs)
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+
+
+def test_kinds_of_systems_are_met_in_turn(pool: TaskPool, whole: Outcome, tmp_path: Path) -> None:
+    """What an iteration draws from is its pool's, also in a run that goes on after an interruption."""
+    (other,) = training_pools(tiny_run.dataset(seed=1), CONFIG.network, CONFIG.channel)
+
+    def run(path: Path, stop: GracefulStop) -> LearnerState | None:
+        with RunFolder.create(path, CONFIG, HASH) as folder:
+            return only(train([folder], [CONFIG], HASH, [pool, other], stop))
+
+    want = run(tmp_path / "whole", GracefulStop())
+    assert want is not None
+    assert run(tmp_path / "stopped", StopAfter(tmp_path / "stopped", 3)) is None
+    with RunFolder.resume(tmp_path / "stopped", CONFIG, HASH) as folder:
+        assert_same(only(train([folder], [CONFIG], HASH, [pool, other], GracefulStop())), want)
+    found, alone = (
+        [json.loads(line)["heft_ms"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (tmp_path / "whole", whole.path)
+    )
+    same = [ours == theirs for ours, theirs in zip(found, alone, strict=True)]
+    assert same == [True, False] * 3
 
 
 def test_a_stop_before_the_first_iteration_computes_nothing(pool: TaskPool, tmp_path: Path) -> None:
@@ -214,7 +235,7 @@ def test_the_seed_is_what_makes_it_the_same(whole: Outcome, pool: TaskPool, tmp_
     assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == whole.metrics
     other = dataclasses.replace(CONFIG, seed=CONFIG.seed + 1)
     with RunFolder.create(tmp_path / "other", other, HASH) as run:
-        train([run], [other], HASH, pool, GracefulStop())
+        train([run], [other], HASH, [pool], GracefulStop())
     assert (tmp_path / "other" / "metrics.jsonl").read_bytes() != whole.metrics
 
 
@@ -259,7 +280,7 @@ def test_more_iterations_continue(whole: Outcome, pool: TaskPool, tmp_path: Path
     assert RunFolder.open(path).config.iterations == 9
     longer = dataclasses.replace(CONFIG, iterations=9)
     with RunFolder.create(tmp_path / "at once", longer, HASH) as run:
-        assert_same(state, only(train([run], [longer], HASH, pool, GracefulStop())))
+        assert_same(state, only(train([run], [longer], HASH, [pool], GracefulStop())))
     assert (tmp_path / "at once" / "metrics.jsonl").read_bytes() == lines
 
 
@@ -298,7 +319,7 @@ SEEDS = [dataclasses.replace(CONFIG, seed=seed) for seed in (3, 4)]
 def train_seeds(root: Path, pool: TaskPool, begin: Any = RunFolder.create, **options: Any) -> list[LearnerState] | None:
     with contextlib.ExitStack() as stack:
         runs = [stack.enter_context(begin(root / f"seed{c.seed}", c, HASH)) for c in SEEDS]
-        return train(runs, SEEDS, HASH, pool, options.pop("stop", None) or GracefulStop(), **options)
+        return train(runs, SEEDS, HASH, [pool], options.pop("stop", None) or GracefulStop(), **options)
 
 
 @pytest.fixture(scope="module")
@@ -565,7 +586,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     run = RunFolder(path, RunFolder.open(path).record)
     before = tiny_run.hashes(path)
     with pytest.raises(InputError) as caught:
-        train([run], [longer], HASH, pool, GracefulStop())
+        train([run], [longer], HASH, [pool], GracefulStop())
     assert phrase in str(caught.value)
     assert "step_00000007.npz" in str(caught.value)
     assert "\n" not in str(caught.value)

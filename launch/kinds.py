@@ -1,0 +1,78 @@
+"""How good the policy for anything is on fresh systems of every kind: up to three servers, pins, results that stay.
+
+    python launch/kinds.py
+
+For each kind, HEFT-based, the look-ahead and the modes of the policy plan fresh applications on fresh systems;
+figures are means above the proven optimum. Then 10,000 plans with pins are looked through for a forbidden site. Half an
+hour on one core; writes OUT/kinds.json, .md and .png. Stopped, the same command goes on.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from _cli import LAUNCH, run
+from absl import flags
+
+from mrlato_jax.errors import check_number
+from mrlato_jax.files import check_writable, write_atomically
+from mrlato_jax.inference.load import load_offloader
+from mrlato_jax.progress import Progress, format_table
+from mrlato_jax.results import figures, kinds
+from mrlato_jax.results.record import GrowingRecord
+from mrlato_jax.results.reproduction import params_hash
+from mrlato_jax.training.run_folder import session
+
+FORBIDDEN, PLANS = "forbidden", "plans of pinned applications"
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("policy", "general", "Weights that come with the package, or a run folder.")
+flags.DEFINE_integer("graphs", 20, "Applications of each kind.")
+flags.DEFINE_integer("plans", 10_000, "Plans that are looked through for forbidden sites.")
+flags.DEFINE_float("optimum_s", 2.0, "Seconds that a proof may take.")
+flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results"), "Folder of the record, the table and the figure.")
+
+
+def main(_: list[str]) -> int:
+    check_number("graphs", FLAGS.graphs, low=1, integer=True)
+    check_number("plans", FLAGS.plans, low=0, integer=True)
+    check_number("optimum_s", FLAGS.optimum_s, low=0.0)
+    out = Path(FLAGS.out).absolute()
+    check_writable(out)
+    policy = load_offloader(FLAGS.policy)
+    identity = {
+        "policy": policy.label,
+        "params_sha256": params_hash(policy.params),
+        "graphs": FLAGS.graphs,
+        "optimum_s": FLAGS.optimum_s,
+        "version": session()["versions"]["mrlato_jax"],
+    }
+    record = GrowingRecord(out / "kinds.json", identity)
+    with Progress(len(kinds.KINDS), "planning for every kind") as progress:
+        for number, kind in enumerate(kinds.KINDS, start=1):
+            if kind.name not in record.rows:
+                asked = list(islice(kinds.drawn(kind), FLAGS.graphs))
+                record.add(kind.name, "measured", kinds.measured(policy, asked, FLAGS.optimum_s))
+            progress.update(number, kind=kind.name)
+    pinned = [kind for kind in kinds.KINDS if kind.pinned and not kind.energy]
+    with Progress(len(pinned), "looking for forbidden sites") as progress:
+        for number, kind in enumerate(pinned, start=1):
+            known = record.rows.get(FORBIDDEN, {})
+            if kind.name not in known:
+                each = -(-FLAGS.plans // len(pinned))
+                wrong = kinds.forbidden(policy, kind, each)
+                record.add(FORBIDDEN, kind.name, {PLANS: each, FORBIDDEN: wrong})
+            progress.update(number, kind=kind.name)
+    rows = {name: row["measured"] for name, row in record.rows.items() if name != FORBIDDEN}
+    looked = record.rows.get(FORBIDDEN, {}).values()
+    total, wrong = (sum(row[field] for row in looked) for field in (PLANS, FORBIDDEN))
+    shown = f"{format_table(*kinds.table(rows))}\n\n{total} {PLANS}: {wrong} with a forbidden site."
+    print(shown, flush=True)
+    write_atomically(out / "kinds.md", f"{shown}\n".encode())
+    write_atomically(out / "kinds.png", figures.png(kinds.figure(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,73 @@
+"""How good plans are on every kind of system: what is drawn, what is measured, and a plan that breaks a pin."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mrlato_jax as mj
+from mrlato_jax.dag.families import FAMILIES
+from mrlato_jax.results import figures, kinds
+from mrlato_jax.results.kinds import KINDS, Kind
+
+RESIDENT = Kind(3, "resident", "shared", True, True)
+
+
+class AsHeft:
+    """Plans as HEFT-based does, but offloads a pinned task where `breaks` says so."""
+
+    def __init__(self, breaks: bool = False) -> None:
+        self.breaks = breaks
+
+    def plan(self, graph: Any, system: Any, mode: str = "argmax", *, objective: mj.Objective | None = None) -> Any:
+        if isinstance(graph, mj.TaskGraph):
+            return mj.heft(graph, system, objective=objective)
+        plans = [self.plan(*pair) for pair in zip(graph, system, strict=True)]
+        if self.breaks:
+            plans = [dataclasses.replace(plan, placement=1 - np.minimum(plan.placement, 1)) for plan in plans]
+        return plans
+
+
+def test_every_kind_is_drawn_as_it_is_named() -> None:
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+    assert {kind.servers for kind in KINDS} == {1, 2, 3}
+    known = {tuple(family.system["vm_hz"]) for family in FAMILIES["general"] if family.system and family.pinned}
+    for kind in KINDS:
+        asked = list(islice(kinds.drawn(kind), 12))
+        assert {one.system.num_servers for one in asked} == {kind.servers}
+        assert {(one.system.channel, one.system.radio) for one in asked} == {(kind.channel, kind.radio)}
+        assert any(one.graph.is_pinned for one in asked) == kind.pinned
+        assert all((one.objective.energy_weight > 0) == kind.energy for one in asked)
+        assert len({one.system for one in asked}) == 12
+        assert not known & {one.system.vm_hz for one in asked}
+    again = list(islice(kinds.drawn(RESIDENT), 3))
+    assert again == list(islice(kinds.drawn(RESIDENT), 3)) != list(islice(kinds.drawn(RESIDENT, seed=1), 3))
+
+
+def test_plans_are_measured_above_the_proven_optimum() -> None:
+    asked = list(islice(kinds.drawn(RESIDENT), 4))[2:]
+    row = kinds.measured(AsHeft(), asked, 10.0)  # type: ignore[arg-type]
+    assert (row["asked"], row["proven"]) == (2, 2)
+    above = row["above_optimum"]
+    assert above["HEFT-based"] == above["argmax"] == above["search"]
+    assert min(above["look-ahead"]) >= -1e-9
+    assert np.mean(above["HEFT-based"]) > np.mean(above["look-ahead"])
+    rows = {RESIDENT.name: row}
+    header, (cells, total) = kinds.table(rows)
+    assert (header[:3], cells[:2]) == (["kind", "proven", "HEFT-based"], ["K=3, results stay, pins, energy", "2 / 2"])
+    assert cells[2] == f"{100 * np.mean(above['HEFT-based']):.1f}" == total[2]
+    pytest.importorskip("matplotlib")
+    assert figures.png(kinds.figure(rows)).startswith(b"\x89PNG")
+
+
+def test_a_forbidden_site_is_counted() -> None:
+    """In two batches; where plans are turned round, those of all applications with a pin break it."""
+    kind = Kind(1, "paper", "shared", True, False)
+    pinned = sum(one.graph.is_pinned for one in islice(kinds.drawn(kind, seed=1), 12))
+    for breaks, count in ((False, 0), (True, pinned)):
+        assert kinds.forbidden(AsHeft(breaks), kind, 12, batch=6) == count  # type: ignore[arg-type]
+    assert pinned
