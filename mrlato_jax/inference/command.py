@@ -34,7 +34,7 @@ from mrlato_jax.errors import InputError, check_choice, check_number, escaped, s
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference import pictures
 from mrlato_jax.inference.load import GENERAL, load_offloader
-from mrlato_jax.inference.offloader import MODES
+from mrlato_jax.inference.offloader import MODES, Offloader
 from mrlato_jax.mec.latency import LOCAL
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import CHANNELS, RADIOS, Power, System
@@ -164,7 +164,7 @@ def offload(options: argparse.Namespace) -> int:
     if drawing:
         check_writable(Path(options.out))
     policy = load_offloader(options.policy)
-    plans = compared(graph, system, goal, options, policy.plan)
+    plans = compared(graph, system, goal, options, policy)
     trade_off = front(graph, system, options.front, time_limit_s=options.optimum_s) if options.front else []
     best = min(plans, key=lambda name: (key_of(goal, plans[name][0]), not name.startswith("learned")))
     if options.json:
@@ -296,9 +296,9 @@ def compared(
     system: System,
     goal: Objective,
     options: argparse.Namespace,
-    learned: Callable[..., SearchedPlan],
+    policy: Offloader,
 ) -> dict[str, Timed]:
-    """Every plan by its name; the optimum and the learned plan only where they can be asked for."""
+    """Every plan by its name; the optimum, and the learned plan, only where they can be asked for."""
     planners: dict[str, Callable[[], Plan]] = {
         "all-local": lambda: all_local(graph, system),
         "all-offload": lambda: all_offload(graph, system),
@@ -306,8 +306,8 @@ def compared(
         "HEFT-based": lambda: heft(graph, system, objective=goal),
         "look-ahead": lambda: look_ahead(graph, system, objective=goal),
     }
-    if system.num_servers == 1:
-        planners[f"learned ({options.mode})"] = lambda: learned(
+    if system.num_servers == 1 or policy.network.any_servers:
+        planners[f"learned ({options.mode})"] = lambda: policy.plan(
             graph, system, options.mode, samples=options.samples, seed=options.seed, objective=goal
         )
     else:

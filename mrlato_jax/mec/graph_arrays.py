@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError, as_array, check_type, shorten
+from mrlato_jax.errors import InputError, as_array, check_number, check_type, shorten
 from mrlato_jax.mec.arrays import DagArrays, check_floating, padded_to
+from mrlato_jax.mec.objective import Prices, joules
 from mrlato_jax.mec.system import BITS_PER_BYTE, CHANNELS, QUANTITIES, System
 
 
@@ -95,7 +96,7 @@ def pack_graph(
     return GraphArrays(cycles, upload_bytes, download_bytes, parents, mask, topological, *pinned)
 
 
-def arrays(graph: GraphArrays, system: System, order: Any = None) -> DagArrays:
+def arrays(graph: GraphArrays, system: System, order: Any = None, *, energy_weight: Any = None) -> DagArrays:
     """What `pack` gives of these DAGs on a system, as a function of arrays; may be traced.
 
     Times and priorities are computed in the dtype of `graph`, float32 by default, and not in float64 as `pack` does. So
@@ -108,12 +109,15 @@ def arrays(graph: GraphArrays, system: System, order: Any = None) -> DagArrays:
             servers a sequence of such. Many systems for one DAG: `jax.vmap`.
         order: int[..., k >= n], task ids in scheduling order; by default the priority order (13) on that system. It is
             checked only where it and `graph` are on the host.
+        energy_weight: seconds that a joule is worth, as `Objective` has it; may be traced: a number, or [B]. By default
+            the makespan alone counts.
 
     Returns:
         `DagArrays`, with a leading axis B where `graph` has one. Times can be differentiated by clocks and rates.
 
     Raises:
-        InputError: an argument of another type or shape, or an order on the host that is no linear extension.
+        InputError: an argument of another type or shape, an order on the host that is no linear extension, or a weight
+            there that is negative or not finite.
     """
     check_type("graph", graph, GraphArrays)
     check_type("system", system, System)
@@ -133,7 +137,22 @@ def arrays(graph: GraphArrays, system: System, order: Any = None) -> DagArrays:
         values[name] = of_each[0] if name == "ue_hz" else tuple(of_each * (servers if len(of_each) == 1 else 1))
     if order is not None:
         order = _padded_order(graph, order)
-    return _arrays(graph, dataclasses.replace(system, **values), order)
+    packed = _arrays(graph, dataclasses.replace(system, **values), order)
+    if energy_weight is None:
+        return packed
+    if not isinstance(energy_weight, jax.Array):
+        for weight in np.ravel(as_array("energy_weight", energy_weight, "numbers")).tolist():
+            check_number("energy_weight", weight, low=0.0)
+    weight = jnp.asarray(energy_weight, dtype)
+    if weight.shape not in ((), batch):
+        raise InputError(f"energy_weight has shape {weight.shape}; accepted: a number, or {batch}, one for each graph")
+    second, *watts = joules(system.power)
+    return dataclasses.replace(
+        packed,
+        prices=Prices(
+            *(jnp.broadcast_to(price, batch) for price in (1 + weight * second, *(weight * w for w in watts)))
+        ),
+    )
 
 
 def _padded_order(graph: GraphArrays, order: Any) -> jax.Array:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mrlato_jax.config import ExecutionConfig, TrainConfig
@@ -67,6 +68,7 @@ def train_stages(
         initial = _warm_start(runs, configs, dataset.name, stop, checkpoint_every, execution, data_folder, validation)
         if initial is None:
             return None
+        jax.clear_caches()  # its programs: the host allows a process only so many pieces of memory
     if first.learning.learn_from == "optimum":
         with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
             plans = demonstrations.load(demonstrations.find(dataset.name, data_folder), first.experiment)

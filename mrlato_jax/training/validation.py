@@ -59,6 +59,8 @@ def validation_set(
     plans = []
     with Progress(len(test_sets), "optima to validate by") as progress:
         for number, test_set in enumerate(test_sets, start=1):
+            if number > 1 and kind_of(test_set.system) != kind_of(test_sets[number - 2].system):
+                jax.clear_caches()  # programs of other kinds: the host allows a process only so many pieces of memory
             prove = partial(optimum, system=test_set.system, time_limit_s=time_limit_s, objective=test_set.objective)
             plans += [prove(graph) for graph in test_set.graphs]
             progress.update(number, set=test_set.name)

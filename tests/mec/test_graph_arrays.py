@@ -15,6 +15,7 @@ from hypothesis import given, settings
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.learning import rollout
+from mrlato_jax.mec import latency
 from mrlato_jax.mec.latency import one_by_one
 
 FIELDS = [field.name for field in dataclasses.fields(mj.DagArrays) if field.name not in ("channel", "radio")]
@@ -107,6 +108,23 @@ def test_in_an_order_that_is_given(on_device: bool) -> None:
 
 CHAIN = mj.TaskGraph.from_edges(cycles=[1e7] * 3, upload_bytes=[1.0] * 3, download_bytes=[1.0] * 3, edges=[(0, 1)])
 PACKED = mj.pack_graph(CHAIN)
+
+
+def test_weights_of_energy_may_be_traced() -> None:
+    """Costs under vmap over weights are those of `pack` with each objective."""
+    system = mj.System(power=mj.Power(1.0, 2.0, 3.0, 0.5))
+    weights, sites = jnp.array([0.25, 4.0]), jnp.array([1, 0, 1])
+
+    def cost(weight: jax.Array) -> jax.Array:
+        dag = mj.arrays(PACKED, system, energy_weight=weight)
+        return latency.cost(dag, latency.run(dag, sites)[0])
+
+    for weight, found in zip(weights.tolist(), jax.vmap(cost)(weights), strict=True):
+        dag = first(mj.pack([CHAIN], system, objective=mj.Objective(energy_weight=weight)))
+        assert float(found) == pytest.approx(float(latency.cost(dag, latency.run(dag, sites)[0])), rel=1e-6)
+    for wrong, phrase in ((-1.0, "energy_weight is -1.0; accepted"), ([1.0, 2.0], r"energy_weight has shape \(2,\)")):
+        with pytest.raises(mj.InputError, match=phrase):
+            mj.arrays(PACKED, system, energy_weight=wrong)
 
 
 @pytest.mark.parametrize(

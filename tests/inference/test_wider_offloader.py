@@ -1,0 +1,145 @@
+"""Policies that know several servers, results that stay, pins and energy, as other programs call them."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from wider import Case, Kind, allowed, random_case
+
+import mrlato_jax as mj
+from mrlato_jax.config import LearningConfig, NetworkConfig
+from mrlato_jax.inference.offloader import DEADLINE_WEIGHTS
+from mrlato_jax.learning import ranges, rollout
+
+NETWORK = NetworkConfig(
+    servers="any_servers", decoder_input="lookahead", neighbours="pooled", units=16, heads=2, layers=1
+)
+LEARNING = LearningConfig(learn_from="deviations", rollouts=4, value_coef=0.0)
+WEIGHTED = mj.Objective(energy_weight=0.5)
+TWO = Kind(2, "resident", pinned=True)
+
+
+@pytest.fixture(scope="module")
+def policy() -> mj.Offloader:
+    like = jax.eval_shape(partial(rollout.init_params, NETWORK), jax.random.key(0))
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.1, 0.5, leaf.shape), jnp.float32), like)
+    return mj.Offloader(NETWORK, params, "random", learning=LEARNING)
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    rng = np.random.default_rng(4)
+    return [random_case(rng, TWO, n) for n in (5, 8, 8, 7)]
+
+
+def split(cases: list[Case]) -> tuple[list[mj.TaskGraph], list[mj.System]]:
+    return [case.graph for case in cases], [case.system for case in cases]
+
+
+def test_what_is_decided_is_what_is_planned(policy: mj.Offloader, cases: list[Case]) -> None:
+    """By `decide` on packed arrays, under vmap, and by `plan`; with a weight of energy the plans are others."""
+    graphs, systems = split(cases)
+    found = {}
+    for goal in (mj.Objective(), WEIGHTED):
+        plans = policy.plan(graphs, systems, objective=goal)
+        arrays = mj.pack(graphs, systems, objective=goal)
+        decision = policy.decide(arrays)
+        one_by_one = jax.vmap(lambda dag: policy.decide(jax.tree.map(lambda leaf: leaf[None], dag)))(
+            jax.tree.map(jnp.asarray, arrays)
+        )
+        for b, (case, plan) in enumerate(zip(cases, plans, strict=True)):
+            assert allowed(plan, case.pins)
+            n = case.graph.num_tasks
+            assert np.asarray(decision.order)[b, :n].tolist() == plan.order.tolist()
+            np.testing.assert_array_equal(np.asarray(decision.placement)[b, :n], plan.placement[plan.order])
+            assert float(decision.makespan[b]) == pytest.approx(plan.makespan, rel=1e-5)
+            np.testing.assert_array_equal(np.asarray(one_by_one.placement)[b, 0], np.asarray(decision.placement)[b])
+        found[goal] = [plan.placement.tolist() for plan in plans]
+    assert found[mj.Objective()] != found[WEIGHTED]
+
+
+def test_more_is_never_worse_by_what_is_asked_for(policy: mj.Offloader, cases: list[Case]) -> None:
+    graph, system = cases[1].graph, cases[1].system
+    argmax, sample, search = (
+        policy.plan(graph, system, mode, samples=4, objective=WEIGHTED) for mode in ("argmax", "sample", "search")
+    )
+    costs = [WEIGHTED.cost(plan.makespan, plan.energy) for plan in (argmax, sample, search)]
+    assert costs == sorted(costs, reverse=True)
+    best = mj.optimum(graph, system, objective=WEIGHTED)
+    assert costs[-1] >= WEIGHTED.cost(best.makespan, best.energy) * (1 - 1e-9)
+    assert search.evaluations > sample.evaluations > argmax.evaluations
+
+
+def test_a_deadline_is_met_with_the_least_energy_of_several_weights(policy: mj.Offloader, cases: list[Case]) -> None:
+    graph, system = cases[1].graph, cases[1].system
+    weighted = [policy.plan(graph, system, objective=mj.Objective(energy_weight=w)) for w in DEADLINE_WEIGHTS]
+    spans = sorted(plan.makespan for plan in weighted)
+    loose = policy.plan(graph, system, objective=mj.Objective(deadline_s=2 * spans[-1]))
+    assert loose.energy == min(plan.energy for plan in weighted)
+    middle = mj.Objective(deadline_s=spans[len(spans) // 2])
+    tight = policy.plan(graph, system, objective=middle)
+    in_time = [plan.energy for plan in weighted if middle.meets_deadline(plan.makespan)]
+    assert middle.meets_deadline(tight.makespan)
+    assert tight.energy == min(in_time)
+    assert tight.evaluations == len(DEADLINE_WEIGHTS) * weighted[0].evaluations
+    late = policy.plan(graph, system, objective=mj.Objective(deadline_s=1e-9))
+    assert late.makespan == spans[0]  # no plan is in time: the fastest
+
+
+def test_adapting_lowers_the_cost_that_is_asked_for(policy: mj.Offloader, cases: list[Case]) -> None:
+    graphs = [case.graph for case in cases[1:3]]
+    adapted = policy.adapt(graphs, cases[1].system, updates=6, objective=WEIGHTED)
+    assert adapted.curve is not None
+    before = policy.plan(graphs, cases[1].system, objective=WEIGHTED)
+    assert adapted.curve.latency_s[0] == pytest.approx(
+        np.mean([WEIGHTED.cost(plan.makespan, plan.energy) for plan in before]), rel=1e-5
+    )
+    assert adapted.curve.latency_s.min() < adapted.curve.latency_s[0]
+
+
+def test_what_a_policy_does_not_know_is_refused(policy: mj.Offloader, cases: list[Case]) -> None:
+    graph, system = cases[0].graph, cases[0].system
+    late = mj.Objective(deadline_s=1.0)
+    with pytest.raises(mj.InputError, match="arrays have a deadline; accepted: an energy weight"):
+        policy.decide(mj.pack([graph], system, objective=late))
+    with pytest.raises(mj.InputError, match=r"objective is .*deadline_s=1\.0.*; accepted: an energy weight, no deadl"):
+        policy.adapt([graph], system, objective=late)
+    old = mj.load_offloader("exp2")
+    with pytest.raises(mj.InputError, match=r"system\[0\] has 2 servers; accepted: 1, which this policy knows"):
+        old.plan(graph, system)
+    with pytest.raises(mj.InputError, match="the systems have 2 servers; accepted: 1, which this policy knows"):
+        old.decide(mj.pack([graph], system))
+    with pytest.raises(mj.InputError, match=r"objective is .*; accepted: the makespan, which this policy knows"):
+        old.adapt([graph], mj.System(), objective=WEIGHTED)
+    with pytest.raises(mj.InputError, match=r"objective is .* with mode 'argmax'; accepted: the makespan"):
+        old.plan(graph, mj.System(), objective=WEIGHTED)
+
+
+def test_systems_unlike_training_are_named() -> None:
+    """Also of policies that say nothing of servers: they were trained on one."""
+    graph = mj.daggen(6, 0.5, 0.5, np.random.default_rng(0))
+    known = [(graph, mj.System(), mj.Objective()), (graph, mj.System(vm_hz=[1e10, 1e10]), WEIGHTED)]
+    measured = ranges.ranges_of(known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ranges.outside(measured, known) is None
+    wide = mj.System(vm_hz=[1e10] * 3, channel="resident", radio="separate")
+    said = ranges.outside(measured, [(graph, wide, mj.Objective(energy_weight=9.0))])
+    assert said is not None
+    for phrase in (
+        "servers is 3 (1 to 2 in training)",
+        "radios is 3 (1 to 1 in training)",
+        "results that stay is 1 (0 to 0 in training)",
+        "price of a second's energy / price of a second is 31.5 (0 to 1.75 in training)",
+    ):
+        assert phrase in said
+    old = [entry for entry in measured if entry[0] not in ranges.ASSUMED]
+    said = ranges.outside(tuple(old), [(graph, wide, mj.Objective())])
+    assert said is not None
+    assert "servers is 3 (1 to 1 in training)" in said
