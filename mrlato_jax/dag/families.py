@@ -309,6 +309,7 @@ def _general_families() -> tuple[Family, ...]:
         *(staged(n, i, "test") for n, i in ((16, 1), (36, 2))),
         *(kind(90, i, "train") for kind in (wide, staged) for i in range(3)),
         wide(75, 1, "test"),
+        *(of_kind(kind, place, n) for kind in range(len(KINDS)) for place, n in enumerate(sizes)),
     )
 
 

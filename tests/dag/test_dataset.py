@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import io
 import json
@@ -17,7 +18,7 @@ import pytest
 from mrlato_jax import config
 from mrlato_jax.dag import dataset as dataset_module
 from mrlato_jax.dag.dataset import DagDataset, build, build_graph, load, save
-from mrlato_jax.dag.families import FAMILIES
+from mrlato_jax.dag.families import FAMILIES, KINDS, StagedFamily
 from mrlato_jax.dag.task_graph import TaskGraph, levels
 from mrlato_jax.errors import InputError
 
@@ -63,7 +64,7 @@ def test_splits() -> None:
         "exp1": (22, 3),
         "exp2": (6, 3),
         "exp3": (24, 1),
-        "general": (63, 7),
+        "general": (143, 7),
     }
     assert names["exp1"]["test"] == ["fat0.7_density0.4", "fat0.7_density0.7", "fat0.8_density0.6"]
     assert names["exp2"] == {"train": ["n10", "n15", "n25", "n35", "n45", "n50"], "test": ["n20", "n30", "n40"]}
@@ -88,7 +89,7 @@ def test_committed_files_are_the_checkouts_data() -> None:
     files = [path for path in COMMITTED.iterdir() if path.is_file()]  # results have a folder of their own
     files = [path for path in files if not path.name.startswith("demonstrations-")]
     assert {path.name for path in files} == {"manifest.json", *(f"{name}.npz" for name in FAMILIES)}
-    assert sum(path.stat().st_size for path in files) < 5 * 2**20
+    assert sum(path.stat().st_size for path in files) < 7 * 2**20
 
 
 def test_drawn_anew_it_is_the_committed_data_bit_for_bit(committed: DagDataset) -> None:
@@ -112,10 +113,11 @@ def test_no_graph_is_stored_twice(committed: DagDataset) -> None:
 def test_the_general_familys_applications_have_little_in_common() -> None:
     """Among them are tasks that compute nothing or send nothing, but no DAG in which nothing computes."""
     data = load("general", COMMITTED)
-    staged = np.array([name.startswith("staged") for name in data.set_names])
+    staged = np.array([isinstance(family, StagedFamily) for family in FAMILIES["general"]])
     idle = (data.cycles == 0) & data.task_mask
     silent = (data.upload_bytes == 0) & data.task_mask
-    seconds = np.array([8 / system["uplink_bps"] for system in data.settings["systems"]])[:, None]
+    first = [np.ravel(system["uplink_bps"])[0] for system in data.settings["systems"]]  # of several servers
+    seconds = 8 / np.array(first)[:, None]
     local = data.cycles.sum(axis=-1) / np.array([system["ue_hz"] for system in data.settings["systems"]])[:, None]
     ratio = data.upload_bytes.sum(axis=-1) * seconds / local
     alike = (data.upload_bytes == data.download_bytes).all(axis=-1)
@@ -131,6 +133,22 @@ def test_the_general_familys_applications_have_little_in_common() -> None:
     assert np.quantile(ratio[staged], 0.95) > 1.5
     assert np.quantile(each[wide], 0.5) == pytest.approx(0.05, rel=0.1)
     assert np.quantile(each[staged], 0.5) == pytest.approx(0.05, rel=0.1)
+
+
+def test_the_general_families_have_systems_of_every_kind() -> None:
+    """Each kind has ten sizes, half of them with a weight of energy, and pins in half."""
+    data = load("general", COMMITTED)
+    families = FAMILIES["general"][70:]
+    systems, weights = data.settings["systems"][70:], data.settings["energy_weights"]
+    assert not any(weights[:70])
+    found = [(len(system["vm_hz"]), system["channel"], system["radio"]) for system in systems]
+    assert collections.Counter(found) == dict.fromkeys(KINDS, 10)
+    for kind in KINDS:
+        of_kind = [i for i, other in enumerate(found) if other == kind]
+        assert sum(weights[70 + i] > 0 for i in of_kind) == 5
+        assert sum(families[i].pinned for i in of_kind) in (4, 5, 6)
+    pinned = [any(graph.is_pinned for graph in data.graphs(i)) for i in range(data.num_sets)]
+    assert pinned == [family.pinned for family in FAMILIES["general"]]
 
 
 def test_the_tasks_of_a_stage_are_alike_and_each_has_a_partner() -> None:

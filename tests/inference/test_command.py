@@ -89,6 +89,7 @@ def test_servers_pins_energy_and_a_front(app: Path, tmp_path: Path, capsys: pyte
     graph = mj.read_json(app)
     wide = ["--server=10,7,5", "--server=40,3,3", "--backhaul_mbps=100", "--power=1,2,3,0.5", "--energy_weight=0.25"]
     arguments = [f"--graph={app}", *wide, f"--pin={graph.names[0]}=ue", f"--pin={graph.names[1]}=server", "--front=4"]
+    arguments += ["--samples=2"]
     status, out, _ = run(capsys, *arguments, "--json")
     assert status == 0
     told = json.loads(out)
@@ -101,6 +102,7 @@ def test_servers_pins_energy_and_a_front(app: Path, tmp_path: Path, capsys: pyte
     assert told["plans"]["optimum"]["makespan_s"] == pytest.approx(best.makespan)
     assert told["pins"] == list(pinned.pins)
     assert told["objective"] == {"energy_weight": 0.25, "deadline_s": None}
+    assert "learned (sample)" in told["plans"]
     for plan in [*told["plans"].values(), *told["front"]]:
         assert plan["placement"][0] == 0 < plan["placement"][1]
         again = mj.simulate(pinned, system, plan["placement"], plan["order"])
@@ -142,7 +144,10 @@ def test_a_deadline_that_no_plan_meets_is_answered(app: Path, capsys: pytest.Cap
         ([*LINK, "--deadline_ms=0"], "Objective.deadline_s is 0.0; accepted"),
         ([*LINK, "--channel=paper", "--results=resident"], "channel is paper with --results=resident; accepted"),
         ([*LINK, "--front=1"], "front is 1; accepted: an integer in [2, 1000]"),
-        ([*LINK, "--energy_weight=1", "--mode=argmax"], "objective is Objective(energy_weight=1.0"),
+        (
+            [*LINK, "--energy_weight=1", "--mode=argmax", "--policy=exp2"],
+            "objective is Objective(energy_weight=1.0, deadline_s=None) with mode 'argmax'; accepted: the makespan",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_wider_system(

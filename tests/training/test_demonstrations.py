@@ -12,7 +12,7 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
-from mrlato_jax.dag.families import FAMILIES
+from mrlato_jax.dag.families import FAMILIES, Family
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import rollout
 from mrlato_jax.planners import look_ahead_order
@@ -118,6 +118,34 @@ def test_those_that_come_with_the_package_are_of_every_family_and_rate(experimen
     for entry in everything[:: len(everything) // 8]:
         again = mj.simulate(entry.graph(experiment), entry.system(experiment), [int(side) for side in entry.placement])
         assert again.makespan == pytest.approx(entry.cost, rel=1e-12)
+
+
+def test_several_servers_pins_and_energy(tmp_path: Path) -> None:
+    """Of families of two kinds: the sites are kept, and each kind has a pool of its own."""
+    families = FAMILIES["general"]
+    chosen = [
+        next(i for i, family in enumerate(families) if kind(family) == wanted)
+        for wanted in ((3, "resident", True, 5), (2, "paper", True, 8))
+    ]
+    entries = [demonstrations.demonstrate("general", i, 1000 + k, 1e6, 5.0) for i in chosen for k in (0, 1)]
+    assert {site for entry in entries for site in entry.placement} > {"2"}
+    path = demonstrations.find("general", tmp_path)
+    demonstrations.save(path, "general", entries)
+    assert demonstrations.load(path, "general") == entries
+    network = dataclasses.replace(POLICY, servers="any_servers")
+    pools = demonstrations.demonstration_pools("general", entries, network, 1)
+    assert [pool.learning_tasks.dags.num_sites for pool in pools] == [4, 3]
+    assert all(pool.learning_tasks.dags.prices is not None for pool in pools)
+    with pytest.raises(InputError, match="the systems have 3 servers; accepted: 1"):
+        demonstrations.demonstration_pools("general", entries, POLICY, 1)
+
+
+def kind(family: Family) -> tuple[int, str, bool, int]:
+    """Servers, channel, whether energy counts, and tasks."""
+    system = family.system or {}
+    servers = system.get("vm_hz", [0.0])
+    count = len(servers) if isinstance(servers, list) else 1
+    return count, system.get("channel", "paper"), family.energy_weight > 0, family.num_tasks
 
 
 def test_files_of_something_else_are_refused(found: list[Demonstration], tmp_path: Path) -> None:
