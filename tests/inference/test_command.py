@@ -102,7 +102,7 @@ def test_servers_pins_energy_and_a_front(app: Path, tmp_path: Path, capsys: pyte
     assert told["plans"]["optimum"]["makespan_s"] == pytest.approx(best.makespan)
     assert told["pins"] == list(pinned.pins)
     assert told["objective"] == {"energy_weight": 0.25, "deadline_s": None}
-    assert "learned (sample)" in told["plans"]
+    assert any(name.startswith("learned") for name in told["plans"])
     for plan in [*told["plans"].values(), *told["front"]]:
         assert plan["placement"][0] == 0 < plan["placement"][1]
         again = mj.simulate(pinned, system, plan["placement"], plan["order"])
