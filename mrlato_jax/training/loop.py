@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +24,9 @@ from mrlato_jax.training import checkpoint, hosts
 from mrlato_jax.training.run_folder import RunFolder, checkpoint_meta, completed_meta, read_metrics, session
 from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import Validation
+
+MAP_LIMIT = Path("/proc/sys/vm/max_map_count")
+MAPS_A_KIND = 10_000  # memory maps that XLA's CPU programs of one kind of systems take
 
 
 def train(
@@ -148,6 +152,8 @@ def _train_together(
             return None
         if done:
             progress.print(f"continuing after iteration {done}, the last whole checkpoint")
+        if said := _too_few_maps(len(pools)):
+            progress.print(said)
         progress.print(f"compiling the meta-iteration for {_describe(execution)} ...")
         before_first = f"stopped before iteration {done + 1}"
         with stop.unburdened(before_first):
@@ -196,6 +202,19 @@ def _train_together(
                 return None
             pending, started = [], time.monotonic()
     return states
+
+
+def _too_few_maps(kinds: int, limit: Path = MAP_LIMIT) -> str | None:
+    """What to do where the programs of so many kinds of systems may not fit into a process of this host."""
+    if jax.default_backend() != "cpu" or not limit.exists():
+        return None
+    needed, allowed = kinds * MAPS_A_KIND, int(limit.read_text())
+    if needed <= allowed:
+        return None
+    return (
+        f"compiled programs of {kinds} kinds of systems may take {needed} memory maps, and this host allows a process "
+        f"{allowed}; before it ends for want of them: sysctl -w vm.max_map_count={2 * needed}"
+    )
 
 
 def _clock_at(runs: Sequence[RunFolder], iteration: int) -> float:

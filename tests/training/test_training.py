@@ -145,6 +145,17 @@ def test_kinds_of_systems_are_met_in_turn(pool: TaskPool, whole: Outcome, tmp_pa
     assert same == [True, False] * 3
 
 
+def test_too_many_kinds_for_a_host_are_said_before(tmp_path: Path) -> None:
+    limit = tmp_path / "max_map_count"
+    limit.write_text("65530\n")
+    assert loop._too_few_maps(6, limit) is None
+    assert loop._too_few_maps(8, tmp_path / "nowhere") is None
+    said = loop._too_few_maps(8, limit)
+    assert said is not None
+    assert "allows a process 65530" in said
+    assert said.endswith("sysctl -w vm.max_map_count=160000")
+
+
 def test_a_stop_before_the_first_iteration_computes_nothing(pool: TaskPool, tmp_path: Path) -> None:
     stop = GracefulStop()
     stop.requested = True
