@@ -58,9 +58,8 @@ def main(_: list[str]) -> int:
     pinned = [kind for kind in kinds.KINDS if kind.pinned and not kind.energy]
     with Progress(len(pinned), "looking for forbidden sites") as progress:
         for number, kind in enumerate(pinned, start=1):
-            known = record.rows.get(FORBIDDEN, {})
-            if kind.name not in known:
-                each = -(-FLAGS.plans // len(pinned))
+            each = -(-FLAGS.plans // len(pinned))
+            if record.rows.get(FORBIDDEN, {}).get(kind.name, {}).get(PLANS) != each:
                 wrong = kinds.forbidden(policy, kind, each)
                 record.add(FORBIDDEN, kind.name, {PLANS: each, FORBIDDEN: wrong})
             progress.update(number, kind=kind.name)

@@ -41,7 +41,7 @@ from mrlato_jax.progress import format_duration
 from mrlato_jax.results import reporting
 from mrlato_jax.results.references import known_optima
 from mrlato_jax.training import hosts
-from mrlato_jax.training.experiments import check_room
+from mrlato_jax.training.experiments import check_room, sets_by_kind
 from mrlato_jax.training.run_folder import RunFolder, new_run_path, seed_path, store_seeds, stored_seeds
 from mrlato_jax.training.stages import BEFORE_TRAINING, check_demonstrations, train_stages
 from mrlato_jax.training.stopping import GracefulStop
@@ -102,7 +102,7 @@ def main(_: list[str]) -> int:
             config = configs[0]
             with hosts.agreed():
                 dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
-                check_meta_batch(config.learning.meta_batch, len(dataset.train_sets))
+                check_meta_batch(config.learning.meta_batch, min(map(len, sets_by_kind(dataset, config.channel))))
                 check_number(
                     "graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True
                 )

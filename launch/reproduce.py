@@ -42,7 +42,7 @@ from mrlato_jax.results import comparison, figures, reproduction
 from mrlato_jax.results.comparison import Panel
 from mrlato_jax.results.references import References, complete, reference_record
 from mrlato_jax.results.reproduction import LearnedRecord
-from mrlato_jax.training.experiments import TestSet, check_room
+from mrlato_jax.training.experiments import TestSet, check_room, sets_by_kind
 from mrlato_jax.training.run_folder import RunFolder, seed_path
 from mrlato_jax.training.stages import check_demonstrations
 from mrlato_jax.training.stopping import GracefulStop
@@ -159,7 +159,7 @@ def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], budg
     records = {}
     for configs in methods:
         learning = configs[0].learning
-        check_meta_batch(learning.meta_batch, len(dataset.train_sets))
+        check_meta_batch(learning.meta_batch, min(map(len, sets_by_kind(dataset, channel))))
         check_number("graphs_per_task", learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True)
         check_room(dataset, configs[0].network)
         name = label(configs[0])

@@ -135,8 +135,6 @@ class DagDataset:
                 parents, children = graph.edges.T
                 arrays["adjacency"][set_index, graph_index, parents, children] = True
                 arrays["task_mask"][set_index, graph_index, : graph.num_tasks] = True
-        if not arrays[_PINS].any():
-            del arrays[_PINS]
         return cls(name, tuple(sets), splits, settings, **arrays)
 
     @property
@@ -246,6 +244,8 @@ class DagDataset:
                 found = type(getattr(self, field)).__name__
                 raise InputError(f"{field} is of type {found}; accepted: an array of {dtype.name}")
         _check_headers(self._arrays, len(self.set_names))
+        if self.pins is not None and not self.pins.any():
+            object.__setattr__(self, _PINS, None)
         for field, array in self._arrays.items():
             copy = np.array(array, dtype=_ALL_DTYPES[field].newbyteorder("="), order="C")
             copy.setflags(write=False)

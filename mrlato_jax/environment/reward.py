@@ -14,7 +14,12 @@ def reward(dag: DagArrays, before: Queues, after: Queues) -> jax.Array:
     return cost(dag, before) - cost(dag, after)
 
 
-def all_local_makespan(dag: DagArrays) -> jax.Array:
-    """The scale of a DAG's rewards: the UE runs one task after the other, so the sum of `T_ue`; 1 where that is 0."""
+def all_local_cost(dag: DagArrays) -> jax.Array:
+    """The scale of a DAG's rewards: the UE runs one task after the other, so the sum of `T_ue`, at its price.
+
+    1 where that is 0.
+    """
     total = dag.ue.sum()
+    if dag.prices is not None:
+        total = total * (dag.prices.makespan + dag.prices.compute)
     return jnp.where(total > 0, total, 1)

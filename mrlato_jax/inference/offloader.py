@@ -29,7 +29,7 @@ from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
 from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack
 from mrlato_jax.mec.latency import LOCAL, in_joules, padded_size, power_of_two
 from mrlato_jax.mec.objective import Objective, goal_of
-from mrlato_jax.mec.system import System
+from mrlato_jax.mec.system import Power, System
 from mrlato_jax.planners import (
     Plan,
     SearchedPlan,
@@ -56,8 +56,9 @@ IMPROVED = 16  # samples that `search` improves, beside the best candidate
 # to seconds.
 IMPROVING_WORK = 2**32
 ORDER_WORK = 2**27  # for each chain
-# Seconds that a joule is worth, under which a policy decides where a deadline is to be met.
-DEADLINE_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
+# What the energy of a second of computing, sending and receiving costs beside the second, where a policy decides
+# for a deadline: ratios, since with a deadline the plan does not depend on the unit of power.
+DEADLINE_PRICES = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
 ORDER_STEPS = 3000  # changes that each chain of `search_order` tries
 
 
@@ -200,17 +201,18 @@ class Offloader:
         if not self.network.any_servers:
             _check_one_server(systems)
         features.check_neighbour_width(graphs, self.network.neighbour_limit)
-        decided_by = self._decided_by(goal)
+        decided_by = self._decided_by(goal, systems)
         if self.ranges is not None:
-            examples = [(graph, system, decided_by[0]) for graph, system in zip(graphs, systems, strict=True)]
-            if unlike := outside(self.ranges, examples):
+            known = goal if goal.deadline_s is None and self.network.any_servers else Objective()
+            if unlike := outside(self.ranges, [(*pair, known) for pair in zip(graphs, systems, strict=True)]):
                 warnings.warn(OutsideTrainingWarning(unlike), stacklevel=3)
         plans: dict[int, SearchedPlan] = {}
         drawn = 0 if mode == "argmax" else samples
         for indices, size in _batches(graphs, systems, drawn):
             batch = [graphs[i] for i in indices], [systems[i] for i in indices]
             by_goal = [
-                self._decoded(*batch, size, -(-drawn // len(decided_by)), seed, objective) for objective in decided_by
+                self._decoded(*batch, size, -(-drawn // len(decided_by)), seed, [objectives[i] for i in indices])
+                for objectives in decided_by
             ]
             for i, *found in zip(indices, *by_goal, strict=True):
                 spent = sum(decoded[0].evaluations for decoded in found)
@@ -222,13 +224,18 @@ class Offloader:
                 )
         return [plans[i] for i in range(len(graphs))]
 
-    def _decided_by(self, goal: Objective) -> list[Objective]:
-        """What the policy decides by where `goal` is to be reached, the makespan first where there are several."""
+    def _decided_by(self, goal: Objective, systems: Sequence[System]) -> list[list[Objective]]:
+        """What the policy decides by on each system where `goal` is to be reached; several where it is a deadline."""
         if not self.network.any_servers:
-            return [Objective()]
+            return [[Objective()] * len(systems)]
         if goal.deadline_s is None:
-            return [goal]
-        return [Objective(energy_weight=weight) for weight in DEADLINE_WEIGHTS]
+            return [[goal] * len(systems)]
+
+        def weighing(price: float, power: Power) -> Objective:
+            watts = power.compute_w + power.send_w + power.receive_w
+            return Objective(energy_weight=price / watts if watts else 0.0)
+
+        return [[weighing(price, system.power) for system in systems] for price in DEADLINE_PRICES]
 
     def decide(self, arrays: DagArrays) -> Decision:
         """The likeliest decisions as a function of arrays, for use inside `jax.jit`, `vmap` over systems, ...
@@ -346,13 +353,13 @@ class Offloader:
         size: int,
         samples: int,
         seed: int,
-        objective: Objective,
+        objectives: Sequence[Objective],
     ) -> list[list[SearchedPlan]]:
-        """Of each graph the likeliest plan, and then the best of those that were drawn, each decided by `objective`."""
+        """Of each graph the likeliest plan, and then the best of those drawn, decided by its entry of `objectives`."""
         count = len(graphs)
         short = power_of_two(count) - count
-        graphs, systems = [*graphs, *[graphs[-1]] * short], [*systems, *[systems[-1]] * short]
-        arrays = pack(graphs, systems, num_positions=size, dtype=np.float64, objective=objective)
+        graphs, systems, objectives = ([*each, *[each[-1]] * short] for each in (graphs, systems, objectives))
+        arrays = pack(graphs, systems, num_positions=size, dtype=np.float64, objective=objectives)
         check_times(arrays)
         actions = np.asarray(_decode(self.network, self.params, arrays))[:, None]
         if samples:

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.environment.observation import lookahead_evaluations
-from mrlato_jax.environment.reward import all_local_makespan
+from mrlato_jax.environment.reward import all_local_cost
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import advantages as adv
 from mrlato_jax.learning import rollout
@@ -206,7 +206,7 @@ def estimate(learning: LearningConfig, learning_task: LearningTask, trajectories
     mask = learning_task.dags.mask[:, None, :]
     rewards = trajectories.rewards
     if learning.reward_scale == "all_local":
-        rewards = rewards / jax.vmap(all_local_makespan)(learning_task.dags)[:, None, None]
+        rewards = rewards / jax.vmap(all_local_cost)(learning_task.dags)[:, None, None]
 
     def of_rollout(rewards: jax.Array, values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         advantages = adv.gae(rewards, values, mask, learning.gamma, learning.gae_lambda)

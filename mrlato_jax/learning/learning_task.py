@@ -22,10 +22,8 @@ from mrlato_jax.planners import earliest_finish
 
 Tree = TypeVar("Tree")
 
-ONE_SERVER = (
-    "1, which this policy knows ('general', and what is trained with servers=any_servers, plans for several, as "
-    "mj.look_ahead, mj.local_search and mj.optimum do)"
-)
+# What a policy that knows one server accepts.
+ONE_SERVER = "1 ('general', policies trained with servers=any_servers, and mj.look_ahead plan for several)"
 
 
 class LearningTask(NamedTuple):

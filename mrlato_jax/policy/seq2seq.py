@@ -132,8 +132,8 @@ class Seq2SeqPolicy(nn.Module):
             state: the decoder after the previous decision.
             memory: of the DAGs; its `tasks` are read here with a free order only.
             tasks: [G, ...], the column of `memory.tasks` being decided; with a free order it is not read.
-            observations: as `Surroundings.observe` gives them, G and R as one axis; O = 0 unless the decoder sees the
-                simulator.
+            observations: [B, O], the simulator's quantities, [B, N, O] with a free order; where options are judged
+                [B, K + 1, O] and [B, N, K + 1, O]. O = 0 unless the decoder sees the simulator.
 
         Returns:
             The layers' new states, logits [B, A], and values [B]; A is K + 1, with a free order times N.

@@ -143,7 +143,8 @@ def table(rows: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     ]
     everything = {name: [gap for row in rows.values() for gap in row["above_optimum"][name]] for name in PLANNERS}
     proven, asked = (sum(row[field] for row in rows.values()) for field in ("proven", "asked"))
-    cells.append(["all", f"{proven} / {asked}", *(f"{100 * np.mean(gaps):.1f}" for gaps in everything.values())])
+    means = [f"{100 * np.mean(gaps):.1f}" if gaps else "" for gaps in everything.values()]
+    cells.append(["all", f"{proven} / {asked}", *means])
     return ["kind", "proven", *PLANNERS], cells
 
 

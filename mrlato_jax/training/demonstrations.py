@@ -57,7 +57,7 @@ class Demonstration:
         set_index: of its family.
         graph_index: of the DAG in its family, at least `FIRST_FRESH`.
         rate_bps: of the uplink; in Experiments 1 to 3 of both links.
-        placement: the site of each task id, a digit.
+        placement: the site of each task id.
         cost: of the plan by the family's objective, seconds: the makespan where energy has no weight.
         proven: whether no placement in the priority order is better.
     """
@@ -65,7 +65,7 @@ class Demonstration:
     set_index: int
     graph_index: int
     rate_bps: float
-    placement: str
+    placement: tuple[int, ...]
     cost: float
     proven: bool
 
@@ -113,7 +113,7 @@ def demonstrate(
     system, objective = _system(family, rate_bps), Objective(energy_weight=family.energy_weight)
     graph = build_graph(experiment, set_index, graph_index)
     plan = optimum(graph, system, time_limit_s=time_limit_s, objective=objective)
-    placement = "".join(map(str, plan.placement.tolist()))
+    placement = tuple(plan.placement.tolist())
     cost = objective.cost(plan.makespan, plan.energy)
     return Demonstration(set_index, graph_index, rate_bps, placement, cost, plan.proven)
 
@@ -123,7 +123,7 @@ def save(path: Path, experiment: str, demonstrations: Sequence[Demonstration]) -
     longest = max(len(entry.placement) for entry in demonstrations)
     sites = np.zeros((len(demonstrations), longest), np.uint8)
     for row, entry in zip(sites, demonstrations, strict=True):
-        row[: len(entry.placement)] = [int(site) for site in entry.placement]
+        row[: len(entry.placement)] = entry.placement
     members: dict[str, np.ndarray] = {
         "set_index": np.array([entry.set_index for entry in demonstrations], np.int16),
         "graph_index": np.array([entry.graph_index for entry in demonstrations], np.int32),
@@ -182,7 +182,7 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
                 set_index=int(members["set_index"][i]),
                 graph_index=int(members["graph_index"][i]),
                 rate_bps=float(members["rate_bps"][i]),
-                placement="".join(map(str, sites[i, : members["num_tasks"][i]].tolist())),
+                placement=tuple(sites[i, : members["num_tasks"][i]].tolist()),
                 cost=float(members["makespan"][i]),
                 proven=bool(members["proven"][i]),
             )
@@ -208,7 +208,8 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
 def _check_headers(headers: Mapping[str, ArrayHeader]) -> None:
     """Raises InputError where a file's arrays are not those that `save` writes, before they are unpacked."""
     if sorted(set(headers) - {"site"}) != sorted((*_DIMENSIONS, "metadata")):
-        raise InputError(f"holds {shorten(sorted(headers))}; accepted: {', '.join((*_DIMENSIONS, 'metadata'))}")
+        known = ", ".join((*_DIMENSIONS, "metadata", "and site where there are several servers"))
+        raise InputError(f"holds {shorten(sorted(headers))}; accepted: {known}")
     rows = headers["set_index"].shape[:1]
     dimensions_of = {**_DIMENSIONS, **({"site": 2} if "site" in headers else {})}
     for name, dimensions in dimensions_of.items():
@@ -222,7 +223,8 @@ def demonstration_pools(
 ) -> list[TaskPool]:
     """Learning tasks with the plans as `optimum`: sets of DAGs of one number of tasks, equally many in each.
 
-    One pool for each kind of system; the paper's experiments have one.
+    Of more plans there are more sets, at most `MIXES` of a number of tasks. Each kind of system has a pool of its own;
+    the paper's experiments have one kind.
 
     A set mixes the families and the rates that its DAGs are of, in an order that does not change, so that an iteration
     can do with few sets.
@@ -256,12 +258,16 @@ def _pool_of_kind(
             f"demonstrations of {experiment} have {counts.min()} plans of {kinds[counts.argmin()]} tasks; accepted: at "
             f"least graphs_per_task = {graphs_per_task}"
         )
-    mixes = min(MIXES, int(counts.min()) // graphs_per_task)
-    each = int(counts.min()) // mixes
+    each = int(counts.min()) // min(MIXES, int(counts.min()) // graphs_per_task)
+    mixes = [min(MIXES, int(count) // each) for count in counts]
     shuffled = np.random.default_rng(0).permutation(len(sizes))
-    chosen = [shuffled[sizes[shuffled] == kind][: mixes * each].reshape(mixes, 1, each) for kind in kinds]
+    chosen = [
+        shuffled[sizes[shuffled] == kind][: count * each].reshape(count, 1, each)
+        for kind, count in zip(kinds, mixes, strict=True)
+    ]
     tasks = jax.tree.map(lambda leaf: jnp.asarray(leaf[np.concatenate(chosen)]), everything)
-    return jax.block_until_ready(TaskPool(tasks, tuple(int(kind) for kind in kinds for _ in range(mixes))))
+    sizes_of_sets = tuple(int(kind) for kind, count in zip(kinds, mixes, strict=True) for _ in range(count))
+    return jax.block_until_ready(TaskPool(tasks, sizes_of_sets))
 
 
 def _task(experiment: str, demonstrations: Sequence[Demonstration], network: NetworkConfig) -> LearningTask:
@@ -271,7 +277,7 @@ def _task(experiment: str, demonstrations: Sequence[Demonstration], network: Net
     task = learning_task(graphs, systems, network, objective=objectives)
     actions = np.zeros(task.dags.mask.shape, np.int32)
     for row, order, entry in zip(actions, np.asarray(task.dags.order), demonstrations, strict=True):
-        placement = np.array([int(site) for site in entry.placement], np.int32)
+        placement = np.array(entry.placement, np.int32)
         row[: len(placement)] = placement[order[: len(placement)]]
     costs = np.asarray(_costs(task.dags, actions))
     for entry, found in zip(demonstrations, costs, strict=True):

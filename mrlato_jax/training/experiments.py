@@ -45,6 +45,8 @@ def training_systems(experiment: str, channel: str) -> list[System]:
 def systems_of(dataset: DagDataset, index: int, channel: str) -> list[System]:
     """The systems that set `index` may be met under: its own where the data set says one, else `training_systems`.
 
+    A system of the data set that says a channel has that one, whatever `channel` is.
+
     Raises:
         InputError: the data set's `systems` cannot be used.
     """
@@ -83,8 +85,21 @@ def training_examples(dataset: DagDataset, channel: str) -> Iterator[tuple[TaskG
 
 
 def check_room(dataset: DagDataset, network: NetworkConfig) -> None:
-    """Raises InputError where a task of any set has more parents or children than the policy has room for."""
+    """Raises InputError where the policy has no room for a data set.
+
+    That is where a task of any set has more parents or children than it is told of; or where a set has several servers,
+    or a weight of energy, and the policy knows one server and the makespan.
+    """
     limit = network.neighbour_limit
+    if not network.any_servers:
+        for index, name in enumerate(dataset.set_names):
+            own = dataset.settings.get("systems")
+            servers = 1 if own is None else System(**own[index]).num_servers
+            if servers > 1 or objective_of(dataset, index) != MAKESPAN:
+                raise InputError(
+                    f"servers is {network.servers} for data set {dataset.name}, whose set {name} has {servers} servers "
+                    f"and energy weight {objective_of(dataset, index).energy_weight:g}; accepted: any_servers"
+                )
     for kind, axis in (("children", -1), ("parents", -2)):
         most = int(dataset.adjacency.sum(axis=axis).max())
         if limit is not None and most > limit:
@@ -99,6 +114,14 @@ def kind_of(system: System) -> tuple[str, str, int]:
     return system.channel, system.radio, system.num_servers
 
 
+def sets_by_kind(dataset: DagDataset, channel: str) -> list[list[int]]:
+    """The training sets of each kind of system, in order."""
+    kinds: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    for index in dataset.train_sets:
+        kinds[kind_of(systems_of(dataset, index, channel)[0])].append(index)
+    return list(kinds.values())
+
+
 def training_pools(dataset: DagDataset, network: NetworkConfig, channel: str) -> list[TaskPool]:
     """Every training set of an experiment under every training system, packed, encoded and on the device.
 
@@ -107,10 +130,7 @@ def training_pools(dataset: DagDataset, network: NetworkConfig, channel: str) ->
     Raises:
         InputError: several servers, or tasks with more neighbours than the network has room for.
     """
-    kinds: dict[tuple[str, str, int], list[int]] = defaultdict(list)
-    for index in dataset.train_sets:
-        kinds[kind_of(systems_of(dataset, index, channel)[0])].append(index)
-    return [_training_pool(dataset, network, channel, indices) for indices in kinds.values()]
+    return [_training_pool(dataset, network, channel, indices) for indices in sets_by_kind(dataset, channel)]
 
 
 def _training_pool(dataset: DagDataset, network: NetworkConfig, channel: str, indices: Sequence[int]) -> TaskPool:
@@ -142,6 +162,11 @@ def unseen_sets(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | 
         raise InputError(f"test rates are {list(rates)} bit/s; accepted: at least one, each once")
     test_sets = []
     for index in dataset.test_sets:
+        if (weight := objective_of(dataset, index).energy_weight) > 0:
+            raise InputError(
+                f"energy_weights has {weight:g} for test set {dataset.set_names[index]}; accepted: 0, since test sets "
+                "are measured by the makespan"
+            )
         graphs = tuple(dataset.graphs(index))
         if rates is not None:
             for rate in rates:
@@ -149,7 +174,7 @@ def unseen_sets(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | 
                 test_sets.append(TestSet(f"{rate / 1e6:g} Mbit/s", graphs, system))
         else:
             (system,) = systems_of(dataset, index, channel)
-            test_sets.append(TestSet(dataset.set_names[index], graphs, system, objective_of(dataset, index)))
+            test_sets.append(TestSet(dataset.set_names[index], graphs, system))
     if not test_sets:
         raise InputError(f"data set {dataset.name!r} has no test sets; accepted: one that has")
     return test_sets

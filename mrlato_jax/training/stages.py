@@ -17,7 +17,7 @@ from mrlato_jax.learning.outer import LearnerState
 from mrlato_jax.learning.ranges import ranges_of
 from mrlato_jax.training import checkpoint, demonstrations, hosts
 from mrlato_jax.training.demonstrations import Demonstration
-from mrlato_jax.training.experiments import training_examples, training_pools
+from mrlato_jax.training.experiments import kind_of, training_examples, training_pools
 from mrlato_jax.training.loop import train
 from mrlato_jax.training.run_folder import RunFolder
 from mrlato_jax.training.stopping import GracefulStop
@@ -68,7 +68,6 @@ def train_stages(
         initial = _warm_start(runs, configs, dataset.name, stop, checkpoint_every, execution, data_folder, validation)
         if initial is None:
             return None
-        jax.clear_caches()  # its programs: the host allows a process only so many pieces of memory
     if first.learning.learn_from == "optimum":
         with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
             plans = demonstrations.load(demonstrations.find(dataset.name, data_folder), first.experiment)
@@ -76,6 +75,8 @@ def train_stages(
     else:
         with stop.unburdened(BEFORE_TRAINING):
             pools = training_pools(dataset, first.network, first.channel)
+    if initial is not None and len(pools) > 1:
+        jax.clear_caches()  # the warm start's programs: a process may have only so many pieces of memory
     return train(runs, configs, dataset.content_hash, pools, stop, checkpoint_every, execution, initial, validation)
 
 
@@ -115,8 +116,11 @@ def _warm_start(
 def _as_many_as_met(config: TrainConfig, plans: list[Demonstration]) -> list[Demonstration]:
     """Of demonstrations that a warm start could meet only a fraction of, such a fraction.
 
-    A run that imitates throughout keeps all, since more iterations may be asked of it when it is resumed.
+    A run that imitates throughout keeps all, since more iterations may be asked of it when it is resumed. All are kept
+    also where there are several kinds of systems, each of which is met in a part of the iterations alone.
     """
+    if len({kind_of(plan.system(config.experiment)) for plan in plans}) > 1:
+        return plans
     met = config.iterations * config.learning.meta_batch * config.learning.graphs_per_task
     fraction = len(plans) // met
     if fraction <= 1:

@@ -17,7 +17,7 @@ from oracle import CHANNELS, Dag, Mec
 import mrlato_jax as mj
 from mrlato_jax.environment import features
 from mrlato_jax.environment.features import Told
-from mrlato_jax.environment.reward import all_local_makespan, reward
+from mrlato_jax.environment.reward import all_local_cost, reward
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec import latency
 
@@ -309,8 +309,8 @@ def test_all_local_scale_of_rewards() -> None:
     dag, mec = random_dag(rng, 9), random_mec(rng, "paper")
     arrays = mj.pack([to_graph(dag)], to_system(mec), num_positions=13)
     local = mj.all_local(to_graph(dag), to_system(mec)).makespan
-    np.testing.assert_allclose(jax.vmap(all_local_makespan)(arrays), [local], rtol=1e-6)
-    assert jnp.isfinite(jax.vmap(all_local_makespan)(arrays)).all()
+    np.testing.assert_allclose(jax.vmap(all_local_cost)(arrays), [local], rtol=1e-6)
+    assert jnp.isfinite(jax.vmap(all_local_cost)(arrays)).all()
 
 
 def outlook_plainly(dag: Dag, mec: Mec, order: list[int]) -> np.ndarray:

@@ -9,6 +9,7 @@ import struct
 import time
 import warnings
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import safetensors.numpy
 import tiny_run
 from flax.traverse_util import flatten_dict
+from wider import allowed
 
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
@@ -27,6 +29,7 @@ from mrlato_jax.inference import trained_run, weights
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.outer import init_state
 from mrlato_jax.learning.ranges import ASSUMED, ranges_of
+from mrlato_jax.results import kinds
 from mrlato_jax.training import checkpoint
 from mrlato_jax.training.experiments import TestSet, training_examples, unseen_sets
 from mrlato_jax.training.run_folder import RunFolder, checkpoint_meta
@@ -278,3 +281,19 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     description.unlink()
     with pytest.raises(InputError, match=r"x\.json: No such file"):
         mj.load_offloader(tensors)
+
+
+def test_the_general_policy_on_three_servers_where_results_stay() -> None:
+    """With pins and a weight of energy: no forbidden site, and nearer to the best than HEFT-based."""
+    kind = next(kind for kind in kinds.KINDS if kind.servers == 3 and kind.pinned and kind.channel == "resident")
+    asked = [one for one in islice(kinds.drawn(kind, seed=2), 60) if one.graph.num_tasks > 16][:16]
+    policy, weight = mj.load_offloader(), mj.Objective(energy_weight=0.5)
+    graphs, systems = [one.graph for one in asked], [one.system for one in asked]
+    plans = policy.plan(graphs, systems, objective=weight)
+    quick = [mj.heft(graph, system, objective=weight) for graph, system in zip(graphs, systems, strict=True)]
+    ratio = [
+        weight.cost(ours.makespan, ours.energy) / weight.cost(theirs.makespan, theirs.energy)
+        for ours, theirs in zip(plans, quick, strict=True)
+    ]
+    assert np.mean(ratio) < 0.95
+    assert all(allowed(plan, graph.pins) for plan, graph in zip(plans, graphs, strict=True))

@@ -179,7 +179,7 @@ def test_options_are_told_what_the_oracle_says() -> None:
         so_far = float(queues.makespan)
         assert told.shape == (kind.servers + 1, features.OPTION_FEATURES)
         assert told[:, 0].tolist() == [1.0] + [0.0] * kind.servers
-        last, prices = case.order[5], mj.Objective(energy_weight=WEIGHT).prices(case.system.power)
+        last = case.order[5]
         spent_before = float(queues.spent)
         for site in range(kind.servers + 1):
             pin = case.pins[last]
@@ -191,7 +191,6 @@ def test_options_are_told_what_the_oracle_says() -> None:
             spent = WEIGHT * (found.energy - case.edge.power[3] * found.makespan)
             paid = told[site, 8] * float(features.cost_scale(dag, scale))
             assert paid == pytest.approx(spent - spent_before, rel=1e-3, abs=1e-5)
-        assert prices is not None
 
 
 def test_the_worse_outcome_is_told_in_hundredths() -> None:
@@ -209,5 +208,5 @@ def test_a_network_that_sees_no_simulator_cannot_judge_options() -> None:
 
 
 def test_several_servers_are_refused_by_a_network_of_one() -> None:
-    with pytest.raises(InputError, match="the systems have 2 servers; accepted: 1, which this policy knows"):
+    with pytest.raises(InputError, match=r"the systems have 2 servers; accepted: 1 \('general'"):
         learning_task([mj.daggen(3, 0.5, 0.5, np.random.default_rng(0))], mj.System(vm_hz=[1e9, 2e9]), NetworkConfig())

@@ -100,7 +100,7 @@ def test_a_pool_deals_equally_many_into_each_set(found: list[Demonstration], mon
 
 
 def test_plans_of_other_dags_are_refused(found: list[Demonstration]) -> None:
-    flipped = dataclasses.replace(found[0], placement="".join("10"[int(side)] for side in found[0].placement))
+    flipped = dataclasses.replace(found[0], placement=tuple(1 - site for site in found[0].placement))
     with pytest.raises(InputError, match=r"plan of graph 1000 of set 0 takes .* by the simulator, and"):
         demonstrations.demonstration_pools("exp2", [flipped, *found[1:]], POLICY, 1)
     with pytest.raises(InputError, match=r"have 1 plans of 15 tasks; accepted: at least graphs_per_task = 2"):
@@ -128,7 +128,7 @@ def test_several_servers_pins_and_energy(tmp_path: Path) -> None:
         for wanted in ((3, "resident", True, 5), (2, "paper", True, 8))
     ]
     entries = [demonstrations.demonstrate("general", i, 1000 + k, 1e6, 5.0) for i in chosen for k in (0, 1)]
-    assert {site for entry in entries for site in entry.placement} > {"2"}
+    assert {site for entry in entries for site in entry.placement} > {2}
     path = demonstrations.find("general", tmp_path)
     demonstrations.save(path, "general", entries)
     assert demonstrations.load(path, "general") == entries

@@ -105,7 +105,15 @@ def test_a_set_may_have_a_system_of_its_own() -> None:
     assert found["n22_system1"].system == mj.System(1.5e9, 4e9, 20e6, 60e6)
     examples = list(experiments.training_examples(data, "paper"))
     assert len(examples) == 100 * sum(family.split == "train" for family in families)
-    assert {system.vm_hz for _, system in examples} == {10e9, 4e9, 80e9}
+    assert {system.vm_hz for _, system, _ in examples if system.num_servers == 1} > {10e9, 4e9, 80e9}
+    kinds = experiments.sets_by_kind(data, "paper")
+    assert sorted(index for kind in kinds for index in kind) == list(data.train_sets)
+    assert [len(kind) for kind in kinds] == [73, *[10] * 7]
+    with pytest.raises(mj.InputError, match=r"servers is one_server for data set general.*; accepted: any_servers"):
+        experiments.check_room(data, NetworkConfig())
+    heavy = {**data.settings, "energy_weights": [1.0] * data.num_sets}
+    with pytest.raises(mj.InputError, match=r"energy_weights has 1 for test set .*; accepted: 0"):
+        experiments.unseen_sets(DagDataset(**{**fields(data), "settings": heavy}), "paper")
     wrong = DagDataset(**{**fields(data), "settings": {"systems": [{"ue_ghz": 1}] * data.num_sets}})
     with pytest.raises(mj.InputError, match="systems of data set general cannot be used"):
         experiments.systems_of(wrong, 0, "paper")

@@ -152,7 +152,7 @@ def test_too_many_kinds_for_a_host_are_said_before(tmp_path: Path) -> None:
     assert loop._too_few_maps(8, tmp_path / "nowhere") is None
     said = loop._too_few_maps(8, limit)
     assert said is not None
-    assert "allows a process 65530" in said
+    assert "this host allows 65530" in said
     assert said.endswith("sysctl -w vm.max_map_count=160000")
 
 
