@@ -86,7 +86,7 @@ OTHER: dict[str, Any] = {
     "gamma": 0.5, "gae_lambda": 0.75, "clip_epsilon": 0.3, "value_coef": 2.0, "entropy_coef": 0.01,
     "reward_scale": "none", "normalise_advantages": False, "meta_update": "reptile_adam", "baseline": "value",
     "learn_from": "deviations", "inner_lr_decay": 8, "outer_lr_decay": 9, "task_features": "outlook",
-    "encoder": "bidirectional", "decides": "order", "lookahead_rules": 2,
+    "encoder": "bidirectional", "decides": "order", "lookahead_rules": 2, "servers": "any_servers",
 }  # fmt: skip
 
 

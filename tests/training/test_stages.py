@@ -84,7 +84,7 @@ def test_the_second_stage_begins_where_the_first_ended(whole: tuple[Path, Learne
     assert [line["iteration"] for line in read_metrics(warm.metrics)] == [1, 2, 3, 4]
     assert [line["iteration"] for line in read_metrics(path / "metrics.jsonl")] == [1, 2]
     shown = [line["latency_ms"] for line in read_metrics(warm.metrics)]
-    best = [1e3 * entry.makespan for entry in demonstrations.load(demonstrations.find("exp2", data), "exp2")]
+    best = [1e3 * entry.cost for entry in demonstrations.load(demonstrations.find("exp2", data), "exp2")]
     assert shown == pytest.approx([np.mean(best)] * 4, rel=1e-5)  # of the plans that are imitated
     theta = checkpoint.read_params(warm.checkpoints).tree
     moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), theta, state.params)
@@ -148,7 +148,7 @@ def test_what_is_imitated_throughout_is_demonstrations(data: Path, tmp_path: Pat
     config = dataclasses.replace(CONFIG, learning=WARM, warm_start=None, warm_start_iterations=0)
     assert run(tmp_path / "run", data, config=config) is not None
     shown = [line["latency_ms"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
-    best = [1e3 * entry.makespan for entry in demonstrations.load(demonstrations.find("exp2", data), "exp2")]
+    best = [1e3 * entry.cost for entry in demonstrations.load(demonstrations.find("exp2", data), "exp2")]
     assert shown == pytest.approx([np.mean(best)] * 2, rel=1e-5)
 
 
