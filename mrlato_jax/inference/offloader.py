@@ -308,18 +308,16 @@ class Offloader:
         check_type("system", system, System)
         goal = goal_of(objective)
         if goal.deadline_s is not None or (goal != Objective() and not self.network.any_servers):
-            raise InputError(f"objective is {goal}; accepted: {self._objectives}")
+            known = (
+                "an energy weight, no deadline" if self.network.any_servers else "the makespan, which this policy knows"
+            )
+            raise InputError(f"objective is {goal}; accepted: {known}")
         if not self.network.any_servers:
             _check_one_server([system])
         graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)
         task = learning_task(graphs, system, self.network, objective=goal)
         params, curve = adapt(self.network, self.learning, self.params, task, task, updates, jax.random.key(seed))
         return dataclasses.replace(self, params=params, curve=curve)
-
-    @property
-    def _objectives(self) -> str:
-        """What the policy can be adapted to, in words."""
-        return "an energy weight, no deadline" if self.network.any_servers else "the makespan, which this policy knows"
 
     @property
     def stored(self) -> weights.StoredPolicy:

@@ -13,6 +13,7 @@ import json
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.daggen import GENERATOR_VERSION
 from mrlato_jax.dag.dataset import SEED, build_graph, data_folder
-from mrlato_jax.dag.families import FAMILIES, Family
+from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.actions import pack as pack_actions
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
@@ -75,14 +76,16 @@ class Demonstration:
 
     def system(self, experiment: str) -> System:
         """What the plan was made for."""
-        return _system(FAMILIES[experiment][self.set_index], self.rate_bps)
+        return _system(experiment, self.set_index, self.rate_bps)
 
     def objective(self, experiment: str) -> Objective:
         """What the plan is the best by."""
         return Objective(energy_weight=FAMILIES[experiment][self.set_index].energy_weight)
 
 
-def _system(family: Family, rate_bps: float) -> System:
+@cache  # a run asks for that of each of thousands of plans, several times
+def _system(experiment: str, set_index: int, rate_bps: float) -> System:
+    family = FAMILIES[experiment][set_index]
     if family.system is not None:
         return System(**{"channel": CHANNEL, **family.system})
     return System(uplink_bps=rate_bps, downlink_bps=rate_bps, channel=CHANNEL)
@@ -99,7 +102,7 @@ def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, 
         for set_index, family in enumerate(FAMILIES[experiment]):
             if family.split == "train":
                 own = family.system is not None
-                systems = [_system(family, 0.0)] if own else training_systems(experiment, CHANNEL)
+                systems = [_system(experiment, set_index, 0.0)] if own else training_systems(experiment, CHANNEL)
                 for variant, system in enumerate(systems):
                     rate = float(of_servers(system, "uplink_bps")[0])
                     yield set_index, FIRST_FRESH + number * len(systems) + variant, rate
@@ -109,8 +112,8 @@ def demonstrate(
     experiment: str, set_index: int, graph_index: int, rate_bps: float, time_limit_s: float
 ) -> Demonstration:
     """Looks for the best plan of one DAG, `time_limit_s` seconds long where it is not proven sooner."""
-    family = FAMILIES[experiment][set_index]
-    system, objective = _system(family, rate_bps), Objective(energy_weight=family.energy_weight)
+    system = _system(experiment, set_index, rate_bps)
+    objective = Objective(energy_weight=FAMILIES[experiment][set_index].energy_weight)
     graph = build_graph(experiment, set_index, graph_index)
     plan = optimum(graph, system, time_limit_s=time_limit_s, objective=objective)
     placement = tuple(plan.placement.tolist())
