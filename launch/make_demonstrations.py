@@ -50,6 +50,7 @@ def main(_: list[str]) -> int:
     # Of one family each: its programs serve all of a chunk.
     by_family = [list(places) for _, places in itertools.groupby(missing, key=operator.itemgetter(0))]
     chunks = [places[i : i + AT_ONCE] for places in by_family for i in range(0, len(places), AT_ONCE)]
+    chunks.sort(key=lambda places: places[0][1])  # interrupted, all families have about equally many
     done = len(everything) - len(missing)
     # Spawned: a process that was forked while JAX's threads run may hang.
     with (

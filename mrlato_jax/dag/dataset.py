@@ -327,11 +327,19 @@ def build_graph(experiment: str, set_index: int, graph_index: int, data_unit: st
     check_choice("experiment", experiment, tuple(FAMILIES))
     families = FAMILIES[experiment]
     set_index = check_index("set_index", set_index, len(families))
-    check_number("graph_index", graph_index, low=0, integer=True)
     check_choice("data_unit", data_unit, tuple(DATA_UNITS))
+    return families[set_index].sample(generator_of(experiment, set_index, graph_index), data_unit)
+
+
+def generator_of(experiment: str, set_index: int, graph_index: int) -> np.random.Generator:
+    """The random numbers of one graph of an experiment.
+
+    Raises:
+        InputError: for a graph index below 0.
+    """
+    check_number("graph_index", graph_index, low=0, integer=True)
     number = list(FAMILIES).index(experiment) + 1
-    rng = np.random.default_rng([SEED, number, set_index, graph_index])
-    return families[set_index].sample(rng, data_unit)
+    return np.random.default_rng([SEED, number, set_index, graph_index])
 
 
 def build(

@@ -41,6 +41,7 @@ class Family(abc.ABC):
         system: what the graphs are meant for, its fields named as `System` names them; None where the experiment says.
         energy_weight: of the objective, seconds that a joule is worth.
         pinned: whether graphs have pins.
+        kind: of `KINDS`, where the system was drawn from one.
     """
 
     set_name: str
@@ -49,6 +50,7 @@ class Family(abc.ABC):
     system: Mapping[str, Any] | None = None
     energy_weight: float = 0.0
     pinned: bool = False
+    kind: tuple[int, str, str] | None = None
 
     @abc.abstractmethod
     def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
@@ -169,6 +171,36 @@ class StagedFamily(Family):
         return dataclasses.replace(graph, pins=tuple(_pins(rng, graph))) if self.pinned else graph
 
 
+def family_of_kind(
+    kind: tuple[int, str, str], num_tasks: int, rng: np.random.Generator, *, staged: bool, energy: bool, pinned: bool
+) -> Family:
+    """A training family of a kind of systems, `KINDS`: draws its system, and its weight of energy where `energy` holds."""
+    servers, channel, radio = kind
+    system = draw_system(rng, *kind)
+    return (StagedFamily if staged else WideFamily)(
+        set_name=f"n{num_tasks}_servers{servers}_{channel}_{radio}",
+        split="train",
+        num_tasks=num_tasks,
+        system=system,
+        energy_weight=draw_weight(rng) if energy else 0.0,
+        pinned=pinned,
+        kind=kind,
+        **({} if staged else {"fat": (0.2, 0.9), "density": (0.1, 0.9)}),
+    )
+
+
+def redrawn(family: Family, rng: np.random.Generator) -> Family:
+    """Another family of the same kind and size; `family` itself where the family is of no kind.
+
+    Its system, weight of energy, pins and shape are drawn anew: of three families one is of stages, of two one has pins
+    and one has a weight.
+    """
+    if family.kind is None:
+        return family
+    staged, energy, pinned = rng.random() < 1 / 3, rng.random() < 0.5, rng.random() < 0.5
+    return family_of_kind(family.kind, family.num_tasks, rng, staged=staged, energy=energy, pinned=pinned)
+
+
 def draw_system(rng: np.random.Generator, servers: int, channel: str, radio: str) -> dict[str, Any]:
     """Fields of a `System` whose servers are up to 20 times as fast, and 10 times as near, as one another."""
     return {
@@ -286,19 +318,9 @@ def _general_families() -> tuple[Family, ...]:
 
     def of_kind(kind: int, place: int, n: int) -> Family:
         """Sizes meet both shapes, weights and pins in turn, otherwise in each kind."""
-        servers, channel, radio = KINDS[kind]
-        turn, staged_too = place + kind, place % 3 == 2
+        turn = place + kind
         rng = np.random.default_rng([kind, place])
-        system = draw_system(rng, servers, channel, radio)
-        return (StagedFamily if staged_too else WideFamily)(
-            set_name=f"n{n}_servers{servers}_{channel}_{radio}",
-            split="train",
-            num_tasks=n,
-            system=system,
-            energy_weight=draw_weight(rng) if turn % 2 else 0.0,
-            pinned=turn // 2 % 2 == 1,
-            **({} if staged_too else {"fat": (0.2, 0.9), "density": (0.1, 0.9)}),
-        )
+        return family_of_kind(KINDS[kind], n, rng, staged=place % 3 == 2, energy=turn % 2 == 1, pinned=turn // 2 % 2 == 1)
 
     sizes = (5, 8, 10, 12, 14, 16, 19, 22, 25, 30)
     # New families come last: the DAGs of a family are drawn by its place.

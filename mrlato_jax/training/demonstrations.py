@@ -2,6 +2,9 @@
 
 The DAGs are drawn by the generator of the data sets, at indices that neither the data sets nor the validation settings
 reach, so a file holds only which they are and their plans. Loading draws them again and simulates every plan.
+
+Where a family's system was drawn from a kind of systems, each of its DAGs has a system of its own of that kind, with a
+weight of energy and pins: a policy is to plan for systems that it never met.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ import numpy as np
 
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.daggen import GENERATOR_VERSION
-from mrlato_jax.dag.dataset import SEED, build_graph, data_folder
-from mrlato_jax.dag.families import FAMILIES
+from mrlato_jax.dag.dataset import SEED, data_folder, generator_of
+from mrlato_jax.dag.families import FAMILIES, Family, redrawn
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.actions import pack as pack_actions
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
@@ -41,6 +44,7 @@ from mrlato_jax.training.experiments import kind_of, training_systems
 
 FIRST_FRESH = 1000  # index of the first DAG of each family that is demonstrated on
 CHANNEL = "paper"
+OWN_SYSTEM = 20  # sets the random numbers of systems apart from those of graphs
 PLANNED_AT_ONCE = 256  # DAGs that are looked ahead in side by side: N^2 simulations each
 MIXES = 20  # most sets that the demonstrations of one number of tasks are dealt into
 MOST_BYTES = 2**25  # of all arrays of a file: some 700,000 plans
@@ -57,7 +61,7 @@ class Demonstration:
     Attributes:
         set_index: of its family.
         graph_index: of the DAG in its family, at least `FIRST_FRESH`.
-        rate_bps: of the uplink; in Experiments 1 to 3 of both links.
+        rate_bps: of the uplink, of several the first; in Experiments 1 to 3 of both links.
         placement: the site of each task id.
         cost: of the plan by the family's objective, seconds: the makespan where energy has no weight.
         proven: whether no placement in the priority order is better.
@@ -72,22 +76,38 @@ class Demonstration:
 
     def graph(self, experiment: str) -> TaskGraph:
         """The DAG, drawn again."""
-        return build_graph(experiment, self.set_index, self.graph_index)
+        return _graph(experiment, self.set_index, self.graph_index)
 
     def system(self, experiment: str) -> System:
         """What the plan was made for."""
-        return _system(experiment, self.set_index, self.rate_bps)
+        return _system(experiment, self.set_index, self.graph_index, self.rate_bps)
 
     def objective(self, experiment: str) -> Objective:
         """What the plan is the best by."""
-        return Objective(energy_weight=FAMILIES[experiment][self.set_index].energy_weight)
+        return Objective(energy_weight=_family(experiment, self.set_index, self.graph_index).energy_weight)
 
 
-@cache  # a run asks for that of each of thousands of plans, several times
-def _system(experiment: str, set_index: int, rate_bps: float) -> System:
-    family = FAMILIES[experiment][set_index]
-    if family.system is not None:
-        return System(**{"channel": CHANNEL, **family.system})
+@cache  # a run asks for each of thousands several times
+def _family(experiment: str, set_index: int, graph_index: int) -> Family:
+    """What a DAG is drawn from: its family, or of a kind of systems another one."""
+    rng = np.random.default_rng([SEED, OWN_SYSTEM, set_index, graph_index])
+    return redrawn(FAMILIES[experiment][set_index], rng)
+
+
+def _graph(experiment: str, set_index: int, graph_index: int) -> TaskGraph:
+    return _family(experiment, set_index, graph_index).sample(generator_of(experiment, set_index, graph_index))
+
+
+def _system(experiment: str, set_index: int, graph_index: int, rate_bps: float) -> System:
+    own = FAMILIES[experiment][set_index].kind is not None
+    return _made(experiment, set_index, graph_index if own else FIRST_FRESH, rate_bps)
+
+
+@cache
+def _made(experiment: str, set_index: int, graph_index: int, rate_bps: float) -> System:
+    fields = _family(experiment, set_index, graph_index).system
+    if fields is not None:
+        return System(**{"channel": CHANNEL, **fields})
     return System(uplink_bps=rate_bps, downlink_bps=rate_bps, channel=CHANNEL)
 
 
@@ -102,19 +122,20 @@ def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, 
         for set_index, family in enumerate(FAMILIES[experiment]):
             if family.split == "train":
                 own = family.system is not None
-                systems = [_system(experiment, set_index, 0.0)] if own else training_systems(experiment, CHANNEL)
-                for variant, system in enumerate(systems):
-                    rate = float(of_servers(system, "uplink_bps")[0])
-                    yield set_index, FIRST_FRESH + number * len(systems) + variant, rate
+                rates = [0.0] if own else [system.uplink_bps for system in training_systems(experiment, CHANNEL)]
+                for variant, rate in enumerate(rates):
+                    graph_index = FIRST_FRESH + number * len(rates) + variant
+                    system = _system(experiment, set_index, graph_index, rate)
+                    yield set_index, graph_index, float(of_servers(system, "uplink_bps")[0])
 
 
 def demonstrate(
     experiment: str, set_index: int, graph_index: int, rate_bps: float, time_limit_s: float
 ) -> Demonstration:
     """Looks for the best plan of one DAG, `time_limit_s` seconds long where it is not proven sooner."""
-    system = _system(experiment, set_index, rate_bps)
-    objective = Objective(energy_weight=FAMILIES[experiment][set_index].energy_weight)
-    graph = build_graph(experiment, set_index, graph_index)
+    system = _system(experiment, set_index, graph_index, rate_bps)
+    objective = Objective(energy_weight=_family(experiment, set_index, graph_index).energy_weight)
+    graph = _graph(experiment, set_index, graph_index)
     plan = optimum(graph, system, time_limit_s=time_limit_s, objective=objective)
     placement = tuple(plan.placement.tolist())
     cost = objective.cost(plan.makespan, plan.energy)
