@@ -174,7 +174,7 @@ class StagedFamily(Family):
 def family_of_kind(
     kind: tuple[int, str, str], num_tasks: int, rng: np.random.Generator, *, staged: bool, energy: bool, pinned: bool
 ) -> Family:
-    """A training family of a kind of systems, `KINDS`: draws its system, and its weight of energy where `energy` holds."""
+    """A training family of a kind of `KINDS`: draws its system, and its weight of energy where `energy` holds."""
     servers, channel, radio = kind
     system = draw_system(rng, *kind)
     return (StagedFamily if staged else WideFamily)(
@@ -319,8 +319,9 @@ def _general_families() -> tuple[Family, ...]:
     def of_kind(kind: int, place: int, n: int) -> Family:
         """Sizes meet both shapes, weights and pins in turn, otherwise in each kind."""
         turn = place + kind
+        staged, energy, pinned = place % 3 == 2, turn % 2 == 1, turn // 2 % 2 == 1
         rng = np.random.default_rng([kind, place])
-        return family_of_kind(KINDS[kind], n, rng, staged=place % 3 == 2, energy=turn % 2 == 1, pinned=turn // 2 % 2 == 1)
+        return family_of_kind(KINDS[kind], n, rng, staged=staged, energy=energy, pinned=pinned)
 
     sizes = (5, 8, 10, 12, 14, 16, 19, 22, 25, 30)
     # New families come last: the DAGs of a family are drawn by its place.

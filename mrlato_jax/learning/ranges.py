@@ -70,7 +70,7 @@ def measure(graph: TaskGraph, system: System, objective: Objective | None = None
         float(system.num_servers),
         float(1 if system.radio == "shared" else system.num_servers),
         float(CHANNELS[system.channel].results_stay),
-        sum(pin != "any" for pin in graph.pins) / graph.num_tasks,
+        sum(pin != "any" for pin in graph.pins) / graph.num_tasks if graph.is_pinned else 0.0,
         energy / waiting if waiting else float("inf"),
     )
     return dict(zip(NAMES, values, strict=True))

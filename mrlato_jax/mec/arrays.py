@@ -20,7 +20,7 @@ import numpy as np
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, check_type, shorten
 from mrlato_jax.mec.objective import Objective, Prices, goal_of
-from mrlato_jax.mec.priority import check_order, priority_order
+from mrlato_jax.mec.priority import check_order, order_by_times
 from mrlato_jax.mec.system import CHANNELS, MoveTimes, System, TaskTimes, move_times, task_times
 
 MAX_PARENTS_BYTES = 2**30  # of `DagArrays.parents`: one DAG of 32,768 positions, or 2.7 million of 20
@@ -132,8 +132,9 @@ def pack(
             value, first = getattr(one, name), getattr(systems[0], name)
             if value != first:
                 raise InputError(f"system[{i}] has {name} {value!r}; accepted: {first!r}, as system[0]")
+    times_of = [task_times(graph, one) for graph, one in zip(graphs, systems, strict=True)]
     if orders is None:
-        checked = [priority_order(graph, one) for graph, one in zip(graphs, systems, strict=True)]
+        checked = [order_by_times(graph, times) for graph, times in zip(graphs, times_of, strict=True)]
     elif not isinstance(orders, Sequence):
         raise InputError(f"orders is {shorten(orders)}; accepted: a sequence, one order for each graph")
     elif len(orders) != len(graphs):
@@ -148,8 +149,8 @@ def pack(
     parents = np.zeros((batch, size, size), bool)
     mask = np.zeros((batch, size), bool)
     order = np.full((batch, size), -1, np.int32)
-    for b, (graph, o, one) in enumerate(zip(graphs, checked, systems, strict=True)):
-        n, times = graph.num_tasks, task_times(graph, one)
+    for b, (graph, o, one, times) in enumerate(zip(graphs, checked, systems, times_of, strict=True)):
+        n = graph.num_tasks
         moves = move_times(graph, one) if stays else None
         if wrong := out_of_range([*times, *(moves or ())], dtype):
             raise InputError(f"graphs[{b}] under {one}: {wrong}")
@@ -255,11 +256,12 @@ def out_of_range(times: Sequence[np.ndarray], dtype: Any) -> str | None:
         dtype: a floating-point one.
     """
     limits, batch = np.finfo(dtype), times[0].ndim - 1
-    least = min(column.min(where=column > 0, initial=np.inf) for column in times)
+    each = np.concatenate([column.reshape(*column.shape[:batch], -1) for column in times], axis=-1)
+    least = each[each > 0].min(initial=np.inf)
     if least < limits.tiny:
         return f"a time is {least} s; accepted: 0, or at least {limits.tiny} s, the least of {limits.dtype}"
     with np.errstate(over="ignore"):
-        total = np.max(sum(column.sum(axis=tuple(range(batch, column.ndim))) for column in times))
+        total = each.sum(axis=-1).max()
     if not total <= limits.max:
         return f"the times overflow {limits.dtype}, together {total} s; accepted: at most {limits.max} s"
     return None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -553,7 +554,23 @@ def simulate(graph: TaskGraph, system: System, placement: Any, order: Any = None
     return simulate_arrays(dags, np.where(dags.mask, placed[dags.order], LOCAL)[:, None])[0][0]
 
 
-_run_all = jax.jit(jax.vmap(jax.vmap(run, in_axes=(None, 0))))
+class _Timed(NamedTuple):
+    """What a schedule is made of, in as few arrays as may be: each costs a transfer."""
+
+    ends: jax.Array  # [4, N], of uploads, servers, downloads and the UE
+    totals: jax.Array  # [2], makespan and what was spent
+
+
+@jax.jit
+@jax.vmap
+@partial(jax.vmap, in_axes=(None, 0))
+def _run_all(dag: DagArrays, actions: jax.Array) -> _Timed:
+    queues, ends = run(dag, actions)
+    upload, vm, download, ue = ends[:4]
+    if queues.results is not None:  # a result may come home when a later task needs it
+        download = jnp.where(queues.results.site > LOCAL, queues.result_at_ue, 0)
+    assert queues.spent is not None
+    return _Timed(jnp.stack([upload, vm, download, ue]), jnp.stack([queues.makespan, queues.spent]))
 
 
 def simulate_arrays(dags: DagArrays, actions: np.ndarray) -> list[list[Schedule]]:
@@ -564,21 +581,17 @@ def simulate_arrays(dags: DagArrays, actions: np.ndarray) -> list[list[Schedule]
         actions: int32[B, K, N], sites in scheduling order.
     """
     with one_by_one():
-        queues, ends = jax.device_get(_run_all(dags, actions))
+        timed = jax.device_get(_run_all(dags, actions))
     assert dags.prices is not None
-    assert queues.spent is not None
     schedules = []
     for i, n in enumerate(dags.mask.sum(axis=1).tolist()):
-        of_one = []
-        for k in range(actions.shape[1]):
-            upload, vm, download, ue = (end[i, k, :n] for end in ends[:4])
-            if queues.results is not None:  # a result may come home when a later task needs it
-                download = np.where(queues.results.site[i, k, :n] > 0, queues.result_at_ue[i, k, :n], 0)
-            by_id = np.empty((4, n))
-            by_id[:, dags.order[i, :n]] = np.stack([upload, vm, download, ue])
-            makespan = float(queues.makespan[i, k])
-            energy = float(dags.prices.makespan[i] * makespan + queues.spent[i, k])
-            upload, vm, download, ue = by_id
-            of_one.append(Schedule(makespan, upload, vm, download, ue, energy))
-        schedules.append(of_one)
+        by_id = np.empty((len(actions[i]), 4, n))
+        by_id[..., dags.order[i, :n]] = timed.ends[i, ..., :n]
+        price = float(dags.prices.makespan[i])
+        schedules.append(
+            [
+                Schedule(makespan, *ends, energy=price * makespan + spent)
+                for ends, (makespan, spent) in zip(by_id, timed.totals[i].tolist(), strict=True)
+            ]
+        )
     return schedules

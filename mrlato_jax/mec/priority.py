@@ -8,7 +8,7 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph, children_of, smallest_first
 from mrlato_jax.errors import InputError, as_array, check_choice, shorten
-from mrlato_jax.mec.system import System, task_times
+from mrlato_jax.mec.system import System, TaskTimes, task_times
 
 RANKS = ("total", "min")
 
@@ -28,7 +28,10 @@ def ranks(graph: TaskGraph, system: System, rank: str = "total") -> np.ndarray:
         InputError: unknown `rank`.
     """
     check_choice("rank", rank, RANKS)
-    times = task_times(graph, system)
+    return _ranks(graph, task_times(graph, system), rank)
+
+
+def _ranks(graph: TaskGraph, times: TaskTimes, rank: str) -> np.ndarray:
     own = times.offloaded if rank == "total" else np.minimum(times.ue, times.offloaded)
     result, children = own.tolist(), children_of(graph)
     for task in reversed(graph.topological_order().tolist()):
@@ -54,6 +57,11 @@ def priority_order(graph: TaskGraph, system: System, rank: str = "total") -> np.
     """
     priority = ranks(graph, system, rank)  # also checks the arguments
     return smallest_first(graph.edges, -priority)
+
+
+def order_by_times(graph: TaskGraph, times: TaskTimes) -> np.ndarray:
+    """`priority_order` of a graph whose times under a system are known."""
+    return smallest_first(graph.edges, -_ranks(graph, times, "total"))
 
 
 def check_order(graph: TaskGraph, order: Any) -> np.ndarray:

@@ -237,9 +237,8 @@ def move_times(graph: TaskGraph, system: System) -> MoveTimes:
 
 def check_finite_times(times: dict[str, np.ndarray], system: System) -> None:
     """Raises InputError where a time, float64[n] or [n, K] by its name, is not finite."""
-    with np.errstate(over="ignore"):
-        if np.isfinite(sum(values.sum() for values in times.values())):
-            return
+    if all(np.isfinite(values).all() for values in times.values()):
+        return
     for name, values in times.items():
         if not np.isfinite(values).all():
             place = np.argwhere(~np.isfinite(values))[0]
@@ -256,7 +255,7 @@ def of_servers(system: System, name: str) -> np.ndarray:
     value = getattr(system, name)
     if isinstance(value, tuple):
         return np.array([_number(f"System.{name}[{server}]", one) for server, one in enumerate(value)], np.float64)
-    return np.array([_number(f"System.{name}", value)] * system.num_servers, np.float64)
+    return np.full(system.num_servers, _number(f"System.{name}", value), np.float64)
 
 
 def _number(field: str, value: Any) -> Any:

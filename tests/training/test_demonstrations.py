@@ -12,7 +12,7 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
-from mrlato_jax.dag.families import FAMILIES, Family
+from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import rollout
 from mrlato_jax.planners import look_ahead_order
@@ -122,44 +122,50 @@ def test_those_that_come_with_the_package_are_of_every_family_and_rate(experimen
 
 def test_several_servers_pins_and_energy(tmp_path: Path) -> None:
     """Of families of two kinds: the sites are kept, and each kind has a pool of its own."""
-    families = FAMILIES["general"]
-    chosen = [
-        next(i for i, family in enumerate(families) if kind(family) == wanted)
-        for wanted in ((3, "resident", True, 5), (2, "paper", True, 8))
-    ]
-    entries = [demonstrations.demonstrate("general", i, 1000 + k, 1e6, 5.0) for i in chosen for k in (0, 1)]
+    chosen = [of_kind((3, "resident", "shared"), 5), of_kind((2, "paper", "shared"), 8)]
+    places = [place for place in demonstrations.wanted("general", 6) if place[0] in chosen]
+    entries = [demonstrations.demonstrate("general", *place, time_limit_s=5.0) for place in places]
     assert {site for entry in entries for site in entry.placement} > {2}
     path = demonstrations.find("general", tmp_path)
     demonstrations.save(path, "general", entries)
     assert demonstrations.load(path, "general") == entries
     network = dataclasses.replace(POLICY, servers="any_servers")
     pools = demonstrations.demonstration_pools("general", entries, network, 1)
-    assert [pool.learning_tasks.dags.num_sites for pool in pools] == [4, 3]
+    assert [pool.learning_tasks.dags.num_sites for pool in pools] == [3, 4]
     assert all(pool.learning_tasks.dags.prices is not None for pool in pools)
     with pytest.raises(InputError, match="the systems have 3 servers; accepted: 1"):
         demonstrations.demonstration_pools("general", entries, POLICY, 1)
 
 
-def kind(family: Family) -> tuple[int, str, bool, int]:
-    """Servers, channel, whether energy counts, and tasks."""
-    system = family.system or {}
-    servers = system.get("vm_hz", [0.0])
-    count = len(servers) if isinstance(servers, list) else 1
-    return count, system.get("channel", "paper"), family.energy_weight > 0, family.num_tasks
+def test_each_dag_of_a_kind_has_a_system_of_its_own() -> None:
+    """With pins and a weight of its own, always the same; other families' DAGs share their family's system."""
+    shared, own = 0, of_kind((3, "resident", "shared"), 14)
+    places = [place for place in demonstrations.wanted("general", 40) if place[0] in (shared, own)]
+    entries = [Demonstration(*place, placement=(), cost=0.0, proven=False) for place in places]
+    of_shared, of_own = ([entry for entry in entries if entry.set_index == number] for number in (shared, own))
+    assert len({entry.system("general") for entry in of_shared}) == 1
+    assert len({entry.objective("general") for entry in of_shared}) == 1
+    assert len({entry.system("general") for entry in of_own}) == len(of_own) == 40
+    assert {entry.system("general").num_servers for entry in of_own} == {3}
+    assert {entry.system("general").channel for entry in of_own} == {"resident"}
+    assert {entry.graph("general").num_tasks for entry in of_own} == {14}
+    for entry in of_own:
+        uplinks = entry.system("general").uplink_bps
+        assert isinstance(uplinks, tuple)
+        assert entry.rate_bps == uplinks[0]
+    weights = {entry.objective("general").energy_weight for entry in of_own}
+    assert 0.0 in weights
+    assert len(weights) > 10
+    pinned = [entry.graph("general").is_pinned for entry in of_own]
+    assert 5 < sum(pinned) < 35
+    demonstrations._family.cache_clear()
+    demonstrations._made.cache_clear()
+    again = [entry.system("general") for entry in of_own]
+    demonstrations._family.cache_clear()
+    assert again == [entry.system("general") for entry in of_own]
 
 
-def test_files_of_something_else_are_refused(found: list[Demonstration], tmp_path: Path) -> None:
-    path = tmp_path / "demonstrations.npz"
-    with pytest.raises(InputError, match="No such file"):
-        demonstrations.content_hash(path)
-    demonstrations.save(path, "exp2", found)
-    with pytest.raises(InputError, match=r"is of .*'exp2'.*; accepted: .*'exp1'"):
-        demonstrations.load(path, "exp1")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="cannot be read"):
-        demonstrations.load(path, "exp2")
-    for changes, phrase in (({"graph_index": 150}, "graph 150 of set 0"), ({"set_index": 2}, "of set 2")):
-        demonstrations.save(path, "exp2", [dataclasses.replace(found[0], **changes)])  # set 2 is a test set
-        with pytest.raises(InputError, match=phrase):
-            demonstrations.load(path, "exp2")
+def of_kind(kind: tuple[int, str, str], num_tasks: int) -> int:
+    """The place of a family of `general`."""
+    families = FAMILIES["general"]
+    return next(i for i, family in enumerate(families) if (family.kind, family.num_tasks) == (kind, num_tasks))
