@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import jax
 from _cli import run
 from absl import flags
 
 from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.errors import check_number
 from mrlato_jax.files import check_writable
-from mrlato_jax.learning.devices import cores
+from mrlato_jax.learning.devices import cores, drop_programs
 from mrlato_jax.processes import end_with_parent
 from mrlato_jax.progress import Progress
 from mrlato_jax.training.demonstrations import Demonstration, demonstrate, find, load, save, wanted
@@ -84,7 +83,7 @@ def begin() -> None:
 
 def plan(experiment: str, places: Sequence[tuple[int, int, float]], proof_s: float) -> list[Demonstration]:
     """What a worker does."""
-    jax.clear_caches()  # programs of other families: the host allows a process only so many pieces of memory
+    drop_programs()  # those of other families
     return [demonstrate(experiment, *place, proof_s) for place in places]
 
 

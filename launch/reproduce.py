@@ -22,7 +22,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from _cli import LAUNCH, parse, run
 from _reference_flags import define_reference_flags, search_budget
 from _test_flags import define_test_flags, sets_on
@@ -34,7 +33,7 @@ from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
-from mrlato_jax.learning.devices import resolve, use_cores
+from mrlato_jax.learning.devices import drop_programs, resolve, use_cores
 from mrlato_jax.learning.meta_batch import check_meta_batch
 from mrlato_jax.methods import METHODS, SearchBudget, label, planned_methods
 from mrlato_jax.progress import format_duration, format_table
@@ -224,7 +223,7 @@ def complete_method(work: Work, records: Sequence[LearnedRecord], stop: Graceful
     rows = work.references.rows
     heft = {name: planners["HEFT-based"]["makespan_ms"] for name, planners in rows.items()}
     done = reproduction.adapt_missing(records, policies, work.test_sets, heft, FLAGS.updates, stop, FLAGS.num_devices)
-    jax.clear_caches()  # each compiled program keeps memory maps, and a process may have no more than 65530 on Linux
+    drop_programs()
     return done
 
 

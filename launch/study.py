@@ -14,13 +14,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import jax
 from _cli import LAUNCH, run
 from absl import flags
 
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
+from mrlato_jax.learning.devices import drop_programs
 from mrlato_jax.progress import format_duration, format_table
 from mrlato_jax.results import figures
 from mrlato_jax.results.studies import STUDIES, StudyRecord, run_variant, study_table
@@ -84,7 +84,7 @@ def main(_: list[str]) -> int:
             if row is None:
                 return closing()
             record.add(variant, str(seed), row)
-            jax.clear_caches()  # each compiled program keeps memory maps, of which Linux allows a process 65530
+            drop_programs()
     shown = format_table(*study_table(study, record.rows))
     print(f"\n{study.question}\n\n{shown}\n\ntotal time {format_duration(time.monotonic() - started)}", flush=True)
     write_atomically(out / f"{FLAGS.study}.md", f"# {study.question}\n\n{shown}\n".encode())

@@ -480,7 +480,7 @@ class TrainConfig(_Settings):
     seed: int = setting(0, help="Of every random draw of the run.", low=0, high=2**32 - 1, label=UNSAID)
     channel: str = setting(
         "paper",
-        help="Channel rules of the simulator.",
+        help="Channel rules of the simulator, for sets whose system says none.",
         source="Section III-C: (7)-(10)",
         choices=CHANNEL_NAMES,
         label=UNSAID,

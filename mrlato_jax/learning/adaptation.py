@@ -26,9 +26,9 @@ class Adaptation:
     """What adapting to one set of DAGs did.
 
     Attributes:
-        latency_s_by_dag: float64[updates + 1, G], argmax-decoded makespan (cost, where energy has a weight) of each
-            measured DAG, seconds: row k after k updates.
-        sampled_s: one entry a collection, mean makespan of the sampled trajectories, seconds.
+        latency_s_by_dag: float64[updates + 1, G], cost of each measured DAG's argmax plan, seconds (its makespan
+            where energy has no weight): row k after k updates.
+        sampled_s: one entry a collection, mean cost of the sampled plans, seconds.
         entropy: one entry a collection, nats per decision at its last update.
         value_explained: one entry a collection, variance of the value targets explained at its last update.
         simulator_evaluations: plans simulated to adapt (the measuring not counted), as `inner.evaluations` counts them.

@@ -53,6 +53,11 @@ def use_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores())
 
 
+def drop_programs() -> None:
+    """Forgets what was compiled: each program keeps memory maps, of which Linux by default allows a process 65,530."""
+    jax.clear_caches()
+
+
 def resolve(execution: ExecutionConfig, num_tasks: int) -> ExecutionConfig:
     """What the defaults stand for on this machine's devices; settings that were made stay.
 

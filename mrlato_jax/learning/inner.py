@@ -22,15 +22,15 @@ from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Decisions
 
-ROUNDING = 1e-6  # of a makespan: plans that differ by less are equally long
-MOST_AT_STAKE = 0.1  # of a makespan: a decision that costs more counts no more, lest a few decide everything
+ROUNDING = 1e-6  # of a plan's cost: plans that differ by less are equally good
+MOST_AT_STAKE = 0.1  # of a plan's cost: a decision that costs more counts no more, lest a few decide everything
 
 
 class InnerMetrics(NamedTuple):
     """Scalars of one inner loop."""
 
-    latency: jax.Array  # mean sampled makespan of the collection, seconds
-    heft: jax.Array  # mean makespan of the HEFT-based plans of the same DAGs, seconds
+    latency: jax.Array  # mean cost of the collection's plans, seconds: their makespan where nothing else has a price
+    heft: jax.Array  # the same of the HEFT-based plans of the same DAGs
     loss: LossMetrics  # of the last gradient step, before it was taken
     value_explained: jax.Array  # explained variance before the first step: the values on unseen trajectories
     entropy: jax.Array  # of the sampling policy
@@ -98,7 +98,7 @@ class Plans(NamedTuple):
     actions: jax.Array  # int32[G, 1, N], taken
     judged: jax.Array  # int32[G, 1, N], those that are to become likelier
     advantages: jax.Array  # [G, 1, N], how much each of them counts; 0 on padding
-    makespan: jax.Array | None  # mean of the policy's own plans, seconds; None where the given plans say so
+    cost: jax.Array | None  # mean of the policy's own plans, seconds; None where the given plans say so
 
 
 Draws = Noise | Plans
@@ -176,7 +176,7 @@ def collect(
 
     Returns:
         The batch, which is constant to differentiation: `earlier` after the first step. The decisions, which are not
-        constant. The mean makespan of the policy's trajectories, seconds.
+        constant. The mean cost of the policy's trajectories, seconds.
     """
     if isinstance(draws, Plans):
         actions, judged = draws.actions, draws.judged
@@ -184,7 +184,7 @@ def collect(
             actions, judged = jnp.where(first, actions, earlier.actions), jnp.where(first, judged, earlier.judged)
         trajectories = rollout.rollout(network, params, learning_task, decode.given(actions), judged=judged)
         batch = estimate(learning, learning_task, trajectories)._replace(judged=judged, advantages=draws.advantages)
-        own = draws.makespan
+        own = draws.cost
     else:
         sampled = decode.sampled(draws.gumbel)
         if earlier is not None:
@@ -236,16 +236,16 @@ def gradient(
     Arguments as `collect`.
 
     Returns:
-        The gradient, the loss's metrics, and the batch and mean makespan of `collect`.
+        The gradient, the loss's metrics, and the batch and mean cost of `collect`.
     """
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[LossMetrics, Batch, jax.Array]]:
-        batch, decisions, makespan = collect(network, learning, params, learning_task, draws, earlier, first)
+        batch, decisions, cost = collect(network, learning, params, learning_task, draws, earlier, first)
         loss, metrics = inner_loss(learning, batch, decisions)
-        return loss, (metrics, batch, makespan)
+        return loss, (metrics, batch, cost)
 
-    slope, (metrics, batch, makespan) = jax.grad(loss_fn, has_aux=True)(params)
-    return slope, metrics, batch, makespan
+    slope, (metrics, batch, cost) = jax.grad(loss_fn, has_aux=True)(params)
+    return slope, metrics, batch, cost
 
 
 def no_batch(learning: LearningConfig, *leading: int, num_positions: int, dtype: DTypeLike) -> Batch:
@@ -301,25 +301,23 @@ def update(
         taken: at least 1; all by default.
 
     Returns:
-        The state afterwards, its way there, and the mean sampled makespan in seconds.
+        The state afterwards, its way there, and the mean cost of the collection's plans in seconds.
     """
     draws = draw_collection(network, learning, state.params, learning_task, key)
 
     # One body for all steps: a program has the network's forward and backward pass once.
     def body(carry: tuple[InnerState, Batch], step: jax.Array) -> tuple[Any, tuple[Updates, jax.Array]]:
         state, earlier = carry
-        slope, loss, batch, makespan = gradient(
-            network, learning, state.params, learning_task, draws, earlier, step == 0
-        )
+        slope, loss, batch, cost = gradient(network, learning, state.params, learning_task, draws, earlier, step == 0)
         after = descend(inner_optimizer(learning), state, slope)
         if taken is not None:
             after = jax.tree.map(lambda new, old: jnp.where(step < taken, new, old), after, state)
-        return (after, batch), (Updates(after.params, loss), makespan)
+        return (after, batch), (Updates(after.params, loss), cost)
 
     size, dtype = learning_task.num_positions, learning_task.features.dtype
     start = state, no_batch(learning, learning_task.num_graphs, num_positions=size, dtype=dtype)
-    (state, _), (steps, makespans) = jax.lax.scan(body, start, jnp.arange(learning.inner_steps))
-    return state, steps, makespans[0]
+    (state, _), (steps, costs) = jax.lax.scan(body, start, jnp.arange(learning.inner_steps))
+    return state, steps, costs[0]
 
 
 @partial(jax.jit, static_argnames=("network", "learning"))  # traced once for each size, however often it is used
@@ -348,8 +346,8 @@ def inner_adapt(
 class AdaptationMetrics(NamedTuple):
     """One round of adaptation: one collection and m updates."""
 
-    latencies: jax.Array  # [m, G], argmax-decoded makespan of each measured DAG after each update, seconds
-    sampled_latency: jax.Array  # mean makespan of the collection, seconds
+    latencies: jax.Array  # [m, G], cost of each measured DAG's argmax plan after each update, seconds
+    sampled_latency: jax.Array  # mean cost of the collection's plans, seconds
     loss: LossMetrics  # of the last update
 
 

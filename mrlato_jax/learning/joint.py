@@ -96,8 +96,8 @@ def _visit(
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(drawn))
     draws = jax.lax.cond(first, drawn, lambda: nothing)
     earlier = _padded(earlier, learning_task.num_positions)
-    slope, loss, collected, makespan = gradient(network, learning, params, learning_task, draws, earlier, first)
-    metrics = InnerMetrics(makespan, learning_task.heft.mean(), loss, loss.explained_variance, loss.entropy)
+    slope, loss, collected, cost = gradient(network, learning, params, learning_task, draws, earlier, first)
+    metrics = InnerMetrics(cost, learning_task.heft.mean(), loss, loss.explained_variance, loss.entropy)
     return *_by_step(slope, learning_task), _padded(collected, full), metrics
 
 

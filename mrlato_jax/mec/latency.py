@@ -590,8 +590,8 @@ def simulate_arrays(dags: DagArrays, actions: np.ndarray) -> list[list[Schedule]
         price = float(dags.prices.makespan[i])
         schedules.append(
             [
-                Schedule(makespan, *ends, energy=price * makespan + spent)
-                for ends, (makespan, spent) in zip(by_id, timed.totals[i].tolist(), strict=True)
+                Schedule(makespan, upload, vm, download, ue, price * makespan + spent)
+                for (upload, vm, download, ue), (makespan, spent) in zip(by_id, timed.totals[i].tolist(), strict=True)
             ]
         )
     return schedules

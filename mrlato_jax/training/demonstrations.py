@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import zipfile
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -40,7 +39,7 @@ from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System, of_servers
 from mrlato_jax.planners import optimum
 from mrlato_jax.planners.lookahead import best_outcome_of_ready
-from mrlato_jax.training.experiments import kind_of, training_systems
+from mrlato_jax.training.experiments import by_kind, training_systems
 
 FIRST_FRESH = 1000  # index of the first DAG of each family that is demonstrated on
 CHANNEL = "paper"
@@ -263,10 +262,8 @@ def demonstration_pools(
         InputError: plans whose makespans are not what the simulator says; or fewer plans of some number of tasks than a
             set needs.
     """
-    kinds: dict[tuple[str, str, int], list[Demonstration]] = defaultdict(list)
-    for entry in demonstrations:
-        kinds[kind_of(entry.system(experiment))].append(entry)
-    return [_pool_of_kind(experiment, entries, network, graphs_per_task) for entries in kinds.values()]
+    kinds = by_kind(demonstrations, lambda entry: entry.system(experiment))
+    return [_pool_of_kind(experiment, entries, network, graphs_per_task) for entries in kinds]
 
 
 def _pool_of_kind(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import jax
 
@@ -21,6 +22,7 @@ from mrlato_jax.mec.system import System
 DEFAULT_RATE_BPS = 7e6
 TRAIN_RATES_BPS = {"exp3": tuple(1e6 * rate for rate in range(4, 23, 3))}
 MAKESPAN = Objective()
+Thing = TypeVar("Thing")
 TEST_RATES_BPS = {"exp3": (5.5e6, 8.5e6, 11.5e6)}
 
 
@@ -114,12 +116,17 @@ def kind_of(system: System) -> tuple[str, str, int]:
     return system.channel, system.radio, system.num_servers
 
 
+def by_kind(things: Iterable[Thing], system_of: Callable[[Thing], System]) -> list[list[Thing]]:
+    """What is of each kind of system, in order."""
+    kinds: dict[tuple[str, str, int], list[Thing]] = defaultdict(list)
+    for thing in things:
+        kinds[kind_of(system_of(thing))].append(thing)
+    return list(kinds.values())
+
+
 def sets_by_kind(dataset: DagDataset, channel: str) -> list[list[int]]:
     """The training sets of each kind of system, in order."""
-    kinds: dict[tuple[str, str, int], list[int]] = defaultdict(list)
-    for index in dataset.train_sets:
-        kinds[kind_of(systems_of(dataset, index, channel)[0])].append(index)
-    return list(kinds.values())
+    return by_kind(dataset.train_sets, lambda index: systems_of(dataset, index, channel)[0])
 
 
 def training_pools(dataset: DagDataset, network: NetworkConfig, channel: str) -> list[TaskPool]:

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.learning.devices import drop_programs
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState
 from mrlato_jax.learning.ranges import ranges_of
@@ -76,7 +76,7 @@ def train_stages(
         with stop.unburdened(BEFORE_TRAINING):
             pools = training_pools(dataset, first.network, first.channel)
     if initial is not None and len(pools) > 1:
-        jax.clear_caches()  # the warm start's programs: a process may have only so many pieces of memory
+        drop_programs()  # the warm start's
     return train(runs, configs, dataset.content_hash, pools, stop, checkpoint_every, execution, initial, validation)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,10 +15,11 @@ from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.errors import check_number
 from mrlato_jax.learning import rollout
+from mrlato_jax.learning.devices import drop_programs
 from mrlato_jax.learning.learning_task import LearningTask, learning_task, stack_alike
 from mrlato_jax.planners import optimum
 from mrlato_jax.progress import Progress
-from mrlato_jax.training.experiments import TestSet, kind_of, validation_sets
+from mrlato_jax.training.experiments import TestSet, by_kind, kind_of, validation_sets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def validation_set(
     with Progress(len(test_sets), "optima to validate by") as progress:
         for number, test_set in enumerate(test_sets, start=1):
             if number > 1 and kind_of(test_set.system) != kind_of(test_sets[number - 2].system):
-                jax.clear_caches()  # programs of other kinds: the host allows a process only so many pieces of memory
+                drop_programs()  # those of other kinds
             prove = partial(optimum, system=test_set.system, time_limit_s=time_limit_s, objective=test_set.objective)
             plans += [prove(graph) for graph in test_set.graphs]
             progress.update(number, set=test_set.name)
@@ -87,11 +87,12 @@ class Validation:
         """
         began = clock()
         size = max(graph.num_tasks for test_set in chosen.test_sets for graph in test_set.graphs)
-        kinds: dict[Any, list[LearningTask]] = defaultdict(list)
-        for test_set in chosen.test_sets:
-            task = learning_task(test_set.graphs, test_set.system, network, size, test_set.objective)
-            kinds[kind_of(test_set.system)].append(task)
-        self._tasks = [_joined(tasks) for tasks in kinds.values()]
+
+        def encoded(test_set: TestSet) -> LearningTask:
+            return learning_task(test_set.graphs, test_set.system, network, size, test_set.objective)
+
+        kinds = by_kind(chosen.test_sets, lambda test_set: test_set.system)
+        self._tasks = [_joined([encoded(test_set) for test_set in alike]) for alike in kinds]
         self._optimum_s, self._policy, self._clock = chosen.optimum_s, network, clock
         self._started, self._measuring, self._before = began, clock() - began, 0.0
 

@@ -133,7 +133,7 @@ def test_several_servers_pins_and_energy(tmp_path: Path) -> None:
     pools = demonstrations.demonstration_pools("general", entries, network, 1)
     assert [pool.learning_tasks.dags.num_sites for pool in pools] == [3, 4]
     assert all(pool.learning_tasks.dags.prices is not None for pool in pools)
-    with pytest.raises(InputError, match="the systems have 3 servers; accepted: 1"):
+    with pytest.raises(InputError, match="the systems have 2 servers; accepted: 1"):
         demonstrations.demonstration_pools("general", entries, POLICY, 1)
 
 

@@ -13,7 +13,7 @@ from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import rollout
-from mrlato_jax.training.experiments import validation_sets
+from mrlato_jax.training.experiments import TestSet, validation_sets
 from mrlato_jax.training.validation import Validation, ValidationSet, validation_set
 
 POLICY = NetworkConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
@@ -44,6 +44,25 @@ def test_a_gap_is_that_of_the_policys_plans(chosen: ValidationSet) -> None:
     gap = Validation(chosen, POLICY).gap(params)
     assert gap > 0.05
     assert gap == pytest.approx(np.mean(spans) / chosen.optimum_s - 1, rel=1e-4)
+
+
+def test_sets_of_several_kinds_are_measured_by_what_is_minimised() -> None:
+    """Two servers whose results return, and one where results stay and energy has a weight, in one mean."""
+    rng, weighted = np.random.default_rng(0), mj.Objective(energy_weight=0.5)
+    systems = [mj.System(vm_hz=[8e9, 20e9]), mj.System(channel="resident")]
+    goals = [mj.Objective(), weighted]
+    test_sets = tuple(
+        TestSet(str(number), tuple(mj.daggen(6 + number, 0.6, 0.6, rng) for _ in range(2)), *pair)
+        for number, pair in enumerate(zip([*systems, systems[0]], [*goals, goals[0]], strict=True))
+    )
+    network = dataclasses.replace(POLICY, servers="any_servers")
+    params = rollout.init_params(network, jax.random.key(1))
+    policy, costs = mj.Offloader(network, params, "random"), []
+    for test_set in test_sets:
+        for plan in policy.plan(list(test_set.graphs), test_set.system, objective=test_set.objective):
+            costs.append(test_set.objective.cost(plan.makespan, plan.energy))
+    gap = Validation(ValidationSet(test_sets, 1.0, 0), network).gap(params)
+    assert gap == pytest.approx(np.mean(costs) - 1, rel=1e-5)
 
 
 def test_the_clock_stands_still_while_measuring(chosen: ValidationSet) -> None:
