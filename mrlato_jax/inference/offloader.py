@@ -26,7 +26,7 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, adapt
 from mrlato_jax.learning.learning_task import ONE_SERVER, check_servers, check_times, encoded, learning_task
 from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
-from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack
+from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack, stacked_prices
 from mrlato_jax.mec.latency import LOCAL, in_joules, padded_size, power_of_two
 from mrlato_jax.mec.objective import Objective, goal_of
 from mrlato_jax.mec.system import Power, System
@@ -203,20 +203,16 @@ class Offloader:
         features.check_neighbour_width(graphs, self.network.neighbour_limit)
         decided_by = self._decided_by(goal, systems)
         if self.ranges is not None:
-            known = goal if goal.deadline_s is None and self.network.any_servers else Objective()
-            if unlike := outside(self.ranges, [(*pair, known) for pair in zip(graphs, systems, strict=True)]):
+            examples = [list(zip(graphs, systems, objectives, strict=True)) for objectives in decided_by]
+            if unlike := next(filter(None, (outside(self.ranges, each) for each in examples)), None):
                 warnings.warn(OutsideTrainingWarning(unlike), stacklevel=3)
         plans: dict[int, SearchedPlan] = {}
         drawn = 0 if mode == "argmax" else samples
         for indices, size in _batches(graphs, systems, drawn):
             batch = [graphs[i] for i in indices], [systems[i] for i in indices]
-            by_goal = [
-                self._decoded(*batch, size, -(-drawn // len(decided_by)), seed, [objectives[i] for i in indices])
-                for objectives in decided_by
-            ]
-            for i, *found in zip(indices, *by_goal, strict=True):
-                spent = sum(decoded[0].evaluations for decoded in found)
-                decoded = [SearchedPlan.of(plan, evaluations=spent) for each in found for plan in each]
+            goals = [[objectives[i] for i in indices] for objectives in decided_by]
+            found = self._decoded(*batch, goals, size, -(-drawn // len(goals)), seed)
+            for i, decoded in zip(indices, found, strict=True):
                 plans[i] = (
                     min(decoded, key=lambda plan: goal.key(plan.makespan, plan.energy))
                     if mode == "argmax"
@@ -348,27 +344,30 @@ class Offloader:
         self,
         graphs: Sequence[TaskGraph],
         systems: Sequence[System],
+        decided_by: Sequence[Sequence[Objective]],
         size: int,
         samples: int,
         seed: int,
-        objectives: Sequence[Objective],
     ) -> list[list[SearchedPlan]]:
-        """Of each graph the likeliest plan, and then the best of those drawn, decided by its entry of `objectives`."""
+        """Of each graph, under each of its objectives, the likeliest plan and then the best of those drawn."""
         count = len(graphs)
         short = power_of_two(count) - count
-        graphs, systems, objectives = ([*each, *[each[-1]] * short] for each in (graphs, systems, objectives))
-        arrays = pack(graphs, systems, num_positions=size, dtype=np.float64, objective=objectives)
+        graphs, systems = ([*each, *[each[-1]] * short] for each in (graphs, systems))
+        arrays, actions = pack(graphs, systems, num_positions=size, dtype=np.float64), []
         check_times(arrays)
-        actions = np.asarray(_decode(self.network, self.params, arrays))[:, None]
-        if samples:
-            kept = min(IMPROVED, samples)
-            best = _sampled(self.network, self.params, arrays, jax.random.key(seed), samples, kept)
-            actions = np.concatenate([actions, np.asarray(best)], axis=1)
-        plans = self._timed(graphs, systems, arrays, actions)
+        for objectives in decided_by:
+            goals = [*objectives, *[objectives[-1]] * short]
+            prices = [goal.prices(system.power) for goal, system in zip(goals, systems, strict=True)]
+            priced = dataclasses.replace(arrays, prices=stacked_prices(prices, np.float64))
+            actions.append(np.asarray(_decode(self.network, self.params, priced))[:, None])
+            if samples:
+                kept = min(IMPROVED, samples)
+                best = _sampled(self.network, self.params, priced, jax.random.key(seed), samples, kept)
+                actions.append(np.asarray(best))
+        plans = self._timed(graphs, systems, arrays, np.concatenate(actions, axis=1))
         sites = arrays.num_sites
-        spent = [
-            (1 + samples) * lookahead_evaluations(self.network, graph.num_tasks, sites) + samples for graph in graphs
-        ]
+        of_one = [lookahead_evaluations(self.network, graph.num_tasks, sites) for graph in graphs]
+        spent = [len(decided_by) * ((1 + samples) * ahead + samples) for ahead in of_one]
         return [[SearchedPlan.of(plan, evaluations=spent[i]) for plan in plans[i]] for i in range(count)]
 
     def _timed(

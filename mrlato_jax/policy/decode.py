@@ -83,11 +83,11 @@ def decode(
 
     def body(carry: tuple[DecoderState, Any], entry: Any) -> tuple[Any, Any]:
         state, around = carry
-        tasks, step_input, choice_input, asked = entry
+        task, step_input, choice_input, asked = entry
         observations = surroundings.observe(around, step_input)
         observations = observations.reshape(graphs * rollouts, *observations.shape[2:])
         observations = checkpoint_name(observations, OBSERVATIONS)
-        layers, logits, values = network.apply(params, state, memory, tasks, observations, method="decode_step")
+        layers, logits, values = network.apply(params, state, memory, task, observations, method="decode_step")
         logits, values = logits.reshape(graphs, rollouts, -1), values.reshape(graphs, rollouts)
         if surroundings.allowed is not None:
             logits = jnp.where(surroundings.allowed(around, step_input), logits, FORBIDDEN)
@@ -107,7 +107,7 @@ def decode(
     keep = jax.checkpoint_policies.save_only_these_names(PRE_ACTIVATIONS, ACTIONS, OBSERVATIONS)
     body = jax.checkpoint(body, prevent_cse=False, policy=keep)
     entries = (
-        jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (memory.tasks, surroundings.inputs)),
+        jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), ((memory.tasks, memory.candidates), surroundings.inputs)),
         jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), (choice.inputs, judged)),
     )
     start = (start_state(memory, rollouts), surroundings.state)

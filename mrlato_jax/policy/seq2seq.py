@@ -46,9 +46,8 @@ class Memory(NamedTuple):
     keys: jax.Array  # [G, heads, units / heads, N], laid out as the decoder's products read them
     values: jax.Array  # [G, heads, N, units / heads]
     mask: jax.Array  # bool[G, N]
-    tasks: jax.Array  # [G, N, 4 units], each task's share of the decoder's input; [G, N, 0] where it is shown none;
-    # in the given order, where options are judged, then its share of that: [G, N, 5 units]
-    candidates: jax.Array  # [G, N, units], each task's share of what it is judged by; [G, N, 0] in the given order
+    tasks: jax.Array  # [G, N, 4 units], each task's share of the decoder's input; [G, N, 0] where it is shown none
+    candidates: jax.Array  # [G, N, units], each task's share of what it is judged by; [G, N, 0] with two sides in order
     state: tuple[CellState, ...]  # of each layer after the last task, each [G, units]
 
 
@@ -112,26 +111,25 @@ class Seq2SeqPolicy(nn.Module):
         keys, values = (project(outputs) if heads else outputs[..., :0] for project in (self.key, self.value))
         shown = self.config.decoder_input != "paper"
         tasks = self.task_input(outputs) if shown else outputs[..., :0]
-        if self.config.in_order and self.config.any_servers:
-            tasks = jnp.concatenate([tasks, self.candidate(outputs)], axis=-1)
+        two_sides = self.config.in_order and not self.config.any_servers
         return Memory(
             keys=keys.reshape(shape).transpose(0, 2, 3, 1),
             values=values.reshape(shape).transpose(0, 2, 1, 3),
             mask=mask,
             tasks=tasks,
-            candidates=outputs[..., :0] if self.config.in_order else self.candidate(outputs),
+            candidates=outputs[..., :0] if two_sides else self.candidate(outputs),
             state=tuple(states),
         )
 
     def decode_step(
-        self, state: DecoderState, memory: Memory, tasks: jax.Array, observations: jax.Array
+        self, state: DecoderState, memory: Memory, task: tuple[jax.Array, jax.Array], observations: jax.Array
     ) -> tuple[tuple[CellState, ...], jax.Array, jax.Array]:
         """One decision of each of G x R trajectories.
 
         Args:
             state: the decoder after the previous decision.
-            memory: of the DAGs; its `tasks` are read here with a free order only.
-            tasks: [G, ...], the column of `memory.tasks` being decided; with a free order it is not read.
+            memory: of the DAGs; its `tasks` and `candidates` are read here with a free order only.
+            task: [G, ...], the columns of these two that are being decided; with a free order they are not read.
             observations: [B, O], the simulator's quantities, [B, N, O] with a free order; where options are judged
                 [B, K + 1, O] and [B, N, K + 1, O]. O = 0 unless the decoder sees the simulator.
 
@@ -139,6 +137,7 @@ class Seq2SeqPolicy(nn.Module):
             The layers' new states, logits [B, A], and values [B]; A is K + 1, with a free order times N.
         """
         any_servers, in_order = self.config.any_servers, self.config.in_order
+        shown, candidate = (jnp.repeat(share, state.output.shape[0] // share.shape[0], axis=0) for share in task)
         context = self.attend(state.output, memory)
         sites = observations.shape[-2] if any_servers else NUM_SIDES
         # Of several servers the symbol says that it was one; the queues say which.
@@ -148,17 +147,14 @@ class Seq2SeqPolicy(nn.Module):
         if in_order:
             seen.append(jnp.tanh(options).mean(axis=-2) if any_servers else observations)
         projected = self.decoder[0].project(jnp.concatenate(seen, axis=-1))
-        width = GATES * self.config.units
         if self.config.decoder_input != "paper":
-            shown = jnp.repeat(tasks[..., :width], projected.shape[0] // tasks.shape[0], axis=0)
             projected = projected + (shown if in_order else self.placed_last(state.action, memory, sites))
         layers = [self.decoder[0](state.layers[0], projected)]
         for cell, before in zip(self.decoder[1:], state.layers[1:], strict=True):
             layers.append(cell(before, cell.project(layers[-1].hidden)))
         output = layers[-1].hidden
         if any_servers and in_order:
-            of_task = jnp.repeat(tasks[..., width:], output.shape[0] // tasks.shape[0], axis=0)
-            judged = jnp.tanh(options + (of_task + self.judge(output))[:, None])
+            judged = jnp.tanh(options + (candidate + self.judge(output))[:, None])
         elif any_servers:
             judged = jnp.tanh(options + self.candidates(output, memory)[:, :, None])
         else:
@@ -200,7 +196,8 @@ class Seq2SeqPolicy(nn.Module):
     def __call__(self, features: jax.Array, mask: jax.Array, observations: jax.Array) -> jax.Array:
         """Touches every parameter once; only for `init`."""
         memory = self.encode(features, mask)
-        return self.decode_step(start_state(memory, 1), memory, memory.tasks[:, 0], observations)[1]
+        task = memory.tasks[:, 0], memory.candidates[:, 0]
+        return self.decode_step(start_state(memory, 1), memory, task, observations)[1]
 
 
 def start_state(memory: Memory, rollouts: int) -> DecoderState:

@@ -149,3 +149,17 @@ def test_systems_unlike_training_are_named() -> None:
     said = ranges.outside(tuple(old), [(graph, wide, mj.Objective())])
     assert said is not None
     assert "servers is 3 (1 to 1 in training)" in said
+
+
+def test_a_deadline_is_news_to_a_policy_that_never_met_a_price(policy: mj.Offloader, cases: list[Case]) -> None:
+    """It decides for deadlines by prices of energy, so these are what is compared with its training."""
+    graph, system = cases[0].graph, cases[0].system
+    late = mj.Objective(deadline_s=1e3)
+    for weight, warned in ((0.0, True), (30.0, False)):
+        examples = [(graph, system, mj.Objective(energy_weight=each)) for each in (0.0, weight)]
+        trained = dataclasses.replace(policy, ranges=ranges.ranges_of(examples))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trained.plan(graph, system, objective=late)
+        said = [str(one.message) for one in caught if one.category is mj.OutsideTrainingWarning]
+        assert ["price of a second's energy" in each for each in said] == [True] * warned
