@@ -35,13 +35,14 @@ def quantities(
     tasks: latency.Task,
     left: jax.Array,
     scale: jax.Array,
+    ahead: jax.Array | None,
     queues: latency.Queues,
     task: latency.Task,
     steps: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """What a decoder that sees the simulator may be told of `task`, where bool[N] `left` of all are not placed yet.
 
-    `steps` is as `rules.outcomes` takes it.
+    `scale`, `ahead` and `steps` are as `rules.outcomes` takes them.
 
     Returns:
         `features.simulator_features`, or where servers may be any `features.option_features`; and what each site leads
@@ -54,4 +55,4 @@ def quantities(
         simulated = features.simulator_features(scale, queues, ends)
     if network.decoder_input == "task_sim":
         return simulated, jnp.zeros(dag.num_sites, scale.dtype)
-    return simulated, rules.outcomes(dag, network.lookahead_rules, tasks, scale, queues, left, task, steps)
+    return simulated, rules.outcomes(dag, network.lookahead_rules, tasks, scale, ahead, queues, left, task, steps)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mrlato_jax.config import CANDIDATES, NetworkConfig
 from mrlato_jax.environment import actions as coding
-from mrlato_jax.environment import features
+from mrlato_jax.environment import features, rules
 from mrlato_jax.environment.interface import Surroundings
 from mrlato_jax.environment.observation import num_observed, quantities
 from mrlato_jax.environment.process import State, allowed_tasks, most_urgent, place_at, place_next, ready, reset
@@ -36,6 +36,7 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
     def observe(
         dag: DagArrays,
         tasks: latency.Task,
+        onward: jax.Array | None,
         queues: latency.Queues,
         step: tuple[latency.Task, jax.Array],
         position: jax.Array,
@@ -45,7 +46,7 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
             return jnp.zeros(0, scale.dtype)
         left = tasks.position >= task.position
         # What is seen depends on the times piecewise, as plans do: nothing is to be differentiated.
-        seen = jax.lax.stop_gradient((dag, tasks, left, scale, queues, task))
+        seen = jax.lax.stop_gradient((dag, tasks, left, scale, onward, queues, task))
         simulated, outcomes = jax.lax.platform_dependent(
             cpu=lambda: quantities(network, *seen, steps=(position + 1, last)),
             # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
@@ -66,17 +67,23 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
 
     graphs, size = dags.mask.shape
     scales = jnp.broadcast_to(jax.vmap(features.time_scale)(dags)[:, None], (graphs, size))
+    onwards = _onward(network, dags)
     empty = jax.vmap(latency.empty_queues)(dags)
-    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, 0, None, None)), in_axes=(0, 0, 0, 0, None))
+    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, None, 0, None, None)), in_axes=(0, 0, 0, 0, 0, None))
     advance_all = jax.vmap(jax.vmap(advance, in_axes=(None, 0, None, 0)))
     return Surroundings(
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), empty),
         inputs=(tasks, scales),
         # A number for all, the position can bound a loop.
-        observe=lambda state, step: observe_all(dags, tasks, state, step, step[0].position[0]),
+        observe=lambda state, step: observe_all(dags, tasks, onwards, state, step, step[0].position[0]),
         advance=lambda state, step, actions: advance_all(dags, state, step, actions),
         allowed=None if dags.allowed is None else lambda state, step: jnp.repeat(step[0].allowed[:, None], rollouts, 1),
     )
+
+
+def _onward(network: NetworkConfig, dags: DagArrays) -> jax.Array | None:
+    """What a decoder's look-ahead needs of each DAG, [G, N, K + 1]; None where that is nothing."""
+    return jax.vmap(rules.onward)(dags) if network.decoder_input == "lookahead" else None
 
 
 def _ahead_of_options(
@@ -93,7 +100,9 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
     scales = jax.vmap(features.time_scale)(dags)
     graphs, size = dags.mask.shape
 
-    def observe(dag: DagArrays, tasks: latency.Task, scale: jax.Array, state: State) -> jax.Array:
+    def observe(
+        dag: DagArrays, tasks: latency.Task, scale: jax.Array, onward: jax.Array | None, state: State
+    ) -> jax.Array:
         of_sites = (dag.num_sites,) if network.any_servers else ()
         untold = jnp.zeros((size, *of_sites, num_observed(network)), scale.dtype)
         if not network.sees_simulator:
@@ -102,7 +111,7 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
         positions = most_urgent(can_be_next, CANDIDATES)
         compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
         left = ~state.placed & tasks.valid
-        of_task = partial(quantities, network, dag, tasks, left, scale, state.queues)
+        of_task = partial(quantities, network, dag, tasks, left, scale, onward, state.queues)
         seen, outcomes = jax.vmap(of_task)(compared)
         candidates = can_be_next[positions]
         if network.decoder_input == "lookahead" and network.any_servers:
@@ -122,13 +131,14 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
         return allowed_tasks(tasks, state, CANDIDATES)
 
     start = jax.vmap(reset)(dags)
-    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, None, 0)))
+    onwards = _onward(network, dags)
+    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, None, None, 0)))
     advance_all = jax.vmap(jax.vmap(advance, in_axes=(None, None, 0, 0)))
     allowed_all = jax.vmap(jax.vmap(allowed, in_axes=(None, 0)))
     return Surroundings(
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), start),
         inputs=jnp.zeros((graphs, size, 0)),
-        observe=lambda state, _: observe_all(dags, tasks, scales, state),
+        observe=lambda state, _: observe_all(dags, tasks, scales, onwards, state),
         advance=lambda state, _, actions: advance_all(dags, tasks, state, actions),
         allowed=lambda state, _: allowed_all(tasks, state),
     )

@@ -38,7 +38,7 @@ CONFIG = tiny_run.CONFIG
 ARRAYS = {"b/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float32([-1.5]), "none": np.zeros(0)}
 
 
-LABELS = {"general": "mrlato_plus+any_servers+warm_start_iterations=640"}
+LABELS = {"general": "mrlato_plus+any_servers+warm_start_iterations=2000"}
 
 
 @pytest.mark.parametrize("sets", [1, pytest.param(None, marks=pytest.mark.slow)], ids=["first set", "all sets"])

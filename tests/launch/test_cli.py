@@ -473,7 +473,7 @@ def test_what_the_shipped_files_resolve_to(values: flags.FlagValues, experiment:
 
 def test_what_the_general_policy_is_trained_with(values: flags.FlagValues) -> None:
     built = config(values, f"--flagfile={LAUNCH / 'general.flags'}")
-    spent = {"warm_start_iterations": 640, "iterations": 80, "learning.outer_lr_decay": 80}
+    spent = {"warm_start_iterations": 2000, "iterations": 240, "learning.outer_lr_decay": 240}
     wide = {"experiment": "general", "policy.servers": "any_servers"}
     assert dotted(built) == TABLE_I | PLUS | PLUS_BUDGET | spent | wide
 
