@@ -340,6 +340,81 @@ def _results_stay(dag: Dag, edge: Edge, sites: Sequence[int], order: Sequence[in
     return Outcome(latest, _energy(edge, computing, sending, receiving, latest), ends)
 
 
+def allowed_sites(edge: Edge, pin: str) -> range:
+    every = len(edge.vm_hz) + 1
+    return {"any": range(every), "ue": range(1), "server": range(1, every)}[pin]
+
+
+def onward(dag: Dag, edge: Edge, pins: Sequence[str], energy_weight: float = 0.0) -> list[list[float]]:
+    """PEFT's table where results stay: what comes after each task from each site, if nothing ever waits."""
+    compute_w, send_w, receive_w, idle_w = (energy_weight * watts for watts in edge.power)
+    second, children = 1 + idle_w, dag.children()
+    table: list[list[float]] = [[] for _ in range(dag.num_tasks)]
+
+    def work(task: int, site: int) -> float:
+        if site == 0:
+            return (second + compute_w) * dag.cycles[task] / edge.ue_hz
+        home = 0.0 if children[task] else 8 * dag.download_bytes[task] / edge.downlink_bps[site - 1]
+        return second * dag.cycles[task] / edge.vm_hz[site - 1] + (second + receive_w) * home
+
+    def move(task: int, source: int, target: int) -> float:
+        bits = 8 * dag.download_bytes[task]
+        if source == target:
+            return 0.0
+        if source == 0:
+            return (second + send_w) * bits / edge.uplink_bps[target - 1]
+        return (
+            (second + receive_w) * bits / edge.downlink_bps[source - 1]
+            if target == 0
+            else second * bits / edge.backhaul_bps
+        )
+
+    for task in reversed(topological_order(dag)):
+        for site in range(len(edge.vm_hz) + 1):
+            after = [
+                min(
+                    move(task, site, to) + work(child, to) + table[child][to] for to in allowed_sites(edge, pins[child])
+                )
+                for child in children[task]
+            ]
+            table[task].append(max(after, default=0.0))
+    return table
+
+
+def rule_where_results_stay(
+    dag: Dag,
+    edge: Edge,
+    pins: Sequence[str],
+    order: Sequence[int],
+    decided: Sequence[int],
+    toll: tuple[float, float],
+    energy_weight: float = 0.0,
+) -> float:
+    """What a plan costs whose first tasks go where `decided` says, each other one where its own result costs least.
+
+    Servers cost so many mean UE times more, and each site so many times what `onward` says of it; ties offload.
+    """
+    second = 1 + energy_weight * edge.power[3]
+    mean, later = sum(dag.cycles) / edge.ue_hz / dag.num_tasks, onward(dag, edge, pins, energy_weight)
+    sites = [0] * dag.num_tasks
+    for position, task in enumerate(order):
+        if position < len(decided):
+            sites[task] = decided[position]
+            continue
+        costs = {}
+        for site in allowed_sites(edge, pins[task]):
+            sites[task] = site
+            found = outcome(dag, edge, sites, order[: position + 1])
+            spent = energy_weight * (found.energy - edge.power[3] * found.makespan)
+            charged = toll[1] * later[task][site] + (second * toll[0] * mean if site else 0.0)
+            costs[site] = second * found.result_end[task] + spent + charged
+        servers = [site for site in costs if site]
+        best = min(servers, key=lambda site: costs[site], default=0)
+        sites[task] = best if 0 not in costs or (servers and costs[best] <= costs[0]) else 0
+    found = outcome(dag, edge, sites, order)
+    return found.makespan + energy_weight * found.energy
+
+
 def best_outcome(
     dag: Dag,
     edge: Edge,
@@ -349,9 +424,8 @@ def best_outcome(
     deadline: float | None = None,
 ) -> tuple[bool, float]:
     """Over all placements that the pins allow: whether the deadline is missed, and the least cost (makespan, if so)."""
-    choices = {"any": range(len(edge.vm_hz) + 1), "ue": range(1), "server": range(1, len(edge.vm_hz) + 1)}
     keys = []
-    for sites in itertools.product(*(choices[pin] for pin in pins)):
+    for sites in itertools.product(*(allowed_sites(edge, pin) for pin in pins)):
         makespan, energy, _ = outcome(dag, edge, sites, order)
         late = deadline is not None and makespan > deadline
         cost = makespan + energy_weight * energy if deadline is None else energy

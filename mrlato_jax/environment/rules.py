@@ -62,7 +62,7 @@ def onward(dag: DagArrays) -> jax.Array | None:
         moving = jnp.full((servers + 1, servers + 1), prices.makespan * dag.backhaul[position])
         moving = moving.at[0, 1:].set(sending * dag.forward[position])
         moving = moving.at[1:, 0].set(receiving * dag.downlink[position])
-        after = (table + computing + returning)[:, None] + jnp.where(stays, 0, moving)  # [N, from, to]
+        after = (table + computing + returning)[:, None] + jnp.where(stays, 0, moving)[None]  # [N, from, to]
         children = dag.parents[:, position][:, None]
         most = jnp.where(children, after.min(axis=-1), 0).max(axis=0)
         return table.at[position].set(most), None

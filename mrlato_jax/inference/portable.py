@@ -42,6 +42,7 @@ DECODER_INPUTS = {
 }  # and how much the decoder sees of the simulator
 OPTION_INPUTS = {"task_sim": 9, "lookahead": 11}  # the same of each option, where servers may be any
 TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))  # of the look-ahead's rules
+RESIDENT_TOLLS = ((0.0, 0.0), (0.0, 1.0), (0.0, 2.0), (0.0, 4.0), (-0.4, 0.0))  # the same where results stay
 PINS = ("any", "ue", "server")
 RADIOS = ("shared", "separate")
 
@@ -646,13 +647,38 @@ class Portable:
 def _outcomes(tried: Queues, k: int, rules: int) -> Array:
     """The least cost that any rule reaches from each site of task k, as `tried` has it; infinite where forbidden."""
     given = tried.problem
-    share, own = np.tile(TOLLS[:rules], (given.num_sites, 1)).T
-    of_servers = np.where(np.arange(given.num_sites) == LOCAL, 0, given.scale)[:, None] * share
+    stays = given.rules.results_stay
+    share, own = np.tile((RESIDENT_TOLLS if stays else TOLLS)[:rules], (given.num_sites, 1)).T
+    of_servers = given.prices.makespan * np.where(np.arange(given.num_sites) == LOCAL, 0, given.scale)[:, None] * share
+    own_costs = _onward(given) if stays else given.prices.makespan * tried.up
     queues = tried.take(np.repeat(np.arange(given.num_sites), rules))
     for later in range(k + 1, len(given.order)):
-        queues = _placed_sooner(queues, later, of_servers + queues.up[later][:, None] * own)
+        queues = _placed_sooner(queues, later, of_servers + own_costs[later][:, None] * own)
     reached = queues.cost.reshape(given.num_sites, rules).min(axis=1)
     return np.where(given.allowed[k], reached, np.inf)
+
+
+def _onward(given: Problem) -> Array:
+    """What comes after each task at the least, from each site, where results stay and nothing ever waits: [n, K + 1].
+
+    Of each child the site where its moving, computing and what comes after it cost least; the most over the children.
+    """
+    n, sites = given.allowed.shape
+    times, paid = given.times, given.prices
+    sending, receiving = paid.makespan + paid.send, paid.makespan + paid.receive
+    computing = np.column_stack([(paid.makespan + paid.compute) * times.ue, paid.makespan * times.vm])
+    ending = np.where(given.allowed, computing, np.inf)
+    table = np.zeros((n, sites))
+    for k in reversed(range(n)):
+        if not given.children[k]:
+            ending[k, 1:] += receiving * times.downlink[k]  # the result comes home
+            continue
+        moving = np.full((sites, sites), paid.makespan * times.backhaul[k])
+        moving[LOCAL, 1:], moving[1:, LOCAL] = sending * times.forward[k], receiving * times.downlink[k]
+        np.fill_diagonal(moving, 0)
+        after = (table + ending)[given.children[k]][:, None] + moving  # [children, from, to]
+        table[k] = after.min(axis=-1).max(axis=0)
+    return table
 
 
 def _placed_sooner(queues: Queues, k: int, tolls: Array) -> Queues:
@@ -660,7 +686,7 @@ def _placed_sooner(queues: Queues, k: int, tolls: Array) -> Queues:
     given = queues.problem
     tried, ends = queues.tried(k)
     paid = tried.spent.reshape(tolls.shape) - queues.spent
-    costs = given.prices.makespan * (ends.result.reshape(tolls.shape) + tolls) + paid
+    costs = given.prices.makespan * ends.result.reshape(tolls.shape) + tolls + paid
     local, servers = np.split(np.where(given.allowed[k][:, None], costs, np.inf), [1])
     site = np.where(servers.min(axis=0) <= local[0], servers.argmin(axis=0) + 1, LOCAL)
     return tried.take(site * len(site) + np.arange(len(site)))

@@ -17,13 +17,14 @@ from oracle import Dag, Mec
 import mrlato_jax as mj
 from mrlato_jax import planners
 from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
+from mrlato_jax.environment.rules import TOLLS
 from mrlato_jax.environment.surroundings import surroundings as surroundings_of
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import adapt
 from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.mec.latency import LOCAL, OFFLOAD
-from mrlato_jax.planners.lookahead import TOLLS, best_outcome_of_ready
+from mrlato_jax.planners.lookahead import best_outcome_of_ready
 from mrlato_jax.policy.decode import Decisions
 from mrlato_jax.policy.seq2seq import NUM_SIDES
 

@@ -20,13 +20,13 @@ import mrlato_jax as mj
 from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
 from mrlato_jax.environment import features
 from mrlato_jax.environment.observation import num_observed
+from mrlato_jax.environment.rules import TOLLS
 from mrlato_jax.environment.surroundings import surroundings as surroundings_of
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.learning_task import LearningTask, learning_task
 from mrlato_jax.learning.losses import Batch, inner_loss
 from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.mec.latency import LOCAL, OFFLOAD
-from mrlato_jax.planners.lookahead import TOLLS
 from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Decisions
 

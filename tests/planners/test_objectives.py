@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 from wider import KINDS, Kind, allowed, random_case
 
 import mrlato_jax as mj
+from mrlato_jax.environment import rules
+from mrlato_jax.environment.rules import RESIDENT_TOLLS
 from mrlato_jax.mec import latency
 from mrlato_jax.planners import branch_and_bound
 
@@ -47,6 +52,62 @@ def test_the_optimum_is_brute_forces(kind: Kind) -> None:
             missed += late
     if kind == KINDS[1]:
         assert missed  # deadlines that no plan meets were among them
+
+
+RESIDENT = (KINDS[1], KINDS[2])
+
+
+@pytest.mark.parametrize("kind", RESIDENT, ids=str)
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_look_ahead_takes_the_site_that_the_rules_make_most_of(kind: Kind, weight: float) -> None:
+    """Where results stay: against the oracle's rules, step by step, along the plan that was made."""
+    rng, goal, differ = np.random.default_rng(7), mj.Objective(energy_weight=weight), 0
+    for num_tasks in (1, 4, *range(5, 9), *range(5, 9)):
+        case = random_case(rng, kind, num_tasks)
+        dear = [10 * size for size in case.dag.download_bytes]  # to move results costs more than to compute elsewhere
+        case = case._replace(dag=case.dag._replace(download_bytes=dear))
+        plan = mj.look_ahead(case.graph, case.system, objective=goal)
+        order = plan.order.tolist()
+        taken = plan.placement[plan.order].tolist()
+        rule = partial(oracle.rule_where_results_stay, case.dag, case.edge, case.pins, order, energy_weight=weight)
+        for position, chosen in enumerate(taken):
+            reached = {
+                site: [rule([*taken[:position], site], toll) for toll in RESIDENT_TOLLS]
+                for site in oracle.allowed_sites(case.edge, case.pins[order[position]])
+            }
+            least = min(map(min, reached.values()))
+            assert min(reached[chosen]) <= least * (1 + 1e-9)
+            differ += least < min(by_rule[0] for by_rule in reached.values()) * (1 - 1e-9)
+        assert goal.cost(plan.makespan, plan.energy) == pytest.approx(least, rel=1e-9)
+    assert differ  # HEFT's rule alone would have said otherwise
+
+
+@pytest.mark.parametrize("kind", RESIDENT, ids=str)
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_what_comes_after_a_task_is_exact_in_a_chain(kind: Kind, weight: float) -> None:
+    """There nothing waits: the table against brute force over all that is left, and against the oracle's in any DAG."""
+    rng, table = np.random.default_rng(2), jax.jit(rules.onward)
+    for number in range(6):
+        case = random_case(rng, kind, 4)
+        chain = case.dag._replace(edges=[(0, 1), (1, 2), (2, 3)]) if number < 3 else case.dag
+        case = case._replace(dag=chain)
+        arrays = mj.pack([case.graph], case.system, dtype=np.float32, objective=mj.Objective(energy_weight=weight))
+        found = np.asarray(table(jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), arrays)))
+        want = np.array(oracle.onward(chain, case.edge, case.pins, weight))
+        np.testing.assert_allclose(found[:4], want[arrays.order[0, :4]], rtol=1e-5, atol=1e-7)
+        if number >= 3:
+            continue
+        first = list(oracle.allowed_sites(case.edge, case.pins[0]))
+        rest = itertools.product(*(oracle.allowed_sites(case.edge, pin) for pin in case.pins[1:]))
+        costs: dict[int, list[float]] = {site: [] for site in first}
+        for sites, site in itertools.product(rest, first):
+            whole = oracle.outcome(chain, case.edge, [site, *sites], [0, 1, 2, 3])
+            begun = oracle.outcome(chain, case.edge, [site, *sites], [0])
+            idle = case.edge.power[3]
+            begun_energy = begun.energy - idle * begun.makespan + idle * begun.result_end[0]
+            costs[site].append(whole.makespan - begun.result_end[0] + weight * (whole.energy - begun_energy))
+        for site in first:
+            assert want[0, site] == pytest.approx(min(costs[site]), rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", SOME_QUICK)

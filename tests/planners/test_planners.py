@@ -26,10 +26,10 @@ import mrlato_jax as mj
 from mrlato_jax import planners
 from mrlato_jax.config import LOOKAHEAD_RULES
 from mrlato_jax.environment import features
+from mrlato_jax.environment.rules import RESIDENT_TOLLS, TOLLS, outcomes
 from mrlato_jax.mec import latency
 from mrlato_jax.planners import random_placement
 from mrlato_jax.planners.greedy import earliest_finish
-from mrlato_jax.planners.lookahead import TOLLS, outcomes
 
 PLANNERS = {"greedy": mj.greedy, "heft": mj.heft, "all_local": mj.all_local, "all_offload": mj.all_offload}
 ORACLES = {"greedy": oracle.greedy, "heft": oracle.heft}
@@ -169,7 +169,7 @@ def test_where_the_look_ahead_may_stop_changes_nothing(channel: str) -> None:
             for position in range(num_tasks):
                 task = jax.tree.map(lambda leaf: leaf[position], tasks)  # noqa: B023 - used at once
                 left = tasks.position >= position
-                ahead = partial(outcomes, dag, len(TOLLS), tasks, scale, queues, left, task)
+                ahead = partial(outcomes, dag, len(TOLLS), tasks, scale, None, queues, left, task)
                 np.testing.assert_array_equal(ahead(), ahead(steps=(position + 1, num_tasks)))
                 queues, _ = latency.step(dag, queues, task, rng.integers(2))
             padding = jax.tree.map(lambda leaf: leaf[-1], tasks)
@@ -213,8 +213,8 @@ def test_look_ahead_chooses_the_ready_task_that_promises_most(channel: str) -> N
 
 
 def test_there_are_as_many_rules_as_settings_may_ask_for() -> None:
-    assert len(TOLLS) == LOOKAHEAD_RULES
-    assert TOLLS[0] == (0, 0)  # the HEFT-based rule
+    assert len(TOLLS) == len(RESIDENT_TOLLS) == LOOKAHEAD_RULES
+    assert TOLLS[0] == RESIDENT_TOLLS[0] == (0, 0)  # the HEFT-based rule
 
 
 def test_relabelling_does_not_change_heft() -> None:
