@@ -387,12 +387,13 @@ def rule_where_results_stay(
     pins: Sequence[str],
     order: Sequence[int],
     decided: Sequence[int],
-    toll: tuple[float, float],
+    toll: tuple[float, float, float],
     energy_weight: float = 0.0,
 ) -> float:
     """What a plan costs whose first tasks go where `decided` says, each other one where its own result costs least.
 
-    Servers cost so many mean UE times more, and each site so many times what `onward` says of it; ties offload.
+    Servers cost so many mean UE times and so many times the task's upload more, and each site so many times what
+    `onward` says of it; ties offload.
     """
     second = 1 + energy_weight * edge.power[3]
     mean, later = sum(dag.cycles) / edge.ue_hz / dag.num_tasks, onward(dag, edge, pins, energy_weight)
@@ -406,7 +407,10 @@ def rule_where_results_stay(
             sites[task] = site
             found = outcome(dag, edge, sites, order[: position + 1])
             spent = energy_weight * (found.energy - edge.power[3] * found.makespan)
-            charged = toll[1] * later[task][site] + (second * toll[0] * mean if site else 0.0)
+            charged = toll[2] * later[task][site]
+            if site:
+                upload = 8 * dag.upload_bytes[task] / edge.uplink_bps[site - 1]
+                charged += second * (toll[0] * mean + toll[1] * upload)
             costs[site] = second * found.result_end[task] + spent + charged
         servers = [site for site in costs if site]
         best = min(servers, key=lambda site: costs[site], default=0)

@@ -21,12 +21,14 @@ def num_observed(network: NetworkConfig) -> int:
     return (features.SIMULATOR_FEATURES if network.sees_simulator else 0) + ahead
 
 
-def lookahead_evaluations(network: NetworkConfig, num_tasks: int, num_sites: int = NUM_SIDES) -> int:
+def lookahead_evaluations(
+    network: NetworkConfig, num_tasks: int, num_sites: int = NUM_SIDES, channel: str = "paper"
+) -> int:
     """Plans that are simulated to tell the decoder of one trajectory what its decisions lead to."""
     if network.decoder_input != "lookahead":
         return 0
     candidates = 1 if network.in_order else CANDIDATES
-    return rules.evaluations(network.lookahead_rules, num_tasks, candidates, num_sites)
+    return rules.evaluations(rules.tried(network.lookahead_rules, channel), num_tasks, candidates, num_sites)
 
 
 def quantities(

@@ -22,14 +22,14 @@ from mrlato_jax.mec.system import CHANNELS
 # the HEFT-based rule; each one after it did most beside those before it, on fresh DAGs of Experiment 1's and 3's
 # training families.
 TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))
-# Where results stay, what a site costs later depends on the site: the second number is for so many times `onward`.
-# (0, 1) is the rule of PEFT. Chosen among a dozen sets on 110 applications as `results.kinds` draws them, with seed 7.
-RESIDENT_TOLLS = ((0.0, 0.0), (0.0, 1.0), (0.0, 2.0), (0.0, 4.0), (-0.4, 0.0))
+# Where results stay, what a site costs later depends on the site: further rules charge so many times `onward`. The
+# first is that of PEFT. Chosen among a dozen sets on 110 applications as `results.kinds` draws them, with seed 7.
+ONWARD_TOLLS = (1.0, 0.5, 2.0)
 
 
-def tolls(channel: str) -> tuple[tuple[float, float], ...]:
-    """What the rules charge under these channel rules."""
-    return RESIDENT_TOLLS if CHANNELS[channel].results_stay else TOLLS
+def tried(rules: int, channel: str) -> int:
+    """How many rules `outcomes` tries under these channel rules: where results stay, `ONWARD_TOLLS` as well."""
+    return rules + len(ONWARD_TOLLS) * CHANNELS[channel].results_stay
 
 
 def onward(dag: DagArrays) -> jax.Array | None:
@@ -120,7 +120,7 @@ def outcomes(
 
     Args:
         dag: one DAG, no leading axes.
-        rules: how many of `tolls` are tried.
+        rules: how many of `TOLLS` are tried.
         tasks: `latency.tasks` of the DAG.
         scale: `features.time_scale` of the DAG.
         ahead: `onward` of the DAG.
@@ -134,21 +134,23 @@ def outcomes(
     """
     ends = latency.candidate_ends(dag, queues, task)
     others = left & tasks.valid & (tasks.position != task.position)
-    tried = jnp.asarray(tolls(dag.channel)[:rules], scale.dtype)
+    tolls = [(*toll, 0.0) for toll in TOLLS[:rules]]
+    if ahead is not None:
+        tolls += [(0.0, 0.0, toll) for toll in ONWARD_TOLLS]
+    charged = jnp.asarray(tolls, scale.dtype)
     first, end = (0, others.shape[0]) if steps is None else steps
 
     def completed(queues: latency.Queues, toll: jax.Array) -> jax.Array:
         def body(position: jax.Array, queues: latency.Queues) -> latency.Queues:
             next_one = jax.tree.map(lambda leaf: leaf[position], tasks)._replace(valid=others[position])
-            if ahead is not None:
-                return place_sooner(dag, queues, next_one, toll[0] * scale, toll[1] * ahead[position])[0]
-            return place_sooner(dag, queues, next_one, toll[0] * scale + toll[1] * next_one.uplink)[0]
+            later = None if ahead is None else toll[2] * ahead[position]
+            return place_sooner(dag, queues, next_one, toll[0] * scale + toll[1] * next_one.uplink, later)[0]
 
         return latency.cost(dag, jax.lax.fori_loop(first, end, body, queues))
 
     def outcome(action: jax.Array) -> jax.Array:
         after, _ = latency.place(dag, queues, task, ends, action)
-        return jax.vmap(completed, in_axes=(None, 0))(after, tried).min()
+        return jax.vmap(completed, in_axes=(None, 0))(after, charged).min()
 
     reached = jax.vmap(outcome)(jnp.arange(dag.num_sites))
     return reached if task.allowed is None else jnp.where(task.allowed, reached, jnp.inf)
@@ -162,7 +164,7 @@ def evaluations(rules: int, num_tasks: int, candidates: int = 1, num_sites: int 
     n - 1 plans have.
 
     Args:
-        rules: that are tried.
+        rules: that are tried (`tried`).
         num_tasks: n.
         candidates: the most tasks that are compared at each step; as many as are left are taken to be.
         num_sites: K + 1.

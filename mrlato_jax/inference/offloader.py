@@ -366,7 +366,7 @@ class Offloader:
                 actions.append(np.asarray(best))
         plans = self._timed(graphs, systems, arrays, np.concatenate(actions, axis=1))
         sites = arrays.num_sites
-        of_one = [lookahead_evaluations(self.network, graph.num_tasks, sites) for graph in graphs]
+        of_one = [lookahead_evaluations(self.network, graph.num_tasks, sites, arrays.channel) for graph in graphs]
         spent = [len(decided_by) * ((1 + samples) * ahead + samples) for ahead in of_one]
         return [[SearchedPlan.of(plan, evaluations=spent[i]) for plan in plans[i]] for i in range(count)]
 

@@ -42,7 +42,7 @@ DECODER_INPUTS = {
 }  # and how much the decoder sees of the simulator
 OPTION_INPUTS = {"task_sim": 9, "lookahead": 11}  # the same of each option, where servers may be any
 TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))  # of the look-ahead's rules
-RESIDENT_TOLLS = ((0.0, 0.0), (0.0, 1.0), (0.0, 2.0), (0.0, 4.0), (-0.4, 0.0))  # the same where results stay
+ONWARD_TOLLS = (1.0, 0.5, 2.0)  # of further ones, where results stay
 PINS = ("any", "ue", "server")
 RADIOS = ("shared", "separate")
 
@@ -647,14 +647,17 @@ class Portable:
 def _outcomes(tried: Queues, k: int, rules: int) -> Array:
     """The least cost that any rule reaches from each site of task k, as `tried` has it; infinite where forbidden."""
     given = tried.problem
-    stays = given.rules.results_stay
-    share, own = np.tile((RESIDENT_TOLLS if stays else TOLLS)[:rules], (given.num_sites, 1)).T
-    of_servers = given.prices.makespan * np.where(np.arange(given.num_sites) == LOCAL, 0, given.scale)[:, None] * share
-    own_costs = _onward(given) if stays else given.prices.makespan * tried.up
-    queues = tried.take(np.repeat(np.arange(given.num_sites), rules))
+    tolls, onward = [(*toll, 0.0) for toll in TOLLS[:rules]], np.zeros(given.allowed.shape)
+    if given.rules.results_stay:
+        tolls, onward = [*tolls, *((0.0, 0.0, toll) for toll in ONWARD_TOLLS)], _onward(given)
+    share, own, after = np.tile(tolls, (given.num_sites, 1)).T
+    of_servers = np.where(np.arange(given.num_sites) == LOCAL, 0, given.scale)[:, None] * share
+    queues = tried.take(np.repeat(np.arange(given.num_sites), len(tolls)))
     for later in range(k + 1, len(given.order)):
-        queues = _placed_sooner(queues, later, of_servers + own_costs[later][:, None] * own)
-    reached = queues.cost.reshape(given.num_sites, rules).min(axis=1)
+        seconds = of_servers + queues.up[later][:, None] * own
+        costs = given.prices.makespan * seconds + onward[later][:, None] * after
+        queues = _placed_sooner(queues, later, costs)
+    reached = queues.cost.reshape(given.num_sites, len(tolls)).min(axis=1)
     return np.where(given.allowed[k], reached, np.inf)
 
 

@@ -113,13 +113,14 @@ def adapt(
             f"adaptation diverged: parameters are not finite after {updates} updates; accepted: finite values (try a "
             "run with a lower inner_lr)"
         )
-    sizes, sites = np.asarray(learning_task.dags.mask).sum(axis=-1), learning_task.dags.num_sites
+    dags = learning_task.dags
+    count = partial(evaluations, network, learning, num_sites=dags.num_sites, channel=dags.channel)
     return params, Adaptation(
         latency_s_by_dag=np.stack(by_dag[: updates + 1]).astype(np.float64),
         sampled_s=sampled,
         entropy=entropy,
         value_explained=explained,
-        simulator_evaluations=rounds * sum(evaluations(network, learning, int(size), sites) for size in sizes),
+        simulator_evaluations=rounds * sum(count(int(size)) for size in np.asarray(dags.mask).sum(axis=-1)),
     )
 
 

@@ -54,7 +54,9 @@ def falling(rate: float, steps: int) -> optax.ScalarOrSchedule:
     return optax.cosine_decay_schedule(rate, steps) if steps else rate
 
 
-def evaluations(network: NetworkConfig, learning: LearningConfig, num_tasks: int, num_sites: int = 2) -> int:
+def evaluations(
+    network: NetworkConfig, learning: LearningConfig, num_tasks: int, num_sites: int = 2, channel: str = "paper"
+) -> int:
     """Plans of one DAG that a collection simulates, those of the look-ahead included.
 
     Args:
@@ -62,8 +64,9 @@ def evaluations(network: NetworkConfig, learning: LearningConfig, num_tasks: int
         learning: says which trajectories are collected.
         num_tasks: n.
         num_sites: K + 1.
+        channel: which channel rules hold.
     """
-    return plans(learning, num_tasks) * (1 + lookahead_evaluations(network, num_tasks, num_sites))
+    return plans(learning, num_tasks) * (1 + lookahead_evaluations(network, num_tasks, num_sites, channel))
 
 
 def plans(learning: LearningConfig, num_tasks: int) -> int:

@@ -19,7 +19,7 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment import actions as coding
 from mrlato_jax.environment import features
 from mrlato_jax.environment.process import State, most_urgent, place_at, place_next, ready, reset
-from mrlato_jax.environment.rules import evaluations, onward, outcomes, tolls
+from mrlato_jax.environment.rules import TOLLS, evaluations, onward, outcomes, tried
 from mrlato_jax.errors import check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
@@ -39,12 +39,12 @@ def best_outcome(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
     Returns:
         int32[N] sites in scheduling order, and their makespan, seconds.
     """
-    tasks, scale, ahead, rules = latency.tasks(dag), features.time_scale(dag), onward(dag), len(tolls(dag.channel))
+    tasks, scale, ahead = latency.tasks(dag), features.time_scale(dag), onward(dag)
 
     def body(queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
         left = tasks.valid & (tasks.position >= task.position)
         steps = (task.position + 1, tasks.valid.sum(dtype=jnp.int32))
-        reached = outcomes(dag, rules, tasks, scale, ahead, queues, left, task, steps)
+        reached = outcomes(dag, len(TOLLS), tasks, scale, ahead, queues, left, task, steps)
         server = jnp.argmin(reached[1:]).astype(jnp.int32) + latency.OFFLOAD
         action = jnp.where(reached[1:].min() <= reached[0], server, latency.LOCAL)
         return place_next(dag, queues, task, action)[0], action
@@ -72,14 +72,14 @@ def best_outcome_of_ready(dag: DagArrays, candidates: int = CANDIDATES) -> FreeP
         dag: one DAG, no leading axes.
         candidates: so many of them, those of the highest priority, are compared.
     """
-    tasks, scale, ahead, rules = latency.tasks(dag), features.time_scale(dag), onward(dag), len(tolls(dag.channel))
+    tasks, scale, ahead = latency.tasks(dag), features.time_scale(dag), onward(dag)
 
     def body(state: State, _: None) -> tuple[State, tuple[jax.Array, jax.Array, jax.Array]]:
         can_be_next = ready(tasks, state.placed)
         positions = most_urgent(can_be_next, candidates)
         compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
         left = tasks.valid & ~state.placed
-        of_task = partial(outcomes, dag, rules, tasks, scale, ahead, state.queues, left)
+        of_task = partial(outcomes, dag, len(TOLLS), tasks, scale, ahead, state.queues, left)
         spans = jnp.where(can_be_next[positions][:, None], jax.vmap(of_task)(compared), jnp.inf)
         least = jnp.argmin(jnp.roll(spans, -1, axis=1))  # servers first: of equals, offloaded comes first
         # Padding is placed once nothing is ready, and changes nothing.
@@ -113,7 +113,7 @@ def look_ahead(graph: TaskGraph, system: System, *, objective: Objective | None 
     with latency.one_by_one():
         actions = np.asarray(best_outcome(latency.pack_float64(graph, system, order, objective))[0])
     plan = simulated_plan(graph, system, placement_of(order, actions), order)
-    spent = evaluations(len(tolls(system.channel)), graph.num_tasks, num_sites=system.num_sites)
+    spent = evaluations(tried(len(TOLLS), system.channel), graph.num_tasks, num_sites=system.num_sites)
     return SearchedPlan.of(plan, evaluations=spent)
 
 
@@ -129,5 +129,5 @@ def look_ahead_order(graph: TaskGraph, system: System, *, objective: Objective |
     n = graph.num_tasks
     order = np.asarray(dag.order)[found.positions[:n]]
     left = n - 1 - np.arange(n)
-    spent = math.ceil(dag.num_sites * len(tolls(system.channel)) * float((found.compared[:n] * left).sum()) / n)
+    spent = math.ceil(dag.num_sites * tried(len(TOLLS), system.channel) * float((found.compared[:n] * left).sum()) / n)
     return SearchedPlan.of(simulated_plan(graph, system, placement_of(order, found.actions), order), evaluations=spent)

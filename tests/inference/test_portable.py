@@ -21,7 +21,7 @@ from wider import KINDS, Kind, allowed, random_case, random_sites
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.dataset import data_folder
-from mrlato_jax.environment.rules import RESIDENT_TOLLS, TOLLS
+from mrlato_jax.environment.rules import ONWARD_TOLLS, TOLLS
 from mrlato_jax.inference import portable
 from mrlato_jax.learning import rollout
 from mrlato_jax.mec.system import CHANNELS, RADIOS
@@ -62,7 +62,7 @@ def random_policies(config: NetworkConfig, count: int) -> Iterator[tuple[portabl
 
 def test_rules_are_those_of_the_package() -> None:
     assert portable.TOLLS == TOLLS
-    assert portable.RESIDENT_TOLLS == RESIDENT_TOLLS
+    assert portable.ONWARD_TOLLS == ONWARD_TOLLS
     assert portable.RADIOS == RADIOS
     assert {name: tuple(rules) for name, rules in portable.CHANNELS.items()} == {
         name: tuple(rules) for name, rules in CHANNELS.items()

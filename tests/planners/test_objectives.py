@@ -14,7 +14,7 @@ from wider import KINDS, Kind, allowed, random_case
 
 import mrlato_jax as mj
 from mrlato_jax.environment import rules
-from mrlato_jax.environment.rules import RESIDENT_TOLLS
+from mrlato_jax.environment.rules import ONWARD_TOLLS, TOLLS
 from mrlato_jax.mec import latency
 from mrlato_jax.planners import branch_and_bound
 
@@ -62,6 +62,7 @@ RESIDENT = (KINDS[1], KINDS[2])
 def test_the_look_ahead_takes_the_site_that_the_rules_make_most_of(kind: Kind, weight: float) -> None:
     """Where results stay: against the oracle's rules, step by step, along the plan that was made."""
     rng, goal, differ = np.random.default_rng(7), mj.Objective(energy_weight=weight), 0
+    charged = [*((*toll, 0.0) for toll in TOLLS), *((0.0, 0.0, toll) for toll in ONWARD_TOLLS)]
     for num_tasks in (1, 4, *range(5, 9), *range(5, 9)):
         case = random_case(rng, kind, num_tasks)
         dear = [10 * size for size in case.dag.download_bytes]  # to move results costs more than to compute elsewhere
@@ -72,7 +73,7 @@ def test_the_look_ahead_takes_the_site_that_the_rules_make_most_of(kind: Kind, w
         rule = partial(oracle.rule_where_results_stay, case.dag, case.edge, case.pins, order, energy_weight=weight)
         for position, chosen in enumerate(taken):
             reached = {
-                site: [rule([*taken[:position], site], toll) for toll in RESIDENT_TOLLS]
+                site: [rule([*taken[:position], site], toll) for toll in charged]
                 for site in oracle.allowed_sites(case.edge, case.pins[order[position]])
             }
             least = min(map(min, reached.values()))

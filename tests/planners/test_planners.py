@@ -26,7 +26,7 @@ import mrlato_jax as mj
 from mrlato_jax import planners
 from mrlato_jax.config import LOOKAHEAD_RULES
 from mrlato_jax.environment import features
-from mrlato_jax.environment.rules import RESIDENT_TOLLS, TOLLS, outcomes
+from mrlato_jax.environment.rules import TOLLS, outcomes
 from mrlato_jax.mec import latency
 from mrlato_jax.planners import random_placement
 from mrlato_jax.planners.greedy import earliest_finish
@@ -213,8 +213,8 @@ def test_look_ahead_chooses_the_ready_task_that_promises_most(channel: str) -> N
 
 
 def test_there_are_as_many_rules_as_settings_may_ask_for() -> None:
-    assert len(TOLLS) == len(RESIDENT_TOLLS) == LOOKAHEAD_RULES
-    assert TOLLS[0] == RESIDENT_TOLLS[0] == (0, 0)  # the HEFT-based rule
+    assert len(TOLLS) == LOOKAHEAD_RULES
+    assert TOLLS[0] == (0, 0)  # the HEFT-based rule
 
 
 def test_relabelling_does_not_change_heft() -> None:
