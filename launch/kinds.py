@@ -3,8 +3,8 @@
     python launch/kinds.py
 
 For each kind, HEFT-based, the look-ahead and the modes of the policy plan fresh applications on fresh systems;
-figures are means above the proven optimum. Then 10,000 plans with pins are looked through for a forbidden site. A
-quarter of an hour on one core; writes OUT/kinds.json, .md and .png. Stopped, the same command goes on.
+figures are means above the proven optimum. Then 10,000 plans with pins are looked through for a forbidden site. Half an
+hour on one core; writes OUT/kinds.json, .md and .png. Stopped, the same command goes on.
 """
 
 from __future__ import annotations

@@ -206,8 +206,8 @@ class NetworkConfig(_Settings):
     )
     lookahead_rules: int = setting(
         LOOKAHEAD_RULES,
-        help=f"Quick rules, at most {LOOKAHEAD_RULES}, the best of which speaks for a decision. Of "
-        "--decoder_input=lookahead only.",
+        help=f"Quick rules, at most {LOOKAHEAD_RULES}, the best of which speaks for a decision; where results "
+        "stay three more. Of --decoder_input=lookahead only.",
         source="ours: all that there are (environment/rules.py)",
         low=1,
         high=LOOKAHEAD_RULES,

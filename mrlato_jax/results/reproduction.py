@@ -394,7 +394,8 @@ def adapt_part(
 
 def planning_row(policy: Offloader, test_set: TestSet) -> dict[str, Any]:
     """What planning costs: `planning_seconds`, and the plans that are simulated for one, mean over the DAGs."""
-    spent = [lookahead_evaluations(policy.network, graph.num_tasks) for graph in test_set.graphs]
+    sites, channel = test_set.system.num_sites, test_set.system.channel
+    spent = [lookahead_evaluations(policy.network, graph.num_tasks, sites, channel) for graph in test_set.graphs]
     return {"seconds": planning_seconds(policy, test_set), "evaluations": float(np.mean(spent))}
 
 

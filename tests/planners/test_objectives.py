@@ -80,6 +80,7 @@ def test_the_look_ahead_takes_the_site_that_the_rules_make_most_of(kind: Kind, w
             assert min(reached[chosen]) <= least * (1 + 1e-9)
             differ += least < min(by_rule[0] for by_rule in reached.values()) * (1 - 1e-9)
         assert goal.cost(plan.makespan, plan.energy) == pytest.approx(least, rel=1e-9)
+        assert plan.evaluations == rules.evaluations(len(charged), num_tasks, num_sites=kind.servers + 1)
     assert differ  # HEFT's rule alone would have said otherwise
 
 
