@@ -18,6 +18,7 @@ from absl import flags
 from mrlato_jax.errors import check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
+from mrlato_jax.learning.devices import drop_programs
 from mrlato_jax.progress import Progress, format_table
 from mrlato_jax.results import figures, kinds
 from mrlato_jax.results.record import GrowingRecord
@@ -54,6 +55,7 @@ def main(_: list[str]) -> int:
             if kind.name not in record.rows:
                 asked = list(islice(kinds.drawn(kind), FLAGS.graphs))
                 record.add(kind.name, "measured", kinds.measured(policy, asked, FLAGS.optimum_s))
+                drop_programs()  # those of other kinds
             progress.update(number, kind=kind.name)
     pinned = [kind for kind in kinds.KINDS if kind.pinned and not kind.energy]
     with Progress(len(pinned), "looking for forbidden sites") as progress:
@@ -62,6 +64,7 @@ def main(_: list[str]) -> int:
             if record.rows.get(FORBIDDEN, {}).get(kind.name, {}).get(PLANS) != each:
                 wrong = kinds.forbidden(policy, kind, each)
                 record.add(FORBIDDEN, kind.name, {PLANS: each, FORBIDDEN: wrong})
+                drop_programs()
             progress.update(number, kind=kind.name)
     rows = {name: row["measured"] for name, row in record.rows.items() if name != FORBIDDEN}
     looked = record.rows.get(FORBIDDEN, {}).values()

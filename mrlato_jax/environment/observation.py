@@ -7,9 +7,7 @@ import jax.numpy as jnp
 
 from mrlato_jax.config import CANDIDATES, NetworkConfig
 from mrlato_jax.environment import features, rules
-from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.mec import latency
-from mrlato_jax.mec.arrays import DagArrays
 
 
 def num_observed(network: NetworkConfig) -> int:
@@ -21,9 +19,7 @@ def num_observed(network: NetworkConfig) -> int:
     return (features.SIMULATOR_FEATURES if network.sees_simulator else 0) + ahead
 
 
-def lookahead_evaluations(
-    network: NetworkConfig, num_tasks: int, num_sites: int = NUM_SIDES, channel: str = "paper"
-) -> int:
+def lookahead_evaluations(network: NetworkConfig, num_tasks: int, num_sites: int, channel: str) -> int:
     """Plans that are simulated to tell the decoder of one trajectory what its decisions lead to."""
     if network.decoder_input != "lookahead":
         return 0
@@ -33,23 +29,19 @@ def lookahead_evaluations(
 
 def quantities(
     network: NetworkConfig,
-    dag: DagArrays,
-    tasks: latency.Task,
-    left: jax.Array,
-    scale: jax.Array,
-    ahead: jax.Array | None,
+    basis: rules.Basis,
     queues: latency.Queues,
+    left: jax.Array,
     task: latency.Task,
     steps: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """What a decoder that sees the simulator may be told of `task`, where bool[N] `left` of all are not placed yet.
-
-    `scale`, `ahead` and `steps` are as `rules.outcomes` takes them.
+    """What a decoder that sees the simulator may be told of `task`; the arguments are those of `rules.outcomes`.
 
     Returns:
         `features.simulator_features`, or where servers may be any `features.option_features`; and what each site leads
         to, float[K + 1], 0 for a decoder that does not look ahead.
     """
+    dag, scale = basis.dag, basis.scale
     ends = latency.candidate_ends(dag, queues, task)
     if network.any_servers:
         simulated = features.option_features(dag, scale, queues, task, ends)
@@ -57,4 +49,4 @@ def quantities(
         simulated = features.simulator_features(scale, queues, ends)
     if network.decoder_input == "task_sim":
         return simulated, jnp.zeros(dag.num_sites, scale.dtype)
-    return simulated, rules.outcomes(dag, network.lookahead_rules, tasks, scale, ahead, queues, left, task, steps)
+    return simulated, rules.outcomes(basis, network.lookahead_rules, queues, left, task, steps)

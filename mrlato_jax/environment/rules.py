@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mrlato_jax.environment.features import time_scale
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.objective import Prices
@@ -71,6 +73,27 @@ def onward(dag: DagArrays) -> jax.Array | None:
     return jax.lax.scan(body, empty, jnp.arange(size), reverse=True)[0]
 
 
+class Basis(NamedTuple):
+    """What the rules use of one DAG at each decision, worked out once.
+
+    Attributes:
+        dag: no leading axes.
+        tasks: its `latency.tasks`.
+        scale: its `features.time_scale`, seconds.
+        onward: its `onward`, [N, K + 1].
+    """
+
+    dag: DagArrays
+    tasks: latency.Task
+    scale: jax.Array
+    onward: jax.Array | None
+
+
+def basis(dag: DagArrays) -> Basis:
+    """The `Basis` of one DAG, no leading axes."""
+    return Basis(dag, latency.tasks(dag), time_scale(dag), onward(dag))
+
+
 def place_sooner(
     dag: DagArrays,
     queues: latency.Queues,
@@ -106,11 +129,8 @@ def where_allowed(task: latency.Task, local: jax.Array, offloaded: jax.Array) ->
 
 
 def outcomes(
-    dag: DagArrays,
+    basis: Basis,
     rules: int,
-    tasks: latency.Task,
-    scale: jax.Array,
-    ahead: jax.Array | None,
     queues: latency.Queues,
     left: jax.Array,
     task: latency.Task,
@@ -119,11 +139,8 @@ def outcomes(
     """The least cost, mostly the makespan, that any of the rules reaches from each decision about one task.
 
     Args:
-        dag: one DAG, no leading axes.
+        basis: of one DAG.
         rules: how many of `TOLLS` are tried.
-        tasks: `latency.tasks` of the DAG.
-        scale: `features.time_scale` of the DAG.
-        ahead: `onward` of the DAG.
         queues: what the placed tasks left behind.
         left: bool[N], what is not placed, `task` among it; no parent of a placed one is. Decided by position.
         task: the one to be decided.
@@ -132,19 +149,20 @@ def outcomes(
     Returns:
         float[K + 1], seconds, of each site; infinite where a pin forbids it.
     """
+    dag, tasks = basis.dag, basis.tasks
     ends = latency.candidate_ends(dag, queues, task)
     others = left & tasks.valid & (tasks.position != task.position)
     tolls = [(*toll, 0.0) for toll in TOLLS[:rules]]
-    if ahead is not None:
+    if basis.onward is not None:
         tolls += [(0.0, 0.0, toll) for toll in ONWARD_TOLLS]
-    charged = jnp.asarray(tolls, scale.dtype)
+    charged = jnp.asarray(tolls, basis.scale.dtype)
     first, end = (0, others.shape[0]) if steps is None else steps
 
     def completed(queues: latency.Queues, toll: jax.Array) -> jax.Array:
         def body(position: jax.Array, queues: latency.Queues) -> latency.Queues:
             next_one = jax.tree.map(lambda leaf: leaf[position], tasks)._replace(valid=others[position])
-            later = None if ahead is None else toll[2] * ahead[position]
-            return place_sooner(dag, queues, next_one, toll[0] * scale + toll[1] * next_one.uplink, later)[0]
+            later = None if basis.onward is None else toll[2] * basis.onward[position]
+            return place_sooner(dag, queues, next_one, toll[0] * basis.scale + toll[1] * next_one.uplink, later)[0]
 
         return latency.cost(dag, jax.lax.fori_loop(first, end, body, queues))
 

@@ -30,23 +30,15 @@ def surroundings(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surr
 
 def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
     """All DAGs are at the same position of their priority order, whose task is the input of each step."""
-    tasks = jax.vmap(latency.tasks)(dags)
+    bases = _bases(network, dags)
     last = dags.mask.sum(axis=-1, dtype=jnp.int32).max()
 
-    def observe(
-        dag: DagArrays,
-        tasks: latency.Task,
-        onward: jax.Array | None,
-        queues: latency.Queues,
-        step: tuple[latency.Task, jax.Array],
-        position: jax.Array,
-    ) -> jax.Array:
-        task, scale = step
+    def observe(basis: rules.Basis, queues: latency.Queues, task: latency.Task, position: jax.Array) -> jax.Array:
         if not network.sees_simulator:
-            return jnp.zeros(0, scale.dtype)
-        left = tasks.position >= task.position
+            return jnp.zeros(0, basis.scale.dtype)
+        left = basis.tasks.position >= task.position
         # What is seen depends on the times piecewise, as plans do: nothing is to be differentiated.
-        seen = jax.lax.stop_gradient((dag, tasks, left, scale, onward, queues, task))
+        seen = jax.lax.stop_gradient((basis, queues, left, task))
         simulated, outcomes = jax.lax.platform_dependent(
             cpu=lambda: quantities(network, *seen, steps=(position + 1, last)),
             # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
@@ -55,55 +47,48 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
         if network.decoder_input == "task_sim":
             return simulated
         if network.any_servers:
-            ahead = _ahead_of_options(dag, scale, queues, outcomes, outcomes.min())
+            ahead = _ahead_of_options(basis, queues, outcomes, outcomes.min())
         else:
-            ahead = features.lookahead_features(scale, queues, *outcomes)
+            ahead = features.lookahead_features(basis.scale, queues, *outcomes)
         return jnp.concatenate([simulated, ahead], axis=-1)
 
     def advance(
-        dag: DagArrays, queues: latency.Queues, step: tuple[latency.Task, jax.Array], action: jax.Array
+        dag: DagArrays, queues: latency.Queues, task: latency.Task, action: jax.Array
     ) -> tuple[latency.Queues, jax.Array]:
-        return place_next(dag, queues, step[0], action)
+        return place_next(dag, queues, task, action)
 
-    graphs, size = dags.mask.shape
-    scales = jnp.broadcast_to(jax.vmap(features.time_scale)(dags)[:, None], (graphs, size))
-    onwards = _onward(network, dags)
     empty = jax.vmap(latency.empty_queues)(dags)
-    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, None, 0, None, None)), in_axes=(0, 0, 0, 0, 0, None))
+    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, 0, None, None)), in_axes=(0, 0, 0, None))
     advance_all = jax.vmap(jax.vmap(advance, in_axes=(None, 0, None, 0)))
     return Surroundings(
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), empty),
-        inputs=(tasks, scales),
+        inputs=bases.tasks,
         # A number for all, the position can bound a loop.
-        observe=lambda state, step: observe_all(dags, tasks, onwards, state, step, step[0].position[0]),
-        advance=lambda state, step, actions: advance_all(dags, state, step, actions),
-        allowed=None if dags.allowed is None else lambda state, step: jnp.repeat(step[0].allowed[:, None], rollouts, 1),
+        observe=lambda state, task: observe_all(bases, state, task, task.position[0]),
+        advance=lambda state, task, actions: advance_all(dags, state, task, actions),
+        allowed=None if dags.allowed is None else lambda state, task: jnp.repeat(task.allowed[:, None], rollouts, 1),
     )
 
 
-def _onward(network: NetworkConfig, dags: DagArrays) -> jax.Array | None:
-    """What a decoder's look-ahead needs of each DAG, [G, N, K + 1]; None where that is nothing."""
-    return jax.vmap(rules.onward)(dags) if network.decoder_input == "lookahead" else None
+def _bases(network: NetworkConfig, dags: DagArrays) -> rules.Basis:
+    """`rules.basis` of each DAG; without `onward`, where the decoder does not look ahead."""
+    bases = jax.vmap(rules.basis)(dags)
+    return bases if network.decoder_input == "lookahead" else bases._replace(onward=None)
 
 
-def _ahead_of_options(
-    dag: DagArrays, scale: jax.Array, queues: latency.Queues, outcomes: jax.Array, best: jax.Array
-) -> jax.Array:
-    return features.option_lookahead_features(
-        features.cost_scale(dag, scale), latency.cost(dag, queues), best, outcomes
-    )
+def _ahead_of_options(basis: rules.Basis, queues: latency.Queues, outcomes: jax.Array, best: jax.Array) -> jax.Array:
+    scale, cost = features.cost_scale(basis.dag, basis.scale), latency.cost(basis.dag, queues)
+    return features.option_lookahead_features(scale, cost, best, outcomes)
 
 
 def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
     """Actions choose the order too, among `CANDIDATES` tasks whose parents are placed."""
-    tasks = jax.vmap(latency.tasks)(dags)
-    scales = jax.vmap(features.time_scale)(dags)
+    bases = _bases(network, dags)
     graphs, size = dags.mask.shape
 
-    def observe(
-        dag: DagArrays, tasks: latency.Task, scale: jax.Array, onward: jax.Array | None, state: State
-    ) -> jax.Array:
-        of_sites = (dag.num_sites,) if network.any_servers else ()
+    def observe(basis: rules.Basis, state: State) -> jax.Array:
+        tasks, scale = basis.tasks, basis.scale
+        of_sites = (basis.dag.num_sites,) if network.any_servers else ()
         untold = jnp.zeros((size, *of_sites, num_observed(network)), scale.dtype)
         if not network.sees_simulator:
             return untold
@@ -111,13 +96,13 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
         positions = most_urgent(can_be_next, CANDIDATES)
         compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
         left = ~state.placed & tasks.valid
-        of_task = partial(quantities, network, dag, tasks, left, scale, onward, state.queues)
+        of_task = partial(quantities, network, basis, state.queues, left)
         seen, outcomes = jax.vmap(of_task)(compared)
         candidates = can_be_next[positions]
         if network.decoder_input == "lookahead" and network.any_servers:
             reached = jnp.where(candidates[:, None], outcomes, jnp.inf)
             best = jnp.where(candidates.any(), reached.min(), 0)
-            ahead = jax.vmap(partial(_ahead_of_options, dag, scale, state.queues), in_axes=(0, None))(reached, best)
+            ahead = jax.vmap(partial(_ahead_of_options, basis, state.queues), in_axes=(0, None))(reached, best)
             seen = jnp.concatenate([seen, ahead], axis=-1)
         elif network.decoder_input == "lookahead":
             seen = jnp.concatenate([seen, features.candidate_features(scale, outcomes, candidates)], axis=1)
@@ -131,14 +116,13 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
         return allowed_tasks(tasks, state, CANDIDATES)
 
     start = jax.vmap(reset)(dags)
-    onwards = _onward(network, dags)
-    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, None, None, None, 0)))
+    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, 0)))
     advance_all = jax.vmap(jax.vmap(advance, in_axes=(None, None, 0, 0)))
     allowed_all = jax.vmap(jax.vmap(allowed, in_axes=(None, 0)))
     return Surroundings(
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), start),
         inputs=jnp.zeros((graphs, size, 0)),
-        observe=lambda state, _: observe_all(dags, tasks, scales, onwards, state),
-        advance=lambda state, _, actions: advance_all(dags, tasks, state, actions),
-        allowed=lambda state, _: allowed_all(tasks, state),
+        observe=lambda state, _: observe_all(bases, state),
+        advance=lambda state, _, actions: advance_all(dags, bases.tasks, state, actions),
+        allowed=lambda state, _: allowed_all(bases.tasks, state),
     )

@@ -54,9 +54,7 @@ def falling(rate: float, steps: int) -> optax.ScalarOrSchedule:
     return optax.cosine_decay_schedule(rate, steps) if steps else rate
 
 
-def evaluations(
-    network: NetworkConfig, learning: LearningConfig, num_tasks: int, num_sites: int = 2, channel: str = "paper"
-) -> int:
+def evaluations(network: NetworkConfig, learning: LearningConfig, num_tasks: int, num_sites: int, channel: str) -> int:
     """Plans of one DAG that a collection simulates, those of the look-ahead included.
 
     Args:

@@ -300,16 +300,16 @@ def test_deviations_teach_the_better_of_both_actions_by_what_it_saves(task: Lear
 def test_evaluations_count_what_a_collection_simulates(learn_from: str, plans: int) -> None:
     """Of six tasks; each rule of a look-ahead completes both sides of the first with five, then with four, ..."""
     learning = dataclasses.replace(LEARNING, learn_from=learn_from)
-    assert inner.evaluations(POLICY, learning, 6) == plans
+    assert inner.evaluations(POLICY, learning, 6, 2, "paper") == plans
     for rules in (1, 5):
         ahead = dataclasses.replace(POLICY, decoder_input="lookahead", lookahead_rules=rules)
         steps = 6 + rules * 2 * (5 + 4 + 3 + 2 + 1)
-        assert inner.evaluations(ahead, learning, 6) == plans * steps / 6
+        assert inner.evaluations(ahead, learning, 6, 2, "paper") == plans * steps / 6
 
 
 def test_no_more_deviations_are_counted_than_there_are_tasks() -> None:
     learning = dataclasses.replace(LEARNING, learn_from="deviations", rollouts=10)
-    assert [inner.evaluations(POLICY, learning, n) for n in (1, 6, 9, 40)] == [2, 7, 10, 10]
+    assert [inner.evaluations(POLICY, learning, n, 2, "paper") for n in (1, 6, 9, 40)] == [2, 7, 10, 10]
 
 
 def test_deviations_of_dags_that_take_no_time_teach_nothing(params: Any) -> None:
