@@ -3,6 +3,7 @@
 import gc
 import importlib.metadata
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # What is compiled here is small, and compiling it is most of the suite's time. Every process keeps its programs in one
@@ -14,7 +15,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag would end the process
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+    fewer = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {fewer}".strip()
 
 # Tracing makes millions of objects that live on: looking through them for cycles took a twelfth of the suite's time.
 gc.set_threshold(200_000, 50, 100)
@@ -37,6 +39,14 @@ LONGEST = (
     "learning/test_it_learns.py", "learning/test_inner.py", "learning/test_rollout.py", "launch/test_on_gpu.py",
     "launch/test_evaluate.py",
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_a_file() -> Iterator[None]:
+    """Drops the programs of a file behind it: a process with tens of thousands gets several times slower."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -109,6 +109,7 @@ def test_one_dag_at_a_time() -> None:
 def test_steps_of_several_servers_earn_minus_the_growth_of_the_cost(kind: Kind) -> None:
     """A random walk among the allowed sites, in the priority order and in a free one, against the oracle."""
     rng, goal = np.random.default_rng(7), mj.Objective(0.5)
+    allowed, step = (jax.jit(call, static_argnames="in_order") for call in (mj.allowed, mj.step))
     for number in range(6):
         case = random_case(rng, kind, 5)
         with one_by_one():
@@ -117,14 +118,14 @@ def test_steps_of_several_servers_earn_minus_the_growth_of_the_cost(kind: Kind) 
             state, earned, order, sites = mj.reset(dag), 0.0, [], [0] * 5
             in_order = number % 2 == 0
             while not mj.is_done(dag, state):
-                mask = np.asarray(mj.allowed(dag, state, in_order=in_order))
+                mask = np.asarray(allowed(dag, state, in_order=in_order))
                 assert mask.shape == ((kind.servers + 1) * (1 if in_order else 5),)
                 action = int(rng.choice(np.flatnonzero(mask)))
                 position = int(np.argmin(state.placed)) if in_order else action // (kind.servers + 1)
                 task = int(dag.order[position])
                 order.append(task)
                 sites[task] = action % (kind.servers + 1)
-                state, reward = mj.step(dag, state, action, in_order=in_order)
+                state, reward = step(dag, state, action, in_order=in_order)
                 earned += float(reward)
         assert all(pin == "any" or (site > 0) == (pin == "server") for site, pin in zip(sites, case.pins, strict=True))
         want = oracle.outcome(case.dag, case.edge, sites, order)
