@@ -15,12 +15,13 @@ from pathlib import Path
 from _cli import LAUNCH, run
 from absl import flags
 
+from mrlato_jax.drawing import png
 from mrlato_jax.errors import check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.learning.devices import drop_programs
 from mrlato_jax.progress import Progress, format_table
-from mrlato_jax.results import figures, kinds
+from mrlato_jax.results import kinds
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.results.reproduction import params_hash
 from mrlato_jax.training.run_folder import session
@@ -72,7 +73,7 @@ def main(_: list[str]) -> int:
     shown = f"{format_table(*kinds.table(rows))}\n\n{total} {PLANS}: {wrong} with a forbidden site."
     print(shown, flush=True)
     write_atomically(out / "kinds.md", f"{shown}\n".encode())
-    write_atomically(out / "kinds.png", figures.png(kinds.figure(rows)))
+    write_atomically(out / "kinds.png", png(kinds.figure(rows)))
     return 0
 
 

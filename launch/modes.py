@@ -17,11 +17,12 @@ from absl import flags
 
 from mrlato_jax.config import EXPERIMENTS
 from mrlato_jax.dag import dataset as datasets
+from mrlato_jax.drawing import png
 from mrlato_jax.errors import InputError
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.progress import format_table
-from mrlato_jax.results import figures, modes
+from mrlato_jax.results import modes
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.results.references import bound_ms, reference_record
 from mrlato_jax.results.reproduction import params_hash
@@ -79,7 +80,7 @@ def main(_: list[str]) -> int:
     print(shown, flush=True)
     write_atomically(stem.with_name(f"{stem.name}.md"), f"{shown}\n".encode())
     try:
-        drawn = figures.png(modes.figure(found, f"{FLAGS.policy or name} on {name}'s unseen sets, mean of three"))
+        drawn = png(modes.figure(found, f"{FLAGS.policy or name} on {name}'s unseen sets, mean of three"))
     except ImportError:
         print("no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
         return 0

@@ -31,6 +31,7 @@ from absl import flags
 from mrlato_jax.config import EXPERIMENTS, ExecutionConfig, TrainConfig
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.drawing import png
 from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.learning.devices import drop_programs, resolve, use_cores
@@ -265,9 +266,9 @@ def write_figures(out: Path, name: str, panels: Sequence[Panel], curves: compari
     """The adaptation and what the trainings looked like, where matplotlib is installed."""
     try:
         images = {
-            f"{name}.png": figures.png(figures.adaptation_panels(panels)),
-            f"{name}-near.png": figures.png(figures.adaptation_panels(panels, NEAR)),
-            f"{name}-training.png": figures.png(figures.training_panels(curves)),
+            f"{name}.png": png(figures.adaptation_panels(panels)),
+            f"{name}-near.png": png(figures.adaptation_panels(panels, NEAR)),
+            f"{name}-training.png": png(figures.training_panels(curves)),
         }
     except ImportError:
         print("no figures: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)

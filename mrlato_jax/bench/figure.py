@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
+
+from mrlato_jax.drawing import png
 
 _SERIES = {  # name of the figure: (label, colour, marker)
     "training_seconds": ("one meta-iteration", "C0", "o"),
@@ -77,6 +78,4 @@ def growth_figure(growth: Mapping[str, Any], subtitle: str) -> bytes:
         f"Seconds as one size is changed ({at}); numbers are slopes over the last step\n{subtitle}", fontsize=10
     )
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return png(figure)

@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 from mrlato_jax.dag.formats.any_format import Unsaid, read_any
 from mrlato_jax.dag.formats.wfformat import RECORDED
 from mrlato_jax.dag.task_graph import PINS, TaskGraph
+from mrlato_jax.drawing import png
 from mrlato_jax.errors import InputError, check_choice, check_number, escaped, shorten
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference import pictures
@@ -441,7 +442,7 @@ def draw(
     for what, figure in made.items():
         path = stem.with_name(f"{stem.name}-{what}.png")
         try:
-            write_atomically(path, pictures.png(figure()))
+            write_atomically(path, png(figure()))
         except ImportError:
             print("no pictures: matplotlib is not installed (pip install 'mrlato-jax[plots]')")
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,25 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrlato_jax.drawing import COLOURS, LINES
 from mrlato_jax.results.comparison import Curves, Panel, labels_of
 from mrlato_jax.results.studies import BASE, UNLEARNED, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LINES = {  # planners that are drawn as lines
-    "greedy": ("0.55", (0, (1, 1))),
-    "HEFT-based": ("black", "-"),
-    "look-ahead": ("tab:brown", ":"),
-    "look-ahead, order too": ("tab:brown", (0, (4, 2))),
-    "local search": ("0.35", (0, (4, 2))),
-    "optimum": ("tab:green", "-"),
-    "order search": ("tab:green", (0, (4, 2))),
-}
+DRAWN = ("greedy", "HEFT-based", "look-ahead", "look-ahead, order too", "local search", "optimum", "order search")
 LETTERS_AN_INCH = 11  # of a legend
 LETTERS_A_NOTE = 48
 GAP_TICKS = (1, 2, 5, 10, 20, 50, 100)  # percent
-COLOURS = ("C0", "C1", "C3", "C4", "C5", "C6")  # of learned methods, in order
 EXPLAINED, EXPLAINED_METRIC = "explained variance of the returns (not below -0.2)", "value_explained"
 CURVES = {
     "latency / HEFT-based": lambda curve: np.asarray(curve["latency_ms"]) / np.asarray(curve["heft_ms"]),
@@ -67,8 +58,8 @@ def adaptation_panels(panels: Sequence[Panel], near: float | None = None) -> Fig
             alone = "o" if len(updates) == 1 else None
             axis.plot(updates, curves.mean(axis=0), colour, label=shown, linewidth=2, zorder=3, marker=alone)
             axis.fill_between(updates, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-        for name, (colour, style) in LINES.items():
-            value = panel.planned_ms(name)
+        for name in DRAWN:
+            (colour, style), value = LINES[name], panel.planned_ms(name)
             if value <= (1.05 * highest if near is None else limit):
                 axis.axhline(value, color=colour, linestyle=style, linewidth=1.3, label=name)
             else:
@@ -167,13 +158,6 @@ def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     figure.supxlabel("iterations", fontsize=10)
     figure.suptitle(f"{study.question} Fresh DAGs of the training families", fontsize=12)
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    """The file's contents."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
 
 
 def _figure(panels: int, width: float) -> tuple[Figure, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mrlato_jax.dag.families import StagedFamily, WideFamily, draw_system, draw_weight
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.drawing import LINES
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 SIZES = (10, 24)  # least and largest number of tasks
 MODES = ("argmax", "sample", "search")
 PLANNERS = ("HEFT-based", "look-ahead", *MODES)
-LOOKS = {"HEFT-based": ("0.55", "s"), "look-ahead": ("tab:brown", "D"), "argmax": ("C0", "o"), "search": ("C3", "*")}
+LOOKS = {
+    **{name: (LINES[name][0], marker) for name, marker in (("HEFT-based", "s"), ("look-ahead", "D"))},
+    **{name: (colour, marker) for name, colour, marker in (("argmax", "C0", "o"), ("search", "C3", "*"))},
+}
 
 
 class Kind(NamedTuple):
@@ -171,7 +175,7 @@ def figure(rows: dict[str, dict[str, Any]]) -> Figure:
     axis.set_xticks(ticks, [f"{tick:g} %" for tick in ticks])
     axis.set_xticks([], minor=True)
     axis.set_xlim(-0.1, math.ceil(last))
-    axis.axvline(0, color="tab:green", linewidth=2)
+    axis.axvline(0, color=LINES["optimum"][0], linewidth=2)
     axis.grid(axis="both", alpha=0.3)
     axis.set_xlabel("above the proven optimum, mean")
     picture.legend(loc="outside upper center", ncols=len(LOOKS), frameon=False)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.drawing import LINES
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.inference.offloader import MODES, ORDER_STEPS, Offloader
 from mrlato_jax.mec.system import System
@@ -171,7 +172,7 @@ def figure(points: Mapping[str, Point], title: str) -> Figure:
     kinds = {
         "learned: sample": ("C0", "o"),
         "learned: search": ("C3", "o"),
-        "HEFT-based and local search": ("C1", "s"),
+        "HEFT-based and local search": (LINES["HEFT-based"][0], "s"),
         "random and local search": ("0.5", "^"),
     }
     for axis, of in zip(axes, ("evaluations", "ms"), strict=True):
@@ -185,7 +186,7 @@ def figure(points: Mapping[str, Point], title: str) -> Figure:
         axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.axhline(0, color="black", linewidth=0.8)
+        axis.axhline(0, color=LINES["optimum"][0], linewidth=1.6)
         axis.grid(alpha=0.25)
     axes[0].set_xlabel("plans simulated for a DAG")
     axes[1].set_xlabel("ms for a DAG, one core")

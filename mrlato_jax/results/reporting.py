@@ -11,6 +11,7 @@ from typing import Any
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.drawing import LINES, png
 from mrlato_jax.errors import InputError
 from mrlato_jax.files import load_json, write_atomically
 from mrlato_jax.learning.adaptation import OnRound, marks
@@ -24,13 +25,6 @@ from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
 FAR = 1.15  # times the curve's highest point
 _REFERENCE = "HEFT-based"
-_STYLES: dict[str, tuple[str, Any]] = {
-    "HEFT-based": ("C1", "-"),
-    "greedy": ("C2", "-."),
-    "all-offload": ("C3", "--"),
-    "random": ("C4", ":"),
-    "all-local": ("C5", (0, (5, 1, 1, 1, 1, 1))),
-}
 
 
 def evaluate(
@@ -235,8 +229,6 @@ def adaptation_figure(label: str, results: Sequence[SetResult]) -> bytes:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    import io
-
     from matplotlib.figure import Figure  # not pyplot: a caller's backend and open figures are theirs
 
     figure = Figure(figsize=(4.2 * len(results), 3.8), layout="constrained")
@@ -247,11 +239,12 @@ def adaptation_figure(label: str, results: Sequence[SetResult]) -> bytes:
         axis.plot(range(len(curve)), curve, "C0", label=label, linewidth=2, zorder=3, marker=marker)
         axis.xaxis.get_major_locator().set_params(integer=True)
         if result.optimum_ms is not None:
-            axis.axhline(result.optimum_ms, color="black", linestyle=(0, (1, 1)), linewidth=1.6, label="optimum")
+            colour, style = LINES["optimum"]
+            axis.axhline(result.optimum_ms, color=colour, linestyle=style, linewidth=1.6, label="optimum")
         beyond = []
         for name, value in result.baselines_ms.items():
             if value <= FAR * max(curve):
-                colour, style = _STYLES[name]
+                colour, style = LINES[name]
                 axis.axhline(value, color=colour, linestyle=style, linewidth=1.3, label=name)
             else:
                 beyond.append(f"{name} {value:.0f}")
@@ -275,6 +268,4 @@ def adaptation_figure(label: str, results: Sequence[SetResult]) -> bytes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return png(figure)

@@ -16,6 +16,7 @@ import pytest
 import mrlato_jax as mj
 from mrlato_jax.dag.formats import any_format
 from mrlato_jax.dag.task_graph import levels
+from mrlato_jax.drawing import png
 from mrlato_jax.inference import command, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -336,5 +337,5 @@ def test_names_are_drawn_as_they_are() -> None:
     graph = mj.TaskGraph.from_edges(
         cycles=ones, upload_bytes=ones, download_bytes=ones, edges=[], names=["a$\\q$", "\ud800\x1b[2J"]
     )
-    assert pictures.png(pictures.dag_figure(graph, mj.all_local(graph, SYSTEM))).startswith(PNG)
+    assert png(pictures.dag_figure(graph, mj.all_local(graph, SYSTEM))).startswith(PNG)
     assert command.placements(graph, mj.all_local(graph, SYSTEM)).isascii()

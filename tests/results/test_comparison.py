@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mrlato_jax.drawing import png
 from mrlato_jax.errors import InputError
 from mrlato_jax.results import comparison, figures
 from mrlato_jax.results.comparison import Panel, estimate
@@ -262,7 +263,7 @@ def test_figures_show_what_was_measured(panels: list[Panel]) -> None:
         np.testing.assert_array_equal(lines[planner], [value, value])
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == set(lines)
-    assert figures.png(figure).startswith(b"\x89PNG")
+    assert png(figure).startswith(b"\x89PNG")
 
 
 def test_training_curves_are_drawn_a_line_a_seed() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.dag.families import FAMILIES
-from mrlato_jax.results import figures, kinds
+from mrlato_jax.drawing import png
+from mrlato_jax.results import kinds
 from mrlato_jax.results.kinds import KINDS, Kind
 
 RESIDENT = Kind(3, "resident", "shared", True, True)
@@ -61,7 +62,7 @@ def test_plans_are_measured_above_the_proven_optimum() -> None:
     assert (header[:3], cells[:2]) == (["kind", "proven", "HEFT-based"], ["K=3, results stay, pins, energy", "2 / 2"])
     assert cells[2] == f"{100 * np.mean(above['HEFT-based']):.1f}" == total[2]
     pytest.importorskip("matplotlib")
-    assert figures.png(kinds.figure(rows)).startswith(b"\x89PNG")
+    assert png(kinds.figure(rows)).startswith(b"\x89PNG")
 
 
 def test_a_forbidden_site_is_counted() -> None:
