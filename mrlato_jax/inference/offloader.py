@@ -29,7 +29,7 @@ from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
 from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack, stacked_prices
 from mrlato_jax.mec.latency import LOCAL, in_joules, padded_size, power_of_two
 from mrlato_jax.mec.objective import Objective, goal_of
-from mrlato_jax.mec.system import Power, System
+from mrlato_jax.mec.system import CHANNELS, Power, System
 from mrlato_jax.planners import (
     Plan,
     SearchedPlan,
@@ -52,6 +52,9 @@ SAMPLED_WORK = 2**26  # positions squared times samples of one DAG: what fits in
 MOST_UPDATES = 2**31 - 1
 TEMPERATURES = (0.7, 2.0)  # of the first and of the last sample: best of several ranges on the training families
 IMPROVED = 16  # samples that `search` improves, beside the best candidate
+# Random plans that `search` improves as well where results stay: there a change of one or two tasks moves results both
+# ways, and a descent ends early. From the look-ahead's plans, five find what twenty do on most applications.
+RESTARTS = 5
 # Of positions squared, which is what simulating a plan costs: both bind from some hundred tasks on, and keep 500 tasks
 # to seconds.
 IMPROVING_WORK = 2**32
@@ -153,11 +156,12 @@ class Offloader:
                 argmax        the likeliest decisions, one after the other
                 sample        also `samples` plans drawn from the policy, and the greedy, HEFT-based, all-local,
                               all-offload and look-ahead ones: the best of all by the simulator
-                search        the best of these and of the samples, improved by local search
+                search        the best of these and of the samples, improved by local search; where results stay some
+                              random plans as well
                 search_order  and from there by order search
             samples: plans drawn for each application; argmax draws none. Accepted: up to 64, or more where they fit
                 into memory: 65,536 for 32 tasks, 256 for 512.
-            seed: of the draws, and of order search.
+            seed: of the draws, of the random plans, and of order search.
             objective: what is to be minimised; by default the makespan. A policy that knows energy (`general`, and
                 what is trained with servers=any_servers) decides by it. With a deadline it decides under several
                 weights of energy, and the best plan that is in time counts. Of other policies, the objective chooses
@@ -449,9 +453,10 @@ def _best_of(
     if mode != "sample":
         starts = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in (best, *decoded)}
         most = max(1, IMPROVING_WORK // padded_size(graph.num_tasks) ** 2 // len(starts))
-        search = partial(local_search, graph, system, restarts=0, seed=seed, max_evaluations=most, objective=goal)
-        for start in starts.values():
-            improved = improved.or_else(search(start=start), goal)
+        search = partial(local_search, graph, system, seed=seed, max_evaluations=most, objective=goal)
+        for number, start in enumerate(starts.values()):
+            restarts = RESTARTS if not number and CHANNELS[system.channel].results_stay else 0
+            improved = improved.or_else(search(start=start, restarts=restarts), goal)
     if mode == "search_order":
         steps = max(1, min(ORDER_STEPS, ORDER_WORK // padded_size(graph.num_tasks) ** 2))
         found = order_search(graph, system, start=improved.plan, steps=steps, seed=seed, objective=goal)
