@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from mrlato_jax.dag.task_graph import TaskGraph, levels
 from mrlato_jax.errors import escaped
 from mrlato_jax.mec.latency import LOCAL
 from mrlato_jax.mec.system import CHANNELS, System, task_times
+from mrlato_jax.mec.transfers import transfers
 from mrlato_jax.planners import Plan
 
 if TYPE_CHECKING:
@@ -124,45 +125,64 @@ def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str =
     return figure
 
 
-def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "") -> Figure:
-    """When each task is on the UE, the links and the servers, milliseconds.
+class _Bar(NamedTuple):
+    """A task on a resource; seconds."""
 
-    Where results stay, the links are left out: what a task needs may come over them in several pieces.
+    task: int
+    end: float
+    seconds: float
+    site: int  # that colours it
+
+
+def _links(system: System, kind: str) -> list[str]:
+    """The rows of the uplinks or of the downlinks."""
+    if system.num_servers == 1 or system.radio == "shared":
+        return [kind]
+    return [f"{kind} {server}" for server in range(1, system.num_sites)]
+
+
+def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "") -> Figure:
+    """When each task is on the UE and the servers, and its input or result on the links, milliseconds.
+
+    A bar has the colour of its server, on the backhaul of the one that is sent to.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     from matplotlib import figure as plots
 
-    times, schedule, tasks = task_times(graph, system), plan.schedule, np.arange(graph.num_tasks)
-    server = np.maximum(plan.placement - 1, 0)
-    stays, several = CHANNELS[system.channel].results_stay, system.num_servers > 1
-    offloaded = plan.placement != LOCAL
-    rows = [("UE", schedule.ue_end, times.ue, ~offloaded)]
-    if not stays:
-        rows.append(("uplink", schedule.upload_end, times.uplink[tasks, server], offloaded))
-    rows += [
-        (f"server {k}" if several else "VM", schedule.vm_end, times.vm[:, k - 1], plan.placement == k)
-        for k in range(1, system.num_sites)
-    ]
-    if not stays:
-        rows.append(("downlink", schedule.download_end, times.downlink[tasks, server], offloaded))
+    times, schedule, several = task_times(graph, system), plan.schedule, system.num_servers > 1
+    rows: dict[str, list[_Bar]] = {"UE": [], **{row: [] for row in _links(system, "uplink")}}
+    rows |= {f"server {k}" if several else "VM": [] for k in range(1, system.num_sites)}
+    if several and CHANNELS[system.channel].results_stay:
+        rows["backhaul"] = []
+    rows |= {row: [] for row in _links(system, "downlink")}
+    for task, site in enumerate(plan.placement.tolist()):
+        if site == LOCAL:
+            rows["UE"].append(_Bar(task, schedule.ue_end[task], times.ue[task], site))
+        else:
+            row = f"server {site}" if several else "VM"
+            rows[row].append(_Bar(task, schedule.vm_end[task], times.vm[task, site - 1], site))
+    for sent in transfers(graph, system, plan.placement, plan.order, schedule):
+        server = sent.target if sent.link == "backhaul" else max(sent.source, sent.target)
+        numbered = sent.link != "backhaul" and several and system.radio == "separate"
+        row = f"{sent.link} {server}" if numbered else sent.link
+        rows[row].append(_Bar(sent.task, sent.end, sent.end - sent.start, server))
     figure = plots.Figure(figsize=(min(16.0, 7 + 0.12 * graph.num_tasks), 1.2 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
     narrow = 0.012 * plan.makespan  # of a bar that still holds a number
-    for row, (_, end, span, uses) in enumerate(rows):
-        used = np.flatnonzero(uses)
-        starts = 1e3 * (end[used] - span[used])
+    for line, bars in enumerate(rows.values()):
         axes.barh(
-            np.full(len(used), row), 1e3 * span[used], left=starts, height=0.7,
-            color=[colour_of(site) for site in plan.placement[used].tolist()], edgecolor="white", linewidth=0.6,
+            np.full(len(bars), line), [1e3 * bar.seconds for bar in bars],
+            left=[1e3 * (bar.end - bar.seconds) for bar in bars], height=0.7,
+            color=[colour_of(bar.site) for bar in bars], edgecolor="white", linewidth=0.6,
         )  # fmt: skip
-        for task, start in zip(used, starts, strict=True):
-            if graph.num_tasks <= MOST_NAMED and span[task] > narrow:
-                middle = start + 500 * span[task]
-                axes.text(middle, row, str(task), ha="center", va="center", fontsize=6.5, color="white")
+        for bar in bars:
+            if graph.num_tasks <= MOST_NAMED and bar.seconds > narrow:
+                middle = 1e3 * bar.end - 500 * bar.seconds
+                axes.text(middle, line, str(bar.task), ha="center", va="center", fontsize=6.5, color="white")
     axes.axvline(1e3 * plan.makespan, color="0.3", linewidth=1, linestyle=":")
-    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 1e3 * plan.makespan * 1.02 or 1)
     axes.set_xlabel("ms" + ("; numbers are tasks by their place in the file" if graph.num_tasks <= MOST_NAMED else ""))

@@ -18,6 +18,7 @@ from mrlato_jax.dag.formats import any_format
 from mrlato_jax.dag.task_graph import levels
 from mrlato_jax.drawing import png
 from mrlato_jax.inference import command, pictures
+from mrlato_jax.mec.transfers import transfers
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = ["--uplink_mbps=7", "--downlink_mbps=5"]
@@ -264,9 +265,18 @@ def test_a_schedule_of_several_servers_has_a_row_for_each() -> None:
     system = mj.System(vm_hz=[10e9, 20e9], channel="resident")
     plan = mj.optimum(graph, system)
     axes = drawn(graph, plan, system)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["UE", "server 1", "server 2"]
-    assert len(axes.patches) == 9
-    assert sorted(middle(bar) for bar in axes.patches) == sorted(plan.placement.tolist())
+    rows = ["UE", "uplink", "server 1", "server 2", "backhaul", "downlink"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == rows
+    sent = transfers(graph, system, plan.placement, plan.order, plan.schedule)
+    computed = [(0, 2, 3)[site] for site in plan.placement.tolist()]
+    assert sorted(middle(bar) for bar in axes.patches) == sorted([*computed, *(rows.index(one.link) for one in sent)])
+    last = max(bar.get_x() + bar.get_width() for bar in axes.patches)
+    assert last == pytest.approx(1e3 * plan.makespan)
+    apart = dataclasses.replace(system, radio="separate")
+    labels = [label.get_text() for label in drawn(graph, mj.heft(graph, apart), apart).get_yticklabels()]
+    assert labels == [
+        "UE", "uplink 1", "uplink 2", "server 1", "server 2", "backhaul", "downlink 1", "downlink 2"
+    ]  # fmt: skip
 
 
 def test_the_schedule_has_a_bar_for_each_use_of_a_resource() -> None:
