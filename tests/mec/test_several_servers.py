@@ -14,7 +14,7 @@ from wider import KINDS, Kind, random_case
 import mrlato_jax as mj
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", [*KINDS, Kind(5, "resident", "separate", pinned=True)], ids=str)
 def test_makespan_and_energy_are_the_oracles(kind: Kind) -> None:
     rng = np.random.default_rng(1)
     for number in range(60):

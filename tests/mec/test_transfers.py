@@ -14,7 +14,7 @@ from mrlato_jax.mec.transfers import Transfer, transfers
 EXACT = {"rel": 1e-9, "abs": 1e-12}
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", [*KINDS, Kind(5, "resident", "separate", pinned=True)], ids=str)
 def test_transfers_explain_the_schedule(kind: Kind) -> None:
     """Replayed from them alone, each task ends when the simulator says, at the energy that it says."""
     rng = np.random.default_rng(9)

@@ -17,9 +17,12 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+from wider import Kind, random_case
 
+import mrlato_jax as mj
 from mrlato_jax.config import STORED_AS, ExecutionConfig, LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.errors import InputError
+from mrlato_jax.learning.learning_task import learning_task, stack, stack_alike
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState, init_state
 from mrlato_jax.training import checkpoint, loop, run_folder
@@ -143,6 +146,30 @@ def test_kinds_of_systems_are_met_in_turn(pool: TaskPool, whole: Outcome, tmp_pa
     )
     same = [ours == theirs for ours, theirs in zip(found, alone, strict=True)]
     assert same == [True, False] * 3
+
+
+@pytest.mark.slow
+def test_kinds_of_different_numbers_of_servers(tmp_path: Path) -> None:
+    """One policy, one server and four by turns: each iteration measures HEFT-based plans of its own kind."""
+    network = dataclasses.replace(CONFIG.network, servers="any_servers")
+    learning = dataclasses.replace(CONFIG.learning, graphs_per_task=tiny_run.GRAPHS)
+    config = dataclasses.replace(CONFIG, network=network, learning=learning, iterations=4)
+    rng, pools, hefts = np.random.default_rng(0), [], []
+    for kind in (Kind(1, "paper"), Kind(4, "resident", "separate", pinned=True)):
+        sets = [[random_case(rng, kind, 6) for _ in range(tiny_run.GRAPHS)] for _ in range(2)]
+        system = sets[0][0].system
+        graphs = [[case.graph for case in cases] for cases in sets]
+        tasks = [stack([learning_task(of_set, system, network, 6)]) for of_set in graphs]
+        pools.append(TaskPool(stack_alike(tasks), (6, 6)))
+        hefts.append(1e3 * np.mean([mj.heft(graph, system).makespan for of_set in graphs for graph in of_set]))
+    with RunFolder.create(tmp_path / "run", config, HASH) as folder:
+        (state,) = train([folder], [config], HASH, pools, GracefulStop())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["heft_ms"] for line in lines] == pytest.approx(2 * hefts, rel=1e-4)
+    begun = init_state(network, learning, config.seed).params
+    for before, after in zip(jax.tree.leaves(begun), jax.tree.leaves(state.params), strict=True):
+        assert np.isfinite(after).all()
+        assert not np.array_equal(before, after)
 
 
 def test_too_many_kinds_for_a_host_are_said_before(tmp_path: Path) -> None:
