@@ -56,7 +56,7 @@ def main(_: list[str]) -> int:
             if kind.name not in record.rows:
                 asked = list(islice(kinds.drawn(kind), FLAGS.graphs))
                 record.add(kind.name, "measured", kinds.measured(policy, asked, FLAGS.optimum_s))
-                drop_programs()  # those of other kinds
+                drop_programs()  # no other kind uses them
             progress.update(number, kind=kind.name)
     pinned = [kind for kind in kinds.KINDS if kind.pinned and not kind.energy]
     with Progress(len(pinned), "looking for forbidden sites") as progress:

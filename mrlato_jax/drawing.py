@@ -1,7 +1,7 @@
-"""What all pictures share: what planners look like, and the way to a PNG file.
+"""What the figures share: what planners look like in them, and the way to a PNG file.
 
-Unlearned plans are grey, the heuristics black and brown, what is proven or searched for green; colours are for what is
-learned. Matplotlib is an extra and is loaded by the figures that need it.
+Grey are plans that nothing planned, greedy and local search; black and brown HEFT-based and the look-ahead; green the
+optimum and order search. `COLOURS` are of learned methods. Matplotlib is an extra and is loaded by the figures.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LINES: Mapping[str, tuple[str, Any]] = {  # of planners: colour and style
 COLOURS = ("C0", "C1", "C3", "C4", "C5", "C6")  # of learned methods, in order
 
 
-def png(figure: Figure, dpi: int = 120) -> bytes:
+def png(figure: Figure) -> bytes:
     """The contents of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

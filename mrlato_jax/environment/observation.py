@@ -35,7 +35,7 @@ def quantities(
     task: latency.Task,
     steps: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """What a decoder that sees the simulator may be told of `task`; the arguments are those of `rules.outcomes`.
+    """What a decoder that sees the simulator may be told of `task`: `network` says what, the rest is `rules.outcomes`'.
 
     Returns:
         `features.simulator_features`, or where servers may be any `features.option_features`; and what each site leads

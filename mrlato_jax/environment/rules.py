@@ -80,7 +80,7 @@ class Basis(NamedTuple):
         dag: no leading axes.
         tasks: its `latency.tasks`.
         scale: its `features.time_scale`, seconds.
-        onward: its `onward`, [N, K + 1].
+        onward: its `onward`, [N, K + 1]; None where results return, and for a decoder that does not look ahead.
     """
 
     dag: DagArrays
@@ -89,7 +89,7 @@ class Basis(NamedTuple):
     onward: jax.Array | None
 
 
-def basis(dag: DagArrays) -> Basis:
+def basis_of(dag: DagArrays) -> Basis:
     """The `Basis` of one DAG, no leading axes."""
     return Basis(dag, latency.tasks(dag), time_scale(dag), onward(dag))
 

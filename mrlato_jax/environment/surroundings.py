@@ -52,14 +52,9 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
             ahead = features.lookahead_features(basis.scale, queues, *outcomes)
         return jnp.concatenate([simulated, ahead], axis=-1)
 
-    def advance(
-        dag: DagArrays, queues: latency.Queues, task: latency.Task, action: jax.Array
-    ) -> tuple[latency.Queues, jax.Array]:
-        return place_next(dag, queues, task, action)
-
     empty = jax.vmap(latency.empty_queues)(dags)
     observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, 0, None, None)), in_axes=(0, 0, 0, None))
-    advance_all = jax.vmap(jax.vmap(advance, in_axes=(None, 0, None, 0)))
+    advance_all = jax.vmap(jax.vmap(place_next, in_axes=(None, 0, None, 0)))
     return Surroundings(
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), empty),
         inputs=bases.tasks,
@@ -71,8 +66,8 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
 
 
 def _bases(network: NetworkConfig, dags: DagArrays) -> rules.Basis:
-    """`rules.basis` of each DAG; without `onward`, where the decoder does not look ahead."""
-    bases = jax.vmap(rules.basis)(dags)
+    """`rules.basis_of` each DAG; without `onward`, where the decoder does not look ahead."""
+    bases = jax.vmap(rules.basis_of)(dags)
     return bases if network.decoder_input == "lookahead" else bases._replace(onward=None)
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph, levels
+from mrlato_jax.drawing import LINES
 from mrlato_jax.errors import escaped
 from mrlato_jax.mec.latency import LOCAL
 from mrlato_jax.mec.system import CHANNELS, System, task_times
-from mrlato_jax.mec.transfers import transfers
+from mrlato_jax.mec.transfers import link_of, transfers
 from mrlato_jax.planners import Plan
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LOCAL_COLOUR, OFFLOAD_COLOUR = "#4C78A8", "#F58518"
 SERVER_COLOURS = (OFFLOAD_COLOUR, "#54A24B", "#B279A2", "#E45756", "#72B7B2")  # again from the first for more servers
+LEARNED = "C0"
 MOST_NAMED = 60  # tasks; of more, names would cover one another
 MOST_ARROWS = 500  # edges; heads of more are too small to be seen, and take seconds to draw
 LONGEST_NAME = 14
@@ -110,8 +112,8 @@ def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str =
     places: dict[tuple[float, float], list[str]] = {}
     for name, plan in others.items():
         places.setdefault((round(1e3 * plan.makespan, 6), round(plan.energy, 9)), []).append(name)
-    for number, ((span, energy), names) in enumerate(places.items()):
-        axes.plot(span, energy, "s", color=SERVER_COLOURS[number % len(SERVER_COLOURS)], markersize=7)
+    for (span, energy), names in places.items():
+        axes.plot(span, energy, "s", color=LINES.get(names[0], (LEARNED, "-"))[0], markersize=7)
         axes.annotate(
             ", ".join(names), (span, energy), (6, 6), textcoords="offset points", fontsize=8, parse_math=False
         )
@@ -134,13 +136,6 @@ class _Bar(NamedTuple):
     site: int  # that colours it
 
 
-def _links(system: System, kind: str) -> list[str]:
-    """The rows of the uplinks or of the downlinks."""
-    if system.num_servers == 1 or system.radio == "shared":
-        return [kind]
-    return [f"{kind} {server}" for server in range(1, system.num_sites)]
-
-
 def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "") -> Figure:
     """When each task is on the UE and the servers, and its input or result on the links, milliseconds.
 
@@ -151,23 +146,24 @@ def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "
     """
     from matplotlib import figure as plots
 
-    times, schedule, several = task_times(graph, system), plan.schedule, system.num_servers > 1
-    rows: dict[str, list[_Bar]] = {"UE": [], **{row: [] for row in _links(system, "uplink")}}
-    rows |= {f"server {k}" if several else "VM": [] for k in range(1, system.num_sites)}
-    if several and CHANNELS[system.channel].results_stay:
-        rows["backhaul"] = []
-    rows |= {row: [] for row in _links(system, "downlink")}
+    times, schedule = task_times(graph, system), plan.schedule
+    servers = range(1, system.num_sites)
+    computing = ["UE", *(f"server {k}" if system.num_servers > 1 else "VM" for k in servers)]  # by site
+    rows: dict[str, list[_Bar]] = {name: [] for name in ("UE", *(link_of(system, LOCAL, k) for k in servers))}
+    rows |= {name: [] for name in computing[1:]}
+    if system.num_servers > 1 and CHANNELS[system.channel].results_stay:
+        rows[link_of(system, 1, 2)] = []
+    rows |= {link_of(system, k, LOCAL): [] for k in servers}
     for task, site in enumerate(plan.placement.tolist()):
-        if site == LOCAL:
-            rows["UE"].append(_Bar(task, schedule.ue_end[task], times.ue[task], site))
-        else:
-            row = f"server {site}" if several else "VM"
-            rows[row].append(_Bar(task, schedule.vm_end[task], times.vm[task, site - 1], site))
+        end, seconds = (
+            (schedule.ue_end[task], times.ue[task])
+            if site == LOCAL
+            else (schedule.vm_end[task], times.vm[task, site - 1])
+        )
+        rows[computing[site]].append(_Bar(task, end, seconds, site))
     for sent in transfers(graph, system, plan.placement, plan.order, schedule):
-        server = sent.target if sent.link == "backhaul" else max(sent.source, sent.target)
-        numbered = sent.link != "backhaul" and several and system.radio == "separate"
-        row = f"{sent.link} {server}" if numbered else sent.link
-        rows[row].append(_Bar(sent.task, sent.end, sent.end - sent.start, server))
+        row = rows[link_of(system, sent.source, sent.target)]
+        row.append(_Bar(sent.task, sent.end, sent.end - sent.start, sent.server))
     figure = plots.Figure(figsize=(min(16.0, 7 + 0.12 * graph.num_tasks), 1.2 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
     narrow = 0.012 * plan.makespan  # of a bar that still holds a number

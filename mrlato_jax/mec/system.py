@@ -48,7 +48,7 @@ class Power:
     Attributes:
         compute_w: `kappa f^3` with kappa = 10^-27 and f = 1 GHz (Mao et al., IEEE COMST 2017, section III-A).
         send_w: of a WLAN device (Kumar and Lu, IEEE Computer 43(4), 2010: some 1.3 W).
-        receive_w: 1.181 W in the code of Wang et al., IEEE Transactions on Computers 71(10), 2022 (sending 1.258 W).
+        receive_w: 1.181 W (sending 1.258 W) in the code of Wang et al., IEEE Transactions on Computers 71(10), 2022.
         idle_w: 0, so that only what a plan decides counts.
 
     Raises:

@@ -18,7 +18,7 @@ from mrlato_jax.config import CANDIDATES
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment import actions as coding
 from mrlato_jax.environment.process import State, most_urgent, place_at, place_next, ready, reset
-from mrlato_jax.environment.rules import TOLLS, basis, evaluations, outcomes, tried
+from mrlato_jax.environment.rules import TOLLS, basis_of, evaluations, outcomes, tried
 from mrlato_jax.errors import check_type
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
@@ -38,13 +38,13 @@ def best_outcome(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
     Returns:
         int32[N] sites in scheduling order, and their makespan, seconds.
     """
-    known = basis(dag)
-    tasks = known.tasks
+    basis = basis_of(dag)
+    tasks = basis.tasks
 
     def body(queues: latency.Queues, task: latency.Task) -> tuple[latency.Queues, jax.Array]:
         left = tasks.valid & (tasks.position >= task.position)
         steps = (task.position + 1, tasks.valid.sum(dtype=jnp.int32))
-        reached = outcomes(known, len(TOLLS), queues, left, task, steps)
+        reached = outcomes(basis, len(TOLLS), queues, left, task, steps)
         server = jnp.argmin(reached[1:]).astype(jnp.int32) + latency.OFFLOAD
         action = jnp.where(reached[1:].min() <= reached[0], server, latency.LOCAL)
         return place_next(dag, queues, task, action)[0], action
@@ -72,15 +72,15 @@ def best_outcome_of_ready(dag: DagArrays, candidates: int = CANDIDATES) -> FreeP
         dag: one DAG, no leading axes.
         candidates: so many of them, those of the highest priority, are compared.
     """
-    known = basis(dag)
-    tasks = known.tasks
+    basis = basis_of(dag)
+    tasks = basis.tasks
 
     def body(state: State, _: None) -> tuple[State, tuple[jax.Array, jax.Array, jax.Array]]:
         can_be_next = ready(tasks, state.placed)
         positions = most_urgent(can_be_next, candidates)
         compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
         left = tasks.valid & ~state.placed
-        of_task = partial(outcomes, known, len(TOLLS), state.queues, left)
+        of_task = partial(outcomes, basis, len(TOLLS), state.queues, left)
         spans = jnp.where(can_be_next[positions][:, None], jax.vmap(of_task)(compared), jnp.inf)
         least = jnp.argmin(jnp.roll(spans, -1, axis=1))  # servers first: of equals, offloaded comes first
         # Padding is placed once nothing is ready, and changes nothing.

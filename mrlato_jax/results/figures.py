@@ -141,10 +141,10 @@ def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
             axis.fill_between(
                 seeds[0]["iteration"], gaps.min(axis=0), gaps.max(axis=0), color=colour, alpha=0.2, linewidth=0
             )
-        for style, name in zip(("--", ":"), UNLEARNED, strict=True):
+        for name in UNLEARNED:
             if name in rows:
-                label = name if axis is axes[0] else None
-                axis.axhline(rows[name]["all"]["gap_percent"], color="grey", linestyle=style, linewidth=1, label=label)
+                (colour, style), label = LINES[name], name if axis is axes[0] else None
+                axis.axhline(rows[name]["all"]["gap_percent"], color=colour, linestyle=style, linewidth=1, label=label)
         axis.set_title(group, fontsize=10)
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8, framealpha=0.9, edgecolor="none")

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 SIZES = (10, 24)  # least and largest number of tasks
 MODES = ("argmax", "sample", "search")
 PLANNERS = ("HEFT-based", "look-ahead", *MODES)
-LOOKS = {
-    **{name: (LINES[name][0], marker) for name, marker in (("HEFT-based", "s"), ("look-ahead", "D"))},
-    **{name: (colour, marker) for name, colour, marker in (("argmax", "C0", "o"), ("search", "C3", "*"))},
+LOOKS = {  # colour and marker
+    "HEFT-based": (LINES["HEFT-based"][0], "s"),
+    "look-ahead": (LINES["look-ahead"][0], "D"),
+    "argmax": ("C0", "o"),
+    "search": ("C3", "*"),
 }
 
 

@@ -173,7 +173,7 @@ def figure(points: Mapping[str, Point], title: str) -> Figure:
         "learned: sample": ("C0", "o"),
         "learned: search": ("C3", "o"),
         "HEFT-based and local search": (LINES["HEFT-based"][0], "s"),
-        "random and local search": ("0.5", "^"),
+        "random and local search": (LINES["random"][0], "^"),
     }
     for axis, of in zip(axes, ("evaluations", "ms"), strict=True):
         for kind, (colour, marker) in kinds.items():

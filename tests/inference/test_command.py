@@ -18,7 +18,8 @@ from mrlato_jax.dag.formats import any_format
 from mrlato_jax.dag.task_graph import levels
 from mrlato_jax.drawing import png
 from mrlato_jax.inference import command, pictures
-from mrlato_jax.mec.transfers import transfers
+from mrlato_jax.mec.system import task_times
+from mrlato_jax.mec.transfers import link_of, transfers
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = ["--uplink_mbps=7", "--downlink_mbps=5"]
@@ -267,11 +268,17 @@ def test_a_schedule_of_several_servers_has_a_row_for_each() -> None:
     axes = drawn(graph, plan, system)
     rows = ["UE", "uplink", "server 1", "server 2", "backhaul", "downlink"]
     assert [label.get_text() for label in axes.get_yticklabels()] == rows
-    sent = transfers(graph, system, plan.placement, plan.order, plan.schedule)
-    computed = [(0, 2, 3)[site] for site in plan.placement.tolist()]
-    assert sorted(middle(bar) for bar in axes.patches) == sorted([*computed, *(rows.index(one.link) for one in sent)])
-    last = max(bar.get_x() + bar.get_width() for bar in axes.patches)
-    assert last == pytest.approx(1e3 * plan.makespan)
+    wanted = [
+        (rows.index(link_of(system, one.source, one.target)), one.start, one.end)
+        for one in transfers(graph, system, plan.placement, plan.order, plan.schedule)
+    ]
+    times = task_times(graph, system)
+    for task, site in enumerate(plan.placement.tolist()):
+        end = (plan.schedule.vm_end if site else plan.schedule.ue_end)[task]
+        wanted.append(((0, 2, 3)[site], end - (times.vm[task, site - 1] if site else times.ue[task]), end))
+    shown = [(middle(bar), bar.get_x() / 1e3, (bar.get_x() + bar.get_width()) / 1e3) for bar in axes.patches]
+    np.testing.assert_allclose(sorted(shown), sorted(wanted), atol=1e-9)
+    assert max(end for *_, end in shown) == pytest.approx(plan.makespan)
     apart = dataclasses.replace(system, radio="separate")
     labels = [label.get_text() for label in drawn(graph, mj.heft(graph, apart), apart).get_yticklabels()]
     assert labels == [

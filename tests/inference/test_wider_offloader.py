@@ -14,6 +14,7 @@ from wider import Case, Kind, allowed, random_case
 
 import mrlato_jax as mj
 from mrlato_jax.config import LearningConfig, NetworkConfig
+from mrlato_jax.inference import offloader
 from mrlato_jax.inference.offloader import DEADLINE_PRICES
 from mrlato_jax.learning import ranges, rollout
 
@@ -75,6 +76,22 @@ def test_more_is_never_worse_by_what_is_asked_for(policy: mj.Offloader, cases: l
     best = mj.optimum(graph, system, objective=WEIGHTED)
     assert costs[-1] >= WEIGHTED.cost(best.makespan, best.energy) * (1 - 1e-9)
     assert search.evaluations > sample.evaluations > argmax.evaluations
+
+
+def test_search_improves_random_plans_where_results_stay(
+    policy: mj.Offloader, cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, stays = cases[1].graph, cases[1].system
+    found = {}
+    for restarts in (offloader.RESTARTS, 0):
+        monkeypatch.setattr(offloader, "RESTARTS", restarts)
+        for system in (stays, dataclasses.replace(stays, channel="paper")):
+            found[restarts, system.channel] = policy.plan(graph, system, "search", samples=4)
+    more, none = found[5, "resident"], found[0, "resident"]
+    assert more.makespan <= none.makespan
+    assert more.evaluations > none.evaluations
+    assert found[5, "paper"].evaluations == found[0, "paper"].evaluations
+    assert found[5, "paper"].placement.tolist() == found[0, "paper"].placement.tolist()
 
 
 def test_a_deadline_is_met_with_the_least_energy_of_several_weights(policy: mj.Offloader, cases: list[Case]) -> None:

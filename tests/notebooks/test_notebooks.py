@@ -239,6 +239,7 @@ def test_ablations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(results) for results in found["measured"].values()] == [1, 2, 2, 2]
     gaps = [gap for results in found["measured"].values() for gap in results.values()]
     assert len(found["adapted"]) == 2
+    assert found["measured"]["attention heads"]["8 heads"] == found["measured"]["alone"]["base"]  # the same training
     assert min(*gaps, *found["adapted"], found["heft"]) > -1e-3  # nothing in this order is below the optimum
     assert found["measured"]["left out"]["nothing left out"] < found["measured"]["alone"]["base"]  # it looks ahead
     assert 0 < found["ranks"]["searched"] <= min(found["ranks"].values()) * (1 + 1e-9)

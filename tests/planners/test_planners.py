@@ -25,7 +25,7 @@ from oracle import CHANNELS, Dag
 import mrlato_jax as mj
 from mrlato_jax import planners
 from mrlato_jax.config import LOOKAHEAD_RULES
-from mrlato_jax.environment.rules import TOLLS, basis, outcomes
+from mrlato_jax.environment.rules import TOLLS, basis_of, outcomes
 from mrlato_jax.mec import latency
 from mrlato_jax.planners import random_placement
 from mrlato_jax.planners.greedy import earliest_finish
@@ -163,7 +163,7 @@ def test_where_the_look_ahead_may_stop_changes_nothing(channel: str) -> None:
         dag = latency.pack_float64(to_graph(random_dag(rng, num_tasks)), to_system(random_mec(rng, channel)))
         with latency.one_by_one():
             dag = jax.device_put(dag)
-            known, tasks = basis(dag), latency.tasks(dag)
+            known, tasks = basis_of(dag), latency.tasks(dag)
             queues = latency.empty_queues(dag)
             for position in range(num_tasks):
                 task = jax.tree.map(lambda leaf: leaf[position], tasks)  # noqa: B023 - used at once
