@@ -25,11 +25,11 @@ LINES: Mapping[str, tuple[str, Any]] = {  # of planners: colour and style
     "optimum": ("tab:green", "-"),
     "order search": ("tab:green", (0, (4, 2))),
 }
-COLOURS = ("C0", "C1", "C3", "C4", "C5", "C6")  # of learned methods, in order
+COLOURS = ("C0", "C1", "C3", "C4", "C6", "C9", "C8")  # of learned methods, in order
 
 
 def png(figure: Figure) -> bytes:
     """The contents of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

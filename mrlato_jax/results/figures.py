@@ -132,7 +132,7 @@ def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     figure = plots.Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for axis, (group, variants) in zip(axes, groups.items(), strict=False):
-        for colour, name in zip(("black", *COLOURS), (BASE, *variants), strict=False):
+        for colour, name in zip(COLOURS, (BASE, *variants), strict=False):
             seeds = [row["curve"] for row in rows.get(name, {}).values()]
             if not seeds:
                 continue
