@@ -1,6 +1,7 @@
 """How good the policy for anything is on fresh systems of every kind: up to three servers, pins, results that stay.
 
     python launch/kinds.py
+    python launch/kinds.py --kind="K=1, results stay" --graphs=200 --out=FOLDER
 
 For each kind, HEFT-based, the look-ahead and the modes of the policy plan fresh applications on fresh systems;
 figures are means above the proven optimum. Then 10,000 plans with pins are looked through for a forbidden site. Half an
@@ -16,7 +17,7 @@ from _cli import LAUNCH, run
 from absl import flags
 
 from mrlato_jax.drawing import png
-from mrlato_jax.errors import check_number
+from mrlato_jax.errors import InputError, check_number, shorten
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.learning.devices import drop_programs
@@ -30,6 +31,7 @@ FORBIDDEN, PLANS = "forbidden", "plans of pinned applications"
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("policy", "general", "Weights that come with the package, or a run folder.")
+flags.DEFINE_multi_string("kind", [], "A kind by its name in the table; may be given several times. By default all.")
 flags.DEFINE_integer("graphs", 20, "Applications of each kind.")
 flags.DEFINE_integer("plans", 10_000, "Plans that are looked through for forbidden sites.")
 flags.DEFINE_float("optimum_s", 2.0, "Seconds that a proof may take.")
@@ -40,6 +42,11 @@ def main(_: list[str]) -> int:
     check_number("graphs", FLAGS.graphs, low=1, integer=True)
     check_number("plans", FLAGS.plans, low=0, integer=True)
     check_number("optimum_s", FLAGS.optimum_s, low=0.0)
+    names = [kind.name for kind in kinds.KINDS]
+    for name in FLAGS.kind:
+        if name not in names:
+            raise InputError(f"kind is {shorten(name)}; accepted: one of {', '.join(map(repr, names))}")
+    wanted = [kind for kind in kinds.KINDS if not FLAGS.kind or kind.name in FLAGS.kind]
     out = Path(FLAGS.out).absolute()
     check_writable(out)
     policy = load_offloader(FLAGS.policy)
@@ -51,26 +58,29 @@ def main(_: list[str]) -> int:
         "version": session()["versions"]["mrlato_jax"],
     }
     record = GrowingRecord(out / "kinds.json", identity)
-    with Progress(len(kinds.KINDS), "planning for every kind") as progress:
-        for number, kind in enumerate(kinds.KINDS, start=1):
+    with Progress(len(wanted), "planning for each kind") as progress:
+        for number, kind in enumerate(wanted, start=1):
             if kind.name not in record.rows:
                 asked = list(islice(kinds.drawn(kind), FLAGS.graphs))
                 record.add(kind.name, "measured", kinds.measured(policy, asked, FLAGS.optimum_s))
                 drop_programs()  # no other kind uses them
             progress.update(number, kind=kind.name)
-    pinned = [kind for kind in kinds.KINDS if kind.pinned and not kind.energy]
-    with Progress(len(pinned), "looking for forbidden sites") as progress:
-        for number, kind in enumerate(pinned, start=1):
-            each = -(-FLAGS.plans // len(pinned))
-            if record.rows.get(FORBIDDEN, {}).get(kind.name, {}).get(PLANS) != each:
-                wrong = kinds.forbidden(policy, kind, each)
-                record.add(FORBIDDEN, kind.name, {PLANS: each, FORBIDDEN: wrong})
-                drop_programs()
-            progress.update(number, kind=kind.name)
+    pinned = [kind for kind in wanted if kind.pinned and not kind.energy]
+    if pinned:
+        with Progress(len(pinned), "looking for forbidden sites") as progress:
+            for number, kind in enumerate(pinned, start=1):
+                each = -(-FLAGS.plans // len(pinned))
+                if record.rows.get(FORBIDDEN, {}).get(kind.name, {}).get(PLANS) != each:
+                    wrong = kinds.forbidden(policy, kind, each)
+                    record.add(FORBIDDEN, kind.name, {PLANS: each, FORBIDDEN: wrong})
+                    drop_programs()
+                progress.update(number, kind=kind.name)
     rows = {name: row["measured"] for name, row in record.rows.items() if name != FORBIDDEN}
     looked = record.rows.get(FORBIDDEN, {}).values()
     total, wrong = (sum(row[field] for row in looked) for field in (PLANS, FORBIDDEN))
-    shown = f"{format_table(*kinds.table(rows))}\n\n{total} {PLANS}: {wrong} with a forbidden site."
+    shown = format_table(*kinds.table(rows))
+    if total:
+        shown += f"\n\n{total} {PLANS}: {wrong} with a forbidden site."
     print(shown, flush=True)
     write_atomically(out / "kinds.md", f"{shown}\n".encode())
     write_atomically(out / "kinds.png", png(kinds.figure(rows)))

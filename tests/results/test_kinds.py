@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_run
 
 import mrlato_jax as mj
 from mrlato_jax.dag.families import FAMILIES
@@ -72,3 +74,10 @@ def test_a_forbidden_site_is_counted() -> None:
     for breaks, count in ((False, 0), (True, pinned)):
         assert kinds.forbidden(AsHeft(breaks), kind, 12, batch=6) == count  # type: ignore[arg-type]
     assert pinned
+
+
+def test_an_unknown_kind_is_told_the_known_ones(tmp_path: Path) -> None:
+    ran = tiny_run.run_here("kinds.py", "--kind=K=9", f"--out={tmp_path}", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: kind is 'K=9'; accepted: one of 'K=1, results return', ")
+    assert not list(tmp_path.iterdir())
