@@ -183,7 +183,7 @@ def test_the_command_heads_its_tables_with_a_printable_name(
             return mj.greedy(graph, system)
 
     monkeypatch.setattr(command, "load_offloader", lambda _: Learned())
-    monkeypatch.setattr(command.pictures, "png", lambda _: b"x")
+    monkeypatch.setattr(command, "png", lambda _: b"x")
     out = tmp_path / "\x1b[2J"
     assert command.main([f"--graph={path}", "--uplink_mbps=1", "--downlink_mbps=1", f"--out={out}"]) == 0
     printed = capsys.readouterr().out
