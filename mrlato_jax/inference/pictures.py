@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph, levels
-from mrlato_jax.drawing import LINES
+from mrlato_jax.drawing import COLOURS, LINES
 from mrlato_jax.errors import escaped
 from mrlato_jax.mec.latency import LOCAL
 from mrlato_jax.mec.system import CHANNELS, System, task_times
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 LOCAL_COLOUR, OFFLOAD_COLOUR = "#4C78A8", "#F58518"
 SERVER_COLOURS = (OFFLOAD_COLOUR, "#54A24B", "#B279A2", "#E45756", "#72B7B2")  # again from the first for more servers
-LEARNED = "C0"
 MOST_NAMED = 60  # tasks; of more, names would cover one another
 MOST_ARROWS = 500  # edges; heads of more are too small to be seen, and take seconds to draw
 LONGEST_NAME = 14
@@ -113,7 +112,7 @@ def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str =
     for name, plan in others.items():
         places.setdefault((round(1e3 * plan.makespan, 6), round(plan.energy, 9)), []).append(name)
     for (span, energy), names in places.items():
-        axes.plot(span, energy, "s", color=LINES.get(names[0], (LEARNED, "-"))[0], markersize=7)
+        axes.plot(span, energy, "s", color=LINES.get(names[0], (COLOURS[0], "-"))[0], markersize=7)
         axes.annotate(
             ", ".join(names), (span, energy), (6, 6), textcoords="offset points", fontsize=8, parse_math=False
         )

@@ -319,7 +319,7 @@ class Ends(NamedTuple):
 class Queues:
     """What the placed tasks leave behind, of M plans side by side: (7)-(11), for any number of servers.
 
-    A site is a number that each plan chooses for itself. All arrays have an entry for each plan on their last axis.
+    A site is a number that each plan chooses for itself. Arrays have an entry for each plan on their last axis.
 
     Attributes:
         uplink, downlink: [K + 1, M], when the links are free; which one is a site's, `radio` says.
@@ -327,6 +327,7 @@ class Queues:
         backhaul: [1, M], when the link among the servers is.
         makespan: [M], (11) over the tasks placed so far.
         spent: [M], what computing and transfers cost so far.
+        onward: [n, K + 1], what comes after each task from each site, the same in all plans; 0 where results return.
         done: [n, M], of each placed task, as `Ends` has it.
         result, sent: [n, M], the same, and when its data were at the sender; kept where results return.
         site: int[n, M], where it ran; kept where results stay.
@@ -338,6 +339,7 @@ class Queues:
         n, sites, times = len(problem.order), problem.num_sites, problem.times
         nothing = np.zeros((n, 1))  # what the UE takes of links
         self.problem = problem
+        self.onward = _onward(problem) if problem.rules.results_stay else np.zeros((n, sites))
         self.compute = np.hstack([times.ue[:, None], times.vm])
         self.up, self.down, self.forward = (
             np.hstack([nothing, values]) for values in (times.uplink, times.downlink, times.forward)
@@ -647,9 +649,9 @@ class Portable:
 def _outcomes(tried: Queues, k: int, rules: int) -> Array:
     """The least cost that any rule reaches from each site of task k, as `tried` has it; infinite where forbidden."""
     given = tried.problem
-    tolls, onward = [(*toll, 0.0) for toll in TOLLS[:rules]], np.zeros(given.allowed.shape)
+    tolls, onward = [(*toll, 0.0) for toll in TOLLS[:rules]], tried.onward
     if given.rules.results_stay:
-        tolls, onward = [*tolls, *((0.0, 0.0, toll) for toll in ONWARD_TOLLS)], _onward(given)
+        tolls += [(0.0, 0.0, toll) for toll in ONWARD_TOLLS]
     share, own, after = np.tile(tolls, (given.num_sites, 1)).T
     of_servers = np.where(np.arange(given.num_sites) == LOCAL, 0, given.scale)[:, None] * share
     queues = tried.take(np.repeat(np.arange(given.num_sites), len(tolls)))

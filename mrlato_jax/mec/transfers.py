@@ -32,7 +32,7 @@ class Transfer(NamedTuple):
 
 
 def link_of(system: System, source: int, target: int) -> str:
-    """The link from one site to another: "uplink", "downlink" (with the server's number if radios are separate)."""
+    """The link between two sites: "backhaul", "uplink" or "downlink"; separate radios have the number of the server."""
     if LOCAL not in (source, target):
         return "backhaul"
     kind = "uplink" if source == LOCAL else "downlink"
