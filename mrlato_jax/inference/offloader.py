@@ -26,7 +26,7 @@ from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, adapt
 from mrlato_jax.learning.learning_task import ONE_SERVER, check_servers, check_times, encoded, learning_task
 from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
-from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack, stacked_prices
+from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack, priced
 from mrlato_jax.mec.latency import LOCAL, in_joules, padded_size, power_of_two
 from mrlato_jax.mec.objective import Objective, goal_of
 from mrlato_jax.mec.system import CHANNELS, Power, System
@@ -364,11 +364,11 @@ class Offloader:
         for objectives in decided_by:
             goals = [*objectives, *[objectives[-1]] * short]
             prices = [goal.prices(system.power) for goal, system in zip(goals, systems, strict=True)]
-            priced = dataclasses.replace(arrays, prices=stacked_prices(prices, np.float64))
-            actions.append(np.asarray(_decode(self.network, self.params, priced))[:, None])
+            deciding = priced(arrays, prices)
+            actions.append(np.asarray(_decode(self.network, self.params, deciding))[:, None])
             if samples:
                 kept = min(IMPROVED, samples)
-                best = _sampled(self.network, self.params, priced, jax.random.key(seed), samples, kept)
+                best = _sampled(self.network, self.params, deciding, jax.random.key(seed), samples, kept)
                 actions.append(np.asarray(best))
         plans = self._timed(graphs, systems, arrays, np.concatenate(actions, axis=1))
         sites = arrays.num_sites

@@ -10,12 +10,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from mrlato_jax.dag.task_graph import TaskGraph, levels
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.mec.objective import Objective, goal_of
-from mrlato_jax.mec.system import CHANNELS, System, task_times
+from mrlato_jax.mec.system import BITS_PER_BYTE, CHANNELS, OF_SERVERS, System, host_number, of_servers
 
 SLACK = 0.1  # of either end: what is hardly beyond it is no news
 NO_TIME = 1e-3  # of the local time: what takes less in all looks to a policy as if it took none
@@ -48,25 +46,26 @@ class OutsideTrainingWarning(UserWarning):
 def measure(graph: TaskGraph, system: System, objective: Objective | None = None) -> dict[str, float]:
     """The numbers of one application on one system by `NAMES`.
 
-    Ratios of times are at least `NO_TIME`, and infinite where nothing computes; of several servers the least time
-    counts.
+    Ratios of times are at least `NO_TIME`, and infinite where nothing computes; of several servers the fastest counts.
+    They are of all tasks together, so that no time of a single task is needed.
     """
-    times, prices = task_times(graph, system), goal_of(objective).prices(system.power)
-    local = times.ue.sum()
+    prices = goal_of(objective).prices(system.power)
+    vm_hz, uplink_bps, downlink_bps = (of_servers(system, name).max() for name in OF_SERVERS)
+    ue_hz, cycles = host_number("System.ue_hz", system.ue_hz), float(graph.cycles.sum())
     energy = 0.0 if prices is None else prices.compute + prices.send + prices.receive
     waiting = 1.0 if prices is None else prices.makespan
 
-    def to_local(other: np.ndarray) -> float:
-        return max(float(other.min(axis=1).sum() / local), NO_TIME) if local > 0 else float("inf")
+    def to_local(amount: float, rate: float) -> float:
+        return max(float(amount) / float(rate) * ue_hz / cycles, NO_TIME) if cycles > 0 else float("inf")
 
     values = (
         float(graph.num_tasks),
         graph.num_tasks / float(levels(graph).max() + 1),
         len(graph.edges) / graph.num_tasks,
-        to_local(times.uplink),
-        to_local(times.downlink),
-        to_local(times.vm),
-        float(times.ue.max() / times.ue.mean()) if local > 0 else float("inf"),
+        to_local(BITS_PER_BYTE * graph.upload_bytes.sum(), uplink_bps),
+        to_local(BITS_PER_BYTE * graph.download_bytes.sum(), downlink_bps),
+        to_local(cycles, vm_hz),
+        float(graph.cycles.max()) * graph.num_tasks / cycles if cycles > 0 else float("inf"),
         float(system.num_servers),
         float(1 if system.radio == "shared" else system.num_servers),
         float(CHANNELS[system.channel].results_stay),

@@ -142,9 +142,9 @@ def pack(
     else:
         checked = [check_order(graph, order) for graph, order in zip(graphs, orders, strict=True)]
     batch, servers, stays = len(graphs), systems[0].num_servers, CHANNELS[systems[0].channel].results_stay
-    ue, backhaul = (np.zeros((batch, size), dtype) for _ in range(2))
-    uplink, vm, downlink, forward = (np.zeros((batch, size, servers), dtype) for _ in range(4))
-    allowed = np.ones((batch, size, servers + 1), bool)
+    ue, (uplink, vm, downlink) = np.zeros((batch, size), dtype), np.zeros((3, batch, size, servers), dtype)
+    forward = np.zeros((batch, size, servers), dtype) if stays else None
+    backhaul = np.zeros((batch, size), dtype) if stays else None
     dearest: list[float] = []
     parents = np.zeros((batch, size, size), bool)
     mask = np.zeros((batch, size), bool)
@@ -156,11 +156,8 @@ def pack(
             raise InputError(f"graphs[{b}] under {one}: {wrong}")
         ue[b, :n], uplink[b, :n] = times.ue[o], times.uplink[o]
         vm[b, :n], downlink[b, :n] = times.vm[o], times.downlink[o]
-        if moves is not None:
+        if moves is not None and forward is not None and backhaul is not None:
             forward[b, :n], backhaul[b, :n] = moves.forward[o], moves.backhaul[o]
-        if graph.is_pinned:
-            pins = np.array(graph.pins)[o]
-            allowed[b, :n, 0], allowed[b, :n, 1:] = pins != "server", (pins != "ue")[:, None]
         position = np.empty(n, np.int64)
         position[o] = np.arange(n)
         parents[b, position[graph.edges[:, 1]], position[graph.edges[:, 0]]] = True
@@ -173,14 +170,27 @@ def pack(
         deadline = Deadline(*np.array(list(zip(latest, dearest, strict=True)), dtype).T.copy())
     return DagArrays(
         ue, uplink, vm, downlink, parents, mask, order,
-        allowed=None if allowed.all() else allowed,
-        forward=forward if stays else None,
-        backhaul=backhaul if stays else None,
+        allowed=_allowed(graphs, checked, (batch, size, servers + 1)),
+        forward=forward,
+        backhaul=backhaul,
         prices=stacked_prices([goal.prices(one.power) for goal, one in zip(objectives, systems, strict=True)], dtype),
         deadline=deadline,
         channel=systems[0].channel,
         radio=systems[0].radio,
     )  # fmt: skip
+
+
+def _allowed(
+    graphs: Sequence[TaskGraph], orders: Sequence[np.ndarray], shape: tuple[int, int, int]
+) -> np.ndarray | None:
+    """The sites that pins leave, bool[B, N, K + 1]; None where no task is pinned."""
+    if not any(graph.is_pinned for graph in graphs):
+        return None
+    allowed = np.ones(shape, bool)
+    for row, graph, order in zip(allowed, graphs, orders, strict=True):
+        pins = np.array(graph.pins)[order]
+        row[: len(pins), 0], row[: len(pins), 1:] = pins != "server", (pins != "ue")[:, None]
+    return allowed
 
 
 def _objective_of_each(objective: Objective | Sequence[Objective] | None, count: int) -> list[Objective]:
@@ -214,6 +224,12 @@ def most_joules(system: System, times: TaskTimes, moves: MoveTimes | None) -> fl
     """What no plan takes more energy than: every resource is used by every task, one after the other."""
     seconds = [column.sum() for column in (*times, *(moves or ()))]
     return 2 * system.num_sites * sum(dataclasses.astuple(system.power)) * float(sum(seconds)) + 1
+
+
+def priced(dags: DagArrays, prices: Sequence[Prices | None]) -> DagArrays:
+    """DAGs of leading axis B with other prices, one for each."""
+    stacked = stacked_prices(prices, dags.ue.dtype)
+    return dags if stacked is dags.prices is None else dataclasses.replace(dags, prices=stacked)
 
 
 def stacked_prices(prices: Sequence[Prices | None], dtype: Any) -> Prices | None:

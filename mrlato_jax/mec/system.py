@@ -206,7 +206,7 @@ def task_times(graph: TaskGraph, system: System) -> TaskTimes:
     """
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
-    ue_hz = _number("System.ue_hz", system.ue_hz)
+    ue_hz = host_number("System.ue_hz", system.ue_hz)
     vm_hz, uplink_bps, downlink_bps = (of_servers(system, name) for name in OF_SERVERS)
     with np.errstate(over="ignore"):
         times = TaskTimes(
@@ -237,8 +237,9 @@ def move_times(graph: TaskGraph, system: System) -> MoveTimes:
 
 def check_finite_times(times: dict[str, np.ndarray], system: System) -> None:
     """Raises InputError where a time, float64[n] or [n, K] by its name, is not finite."""
-    if all(np.isfinite(values).all() for values in times.values()):
-        return
+    with np.errstate(over="ignore"):
+        if np.isfinite(sum(values.sum() for values in times.values())):
+            return
     for name, values in times.items():
         if not np.isfinite(values).all():
             place = np.argwhere(~np.isfinite(values))[0]
@@ -254,11 +255,11 @@ def of_servers(system: System, name: str) -> np.ndarray:
     """
     value = getattr(system, name)
     if isinstance(value, tuple):
-        return np.array([_number(f"System.{name}[{server}]", one) for server, one in enumerate(value)], np.float64)
-    return np.full(system.num_servers, _number(f"System.{name}", value), np.float64)
+        return np.array([host_number(f"System.{name}[{server}]", one) for server, one in enumerate(value)], np.float64)
+    return np.array([host_number(f"System.{name}", value)] * system.num_servers, np.float64)
 
 
-def _number(field: str, value: Any) -> Any:
+def host_number(field: str, value: Any) -> Any:
     """A clock or rate of one system on the host; raises InputError for a traced one and for several."""
     if isinstance(value, numbers.Real):
         return value

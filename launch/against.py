@@ -1,0 +1,103 @@
+"""Times `plan` of this checkout beside another revision's, call by call in one process.
+
+    taskset -c 0 python launch/against.py --revision=v0.3
+    python launch/against.py --revision=HEAD~1 --policy=exp2 --rounds=40
+
+Both plan the same 64 applications of `mj.daggen(20, 0.6, 0.6)` on the paper's system, with the weights that each of
+them ships under --policy. Who goes first changes with every call, so that a machine that slows down slows both alike.
+Each row has the medians and their ratio, new over old: first one application a call, then all 64 in one.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import io
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _cli import LAUNCH, run
+from absl import flags
+
+import mrlato_jax
+from mrlato_jax.errors import InputError, check_number
+
+OTHER = "mrlato_other"  # the name under which the other revision's package is imported
+GRAPHS = 64
+
+_Planner = tuple[Callable[[Any], Any], list[Any]]  # and what it is called with
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("revision", None, "What git calls the other revision: a commit, tag or branch.", required=True)
+flags.DEFINE_string("policy", "exp2", "Shipped weights that plan.")
+flags.DEFINE_integer("rounds", 20, "Times that each application is planned alone, and thrice the times that all are.")
+
+
+def main(_: list[str]) -> int:
+    check_number("--rounds", FLAGS.rounds, low=1, integer=True)
+    with tempfile.TemporaryDirectory() as folder:
+        planners = [_planner(_unpacked(FLAGS.revision, Path(folder))), _planner(mrlato_jax)]
+        for plan, graphs in planners:
+            plan(graphs[0])
+            plan(graphs)
+        gc.collect()
+        gc.freeze()
+        alone = _seconds(planners, FLAGS.rounds)
+        together = _seconds([(plan, [graphs]) for plan, graphs in planners], 3 * FLAGS.rounds)
+    print(f"{'ms a plan':<22} {FLAGS.revision:>10} {'here':>10} {'ratio':>7}")
+    for name, (old, new) in (("one application", alone), (f"{GRAPHS} in one call", together / GRAPHS)):
+        print(f"{name:<22} {1e3 * old:>10.3f} {1e3 * new:>10.3f} {new / old:>7.3f}")
+    return 0
+
+
+def _unpacked(revision: str, folder: Path) -> Any:
+    """The package of another revision, imported under a name of its own."""
+    archive = subprocess.run(
+        ["git", "archive", "--end-of-options", revision, "mrlato_jax", "data"],
+        cwd=LAUNCH.parent,
+        capture_output=True,
+        check=False,
+    )
+    if archive.returncode:
+        said = archive.stderr.decode(errors="replace").strip()
+        raise InputError(f"--revision is {revision!r}; accepted: a commit, tag or branch of this checkout ({said})")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(folder, filter="data")
+    (folder / "mrlato_jax").rename(folder / OTHER)
+    for source in (folder / OTHER).rglob("*.py"):
+        source.write_text(re.sub(r"\bmrlato_jax\b", OTHER, source.read_text()))
+    sys.path.insert(0, str(folder))
+    return importlib.import_module(OTHER)
+
+
+def _planner(package: Any) -> _Planner:
+    """The call that is timed, and the applications in the package's own type."""
+    rng, system = np.random.default_rng(0), package.System()
+    policy = package.load_offloader(FLAGS.policy)
+    return lambda graphs: policy.plan(graphs, system), [package.daggen(20, 0.6, 0.6, rng) for _ in range(GRAPHS)]
+
+
+def _seconds(planners: list[_Planner], rounds: int) -> np.ndarray:
+    """The median seconds a call of both planners, which take turns at each of their arguments."""
+    (_, arguments), _ = planners
+    taken = np.empty((2, rounds, len(arguments)))
+    for turn in range(rounds):
+        for i in range(len(arguments)):
+            for which in (0, 1) if (turn + i) % 2 else (1, 0):
+                plan, arguments = planners[which]
+                begin = time.perf_counter()
+                plan(arguments[i])
+                taken[which, turn, i] = time.perf_counter() - begin
+    return np.median(taken, axis=(1, 2))
+
+
+if __name__ == "__main__":
+    run(main)
