@@ -33,17 +33,11 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
     bases = _bases(network, dags)
     last = dags.mask.sum(axis=-1, dtype=jnp.int32).max()
 
-    def observe(basis: rules.Basis, queues: latency.Queues, task: latency.Task, position: jax.Array) -> jax.Array:
-        if not network.sees_simulator:
-            return jnp.zeros(0, basis.scale.dtype)
+    def seen(
+        basis: rules.Basis, queues: latency.Queues, task: latency.Task, steps: tuple[jax.Array, jax.Array] | None
+    ) -> jax.Array:
         left = basis.tasks.position >= task.position
-        # What is seen depends on the times piecewise, as plans do: nothing is to be differentiated.
-        seen = jax.lax.stop_gradient((basis, queues, left, task))
-        simulated, outcomes = jax.lax.platform_dependent(
-            cpu=lambda: quantities(network, *seen, steps=(position + 1, last)),
-            # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
-            default=lambda: quantities(network, *seen),
-        )
+        simulated, outcomes = quantities(network, basis, queues, left, task, steps)
         if network.decoder_input == "task_sim":
             return simulated
         if network.any_servers:
@@ -52,14 +46,25 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
             ahead = features.lookahead_features(basis.scale, queues, *outcomes)
         return jnp.concatenate([simulated, ahead], axis=-1)
 
+    def observe(queues: latency.Queues, tasks: latency.Task) -> jax.Array:
+        if not network.sees_simulator:
+            return jnp.zeros((*queues.makespan.shape, 0), bases.scale.dtype)
+        # What is seen depends on the times piecewise, as plans do: nothing is to be differentiated.
+        state = jax.lax.stop_gradient((bases, queues, tasks))
+        all_seen = jax.vmap(jax.vmap(seen, in_axes=(None, 0, None, None)), in_axes=(0, 0, 0, None))
+        return jax.lax.platform_dependent(
+            # A number for all, the position can bound a loop.
+            cpu=lambda: all_seen(*state, (tasks.position[0] + 1, last)),
+            # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
+            default=lambda: all_seen(*state, None),
+        )
+
     empty = jax.vmap(latency.empty_queues)(dags)
-    observe_all = jax.vmap(jax.vmap(observe, in_axes=(None, 0, None, None)), in_axes=(0, 0, 0, None))
     advance_all = jax.vmap(jax.vmap(place_next, in_axes=(None, 0, None, 0)))
     return Surroundings(
         state=jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], rollouts, axis=1), empty),
         inputs=bases.tasks,
-        # A number for all, the position can bound a loop.
-        observe=lambda state, task: observe_all(bases, state, task, task.position[0]),
+        observe=observe,
         advance=lambda state, task, actions: advance_all(dags, state, task, actions),
         allowed=None if dags.allowed is None else lambda state, task: jnp.repeat(task.allowed[:, None], rollouts, 1),
     )
