@@ -27,7 +27,7 @@ import os
 TINY = os.environ.get("MRLATO_NOTEBOOK_TINY") == "1"
 DAGS, TASKS = (2, 6) if TINY else (12, 15)
 POINTS = 4 if TINY else 13
-WEIGHTS = (0.0, 0.5) if TINY else (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds that a joule is worth
+WEIGHTS = (0.5,) if TINY else (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds that a joule is worth
 
 # %%
 import matplotlib.pyplot as plt

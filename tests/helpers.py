@@ -21,9 +21,15 @@ from numpy.random import Generator
 from oracle import CHANNELS, Dag, Mec
 
 import mrlato_jax as mj
+from mrlato_jax.config import DECODER_INPUTS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PEER = SHARED / "peer" / "mrlco"
+# One that sees no simulator and one that looks ahead; the others between them are for `make test-slow`.
+SOME_DECODER_INPUTS = [
+    pytest.param(shown, marks=[] if shown in ("paper", "lookahead") else pytest.mark.slow) for shown in DECODER_INPUTS
+]
+SOME_CHANNELS = [pytest.param(channel, marks=[] if channel == "paper" else pytest.mark.slow) for channel in CHANNELS]
 SCHEDULE_FIELDS = ("upload_end", "vm_end", "download_end", "ue_end")
 
 # The units of MRLCO's files (one cycle a byte), and its rank.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import Workplace
+from tiny_run import Workplace, run_here
 
 SECTIONS = "matmul, simulator, meta_iteration, compile, planning, offloader, optimum, growth"
 
@@ -49,7 +49,7 @@ def test_last_line_is_one_object(place: Workplace) -> None:
 def test_record_is_compared_with_and_stays(place: Workplace, stored: Path) -> None:
     before = stored.read_bytes()
     assert json.loads(before).keys() == {"matmul", "environment"}
-    ran = place.run("bench.py", "--only=matmul", f"--record={stored}", "--json=-")
+    ran = run_here("bench.py", "--only=matmul", f"--record={stored}", "--json=-", cwd=place.path)
     assert ran.returncode == 0, ran.stderr
     now: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     (row,) = [line for line in ran.stdout.splitlines() if line.startswith("| matmul.gflop_per_second")]
@@ -64,7 +64,7 @@ def test_record_is_overwritten_when_asked(place: Workplace, stored: Path, tmp_pa
     record = json.loads(stored.read_bytes())
     record["environment"]["cores"] = 1000
     path.write_text(json.dumps(record))
-    ran = place.run("bench.py", "--only=matmul", f"--record={path}", "--overwrite")
+    ran = run_here("bench.py", "--only=matmul", f"--record={path}", "--overwrite", cwd=place.path)
     assert ran.returncode == 0, ran.stderr
     assert "warning: cores differs: 1000 in the stored record" in ran.stdout
     assert json.loads(path.read_bytes())["environment"]["cores"] < 1000

@@ -168,6 +168,7 @@ def test_the_state_comes_back_from_several_files_with_the_compiled_programs_that
         unpack(folder, tmp_path / "elsewhere")
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_on_another_machine(tmp_path: Path) -> None:
     """The command itself: asked to end in the middle of a training, its state carried, then run to the end."""
     place = Workplace(tmp_path)

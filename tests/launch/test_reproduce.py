@@ -129,6 +129,7 @@ def test_it_goes_on_where_it_stopped_and_takes_more_seeds(case: Case, tmp_path: 
     assert set(rows(out / "cpu" / RECORDS[0].replace("seed0", "seed2"))["test1"]) == {"all", "half", "planning"}
 
 
+@pytest.mark.slow
 def test_stopped_while_a_second_method_adapts_it_goes_on_and_compares_both(case: Case, tmp_path: Path) -> None:
     out = Path(shutil.copytree(case.out, tmp_path / "out"))
     name = f"exp2-{DRL}-seed0.json"

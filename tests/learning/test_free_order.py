@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import random_dag, random_mec, to_graph, to_system
+from helpers import SOME_DECODER_INPUTS, random_dag, random_mec, to_graph, to_system
 from oracle import Dag, Mec
 
 import mrlato_jax as mj
 from mrlato_jax import planners
-from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.environment.rules import TOLLS
 from mrlato_jax.environment.surroundings import surroundings as surroundings_of
 from mrlato_jax.learning import rollout
@@ -53,7 +53,7 @@ class Case(NamedTuple):
         return order, placement
 
 
-@pytest.fixture(scope="module", params=DECODER_INPUTS)
+@pytest.fixture(scope="module", params=SOME_DECODER_INPUTS)
 def case(request: pytest.FixtureRequest) -> Case:
     policy = NetworkConfig(decides="order", decoder_input=request.param, units=16, heads=2, layers=1, neighbour_width=8)
     like = jax.eval_shape(partial(rollout.init_params, policy), jax.random.key(0))

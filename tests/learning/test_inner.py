@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import random_dag, to_graph
+from helpers import SOME_DECODER_INPUTS, random_dag, to_graph
 
 import mrlato_jax as mj
-from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import inner, rollout
 from mrlato_jax.learning.learning_task import LearningTask, learning_task, take
@@ -96,7 +96,12 @@ def test_inner_loop_is_m_adam_steps_from_a_fresh_state(task: LearningTask, param
 
 @pytest.mark.parametrize(
     ("decoder_input", "learn_from"),
-    [*((shown, "samples") for shown in DECODER_INPUTS), ("task", "deviations"), ("lookahead", "deviations")],
+    [
+        ("paper", "samples"),
+        ("lookahead", "deviations"),
+        *(pytest.param(shown, "samples", marks=pytest.mark.slow) for shown in ("task", "task_sim", "lookahead")),
+        pytest.param("task", "deviations", marks=pytest.mark.slow),
+    ],
 )
 def test_gradient_at_the_sampling_parameters_is_that_of_the_scored_batch(decoder_input: str, learn_from: str) -> None:
     policy = dataclasses.replace(POLICY, decoder_input=decoder_input)
@@ -180,7 +185,7 @@ def test_progress_is_measured_by_the_heft_based_plans() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoder_input", DECODER_INPUTS)
+@pytest.mark.parametrize("decoder_input", SOME_DECODER_INPUTS)
 def test_adapts_in_a_program_of_64_bits(decoder_input: str) -> None:
     policy = dataclasses.replace(POLICY, decoder_input=decoder_input)
     rng = np.random.default_rng(3)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import placement_of, random_dag, random_mec, to_graph, to_system
+from helpers import SOME_DECODER_INPUTS, placement_of, random_dag, random_mec, to_graph, to_system
 
 import mrlato_jax as mj
-from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
+from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.environment import features
 from mrlato_jax.environment.observation import num_observed
 from mrlato_jax.environment.rules import TOLLS
@@ -63,7 +63,7 @@ def random_params(policy: NetworkConfig, seed: int = 0) -> Any:
     return jax.tree.map(lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(np.float32), like)
 
 
-@pytest.fixture(scope="module", params=DECODER_INPUTS)
+@pytest.fixture(scope="module", params=SOME_DECODER_INPUTS)
 def case(request: pytest.FixtureRequest) -> Case:
     policy = NetworkConfig(decoder_input=request.param, units=16, heads=2, layers=1, neighbour_width=8)
     params, rng = random_params(policy), np.random.default_rng(1)

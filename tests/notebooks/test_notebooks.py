@@ -224,6 +224,7 @@ def test_does_the_win_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert all(0 <= share <= 1 for shares in by_channel.values() for share in shares)
 
 
+@pytest.mark.slow
 def test_ablations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = execute(
         NAMES[3],

@@ -27,6 +27,7 @@ from mrlato_jax import planners
 from mrlato_jax.config import LOOKAHEAD_RULES
 from mrlato_jax.environment.rules import TOLLS, basis_of, outcomes
 from mrlato_jax.mec import latency
+from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.planners import random_placement
 from mrlato_jax.planners.greedy import earliest_finish
 
@@ -158,24 +159,29 @@ def test_look_ahead_takes_the_side_that_the_rules_make_most_of(channel: str) -> 
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_where_the_look_ahead_may_stop_changes_nothing(channel: str) -> None:
     """Neither do padding and placed tasks, which a loop over all positions meets, in DAGs of several sizes."""
-    rng = np.random.default_rng(11)
+    rng, step = np.random.default_rng(11), jax.jit(latency.step)
+
+    @jax.jit
+    def ahead(dag: DagArrays, queues: latency.Queues, position: int, end: int) -> tuple[jax.Array, jax.Array]:
+        known = basis_of(dag)
+        task = jax.tree.map(lambda leaf: leaf[position], known.tasks)
+        of_task = partial(outcomes, known, len(TOLLS), queues, known.tasks.position >= position, task)
+        return of_task(), of_task(steps=(position + 1, end))
+
     for num_tasks in (1, 4, 9):
         dag = latency.pack_float64(to_graph(random_dag(rng, num_tasks)), to_system(random_mec(rng, channel)))
         with latency.one_by_one():
             dag = jax.device_put(dag)
-            known, tasks = basis_of(dag), latency.tasks(dag)
-            queues = latency.empty_queues(dag)
+            tasks, queues = jax.jit(latency.tasks)(dag), latency.empty_queues(dag)
             for position in range(num_tasks):
+                np.testing.assert_array_equal(*ahead(dag, queues, position, num_tasks))
                 task = jax.tree.map(lambda leaf: leaf[position], tasks)  # noqa: B023 - used at once
-                left = tasks.position >= position
-                ahead = partial(outcomes, known, len(TOLLS), queues, left, task)
-                np.testing.assert_array_equal(ahead(), ahead(steps=(position + 1, num_tasks)))
-                queues, _ = latency.step(dag, queues, task, rng.integers(2))
+                queues, _ = step(dag, queues, task, rng.integers(2))
             padding = jax.tree.map(lambda leaf: leaf[-1], tasks)
             assert not padding.valid
             again = jax.tree.map(lambda leaf: leaf[0], tasks)._replace(valid=np.bool_(False))
             for nothing in (padding, again):
-                after, _ = latency.step(dag, queues, nothing, np.int32(1))
+                after, _ = step(dag, queues, nothing, np.int32(1))
                 jax.tree.map(np.testing.assert_array_equal, after, queues)
 
 

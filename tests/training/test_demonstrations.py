@@ -123,7 +123,7 @@ def test_those_that_come_with_the_package_are_of_every_family_and_rate(experimen
 def test_several_servers_pins_and_energy(tmp_path: Path) -> None:
     """Of families of two kinds: the sites are kept, and each kind has a pool of its own."""
     chosen = [of_kind((3, "resident", "shared"), 5), of_kind((2, "paper", "shared"), 8)]
-    places = [place for place in demonstrations.wanted("general", 6) if place[0] in chosen]
+    places = [place for place in demonstrations.wanted("general", 3) if place[0] in chosen]
     entries = [demonstrations.demonstrate("general", *place, time_limit_s=5.0) for place in places]
     assert {site for entry in entries for site in entry.placement} > {2}
     path = demonstrations.find("general", tmp_path)
