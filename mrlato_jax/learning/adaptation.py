@@ -58,6 +58,11 @@ def _measure(network: NetworkConfig, params: Any, learning_task: LearningTask) -
     return rollout.decode_greedily(network, params, learning_task)[1]
 
 
+@partial(jax.jit, static_argnames="learning")
+def _fresh(learning: LearningConfig, params: Any) -> optax.OptState:
+    return inner_optimizer(learning).init(params)
+
+
 def adapt(
     network: NetworkConfig,
     learning: LearningConfig,
@@ -86,7 +91,7 @@ def adapt(
     Raises:
         InputError: the policy became NaN.
     """
-    opt_state = inner_optimizer(learning).init(params)
+    opt_state = _fresh(learning, params)
     by_dag = [np.asarray(_measure(network, params, measured))]
     sampled, entropy, explained = [], [], []
     rounds = -(-updates // learning.inner_steps)

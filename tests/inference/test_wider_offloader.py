@@ -75,9 +75,7 @@ def test_more_is_never_worse_by_what_is_asked_for(policy: mj.Offloader, cases: l
     assert search.evaluations > sample.evaluations > argmax.evaluations
 
 
-def test_search_improves_random_plans_where_results_stay(
-    cases: list[Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_search_improves_random_plans_where_results_stay(cases: list[Case], monkeypatch: pytest.MonkeyPatch) -> None:
     graph, stays = cases[1].graph, cases[1].system
     found = {}
     for restarts in (offloader.RESTARTS, 0):
