@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class ArrayHeader(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    order: Literal["C", "F"]
 
 
 def check_writable(folder: Path) -> None:
@@ -82,7 +83,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def read_npz(
     source: Path | IO[bytes], check: Callable[[Mapping[str, ArrayHeader]], None], most_bytes: int
 ) -> dict[str, np.ndarray]:
-    """The arrays of a `.npz` by their names, unpacked only after `check` has seen what they are.
+    """The arrays of a `.npz` by their names, read-only, unpacked only after `check` has seen what they are.
 
     Args:
         source: the file.
@@ -99,7 +100,7 @@ def read_npz(
         check_unpacked(archive, most_bytes)
         if len(archive.infolist()) > _MOST_ARRAYS:
             raise InputError(f"has {len(archive.infolist())} members; accepted: at most {_MOST_ARRAYS}")
-        headers = {}
+        headers, starts = {}, {}
         for member in archive.infolist():
             header, start = _array_header(archive, member)
             count = 1
@@ -107,13 +108,19 @@ def read_npz(
                 count *= size
             if start + count * header.dtype.itemsize != member.file_size:
                 raise ValueError(f"{member.filename} has {member.file_size} bytes, another number than its header says")
-            headers[member.filename.removesuffix(".npy")] = header
+            name = member.filename.removesuffix(".npy")
+            headers[name], starts[name] = header, start
         check(headers)
         # Whole members, so that their checksums are looked at before an array is made.
         contents = {member.filename.removesuffix(".npy"): archive.read(member) for member in archive.infolist()}
-    return {
-        name: np.lib.format.read_array(io.BytesIO(content), allow_pickle=False) for name, content in contents.items()
-    }
+    return {name: _array_of(headers[name], content, starts[name]) for name, content in contents.items()}
+
+
+def _array_of(header: ArrayHeader, content: bytes, start: int) -> np.ndarray:
+    """The array whose values begin there; it lies in the bytes themselves, so nothing is copied."""
+    if 0 in header.shape:
+        return np.empty(header.shape, header.dtype)
+    return np.ndarray(header.shape, header.dtype, content, start, order=header.order)
 
 
 def check_unpacked(archive: zipfile.ZipFile, most_bytes: int) -> None:
@@ -132,14 +139,14 @@ def _array_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[Ar
         beginning = io.BytesIO(stream.read(_LONGEST_HEADER))
     version = np.lib.format.read_magic(beginning)
     if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(beginning)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(beginning)
     elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(beginning)
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(beginning)
     else:
         raise ValueError(f"{member.filename} is an array of format {version}")
     if dtype.hasobject:
         raise ValueError(f"{member.filename} holds Object arrays")
-    return ArrayHeader(shape, dtype), beginning.tell()
+    return ArrayHeader(shape, dtype, "F" if fortran else "C"), beginning.tell()
 
 
 def read_regular(path: Path, most_bytes: int, accepted: str) -> bytes:

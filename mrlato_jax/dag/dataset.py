@@ -190,7 +190,7 @@ class DagDataset:
         for field, array in sorted(self._arrays.items()):
             array = np.ascontiguousarray(array, dtype=_ALL_DTYPES[field])
             digest.update(_canonical_json([field, _ALL_DTYPES[field].str, array.shape]))
-            digest.update(array.tobytes())
+            digest.update(array.data)
         digest.update(_canonical_json([self.set_names, self.splits, self.settings]))
         return digest.hexdigest()
 
@@ -247,9 +247,7 @@ class DagDataset:
         if self.pins is not None and not self.pins.any():
             object.__setattr__(self, _PINS, None)
         for field, array in self._arrays.items():
-            copy = np.array(array, dtype=_ALL_DTYPES[field].newbyteorder("="), order="C")
-            copy.setflags(write=False)
-            object.__setattr__(self, field, copy)
+            object.__setattr__(self, field, _own(array, _ALL_DTYPES[field].newbyteorder("=")))
 
     def _check_graphs(self) -> None:
         mask, adjacency = self.task_mask, self.adjacency
@@ -264,16 +262,33 @@ class DagDataset:
         if self.pins is not None:
             self._refuse(_PINS, self.pins >= len(PINS), f"0 to {len(PINS) - 1}")
             self._refuse(_PINS, (self.pins != 0) & ~mask, "0 where there is no task")
-        self._refuse("adjacency", adjacency & ~(mask[..., :, None] & mask[..., None, :]), "no edges of padding")
-        self._refuse("adjacency", np.tril(adjacency), "edges from a lower to a higher id only (topological order)")
+        downwards = np.tri(self.max_tasks, dtype=bool)
+        for index, (edges, tasks) in enumerate(zip(adjacency, mask, strict=True)):  # all at once: 100 MB several times
+            padding = ~(tasks[:, :, None] & tasks[:, None, :])
+            self._refuse("adjacency", edges & padding, "no edges of padding", index)
+            self._refuse(
+                "adjacency", edges & downwards, "edges from a lower to a higher id only (topological order)", index
+            )
 
-    def _refuse(self, field: str, wrong: NDArray[np.bool_], accepted: str) -> None:
+    def _refuse(self, field: str, wrong: NDArray[np.bool_], accepted: str, set_index: int | None = None) -> None:
+        """Raises InputError where anything is wrong, in one set where `set_index` names it."""
         if wrong.any():
-            set_index, graph_index, *place = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
+            place = [int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape)]
+            set_index = place.pop(0) if set_index is None else set_index
+            graph_index = place.pop(0)
             raise InputError(
                 f"{field} is wrong in set {self.set_names[set_index]}, graph {graph_index}, at {place};"
                 f" accepted: {accepted}"
             )
+
+
+def _own(array: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
+    """A read-only copy, or the array itself where it lies in bytes, which nobody can change."""
+    if isinstance(array.base, bytes) and array.flags.c_contiguous and array.dtype == dtype:
+        return array
+    copy = np.array(array, dtype=dtype, order="C")
+    copy.setflags(write=False)
+    return copy
 
 
 def _check_headers(arrays: Mapping[str, NDArray[Any] | ArrayHeader], num_sets: int) -> None:
