@@ -41,6 +41,7 @@ def compiled(prepared: iteration.Prepared) -> iteration.Iteration:
     return iteration.compile_iteration(prepared)
 
 
+@pytest.mark.slow
 def test_the_parts_are_the_iteration(prepared: iteration.Prepared, compiled: iteration.Iteration) -> None:
     """Run one after the other, on the tasks and with the keys that the iteration draws, they give its theta."""
     policy, learning, _, states, pool = prepared

@@ -112,6 +112,7 @@ def test_a_deadline_is_met_with_the_least_energy_of_several_weights(policy: mj.O
     assert late.makespan == spans[0]  # no plan is in time: the fastest
 
 
+@pytest.mark.slow
 def test_adapting_lowers_the_cost_that_is_asked_for(policy: mj.Offloader, cases: list[Case]) -> None:
     graphs = [case.graph for case in cases[1:3]]
     adapted = policy.adapt(graphs, cases[1].system, updates=6, objective=WEIGHTED)

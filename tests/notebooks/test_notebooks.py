@@ -129,6 +129,7 @@ def test_latency_and_optimum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert max(gaps["order search"]) <= 1e-9
 
 
+@pytest.mark.slow
 def test_energy_and_several_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = execute(
         NAMES[4],

@@ -51,6 +51,7 @@ def test_every_kind_is_drawn_as_it_is_named() -> None:
     assert again == list(islice(kinds.drawn(RESIDENT), 3)) != list(islice(kinds.drawn(RESIDENT, seed=1), 3))
 
 
+@pytest.mark.slow
 def test_plans_are_measured_above_the_proven_optimum() -> None:
     asked = [one for one in islice(kinds.drawn(RESIDENT), 8) if one.graph.num_tasks == 10]
     row = kinds.measured(AsHeft(), asked, 10.0)  # type: ignore[arg-type]
