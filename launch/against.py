@@ -1,7 +1,7 @@
 """Times `plan` of this checkout beside another revision's, call by call in one process.
 
-    taskset -c 0 python launch/against.py --revision=v0.3
-    python launch/against.py --revision=HEAD~1 --policy=exp2 --rounds=40
+    taskset -c 0 python launch/against.py --revision=HEAD~1
+    taskset -c 0 python launch/against.py --revision=21ff47f --policy=exp1 --rounds=40
 
 Both plan the same 64 applications of `mj.daggen(20, 0.6, 0.6)` on the paper's system, with the weights that each of
 them ships under --policy. Who goes first changes with every call, so that a machine that slows down slows both alike.
