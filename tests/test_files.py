@@ -203,3 +203,16 @@ def test_a_manifest_of_noise_gives_a_short_message(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         mj.read_json(path)
     assert len(str(raised.value)) < 1000
+
+
+def test_arrays_of_an_archive_are_read_where_they_lie(tmp_path: Path) -> None:
+    """In either order of axes, either order of bytes, and of no values; none can be changed."""
+    values = np.arange(6.0).reshape(2, 3)
+    wanted = {"c": values, "fortran": np.asfortranarray(values), "big": values.astype(">f8"), "none": np.zeros((0, 3))}
+    np.savez(tmp_path / "arrays.npz", **wanted)
+    found = read_npz(tmp_path / "arrays.npz", lambda _: None, 10_000)
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(found[name], array)
+        assert not found[name].size or not found[name].flags.writeable

@@ -65,7 +65,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def run_here(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs `launch/<script>` in this process, which is afterwards as before: for what ends before it computes."""
+    """Runs `launch/<script>` in this process, which is afterwards as before: for refusals and short computations."""
     path = ROOT / "launch" / script
     command = [str(path), *map(str, arguments)]
     known, code = set(flags.FLAGS), 0

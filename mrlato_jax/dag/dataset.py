@@ -63,7 +63,7 @@ class DagDataset:
     Tasks stand in the order of their ids, which is topological. The valid tasks of a graph come first; padding is
     zero and has no edges. Every graph has a task with cycles: latencies are compared with that of running all tasks
     locally. The arrays have at most 1 GiB together. The constructor checks all that is
-    said here and makes the arrays read-only copies.
+    said here. Its arrays are read-only, copied where somebody could change them.
 
     Attributes:
         name: names the file: letters, digits, _ and -.
@@ -263,7 +263,9 @@ class DagDataset:
             self._refuse(_PINS, self.pins >= len(PINS), f"0 to {len(PINS) - 1}")
             self._refuse(_PINS, (self.pins != 0) & ~mask, "0 where there is no task")
         downwards = np.tri(self.max_tasks, dtype=bool)
-        for index, (edges, tasks) in enumerate(zip(adjacency, mask, strict=True)):  # all at once: 100 MB several times
+        for index, (edges, tasks) in enumerate(
+            zip(adjacency, mask, strict=True)
+        ):  # all at once would take several times 100 MB
             padding = ~(tasks[:, :, None] & tasks[:, None, :])
             self._refuse("adjacency", edges & padding, "no edges of padding", index)
             self._refuse(
@@ -284,7 +286,9 @@ class DagDataset:
 
 def _own(array: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
     """A read-only copy, or the array itself where it lies in bytes, which nobody can change."""
-    if isinstance(array.base, bytes) and array.flags.c_contiguous and array.dtype == dtype:
+    flags = array.flags
+    fixed = type(array) is np.ndarray and isinstance(array.base, bytes) and not flags.writeable  # unpickled ones are
+    if fixed and flags.c_contiguous and flags.aligned and array.dtype == dtype:
         return array
     copy = np.array(array, dtype=dtype, order="C")
     copy.setflags(write=False)

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mrlato_jax.dag.task_graph import TaskGraph, levels
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.mec.objective import Objective, goal_of
@@ -47,25 +49,28 @@ def measure(graph: TaskGraph, system: System, objective: Objective | None = None
     """The numbers of one application on one system by `NAMES`.
 
     Ratios of times are at least `NO_TIME`, and infinite where nothing computes; of several servers the fastest counts.
-    They are of all tasks together, so that no time of a single task is needed.
+    Each ratio is of the sums over all tasks, so that no time of a single task is needed.
     """
     prices = goal_of(objective).prices(system.power)
     vm_hz, uplink_bps, downlink_bps = (of_servers(system, name).max() for name in OF_SERVERS)
-    ue_hz, cycles = host_number("System.ue_hz", system.ue_hz), float(graph.cycles.sum())
+    with np.errstate(over="ignore"):
+        cycles, sent, received = (float(a.sum()) for a in (graph.cycles, graph.upload_bytes, graph.download_bytes))
+    local = cycles / float(host_number("System.ue_hz", system.ue_hz))
+    computes = 0 < local < math.inf
     energy = 0.0 if prices is None else prices.compute + prices.send + prices.receive
     waiting = 1.0 if prices is None else prices.makespan
 
     def to_local(amount: float, rate: float) -> float:
-        return max(float(amount) / float(rate) * ue_hz / cycles, NO_TIME) if cycles > 0 else float("inf")
+        return max(amount / float(rate) / local, NO_TIME) if computes else math.inf
 
     values = (
         float(graph.num_tasks),
         graph.num_tasks / float(levels(graph).max() + 1),
         len(graph.edges) / graph.num_tasks,
-        to_local(BITS_PER_BYTE * graph.upload_bytes.sum(), uplink_bps),
-        to_local(BITS_PER_BYTE * graph.download_bytes.sum(), downlink_bps),
+        to_local(BITS_PER_BYTE * sent, uplink_bps),
+        to_local(BITS_PER_BYTE * received, downlink_bps),
         to_local(cycles, vm_hz),
-        float(graph.cycles.max()) * graph.num_tasks / cycles if cycles > 0 else float("inf"),
+        float(graph.cycles.max()) / (cycles / graph.num_tasks) if computes else math.inf,
         float(system.num_servers),
         float(1 if system.radio == "shared" else system.num_servers),
         float(CHANNELS[system.channel].results_stay),

@@ -156,7 +156,9 @@ def pack(
             raise InputError(f"graphs[{b}] under {one}: {wrong}")
         ue[b, :n], uplink[b, :n] = times.ue[o], times.uplink[o]
         vm[b, :n], downlink[b, :n] = times.vm[o], times.downlink[o]
-        if moves is not None and forward is not None and backhaul is not None:
+        if moves is not None:
+            assert forward is not None
+            assert backhaul is not None
             forward[b, :n], backhaul[b, :n] = moves.forward[o], moves.backhaul[o]
         position = np.empty(n, np.int64)
         position[o] = np.arange(n)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import io
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -366,6 +368,15 @@ def test_round_trip(small: DagDataset, stored: Path) -> None:
         assert np.array_equal(getattr(loaded, field), value)
         if field in ARRAYS:
             assert getattr(loaded, field).dtype == value.dtype
+            assert not getattr(loaded, field).flags.writeable
+
+
+def test_an_unpickled_array_is_copied(small: DagDataset) -> None:
+    """It may lie in bytes and be writable all the same."""
+    cycles = pickle.loads(pickle.dumps(small.cycles, protocol=4))
+    kept = dataclasses.replace(small, cycles=cycles)
+    assert not np.shares_memory(kept.cycles, cycles)
+    assert not kept.cycles.flags.writeable
 
 
 def test_saving_again_gives_the_same_bytes_and_keeps_other_entries(small: DagDataset, stored: Path) -> None:

@@ -22,7 +22,7 @@ from mrlato_jax.planners import SearchedPlan
 NETWORK = NetworkConfig(
     servers="any_servers", decoder_input="lookahead", neighbours="pooled", units=16, heads=2, layers=1
 )
-LEARNING = LearningConfig(inner_lr=3e-3, rollouts=8)
+LEARNING = LearningConfig(learn_from="deviations", rollouts=4, value_coef=0.0)
 WEIGHTED = mj.Objective(energy_weight=0.5)
 TWO = Kind(2, "resident", pinned=True)
 
@@ -108,11 +108,13 @@ def test_a_deadline_is_met_with_the_least_energy_of_several_weights(policy: mj.O
     in_milliwatts = mj.Power(*(1e3 * watts for watts in dataclasses.astuple(system.power)))
     again = policy.plan(graph, dataclasses.replace(system, power=in_milliwatts), objective=middle)
     assert again.placement.tolist() == tight.placement.tolist()  # no plan depends on the unit of power
+    drawn = policy.plan(graph, system, "sample", samples=12, objective=middle)  # two under each weight
+    assert middle.meets_deadline(drawn.makespan)
+    assert drawn.energy <= tight.energy
     late = policy.plan(graph, system, objective=mj.Objective(deadline_s=1e-9))
     assert late.makespan == spans[0]  # no plan is in time: the fastest
 
 
-@pytest.mark.slow
 def test_adapting_lowers_the_cost_that_is_asked_for(policy: mj.Offloader, cases: list[Case]) -> None:
     graphs = [case.graph for case in cases[1:3]]
     adapted = policy.adapt(graphs, cases[1].system, updates=6, objective=WEIGHTED)

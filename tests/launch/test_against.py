@@ -15,12 +15,14 @@ ROOT = Path(__file__).resolve().parents[2]
     ("arguments", "phrase"),
     [
         (["--revision=no-such-revision"], "--revision is 'no-such-revision'; accepted: a commit, tag or branch"),
-        (["--revision=--output=file"], "--revision is '--output=file'; accepted: a commit, tag or branch"),
+        (["--revision=--output={folder}/file"], "file'; accepted: a commit, tag or branch that has"),
+        (["--revision=HEAD", "--policy=exp9"], "source is 'exp9'; accepted"),
         (["--revision=HEAD", "--rounds=0"], "--rounds is 0"),
     ],
 )
 def test_refused(tmp_path: Path, arguments: list[str], phrase: str) -> None:
-    assert phrase in Workplace(tmp_path).refused("against.py", *arguments, cwd=tmp_path)
+    given = [argument.format(folder=tmp_path) for argument in arguments]
+    assert phrase in Workplace(tmp_path).refused("against.py", *given, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
 
 

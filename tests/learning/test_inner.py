@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import SOME_DECODER_INPUTS, random_dag, to_graph
+from helpers import random_dag, to_graph
 
 import mrlato_jax as mj
-from mrlato_jax.config import LearningConfig, NetworkConfig
+from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import inner, rollout
 from mrlato_jax.learning.learning_task import LearningTask, learning_task, take
@@ -185,7 +185,7 @@ def test_progress_is_measured_by_the_heft_based_plans() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoder_input", SOME_DECODER_INPUTS)
+@pytest.mark.parametrize("decoder_input", DECODER_INPUTS)
 def test_adapts_in_a_program_of_64_bits(decoder_input: str) -> None:
     policy = dataclasses.replace(POLICY, decoder_input=decoder_input)
     rng = np.random.default_rng(3)

@@ -68,6 +68,17 @@ def test_plans_are_measured_above_the_proven_optimum() -> None:
     assert png(kinds.figure(rows)).startswith(b"\x89PNG")
 
 
+def test_the_table_and_figure_of_a_row() -> None:
+    above = {"HEFT-based": [0.2, 0.1], "look-ahead": [0.0, 0.04], "argmax": [0.01] * 2, "sample": [0.0] * 2}
+    row = {"asked": 3, "proven": 2, "above_optimum": {**above, "search": [-0.02, 0.0]}}
+    rows = {RESIDENT.name: row}
+    header, (cells, total) = kinds.table(rows)
+    assert (header[:3], cells[:2]) == (["kind", "proven", "HEFT-based"], ["K=3, results stay, pins, energy", "2 / 3"])
+    assert cells[2:] == total[2:] == ["15.0", "2.0", "1.0", "0.0", "-1.0"]
+    pytest.importorskip("matplotlib")
+    assert png(kinds.figure(rows)).startswith(b"\x89PNG")
+
+
 def test_a_forbidden_site_is_counted() -> None:
     """In two batches; where plans are turned round, those of all applications with a pin break it."""
     kind = Kind(1, "paper", "shared", True, False)
