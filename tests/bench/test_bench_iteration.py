@@ -64,6 +64,7 @@ def test_the_parts_are_the_iteration(prepared: iteration.Prepared, compiled: ite
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted)) > 1e-4  # it moved
 
 
+@pytest.mark.slow
 def test_figures_of_an_iteration(
     prepared: iteration.Prepared, compiled: iteration.Iteration, monkeypatch: pytest.MonkeyPatch
 ) -> None:

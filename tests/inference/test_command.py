@@ -120,6 +120,7 @@ def test_servers_pins_energy_and_a_front(app: Path, tmp_path: Path, capsys: pyte
         assert (tmp_path / f"app-{what}.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_a_deadline_that_no_plan_meets_is_answered(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, f"--graph={app}", *LINK, "--deadline_ms=1", "--json", "--mode=sample", "--samples=2")
     assert status == 0
@@ -162,7 +163,7 @@ def test_what_is_wrong_with_a_wider_system(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("num_tasks", [1, 110])
+@pytest.mark.parametrize("num_tasks", [1, pytest.param(110, marks=pytest.mark.slow)])
 def test_the_smallest_and_larger_ones(num_tasks: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mj.write_json(mj.daggen(num_tasks, 0.5, 0.3, np.random.default_rng(1)), tmp_path / "g.json")
     arguments = [f"--graph={tmp_path / 'g.json'}", *LINK, "--mode=argmax", f"--out={tmp_path}", "--policy=exp2"]

@@ -82,6 +82,7 @@ def test_one_program_for_several_platforms(policy: mj.Offloader) -> None:
     np.testing.assert_allclose(spans, ours.makespan, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_servers_pins_and_energy() -> None:
     """What a program of a wide kind takes comes in the stated order; its pins and prices count."""
     network = dataclasses.replace(POLICY, servers="any_servers")

@@ -322,7 +322,7 @@ def ordering(seed: int = 0) -> mj.Offloader:
     return mj.Offloader(settings, rollout.init_params(settings, jax.random.key(seed)), "orders")
 
 
-@pytest.mark.parametrize("orders", [False, True])
+@pytest.mark.parametrize("orders", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_each_mode_is_no_worse_than_the_one_before(policy: mj.Offloader, orders: bool) -> None:
     """And from `sample` on no worse than what needs no learning. An untrained policy shows it: much is to be gained."""
     mine, several = ordering() if orders else policy, graphs(1, 6, 8, 12, seed=6)

@@ -91,6 +91,7 @@ def test_search_improves_random_plans_where_results_stay(cases: list[Case], monk
     assert found[5, "paper"].placement.tolist() == found[0, "paper"].placement.tolist()
 
 
+@pytest.mark.slow
 def test_a_deadline_is_met_with_the_least_energy_of_several_weights(policy: mj.Offloader, cases: list[Case]) -> None:
     graph, system = cases[1].graph, cases[1].system
     watts = sum((system.power.compute_w, system.power.send_w, system.power.receive_w))
@@ -115,6 +116,7 @@ def test_a_deadline_is_met_with_the_least_energy_of_several_weights(policy: mj.O
     assert late.makespan == spans[0]  # no plan is in time: the fastest
 
 
+@pytest.mark.slow
 def test_adapting_lowers_the_cost_that_is_asked_for(policy: mj.Offloader, cases: list[Case]) -> None:
     graphs = [case.graph for case in cases[1:3]]
     adapted = policy.adapt(graphs, cases[1].system, updates=6, objective=WEIGHTED)

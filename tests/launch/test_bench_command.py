@@ -46,6 +46,7 @@ def test_last_line_is_one_object(place: Workplace) -> None:
     assert "simulator 1/2" in ran.stderr
 
 
+@pytest.mark.slow
 def test_record_is_compared_with_and_stays(place: Workplace, stored: Path) -> None:
     before = stored.read_bytes()
     assert json.loads(before).keys() == {"matmul", "environment"}

@@ -85,7 +85,8 @@ def test_two_processes_train_the_run_of_one(place: Workplace, tmp_path: Path) ->
     assert "meta-training" not in second[1] + second[2]
 
 
-@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_process_ends_the_run_which_can_be_resumed(place: Workplace, tmp_path: Path, lost: int) -> None:
     run = tmp_path / "run"
     processes = start_two(

@@ -26,6 +26,7 @@ def run(place: Workplace, tmp_path: Path) -> Path:
     return shutil.copytree(place.reference, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_writes_beside_what_is_there(place: Workplace, run: Path) -> None:
     before = tiny_run.hashes(run)
     ran = place.run("evaluate.py", f"--run={run}", f"--data={place.data}", "--updates=2", "--noheld_out")

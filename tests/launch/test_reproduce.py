@@ -112,6 +112,7 @@ def test_run_twice_it_computes_nothing(case: Case, tmp_path: Path) -> None:
     assert not list((tmp_path / "runs").iterdir())
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped_and_takes_more_seeds(case: Case, tmp_path: Path) -> None:
     """One part of one record is missing, and a third seed is wanted: those are computed, to the same numbers."""
     out = Path(shutil.copytree(case.out, tmp_path / "out"))

@@ -36,8 +36,8 @@ class Setting(NamedTuple):
 
 SETTINGS = [
     Setting(Kind(3, "resident", pinned=True), True),
-    Setting(Kind(2, "paper", "separate"), False, decoder_input="task_sim"),
     Setting(Kind(2, "resident", pinned=True), False, "order"),
+    pytest.param(Setting(Kind(2, "paper", "separate"), False, decoder_input="task_sim"), marks=pytest.mark.slow),
     pytest.param(Setting(Kind(1, "resident"), True), marks=pytest.mark.slow),
     pytest.param(Setting(Kind(3, "paper", pinned=True), True, "order"), marks=pytest.mark.slow),
     pytest.param(Setting(Kind(2, "mrlco"), False, "order", "task_sim"), marks=pytest.mark.slow),

@@ -142,6 +142,7 @@ def test_only_ours_are_warm_started_and_learn_from_deviations() -> None:
     assert free == dataclasses.replace(plain, decides="order")
 
 
+@pytest.mark.slow
 def test_learning_from_deviations_adapts(graphs: list[mj.TaskGraph]) -> None:
     """A random policy comes to the plans of the look-ahead that it is shown; every decision is tried."""
     policy = untrained(METHODS["mrlato_plus"])

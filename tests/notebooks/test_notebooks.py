@@ -191,6 +191,7 @@ def test_meta_train_and_adapt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found["label"].startswith("mrlato+task_sim")
 
 
+@pytest.mark.slow
 def test_does_the_win_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = execute(
         NAMES[2],

@@ -115,6 +115,7 @@ def cases(task: LearningTask, params: Any, batch: Any) -> dict[str, Case]:
     return found
 
 
+@pytest.mark.slow
 def test_bfloat16_scores_agree_with_float32(task: LearningTask, cases: dict[str, Case]) -> None:
     """Within 0.02, and not exactly."""
     exact, rounded = cases["float32"].decisions, cases["bfloat16"].decisions

@@ -158,6 +158,7 @@ def test_a_stage_before_counts_in_the_curve(tmp_path: Path, monkeypatch: pytest.
     assert row["curve"]["gap_percent"] == [50.0, 50.0, 25.0]
 
 
+@pytest.mark.slow
 def test_what_is_not_learned_stands_beside_the_variants(record: StudyRecord) -> None:
     again = StudyRecord(record.path.with_name("compared.json"), "mine", STUDY, DATASET, {}, 5)
     for variant, seeds in record.rows.items():

@@ -120,6 +120,7 @@ def test_those_that_come_with_the_package_are_of_every_family_and_rate(experimen
         assert again.makespan == pytest.approx(entry.cost, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_several_servers_pins_and_energy(tmp_path: Path) -> None:
     """Of families of two kinds: the sites are kept, and each kind has a pool of its own."""
     chosen = [of_kind((3, "resident", "shared"), 5), of_kind((2, "paper", "shared"), 8)]
