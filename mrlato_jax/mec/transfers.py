@@ -6,6 +6,7 @@ say more, but where results stay the queues of the links are followed here once 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,15 @@ import numpy as np
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.mec.latency import LOCAL, Schedule
 from mrlato_jax.mec.system import CHANNELS, System, move_times, task_times
+
+
+class Movement(NamedTuple):
+    """A task's input or result that is sent from one site to another."""
+
+    task: int  # whose input or result it is
+    needed_by: int  # for which task; `task` itself for its input, and for a result that is sent home once computed
+    source: int  # site
+    target: int  # site
 
 
 class Transfer(NamedTuple):
@@ -39,10 +49,34 @@ def link_of(system: System, source: int, target: int) -> str:
     return kind if system.radio == "shared" or system.num_servers == 1 else f"{kind} {max(source, target)}"
 
 
+def movements(graph: TaskGraph, results_stay: bool, sites: Sequence[int], sequence: Sequence[int]) -> list[Movement]:
+    """What a plan sends, in scheduling order of the tasks that it is for; each link serves its own in this order.
+
+    Args:
+        graph: the application.
+        results_stay: whether a result stays where it was computed and goes once to each other site that needs it.
+        sites: of each task, by its id.
+        sequence: task ids in scheduling order.
+    """
+    place = {task: position for position, task in enumerate(sequence)}
+    there, sent = set(enumerate(sites)), []
+    for task in sequence:
+        site, parents = sites[task], sorted(graph.parents(task).tolist(), key=place.__getitem__)
+        if site != LOCAL and (not results_stay or not parents):
+            sent.append(Movement(task, task, LOCAL, site))
+        for parent in parents if results_stay else ():
+            if (parent, site) not in there:
+                there.add((parent, site))
+                sent.append(Movement(parent, task, sites[parent], site))
+        if site != LOCAL and (not results_stay or not graph.children(task).size):
+            sent.append(Movement(task, task, site, LOCAL))
+    return sent
+
+
 def transfers(
     graph: TaskGraph, system: System, placement: np.ndarray, order: np.ndarray, schedule: Schedule
 ) -> list[Transfer]:
-    """The transfers of a simulated plan, in scheduling order of the tasks that they are for.
+    """`movements` of a simulated plan with their times.
 
     Where transfers queue, a link serves its own in this order. Under "mrlco" and "mrlco_code" downloads overlap; under
     "mrlco_code" uploads of tasks without parents do, too.
@@ -54,51 +88,39 @@ def transfers(
         order: int[n], task ids in scheduling order.
         schedule: `simulate`'s of this plan.
     """
-    sites, sequence = placement.tolist(), order.tolist()
-    if CHANNELS[system.channel].results_stay:
-        return _where_results_stay(graph, system, sites, sequence, schedule)
-    times, sent = task_times(graph, system), []
-    for task in sequence:
-        if (site := sites[task]) != LOCAL:
-            for source, target, end, seconds in (
-                (LOCAL, site, schedule.upload_end[task], times.uplink[task, site - 1]),
-                (site, LOCAL, schedule.download_end[task], times.downlink[task, site - 1]),
-            ):
-                sent.append(Transfer(task, task, source, target, float(end - seconds), float(end)))
-    return sent
+    stay, sites = CHANNELS[system.channel].results_stay, placement.tolist()
+    sent = movements(graph, stay, sites, order.tolist())
+    if stay:
+        return _where_results_stay(graph, system, sites, sent, schedule)
+    times, timed = task_times(graph, system), []
+    for task, needed_by, source, target in sent:
+        up = source == LOCAL
+        end = (schedule.upload_end if up else schedule.download_end)[task]
+        seconds = times.uplink[task, target - 1] if up else times.downlink[task, source - 1]
+        timed.append(Transfer(task, needed_by, source, target, float(end - seconds), float(end)))
+    return timed
 
 
 def _where_results_stay(
-    graph: TaskGraph, system: System, sites: list[int], sequence: list[int], schedule: Schedule
+    graph: TaskGraph, system: System, sites: list[int], sent: list[Movement], schedule: Schedule
 ) -> list[Transfer]:
-    """`transfers` under "resident": a result goes once to each other site that needs it."""
+    """`transfers` under "resident"."""
     times, moves = task_times(graph, system), move_times(graph, system)
-    place = {task: position for position, task in enumerate(sequence)}
     computed = np.where(np.array(sites) == LOCAL, schedule.ue_end, schedule.vm_end)
-    there = set(enumerate(sites))
     free: dict[str, float] = {}
-    sent: list[Transfer] = []
-
-    def send(task: int, needed_by: int, source: int, target: int, ready: float, seconds: float) -> None:
+    timed = []
+    for task, needed_by, source, target in sent:
+        ready = float(computed[task])
+        if target == LOCAL:
+            seconds = times.downlink[task, source - 1]
+        elif source != LOCAL:
+            seconds = moves.backhaul[task]
+        elif task == needed_by:
+            seconds, ready = times.uplink[task, target - 1], 0.0
+        else:
+            seconds = moves.forward[task, target - 1]
         link = link_of(system, source, target)
-        start = max(free.get(link, 0.0), float(ready))
+        start = max(free.get(link, 0.0), ready)
         free[link] = start + float(seconds)
-        sent.append(Transfer(task, needed_by, source, target, start, free[link]))
-
-    for task in sequence:
-        site, parents = sites[task], sorted(graph.parents(task).tolist(), key=place.__getitem__)
-        if site != LOCAL and not parents:
-            send(task, task, LOCAL, site, 0.0, times.uplink[task, site - 1])
-        for parent in parents:
-            if (parent, site) in there:
-                continue
-            there.add((parent, site))
-            source = sites[parent]
-            if source == LOCAL:
-                seconds = moves.forward[parent, site - 1]
-            else:
-                seconds = times.downlink[parent, source - 1] if site == LOCAL else moves.backhaul[parent]
-            send(parent, task, source, site, computed[parent], seconds)
-        if site != LOCAL and not graph.children(task).size:
-            send(task, task, site, LOCAL, computed[task], times.downlink[task, site - 1])
-    return sent
+        timed.append(Transfer(task, needed_by, source, target, start, free[link]))
+    return timed
