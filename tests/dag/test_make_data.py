@@ -32,6 +32,7 @@ def make_data(*flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_makes_what_is_committed_and_checks_it(tmp_path: Path) -> None:
     made = make_data("--experiment=exp2", f"--out={tmp_path}")
     assert made.returncode == 0, made.stderr

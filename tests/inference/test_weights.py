@@ -283,6 +283,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
         mj.load_offloader(tensors)
 
 
+@pytest.mark.slow
 def test_the_general_policy_on_three_servers_where_results_stay() -> None:
     """With pins and a weight of energy: no forbidden site, and nearer to the best than HEFT-based."""
     kind = next(kind for kind in kinds.KINDS if kind.servers == 3 and kind.pinned and kind.channel == "resident")

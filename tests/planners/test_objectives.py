@@ -28,7 +28,7 @@ def goals(rng: np.random.Generator, kind: Kind, graph: mj.TaskGraph, system: mj.
     return [mj.Objective(), mj.Objective(float(rng.uniform(0, 2))), deadline][: 3 if kind in KINDS[1:4:2] else 1]
 
 
-QUICK = (KINDS[1], KINDS[2], KINDS[4])  # each kind is compiled apart: the others are for `make test-slow`
+QUICK = (KINDS[1], KINDS[4])  # each kind is compiled apart: the others are for `make test-slow`
 SOME_QUICK = [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow, id=str(kind)) for kind in KINDS]
 
 

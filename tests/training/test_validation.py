@@ -46,6 +46,7 @@ def test_a_gap_is_that_of_the_policys_plans(chosen: ValidationSet) -> None:
     assert gap == pytest.approx(np.mean(spans) / chosen.optimum_s - 1, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_sets_of_several_kinds_are_measured_by_what_is_minimised() -> None:
     """Two servers whose results return, and one where results stay and energy has a weight, in one mean."""
     rng, weighted = np.random.default_rng(0), mj.Objective(energy_weight=0.5)
