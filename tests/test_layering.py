@@ -13,13 +13,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "mrlato_jax"
 ORDER = (
     "errors", "files", "progress", "processes", "drawing", "config", "dag", "mec", "environment", "planners", "policy",
-    "learning", "methods", "training", "inference", "results", "bench", "__init__",
+    "learning", "methods", "training", "inference", "edge", "results", "bench", "__init__",
 )  # fmt: skip
 FORBIDDEN = {"policy": {"mec", "dag", "planners"}}  # beyond the order: a policy sees arrays, never the model
 SEEN_BY_POLICY = {"environment": {"actions", "interface"}}  # of a layer below, these modules alone
 PORTABLE = "mrlato_jax.inference.portable"  # one file for programs without JAX and without this package
 NUMPY_ONLY = ("errors", "files", "progress", "processes", "drawing", "config", "dag")
-NOT_FOR_PLANNING = ("training", "results", "bench")
+NOT_FOR_PLANNING = ("training", "edge", "results", "bench")
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,114 @@
+"""Map and reduce: how often each word is in a text, once its misspellings are mended.
+
+The text is made from a seed at the UE, in pieces. Each piece is counted apart, each of a few shares of the words is
+added up apart, and the last task says which words are the most frequent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from mrlato_jax.edge.application import Application
+
+PIECES = 6
+SHARES = 3
+WORDS = 5000  # of a piece
+VOCABULARY = 2500
+MISSPELT = 0.08  # of the words
+TOP = 20
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+app = Application("map_reduce")
+
+
+def _vocabulary() -> tuple[str, ...]:
+    """Words of two to four syllables, the frequent ones first."""
+    syllables = ["".join(pair) for pair in itertools.product("bdfgklmnprstvz", "aeiou")]
+    random = np.random.default_rng(1)
+    words: dict[str, None] = {}
+    while len(words) < VOCABULARY:
+        count = 2 + int(3 * random.random())
+        words["".join(syllables[int(place * len(syllables))] for place in random.random(count))] = None
+    return tuple(words)
+
+
+_WORDS = _vocabulary()
+_KNOWN = {word: place for place, word in enumerate(_WORDS)}
+_SHARES = np.cumsum(1.0 / np.arange(2, VOCABULARY + 2))  # Zipf's law
+_SHARES /= _SHARES[-1]
+
+
+@app.task(pin="ue")
+def read(seed: int, piece: int) -> str:
+    """A piece of the text."""
+    random = np.random.default_rng([seed, piece])
+    words = [_WORDS[place] for place in np.searchsorted(_SHARES, random.random(WORDS)).tolist()]
+    for number in np.flatnonzero(random.random(WORDS) < MISSPELT).tolist():
+        word, place = words[number], int(random.random() * len(words[number]))
+        words[number] = word[:place] + LETTERS[int(26 * random.random())] + word[place + 1 :]
+    for number in np.flatnonzero(random.random(WORDS) < 0.08).tolist():
+        words[number] = words[number].capitalize() + "."
+    return " ".join(words)
+
+
+@app.task
+def count(text: str) -> dict[str, int]:
+    """How often each word is in a piece; a word that is unknown counts as the most frequent one that is like it."""
+    counts: Counter[str] = Counter()
+    for found, times in Counter(word.strip(".,").lower() for word in text.split()).items():
+        counts[found if found in _KNOWN else mended(found)] += times
+    return dict(sorted(counts.items()))
+
+
+def mended(word: str) -> str:
+    """The most frequent known word that one mistake makes this of; the word itself where there is none."""
+    cuts = [(word[:place], word[place:]) for place in range(len(word) + 1)]
+    likely = [left + right[1:] for left, right in cuts if right]
+    likely += [left + right[1] + right[0] + right[2:] for left, right in cuts if len(right) > 1]
+    likely += [left + letter + right[1:] for left, right in cuts if right for letter in LETTERS]
+    likely += [left + letter + right for left, right in cuts for letter in LETTERS]
+    return min((one for one in likely if one in _KNOWN), key=_KNOWN.__getitem__, default=word)
+
+
+@app.task
+def add(share: int, counts: list[dict[str, int]]) -> dict[str, list[int]]:
+    """Of one share of the words: how often each is in the text, and in how many pieces."""
+    found: dict[str, list[int]] = {}
+    for one in counts:
+        for word, times in one.items():
+            if zlib.crc32(word.encode()) % SHARES == share:
+                entry = found.setdefault(word, [0, 0])
+                entry[0] += times
+                entry[1] += 1
+    return found
+
+
+@app.task
+def merge(shares: list[dict[str, list[int]]]) -> dict[str, Any]:
+    """The most frequent words; how many words there are, how many different ones, how many of these in each piece."""
+    entries = [(word, times, pieces) for share in shares for word, (times, pieces) in share.items()]
+    entries.sort(key=lambda entry: (-entry[1], entry[0]))
+    return {
+        "words": sum(times for _, times, _ in entries),
+        "different": len(entries),
+        "everywhere": sum(pieces == PIECES for _, _, pieces in entries),
+        "top": [[word, times] for word, times, _ in entries[:TOP]],
+    }
+
+
+@app.flow
+def frequent_words(seed: int) -> Any:
+    """From the text to its most frequent words."""
+    counts = [count(read(seed, piece)) for piece in range(PIECES)]
+    return merge([add(share, counts) for share in range(SHARES)])
+
+
+@app.example
+def example() -> dict[str, Any]:
+    """The seed of a text."""
+    return {"seed": 3}

@@ -1,0 +1,84 @@
+"""Applications by their names: those that come with the package, DAGs of data/, files, and a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mrlato_jax.dag import dataset
+from mrlato_jax.dag.formats.any_format import Unsaid, read_any
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.edge.application import Program
+from mrlato_jax.edge.dags import program_of
+from mrlato_jax.edge.installed import load
+from mrlato_jax.edge.parser import measure
+from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.mec.system import System
+
+DAGS = "mrlato_jax.edge.dags:app"
+APPLICATIONS = {name: f"mrlato_jax.edge.apps.{name}:app" for name in ("ar", "map_reduce", "network")}
+EXPERIMENTS = ("exp1", "exp2", "exp3", "general")
+
+
+class Case(NamedTuple):
+    """An application to run.
+
+    Attributes:
+        name: of it.
+        app: where the functions are, as `installed.load` takes it.
+        program: its tasks.
+        graph: its DAG.
+        arguments: values for the program's arguments.
+    """
+
+    name: str
+    app: str
+    program: Program
+    graph: TaskGraph
+    arguments: Mapping[str, Any]
+
+
+def case(name: str, system: System, arguments: Mapping[str, Any] | None = None) -> Case:
+    """An application by its name.
+
+    Args:
+        name: one of `APPLICATIONS`; EXPERIMENT:SET:NUMBER, a DAG of `data/`, such as exp2:n20:5; a file of a DAG; or an
+            application that declares an example of its arguments, as `installed.load` takes it.
+        system: whose VM has the full clock of this machine.
+        arguments: of the application; None: those of its example.
+
+    Raises:
+        InputError: no such application, or other arguments than it has.
+    """
+    machine_hz = one(system.vm_hz)
+    experiment, _, rest = name.partition(":")
+    if experiment in EXPERIMENTS and rest:
+        return of_graph(name, _of_data(name, experiment, rest), machine_hz)
+    where = APPLICATIONS.get(name, name)
+    if Path(where).suffix in (".json", ".dot", ".gv"):
+        return of_graph(Path(where).stem, read_any(Path(where), Unsaid()), machine_hz)
+    app = load(where)
+    if arguments is None:
+        arguments = app.example_arguments()
+    found = measure(app, arguments, machine_hz=machine_hz)
+    return Case(app.name, where, found.program, found.graph, arguments)
+
+
+def of_graph(name: str, graph: TaskGraph, machine_hz: float) -> Case:
+    """A DAG whose tasks burn their cycles."""
+    return Case(name, DAGS, program_of(graph, machine_hz), graph, {})
+
+
+def _of_data(name: str, experiment: str, rest: str) -> TaskGraph:
+    data = dataset.load(experiment)
+    chosen, _, number = rest.rpartition(":")
+    if chosen not in data.set_names or not number.isdecimal() or int(number) >= data.graphs_per_set:
+        accepted = f"{experiment}:SET:NUMBER, SET one of {', '.join(data.set_names[:8])}, ..., NUMBER below"
+        raise InputError(f"app is {shorten(name)}; accepted: {accepted} {data.graphs_per_set}")
+    return data.graphs(chosen)[int(number)]
+
+
+def one(value: float | tuple[float, ...]) -> float:
+    """The value of the only server."""
+    return float(value[0] if isinstance(value, tuple) else value)

@@ -1,0 +1,455 @@
+"""TLS with a certificate for each user: one authority a folder, which signs for the host and for the users.
+
+| file | what it is | who needs it |
+| --- | --- | --- |
+| `ca.key` | the authority's key | who makes certificates |
+| `ca.pem` | the authority | host and users |
+| `server.key`, `server.pem` | the host's key and certificate | the host |
+| `users/NAME.key`, `users/NAME.pem` | a user's key and certificate | that user |
+| `revoked.json` | serial numbers of revoked certificates, each with its user | the host |
+
+A user is who the certificate's common name says. A user's certificate cannot serve as the host's, nor the host's as a
+user's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import functools
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from mrlato_jax.errors import InputError, check_number, check_type, shorten
+from mrlato_jax.files import check_replaceable, check_writable, parse_json, read_regular, write_atomically
+
+DAYS = 30
+AUTHORITY_DAYS = 3650  # that an authority is valid, and the most of a certificate
+MOST_USERS = 10_000  # of one call
+MOST_HOSTS = 100
+MOST_PEM_BYTES = 2**16
+MOST_REVOKED_BYTES = 2**24
+SKEW = datetime.timedelta(minutes=5)  # that the clock of another machine may be behind
+
+ACCEPTED_USER = "1 to 64 letters, digits, dots, underscores and hyphens, the first one no dot"
+_USER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}")  # the last label is no number: that would be an address
+_ACCEPTED_FOLDER = "what `mrlato-mec certify` writes"
+_REVOKED = "revoked.json"
+
+
+class Identity(NamedTuple):
+    """Who a peer is."""
+
+    user: str
+    serial: str  # of the certificate, in hexadecimal
+
+
+class _Pair(NamedTuple):
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+
+def check_user(field: str, name: object) -> None:
+    """Raises InputError unless `name` can be a user's: it also names files."""
+    if not isinstance(name, str) or _USER.fullmatch(name) is None:
+        raise InputError(f"{field} is {shorten(name)}; accepted: {ACCEPTED_USER}")
+
+
+def make(
+    folder: Path,
+    users: Sequence[str],
+    hosts: Sequence[str] = ("localhost", "127.0.0.1"),
+    days: int = DAYS,
+    *,
+    renew: bool = False,
+) -> None:
+    """Makes an authority, the host's certificate and one for each user.
+
+    An authority that is there is used again, so that users can be added later. The host's certificate stays as it is
+    while it has all `hosts` and half of `days` ahead; otherwise another one replaces it, which has its hosts as well.
+
+    Args:
+        folder: for the files; if it is missing it is made, for its owner alone.
+        users: names of those who get a certificate.
+        hosts: names and IP addresses at which users reach the host.
+        days: that the certificates are valid; never longer than the authority is.
+        renew: replace the host's certificate and those that users have already, which are revoked.
+
+    Raises:
+        InputError: names, hosts or days that cannot be used, a user who has a certificate, or a damaged folder.
+    """
+    users, hosts = _listed("users", users, MOST_USERS), _listed("hosts", hosts, MOST_HOSTS)
+    for user in users:
+        check_user("user", user)
+    addresses = [_general_name(host) for host in hosts]
+    if not addresses:
+        raise InputError("hosts is empty; accepted: at least one name or IP address of the host")
+    check_number("days", days, low=1, high=AUTHORITY_DAYS, integer=True)
+    check_type("renew", renew, bool)
+    with contextlib.suppress(OSError):  # `check_writable` says what is wrong
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_writable(folder)
+    with _locked(folder):
+        former = {user: path for user in users if (path := _user_file(folder, user, "pem")).exists()}
+        if former and not renew:
+            raise InputError(f"user is {min(former)!r}, who has a certificate; accepted: a new name, or to renew it")
+        if not (folder / "ca.pem").exists() and not (folder / _REVOKED).exists():
+            write_atomically(folder / _REVOKED, b"{}\n")  # only with a new authority: a lost list is no empty one
+        _read_revoked(folder / _REVOKED)
+        authority = _authority(folder)
+        _renew_server(folder, authority, addresses, days, renew)
+        # Revoked before it is replaced: of one that is replaced, nobody knows the serial number any more.
+        _add_revoked(folder, {_serial(_read_certificate(path)): user for user, path in former.items()})
+        (folder / "users").mkdir(mode=0o700, exist_ok=True)
+        for user in users:
+            key = ec.generate_private_key(ec.SECP256R1())
+            certificate = _issued(user, key, authority, days, ExtendedKeyUsageOID.CLIENT_AUTH)
+            _write_pair(folder, f"users/{user}", _Pair(key, certificate))
+
+
+def revoke(folder: Path, user: str) -> None:
+    """Lets the certificate that a user has now count no longer, also at a host that runs.
+
+    Raises:
+        InputError: a user who has none.
+    """
+    check_user("user", user)
+    _check_made(folder)
+    with _locked(folder):
+        path = _user_file(folder, user, "pem")
+        if not path.exists():
+            raise InputError(f"user is {user!r}, who has no certificate; accepted: one who has a file in {path.parent}")
+        _add_revoked(folder, {_serial(_read_certificate(path)): user})
+
+
+def revoked(folder: Path) -> frozenset[str]:
+    """Serial numbers of the certificates that count no longer; the file is read again only when it has changed.
+
+    Raises:
+        InputError: the list is missing or damaged, so that nobody can be let in.
+    """
+    path = folder / _REVOKED
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; accepted: {_ACCEPTED_FOLDER}") from None
+    return _revoked_of(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def server_credentials(folder: Path) -> grpc.ServerCredentials:
+    """What the host shows its users; it asks each of them for a certificate of the authority.
+
+    Raises:
+        InputError: files that are missing, damaged, or do not fit together; a certificate that is out of date.
+    """
+    revoked(folder)
+    authority, key, certificate = _shown(folder, "server")
+    return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+
+
+def channel_credentials(folder: Path, user: str) -> grpc.ChannelCredentials:
+    """What a user shows the host, whose certificate must be of the same authority.
+
+    Raises:
+        InputError: as `server_credentials` does.
+    """
+    check_user("user", user)
+    return grpc.ssl_channel_credentials(*_shown(folder, f"users/{user}"))
+
+
+def identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
+    """Who the peer of a call is, by the certificate that it showed at the handshake.
+
+    Args:
+        auth_context: as gRPC's `context.auth_context()` gives it.
+
+    Raises:
+        InputError: no certificate, or none of a user.
+    """
+    names, certificates = (list(auth_context.get(field, ())) for field in ("x509_common_name", "x509_pem_cert"))
+    if len(certificates) != 1:
+        raise InputError(f"peer shows {len(certificates)} certificates; accepted: one")
+    try:
+        certificate = x509.load_pem_x509_certificate(certificates[0])
+        common = [attribute.value for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    except (ValueError, TypeError):
+        raise InputError(f"peer shows a damaged certificate; accepted: one of {_ACCEPTED_FOLDER}") from None
+    if len(common) != 1 or names != [common[0].encode() if isinstance(common[0], str) else common[0]]:
+        raise InputError(f"peer's names are {shorten(common)}; accepted: one, which gRPC says too")
+    check_user("peer's name", common[0])
+    return Identity(str(common[0]), _serial(certificate))
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _serial(certificate: x509.Certificate) -> str:
+    return f"{certificate.serial_number:x}"
+
+
+def _listed(field: str, values: Sequence[str], most: int) -> list[str]:
+    """The values, each once, in their order."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise InputError(f"{field} is {shorten(values)}; accepted: a sequence of names")
+    if len(values) > most:
+        raise InputError(f"{field} has {len(values)} names; accepted: at most {most}")
+    for value in values:
+        check_type(f"name in {field}", value, str)
+    return list(dict.fromkeys(values))
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    with contextlib.suppress(ValueError):
+        if "%" not in host:  # the zone of an address means something on one machine only
+            return x509.IPAddress(ipaddress.ip_address(host))
+    if len(host) > 253 or _HOST.fullmatch(host) is None:
+        raise InputError(f"host is {shorten(host)}; accepted: a name of a host, or an IP address")
+    return x509.DNSName(host.lower())
+
+
+def _user_file(folder: Path, user: str, ending: str) -> Path:
+    return folder / "users" / f"{user}.{ending}"
+
+
+def _check_made(folder: Path) -> None:
+    if not (folder / "ca.pem").is_file():
+        raise InputError(f"folder is {folder}, which has no ca.pem; accepted: {_ACCEPTED_FOLDER}")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps others who write in the folder waiting: two who add to one list would lose what one of them adds."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _authority(folder: Path) -> _Pair:
+    """The authority of the folder, which is made where there is none."""
+    key_file, certificate_file = folder / "ca.key", folder / "ca.pem"
+    if certificate_file.exists():
+        authority = _Pair(_read_key(key_file), _read_certificate(certificate_file))
+        _check_pair(folder, "ca", authority)
+        return authority
+    # A key alone is what is left where making it was interrupted.
+    key = _read_key(key_file) if key_file.exists() else ec.generate_private_key(ec.SECP256R1())
+    authority = _Pair(key, _issued("mrlato_jax authority", key, None, AUTHORITY_DAYS, None))
+    _write_pair(folder, "ca", authority)
+    return authority
+
+
+def _renew_server(
+    folder: Path, authority: _Pair, addresses: Sequence[x509.GeneralName], days: int, renew: bool
+) -> None:
+    """Replaces the host's certificate where it lacks a host, ends soon, or does not fit what is beside it."""
+    known: list[x509.GeneralName] = []
+    path = folder / "server.pem"
+    if path.exists():
+        certificate = _read_certificate(path)
+        try:
+            known = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        except (ValueError, x509.ExtensionNotFound):
+            raise InputError(f"{path} names no host; accepted: {_ACCEPTED_FOLDER}") from None
+        end = certificate.not_valid_after_utc
+        lasts = end - _now() >= datetime.timedelta(days=days) / 2 or end >= _end(authority, days)
+        fits = _issued_by(certificate, authority.certificate) and set(addresses) <= set(known)
+        with contextlib.suppress(InputError):  # a key that is missing or another one: making it was interrupted
+            _check_pair(folder, "server", _Pair(_read_key(folder / "server.key"), certificate))
+            if fits and lasts and not renew:
+                return
+    names = list(dict.fromkeys([*known, *addresses]))
+    if len(names) > MOST_HOSTS:
+        raise InputError(f"hosts would be {len(names)}, with those of {path}; accepted: at most {MOST_HOSTS}")
+    key, hosts = ec.generate_private_key(ec.SECP256R1()), x509.SubjectAlternativeName(names)
+    certificate = _issued("mrlato_jax host", key, authority, days, ExtendedKeyUsageOID.SERVER_AUTH, hosts)
+    _write_pair(folder, "server", _Pair(key, certificate))
+
+
+def _issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except Exception:  # names, algorithms or the signature differ: each has its kind
+        return False
+    return True
+
+
+def _end(authority: _Pair | None, days: int) -> datetime.datetime:
+    """When a certificate ends that is made now."""
+    end = _now() + datetime.timedelta(days=days)
+    return end if authority is None else min(end, authority.certificate.not_valid_after_utc)
+
+
+def _issued(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    authority: _Pair | None,
+    days: int,
+    purpose: x509.ObjectIdentifier | None,
+    hosts: x509.SubjectAlternativeName | None = None,
+) -> x509.Certificate:
+    """A certificate.
+
+    Args:
+        name: whose it is.
+        key: that belongs to it.
+        authority: which signs it; None: it signs itself, as an authority does.
+        days: that it is valid.
+        purpose: what it serves as; None: to sign others.
+        hosts: names and addresses.
+    """
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    issuer, issuer_key, issuer_id = subject, key, own
+    if authority is not None:
+        issuer, issuer_key = authority.certificate.subject, authority.key
+        issuer_id = x509.SubjectKeyIdentifier.from_public_key(authority.key.public_key())
+    signs = purpose is None
+    usage = x509.KeyUsage(
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_now() - SKEW)
+        .not_valid_after(_end(authority, days))
+        .add_extension(x509.BasicConstraints(ca=signs, path_length=0 if signs else None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(own, critical=False)
+        .add_extension(identifier, critical=False)
+    )
+    if purpose is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
+    if hosts is not None:
+        builder = builder.add_extension(hosts, critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _write_pair(folder: Path, name: str, pair: _Pair) -> None:
+    """The key first: without the certificate, nothing counts as made."""
+    _write_secret(folder / f"{name}.key", _key_pem(pair.key))
+    write_atomically(folder / f"{name}.pem", pair.certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    """As `files.write_atomically`, and never readable by others, also not for a moment."""
+    check_replaceable(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)  # the process's mask may have taken away more
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)  # `write_atomically` brings the name to the disk with that of the certificate
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _read(path: Path, most_bytes: int = MOST_PEM_BYTES) -> bytes:
+    try:
+        return read_regular(path, most_bytes, _ACCEPTED_FOLDER)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; accepted: {_ACCEPTED_FOLDER}") from None
+
+
+def _read_certificate(path: Path) -> x509.Certificate:
+    data = _read(path)
+    try:
+        return x509.load_pem_x509_certificate(data)
+    except ValueError:
+        raise InputError(f"{path} holds no certificate; accepted: {_ACCEPTED_FOLDER}") from None
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    data, key = _read(path), None
+    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
+        key = serialization.load_pem_private_key(data, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise InputError(f"{path} holds no key of ours; accepted: {_ACCEPTED_FOLDER}")
+    return key
+
+
+def _check_pair(folder: Path, name: str, pair: _Pair) -> None:
+    if pair.certificate.public_key() != pair.key.public_key():
+        raise InputError(f"{folder / name}.key is not the key of {name}.pem; accepted: {_ACCEPTED_FOLDER}")
+    if pair.certificate.not_valid_after_utc <= _now():
+        end = pair.certificate.not_valid_after_utc.isoformat(" ", "seconds")
+        raise InputError(f"{folder / name}.pem ended at {end}; accepted: one that is valid: make it again")
+
+
+def _shown(folder: Path, name: str) -> tuple[bytes, bytes, bytes]:
+    """The authority, key and certificate as gRPC takes them, which says little of files that do not fit together."""
+    _check_made(folder)
+    authority, certificate = _read_certificate(folder / "ca.pem"), _read_certificate(folder / f"{name}.pem")
+    key = _read_key(folder / f"{name}.key")
+    _check_pair(folder, name, _Pair(key, certificate))
+    if not _issued_by(certificate, authority):
+        raise InputError(f"{folder / name}.pem is of another authority than ca.pem; accepted: {_ACCEPTED_FOLDER}")
+    pem = serialization.Encoding.PEM
+    return authority.public_bytes(pem), _key_pem(key), certificate.public_bytes(pem)
+
+
+def _read_revoked(path: Path) -> dict[str, str]:
+    """Users by the serial numbers of their revoked certificates."""
+    found = parse_json(_read(path, MOST_REVOKED_BYTES), str(path), _ACCEPTED_FOLDER)
+    for serial, user in found.items():
+        if re.fullmatch(r"[0-9a-f]{1,40}", serial) is None:
+            raise InputError(f"{path} has {shorten(serial)}; accepted: serial numbers, in small hexadecimal digits")
+        check_user(f"{path}: user", user)
+    return dict(found)
+
+
+@functools.lru_cache(maxsize=16)
+def _revoked_of(path: Path, *version: int) -> frozenset[str]:
+    """What the file holds that has this version: each that follows has one more entry, so another size."""
+    return frozenset(_read_revoked(path))
+
+
+def _add_revoked(folder: Path, serials: Mapping[str, str]) -> None:
+    path = folder / _REVOKED
+    known = _read_revoked(path)
+    if serials.keys() <= known.keys():
+        return
+    data = json.dumps({**known, **serials}, indent=0).encode() + b"\n"
+    if len(data) > MOST_REVOKED_BYTES:
+        raise InputError(f"{path} would have {len(data)} bytes; accepted: at most {MOST_REVOKED_BYTES}")
+    write_atomically(path, data)

@@ -1,0 +1,141 @@
+"""What crosses a border between two machines: msgpack of numbers, text, bytes and NumPy arrays; never code.
+
+A message is looked at before it is believed: its size, how deep it is nested, how many entries it has, and what each
+array says of itself.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from mrlato_jax.errors import InputError, check_number, shorten
+
+MOST_BYTES = 2**28  # of a message
+MOST_DEPTH = 32
+MOST_DIMENSIONS = 8
+MOST_HEADER_BYTES = 2**16  # of a frame
+ARRAY = 1  # msgpack's extension code of an array
+_LENGTH = struct.Struct(">I")
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes))  # nothing is nested in these
+DTYPES = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+)
+
+ACCEPTED = (
+    "None, bool, int of 64 bits, float, str, bytes, lists and dicts with str keys of these, and arrays of numbers"
+)
+
+
+def packed(value: Any) -> bytes:
+    """A value as bytes; tuples come back as lists.
+
+    Raises:
+        InputError: something else than the module says, nested too deep, or too large.
+    """
+    _check_depth(value, MOST_DEPTH)
+    try:
+        data = msgpack.packb(value, default=_extension, use_bin_type=True, strict_types=False)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"value cannot be sent ({shorten(str(error))}); accepted: {ACCEPTED}") from None
+    if len(data) > MOST_BYTES:
+        raise InputError(f"value has {len(data)} bytes; accepted: at most {MOST_BYTES}")
+    return data
+
+
+def unpacked(data: bytes, most_bytes: int = MOST_BYTES) -> Any:
+    """The value of `packed`. Arrays are read-only.
+
+    Args:
+        data: from anyone.
+        most_bytes: that it may have.
+
+    Raises:
+        InputError: too many bytes, or no message of `packed`.
+    """
+    check_number("most_bytes", most_bytes, low=1, integer=True)
+    if len(data) > most_bytes:
+        raise InputError(f"message has {len(data)} bytes; accepted: at most {most_bytes}")
+    try:
+        value = msgpack.unpackb(data, ext_hook=_array, raw=False, strict_map_key=True, use_list=True)
+    except InputError:
+        raise
+    except Exception as error:  # damaged bytes make msgpack and numpy raise several kinds
+        raise InputError(f"message cannot be read ({shorten(str(error))}); accepted: {ACCEPTED}") from None
+    _check_depth(value, MOST_DEPTH)
+    return value
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if isinstance(value, list | tuple | dict):
+        if left == 0:
+            raise InputError(f"value is nested deeper than {MOST_DEPTH}; accepted: at most so deep")
+        entries = value.values() if isinstance(value, dict) else value
+        if not _PLAIN.issuperset(map(type, entries)):
+            for entry in entries:
+                _check_depth(entry, left - 1)
+    elif isinstance(value, msgpack.Timestamp):  # the one extension that msgpack reads by itself
+        raise InputError(f"value is {shorten(value)}; accepted: {ACCEPTED}")
+
+
+def _extension(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray) or value.dtype.name not in DTYPES or value.ndim > MOST_DIMENSIONS:
+        raise TypeError(f"a {type(value).__name__}")
+    little = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).reshape(value.shape)
+    return msgpack.ExtType(ARRAY, msgpack.packb([value.dtype.name, list(value.shape), little.tobytes()]))
+
+
+def _array(code: int, data: bytes) -> np.ndarray:
+    if code != ARRAY:
+        raise InputError(f"message has an extension {code}; accepted: {ARRAY}, an array")
+    name, shape, content = msgpack.unpackb(data)
+    if name not in DTYPES or not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS:
+        raise InputError(f"message has an array of {shorten(name)}, {shorten(shape)}; accepted: {', '.join(DTYPES)}")
+    dtype = np.dtype(name).newbyteorder("<")
+    if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(content):
+        raise InputError(
+            f"message has an array of shape {shorten(shape)} in {len(content)} bytes; accepted: its own size"
+        )
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def framed(header: list[Any], body: bytes = b"") -> bytes:
+    """A message of which only the header is read on its way: four bytes of its length, itself, and then the body."""
+    head = msgpack.packb(header)
+    return _LENGTH.pack(len(head)) + head + body
+
+
+def unframed(frame: bytes, most_header_bytes: int = MOST_HEADER_BYTES) -> tuple[list[Any], bytes]:
+    """Header and body of `framed`; the body is not looked at.
+
+    Raises:
+        InputError: no such frame, a header that is no list of plain values, or one that is too long.
+    """
+    accepted = f"accepted: a frame with a header of at most {most_header_bytes} bytes"
+    if len(frame) < _LENGTH.size:
+        raise InputError(f"frame has {len(frame)} bytes; {accepted}")
+    (length,) = _LENGTH.unpack_from(frame)
+    end = _LENGTH.size + length
+    if length > most_header_bytes or end > len(frame):
+        raise InputError(f"frame has a header of {length} bytes; {accepted}")
+    header = unpacked(frame[_LENGTH.size : end])
+    if not isinstance(header, list):
+        raise InputError(f"frame has a header {shorten(header)}; accepted: a list")
+    return header, frame[end:]

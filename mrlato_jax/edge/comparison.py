@@ -1,0 +1,157 @@
+"""Measured beside predicted: what a run is compared with, the tables, and a picture of both schedules on one axis."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.edge.calibrate import size_of, took
+from mrlato_jax.edge.ue import RESOURCES, Run, Span
+from mrlato_jax.inference.pictures import LOCAL_COLOUR, MOST_NAMED, OFFLOAD_COLOUR
+from mrlato_jax.mec.latency import LOCAL, simulate
+from mrlato_jax.mec.system import BITS_PER_BYTE, System, task_times
+from mrlato_jax.mec.transfers import transfers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CLEARLY = 0.05  # of the makespan: by so much a plan must be better in the model before a measurement is asked
+NARROW = 0.012  # of the makespan: bars that are narrower hold no number
+
+
+class Predicted(NamedTuple):
+    """What the model says of a run."""
+
+    makespan: float
+    spans: tuple[Span, ...]
+
+
+def predicted(run: Run, graph: TaskGraph, system: System) -> Predicted:
+    """What the model says of a run's placement and order.
+
+    Args:
+        run: as it was.
+        graph: by which it was planned.
+        system: that it was planned for, with the run's rule.
+    """
+    schedule = simulate(graph, system, run.placement, order=run.order)
+    times, spans = task_times(graph, system), []
+    for task, site in enumerate(run.placement.tolist()):
+        end, seconds = (
+            (schedule.ue_end[task], times.ue[task])
+            if site == LOCAL
+            else (schedule.vm_end[task], times.vm[task, site - 1])
+        )
+        spans.append(Span(task, "UE" if site == LOCAL else "VM", float(end - seconds), float(end), task))
+    for sent in transfers(graph, system, run.placement, run.order, schedule):
+        link = "uplink" if sent.source == LOCAL else "downlink"
+        spans.append(Span(sent.task, link, sent.start, sent.end, sent.needed_by))
+    return Predicted(schedule.makespan, tuple(sorted(spans, key=lambda span: span.start)))
+
+
+def lateness(runs: Sequence[Run], graph: TaskGraph, system: System) -> dict[str, dict[str, float]]:
+    """By resource: how much longer than the model's a task or transfer took.
+
+    Returns:
+        Of each resource that was used: `count`, the median and the 95th percentile of the difference in milliseconds,
+        and the median of the difference relative to the model's seconds, in percent.
+    """
+    times = task_times(graph, system)
+    rates = {"uplink": system.uplink_bps, "downlink": system.downlink_bps}
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for run in runs:
+        for entry in took(run, graph):
+            if entry.resource in rates:
+                rate = rates[entry.resource]
+                model = BITS_PER_BYTE * size_of(graph, entry) / (rate[0] if isinstance(rate, tuple) else rate)
+            else:
+                model = float(times.ue[entry.task] if entry.resource == "UE" else times.vm[entry.task, 0])
+            found[entry.resource].append((entry.seconds - model, model))
+    table = {}
+    for resource in RESOURCES:
+        if resource in found:
+            more, model = np.array(found[resource]).T
+            some = model > 0
+            table[resource] = {
+                "count": len(more),
+                "median_ms": 1e3 * float(np.median(more)),
+                "p95_ms": 1e3 * float(np.percentile(more, 95)),
+                "median_percent": 100 * float(np.median(more[some] / model[some])) if some.any() else 0.0,
+            }
+    return table
+
+
+def errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Median and 95th percentile of how far measured makespans are from predicted ones, either way, in percent."""
+    off = [100 * abs(row["measured_s"] / row["predicted_s"] - 1) for row in rows if not row.get("events")]
+    return {"runs": len(off), "median": float(np.median(off)), "p95": float(np.percentile(off, 95))} if off else {}
+
+
+def promises_kept(rows: Sequence[Mapping[str, Any]], planned: str, others: Sequence[str]) -> tuple[int, int]:
+    """In how many runs a plan was faster, measured, than the others, of those where the model says so clearly.
+
+    Args:
+        rows: with `app`, `channel`, `run`, `mode`, `predicted_s` and `measured_s`.
+        planned: mode of the plan.
+        others: modes that it is compared with.
+
+    Returns:
+        (kept, asked).
+    """
+    by = {(row["app"], row["channel"], row["run"], row["mode"]): row for row in rows}
+    kept = asked = 0
+    for (app, channel, number, mode), row in by.items():
+        beside = [by.get((app, channel, number, other)) for other in others]
+        if mode != planned or None in beside:
+            continue
+        if all(row["predicted_s"] <= (1 - CLEARLY) * other["predicted_s"] for other in beside if other):
+            asked += 1
+            kept += all(row["measured_s"] < other["measured_s"] for other in beside if other)
+    return kept, asked
+
+
+def both_schedules(run: Run, model: Predicted, num_tasks: int, title: str = "") -> Figure:
+    """A row for each resource: above what the model says, pale, and below what was measured.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib import figure as plots
+    from matplotlib.patches import Patch
+
+    width = min(16.0, 8 + 0.08 * num_tasks)
+    figure = plots.Figure(figsize=(width, 4.2), layout="constrained")
+    axes = figure.subplots()
+    longest = max(run.makespan, model.makespan)
+    for line, resource in enumerate(RESOURCES):
+        colour = LOCAL_COLOUR if resource == "UE" else OFFLOAD_COLOUR
+        for spans, place, alpha in ((model.spans, line - 0.2, 0.4), (run.spans, line + 0.2, 1.0)):
+            bars = [span for span in spans if span.resource == resource and span.end > span.start]
+            axes.barh(
+                [place] * len(bars), [1e3 * (span.end - span.start) for span in bars],
+                left=[1e3 * span.start for span in bars], height=0.36, color=colour, alpha=alpha, edgecolor="white",
+                linewidth=0.6,
+            )  # fmt: skip
+            for span in bars:
+                if num_tasks <= MOST_NAMED and span.end - span.start > NARROW * longest:
+                    axes.text(
+                        500 * (span.start + span.end), place, str(span.task), ha="center", va="center", fontsize=6.5,
+                        color="0.2" if alpha < 1 else "white",
+                    )  # fmt: skip
+    axes.axvline(1e3 * model.makespan, color="0.45", linewidth=1.2, linestyle=":")
+    axes.axvline(1e3 * run.makespan, color="0.1", linewidth=1.2)
+    axes.set_yticks(range(len(RESOURCES)), RESOURCES)
+    axes.set_ylim(len(RESOURCES) - 0.5, -0.5)
+    axes.set_xlim(0, 1.02e3 * longest or 1)
+    axes.set_xlabel("ms" + ("; numbers are tasks" if num_tasks <= MOST_NAMED else ""))
+    axes.spines[["top", "right"]].set_visible(False)
+    off = 100 * (run.makespan / model.makespan - 1) if model.makespan else 0.0
+    says = f"predicted {1e3 * model.makespan:.0f} ms (pale), measured {1e3 * run.makespan:.0f} ms ({off:+.1f} %)"
+    handles = [Patch(color="0.45", alpha=0.4, label="predicted"), Patch(color="0.45", label="measured")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(f"{title}: {says}" if title else says, fontsize=11)
+    return figure

@@ -1,0 +1,47 @@
+"""Applications that are installed here, by where they are."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+from mrlato_jax.edge.application import Application
+from mrlato_jax.errors import InputError, shorten
+
+
+def load(spec: str) -> Application:
+    """An application that is installed here.
+
+    Args:
+        spec: "package.module:name" or "folder/file.py:name", where `name` is the `Application` in it, by default `app`;
+            or "model.onnx:PARTS:DIM=SIZE", a network in so many parts, as `onnx_parts.application_at` takes it.
+
+    Raises:
+        InputError: no such module, file or application.
+    """
+    place, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    accepted = "accepted: package.module:name or file.py:name of an Application, or model.onnx"
+    if not place:
+        raise InputError(f"app is {shorten(spec)}; {accepted}")
+    if place.endswith(".onnx"):
+        from mrlato_jax.edge.onnx_parts import application_at  # needs onnx, which other applications do not
+
+        return application_at(place, name)
+    try:
+        if place.endswith(".py"):
+            found = importlib.util.spec_from_file_location(Path(place).stem, place)
+            assert found is not None
+            assert found.loader is not None
+            module = importlib.util.module_from_spec(found)
+            found.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+    except (ImportError, OSError, ValueError) as error:
+        raise InputError(
+            f"app is {shorten(spec)}, which cannot be loaded ({shorten(str(error))}); {accepted}"
+        ) from None
+    app = getattr(module, name or "app", None)
+    if not isinstance(app, Application):
+        raise InputError(f"app is {shorten(spec)}, where there is no such Application; {accepted}")
+    return app

@@ -1,0 +1,786 @@
+"""A link of given rates between a UE and an MEC server, as a TCP proxy on loopback: it needs no root.
+
+What a connection sends waits in one queue a direction, as at one radio, and leaves it in packets at the link's rate.
+The rate counts payload: n bytes that enter an idle link have all arrived 8 n / rate + delay seconds later. Each packet
+has its place in a schedule, so waking up late costs one packet some time and the link none of its rate.
+
+The link runs in the event loop that opens it. What else computes in that process makes it late: `start_process` gives
+it one of its own. This file imports the standard library alone, and runs as a program by its path:
+
+    python link.py --target=127.0.0.1:50051 --uplink_mbps=7 --downlink_mbps=7
+
+It prints `{"port": N}` and obeys one JSON object a line of its standard input, `{"rates": {"uplink_bps": 7e5, ...}}`,
+`{"cut": true}`, `{"cut": "silent"}`, `{"mend": true}` or `{"moved": true}`. It answers each with one line,
+`{"moved": {...}}` or `{"error": "..."}`, and ends when its input does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import errno
+import json
+import math
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple
+
+PACKET = 1448  # bytes of payload of a full Ethernet frame
+AHEAD_S = 0.01  # of traffic that the link reads before its turn: it may be so late and lose no rate
+LEAST_AHEAD, MOST_AHEAD = 4 * PACKET, 2**16  # bytes
+KERNEL_BYTES = 2**14  # of each socket's buffers
+
+_ONE_READ = 4 * PACKET  # of a connection, before it is another's turn
+_TOGETHER_S = 0.001  # packets that follow one another so closely are handed over at once
+_NEVER_S = 1e9  # of the clock: 2**63 nanoseconds would be too many
+_LATER_S = 0.1  # where no more connections can be accepted
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a link is. A rate counts payload.
+
+    Attributes:
+        uplink_bps: bits a second from the UE to the MEC server.
+        downlink_bps: bits a second from the MEC server to the UE.
+        delay_s: that each bit travels.
+    """
+
+    uplink_bps: float
+    downlink_bps: float
+    delay_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, accepted, open_low in (
+            ("uplink_bps", "a finite number in (0, inf)", True),
+            ("downlink_bps", "a finite number in (0, inf)", True),
+            ("delay_s", "a finite number in [0, inf)", False),
+        ):
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not math.isfinite(value) or value < 0 or (open_low and value == 0):
+                raise _input_error(f"{name} is {value!r:.60}; accepted: {accepted}")
+
+
+class Moved(NamedTuple):
+    """What a link has carried so far.
+
+    Attributes:
+        up_bytes: of payload, from the UE to the MEC server.
+        down_bytes: of payload, from the MEC server to the UE.
+        up_busy_s: seconds in which the uplink was sending.
+        down_busy_s: seconds in which the downlink was sending.
+    """
+
+    up_bytes: int
+    down_bytes: int
+    up_busy_s: float
+    down_busy_s: float
+
+
+class PacedLink:
+    """A link that listens on 127.0.0.1 and leads to `target`; an asynchronous context manager.
+
+    Each connection to `port` becomes one to the target. Making a connection itself takes no time of the link.
+    """
+
+    port: int
+
+    def __init__(self, target: tuple[str, int], rates: Rates) -> None:
+        """Describes a link; entering the context opens it.
+
+        Args:
+            target: host and port that it leads to.
+            rates: of the link.
+        """
+        self._target = target
+        self._rates = rates
+        self._state = "closed"
+
+    async def __aenter__(self) -> PacedLink:
+        self._loop = asyncio.get_running_loop()
+        self._connections: set[_Connection] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
+        self._reserve = socket.socket()  # keeps the port while nothing listens on it
+        self._reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserve.bind(("127.0.0.1", 0))
+        self.port = self._reserve.getsockname()[1]
+        self._up = _Way(self._loop, self._rates.uplink_bps, self._rates.delay_s)
+        self._down = _Way(self._loop, self._rates.downlink_bps, self._rates.delay_s)
+        try:
+            self._listen()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        self._state = "open"
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._state = "closed"
+        self._deafen()
+        for task in self._connecting:
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        for connection in list(self._connections):
+            connection.abort()
+        self._reserve.close()
+        self._up.close()
+        self._down.close()
+
+    @property
+    def rates(self) -> Rates:
+        """Of the link now."""
+        return self._rates
+
+    @property
+    def moved(self) -> Moved:
+        """What has been carried so far."""
+        up, down = self._up, self._down
+        return Moved(up.moved_bytes, down.moved_bytes, up.busy_s, down.busy_s)
+
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return len(self._connections)
+
+    def set_rates(self, rates: Rates) -> None:
+        """Changes the rates from now on, also of what is queued. A new delay holds for what is sent from now on."""
+        self._rates = rates
+        if self._state == "closed":
+            return
+        self._up.set_rate(rates.uplink_bps, rates.delay_s)
+        self._down.set_rate(rates.downlink_bps, rates.delay_s)
+
+    def cut(self, silent: bool = False) -> None:
+        """Cuts the link until `mend`.
+
+        Args:
+            silent: bytes stop moving and nothing is closed; a new connection is made and carries nothing. Otherwise
+                every connection is reset at both ends, what was under way is lost, and new connections are refused.
+        """
+        if self._state == "closed" or self._state == "cut":
+            return
+        if silent:
+            self._state = "silent"
+            self._pause()
+            return
+        self._deafen()
+        for connection in list(self._connections):
+            connection.abort()
+        for task in self._connecting:
+            task.cancel()
+        if self._state == "silent":
+            self._resume()  # there is nothing left to resume
+        self._state = "cut"
+
+    def mend(self) -> None:
+        """Ends a cut. After a silent one, what was under way goes on from where it stopped."""
+        if self._state == "cut":
+            self._state = "open"
+            self._listen()
+        elif self._state == "silent":
+            self._state = "open"
+            self._resume()
+
+    def _pause(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+        self._up.pause()
+        self._down.pause()
+
+    def _resume(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener, self._accept)
+        self._up.resume()
+        self._down.resume()
+
+    def _listen(self) -> None:
+        listener = socket.socket()
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _make_small(listener)
+            listener.setblocking(False)
+            listener.bind(("127.0.0.1", self.port))
+            listener.listen(128)
+        except BaseException:
+            listener.close()
+            raise
+        self._listener = listener
+        self._loop.add_reader(listener, self._accept)
+
+    def _deafen(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self) -> None:
+        listener = self._listener
+        if listener is None:
+            return
+        try:
+            client, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError:  # no descriptor is left: the connection waits until one is
+            self._loop.remove_reader(listener)
+            self._loop.call_later(_LATER_S, self._accept_again, listener)
+            return
+        client.setblocking(False)
+        task = self._loop.create_task(self._connect(client))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener is self._listener and self._state == "open":
+            self._loop.add_reader(listener, self._accept)
+
+    async def _connect(self, client: socket.socket) -> None:
+        server = None
+        try:
+            host, port = self._target
+            family, kind, protocol, _, address = (await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
+            server = socket.socket(family, kind, protocol)
+            server.setblocking(False)
+            _make_small(server)
+            await self._loop.sock_connect(server, address)
+        except BaseException as error:
+            for end in (client, server):
+                if end is not None:
+                    _reset(end)
+            if not isinstance(error, OSError):  # the target is not there: the client sees a reset
+                raise
+            return
+        _Connection(client, server, self._up, self._down, self._connections)
+
+
+class _Way:
+    """One direction of a link: the queue before it, and what travels on it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, rate: float, delay: float) -> None:
+        self.loop, self.rate, self.delay = loop, rate, delay
+        self.flows: set[_Flow] = set()
+        self.moved_bytes, self.busy_s = 0, 0.0
+        self.paused_at: float | None = None
+        self._queue: deque[_Piece] = deque()
+        self._queued_bytes = 0
+        self._free_at = 0.0  # when the first piece may begin, or began
+        self._travelling: deque[tuple[float, _Piece]] = deque()  # with the times at which they arrive
+        self._last_arrival = 0.0
+        self._full = False
+        self._alarm = _Alarm(loop, self._advance)
+
+    @property
+    def _most_ahead(self) -> int:
+        return int(min(max(self.rate * AHEAD_S / 8, LEAST_AHEAD), MOST_AHEAD))
+
+    def room(self) -> int:
+        """Bytes that may be read now."""
+        return 0 if self._full or self.paused_at is not None else max(self._most_ahead - self._queued_bytes, PACKET)
+
+    def push(self, flow: _Flow, data: bytes) -> None:
+        """Queues what a flow has read; nothing is its end."""
+        now = time.monotonic()
+        for start in range(0, max(len(data), 1), PACKET):
+            self._queue.append(_Piece(flow, data[start : start + PACKET], now))
+        self._queued_bytes += len(data)
+        if self._queued_bytes >= self._most_ahead:
+            self._full = True
+            self._read_or_wait()
+        if self._alarm.when is None or not data:
+            self._advance()
+
+    def set_rate(self, rate: float, delay: float) -> None:
+        """Holds from now on: of a packet on its way out, the part that is left."""
+        now = time.monotonic() if self.paused_at is None else self.paused_at
+        self._transmit(now)
+        if self._queue:
+            piece = self._queue[0]
+            began = max(self._free_at, piece.entered)
+            if began < now:
+                self._free_at = piece.entered = now - (now - began) * self.rate / rate
+        self.rate, self.delay = rate, delay
+        self._advance()
+
+    def pause(self) -> None:
+        """Stops everything where it is."""
+        if self.paused_at is None:
+            self._advance()
+            self.paused_at = time.monotonic()
+            self._alarm.set(None)
+            self._read_or_wait()
+
+    def resume(self) -> None:
+        """Goes on: all that was here comes later by the length of the pause."""
+        if self.paused_at is None:
+            return
+        pause = time.monotonic() - self.paused_at
+        self.paused_at = None
+        self._free_at += pause
+        self._last_arrival += pause
+        for piece in self._queue:
+            piece.entered += pause
+        self._travelling = deque((arrives + pause, piece) for arrives, piece in self._travelling)
+        self._advance()
+        self._read_or_wait()
+
+    def forget(self, flow: _Flow) -> None:
+        """Drops what a flow that has ended still has here."""
+        self.flows.discard(flow)
+        now = time.monotonic() if self.paused_at is None else self.paused_at
+        self._transmit(now)
+        if self._queue and self._queue[0].flow is flow:
+            self._free_at = max(self._free_at, now)
+        self._queue = deque(piece for piece in self._queue if piece.flow is not flow)
+        self._queued_bytes = sum(len(piece.data) for piece in self._queue)
+        self._travelling = deque(pair for pair in self._travelling if pair[1].flow is not flow)
+        self._advance()
+
+    def close(self) -> None:
+        self._alarm.close()
+
+    def _transmit(self, now: float) -> None:
+        """Moves what has left the queue by `now` to what travels."""
+        while self._queue:
+            piece = self._queue[0]
+            takes = 8 * len(piece.data) / self.rate
+            ends = max(self._free_at, piece.entered) + takes
+            if ends > now:
+                return
+            self._queue.popleft()
+            self._queued_bytes -= len(piece.data)
+            self._free_at = ends
+            self._last_arrival = max(self._last_arrival, ends + self.delay)
+            self._travelling.append((self._last_arrival, piece))
+            self.moved_bytes += len(piece.data)
+            self.busy_s += takes
+
+    def _advance(self) -> None:
+        """Does what is due and sets the alarm for what comes next."""
+        if self.paused_at is not None:
+            return
+        now = time.monotonic()
+        self._transmit(now)
+        while self._travelling and self._travelling[0][0] <= now:
+            _, piece = self._travelling.popleft()
+            piece.flow.deliver(piece.data)
+        if self._full and self._queued_bytes <= self._most_ahead // 2:
+            self._full = False
+            self._read_or_wait()
+        self._alarm.set(self._next(now))
+
+    def _next(self, now: float) -> float | None:
+        """When there is something to do: at the first time, but for what others follow at most each millisecond."""
+        first = last = math.inf
+        if self._travelling:
+            first, last = self._travelling[0][0], self._travelling[-1][0]
+        if self._queue:
+            begins = max(self._free_at, self._queue[0].entered)
+            first = min(first, begins + 8 * len(self._queue[0].data) / self.rate)
+            last = min(last, begins + 8 * self._queued_bytes / self.rate)
+        return None if first == math.inf else max(first, min(last, now + _TOGETHER_S))
+
+    def _read_or_wait(self) -> None:
+        for flow in self.flows:
+            flow.read_or_wait()
+
+
+class _Piece:
+    """A packet in a queue: no data is the end of its flow."""
+
+    __slots__ = ("data", "entered", "flow")
+
+    def __init__(self, flow: _Flow, data: bytes, entered: float) -> None:
+        self.flow, self.data, self.entered = flow, data, entered
+
+
+class _Flow:
+    """One direction of a connection."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket, way: _Way, connection: _Connection) -> None:
+        self.finished = False  # its end has been delivered
+        self._source, self._sink, self._way, self._connection = source, sink, way, connection
+        self._loop = way.loop
+        self._unsent = bytearray()  # delivered, but the sink's buffers are full
+        self._reads = self._ends = self._closed = False
+        way.flows.add(self)
+        self.read_or_wait()
+
+    def read_or_wait(self) -> None:
+        """Reads its source exactly where the link has room and the sink has taken what it got."""
+        wanted = not (self._ends or self._closed or self._unsent) and self._way.room() > 0
+        if wanted and not self._reads:
+            self._loop.add_reader(self._source, self._readable)
+        elif self._reads and not wanted:
+            self._loop.remove_reader(self._source)
+        self._reads = wanted
+
+    def deliver(self, data: bytes) -> None:
+        """Hands a packet to the sink."""
+        if self._closed:
+            return
+        if not data:
+            self.finished = True
+        if self._unsent:
+            self._unsent += data
+            return
+        self._send(data)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.read_or_wait()
+            self._loop.remove_writer(self._sink)
+            self._way.forget(self)
+
+    def _readable(self) -> None:
+        room = self._way.room()
+        if not room:
+            return
+        try:
+            data = self._source.recv(min(room, _ONE_READ))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._connection.abort()
+            return
+        if not data:
+            self._ends = True
+            self.read_or_wait()
+        self._way.push(self, data)
+
+    def _send(self, data: bytes | bytearray) -> None:
+        try:
+            sent = self._sink.send(data) if data else 0
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._connection.abort()
+            return
+        if sent < len(data):
+            if not self._unsent:
+                self._loop.add_writer(self._sink, self._writable)
+            self._unsent = bytearray(data[sent:])
+            self.read_or_wait()
+        elif self.finished:
+            try:
+                self._sink.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._connection.abort()
+                return
+            self._connection.close_if_finished()
+
+    def _writable(self) -> None:
+        unsent, self._unsent = self._unsent, bytearray()
+        self._loop.remove_writer(self._sink)
+        self._send(unsent)
+        self.read_or_wait()
+
+
+class _Connection:
+    """A client's connection and the one to the target."""
+
+    def __init__(
+        self, client: socket.socket, server: socket.socket, up: _Way, down: _Way, among: set[_Connection]
+    ) -> None:
+        self._ends, self._among = (client, server), among
+        among.add(self)
+        self._flows = (_Flow(client, server, up, self), _Flow(server, client, down, self))
+
+    def abort(self) -> None:
+        """Resets both ends."""
+        self._close(_reset)
+
+    def close_if_finished(self) -> None:
+        """Closes both ends where both directions have ended."""
+        if all(flow.finished for flow in self._flows):
+            self._close(socket.socket.close)
+
+    def _close(self, how: Callable[[socket.socket], None]) -> None:
+        if self not in self._among:
+            return
+        self._among.discard(self)
+        for flow in self._flows:
+            flow.close()
+        for end in self._ends:
+            how(end)
+
+
+class _Alarm:
+    """Calls back at a time of `time.monotonic`: to a few microseconds on Linux, where the loop alone is 1 ms late."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        self.when: float | None = None
+        self._loop, self._callback = loop, callback
+        self._handle: asyncio.TimerHandle | None = None
+        self._timer = _timer()
+        if self._timer is not None:
+            loop.add_reader(self._timer, self._ring)
+
+    def set(self, when: float | None) -> None:
+        """Replaces the time; None is never."""
+        if when == self.when:
+            return
+        self.when = when
+        if self._timer is not None:
+            nanoseconds = 0 if when is None else max(int(min(when, _NEVER_S) * 1e9), 1)  # zero disarms
+            _set_timer(self._timer, nanoseconds)
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+        wait = min(when, _NEVER_S) - time.monotonic() if when is not None else 0.0
+        self._handle = None if when is None else self._loop.call_later(wait, self._ring)
+
+    def close(self) -> None:
+        self.set(None)
+        if self._timer is not None:
+            self._loop.remove_reader(self._timer)
+            os.close(self._timer)
+            self._timer = None
+
+    def _ring(self) -> None:
+        if self.when is None:
+            return
+        if self._timer is not None:
+            try:
+                os.read(self._timer, 8)
+            except BlockingIOError:  # it was set again meanwhile
+                return
+        self.when = None
+        self._callback()
+
+
+class _Time(ctypes.Structure):
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("s", ctypes.c_long),
+        ("ns", ctypes.c_long),
+    )
+
+
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def _timer() -> int | None:
+    """A descriptor that becomes readable at a time of `time.monotonic`; None where the system has none."""
+    if _libc is None:
+        return None
+    clock_monotonic, nonblocking_cloexec = 1, os.O_NONBLOCK | os.O_CLOEXEC
+    timer = _libc.timerfd_create(clock_monotonic, nonblocking_cloexec)
+    return timer if timer >= 0 else None
+
+
+def _set_timer(timer: int, nanoseconds: int) -> None:
+    assert _libc is not None
+    absolute = 1
+    when = _Time(0, 0, *divmod(nanoseconds, 10**9))
+    if _libc.timerfd_settime(timer, absolute, ctypes.byref(when), None):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _make_small(end: socket.socket) -> None:
+    """Bounds what the kernel holds, and has it send segments of one packet at once, as loopback does not by itself.
+
+    What a listener accepts has the same.
+    """
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, PACKET)
+
+
+def _reset(end: socket.socket) -> None:
+    """Closes a connection so that its peer sees a reset."""
+    with contextlib.suppress(OSError):  # it is gone already
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end.close()
+
+
+def _input_error(text: str) -> ValueError:
+    """The package's error, or as a program by its path the one that it is a kind of: the package loads JAX."""
+    if __name__ == "__main__":
+        return ValueError(text)
+    from mrlato_jax.errors import InputError
+
+    return InputError(text)
+
+
+@dataclass
+class LinkProcess:
+    """A `PacedLink` in a process of its own; a context manager. Each call returns when the link has obeyed.
+
+    Attributes:
+        process: that it runs in.
+        port: on 127.0.0.1 that it listens on.
+    """
+
+    process: subprocess.Popen[str]
+    port: int
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __enter__(self) -> LinkProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def moved(self) -> Moved:
+        """What has been carried so far."""
+        return self._order({"moved": True})
+
+    def set_rates(self, rates: Rates) -> None:
+        """As of `PacedLink`."""
+        self._order({"rates": asdict(rates)})
+
+    def cut(self, silent: bool = False) -> None:
+        """As of `PacedLink`."""
+        self._order({"cut": "silent" if silent else True})
+
+    def mend(self) -> None:
+        """As of `PacedLink`."""
+        self._order({"mend": True})
+
+    def close(self) -> None:
+        """Ends the process; every connection is reset."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(OSError):  # it has ended
+            self.process.stdin.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+    def _order(self, order: dict[str, Any]) -> Moved:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with self._lock:
+            try:
+                self.process.stdin.write(json.dumps(order) + "\n")
+                self.process.stdin.flush()
+                line = self.process.stdout.readline()
+            except (OSError, ValueError):  # a closed pipe
+                line = ""
+        if not line:
+            raise ConnectionError("the link's process has ended")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise _input_error(answer["error"])
+        return Moved(**answer["moved"])
+
+
+def start_process(target: tuple[str, int], rates: Rates) -> LinkProcess:
+    """Opens a link in a process of its own, which ends when this one does.
+
+    Args:
+        target: host and port that it leads to.
+        rates: of the link.
+
+    Raises:
+        OSError: the process does not start.
+    """
+    # By its path, isolated and without site-packages: some 0.1 s, where the package would load JAX.
+    words = [sys.executable, "-I", "-S", os.path.abspath(__file__), f"--target={target[0]}:{target[1]}"]
+    flags = [
+        f"--uplink_mbps={float(rates.uplink_bps) / 1e6!r}",
+        f"--downlink_mbps={float(rates.downlink_bps) / 1e6!r}",
+        f"--delay_ms={float(rates.delay_s) * 1e3!r}",
+    ]
+    process = subprocess.Popen(words + flags, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    link = LinkProcess(process, json.loads(line)["port"] if line else 0)
+    if not line:
+        link.close()
+        raise ConnectionError(errno.ECONNABORTED, f"the link's process ended with status {process.returncode}")
+    return link
+
+
+def obey(link: PacedLink, order: Any) -> None:
+    """Does what one line of a program's input asks for.
+
+    Raises:
+        ValueError: it is no order.
+    """
+    orders = "rates, cut, mend or moved, alone in an object"
+    if not isinstance(order, Mapping) or len(order) != 1:
+        raise ValueError(f"order is {order!r:.60}; accepted: {orders}")
+    ((name, value),) = order.items()
+    if name == "rates":
+        names = [entry.name for entry in fields(Rates)]
+        if not isinstance(value, Mapping) or not set(value) <= set(names) or not set(names[:2]) <= set(value):
+            raise ValueError(f"rates is {value!r:.60}; accepted: an object of {', '.join(names)}")
+        link.set_rates(Rates(**value))
+    elif name == "cut" and (value is True or value == "silent"):
+        link.cut(silent=value == "silent")
+    elif name == "mend" and value is True:
+        link.mend()
+    elif name != "moved" or value is not True:
+        raise ValueError(f"order is {order!r:.60}; accepted: {orders}, with true, or cut with 'silent'")
+
+
+async def _serve(target: tuple[str, int], rates: Rates) -> None:
+    async with PacedLink(target, rates) as link:
+        print(json.dumps({"port": link.port}), flush=True)
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        async def answer(line: str) -> str:
+            try:
+                obey(link, json.loads(line))
+            except ValueError as error:
+                return json.dumps({"error": str(error)})
+            return json.dumps({"moved": link.moved._asdict()})
+
+        def listen() -> None:  # in a thread, so that a caller who reads no answers stops his orders, not the link
+            try:
+                for line in sys.stdin:
+                    print(asyncio.run_coroutine_threadsafe(answer(line), loop).result(), flush=True)
+            except (OSError, ValueError):  # nobody reads, or what came is no text
+                pass
+            loop.call_soon_threadsafe(ended.set)
+
+        threading.Thread(target=listen, daemon=True).start()
+        await ended.wait()
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise argparse.ArgumentTypeError(f"target is {text!r:.60}; accepted: HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The program; returns its exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--target", type=_address, required=True, help="HOST:PORT that the link leads to")
+    parser.add_argument("--uplink_mbps", type=float, required=True, help="megabits of payload a second to the target")
+    parser.add_argument("--downlink_mbps", type=float, required=True, help="megabits of payload a second from it")
+    parser.add_argument("--delay_ms", type=float, default=0.0, help="that each bit travels")
+    options = parser.parse_args(arguments)
+    try:
+        rates = Rates(options.uplink_mbps * 1e6, options.downlink_mbps * 1e6, options.delay_ms / 1e3)
+    except ValueError as error:
+        parser.error(str(error))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(options.target, rates))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

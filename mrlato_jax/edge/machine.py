@@ -1,0 +1,231 @@
+"""A machine that runs tasks: a VM at the server, or the UE's local executor. One process, and the runs on it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import struct
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mrlato_jax.edge import sandbox
+from mrlato_jax.edge.codec import framed, unframed
+from mrlato_jax.edge.sandbox import Quota
+from mrlato_jax.edge.vm import MOST_FRAME_BYTES
+from mrlato_jax.errors import InputError, shorten
+
+PACKAGE = Path(__file__).resolve().parents[1]
+START_S = 30.0  # most seconds that a machine may take until its applications are loaded
+MOST_WAITING = 256  # messages of one run that nobody has taken yet; then the machine waits
+_LENGTH = struct.Struct(">I")
+# The package without its public face, which would load JAX: a machine needs none of it.
+_BOOT = (
+    "import sys, types; face = types.ModuleType('mrlato_jax'); face.__path__ = [sys.argv.pop(1)]; "
+    "sys.modules['mrlato_jax'] = face; from mrlato_jax.edge.vm import main; main(sys.argv[1:])"
+)
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class MachineLostError(Exception):
+    """A machine ended, or was ended, with runs on it; the text says why."""
+
+
+class RunOnMachine:
+    """One run on a machine."""
+
+    def __init__(self, machine: Machine, number: int) -> None:
+        self.number, self._machine = number, machine
+        self._arrived: asyncio.Queue[tuple[list[Any], bytes] | Exception] = asyncio.Queue(MOST_WAITING)
+
+    async def send(self, kind: str, *rest: Any, body: bytes = b"") -> None:
+        """Sends one of the messages that `vm` takes, without the run's number.
+
+        Raises:
+            MachineLostError: the machine has ended.
+        """
+        await self._machine._write([kind, self.number, *rest], body)
+
+    async def messages(self) -> AsyncIterator[tuple[list[Any], bytes]]:
+        """What the machine says of this run, without the run's number, until it is over.
+
+        Raises:
+            MachineLostError: the machine has ended before.
+        """
+        while True:
+            if self._machine.lost and self._arrived.empty():
+                raise MachineLostError(self._machine.lost)
+            entry = await self._arrived.get()
+            if isinstance(entry, Exception):
+                raise entry
+            (kind, _, *rest), body = entry
+            yield [kind, *rest], body
+            if kind in ("finished", "failed"):
+                return
+
+    def abandon(self, error: Exception) -> None:
+        """Ends `messages` with an error."""
+        if self._arrived.full():  # what is waiting is of no use any more
+            self._arrived.get_nowait()
+        self._arrived.put_nowait(error)
+
+    async def close(self) -> None:
+        """Lets the machine forget the run."""
+        if self._machine._runs.pop(self.number, None) is not None and not self._machine.lost:
+            with contextlib.suppress(MachineLostError):
+                await self._machine._write(["end", self.number], b"")
+
+
+class Machine:
+    """A worker process; `Machine.start` makes one.
+
+    Attributes:
+        lost: why it has ended; empty while it runs.
+    """
+
+    def __init__(self, process: sandbox.Sandbox, task_s: float | None) -> None:
+        self.process, self.lost, self._task_s = process, "", task_s
+        self._runs: dict[int, RunOnMachine] = {}
+        self._next = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read())
+        self._writing = asyncio.Lock()
+
+    @classmethod
+    async def start(
+        cls,
+        apps: Sequence[str],
+        *,
+        kind: str,
+        quota: Quota,
+        pace: float = 1.0,
+        task_s: float | None = None,
+        readable: Sequence[Path] = (),
+    ) -> Machine:
+        """Starts a process that has loaded the applications.
+
+        Args:
+            apps: where each is, as `installed.load` takes it.
+            kind: of isolation, one of `sandbox.KINDS`.
+            quota: of the process.
+            pace: at least 1: tasks take so many times longer than their processor time.
+            task_s: most seconds of one task; a longer one ends the machine.
+            readable: folders and files that the applications need beside Python and this package.
+
+        Raises:
+            InputError: applications that cannot be loaded, or an isolation that this machine has not.
+        """
+        split = [spec.partition(":") for spec in apps]
+        files = {place: Path(place).resolve() for place, _, _ in split if place.endswith((".py", ".onnx"))}
+        installed = [f"{files.get(place, place)}:{name}" for place, _, name in split]
+        words = [
+            sys.executable,
+            "-c",
+            _BOOT,
+            str(PACKAGE),
+            json.dumps(installed),
+            repr(float(pace)),
+            str(int(task_s is not None)),
+        ]
+        process = await sandbox.start(
+            words, kind=kind, quota=quota, readable=[PACKAGE, *files.values(), *readable], environment=_ENVIRONMENT
+        )
+        machine = cls(process, task_s)
+        try:
+            await asyncio.wait_for(asyncio.shield(machine._ready), START_S)
+        except (MachineLostError, TimeoutError) as error:
+            await machine.stop()
+            raise InputError(
+                f"apps are {shorten(list(apps))}, which a machine of kind {kind} does not load "
+                f"({process.said or machine.lost or error or 'no answer'}); accepted: what is installed there"
+            ) from None
+        return machine
+
+    def open(self) -> RunOnMachine:
+        """A new run.
+
+        Raises:
+            MachineLostError: the machine has ended.
+        """
+        if self.lost:
+            raise MachineLostError(self.lost)
+        self._next += 1
+        run = self._runs[self._next] = RunOnMachine(self, self._next)
+        return run
+
+    async def stop(self, reason: str = "stopped") -> None:
+        """Ends the process and all that it started."""
+        await self._end(reason)
+        self._reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reader
+
+    async def _end(self, reason: str) -> None:
+        if not self.lost:
+            self.lost = reason
+            self._clock(None)
+            ending = await self.process.stop()
+            if reason == "ended":
+                self.lost = f"machine ended ({ending.reason})"
+            if not self._ready.done():
+                self._ready.set_exception(MachineLostError(self.lost))
+                self._ready.exception()
+            for run in self._runs.values():
+                run.abandon(MachineLostError(self.lost))
+            self._runs.clear()
+
+    async def _write(self, header: list[Any], body: bytes) -> None:
+        if self.lost:
+            raise MachineLostError(self.lost)
+        frame = framed(header, body)
+        try:
+            async with self._writing:
+                self.process.stdin.write(_LENGTH.pack(len(frame)) + frame)
+                await self.process.stdin.drain()
+        except (ConnectionError, OSError):
+            await self._end("ended")
+            raise MachineLostError(self.lost) from None
+
+    def _clock(self, seconds: float | None) -> None:
+        """Starts the clock of a task, or stops it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds is not None:
+            reason = f"a task took longer than {seconds:g} s"
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(seconds, lambda: asyncio.ensure_future(self._end(reason)))
+
+    async def _read(self) -> None:
+        """Hands each message to its run. A machine is not trusted: what is no message of `vm` ends it."""
+        reason = "ended"
+        try:
+            while True:
+                (length,) = _LENGTH.unpack(await self.process.stdout.readexactly(_LENGTH.size))
+                if length > MOST_FRAME_BYTES:
+                    reason = f"machine sent {length} bytes at once"
+                    break
+                header, body = unframed(await self.process.stdout.readexactly(length))
+                if header == ["ready"]:
+                    if not self._ready.done():
+                        self._ready.set_result(None)
+                    continue
+                kind, number = header[0], header[1]
+                if kind == "started":
+                    self._clock(self._task_s)
+                    continue
+                if kind in ("done", "failed"):
+                    self._clock(None)
+                run = self._runs.get(number) if isinstance(number, int) else None
+                if run is not None:
+                    if kind in ("finished", "failed"):
+                        self._runs.pop(number)
+                    await run._arrived.put((header, body))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        except (InputError, IndexError, TypeError) as error:
+            reason = f"machine sent what is no message ({shorten(str(error))})"
+        await self._end(reason)

@@ -1,0 +1,266 @@
+"""The MEC host: traffic management in front of the users' VMs, over gRPC with TLS.
+
+One call of `Run` is one run of an application: frames go both ways, as `vm` describes them but without the run's
+number. A `done` from here has, as its last entry, when the messages before it came in: [task, needed_by, seconds] by
+this host's monotonic clock. Bodies are not looked at here: they are decoded in the user's VM and at the user's UE.
+
+| from the UE | meaning |
+| --- | --- |
+| `["begin"]` | the `vm.Order` of the VM; the first frame |
+| `["own", task]`, `["result", task, needed_by]` | inputs of a task; a result from the UE |
+
+| to the UE | meaning |
+| --- | --- |
+| `["begun"]` | the VM has the order |
+| `["lost", text]` | the VM has ended; the run is over |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from mrlato_jax.edge import certificates, sandbox
+from mrlato_jax.edge.codec import framed, packed, unframed
+from mrlato_jax.edge.machine import Machine, MachineLostError, RunOnMachine
+from mrlato_jax.edge.sandbox import Quota
+from mrlato_jax.edge.traffic import Admission, Meter, RefusedError, Rules
+from mrlato_jax.errors import InputError, shorten
+
+SERVICE = "mrlato.Edge"
+STOP_S = 2.0  # that calls have to end when the host stops
+
+
+class _User:
+    """What the host has of a user who is in."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.meter = Meter(rules)
+        self.machine: Machine | None = None
+        self.starting = asyncio.Lock()
+        self.runs = 0
+        self.idle: asyncio.TimerHandle | None = None
+
+
+class Mec:
+    """An MEC host.
+
+    Args:
+        apps: the deployed applications, as `installed.load` takes them.
+        credentials: folder that `certificates.make` wrote.
+        rules: who may come in, and how much.
+        kind: isolation of the VMs, one of `sandbox.KINDS`.
+        core: processor core that the VMs are pinned to; None: any.
+        say: called with a line on what happened, such as a VM that was lost.
+        readable: files and folders that the applications need beside Python and this package.
+
+    Raises:
+        InputError: an isolation that this host has not.
+    """
+
+    def __init__(
+        self,
+        apps: Sequence[str],
+        credentials: Path,
+        *,
+        rules: Rules | None = None,
+        kind: str = "bubblewrap",
+        core: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        readable: Sequence[Path] = (),
+    ) -> None:
+        sandbox.check_kind(kind)
+        self._apps, self._credentials, self._kind, self._core = tuple(apps), credentials, kind, core
+        self._rules, self._say, self._readable = rules or Rules(), say, tuple(readable)
+        self._admission = Admission(self._rules)
+        self._users: dict[str, _User] = {}
+        self._spare: Machine | None = None  # of the first user who comes
+        self._server: grpc.aio.Server | None = None
+        self.counts: Counter[str] = Counter()  # of runs, tasks and lost VMs
+
+    async def start(self, address: str = "127.0.0.1:0") -> int:
+        """Serves until `stop`; the port.
+
+        Args:
+            address: host and port; port 0 takes a free one.
+
+        Raises:
+            InputError: applications that no VM can load, certificates that are missing, or an address that is taken.
+        """
+        self._spare = await self._new_machine()  # so that what is wrong with an application shows at once
+        options = [
+            ("grpc.max_receive_message_length", self._rules.most_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", max(16, 2 * self._rules.most_users * self._rules.most_runs)),
+            ("grpc.keepalive_time_ms", 2000),
+            ("grpc.keepalive_timeout_ms", 3000),
+            ("grpc.keepalive_permit_without_calls", 0),
+            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._server = grpc.aio.server(options=options)
+        handlers = {
+            "Run": grpc.stream_stream_rpc_method_handler(self._run),
+            "Clock": grpc.unary_unary_rpc_method_handler(self._clock),
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        try:
+            port = self._server.add_secure_port(address, certificates.server_credentials(self._credentials))
+        except RuntimeError as error:
+            raise InputError(f"address is {shorten(address)} ({error}); accepted: HOST:PORT that is free") from None
+        await self._server.start()
+        return int(port)
+
+    async def stop(self, grace_s: float = STOP_S) -> None:
+        """Ends all runs and VMs.
+
+        Args:
+            grace_s: seconds that runs have to end by themselves.
+        """
+        if self._server is not None:
+            await self._server.stop(grace_s)
+        if self._spare is not None:
+            await self._spare.stop()
+        for user in self._users.values():
+            if user.idle is not None:
+                user.idle.cancel()
+            if user.machine is not None:
+                await user.machine.stop()
+        self._users.clear()
+
+    def refused(self) -> dict[str, int]:
+        """How many calls were refused, by the reason."""
+        return dict(self._admission.refused)
+
+    async def _new_machine(self) -> Machine:
+        rules = self._rules
+        quota = Quota(rules.memory_bytes, rules.processes, rules.cpus, self._core)
+        return await Machine.start(
+            self._apps, kind=self._kind, quota=quota, task_s=rules.task_s, readable=self._readable
+        )
+
+    async def _machine_of(self, name: str) -> Machine:
+        user = self._users[name]
+        async with user.starting:
+            if user.machine is None or user.machine.lost:
+                spare, self._spare = self._spare, None
+                user.machine = spare if spare is not None and not spare.lost else await self._new_machine()
+                self.counts["machines"] += 1
+            return user.machine
+
+    @contextlib.asynccontextmanager
+    async def _entered(self, context: grpc.aio.ServicerContext) -> AsyncIterator[str]:
+        """Lets a user in for one run, or ends the call."""
+        try:
+            identity = certificates.identity(context.auth_context())
+            if identity.serial in certificates.revoked(self._credentials):
+                self._admission.refuse("revoked")
+            self._admission.enter(identity.user, time.monotonic())
+        except RefusedError as refused:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refused.reason)
+        except InputError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        name = identity.user
+        user = self._users.setdefault(name, _User(self._rules))
+        user.runs += 1
+        if user.idle is not None:
+            user.idle.cancel()
+        try:
+            yield name
+        finally:
+            user.runs -= 1
+            self._admission.leave(name, time.monotonic())
+            if not user.runs:
+                loop = asyncio.get_running_loop()
+                user.idle = loop.call_later(self._rules.idle_s, lambda: asyncio.ensure_future(self._forget(name)))
+
+    async def _forget(self, name: str) -> None:
+        """Stops the VM of a user who has been away."""
+        user = self._users.get(name)
+        if user is not None and not user.runs:
+            del self._users[name]
+            if user.machine is not None:
+                await user.machine.stop("stopped, since it was not used")
+
+    async def _clock(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        return packed(time.monotonic())
+
+    async def _run(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        async with self._entered(context) as name:
+            self.counts["runs"] += 1
+            arrived: list[list[Any]] = []
+            run, upward = None, None
+            try:
+                meter = self._users[name].meter
+                header, body = await _next(requests, meter) or ([], b"")
+                if header != ["begin"]:
+                    raise InputError(f"first frame is {shorten(header)}; accepted: ['begin']")
+                machine = await self._machine_of(name)
+                run = machine.open()
+                await run.send("begin", body=body)
+                await context.write(framed(["begun"]))
+                upward = asyncio.create_task(self._upward(requests, meter, run, arrived))
+                upward.add_done_callback(lambda task: _abandon(run, task))
+                async for header, body in run.messages():
+                    if header[0] == "done":
+                        self.counts["tasks"] += 1
+                        header = [*header, arrived.copy()]
+                        arrived.clear()
+                    await context.write(framed(header, body))
+            except InputError as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            except MachineLostError as lost:
+                self.counts["lost"] += 1
+                self._say(f"VM of {name} is lost: {lost}")
+                await context.write(framed(["lost", str(lost)]))
+            finally:
+                if upward is not None:
+                    upward.cancel()
+                if run is not None:
+                    await run.close()
+
+    async def _upward(
+        self, requests: AsyncIterator[bytes], meter: Meter, run: RunOnMachine, arrived: list[list[Any]]
+    ) -> None:
+        """From the UE to the VM, until the UE says no more."""
+        count = 0
+        while frame := await _next(requests, meter):
+            header, body = frame
+            now = time.monotonic()
+            count += 1
+            if count > 2 * self._rules.most_tasks:
+                raise InputError(f"run has more than {count - 1} messages; accepted: two for each of its tasks")
+            match header:
+                case ["own", int(task)]:
+                    arrived.append([task, task, now])
+                    await run.send("own", task, body=body)
+                case ["result", int(task), int(needed_by)]:
+                    arrived.append([task, needed_by, now])
+                    await run.send("result", task, body=body)
+                case _:
+                    raise InputError(
+                        f"frame is {shorten(header)}; accepted: ['own', task], ['result', task, needed_by]"
+                    )
+
+
+def _abandon(run: RunOnMachine, upward: asyncio.Task[None]) -> None:
+    """Ends a run where what came up was wrong."""
+    if not upward.cancelled() and (error := upward.exception()) is not None:
+        run.abandon(error if isinstance(error, Exception) else MachineLostError(str(error)))
+
+
+async def _next(requests: AsyncIterator[bytes], meter: Meter) -> tuple[list[Any], bytes] | None:
+    """The next frame of a user, once the rules let it pass; None where the user says no more."""
+    data = await anext(requests, None)
+    if data is None:
+        return None
+    while (seconds := meter.wait_s(1, len(data), time.monotonic())) > 0:
+        await asyncio.sleep(seconds)
+    return unframed(data)

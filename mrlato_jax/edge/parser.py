@@ -1,0 +1,143 @@
+"""The paper's parser: an application is run once, and becomes a DAG whose cycles and bytes were measured.
+
+A task's work is the processor time that it takes, in cycles of the machine that it is measured on. What a task sends
+and gives are the bytes of its inputs and of its result as `codec` packs them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mrlato_jax.dag.dataflow import Dataflow, Item, distinct
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.edge.application import Application, Program, moved, resolved
+from mrlato_jax.edge.codec import packed, unpacked
+from mrlato_jax.errors import check_number, check_type
+
+RUNS = 5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """What running an application on one machine showed.
+
+    Attributes:
+        program: what ran.
+        seconds: float64[runs, n], processor time of each task in each run.
+        dataflow: the tasks with their cycles and the bytes between them.
+        returned: what the application gave, in the last run.
+    """
+
+    program: Program
+    seconds: np.ndarray
+    dataflow: Dataflow
+    returned: Any
+
+    @property
+    def graph(self) -> TaskGraph:
+        """The DAG, by which it is planned."""
+        pins = tuple(call.pin for call in self.program.calls)
+        return dataclasses.replace(self.dataflow.to_task_graph(), pins=pins)
+
+    @property
+    def spread(self) -> np.ndarray:
+        """float64[n], the middle half of each task's times over their median; 0 for one run."""
+        low, middle, high = np.percentile(self.seconds, (25, 50, 75), axis=0)
+        return np.divide(high - low, middle, out=np.zeros_like(middle), where=middle > 0)
+
+
+def measure(app: Application, arguments: Mapping[str, Any], *, machine_hz: float, runs: int = RUNS) -> Measured:
+    """Runs an application here, every task in turn, and measures each.
+
+    A task's time includes that of unpacking its inputs and packing its result, as it does on every machine.
+
+    Args:
+        app: with its flow.
+        arguments: of the flow, by name.
+        machine_hz: clock of the processor that runs it: cycles are processor time multiplied by it.
+        runs: medians of so many are taken, after one that is not counted.
+
+    Raises:
+        InputError: other arguments than the flow has, results that cannot be sent, a clock or number out of range.
+        Exception: what a task raises.
+    """
+    check_type("app", app, Application)
+    check_number("machine_hz", machine_hz, low=0.0, open_low=True)
+    check_number("runs", runs, low=1, integer=True)
+    program = app.program
+    program.check_arguments(arguments)
+    given = {place: packed(arguments[name]) for place, name in enumerate(program.arguments)}
+    seconds = np.zeros((runs + 1, len(program.calls)))
+    results = dict(given)
+    for run in range(runs + 1):
+        results = dict(given)
+        for task, call in enumerate(program.calls):
+            if call.function is None:
+                results.setdefault(task, b"")
+                continue
+            begin = time.process_time()
+            known = {parent: unpacked(results[parent]) for parent in call.parents}
+            inputs = [resolved(source, known) for source in call.inputs]
+            results[task] = packed(app.functions[call.function].function(*inputs))
+            seconds[run, task] = time.process_time() - begin
+    users: dict[int, set[int]] = {task: set() for task in range(len(program.calls))}
+    for parent, child in program.edges:
+        users[parent].add(child)
+    delivered = program.delivered
+    items = [
+        Item(len(results[task]), task, frozenset(users[task]), task in delivered) for task in range(len(program.calls))
+    ]
+    cycles = machine_hz * np.median(seconds[1:], axis=0)
+    names = distinct(call.name for call in program.calls)
+    dataflow = Dataflow(names, tuple(cycles.tolist()), tuple(items))
+    returned = resolved(program.returned, {task: unpacked(results[task]) for task in delivered})
+    return Measured(program, seconds[1:], dataflow, returned)
+
+
+def remaining(
+    program: Program, graph: TaskGraph, there: Mapping[int, bytes]
+) -> tuple[Program, TaskGraph, dict[int, int]]:
+    """What is left to do of an application once some results are at the UE: they become arguments.
+
+    Args:
+        program: the application.
+        graph: its DAG.
+        there: packed results at the UE by task.
+
+    Returns:
+        The program of the tasks that are still needed, its DAG, and each kept task's id in it by its id in `program`.
+    """
+    wanted = [task for task, call in enumerate(program.calls) if call.function is None and task not in there]
+    wanted += [task for task in program.delivered if task not in there]
+    needed: set[int] = set()
+    while wanted:
+        task = wanted.pop()
+        if task not in needed:
+            needed.add(task)
+            wanted += [parent for parent in program.calls[task].parents if parent not in there]
+    used = {parent for task in needed for parent in program.calls[task].parents} | (program.delivered - needed)
+    kept = sorted(used - needed) + sorted(needed)
+    places = {task: place for place, task in enumerate(kept)}
+    arguments = tuple(graph.names[task] for task in kept[: len(used - needed)])
+    calls = [
+        dataclasses.replace(program.calls[task], function=None, inputs=(), pin="ue") for task in kept[: len(arguments)]
+    ]
+    for task in kept[len(arguments) :]:
+        call = program.calls[task]
+        calls.append(dataclasses.replace(call, inputs=tuple(moved(source, places) for source in call.inputs)))
+    rest = Program(program.app, tuple(calls), arguments, moved(program.returned, places))
+    no_work = np.arange(len(kept)) < len(arguments)
+    part = TaskGraph.from_edges(
+        cycles=np.where(no_work, 0.0, graph.cycles[kept]),
+        upload_bytes=np.where(no_work, 0.0, graph.upload_bytes[kept]),
+        download_bytes=graph.download_bytes[kept],
+        edges=rest.edges,
+        names=[graph.names[task] for task in kept],
+        pins=[call.pin for call in calls],
+    )
+    return rest, part, places

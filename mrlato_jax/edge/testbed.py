@@ -1,0 +1,206 @@
+"""A testbed on one machine: a UE and an MEC host with a link of given rates between them.
+
+As root, each end has a network namespace of its own and the kernel shapes the link. Otherwise both are on loopback, and
+a proxy of ours paces what they send. Each end has a core of its own where there are two, and the UE's clock is set by a
+quota of processor time, or by waiting after each task where quotas cannot be set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from mrlato_jax.edge import certificates, namespaces, sandbox
+from mrlato_jax.edge.cases import one
+from mrlato_jax.edge.link import LinkProcess, Rates, start_process
+from mrlato_jax.edge.namespaces import ShapedLink
+from mrlato_jax.edge.ue import Ue
+from mrlato_jax.errors import InputError, check_choice, check_type
+from mrlato_jax.mec.system import System
+
+LINKS = ("netns", "paced")
+CLOCKS = ("quota", "waiting")
+USER = "ue"
+START_S = 60.0  # that the MEC host may take until it serves
+_NEW_NETWORK = 0x40000000  # CLONE_NEWNET
+
+
+class Bed:
+    """Both ends and what is between them.
+
+    Args:
+        system: one server; its rates are the link's, and its clocks have the ratio that the ends are given.
+        apps: the deployed applications, as `installed.load` takes them.
+        link: one of `LINKS`; None: namespaces where this machine can have them.
+        vm: isolation of the VMs, one of `sandbox.KINDS`; None: bubblewrap where this machine can have it.
+
+    Attributes:
+        link: what the link is.
+        vm: what isolates the VMs.
+        clock: how the UE's clock is set, one of `CLOCKS`.
+        cores: processor cores of the UE and of the MEC host; None where there are not two.
+
+    Raises:
+        InputError: several servers, a VM that is slower than the UE, or a link or isolation that this machine has not.
+    """
+
+    def __init__(self, system: System, apps: Sequence[str], *, link: str | None = None, vm: str | None = None) -> None:
+        check_type("system", system, System)
+        if system.num_servers != 1:
+            raise InputError(f"system has {system.num_servers} servers; accepted: 1")
+        self._share = one(system.ue_hz) / one(system.vm_hz)
+        if self._share > 1:
+            raise InputError(
+                f"system has a UE at {system.ue_hz} Hz; accepted: at most the VM's clock, {system.vm_hz} Hz"
+            )
+        self._rates = Rates(one(system.uplink_bps), one(system.downlink_bps))
+        missing = namespaces.available()
+        if link == "netns" and missing:
+            raise InputError(f"link is netns, but {missing}; accepted: paced")
+        self.link = link or ("paced" if missing else "netns")
+        check_choice("link", self.link, LINKS)
+        self.vm = vm or ("bubblewrap" if _can_isolate() else "process")
+        sandbox.check_kind(self.vm)
+        self.clock = CLOCKS[sandbox.limits() == "rlimit"]
+        cores = sorted(os.sched_getaffinity(0))
+        self.cores = (cores[0], cores[-1]) if len(cores) > 1 else None
+        self._apps = tuple(apps)
+        self._stack = contextlib.ExitStack()
+        self._host: subprocess.Popen[str] | None = None
+        self._shaped: ShapedLink | None = None
+        self._paced: LinkProcess | None = None
+        self._port = 0
+
+    def __enter__(self) -> Self:
+        try:
+            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mrlato-testbed-")))
+            self._credentials = folder
+            hosts = ["localhost", "127.0.0.1"]
+            if self.link == "netns":
+                self._shaped = self._stack.enter_context(ShapedLink(self._rates))
+                hosts.append(self._shaped.mec_address)
+            certificates.make(folder, [USER], hosts)
+            self._stack.callback(self.kill_host)
+            self.start_host()
+            if self.link == "paced":
+                self._paced = self._stack.enter_context(start_process(("127.0.0.1", self._port), self._rates))
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def address(self) -> str:
+        """Where the UE finds the MEC host."""
+        if self._shaped is not None:
+            return f"{self._shaped.mec_address}:{self._port}"
+        assert self._paced is not None
+        return f"127.0.0.1:{self._paced.port}"
+
+    def ue(self, **more: Any) -> Ue:
+        """The UE; to be entered within `at_ue`.
+
+        Args:
+            more: further arguments of `Ue`.
+        """
+        core = self.cores[0] if self.cores else None
+        return Ue(self._apps, self.address, self._credentials, USER, share=self._share, core=core, **more)
+
+    @contextlib.contextmanager
+    def at_ue(self) -> Iterator[None]:
+        """This thread, and those that it starts, on the UE's side of the link and on its core."""
+        with contextlib.ExitStack() as stack:
+            if self.cores is not None:
+                before = os.sched_getaffinity(0)
+                os.sched_setaffinity(0, {self.cores[0]})
+                stack.callback(os.sched_setaffinity, 0, before)
+            if self._shaped is not None:
+                stack.enter_context(_inside(self._shaped.ue))
+            yield
+
+    def start_host(self) -> None:
+        """Starts the MEC host, at the port that it had where it is started again.
+
+        Raises:
+            InputError: it does not serve; its own words are on standard error.
+        """
+        host = "127.0.0.1" if self._shaped is None else self._shaped.mec_address
+        words = [
+            sys.executable, "-m", "mrlato_jax.edge.command", "serve", f"--credentials={self._credentials}",
+            f"--listen={host}:{self._port}", f"--vm={self.vm}", "--json=-", "--until-input-ends",
+            *(f"--app={app}" for app in self._apps),
+        ]  # fmt: skip
+        if self.cores is not None:
+            words.append(f"--core={self.cores[1]}")
+        # Not by `ip netns exec`, which hides the control groups.
+        with contextlib.nullcontext() if self._shaped is None else _inside(self._shaped.mec):
+            self._host = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._host.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._host.stdout, selectors.EVENT_READ)
+            line = self._host.stdout.readline() if selector.select(START_S) else ""
+        if not line:
+            self.kill_host()
+            raise InputError("MEC host does not serve; accepted: applications and rules with which it does")
+        self._port = json.loads(line)["port"]
+
+    def kill_host(self) -> None:
+        """Ends the MEC host as a failure would."""
+        if self._host is not None:
+            self._host.kill()
+            self._host.wait()
+            for stream in (self._host.stdin, self._host.stdout):
+                if stream is not None:
+                    stream.close()
+            self._host = None
+
+    def set_rates(self, times: float) -> None:
+        """The link's rates, as multiples of the system's."""
+        link = self._shaped or self._paced
+        assert link is not None
+        link.set_rates(Rates(self._rates.uplink_bps * times, self._rates.downlink_bps * times))
+
+    def cut(self) -> None:
+        """Nothing comes through any more."""
+        link = self._shaped or self._paced
+        assert link is not None
+        link.cut()
+
+    def mend(self) -> None:
+        """The link is as it was."""
+        link = self._shaped or self._paced
+        assert link is not None
+        link.mend()
+
+
+def _can_isolate() -> bool:
+    try:
+        sandbox.check_kind("bubblewrap")
+    except InputError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _inside(namespace: str) -> Iterator[None]:
+    """This thread, and those that it starts, in a network namespace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{namespace}") as target:
+        if libc.setns(target.fileno(), _NEW_NETWORK):
+            raise OSError(ctypes.get_errno(), f"network namespace {namespace} cannot be entered")
+        try:
+            yield
+        finally:
+            libc.setns(before.fileno(), _NEW_NETWORK)

@@ -1,0 +1,545 @@
+"""The UE: runs a planned application, part of it here and part of it at the MEC host.
+
+A plan says where each task runs and in which order; `movements` says what is sent. Each resource takes its own in
+scheduling order, as the model has it: the uplink sends, the VM computes, the downlink brings home, the local executor
+computes. Every run gives the schedule that was measured, in the same record as the plan's.
+
+Where something fails, what the UE has becomes arguments of what is left (`parser.remaining`), which is run again, with
+the MEC host if it answers and without it if not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import grpc
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.edge import certificates, sandbox
+from mrlato_jax.edge.application import Call, Program, resolved
+from mrlato_jax.edge.codec import framed, packed, unframed, unpacked
+from mrlato_jax.edge.dags import common_mark, marked
+from mrlato_jax.edge.machine import Machine, MachineLostError, RunOnMachine
+from mrlato_jax.edge.mec import SERVICE
+from mrlato_jax.edge.parser import remaining
+from mrlato_jax.edge.sandbox import Quota
+from mrlato_jax.edge.vm import Order, parts
+from mrlato_jax.errors import InputError, check_choice, check_number, shorten
+from mrlato_jax.mec.latency import LOCAL, Schedule
+from mrlato_jax.mec.system import CHANNELS, Power
+from mrlato_jax.mec.transfers import movements
+
+CLOCK_CALLS = 9  # to compare clocks; the one of the shortest way counts
+CONNECT_S = 2.0  # that a connection may take
+MOST_TRIES = 3  # at the MEC host, of one run; then the rest runs at the UE
+GIVE_UP_S = 60.0  # that tasks which only a server may run wait for one
+RESOURCES = ("UE", "uplink", "VM", "downlink")
+RULES = ("paper", "resident")  # of channels, that machines can follow
+
+
+class Span(NamedTuple):
+    """A task, or its input or result, on a resource; seconds from the beginning of the run."""
+
+    task: int
+    resource: str  # of RESOURCES
+    start: float
+    end: float
+    needed_by: int  # on a link: for which task; else the task itself
+
+
+class TaskFailedError(Exception):
+    """A task raised an exception: where it runs makes no difference."""
+
+
+class ServerLostError(Exception):
+    """The MEC host, or the way to it, or the VM there; the text says which."""
+
+
+class LocalLostError(Exception):
+    """The local executor has ended."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A run of an application.
+
+    Attributes:
+        returned: what the application gave.
+        measured: when each task left each resource, as a plan's schedule says it.
+        spans: what each resource did, in order of their starts.
+        placement: int32[n], where each task ran in the end.
+        order: int64[n], task ids in scheduling order.
+        channel: the rule of the run.
+        events: what went otherwise than planned, with seconds; empty where nothing did.
+        setup_s: seconds before the beginning, in which both ends were told the order.
+    """
+
+    returned: Any
+    measured: Schedule
+    spans: tuple[Span, ...]
+    placement: np.ndarray
+    order: np.ndarray
+    channel: str
+    events: tuple[tuple[float, str], ...]
+    setup_s: float
+
+    @property
+    def makespan(self) -> float:
+        """Seconds until all that the UE is to have is there."""
+        return self.measured.makespan
+
+
+class Connection:
+    """A way to an MEC host; `Connection.open` makes one.
+
+    Attributes:
+        ahead_s: how far the host's monotonic clock is ahead of ours.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel, self.ahead_s = channel, 0.0
+        self._run = channel.stream_stream(f"/{SERVICE}/Run")
+        self._clock = channel.unary_unary(f"/{SERVICE}/Clock")
+
+    @classmethod
+    async def open(cls, address: str, credentials: Path, user: str, timeout_s: float | None = None) -> Connection:
+        """Connects and compares clocks.
+
+        Args:
+            address: HOST:PORT.
+            credentials: folder with the user's certificate.
+            user: name in it.
+            timeout_s: that it may take; None: `CONNECT_S`.
+
+        Raises:
+            ServerLostError: nobody answers there, or not to us.
+        """
+        timeout_s = CONNECT_S if timeout_s is None else timeout_s
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.keepalive_time_ms", 2000),
+            ("grpc.keepalive_timeout_ms", 3000),
+            ("grpc.enable_retries", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        channel = grpc.aio.secure_channel(address, certificates.channel_credentials(credentials, user), options)
+        connection = cls(channel)
+        try:
+            await asyncio.wait_for(channel.channel_ready(), timeout_s)
+            best = float("inf")
+            for _ in range(CLOCK_CALLS):
+                begin = time.monotonic()
+                theirs = float(unpacked(await connection._clock(b"", timeout=timeout_s)))
+                end = time.monotonic()
+                if end - begin < best:
+                    best, connection.ahead_s = end - begin, theirs - (begin + end) / 2
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            await channel.close()
+            text = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
+            raise ServerLostError(f"MEC host at {address}: {text}") from None
+        return connection
+
+    def call(self) -> grpc.aio.StreamStreamCall:
+        """A new run there."""
+        return self._run()
+
+    async def close(self) -> None:
+        """Ends it, with the runs on it."""
+        await self._channel.close()
+
+
+class _Attempt:
+    """One way through a program: what both ends are told, what they say, and what comes of it."""
+
+    def __init__(
+        self, program: Program, graph: TaskGraph, stays: bool, placement: np.ndarray, order: np.ndarray
+    ) -> None:
+        self.program, self.graph = program, graph
+        sites, self.order = placement.tolist(), order.tolist()
+        self.sites = sites
+        sent = movements(graph, stays, sites, self.order)
+        self.up = [move for move in sent if move.source == LOCAL]
+        self.down = [move.task for move in sent if move.target == LOCAL]
+        self.needed_by = {move.task: move.needed_by for move in sent if move.target == LOCAL}
+        own = frozenset(move.task for move in self.up if move.task == move.needed_by)
+        calls = program.calls
+        here = [task for task in self.order if sites[task] == LOCAL and calls[task].function is not None]
+        there = [task for task in self.order if sites[task] != LOCAL]
+        self.local_order = Order.of(program.app, calls, here, frozenset(), here) if here else None
+        self.server_order = Order.of(program.app, calls, there, own, self.down) if there else None
+        self.gathered = [task for task in self.order if calls[task].function is None and task not in program.given]
+        parents_here = {parent for task in here for parent in calls[task].parents}
+        self.brought = parents_here - set(here)  # results that the local executor is sent
+        used = {parent for parent, _ in program.edges}
+        self.finals = [task for task in self.order if task not in used]
+        self.results: dict[int, bytes] = {}
+        self.spans: list[Span] = []
+        self.at_ue: dict[int, asyncio.Event] = {task: asyncio.Event() for task in range(len(calls))}
+        self.since: dict[int, float] = {}  # when a result came to the UE
+        self.begin = self.setup_s = 0.0
+
+    async def go(
+        self, given: Mapping[int, bytes], local: Machine | None, server: Connection | None, patience_s: float | None
+    ) -> None:
+        """Runs it to its end; what came to the UE is in `results`, also where it fails.
+
+        Raises:
+            TaskFailedError, ServerLostError, LocalLostError: as these say.
+        """
+        asked = time.monotonic()
+        run, call = None, None
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if self.server_order is not None:
+                    if server is None:
+                        raise ServerLostError("no MEC host")
+                    call = server.call()
+                    stack.callback(call.cancel)
+                    await self._begin_there(call, patience_s)
+                if self.local_order is not None:
+                    if local is None or local.lost:
+                        raise LocalLostError(local.lost if local else "no local executor")
+                    run = local.open()
+                    stack.push_async_callback(run.close)
+                self.begin = time.monotonic()
+                self.setup_s = self.begin - asked
+                if run is not None and self.local_order is not None:
+                    await run.send("begin", body=self.local_order.packed())
+                for task, body in given.items():
+                    self.results[task], self.since[task] = body, self.begin
+                    self.at_ue[task].set()
+                jobs = [self._gather()]
+                if call is not None and server is not None:
+                    jobs += [self._uplink(call), self._downlink(call, server.ahead_s)]
+                if run is not None:
+                    jobs += [self._executor(run), self._bring(run)]
+                await _together(jobs, patience_s)
+        except MachineLostError as lost:
+            raise LocalLostError(str(lost)) from None
+        except grpc.aio.AioRpcError as error:
+            raise _as_lost(error) from None
+
+    async def _begin_there(self, call: grpc.aio.StreamStreamCall, patience_s: float | None) -> None:
+        assert self.server_order is not None
+        await call.write(framed(["begin"], self.server_order.packed()))
+        data = await asyncio.wait_for(call.read(), max(CONNECT_S, patience_s or 0.0) + 30.0)
+        if data is grpc.aio.EOF:
+            raise ServerLostError(await call.details() or "the host closed the run")
+        header, _ = unframed(data)
+        self._check(header)
+        if header != ["begun"]:
+            raise ServerLostError(f"the host says {shorten(header)}")
+
+    def _check(self, header: list[Any]) -> None:
+        """Raises where the other end says that it is over."""
+        if header[0] == "failed":
+            _, task, text = header
+            name = self.graph.names[task] if 0 <= task < self.graph.num_tasks else "the run"
+            raise TaskFailedError(f"{name}: {text}")
+        if header[0] == "lost":
+            raise ServerLostError(f"VM: {header[1]}")
+
+    def _arrive(self, task: int, body: bytes) -> float:
+        now = time.monotonic()
+        self.results[task], self.since[task] = body, now
+        self.at_ue[task].set()
+        return now
+
+    async def _uplink(self, call: grpc.aio.StreamStreamCall) -> None:
+        self._handed: dict[tuple[int, int], float] = {}
+        for move in self.up:
+            if move.task == move.needed_by:
+                body = await self._own(self.program.calls[move.task])
+                frame = framed(["own", move.task], body)
+            else:
+                await self.at_ue[move.task].wait()
+                frame = framed(["result", move.task, move.needed_by], self.results[move.task])
+            self._handed[move.task, move.needed_by] = time.monotonic()
+            await call.write(frame)
+        await call.done_writing()
+
+    async def _own(self, call: Call) -> bytes:
+        """The inputs of a task, as one message."""
+        for parent in call.parents:
+            await self.at_ue[parent].wait()
+        values = {parent: unpacked(self.results[parent]) for parent in call.parents}
+        inputs = [resolved(source, values) for source in parts(call.inputs)]
+        if call.fills is not None:
+            inputs = [[marked(common_mark(inputs[0]), call.fills)]]
+        return packed(inputs)
+
+    async def _downlink(self, call: grpc.aio.StreamStreamCall, ahead_s: float) -> None:
+        free_up = free_down = 0.0
+        computed: dict[int, float] = {}
+        while True:
+            data = await call.read()
+            if data is grpc.aio.EOF:
+                code = await call.code()
+                raise ServerLostError(f"the host ended the run ({code.name}: {await call.details()})")
+            header, body = unframed(data)
+            self._check(header)
+            if header[0] == "finished":
+                return
+            task = header[1]
+            if header[0] == "done":
+                _, task, start, end, sent, arrived = header
+                computed[task] = end - ahead_s
+                for source, needed_by, when in arrived:
+                    at = when - ahead_s
+                    begun = max(self._handed.get((source, needed_by), at), free_up)
+                    free_up = max(at, begun)
+                    self.spans.append(Span(source, "uplink", min(begun, at), at, needed_by))
+                self.spans.append(Span(task, "VM", start - ahead_s, end - ahead_s, task))
+                if not sent:
+                    continue
+            now = self._arrive(task, body)
+            self.spans.append(
+                Span(task, "downlink", min(now, max(free_down, computed[task])), now, self.needed_by.get(task, task))
+            )
+            free_down = now
+
+    async def _executor(self, run: RunOnMachine) -> None:
+        async for header, body in run.messages():
+            self._check(header)
+            if header[0] == "done":
+                _, task, start, end, _ = header
+                self._arrive(task, body)
+                self.spans.append(Span(task, "UE", start, end, task))
+
+    async def _bring(self, run: RunOnMachine) -> None:
+        """Hands results that come from elsewhere to the local executor."""
+
+        async def bring(task: int) -> None:
+            await self.at_ue[task].wait()
+            await run.send("result", task, body=self.results[task])
+
+        await asyncio.gather(*(bring(task) for task in self.brought))
+
+    async def _gather(self) -> None:
+        for task in self.gathered:
+            for parent in self.program.calls[task].parents:
+                await self.at_ue[parent].wait()
+            self._arrive(task, b"")
+
+
+async def _together(jobs: Sequence[Any], patience_s: float | None) -> None:
+    """All jobs to their end; where one fails, the others end with it."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        done, waiting = await asyncio.wait(tasks, timeout=patience_s, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+        if waiting:
+            raise ServerLostError(f"not done after {patience_s:.1f} s")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _as_lost(error: grpc.aio.AioRpcError) -> Exception:
+    if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+        return InputError(error.details() or "the host refuses what it was sent")
+    return ServerLostError(f"{error.code().name}: {error.details()}")
+
+
+class Ue:
+    """A user's equipment: the local executor and the way to an MEC host, for any number of runs.
+
+    Args:
+        apps: the deployed applications, as `installed.load` takes them.
+        mec: HOST:PORT of the MEC host; None: everything runs here.
+        credentials: folder with the user's certificate.
+        user: name in it.
+        share: of a core's processor time that local tasks get, which makes the UE the slower machine; in (0, 1].
+            Where no quota can be set, the local executor waits after each task in its place.
+        core: processor core of the local executor; None: any.
+        say: called with a line on what happened, such as a host that does not answer.
+
+    Use it with `async with`.
+    """
+
+    def __init__(
+        self,
+        apps: Sequence[str],
+        mec: str | None = None,
+        credentials: Path | None = None,
+        user: str = "",
+        *,
+        share: float = 1.0,
+        core: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        if mec is not None and credentials is None:
+            raise InputError("credentials is None; accepted: the folder with the certificate for the MEC host")
+        check_number("share", share, low=0.0, high=1.0, open_low=True)
+        self._apps, self._mec, self._credentials, self._user = tuple(apps), mec, credentials, user
+        waits = sandbox.limits() == "rlimit"
+        self._quota, self._pace = Quota(cpus=1.0 if waits else share, core=core), 1 / share if waits else 1.0
+        self._say = say
+        self.local: Machine | None = None
+        self.server: Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        """Starts the local executor, and connects."""
+        await self._ensure_local()
+        if self._mec is not None:
+            try:
+                await self._connect()
+            except ServerLostError as lost:
+                self._say(str(lost))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.server is not None:
+            await self.server.close()
+        if self.local is not None:
+            await self.local.stop()
+
+    async def _ensure_local(self) -> None:
+        if self.local is None or self.local.lost:
+            self.local = await Machine.start(self._apps, kind="process", quota=self._quota, pace=self._pace)
+
+    async def _connect(self) -> None:
+        if self.server is not None:
+            await self.server.close()
+            self.server = None
+        if self._mec is None or self._credentials is None:
+            raise ServerLostError("no MEC host")
+        self.server = await Connection.open(self._mec, self._credentials, self._user)
+
+    async def run(
+        self,
+        program: Program,
+        graph: TaskGraph,
+        placement: np.ndarray,
+        order: np.ndarray,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        channel: str = "resident",
+        power: Power | None = None,
+        patience_s: float | None = None,
+    ) -> Run:
+        """Runs an application as planned.
+
+        Args:
+            program: its tasks.
+            graph: its DAG.
+            placement: int[n], 0 or 1: where each task is to run.
+            order: int[n], task ids in scheduling order.
+            arguments: values for the program's arguments.
+            channel: rule of the plan, "paper" or "resident": whether results return or stay.
+            power: of the UE, for the measured energy.
+            patience_s: after so long the rest runs without the MEC host; None: as long as it takes.
+
+        Raises:
+            InputError: other arguments than the program has, or a channel whose rule no machine can follow.
+            TaskFailedError: a task raised an exception.
+            ServerLostError: tasks that only a server may run found none in `GIVE_UP_S`.
+        """
+        check_choice("channel", channel, RULES)
+        program.check_arguments(arguments or {})
+        stays = CHANNELS[channel].results_stay
+        there = {place: packed((arguments or {})[name]) for place, name in enumerate(program.arguments)}
+        original = list(range(len(program.calls)))  # id in the whole program, by id in what is left
+        left, left_graph, sites, sequence = program, graph, np.asarray(placement), _arguments_first(program, order)
+        began, setup_s, tries, spans, events = 0.0, 0.0, 0, [], []
+        ran = np.zeros(len(program.calls), np.int32)
+        pinned_since: float | None = None
+        while True:
+            attempt = _Attempt(left, left_graph, stays, sites, sequence)
+            given = {task: there[original[task]] for task in left.given}
+            failure: Exception | None = None
+            answers = True
+            try:
+                if attempt.server_order is not None and self.server is None:
+                    answers = False
+                    await self._connect()
+                    answers = True
+                await self._ensure_local()
+                await attempt.go(given, self.local, self.server, patience_s)
+            except (ServerLostError, LocalLostError, TimeoutError) as error:
+                failure = error
+            if attempt.begin and not began:
+                began, setup_s = attempt.begin, attempt.setup_s
+            for span in attempt.spans:
+                ran[original[span.task]] = {"UE": 0, "VM": 1}.get(span.resource, ran[original[span.task]])
+                task, needed_by = original[span.task], original[span.needed_by]
+                spans.append(Span(task, span.resource, span.start, span.end, needed_by))
+            there |= {original[task]: body for task, body in attempt.results.items()}
+            if failure is None:
+                break
+            began = began or time.monotonic()
+            events.append((time.monotonic() - began, str(failure)))
+            self._say(str(failure))
+            rest, part, places = remaining(program, graph, there)
+            original = sorted(places, key=places.__getitem__)
+            if isinstance(failure, ServerLostError | TimeoutError):
+                tries += 1
+                if self.server is not None:
+                    await self.server.close()
+                    self.server = None
+            with_server = answers and tries < MOST_TRIES and await self._reachable(events, began)
+            must = [call.pin == "server" for call in rest.calls]
+            if any(must) and not with_server:
+                pinned_since = pinned_since or time.monotonic()
+                if time.monotonic() - pinned_since > GIVE_UP_S:
+                    raise ServerLostError(
+                        f"{rest.calls[must.index(True)].name} runs at a server only: {failure}"
+                    ) from None
+                await asyncio.sleep(0.5)
+            wanted = np.array([placement[task] for task in original])
+            sites = np.where(must, 1, np.where(with_server, wanted, LOCAL))
+            sites[: len(rest.given)] = LOCAL
+            sites[[call.pin == "ue" for call in rest.calls]] = LOCAL
+            sequence = _arguments_first(rest, [places[int(task)] for task in order if int(task) in places])
+            left, left_graph = rest, part
+        relative = sorted(
+            (span._replace(start=span.start - began, end=span.end - began) for span in spans),
+            key=lambda span: (span.start, span.end),
+        )
+        returned = resolved(program.returned, {task: unpacked(there[task]) for task in program.delivered})
+        measured = _schedule(relative, graph.num_tasks, power or Power())
+        return Run(
+            returned, measured, tuple(relative), ran, _arguments_first(program, order), channel, tuple(events), setup_s
+        )
+
+    async def _reachable(self, events: list[tuple[float, str]], began: float) -> bool:
+        """Whether the MEC host answers."""
+        if self._mec is None:
+            return False
+        if self.server is None:
+            try:
+                await self._connect()
+            except ServerLostError as lost:
+                events.append((time.monotonic() - began, str(lost)))
+                return False
+        return True
+
+
+def _schedule(spans: Sequence[Span], num_tasks: int, power: Power) -> Schedule:
+    """What was measured, as a plan's schedule says it."""
+    ends = {resource: np.zeros(num_tasks) for resource in RESOURCES}
+    busy = dict.fromkeys(RESOURCES, 0.0)
+    for span in spans:
+        task = span.needed_by if span.resource == "uplink" else span.task
+        ends[span.resource][task] = max(ends[span.resource][task], span.end)
+        busy[span.resource] += span.end - span.start
+    makespan = max((span.end for span in spans if span.resource in ("UE", "downlink")), default=0.0)
+    energy = power.compute_w * busy["UE"] + power.send_w * busy["uplink"] + power.receive_w * busy["downlink"]
+    energy += power.idle_w * makespan
+    return Schedule(makespan, ends["uplink"], ends["VM"], ends["downlink"], ends["UE"], energy)
+
+
+def _arguments_first(program: Program, order: Any) -> np.ndarray:
+    """The order with what the caller gives in front: it is at the UE from the beginning."""
+    given = len(program.arguments)
+    return np.array([*range(given), *(int(task) for task in order if int(task) >= given)], np.int64)

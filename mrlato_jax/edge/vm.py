@@ -1,0 +1,277 @@
+"""The program inside a VM, and of the UE's local executor: runs the tasks of deployed applications, one at a time.
+
+Frames come in on standard input and go out on standard output, each behind four bytes of its length:
+
+| in | meaning |
+| --- | --- |
+| `["begin", run]` | tasks in the order in which they run, and results in the order in which they are sent: `Orders` |
+| `["own", run, task]` | the inputs of a task, all together |
+| `["result", run, task]` | a result that was computed elsewhere |
+| `["end", run]` | the run is forgotten |
+
+| out | meaning |
+| --- | --- |
+| `["ready"]` | the applications are loaded |
+| `["started", run, task]` | a task begins |
+| `["done", run, task, start, end, sent]` | it has ended, by the monotonic clock; `sent`: its result is the body |
+| `["home", run, task]` | a result that was computed before |
+| `["finished", run]` | all is computed and sent |
+| `["failed", run, task, text]` | a task raised an exception, or its inputs are none; the run is over |
+
+A task waits for those before it in the order, as it does in the model. Nothing here knows what a plan is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import select
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrlato_jax.edge.application import Application, Call, Constant, Result, Several, Source, resolved
+from mrlato_jax.edge.codec import MOST_BYTES, framed, packed, unframed, unpacked
+from mrlato_jax.edge.installed import load
+from mrlato_jax.errors import InputError, shorten
+
+_LENGTH = struct.Struct(">I")
+MOST_FRAME_BYTES = MOST_BYTES + 2**16
+PIECE = 2**18  # bytes read at once
+LONGEST_TEXT = 300  # of an error
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What a machine does for a run.
+
+    Attributes:
+        app: name of the deployed application.
+        tasks: (id, function, inputs, own) in the order in which they run; `own`: a message brings its inputs, which are
+            not looked for among the results.
+        sent: ids of the tasks whose results are sent, in that order.
+    """
+
+    app: str
+    tasks: tuple[tuple[int, str, tuple[Source, ...], bool], ...]
+    sent: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, app: str, calls: Sequence[Call], tasks: Sequence[int], own: frozenset[int], sent: Sequence[int]
+    ) -> Order:
+        """The order of some of a program's tasks, those that have work."""
+        listed = [(task, calls[task].function, calls[task].inputs, task in own) for task in tasks]
+        return cls(app, tuple((task, name, inputs, own) for task, name, inputs, own in listed if name), tuple(sent))
+
+    def packed(self) -> bytes:
+        """As the body of a "begin"."""
+        tasks = [[task, function, [_listed(one) for one in inputs], own] for task, function, inputs, own in self.tasks]
+        return packed([self.app, tasks, list(self.sent)])
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Order:
+        """Raises InputError where `data` is no order."""
+        try:
+            app, tasks, sent = unpacked(data)
+            return cls(
+                str(app),
+                tuple(
+                    (int(task), str(name), tuple(map(_source, inputs)), bool(own)) for task, name, inputs, own in tasks
+                ),
+                tuple(int(task) for task in sent),
+            )
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"order cannot be read ({shorten(str(error))}); accepted: one of Order.packed") from None
+
+
+def _listed(source: Source) -> list[Any]:
+    match source:
+        case Result(task):
+            return [0, task]
+        case Constant(value):
+            return [1, value]
+        case Several(entries):
+            return [2, [_listed(entry) for entry in entries]]
+
+
+def _source(listed: Any) -> Source:
+    kind, value = listed
+    if kind == 0:
+        return Result(int(value))
+    if kind == 1:
+        return Constant(value)
+    if kind == 2:
+        return Several(tuple(map(_source, value)))
+    raise ValueError(f"a source of kind {kind!r}")
+
+
+def parts(inputs: Sequence[Source]) -> list[Source]:
+    """The inputs that a message of a task's own brings: all but constants."""
+    return [source for source in inputs if not isinstance(source, Constant)]
+
+
+class _Run:
+    """What is left of a run, and what is there."""
+
+    def __init__(self, order: Order) -> None:
+        self.app = order.app
+        self.tasks = deque(order.tasks)
+        self.unsent = deque(order.sent)
+        self.results: dict[int, bytes] = {}  # packed
+        self.own: dict[int, bytes] = {}
+
+    def is_ready(self) -> bool:
+        """Whether the next task has its inputs."""
+        if not self.tasks:
+            return False
+        task, _, inputs, own = self.tasks[0]
+        return task in self.own if own else all(parent in self.results for parent in Call("", "", inputs).parents)
+
+    def inputs(self) -> list[Any]:
+        """Of the next task."""
+        task, _, inputs, own = self.tasks[0]
+        if own:
+            brought = unpacked(self.own.pop(task))
+            if not isinstance(brought, list) or len(brought) != len(parts(inputs)):
+                raise InputError(f"inputs are {shorten(brought)}; accepted: {len(parts(inputs))} of them")
+            rest = iter(brought)
+            return [source.value if isinstance(source, Constant) else next(rest) for source in inputs]
+        values = {parent: unpacked(self.results[parent]) for parent in Call("", "", inputs).parents}
+        return [resolved(source, values) for source in inputs]
+
+
+class Worker:
+    """The loop of the program.
+
+    Args:
+        apps: deployed applications by name.
+        pace: at least 1: a task takes as many times longer than its processor needs, for a slower clock.
+        watched: whether the beginning of a task is said, so that one that takes too long can be ended.
+        source: descriptor that frames are read from.
+        target: descriptor that they are written to.
+    """
+
+    def __init__(self, apps: Mapping[str, Application], pace: float, watched: bool, source: int, target: int) -> None:
+        self._apps, self._pace, self._watched, self._source, self._target = apps, pace, watched, source, target
+        self._runs: dict[int, _Run] = {}
+        self._buffer = bytearray()
+
+    def serve(self) -> None:
+        """Runs what it is sent until standard input ends."""
+        self._send(["ready"])
+        while True:
+            ready = next((number for number, run in self._runs.items() if run.is_ready()), None)
+            if not self._receive(wait=ready is None):
+                return
+            if ready is not None and ready in self._runs:
+                self._advance(ready)
+
+    def _receive(self, wait: bool) -> bool:
+        """Takes in what is there; False once the other end has closed."""
+        while wait or select.select([self._source], [], [], 0)[0]:
+            piece = os.read(self._source, PIECE)
+            if not piece:
+                return False
+            self._buffer += piece
+            while len(self._buffer) >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(self._buffer)
+                if len(self._buffer) < _LENGTH.size + length:
+                    break
+                frame = bytes(memoryview(self._buffer)[_LENGTH.size : _LENGTH.size + length])
+                del self._buffer[: _LENGTH.size + length]
+                self._take(*unframed(frame))
+                wait = False
+        return True
+
+    def _take(self, header: list[Any], body: bytes) -> None:
+        kind, number, *rest = header
+        if kind == "begin":
+            try:
+                order = Order.unpacked(body)
+                app = self._apps.get(order.app)
+                if app is None:
+                    raise InputError(f"app is {shorten(order.app)}; accepted: {', '.join(self._apps)}")
+                for _, name, _, _ in order.tasks:
+                    if name not in app.functions:
+                        raise InputError(f"function is {shorten(name)}; accepted: {', '.join(app.functions)}")
+            except InputError as error:
+                self._send(["failed", number, -1, shorten(str(error), LONGEST_TEXT)])
+                return
+            self._runs[number] = _Run(order)
+            self._finish(number)
+        elif number not in self._runs:
+            return  # of a run that is over
+        elif kind == "own":
+            self._runs[number].own[rest[0]] = body
+        elif kind == "result":
+            self._runs[number].results[rest[0]] = body
+        elif kind == "end":
+            del self._runs[number]
+
+    def _advance(self, number: int) -> None:
+        """Runs the next task of a run."""
+        run = self._runs[number]
+        task, name, _, _ = run.tasks[0]
+        if self._watched:
+            self._send(["started", number, task])
+        start, begin = time.monotonic(), time.process_time()
+        try:
+            result = packed(self._apps[run.app].functions[name].function(*run.inputs()))
+        except Exception as error:
+            del self._runs[number]
+            self._send(["failed", number, task, f"{type(error).__name__}: {error}"[:LONGEST_TEXT]])
+            return
+        if self._pace > 1:
+            left = start + self._pace * (time.process_time() - begin) - time.monotonic()
+            time.sleep(max(0.0, left))
+        end = time.monotonic()
+        run.tasks.popleft()
+        run.results[task] = result
+        is_next = bool(run.unsent) and run.unsent[0] == task
+        if is_next:
+            run.unsent.popleft()
+        self._send(["done", number, task, start, end, is_next], result if is_next else b"")
+        self._finish(number)
+
+    def _finish(self, number: int) -> None:
+        """Sends the results that are due."""
+        run = self._runs[number]
+        while run.unsent and run.unsent[0] in run.results:
+            task = run.unsent.popleft()
+            self._send(["home", number, task], run.results[task])
+        if not run.tasks and not run.unsent:
+            del self._runs[number]
+            self._send(["finished", number])
+
+    def _send(self, header: list[Any], body: bytes = b"") -> None:
+        head = framed(header)
+        pieces = [_LENGTH.pack(len(head) + len(body)) + head, body]
+        left = sum(map(len, pieces))
+        written = os.writev(self._target, pieces)
+        if written < left:
+            data = memoryview(b"".join(pieces))[written:]
+            while data:
+                data = data[os.write(self._target, data) :]
+
+
+def main(words: Sequence[str]) -> None:
+    """Runs the program.
+
+    Args:
+        words: where each application is, as JSON; the pace; whether it is watched, 0 or 1.
+    """
+    source, target = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # what tasks print is no frame
+    apps = [load(spec) for spec in json.loads(words[0])]
+    Worker({app.name: app for app in apps}, float(words[1]), words[2] == "1", source, target).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,200 @@
+"""Applications as functions and calls: what is recorded, what is measured, and what is refused."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrlato_jax.edge.application import Application, Constant, Result, Several
+from mrlato_jax.edge.codec import packed
+from mrlato_jax.edge.installed import load
+from mrlato_jax.edge.parser import measure, remaining
+from mrlato_jax.errors import InputError
+
+
+def diamond() -> Application:
+    """load -> (half, twice) -> join, of which the join and the load are delivered."""
+    app = Application("diamond")
+
+    @app.task(pin="ue")
+    def load(size: int) -> np.ndarray:
+        return np.arange(size, dtype=np.float64)
+
+    @app.task
+    def half(values: np.ndarray, keep: int = 2) -> np.ndarray:
+        return values[: len(values) // keep]
+
+    @app.task(pin="server")
+    def twice(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values, values])
+
+    @app.task
+    def join(parts: list[np.ndarray], scale: float) -> float:
+        return scale * float(sum(part.sum() for part in parts))
+
+    @app.flow
+    def whole(size: int, scale: float) -> Any:
+        values = load(size)
+        return [join([half(values), twice(values)], scale), values]
+
+    return app
+
+
+def test_calls_are_recorded_with_where_their_inputs_come_from() -> None:
+    program = diamond().program
+    assert [call.name for call in program.calls] == ["size", "scale", "load", "half", "twice", "join", "returned"]
+    assert [call.pin for call in program.calls] == ["ue", "ue", "ue", "any", "server", "any", "ue"]
+    assert program.calls[3].inputs == (Result(2), Constant(2))
+    assert program.calls[5].inputs == (Several((Result(3), Result(4))), Result(1))
+    assert sorted(program.edges) == [(0, 2), (1, 5), (2, 3), (2, 4), (2, 6), (3, 5), (4, 5), (5, 6)]
+    assert program.delivered == {2, 5}
+    assert program.arguments == ("size", "scale")
+
+
+def test_outside_of_the_flow_a_declared_function_is_the_function() -> None:
+    app = Application("sums")
+
+    @app.task
+    def add(left: int, right: int = 1) -> int:
+        return left + right
+
+    @app.flow
+    def sums(number: int) -> Any:
+        return add(add(number), right=number)
+
+    assert add(3) == 4
+    assert [call.name for call in app.program.calls] == ["number", "add", "add_2"]
+    assert app.program.calls[2].inputs == (Result(1), Result(0))
+    assert measure(app, {"number": 5}, machine_hz=1e9, runs=1).returned == 11
+
+
+def test_bytes_are_those_of_the_inputs_and_of_the_result() -> None:
+    found = measure(diamond(), {"size": 1000, "scale": 2.0}, machine_hz=1e9, runs=1)
+    total = np.arange(1000).sum()
+    assert found.returned[0] == 2.0 * (np.arange(500).sum() + 2 * total)
+    np.testing.assert_array_equal(found.returned[1], np.arange(1000.0))
+    graph = found.graph
+    assert graph.names == ("size", "scale", "load", "half", "twice", "join", "returned")
+    assert graph.pins == ("ue", "ue", "ue", "any", "server", "any", "ue")
+    header = graph.download_bytes[2] - 8000
+    assert 0 < header < 40  # of an array: what it says of itself
+    np.testing.assert_allclose(graph.download_bytes, [3, 9, 8000, 4000, 16000, 9, 0], atol=header)
+    np.testing.assert_allclose(graph.upload_bytes, [0, 0, 3, 8000, 8000, 20009, 8009], atol=2 * header)
+
+
+def test_cycles_are_processor_time_by_the_clock() -> None:
+    """A task that computes ten times as long as another; one that waits computes nothing."""
+    app = Application("burners")
+
+    def burn(seconds: float) -> int:
+        until = time.process_time() + seconds
+        while time.process_time() < until:
+            pass
+        return 0
+
+    @app.task
+    def short() -> int:
+        return burn(0.005)
+
+    @app.task
+    def long(_: int) -> int:
+        return burn(0.05)
+
+    @app.task
+    def wait(_: int) -> int:
+        time.sleep(0.05)
+        return 0
+
+    @app.flow
+    def burners() -> Any:
+        return wait(long(short()))
+
+    found = measure(app, {}, machine_hz=2e9, runs=3)
+    assert found.seconds.shape == (3, 3)
+    cycles = found.graph.cycles
+    assert cycles[0] == pytest.approx(0.005 * 2e9, rel=0.2)
+    assert cycles[1] == pytest.approx(0.05 * 2e9, rel=0.2)
+    assert cycles[2] < 0.2 * cycles[0]
+    assert (found.spread[:2] < 0.5).all()
+
+
+def test_what_is_at_the_ue_becomes_an_argument_of_what_is_left() -> None:
+    app = diamond()
+    found = measure(app, {"size": 100, "scale": 1.0}, machine_hz=1e9, runs=1)
+    program, graph = found.program, found.graph
+    there = {0: packed(100), 1: packed(1.0), 2: packed(np.arange(100.0)), 4: b""}
+    rest, part, places = remaining(program, graph, there)
+    assert [call.name for call in rest.calls] == ["scale", "load", "twice", "half", "join", "returned"]
+    assert [call.function for call in rest.calls] == [None, None, None, "half", "join", None]
+    assert rest.arguments == ("scale", "load", "twice")
+    assert rest.calls[4].inputs == (Several((Result(3), Result(2))), Result(0))
+    assert rest.returned == Several((Result(4), Result(1)))
+    assert part.pins == ("ue", "ue", "ue", "any", "any", "ue")
+    assert part.cycles[:3].tolist() == [0, 0, 0]
+    assert part.cycles[3] == graph.cycles[3]
+    assert part.download_bytes.tolist() == graph.download_bytes[[1, 2, 4, 3, 5, 6]].tolist()
+    assert sorted(places) == [1, 2, 3, 4, 5, 6]
+    again, same, _ = remaining(program, graph, {0: packed(100), 1: packed(1.0)})
+    assert again == program
+    assert same.edges.tolist() == graph.edges.tolist()
+
+
+def test_an_application_is_found_by_its_module_or_file(tmp_path: Path) -> None:
+    assert load("mrlato_jax.edge.dags:app").name == "dag"
+    assert load("mrlato_jax.edge.dags").name == "dag"
+    file = tmp_path / "mine.py"
+    file.write_text("from mrlato_jax.edge.application import Application\nother = Application('mine')\n")
+    assert load(f"{file}:other").name == "mine"
+    for spec in (
+        f"{file}:app",
+        f"{file}",
+        "no.such.module",
+        "json:loads",
+        "",
+        tmp_path / "none.py",
+        f"{tmp_path}/n.py",
+    ):
+        with pytest.raises(InputError, match=r"app is .*; accepted: package\.module:name or file\.py:name"):
+            load(spec)  # type: ignore[arg-type]
+
+
+def test_what_is_described_wrongly_is_refused() -> None:
+    app = Application("wrong")
+
+    @app.task
+    def one(value: Any) -> Any:
+        return value
+
+    cases: list[tuple[Any, str]] = [
+        (lambda x: x + 1, "flow computes with a value that is not there yet"),
+        (lambda x: one(x) if x else x, "flow computes with a value that is not there yet"),
+        (lambda x: x, "calls no task"),
+        (lambda x: [one(x), 3][1], "returns 3; accepted: results of tasks"),
+        (lambda x: one(x, x), "one is called otherwise than it is declared: too many positional arguments"),
+        (lambda x: one({"key": x}), "an argument of one is a dict that holds results of tasks"),
+        (lambda x, y: one(x), "does not use y; accepted: arguments in use"),
+    ]
+    for flow, phrase in cases:
+        with pytest.raises(InputError, match=phrase):
+            app.flow(flow)
+        with pytest.raises(InputError, match="application wrong has no flow"):
+            _ = app.program
+    with pytest.raises(InputError, match="pin is 'phone'; accepted: any, ue, server"):
+        app.task(pin="phone")
+    with pytest.raises(InputError, match="application wrong has a function one; accepted: another name"):
+        app.task(one.function)
+    with pytest.raises(InputError, match="name is 'two words'; accepted: letters"):
+        Application("two words")
+    app.flow(lambda x: one(x))
+    with pytest.raises(InputError, match="application wrong has a flow; accepted: one"):
+        app.flow(lambda x: one(x))
+    with pytest.raises(InputError, match=r"arguments are \['y'\]; accepted: \['x'\]"):
+        measure(app, {"y": 1}, machine_hz=1e9)
+    with pytest.raises(InputError, match="machine_hz is 0; accepted"):
+        measure(app, {"x": 1}, machine_hz=0)
+    with pytest.raises(InputError, match=r"value cannot be sent \(.*object.*\); accepted: None, bool"):
+        measure(app, {"x": object()}, machine_hz=1e9)

@@ -1,0 +1,397 @@
+"""Runs through real processes on loopback: right results, measured schedules, and what becomes of failures."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, ClassVar
+
+import grpc
+import numpy as np
+import pytest
+
+import mrlato_jax as mj
+from mrlato_jax.edge import certificates, dags, ue
+from mrlato_jax.edge.application import Program
+from mrlato_jax.edge.calibrate import calibrate, took
+from mrlato_jax.edge.cases import case
+from mrlato_jax.edge.codec import framed, unframed
+from mrlato_jax.edge.link import Rates, start_process
+from mrlato_jax.edge.mec import Mec
+from mrlato_jax.edge.traffic import Rules
+from mrlato_jax.edge.ue import Connection, Run, ServerLostError, TaskFailedError, Ue
+from mrlato_jax.edge.vm import Order
+from mrlato_jax.errors import InputError
+from mrlato_jax.mec.transfers import movements
+
+MACHINE_HZ = 10e9
+APPS = ["mrlato_jax.edge.dags:app", str(Path(__file__).with_name("sums.py"))]
+ALL_LOCAL, MIXED, ALL_OFFLOAD = [0] * 6, [0, 1, 1, 0, 1, 0], [1] * 6
+LIMIT_S = 60.0  # of one test
+HOSTILE_RUNS = 150
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    certificates.make(folder, ["alice", "bob", "eve"])
+    return folder
+
+
+def graph(milliseconds: float = 4.0) -> mj.TaskGraph:
+    """0 -> (1, 2) -> 3 -> 4, and 5 alone; a task takes so long on the VM."""
+    return mj.TaskGraph.from_edges(
+        cycles=[MACHINE_HZ * milliseconds / 1e3] * 6, upload_bytes=[3e3, 4e3, 5e3, 6e3, 7e3, 8e3],
+        download_bytes=[8e3, 7e3, 6e3, 5e3, 4e3, 3e3], edges=[(0, 1), (0, 2), (1, 3), (2, 3), (3, 4)],
+    )  # fmt: skip
+
+
+class Host(Mec):
+    """One that ends with its test, however that ends: gRPC waits for ever for a host whose event loop is gone."""
+
+    started: ClassVar[list[Mec]] = []
+
+    async def start(self, address: str = "127.0.0.1:0") -> int:
+        self.started.append(self)
+        return await super().start(address)
+
+
+def go(work: Coroutine[Any, Any, Any]) -> None:
+    async def whole() -> None:
+        try:
+            await asyncio.wait_for(work, LIMIT_S)
+        finally:
+            while Host.started:
+                await Host.started.pop().stop(0)
+
+    asyncio.run(whole())
+
+
+async def run(equipment: Ue, dag: mj.TaskGraph, placement: list[int], channel: str = "paper", **more: Any) -> Run:
+    program = dags.program_of(dag, MACHINE_HZ)
+    order = mj.priority_order(dag, mj.System(channel=channel))
+    return await equipment.run(program, dag, np.array(placement), order, channel=channel, **more)
+
+
+def check_result(found: Run, dag: mj.TaskGraph) -> None:
+    """The marks at the beginning of each result are those of its task and of all that it came from."""
+    last = sorted(set(range(dag.num_tasks)) - set(dag.edges[:, 0].tolist()))
+    marks = dags.marks(dag)
+    assert [result[: dags.MARK_BYTES] for result in found.returned] == [marks[task] for task in last]
+    assert [len(result) for result in found.returned] == [round(dag.download_bytes[task]) for task in last]
+
+
+def check_schedule(found: Run, dag: mj.TaskGraph) -> None:
+    """Each resource does one thing at a time, in scheduling order, and nothing before its inputs are there."""
+    place = {task: position for position, task in enumerate(found.order.tolist())}
+    for resource in ue.RESOURCES:
+        spans = [span for span in found.spans if span.resource == resource]
+        assert [place[span.needed_by] for span in spans] == sorted(place[span.needed_by] for span in spans)
+        assert all(a.end <= b.start + 1e-6 for a, b in itertools.pairwise(spans))
+        assert all(span.start <= span.end for span in spans)
+    computed = {span.task: span for span in found.spans if span.resource in ("UE", "VM")}
+    assert sorted(computed) == list(range(dag.num_tasks))
+    for parent, child in dag.edges.tolist():
+        assert computed[parent].end <= computed[child].start + 1e-6
+    assert found.placement.tolist() == [int(computed[task].resource == "VM") for task in range(dag.num_tasks)]
+    measured, local = found.measured, found.placement == 0
+    assert (measured.ue_end > 0).tolist() == local.tolist()
+    assert (measured.vm_end > 0).tolist() == (~local).tolist()
+    assert found.makespan == max(span.end for span in found.spans if span.resource in ("UE", "downlink"))
+
+
+@pytest.mark.parametrize("channel", ue.RULES)
+def test_any_placement_gives_the_right_result_and_a_schedule(channel: str, keys: Path) -> None:
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        address = f"127.0.0.1:{await host.start()}"
+        async with Ue(APPS, address, keys, "alice") as equipment:
+            for placement in (ALL_LOCAL, MIXED, ALL_OFFLOAD):
+                found = await run(equipment, graph(), placement, channel)
+                check_result(found, graph())
+                check_schedule(found, graph())
+                assert found.events == ()
+                assert found.placement.tolist() == placement
+                moved = movements(graph(), channel == "resident", placement, found.order.tolist())
+                links = [span for span in found.spans if span.resource.endswith("link")]
+                assert sorted((span.task, span.needed_by) for span in links) == sorted(move[:2] for move in moved)
+                assert {entry.resource for entry in took(found, graph())} == {span.resource for span in found.spans}
+        assert host.counts["runs"] == 2
+        assert host.counts["tasks"] == 3 + 6
+
+    go(work())
+
+
+def test_what_is_measured_is_what_the_model_says_and_closer_once_calibrated(keys: Path) -> None:
+    """On a paced link of 2 Mbit/s, with a UE of a quarter of the clock, to a period of its quota."""
+    dag = graph(8.0)
+    system = mj.System(ue_hz=MACHINE_HZ / 4, vm_hz=MACHINE_HZ, uplink_bps=2e6, downlink_bps=2e6)
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        port = await host.start()
+        with start_process(("127.0.0.1", port), Rates(2e6, 2e6)) as link:
+            async with Ue(APPS, f"127.0.0.1:{link.port}", keys, "alice", share=0.25) as equipment:
+                found = [await run(equipment, dag, placement) for placement in (MIXED, ALL_OFFLOAD, ALL_LOCAL) * 3]
+        await host.stop()
+        ratios = []
+        for one in found:
+            model = mj.simulate(dag, system, one.placement, order=one.order).makespan
+            ratios.append(one.makespan / model)
+        assert 0.9 < min(ratios) < 1.15
+        known = calibrate(found, dag, system)
+        assert known.runs == 9
+        assert known.system.uplink_bps == pytest.approx(2e6, rel=0.1)
+        assert known.system.downlink_bps == pytest.approx(2e6, rel=0.1)
+        assert known.system.ue_hz / known.system.vm_hz == pytest.approx(0.25, rel=0.5)
+        model = [mj.simulate(known.graph, known.system, one.placement, order=one.order).makespan for one in found]
+        off = [abs(one.makespan / span - 1) for one, span in zip(found, model, strict=True)]
+        assert np.median(off) < 0.1
+
+    go(work())
+
+
+def test_functions_get_their_arguments_and_the_caller_what_they_return(keys: Path) -> None:
+    chosen = case(f"{APPS[1]}:app", mj.System(), {"first": 3, "second": [1.0, 2.0]})
+    everywhere = {"ue": [0], "server": [1], "any": [0, 1]}
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        address = f"127.0.0.1:{await host.start()}"
+        async with Ue(APPS, address, keys, "alice") as equipment:
+            for channel in ue.RULES:
+                for side in (0, -1):
+                    placement = np.array([everywhere[pin][side] for pin in chosen.graph.pins])
+                    order = mj.priority_order(chosen.graph, mj.System(channel=channel))
+                    found = await equipment.run(
+                        chosen.program, chosen.graph, placement, order, chosen.arguments, channel=channel
+                    )
+                    assert found.returned == [24.0, [3.0, 6.0]]
+                    assert found.events == ()
+            with pytest.raises(InputError, match=r"arguments are \['first'\]; accepted: \['first', 'second'\]"):
+                await equipment.run(chosen.program, chosen.graph, placement, order, {"first": 1})
+            with pytest.raises(TaskFailedError, match="times: TypeError"):
+                await equipment.run(chosen.program, chosen.graph, placement, order, {"first": None, "second": [1.0]})
+            found = await equipment.run(chosen.program, chosen.graph, placement, order, chosen.arguments)
+            assert found.returned == [24.0, [3.0, 6.0]]
+
+    go(work())
+
+
+async def _when_offloading(host: Mec, user: str, task_s: float = 0.05) -> int:
+    """The process of the user's VM, once it is in the middle of a task."""
+    while user not in host._users or host._users[user].machine is None or not host.counts["runs"]:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(task_s)
+    machine = host._users[user].machine
+    assert machine is not None
+    return machine.process.pid
+
+
+@pytest.mark.parametrize("channel", ue.RULES)
+def test_a_vm_that_is_killed_is_replaced_and_the_rest_is_done_again(channel: str, keys: Path) -> None:
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        address = f"127.0.0.1:{await host.start()}"
+        async with Ue(APPS, address, keys, "alice") as equipment:
+            await run(equipment, graph(), ALL_OFFLOAD, channel)
+            running = asyncio.create_task(run(equipment, graph(40.0), ALL_OFFLOAD, channel))
+            os.killpg(await _when_offloading(host, "alice", 0.1), signal.SIGKILL)
+            found = await running
+            check_result(found, graph())
+            assert len(found.events) == 1
+            assert "VM: machine ended" in found.events[0][1]
+            assert found.placement.tolist() == ALL_OFFLOAD
+            again = await run(equipment, graph(), ALL_OFFLOAD, channel)
+            assert again.events == ()
+        assert host.counts["lost"] == 1
+
+    go(work())
+
+
+def test_without_a_host_the_rest_runs_at_the_ue(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ue, "CONNECT_S", 0.3)
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        address = f"127.0.0.1:{await host.start()}"
+        said: list[str] = []
+        async with Ue(APPS, address, keys, "alice", say=said.append) as equipment:
+            running = asyncio.create_task(run(equipment, graph(40.0), ALL_OFFLOAD))
+            await _when_offloading(host, "alice", 0.1)
+            await host.stop(0)
+            found = await running
+            check_result(found, graph())
+            assert found.events
+            assert said
+            assert 0 in found.placement
+            check_result(await run(equipment, graph(), ALL_OFFLOAD), graph())
+        async with Ue(APPS, address, keys, "alice") as equipment:  # and nobody was there from the beginning
+            found = await run(equipment, graph(), MIXED)
+            check_result(found, graph())
+            assert found.placement.tolist() == ALL_LOCAL
+        async with Ue(APPS) as equipment:
+            check_result(await run(equipment, graph(), ALL_LOCAL), graph())
+
+    go(work())
+
+
+def test_what_only_a_server_may_run_waits_for_one_and_then_says_so(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ue, "CONNECT_S", 0.2)
+    monkeypatch.setattr(ue, "GIVE_UP_S", 1.0)
+    chosen = case(f"{APPS[1]}:app", mj.System(), {"first": 3, "second": [1.0, 2.0]})
+    placement = np.array([int(pin == "server") for pin in chosen.graph.pins])
+    order = mj.priority_order(chosen.graph, mj.System())
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        port = await host.start()
+        await host.stop()
+        async with Ue(APPS, f"127.0.0.1:{port}", keys, "alice") as equipment:
+            with pytest.raises(ServerLostError, match="add runs at a server only: "):
+                await equipment.run(chosen.program, chosen.graph, placement, order, chosen.arguments)
+            running = asyncio.create_task(
+                equipment.run(chosen.program, chosen.graph, placement, order, chosen.arguments)
+            )
+            await asyncio.sleep(0.3)
+            again = Host(APPS, keys, kind="process")
+            await again.start(f"127.0.0.1:{port}")
+            found = await running
+            assert found.returned == [24.0, [3.0, 6.0]]
+
+    go(work())
+
+
+def test_a_lost_local_executor_and_a_task_beyond_its_time(keys: Path) -> None:
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process", rules=Rules(task_s=0.3))
+        address = f"127.0.0.1:{await host.start()}"
+        async with Ue(APPS, address, keys, "alice") as equipment:
+            running = asyncio.create_task(run(equipment, graph(60.0), ALL_LOCAL))
+            await asyncio.sleep(0.15)
+            assert equipment.local is not None
+            os.killpg(equipment.local.process.pid, signal.SIGKILL)
+            found = await running
+            check_result(found, graph())
+            assert len(found.events) == 1
+            found = await run(equipment, graph(400.0), ALL_OFFLOAD[:1] + ALL_LOCAL[1:])
+            check_result(found, graph())
+            assert "a task took longer than 0.3 s" in found.events[0][1]
+            assert found.placement.tolist() == ALL_LOCAL
+
+    go(work())
+
+
+def test_a_link_that_is_cut_or_slow_does_not_keep_the_result(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ue, "CONNECT_S", 0.3)
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        port = await host.start()
+        with start_process(("127.0.0.1", port), Rates(4e6, 4e6)) as link:
+            async with Ue(APPS, f"127.0.0.1:{link.port}", keys, "alice") as equipment:
+                running = asyncio.create_task(run(equipment, graph(40.0), ALL_OFFLOAD))
+                await _when_offloading(host, "alice", 0.1)
+                link.cut()
+                found = await running
+                check_result(found, graph())
+                assert found.events
+                link.mend()
+                check_result(await run(equipment, graph(), ALL_OFFLOAD), graph())  # connects again
+                link.set_rates(Rates(2e4, 2e4))
+                found = await run(equipment, graph(), ALL_OFFLOAD, patience_s=1.0)
+                check_result(found, graph())
+                assert "not done after 1.0 s" in found.events[0][1]
+
+    go(work())
+
+
+def test_strangers_and_revoked_users_are_refused(keys: Path, tmp_path: Path) -> None:
+    certificates.make(tmp_path, ["alice"])
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process", rules=Rules(users=("alice", "bob")))
+        address = f"127.0.0.1:{await host.start()}"
+        with pytest.raises(ServerLostError, match="no answer"):
+            await Connection.open(address, tmp_path, "alice", timeout_s=0.5)
+        certificates.revoke(keys, "bob")
+        for user, reason in (("eve", "unknown user"), ("bob", "revoked")):
+            connection = await Connection.open(address, keys, user)
+            call = connection.call()
+            assert await call.code() == grpc.StatusCode.PERMISSION_DENIED
+            assert await call.details() == reason
+            await connection.close()
+        assert host.refused() == {"unknown user": 1, "revoked": 1}
+        async with Ue(APPS, address, keys, "alice") as equipment:
+            check_result(await run(equipment, graph(), MIXED), graph())
+
+    go(work())
+
+
+def hostile(rng: random.Random, program: Program) -> list[bytes]:
+    """A run of frames of which something is wrong."""
+    order = Order.of("dag", program.calls, [0], frozenset([0]), [0]).packed()
+    begin = framed(["begin"], order)
+    ruined = bytearray(begin)
+    ruined[rng.randrange(len(ruined))] ^= 1 << rng.randrange(8)
+    return rng.choice(
+        [
+            [rng.randbytes(rng.randrange(200))],
+            [bytes(ruined)],
+            [begin[: rng.randrange(len(begin))]],
+            [framed(["begin"], rng.randbytes(50))],
+            [framed([rng.choice(["end", "own", "", 7, None]), *range(rng.randrange(4))])],
+            [begin, rng.randbytes(40)],
+            [begin, framed(["own", 0], rng.randbytes(30))],
+            [begin, framed(["own", "0"])],
+            [begin, framed(["result", 0])],
+            [begin, framed(["done", 0, 0, 0, 0, True])],
+            [begin, framed(["own", 2**70 if rng.random() < 0.5 else -1])]
+            if rng.random() < 0
+            else [begin, framed(["own", 9])],
+            [],
+        ]
+    )
+
+
+def test_hostile_frames_end_their_own_run_and_nobody_elses(keys: Path) -> None:
+    program, rng = dags.program_of(graph(), MACHINE_HZ), random.Random(3)
+
+    async def attack(address: str) -> None:
+        connection = await Connection.open(address, keys, "eve")
+        for _ in range(HOSTILE_RUNS):
+            call = connection.call()
+            try:
+                for frame in hostile(rng, program):
+                    await call.write(frame)
+                await call.done_writing()
+                while (data := await asyncio.wait_for(call.read(), 0.2)) is not grpc.aio.EOF:
+                    unframed(data)
+            except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError):
+                pass
+            finally:
+                call.cancel()
+        await connection.close()
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        address = f"127.0.0.1:{await host.start()}"
+        attacking = asyncio.create_task(attack(address))
+        async with Ue(APPS, address, keys, "alice") as equipment:
+            served = 0
+            while not attacking.done():
+                found = await run(equipment, graph(1.0), MIXED)
+                check_result(found, graph())
+                assert found.events == ()
+                served += 1
+        await attacking
+        assert served > 3
+        await asyncio.sleep(0.1)
+        assert all(not user.machine or not user.machine._runs for user in host._users.values())
+
+    go(work())
