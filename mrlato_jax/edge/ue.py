@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -148,8 +148,15 @@ class Connection:
         return connection
 
     def call(self) -> grpc.aio.StreamStreamCall:
-        """A new run there."""
-        return self._run()
+        """A new run there.
+
+        Raises:
+            ServerLostError: the connection was closed.
+        """
+        try:
+            return self._run()
+        except grpc.aio.UsageError:
+            raise ServerLostError("connection was closed") from None
 
     async def close(self) -> None:
         """Ends it, with the runs on it."""
@@ -229,8 +236,8 @@ class _Attempt:
 
     async def _begin_there(self, call: grpc.aio.StreamStreamCall, patience_s: float | None) -> None:
         assert self.server_order is not None
-        await call.write(framed(["begin"], self.server_order.packed()))
-        data = await asyncio.wait_for(call.read(), max(CONNECT_S, patience_s or 0.0) + 30.0)
+        await _said(call.write(framed(["begin"], self.server_order.packed())))
+        data = await asyncio.wait_for(_said(call.read()), max(CONNECT_S, patience_s or 0.0) + 30.0)
         if data is grpc.aio.EOF:
             raise ServerLostError(await call.details() or "the host closed the run")
         header, _ = unframed(data)
@@ -263,8 +270,8 @@ class _Attempt:
                 await self.at_ue[move.task].wait()
                 frame = framed(["result", move.task, move.needed_by], self.results[move.task])
             self._handed[move.task, move.needed_by] = time.monotonic()
-            await call.write(frame)
-        await call.done_writing()
+            await _said(call.write(frame))
+        await _said(call.done_writing())
 
     async def _own(self, call: Call) -> bytes:
         """The inputs of a task, as one message."""
@@ -280,7 +287,7 @@ class _Attempt:
         free_up = free_down = 0.0
         computed: dict[int, float] = {}
         while True:
-            data = await call.read()
+            data = await _said(call.read())
             if data is grpc.aio.EOF:
                 code = await call.code()
                 raise ServerLostError(f"the host ended the run ({code.name}: {await call.details()})")
@@ -328,6 +335,21 @@ class _Attempt:
             for parent in self.program.calls[task].parents:
                 await self.at_ue[parent].wait()
             self._arrive(task, b"")
+
+
+async def _said(step: Awaitable[Any]) -> Any:
+    """A step of a call. gRPC raises CancelledError where the connection was closed: here nobody was cancelled then.
+
+    Raises:
+        ServerLostError: the connection was closed.
+    """
+    try:
+        return await step
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():
+            raise
+        raise ServerLostError("connection was closed") from None
 
 
 async def _together(jobs: Sequence[Any], patience_s: float | None) -> None:

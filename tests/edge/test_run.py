@@ -17,12 +17,12 @@ import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.edge import certificates, dags, ue
-from mrlato_jax.edge.application import Program
 from mrlato_jax.edge.calibrate import calibrate, took
 from mrlato_jax.edge.cases import case
 from mrlato_jax.edge.codec import framed, unframed
 from mrlato_jax.edge.link import Rates, start_process
 from mrlato_jax.edge.mec import Mec
+from mrlato_jax.edge.stress import hostile
 from mrlato_jax.edge.traffic import Rules
 from mrlato_jax.edge.ue import Connection, Run, ServerLostError, TaskFailedError, Ue
 from mrlato_jax.edge.vm import Order
@@ -333,41 +333,16 @@ def test_strangers_and_revoked_users_are_refused(keys: Path, tmp_path: Path) -> 
     go(work())
 
 
-def hostile(rng: random.Random, program: Program) -> list[bytes]:
-    """A run of frames of which something is wrong."""
-    order = Order.of("dag", program.calls, [0], frozenset([0]), [0]).packed()
-    begin = framed(["begin"], order)
-    ruined = bytearray(begin)
-    ruined[rng.randrange(len(ruined))] ^= 1 << rng.randrange(8)
-    return rng.choice(
-        [
-            [rng.randbytes(rng.randrange(200))],
-            [bytes(ruined)],
-            [begin[: rng.randrange(len(begin))]],
-            [framed(["begin"], rng.randbytes(50))],
-            [framed([rng.choice(["end", "own", "", 7, None]), *range(rng.randrange(4))])],
-            [begin, rng.randbytes(40)],
-            [begin, framed(["own", 0], rng.randbytes(30))],
-            [begin, framed(["own", "0"])],
-            [begin, framed(["result", 0])],
-            [begin, framed(["done", 0, 0, 0, 0, True])],
-            [begin, framed(["own", 2**70 if rng.random() < 0.5 else -1])]
-            if rng.random() < 0
-            else [begin, framed(["own", 9])],
-            [],
-        ]
-    )
-
-
 def test_hostile_frames_end_their_own_run_and_nobody_elses(keys: Path) -> None:
     program, rng = dags.program_of(graph(), MACHINE_HZ), random.Random(3)
+    begin = framed(["begin"], Order.of("dag", program.calls, [0], frozenset([0]), [0]).packed())
 
     async def attack(address: str) -> None:
         connection = await Connection.open(address, keys, "eve")
         for _ in range(HOSTILE_RUNS):
             call = connection.call()
             try:
-                for frame in hostile(rng, program):
+                for frame in hostile(rng, begin):
                     await call.write(frame)
                 await call.done_writing()
                 while (data := await asyncio.wait_for(call.read(), 0.2)) is not grpc.aio.EOF:

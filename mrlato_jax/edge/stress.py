@@ -1,0 +1,270 @@
+"""What an MEC host bears: throughput and overhead, growth over many tasks, injected faults, hostile messages.
+
+Host and UEs are in this process, on loopback without a pace; VMs and local executors are processes of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.edge import certificates, dags, ue
+from mrlato_jax.edge.cases import DAGS
+from mrlato_jax.edge.codec import framed
+from mrlato_jax.edge.mec import Mec
+from mrlato_jax.edge.traffic import Rules
+from mrlato_jax.edge.ue import Connection, Run, Ue
+from mrlato_jax.edge.vm import Order
+
+HZ = 10e9
+READ_S = 0.2  # that an attacker waits for an answer
+
+
+def chain(tasks: int, milliseconds: float, size: float) -> TaskGraph:
+    """Tasks one after the other, each with so much work and so many bytes either way."""
+    return TaskGraph.from_edges(
+        cycles=[HZ * milliseconds / 1e3] * tasks, upload_bytes=[size] * tasks, download_bytes=[size] * tasks,
+        edges=[(task, task + 1) for task in range(tasks - 1)],
+    )  # fmt: skip
+
+
+def wide(tasks: int, milliseconds: float, size: float) -> TaskGraph:
+    """A first and a last task, and the others between them side by side."""
+    edges = [(0, task) for task in range(1, tasks - 1)] + [(task, tasks - 1) for task in range(1, tasks - 1)]
+    return TaskGraph.from_edges(
+        cycles=[HZ * milliseconds / 1e3] * tasks, upload_bytes=[size] * tasks, download_bytes=[size] * tasks,
+        edges=edges,
+    )  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, users: int, **more: Any) -> AsyncIterator[tuple[Mec, str]]:
+    """A host and its address; users are called u0, u1, ..."""
+    certificates.make(folder, [f"u{number}" for number in range(users)])
+    host = Mec([DAGS], folder, **more)
+    try:
+        yield host, f"127.0.0.1:{await host.start()}"
+    finally:
+        await host.stop(0)
+
+
+def is_right(run: Run, graph: TaskGraph) -> bool:
+    """Whether each result has the mark of its task and of all that it came from."""
+    marks, parents = dags.marks(graph), set(graph.edges[:, 0].tolist())
+    wanted = [marks[task] for task in range(graph.num_tasks) if task not in parents]
+    return [result[: dags.MARK_BYTES] for result in run.returned] == wanted
+
+
+async def _offload(equipment: Ue, graph: TaskGraph, **more: Any) -> Run:
+    order = graph.topological_order()
+    return await equipment.run(
+        dags.program_of(graph, HZ), graph, np.ones(graph.num_tasks, int), order, channel="paper", **more
+    )
+
+
+async def overhead(folder: Path, kind: str, runs: int = 20) -> dict[str, float]:
+    """What an offloaded task takes beyond its work, one user alone: milliseconds, with 20 kB either way on loopback."""
+    graph = chain(20, 2.0, 20e3)
+    async with serving(folder, 1, kind=kind) as (_, address), Ue([DAGS], address, folder, "u0") as equipment:
+        await _offload(equipment, graph)
+        spans = [(await _offload(equipment, graph)).makespan for _ in range(runs)]
+    each = 1e3 * (np.array(spans) - graph.cycles.sum() / HZ) / graph.num_tasks
+    return {
+        "tasks": runs * graph.num_tasks,
+        "median_ms": float(np.median(each)),
+        "p95_ms": float(np.percentile(each, 95)),
+    }
+
+
+async def throughput(folder: Path, kind: str, users: int = 8, seconds: float = 10.0) -> dict[str, float]:
+    """Tasks a second through one host, 5 kB either way and next to no work, all users at once."""
+    graph = wide(50, 0.1, 5e3)
+    async with serving(folder, users, kind=kind, rules=Rules(most_users=users)) as (_, address):
+        until = [0.0]
+
+        async def user(number: int) -> int:
+            async with Ue([DAGS], address, folder, f"u{number}") as equipment:
+                await _offload(equipment, graph)
+                until[0] = max(until[0], time.monotonic() + seconds)
+                count = 0
+                while time.monotonic() < until[0]:
+                    assert is_right(await _offload(equipment, graph), graph)
+                    count += graph.num_tasks
+                return count
+
+        counts = await asyncio.gather(*(user(number) for number in range(users)))
+    return {"users": users, "tasks": sum(counts), "tasks_per_s": sum(counts) / seconds}
+
+
+async def growth(
+    folder: Path, kind: str, tasks: int = 100_000, progress: Callable[[int], None] = lambda done: None
+) -> dict[str, Any]:
+    """Memory and open files of host and UE, and the VM's memory, after a tenth of the tasks and after all."""
+    graph = wide(100, 0.05, 2e3)
+    found = []
+    async with serving(folder, 1, kind=kind) as (host, address), Ue([DAGS], address, folder, "u0") as equipment:
+        runs = max(10, tasks // graph.num_tasks)
+        for number in range(runs):
+            assert is_right(await _offload(equipment, graph), graph)
+            progress((number + 1) * graph.num_tasks)
+            if number + 1 in (runs // 10, runs):
+                machine = host._users["u0"].machine
+                assert machine is not None
+                found.append({
+                    "tasks": (number + 1) * graph.num_tasks,
+                    "host_and_ue_mib": _resident("self") / 2**20,
+                    "vm_mib": (machine.process.usage().memory_bytes or 0) / 2**20,
+                    "open_files": len(os.listdir("/proc/self/fd")),
+                    "asyncio_tasks": len(asyncio.all_tasks()),
+                })  # fmt: skip
+    return {"after_a_tenth": found[0], "after_all": found[-1]}
+
+
+def _resident(process: str) -> int:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+FAULTS = ("VM killed", "host killed", "connection cut", "local executor killed", "task beyond its time")
+
+
+async def faults(
+    folder: Path, kind: str, count: int = 200, progress: Callable[[int], None] = lambda done: None
+) -> dict[str, Any]:
+    """Runs with a fault in each, at a random moment: how many gave the right result, and where the tasks then ran."""
+    rng, graph = random.Random(0), wide(8, 4.0, 3e3)
+    certificates.make(folder, ["u0"])
+    rules = Rules(task_s=0.4)
+    host = Mec([DAGS], folder, kind=kind, rules=rules)
+    port = await host.start()
+    address, right, happened, elsewhere = f"127.0.0.1:{port}", 0, Counter[str](), 0
+    equipment = Ue([DAGS], address, folder, "u0")
+    async with equipment:
+        for number in range(count):
+            fault = FAULTS[number % len(FAULTS)]
+            dag = graph
+            if fault == "task beyond its time":
+                cycles = np.where(np.arange(8) == rng.randrange(1, 8), HZ * 0.6, graph.cycles)
+                dag = TaskGraph(cycles, graph.upload_bytes, graph.download_bytes, graph.edges, graph.names)
+            placement = np.array([rng.randrange(2) for _ in range(8)]) | np.array([0] + [1] * 3 + [0] * 4)
+            program, order = dags.program_of(dag, HZ), dag.topological_order()
+            running = asyncio.create_task(equipment.run(program, dag, placement, order, channel=rng.choice(ue.RULES)))
+            await asyncio.sleep(rng.uniform(0.002, 0.04))
+            if fault == "VM killed" and "u0" in host._users and (machine := host._users["u0"].machine):
+                _kill(machine.process.pid)
+            elif fault == "host killed":
+                await host.stop(0)
+            elif fault == "connection cut" and equipment.server is not None:
+                await equipment.server.close()
+            elif fault == "local executor killed" and equipment.local is not None:
+                _kill(equipment.local.process.pid)
+            found = await running
+            right += is_right(found, dag)
+            happened[fault] += bool(found.events)
+            elsewhere += bool((found.placement != placement).any())
+            if fault == "host killed":
+                host = Mec([DAGS], folder, kind=kind, rules=rules)
+                await host.start(address)
+            progress(number + 1)
+    await host.stop(0)
+    return {"injected": count, "right": right, "noticed": dict(happened), "ran_elsewhere": elsewhere}
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+async def hostility(
+    folder: Path, kind: str, messages: int = 10_000, progress: Callable[[int], None] = lambda done: None
+) -> dict[str, Any]:
+    """Hostile messages of a user with a certificate, while another is served; then memory beside that before."""
+    rng, graph = random.Random(1), wide(10, 0.5, 2e3)
+    begin = framed(["begin"], _order(graph))
+    async with serving(folder, 2, kind=kind) as (host, address), Ue([DAGS], address, folder, "u0") as equipment:
+        sent = served = wrong = 0
+        before = 0
+
+        async def attack() -> None:
+            nonlocal sent
+            connection = await Connection.open(address, folder, "u1")
+            while sent < messages:
+                call = connection.call()
+                try:
+                    for frame in hostile(rng, begin):
+                        sent += 1
+                        await call.write(frame)
+                    await call.done_writing()
+                    while await asyncio.wait_for(call.read(), READ_S) is not grpc.aio.EOF:
+                        pass
+                except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError):
+                    pass
+                finally:
+                    call.cancel()
+                progress(min(sent, messages))
+            await connection.close()
+
+        for _ in range(20):
+            await _offload(equipment, graph)
+        attacking = asyncio.create_task(attack())
+        while not attacking.done():
+            run = await _offload(equipment, graph)
+            served += 1
+            wrong += not is_right(run, graph) or bool(run.events)
+            if not before and sent > messages // 10:
+                before = _resident("self")
+        await attacking
+        await asyncio.sleep(0.2)
+        left = sum(len(user.machine._runs) for user in host._users.values() if user.machine)
+        return {
+            "messages": sent,
+            "honest_runs": served,
+            "honest_runs_wrong": wrong,
+            "runs_left": left,
+            "grown_mib": (_resident("self") - before) / 2**20,
+        }
+
+
+def _order(graph: TaskGraph) -> bytes:
+    program = dags.program_of(graph, HZ)
+    return Order.of(program.app, program.calls, [0], frozenset([0]), [0]).packed()
+
+
+def hostile(rng: random.Random, begin: bytes) -> Sequence[bytes]:
+    """The frames of a run, of which something is wrong.
+
+    Args:
+        rng: that chooses it.
+        begin: a right first frame.
+    """
+    ruined = bytearray(begin)
+    ruined[rng.randrange(len(ruined))] ^= 1 << rng.randrange(8)
+    return rng.choice(
+        [
+            [rng.randbytes(rng.randrange(2000))],
+            [bytes(ruined)],
+            [begin[: rng.randrange(len(begin))]],
+            [framed(["begin"], rng.randbytes(50))],
+            [framed([rng.choice(["end", "own", "", 7, None]), *range(rng.randrange(4))])],
+            [begin, rng.randbytes(40)],
+            [begin, framed(["own", 0], rng.randbytes(30))],
+            [begin, framed(["own", "0"])],
+            [begin, framed(["result", 0])],
+            [begin, framed(["done", 0, 0, 0, 0, True])],
+            [begin, framed(["own", -1])],
+            [begin, begin],
+            [],
+        ]
+    )
