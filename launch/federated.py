@@ -1,0 +1,434 @@
+"""Meta-trains in a federation: a server and UEs as processes on this machine, with Flower's SuperLink and SuperNodes.
+
+    python launch/federated.py --ues=5 --rounds=20 --json=-                   five UEs, a learning task each
+    python launch/federated.py --ues=5 --rounds=20 --run=runs/one --json=-    goes on where it was, if it was ended
+    python launch/federated.py --ues=5 --rounds=20 --kill_every=3 --json=-    with a kill in each third round
+
+UE i has training set i of --experiment, and the server has none. In each round the server sends theta, the UEs of the
+meta-batch (by default all) run the inner loop, and the server takes the outer step (29) over all of them. The
+parameters are those of meta_train.py's meta-iteration on the same learning tasks; --compare measures that.
+
+Learning settings are those of meta_train.py, but by default each collection is of 10 DAGs and 4 trajectories of each,
+so that a machine with few cores can be all UEs at once.
+
+Needs Flower: pip install 'mrlato-jax[edge]'. All processes end with this one, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from _cli import run
+from _train_flags import define_train_flags, train_config
+from absl import flags
+
+from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.files import check_writable, parse_json, write_atomically
+from mrlato_jax.methods import learned_method
+
+FLAGS = flags.FLAGS
+define_train_flags()
+flags.DEFINE_integer("ues", 5, "UEs, each with a training set of its own.")
+flags.DEFINE_integer("rounds", 20, "Rounds of the whole run; in place of --iterations.")
+flags.DEFINE_string("run", None, "Folder of the server's state. Default: a temporary one, which is deleted.")
+flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
+flags.DEFINE_string("json", None, "Where the result is written as one line of JSON; - is standard output.")
+flags.DEFINE_float("patience_s", 60.0, "Seconds that a UE may take before it is asked again.")
+flags.DEFINE_float("poll_s", 0.2, "Seconds from one look for messages to the next.")
+flags.DEFINE_float("norm_bound", 0.0, "Largest norm of an update; 0: the one that follows from the settings.")
+flags.DEFINE_integer("kill_every", 0, "Kill a UE or the server, in turn, in the middle of each such round; 0: never.")
+flags.DEFINE_list("faults", [], "What UEs do wrong, once each: ROUND:UE:WHAT, with commas between them.")
+flags.DEFINE_bool("compare", False, "Also train in one process, and say how far the parameters are apart.")
+flags.DEFINE_float("timeout_s", 0.0, "Seconds after which the run ends with an error; 0: never.")
+
+LOOPBACK = "127.0.0.1"
+LIGHT = 10, 4  # DAGs of a collection, and trajectories of each
+LOOK_S = 0.05  # seconds from one look at the processes to the next
+START_S = 180.0  # seconds that the server may take to start
+MOST_STARTS = 5  # of one process that ends by itself, before the run does
+SERVER_KILL, UE_KILL = "server", "ue"
+
+# The watch ends a process with the one that has the other end of its standard input.
+_WATCH = (
+    "import os, sys, threading\nthreading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()\n"
+)
+_SUPERLINK = (
+    _WATCH + "sys.argv[0] = 'flower-superlink'\nfrom flwr.superlink.cli import flower_superlink as main\nmain()\n"
+)
+_SUPEREXEC = (
+    _WATCH + "sys.argv[0] = 'flower-superexec'\nfrom flwr.supercore.cli import flower_superexec as main\nmain()\n"
+)
+_FLWR = _WATCH + "sys.argv[0] = 'flwr'\nfrom flwr.cli.app import app as main\nmain()\n"
+_UE = _WATCH + "from mrlato_jax.edge.federated_client import main\nmain()\n"
+
+_APP = """[project]
+name = "mrlato-federated"
+version = "1.0.0"
+description = "names of what is installed at both ends"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "mrlato"
+
+[tool.flwr.app.components]
+serverapp = "mrlato_jax.edge.federated_server:app"
+clientapp = "mrlato_jax.edge.federated_client:app"
+"""
+
+
+def main(_: list[str]) -> int:
+    started = time.monotonic()
+    check_number("rounds", FLAGS.rounds, low=1, integer=True)
+    check_number("kill_every", FLAGS.kill_every, low=0, integer=True)
+    check_number("timeout_s", FLAGS.timeout_s, low=0.0)
+    if importlib.util.find_spec("flwr") is None:
+        raise InputError("Flower is not installed; accepted: pip install 'mrlato-jax[edge]'")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # several processes do not share an accelerator
+    from mrlato_jax.edge import federated
+
+    federation = _federation(federated)
+    federation.dataset()  # bad settings show here
+    if FLAGS.json not in (None, "-"):
+        check_writable(Path(FLAGS.json).resolve().parent)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that folders are deleted
+    with contextlib.ExitStack() as opened:
+        if FLAGS.run is None:
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="mrlato-federated-")))
+        else:
+            folder = Path(FLAGS.run).resolve()
+            check_writable(folder)
+        opened.enter_context(_alone_in(folder))
+        keys = _keys_in(folder, federated, federation.ues)
+        kills: list[dict[str, Any]] = []
+        if not federated.GlobalTrainer(federation, folder / "state", keys).finished:
+            host = _Host(federation, folder, keys)
+            opened.callback(host.end)
+            kills = host.run_to_the_end()
+            host.end()
+        server = federated.GlobalTrainer(federation, folder / "state", keys)
+        seconds = time.monotonic() - started
+        result = server.report() | {"ues": federation.ues, "seconds": seconds, "kills": kills}
+        if FLAGS.compare:
+            alone = federated.named(federated.in_one_process(federation).params)
+            result["largest_difference"] = federated.largest_difference(alone, server.params)
+    line = json.dumps(result)
+    if FLAGS.json == "-":
+        print(line, flush=True)
+        return 0
+    if FLAGS.json is not None:
+        write_atomically(Path(FLAGS.json), line.encode() + b"\n")
+    refused = sum(result["refused"].values())
+    print(f"{server.done} rounds of {federation.ues} UEs, {len(kills)} kills, {refused} answers refused")
+    if FLAGS.compare:
+        print(f"largest difference to one process: {result['largest_difference']:g}")
+    print(f"parameters: {result['params_sha256']}")
+    return 0
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Within, no other server has its state in `folder`.
+
+    Raises:
+        InputError: one has.
+    """
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"run is {folder}, which another process is at; accepted: another folder") from None
+        yield
+
+
+def _keys_in(folder: Path, federated: Any, ues: int) -> list[bytes]:
+    """The keys of the UEs, made where there are none yet."""
+    path = folder / "keys.json"
+    if not path.exists():
+        _write_secret(path, json.dumps([key.hex() for key in federated.new_keys(ues)]))
+    keys: list[bytes] = federated.read_keys(path, ues)
+    return keys
+
+
+def _federation(federated: Any) -> Any:
+    """What the flags say."""
+    base = learned_method(FLAGS.method).config()
+    learning = dataclasses.replace(base.learning, meta_batch=FLAGS.ues, graphs_per_task=LIGHT[0], rollouts=LIGHT[1])
+    base = dataclasses.replace(base, iterations=FLAGS.rounds, learning=learning)
+    config = dataclasses.replace(train_config(base), iterations=FLAGS.rounds)
+    faults = []
+    for text in FLAGS.faults:
+        number, _, rest = text.partition(":")
+        ue, _, what = rest.partition(":")
+        if not (number.isdecimal() and ue.isdecimal()):
+            raise InputError(f"faults has {text!r}; accepted: ROUND:UE:WHAT")
+        faults.append(federated.Fault(int(number), int(ue), what))
+    data = None if FLAGS.data is None else str(Path(FLAGS.data).resolve())
+    return federated.Federation(
+        config, FLAGS.ues, data, FLAGS.norm_bound, FLAGS.patience_s, FLAGS.poll_s, tuple(faults)
+    )
+
+
+class _Child:
+    """A process that ends with this one."""
+
+    def __init__(self, name: str, words: Sequence[str], environment: dict[str, str], log: Path) -> None:
+        self.name, self.log = name, log
+        with open(log, "ab") as file:
+            self._process = subprocess.Popen(
+                words, env=environment, stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=log.parent
+            )
+
+    @property
+    def ended(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll()
+
+    def wait(self, seconds: float) -> int:
+        return self._process.wait(seconds)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def last_words(self) -> str:
+        """The last line that it wrote of an error."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        said = [line for line in lines if line.startswith("error:")] or [line for line in lines if line.strip()]
+        return said[-1].removeprefix("error: ") if said else "it said nothing"
+
+
+class _Host:
+    """The machine that the server and all UEs are on: starts them, starts them again, and kills some."""
+
+    def __init__(self, federation: Any, folder: Path, keys: Sequence[bytes]) -> None:
+        """Prepares the folders.
+
+        Args:
+            federation: what all know.
+            folder: of the server; what the processes write is below it, too.
+            keys: of the UEs.
+        """
+        self._federation, self._folder, self._keys = federation, folder, keys
+        self._work = work = folder / "processes"
+        self._port = _free_port()
+        self._ues: list[_Child | None] = [None] * federation.ues
+        self._server: list[_Child] = []
+        self._server_since = 0.0
+        self._starts: dict[str, int] = {}
+        write_atomically(folder / "federation.json", json.dumps(federation.to_json()).encode())
+        (folder / "progress.json").unlink(missing_ok=True)
+        (work / "app").mkdir(parents=True, exist_ok=True)
+        (work / "app" / "pyproject.toml").write_text(_APP)
+
+    def run_to_the_end(self) -> list[dict[str, Any]]:
+        """Returns when all rounds are done: the kills.
+
+        Raises:
+            InputError: a process ended by itself again and again, or the server said why it cannot go on.
+        """
+        until = time.monotonic() + FLAGS.timeout_s if FLAGS.timeout_s else float("inf")
+        kills: list[dict[str, Any]] = []
+        shown = -1
+        for ue in range(self._federation.ues):
+            self._start_ue(ue)
+        self._start_server()
+        while True:
+            progress = self._progress()
+            if progress.get("error"):
+                raise InputError(f"server: {progress['error']}")
+            done = progress.get("done", 0)
+            if done > shown:
+                print(f"round {done}/{FLAGS.rounds} done", file=sys.stderr, flush=True)
+                shown = done
+                self._starts.clear()
+            if done >= FLAGS.rounds:
+                return kills
+            if time.monotonic() > until:
+                raise InputError(
+                    f"timeout_s is {FLAGS.timeout_s:g}, and round {done + 1} is not done; accepted: longer"
+                )
+            self._maybe_kill(progress, kills)
+            self._start_again()
+            time.sleep(LOOK_S)
+
+    def end(self) -> None:
+        """Ends all processes."""
+        self._end_server()
+        for child in self._ues:
+            if child is not None:
+                child.kill()
+        self._ues = [None] * self._federation.ues
+
+    def _progress(self) -> dict[str, Any]:
+        try:
+            data = (self._folder / "progress.json").read_bytes()
+        except FileNotFoundError:
+            return {}
+        values: dict[str, Any] = parse_json(data, "progress.json", "what the server wrote")
+        return values
+
+    def _start_ue(self, ue: int) -> None:
+        folder = self._work / f"ue{ue}"
+        folder.mkdir(exist_ok=True)
+        key = folder / "key.json"
+        if not key.exists():
+            _write_secret(key, json.dumps([self._keys[ue].hex()]))
+        words = [str(self._folder / "federation.json"), str(key), str(ue), f"{LOOPBACK}:{self._port}", str(folder)]
+        child = _Child(f"UE {ue}", [sys.executable, "-c", _UE, *words], self._environment(folder), folder / "ue.log")
+        self._ues[ue] = child
+
+    def _start_server(self) -> None:
+        """SuperLink, and with it the ServerApp."""
+        folder = self._work / "flower"
+        folder.mkdir(exist_ok=True)
+        address = f"{LOOPBACK}:{self._port}"
+        (folder / "config.toml").write_text(
+            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{address}"\ninsecure = true\n'
+        )
+        environment = self._environment(folder) | {"MRLATO_FEDERATION": str(self._folder)}
+        link = [
+            *("--insecure", "--host", LOOPBACK, "--port", str(self._port), "--isolation", "process"),
+            "--disable-runtime-dependency-installation",
+        ]
+        started = time.monotonic()
+        self._server = [
+            _Child("SuperLink", [sys.executable, "-c", _SUPERLINK, *link], environment, folder / "superlink.log")
+        ]
+        _wait_for_port(self._port, self._server[0])
+        execute = ["--insecure", "--runtime-api-address", address]
+        self._server.append(
+            _Child("SuperExec", [sys.executable, "-c", _SUPEREXEC, *execute], environment, folder / "superexec.log")
+        )
+        words = ["run", str(self._work / "app"), "here"]
+        submit = _Child("flwr run", [sys.executable, "-c", _FLWR, *words], environment, folder / "flwr-run.log")
+        self._server.append(submit)
+        if submit.wait(START_S):
+            raise InputError(f"flwr run failed: {submit.last_words()}")
+        self._server_since = time.monotonic()
+        print(f"server started in {self._server_since - started:.1f} s", file=sys.stderr, flush=True)
+
+    def _end_server(self) -> None:
+        """Ends SuperLink, SuperExec and ServerApp at once, as a machine that is switched off."""
+        for child in self._server:
+            child.kill()
+        self._server = []
+        pid = self._progress().get("pid")
+        if pid is not None and _is_serverapp(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _start_again(self) -> None:
+        """Starts what ended by itself."""
+        for ue, child in enumerate(self._ues):
+            if child is not None and child.ended is not None:
+                self._count_start(child)
+                self._start_ue(ue)
+        ended = [child for child in self._server[:2] if child.ended is not None]
+        pid = self._progress().get("pid")
+        silent = pid is None and time.monotonic() - self._server_since > START_S
+        gone = silent or (pid is not None and not _is_serverapp(pid))
+        if ended or gone:
+            self._count_start(ended[0] if ended else self._server[1])
+            self._restart_server()
+
+    def _restart_server(self) -> None:
+        self._end_server()
+        (self._folder / "progress.json").unlink(missing_ok=True)
+        self._start_server()
+
+    def _count_start(self, child: _Child) -> None:
+        self._starts[child.name] = self._starts.get(child.name, 0) + 1
+        print(f"{child.name} ended; it is started again", file=sys.stderr, flush=True)
+        if child.ended == 2 or self._starts[child.name] >= MOST_STARTS:
+            raise InputError(f"{child.name} ended {self._starts[child.name]} times in one round: {child.last_words()}")
+
+    def _maybe_kill(self, progress: dict[str, Any], kills: list[dict[str, Any]]) -> None:
+        """In each `kill_every`-th round, kills a UE or the server while that round is under way."""
+        number, missing = progress.get("round", 0), progress.get("missing", [])
+        every = FLAGS.kill_every
+        if not every or number % every or not progress.get("sent") or not missing:
+            return
+        if any(kill["round"] == number for kill in kills):
+            return
+        count = len(kills)
+        if count % 2:
+            victim: str = SERVER_KILL
+            self._restart_server()
+        else:
+            ue = missing[(count // 2) % len(missing)]
+            victim = f"{UE_KILL} {ue}"
+            child = self._ues[ue]
+            assert child is not None
+            child.kill()
+            self._start_ue(ue)
+        kills.append({"round": number, "killed": victim, "missing": missing})
+        print(f"round {number}: killed {victim}", file=sys.stderr, flush=True)
+
+    def _environment(self, folder: Path) -> dict[str, str]:
+        """Of Flower's processes: nobody is called, and nothing is read or written beside `folder`."""
+        programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(self._work / "programs"))
+        return {
+            **os.environ,
+            "PATH": programs,
+            "FLWR_HOME": str(folder),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(max(FLAGS.poll_s, 0.1)),
+            "PYTHONUNBUFFERED": "1",
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Writes a new file that nobody else may read."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_for_port(port: int, child: _Child) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and child.ended is None:
+        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+            return
+        time.sleep(LOOK_S)
+    raise InputError(f"{child.name} does not answer: {child.last_words()}")
+
+
+def _is_serverapp(pid: int) -> bool:
+    """Whether a process runs that is Flower's ServerApp; a number may have become another process's."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return stat not in "ZX" and b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    run(main)

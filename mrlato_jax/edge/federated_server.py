@@ -1,0 +1,228 @@
+"""The server's end of federated meta-training: a Flower `ServerApp` whose strategy takes the outer step (29).
+
+Flower carries the messages, this module says who is asked and when, and `federated.GlobalTrainer` what is accepted.
+`MRLATO_FEDERATION` names the server's folder, which has
+
+    federation.json   what all know
+    keys.json         the key of each UE, in hexadecimal
+    state/            the state between rounds
+    progress.json     what this server is at: for who watches it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg, Result
+
+from mrlato_jax.edge.federated import Federation, GlobalTrainer, read_keys, to_ask
+from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.files import write_atomically
+
+FOLDER = "MRLATO_FEDERATION"  # environment variable
+FEDERATION, KEYS, STATE, PROGRESS = "federation.json", "keys.json", "state", "progress.json"
+RECORD, ENTRY = "arrays", "message"  # names of the one array that a Flower message has
+LOOK_AROUND_S = 0.5  # seconds from one look at who is there to the next
+PROGRAM_FAILED = (ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.UNKNOWN)
+GIVE_UP_S = 900.0  # seconds without an answer, after which the server ends
+
+
+def as_record(data: bytes) -> ArrayRecord:
+    """A message of ours as Flower carries it: one array of bytes, so that it takes few requests."""
+    return ArrayRecord({ENTRY: Array(np.frombuffer(data, np.uint8))})
+
+
+def as_bytes(content: RecordDict, most_bytes: int) -> bytes:
+    """The inverse of `as_record`.
+
+    Raises:
+        InputError: other records, or too many bytes.
+    """
+    record = content.array_records.get(RECORD)
+    array = None if record is None or set(record) != {ENTRY} else record[ENTRY]
+    if array is None or array.dtype != "uint8" or len(array.data) > most_bytes:
+        raise InputError("message of Flower has other records, or too many bytes; accepted: one array of bytes")
+    try:
+        return array.numpy().tobytes()
+    except (TypeError, ValueError, EOFError, OSError) as error:
+        raise InputError(f"array of Flower's message cannot be read ({error}); accepted: numpy's format") from None
+
+
+class OuterStep(FedAvg):
+    """Federated averaging with (29) in place of the average, over all UEs of a round or not at all.
+
+    A round ends once every UE of its meta-batch has answered. Who does not answer in time is asked again, and a node
+    that comes in the middle of a round is asked at once.
+    """
+
+    def __init__(self, trainer: GlobalTrainer, watch: Callable[[dict[str, Any]], None] = lambda progress: None) -> None:
+        """Begins with the round that `trainer` is at.
+
+        Args:
+            trainer: what answers are offered to.
+            watch: called with what the server is at, whenever that changes.
+        """
+        super().__init__(fraction_evaluate=0.0, min_train_nodes=0, min_available_nodes=0)
+        self._trainer, self._watch = trainer, watch
+        self._known: dict[int, int] = {}  # which UE a node is
+        self._online: list[int] = []
+        self._looked_s = -LOOK_AROUND_S
+        self._begin()
+
+    def _begin(self) -> None:
+        self._asked: dict[int, float] = {}  # when a node was asked in this round
+        self._newest: dict[int, str] = {}  # the last message that it was sent in this round
+        self._sent = 0
+        self._began_s = time.monotonic()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The messages of a round that are to be sent now; see `to_ask`."""
+        now = time.monotonic()
+        if now - self._looked_s >= LOOK_AROUND_S:
+            self._online, self._looked_s = list(grid.get_node_ids()), now
+        patience_s = self._trainer.federation.patience_s
+        nodes = to_ask(self._online, self._known, self._trainer.missing, self._asked, now, patience_s)
+        self._asked.update(dict.fromkeys(nodes, now))
+        self._sent += len(nodes)
+        content = RecordDict({RECORD: arrays})
+        # A message that nobody fetches is dropped once its node would be asked again.
+        ttl = max(patience_s, 10.0)
+        return [Message(content, node, MessageType.TRAIN, ttl=ttl, group_id=str(server_round)) for node in nodes]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Offers each answer to the trainer, and takes the outer step where none is missing any more."""
+        for reply in replies:
+            self._offer(reply)
+        if self._trainer.missing:
+            return None, None
+        record = self._trainer.finish(time.monotonic() - self._began_s, self._sent)
+        self._begin()
+        values = {name: value for name, value in record.items() if isinstance(value, float)}
+        return as_record(self._trainer.message()), MetricRecord(values)
+
+    def _offer(self, reply: Message) -> None:
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            if reply.error.code in PROGRAM_FAILED:
+                print(
+                    f"round {self._trainer.round}: node {node} failed: {shorten(reply.error.reason, 200)}", flush=True
+                )
+                self._trainer.count("failed", self._known.get(node))
+                self._ask_again(reply)
+            return  # else nobody fetched the message in time, or its node is gone: it is asked when it is there again
+        try:
+            data = as_bytes(reply.content, self._trainer.most_bytes)
+        except InputError:
+            self._trainer.count("unreadable", self._known.get(node))
+            self._ask_again(reply)
+            return
+        verdict = self._trainer.offer(data)
+        if verdict.refused is not None:
+            print(f"round {self._trainer.round}: refused an answer of UE {verdict.ue}: {verdict.refused}", flush=True)
+            self._ask_again(reply)
+        elif verdict.ue is not None:
+            self._known[node] = verdict.ue
+
+    def _ask_again(self, reply: Message) -> None:
+        """At once, where a node has nothing else to answer: not for each of a late node's old messages."""
+        node = reply.metadata.src_node_id
+        if self._newest.get(node) == reply.metadata.reply_to_message_id:
+            self._asked.pop(node, None)
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = GIVE_UP_S,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """The rounds that are left, one after the other.
+
+        Flower's own loop looks for answers every three seconds, and takes what has come until its time is over.
+
+        Raises:
+            InputError: no answer came for `timeout` seconds, or as `GlobalTrainer.offer`.
+        """
+        trainer, poll_s = self._trainer, self._trainer.federation.poll_s
+        result, arrays = Result(), initial_arrays
+        waiting: set[str] = set()
+        heard_s = time.monotonic()
+        self._begin()
+        while trainer.done < num_rounds:
+            number = trainer.round
+            messages = list(self.configure_train(number, arrays, ConfigRecord(), grid))
+            if messages:
+                names = list(grid.push_messages(messages))
+                self._newest.update(zip((message.metadata.dst_node_id for message in messages), names, strict=False))
+                waiting.update(name for name in names if name)
+                self._watch(self._progress())
+            replies = list(grid.pull_messages(waiting)) if waiting else []
+            waiting.difference_update(reply.metadata.reply_to_message_id for reply in replies)
+            after, metrics = self.aggregate_train(number, replies)
+            if after is not None and metrics is not None:
+                result.arrays = arrays = after
+                result.train_metrics_clientapp[number] = metrics
+            if replies:
+                heard_s = time.monotonic()
+                self._watch(self._progress())
+            elif time.monotonic() - heard_s > timeout:
+                missing = sorted(trainer.missing)
+                raise InputError(f"UEs {missing} have not answered in round {number} for {timeout:g} s; accepted: all")
+            else:
+                time.sleep(poll_s)
+        return result
+
+    def _progress(self) -> dict[str, Any]:
+        trainer = self._trainer
+        return {"round": trainer.round, "sent": self._sent, "missing": sorted(trainer.missing), "done": trainer.done}
+
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One server, from the state that is on the disk to the last round."""
+    _end_with_parent()
+    folder = Path(os.environ[FOLDER])
+
+    def watch(progress: dict[str, Any]) -> None:
+        write_atomically(folder / PROGRESS, json.dumps({"pid": os.getpid(), "error": None, **progress}).encode())
+
+    try:
+        federation = Federation.read(folder / FEDERATION)
+        trainer = GlobalTrainer(federation, folder / STATE, read_keys(folder / KEYS, federation.ues))
+        strategy = OuterStep(trainer, watch)
+        watch({"round": trainer.round, "sent": 0, "missing": sorted(trainer.missing), "done": trainer.done})
+        strategy.start(grid, as_record(trainer.message()), num_rounds=federation.config.iterations)
+        trainer.save()
+    except (InputError, OSError) as error:
+        watch({"error": str(error)})
+        raise
+
+
+def _end_with_parent() -> None:
+    """Ends this process with the one that started the server; it has the write end of our standard input."""
+
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

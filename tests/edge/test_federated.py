@@ -1,0 +1,472 @@
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+pytest.importorskip("msgpack")
+
+from tiny_run import CONFIG, ROOT, alive, dataset, flags_of, wait_until_gone
+
+from mrlato_jax.config import LearningConfig
+from mrlato_jax.dag.dataset import save
+from mrlato_jax.edge import codec, federated
+from mrlato_jax.edge.federated import Fault, Federation, GlobalTrainer, LocalTrainer
+from mrlato_jax.errors import InputError
+
+UES, ROUNDS = 3, 3
+needs_flower = pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="Flower is not installed")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("federated") / "data"
+    save(dataset(train=UES), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def federation(data: Path) -> Federation:
+    return Federation(dataclasses.replace(CONFIG, iterations=ROUNDS), UES, str(data))  # two of three UEs in a round
+
+
+KEYS = [bytes([ue]) * federated.KEY_BYTES for ue in range(UES)]
+
+
+@pytest.fixture(scope="module")
+def trainers(federation: Federation) -> list[LocalTrainer]:
+    return [LocalTrainer(federation, ue, key) for ue, key in enumerate(KEYS)]
+
+
+@pytest.fixture(scope="module")
+def answers(federation: Federation, trainers: list[LocalTrainer], tmp_path_factory: pytest.TempPathFactory):
+    """Round 1: the server's message, and what each UE answers."""
+    message = GlobalTrainer(federation, tmp_path_factory.mktemp("server") / "state", KEYS).message()
+    return message, [trainer.answer(message) for trainer in trainers]
+
+
+@pytest.fixture
+def server(federation: Federation, tmp_path: Path) -> GlobalTrainer:
+    return GlobalTrainer(federation, tmp_path / "state", KEYS)
+
+
+def body_of(answer: bytes) -> dict[str, Any]:
+    return codec.unpacked(codec.unpacked(answer)["body"])
+
+
+def counted(server: GlobalTrainer) -> dict[str, int]:
+    return {reason: count for reason, count in server.refused.items() if count}
+
+
+# ---- the numbers
+
+
+def test_three_rounds_are_those_of_one_process(
+    federation: Federation, trainers: list[LocalTrainer], tmp_path: Path
+) -> None:
+    # The server is killed in round 2, after one UE has answered, and what it had is lost.
+    server = GlobalTrainer(federation, tmp_path / "state", KEYS)
+    took_part = set()
+    while not server.finished:
+        message = server.message()
+        if server.round == 2:
+            server.offer(trainers[server.asked[0]].answer(message))
+            server = GlobalTrainer(federation, tmp_path / "state", KEYS)
+            assert server.done == 1
+            assert server.message() == message
+        for trainer in trainers:
+            assert server.offer(trainer.answer(message)).refused is None
+        record = server.finish(1.0, UES)
+        took_part |= set(record["ues"])
+        assert len(record["ues"]) == federation.config.learning.meta_batch
+    assert took_part == set(range(UES))  # else two learning tasks were looked at
+    alone = federated.named(federated.in_one_process(federation).params)
+    assert federated.largest_difference(alone, server.params) <= 1e-5
+    begun = federated.named(federated.in_one_process(federation, 0).params)
+    assert federated.largest_difference(alone, begun) > 1e-2
+    report = server.report()
+    assert [record["round"] for record in report["rounds"]] == [1, 2, 3]
+    assert not counted(server)
+    again = GlobalTrainer(federation, tmp_path / "state", KEYS).report()
+    assert again == report
+
+
+def test_a_repeated_round_has_the_same_answers(
+    federation: Federation, answers: tuple[bytes, list[bytes]], server: GlobalTrainer
+) -> None:
+    message, given = answers
+    ue = server.asked[0]
+    fresh = LocalTrainer(federation, ue, KEYS[ue])
+    assert fresh.answer(message) == given[ue]
+
+
+def test_gradients_are_federated_as_well(data: Path, tmp_path: Path) -> None:
+    learning = dataclasses.replace(CONFIG.learning, meta_update="fomaml", meta_batch=1)
+    federation = Federation(dataclasses.replace(CONFIG, iterations=1, learning=learning), 1, str(data))
+    server = GlobalTrainer(federation, tmp_path / "state", KEYS[:1])
+    assert server.offer(LocalTrainer(federation, 0, KEYS[0]).answer(server.message())).refused is None
+    server.finish(1.0, 1)
+    alone = federated.named(federated.in_one_process(federation).params)
+    assert federated.largest_difference(alone, server.params) <= 1e-5
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("nan", "not_finite"),
+        ("infinity", "not_finite"),
+        ("tree", "tree"),
+        ("shape", "shape"),
+        ("dtype", "dtype"),
+        ("norm", "norm"),
+        ("stale", "stale_round"),
+        ("stranger", "unknown_node"),
+    ],
+)
+def test_what_is_wrong_is_refused_and_counted_and_then_the_right_answer_is_taken(
+    federation: Federation, answers: tuple[bytes, list[bytes]], server: GlobalTrainer, what: str, reason: str
+) -> None:
+    message, given = answers
+    ue = server.asked[0]
+    trainer = LocalTrainer(dataclasses.replace(federation, faults=(Fault(1, ue, what),)), ue, KEYS[ue])
+    before = server.params
+    assert server.offer(trainer.answer(message)).refused == reason
+    assert counted(server) == {reason: 1}
+    assert ue in server.missing
+    assert federated.largest_difference(server.params, before) == 0
+    assert server.offer(given[ue]).refused is None
+    assert ue not in server.missing
+
+
+def test_doubled_and_not_asked_and_of_an_earlier_round(
+    answers: tuple[bytes, list[bytes]], server: GlobalTrainer
+) -> None:
+    _, given = answers
+    idle = next(ue for ue in range(UES) if ue not in server.asked)
+    first, second = server.asked
+    assert server.offer(given[idle]) == (idle, None)  # it says that it has nothing to do
+    forged = {**body_of(given[first]), "arrays": body_of(given[first])["arrays"]}
+    assert server.offer(federated.signed(idle, KEYS[idle], forged)).refused == "not_asked"
+    nothing = {**body_of(given[first]), "arrays": None, "metrics": None}
+    assert server.offer(federated.signed(first, KEYS[first], nothing)).refused == "not_asked"
+    assert server.offer(given[first]).refused is None
+    assert server.offer(given[first]).refused == "doubled"
+    assert server.offer(given[second]).refused is None
+    server.finish(1.0, 2)
+    assert server.offer(given[second]).refused == "stale_round"
+    other_theta = {**body_of(given[second]), "round": 2}
+    assert server.offer(federated.signed(second, KEYS[second], other_theta)).refused == "stale_round"
+    assert counted(server) == {"not_asked": 2, "doubled": 1, "stale_round": 2}
+
+
+def test_bytes_of_anybody(answers: tuple[bytes, list[bytes]], server: GlobalTrainer) -> None:
+    _, given = answers
+    ue = server.asked[0]
+    for garbage in (b"", b"\xc1", b"x" * 100, codec.packed([]), codec.packed({"ue": 0}), b"x" * 10**6):
+        assert server.offer(garbage).refused == "unreadable"
+    for number in (-1, UES, 10**9):
+        assert server.offer(federated.signed(number, KEYS[0], body_of(given[ue]))).refused == "unknown_node"
+    assert server.offer(federated.signed(ue, KEYS[(ue + 1) % UES], body_of(given[ue]))).refused == "unknown_node"
+    changed = bytearray(given[ue])
+    changed[len(changed) // 2] ^= 1
+    assert server.offer(bytes(changed)).refused == "unknown_node"
+    for body in ({}, {**body_of(given[ue]), "more": 1}, {**body_of(given[ue]), "metrics": {}}):
+        assert server.offer(federated.signed(ue, KEYS[ue], body)).refused == "unreadable"
+    infinite = {**body_of(given[ue])["metrics"], "entropy": float("inf")}
+    of_metrics = federated.signed(ue, KEYS[ue], {**body_of(given[ue]), "metrics": infinite})
+    assert server.offer(of_metrics).refused == "not_finite"
+    assert server.offer(given[ue]).refused is None
+
+
+def test_a_ue_whose_answers_never_fit_ends_the_run(answers: tuple[bytes, list[bytes]], server: GlobalTrainer) -> None:
+    _, given = answers
+    ue = server.asked[0]
+    body = body_of(given[ue])
+    name = next(iter(body["arrays"]))
+    body["arrays"][name] = np.full_like(body["arrays"][name], np.nan)
+    bad = federated.signed(ue, KEYS[ue], body)
+    for _ in range(federated.MOST_REFUSED - 1):
+        assert server.offer(bad).refused == "not_finite"
+    with pytest.raises(InputError, match=f"UE {ue} sent 10 answers in round 1 that cannot be used"):
+        server.offer(bad)
+
+
+def test_the_outer_step_waits_for_all(answers: tuple[bytes, list[bytes]], server: GlobalTrainer) -> None:
+    _, given = answers
+    server.offer(given[server.asked[0]])
+    with pytest.raises(InputError, match="have not answered; accepted: answers of all"):
+        server.finish(1.0, 1)
+
+
+def test_the_state_of_another_federation(
+    federation: Federation, answers: tuple[bytes, list[bytes]], server: GlobalTrainer, tmp_path: Path
+) -> None:
+    for ue in server.asked:
+        server.offer(answers[1][ue])
+    server.finish(1.0, 2)
+    other = dataclasses.replace(federation, config=dataclasses.replace(federation.config, seed=4))
+    with pytest.raises(InputError, match=r"saved under other settings: config\.seed: stored 3, wanted 4"):
+        GlobalTrainer(other, tmp_path / "state", KEYS)
+    fewer = dataclasses.replace(federation, ues=2)
+    with pytest.raises(InputError, match="ues: stored 3, wanted 2"):
+        GlobalTrainer(fewer, tmp_path / "state", KEYS[:2])
+    longer = dataclasses.replace(federation, config=dataclasses.replace(federation.config, iterations=9))
+    assert GlobalTrainer(longer, tmp_path / "state", KEYS).done == 1
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_no_update_of_adam_is_larger_than_its_bound(steps: int) -> None:
+    rng = np.random.default_rng(0)
+    learning = LearningConfig(inner_lr=0.1, inner_steps=steps)
+    adam = optax.adam(0.1)
+    for gradients in (
+        rng.normal(size=(steps, 50)) * 10.0 ** rng.integers(-6, 6, (steps, 1)),
+        np.ones((steps, 50)),
+        np.cumprod(np.full((steps, 50), 1.5), axis=0),
+        np.cumprod(np.full((steps, 50), 0.5), axis=0),
+    ):
+        theta = jax.numpy.zeros(50)
+        state = adam.init(theta)
+        for gradient in gradients:
+            updates, state = adam.update(jax.numpy.asarray(gradient, jax.numpy.float32), state)
+            theta = optax.apply_updates(theta, updates)
+        norm = float(jax.numpy.linalg.norm(theta))
+        assert norm <= federated.norm_bound(learning, 50)
+    assert federated.norm_bound(learning, 50) < 1.3 * 0.1 * steps * 50**0.5
+
+
+def test_who_is_asked() -> None:
+    known = {11: 0, 12: 1, 13: 2}
+    now = 100.0
+    assert federated.to_ask([11, 12, 13], known, {0, 2}, {}, now, 60) == [11, 13]
+    assert federated.to_ask([11, 12, 14], known, {0}, {11: 99.0}, now, 60) == [14]  # a node that nobody knows yet
+    assert federated.to_ask([11, 14], known, {0}, {11: 40.0, 14: 41.0}, now, 60) == [11]
+    assert federated.to_ask([], known, {0}, {}, now, 60) == []
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "learning", "message"),
+    [
+        ({"ues": 1}, {}, "meta_batch is 2; accepted: at most 1"),
+        ({"ues": 4}, {}, "ues is 4; accepted: at most 3, one for each training set"),
+        ({"norm_bound": -1.0}, {}, "norm_bound is -1.0"),
+        ({"patience_s": 0.0}, {}, "patience_s is 0.0"),
+        ({"faults": (Fault(1, 0, "magic"),)}, {}, "fault is 1:0:'magic'; accepted"),
+        ({"faults": (Fault(1, 3, "nan"),)}, {}, "fault is 1:3:'nan'; accepted"),
+        ({}, {"meta_update": "joint"}, "meta_update is joint"),
+        ({}, {"learn_from": "optimum"}, "learn_from is optimum"),
+        ({}, {"graphs_per_task": 99}, "graphs_per_task is 99"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    federation: Federation, changes: dict[str, Any], learning: dict[str, Any], message: str
+) -> None:
+    config = dataclasses.replace(
+        federation.config, learning=dataclasses.replace(federation.config.learning, **learning)
+    )
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(federation, config=config, **changes).dataset()
+
+
+def test_the_record_goes_through_json(federation: Federation) -> None:
+    given = dataclasses.replace(federation, faults=(Fault(1, 0, "nan"),))
+    assert Federation.from_json(json.loads(json.dumps(given.to_json()))) == given
+    with pytest.raises(InputError, match="federation has"):
+        Federation.from_json({"ues": 1})
+
+
+def test_what_is_no_message_of_the_server(trainers: list[LocalTrainer], answers: tuple[bytes, list[bytes]]) -> None:
+    message = codec.unpacked(answers[0])
+    name = next(iter(message["arrays"]))
+    for wrong in (
+        [],
+        {"round": 0, "arrays": message["arrays"]},
+        {"round": 1, "arrays": {}},
+        {"round": 1, "arrays": {**message["arrays"], name: np.full_like(message["arrays"][name], np.nan)}},
+    ):
+        with pytest.raises(InputError, match="accepted"):
+            trainers[0].answer(codec.packed(wrong))
+
+
+def test_one_hash_for_equal_arrays() -> None:
+    arrays = {"b": np.arange(3.0), "a": np.zeros((2, 1), np.float32)}
+    same = {"a": np.zeros((2, 1), np.float32), "b": np.arange(6.0)[:3]}
+    assert federated.params_sha256(arrays) == federated.params_sha256(same)
+    for other in (
+        {**arrays, "b": np.arange(3)},
+        {**arrays, "a": np.zeros((1, 2), np.float32)},
+        {"b": arrays["b"], "c": arrays["a"]},
+        {**arrays, "b": arrays["b"] + 1e-12},
+    ):
+        assert federated.params_sha256(arrays) != federated.params_sha256(other)
+
+
+# ---- Flower
+
+
+class Grid:
+    """Nodes without a network: each may be away, or answer more than once."""
+
+    def __init__(self, trainers: dict[int, LocalTrainer]) -> None:
+        self.trainers, self.away, self.twice = trainers, set[int](), set[int]()
+        self.sent: list[int] = []
+        self._waiting: list[Any] = []
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.trainers)
+
+    def push_messages(self, messages: Iterable[Any]) -> list[str]:
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = message.object_id
+            self._waiting.append(message)
+            self.sent.append(message.metadata.dst_node_id)
+        return [message.metadata.message_id for message in messages]
+
+    def pull_messages(self, names: Iterable[str]) -> list[Any]:
+        from mrlato_jax.edge.federated_client import reply
+
+        ready = [message for message in self._waiting if message.metadata.dst_node_id not in self.away]
+        self._waiting = [message for message in self._waiting if message not in ready]
+        replies = []
+        for message in ready:
+            node = message.metadata.dst_node_id
+            replies += [reply(self.trainers[node], message)] * (2 if node in self.twice else 1)
+        return replies
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Flower knows of the process that sends a message."""
+    from flwr.supercore.task_identity import TaskIdentity
+
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+@needs_flower
+@pytest.mark.usefixtures("task")
+def test_the_strategy_ends_each_round_with_all(
+    federation: Federation, trainers: list[LocalTrainer], server: GlobalTrainer
+) -> None:
+    from mrlato_jax.edge import federated_server
+
+    grid = Grid({100 + ue: trainer for ue, trainer in enumerate(trainers)})
+    seen: list[dict[str, Any]] = []
+
+    def watch(progress: dict[str, Any]) -> None:
+        seen.append(progress)
+        if progress["round"] == 2 and progress["sent"] == 0:  # the node of UE 0 is gone, and comes back as another one
+            grid.away.add(100)
+            grid.twice.add(101)
+        if progress["round"] == 2 and progress["sent"] and 200 not in grid.trainers:
+            grid.trainers[200] = grid.trainers[100]
+
+    fast = dataclasses.replace(federation, poll_s=0.01)
+    server.federation = fast
+    strategy = federated_server.OuterStep(server, watch)
+    result = strategy.start(grid, federated_server.as_record(server.message()), num_rounds=ROUNDS)
+    assert server.finished
+    assert set(result.train_metrics_clientapp) == {1, 2, 3}
+    alone = federated.named(federated.in_one_process(federation).params)
+    assert federated.largest_difference(alone, server.params) <= 1e-5
+    assert 100 in grid.sent
+
+
+@needs_flower
+def test_the_strategy_does_not_wait_for_ever(server: GlobalTrainer) -> None:
+    from mrlato_jax.edge import federated_server
+
+    strategy = federated_server.OuterStep(server)
+    with pytest.raises(InputError, match=r"have not answered in round 1 for 0\.1 s"):
+        strategy.start(Grid({}), federated_server.as_record(server.message()), num_rounds=1, timeout=0.1)
+
+
+def launch(data: Path, *flags: object) -> list[str]:
+    learning = dataclasses.replace(CONFIG.learning, meta_batch=10)  # the default: all UEs
+    given = [flag for flag in flags_of(dataclasses.replace(CONFIG, learning=learning)) if "iterations" not in flag]
+    return [sys.executable, str(ROOT / "launch" / "federated.py"), *given, f"--data={data}", *map(str, flags)]
+
+
+@needs_flower
+@pytest.mark.slow
+def test_flower_with_faults_and_kills(data: Path, tmp_path: Path) -> None:
+    command = launch(
+        data, "--ues=2", "--rounds=4", "--kill_every=2", "--faults=1:0:nan,3:1:tree", "--compare", "--json=-",
+        f"--run={tmp_path / 'run'}", "--timeout_s=400",
+    )  # fmt: skip
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout.splitlines()[-1])
+    assert [record["round"] for record in result["rounds"]] == [1, 2, 3, 4]
+    assert all(record["ues"] == [0, 1] for record in result["rounds"])
+    assert [kill["killed"].split()[0] for kill in result["kills"]] == ["ue", "server"]
+    assert (result["refused"]["not_finite"], result["refused"]["tree"]) == (1, 1)
+    assert result["largest_difference"] <= 1e-5
+    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)  # all rounds are done
+    assert json.loads(again.stdout.splitlines()[-1])["params_sha256"] == result["params_sha256"], again.stderr
+
+
+@needs_flower
+@pytest.mark.slow
+def test_nothing_outlives_the_launcher(data: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        launch(data, "--ues=2", "--rounds=500", f"--run={tmp_path / 'run'}"),
+        stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("round 1/"):
+                break
+        pids = descendants(process.pid)
+        assert len(pids) >= 7  # SuperLink, SuperExec, ServerApp, two UEs, two SuperNodes
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    wait_until_gone(pids, 10)
+
+
+def descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit() and alive(int(path.name)):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.name))
+    found, left = [], [pid]
+    while left:
+        below = children.get(left.pop(), [])
+        found += below
+        left += below
+    return found
+
+
+@needs_flower
+def test_refusals_of_the_command(data: Path, tmp_path: Path) -> None:
+    from tiny_run import run_here
+
+    for flag, message in (
+        ("--ues=9", "ues is 9; accepted: at most 3"),
+        ("--rounds=0", "rounds is 0"),
+        ("--faults=1:nan", "faults has '1:nan'; accepted: ROUND:UE:WHAT"),
+        ("--meta_update=joint", "meta_update is joint"),
+    ):
+        words = launch(data, flag)[2:]
+        ran = run_here("federated.py", *words, cwd=tmp_path)
+        assert ran.returncode == 2, ran.stderr
+        assert message in ran.stderr
