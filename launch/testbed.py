@@ -109,7 +109,7 @@ def measured(bed: Bed, case: Case, system: System, scheduler: Scheduler) -> tupl
 
     async def runs(plans: Mapping[str, Any], count: int) -> list[tuple[str, int, Run]]:
         found = []
-        async with bed.ue() as ue:
+        async with bed.ue(case.app) as ue:
             await once(ue, case, next(iter(plans.values())), system)  # wakes both ends up
             for number in range(count):
                 for mode, plan in plans.items():  # in turns: what disturbs the machine disturbs all

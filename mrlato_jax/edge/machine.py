@@ -18,7 +18,7 @@ from mrlato_jax.edge.vm import MOST_FRAME_BYTES
 from mrlato_jax.errors import InputError, shorten
 
 PACKAGE = Path(__file__).resolve().parents[1]
-START_S = 30.0  # most seconds that a machine may take until its applications are loaded
+START_S = 30.0  # most seconds at full clock that a machine may take until its applications are loaded
 MOST_WAITING = 256  # messages of one run that nobody has taken yet; then the machine waits
 _LENGTH = struct.Struct(">I")
 # The package without its public face, which would load JAX: a machine needs none of it.
@@ -135,12 +135,13 @@ class Machine:
         )
         machine = cls(process, task_s)
         try:
-            await asyncio.wait_for(asyncio.shield(machine._ready), START_S)
-        except (MachineLostError, TimeoutError) as error:
+            await asyncio.wait_for(asyncio.shield(machine._ready), START_S / min(1.0, quota.cpus))
+        except (MachineLostError, TimeoutError):
+            late = "" if machine.lost else "it takes too long"
             await machine.stop()
             raise InputError(
                 f"apps are {shorten(list(apps))}, which a machine of kind {kind} does not load "
-                f"({process.said or machine.lost or error or 'no answer'}); accepted: what is installed there"
+                f"({process.said or late or machine.lost}); accepted: what is installed there"
             ) from None
         return machine
 

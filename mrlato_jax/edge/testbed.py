@@ -109,14 +109,15 @@ class Bed:
         assert self._paced is not None
         return f"127.0.0.1:{self._paced.port}"
 
-    def ue(self, **more: Any) -> Ue:
+    def ue(self, app: str, **more: Any) -> Ue:
         """The UE; to be entered within `at_ue`.
 
         Args:
+            app: the application that it runs: loading others would take long at its clock.
             more: further arguments of `Ue`.
         """
         core = self.cores[0] if self.cores else None
-        return Ue(self._apps, self.address, self._credentials, USER, share=self._share, core=core, **more)
+        return Ue([app], self.address, self._credentials, USER, share=self._share, core=core, **more)
 
     @contextlib.contextmanager
     def at_ue(self) -> Iterator[None]:
