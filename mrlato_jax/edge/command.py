@@ -26,7 +26,7 @@ from mrlato_jax.edge.comparison import predicted
 from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.scheduler import HOW, Scheduler
 from mrlato_jax.edge.traffic import Rules
-from mrlato_jax.edge.ue import RULES, Run, ServerLostError, TaskFailedError, Ue
+from mrlato_jax.edge.ue import RULES, LocalLostError, Run, ServerLostError, TaskFailedError, Ue
 from mrlato_jax.errors import InputError, check_number, escaped, shorten
 from mrlato_jax.files import parse_json
 from mrlato_jax.inference.load import GENERAL
@@ -159,7 +159,7 @@ def _run(options: argparse.Namespace) -> int:
 
     try:
         found = asyncio.run(runs())
-    except (TaskFailedError, ServerLostError) as error:
+    except (TaskFailedError, ServerLostError, LocalLostError) as error:
         print(f"error: {escaped(str(error))}", file=sys.stderr)
         return 1
     model = predicted(found[0], chosen.graph, system).makespan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import struct
 import sys
@@ -19,7 +18,8 @@ from mrlato_jax.errors import InputError, shorten
 
 PACKAGE = Path(__file__).resolve().parents[1]
 START_S = 30.0  # most seconds at full clock that a machine may take until its applications are loaded
-MOST_WAITING = 256  # messages of one run that nobody has taken yet; then the machine waits
+MOST_WAITING = 4  # messages of one run that nobody has taken yet; then the machine waits
+CLOSE_S = 5.0  # that a machine may take to hear that a run is over
 _LENGTH = struct.Struct(">I")
 # The package without its public face, which would load JAX: a machine needs none of it.
 _BOOT = (
@@ -67,15 +67,25 @@ class RunOnMachine:
 
     def abandon(self, error: Exception) -> None:
         """Ends `messages` with an error."""
-        if self._arrived.full():  # what is waiting is of no use any more
-            self._arrived.get_nowait()
+        self._drop()
         self._arrived.put_nowait(error)
+
+    def _drop(self) -> None:
+        """What is waiting is of no use any more."""
+        while not self._arrived.empty():
+            self._arrived.get_nowait()
 
     async def close(self) -> None:
         """Lets the machine forget the run."""
-        if self._machine._runs.pop(self.number, None) is not None and not self._machine.lost:
-            with contextlib.suppress(MachineLostError):
-                await self._machine._write(["end", self.number], b"")
+        there = self._machine._runs.pop(self.number, None) is not None
+        self._drop()  # the reader may wait for room
+        if there and not self._machine.lost:
+            try:
+                await asyncio.wait_for(self._machine._write(["end", self.number], b""), CLOSE_S)
+            except TimeoutError:
+                await self._machine._end(f"machine takes no message for {CLOSE_S:g} s")
+            except MachineLostError:
+                pass
 
 
 class Machine:
@@ -85,8 +95,10 @@ class Machine:
         lost: why it has ended; empty while it runs.
     """
 
-    def __init__(self, process: sandbox.Sandbox, task_s: float | None) -> None:
-        self.process, self.lost, self._task_s = process, "", task_s
+    def __init__(self, process: sandbox.Sandbox, task_s: float | None, most_bytes: int = MOST_FRAME_BYTES) -> None:
+        self.process, self.lost, self._task_s, self._most_bytes = process, "", task_s, most_bytes
+        self._ending: asyncio.Task[None] | None = None
+        self._running: list[Any] | None = None  # run and task that have begun
         self._runs: dict[int, RunOnMachine] = {}
         self._next = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -103,6 +115,7 @@ class Machine:
         quota: Quota,
         pace: float = 1.0,
         task_s: float | None = None,
+        most_bytes: int = MOST_FRAME_BYTES,
         readable: Sequence[Path] = (),
     ) -> Machine:
         """Starts a process that has loaded the applications.
@@ -113,6 +126,7 @@ class Machine:
             quota: of the process.
             pace: at least 1: tasks take so many times longer than their processor time.
             task_s: most seconds of one task; a longer one ends the machine.
+            most_bytes: of one message of the machine; a larger one ends it.
             readable: folders and files that the applications need beside Python and this package.
 
         Raises:
@@ -133,7 +147,7 @@ class Machine:
         process = await sandbox.start(
             words, kind=kind, quota=quota, readable=[PACKAGE, *files.values(), *readable], environment=_ENVIRONMENT
         )
-        machine = cls(process, task_s)
+        machine = cls(process, task_s, most_bytes)
         try:
             await asyncio.wait_for(asyncio.shield(machine._ready), START_S / min(1.0, quota.cpus))
         except (MachineLostError, TimeoutError):
@@ -143,6 +157,9 @@ class Machine:
                 f"apps are {shorten(list(apps))}, which a machine of kind {kind} does not load "
                 f"({process.said or late or machine.lost}); accepted: what is installed there"
             ) from None
+        except BaseException:
+            await asyncio.shield(machine.stop())
+            raise
         return machine
 
     def open(self) -> RunOnMachine:
@@ -161,22 +178,26 @@ class Machine:
         """Ends the process and all that it started."""
         await self._end(reason)
         self._reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reader
+        await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _end(self, reason: str) -> None:
-        if not self.lost:
+        """Ends it once, whoever asks and however often."""
+        if self._ending is None:
             self.lost = reason
-            self._clock(None)
-            ending = await self.process.stop()
-            if reason == "ended":
-                self.lost = f"machine ended ({ending.reason})"
-            if not self._ready.done():
-                self._ready.set_exception(MachineLostError(self.lost))
-                self._ready.exception()
-            for run in self._runs.values():
-                run.abandon(MachineLostError(self.lost))
-            self._runs.clear()
+            self._ending = asyncio.create_task(self._ended())
+        await asyncio.shield(self._ending)
+
+    async def _ended(self) -> None:
+        self._clock(None)
+        ending = await self.process.stop()
+        if self.lost == "ended":
+            self.lost = f"machine ended ({ending.reason})"
+        if not self._ready.done():
+            self._ready.set_exception(MachineLostError(self.lost))
+            self._ready.exception()
+        for run in self._runs.values():
+            run.abandon(MachineLostError(self.lost))
+        self._runs.clear()
 
     async def _write(self, header: list[Any], body: bytes) -> None:
         if self.lost:
@@ -206,7 +227,7 @@ class Machine:
         try:
             while True:
                 (length,) = _LENGTH.unpack(await self.process.stdout.readexactly(_LENGTH.size))
-                if length > MOST_FRAME_BYTES:
+                if length > self._most_bytes:
                     reason = f"machine sent {length} bytes at once"
                     break
                 header, body = unframed(await self.process.stdout.readexactly(length))
@@ -216,17 +237,23 @@ class Machine:
                     continue
                 kind, number = header[0], header[1]
                 if kind == "started":
+                    self._running = header[1:3]
                     self._clock(self._task_s)
                     continue
-                if kind in ("done", "failed"):
+                if kind in ("done", "failed") and header[1:3] == self._running:
+                    self._running = None
                     self._clock(None)
                 run = self._runs.get(number) if isinstance(number, int) else None
                 if run is not None:
                     if kind in ("finished", "failed"):
                         self._runs.pop(number)
+                    if run._arrived.full():  # whoever reads is slow, not the task
+                        self._clock(None)
                     await run._arrived.put((header, body))
+                    if self._timer is None and self._running is not None:
+                        self._clock(self._task_s)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        except (InputError, IndexError, TypeError) as error:
+        except Exception as error:  # whatever comes of what it sent
             reason = f"machine sent what is no message ({shorten(str(error))})"
         await self._end(reason)

@@ -36,6 +36,7 @@ from mrlato_jax.errors import InputError, shorten
 
 SERVICE = "mrlato.Edge"
 STOP_S = 2.0  # that calls have to end when the host stops
+BEGIN_S = 10.0  # that a call may take to send its first frame
 
 
 class _User:
@@ -126,14 +127,13 @@ class Mec:
         """
         if self._server is not None:
             await self._server.stop(grace_s)
-        if self._spare is not None:
-            await self._spare.stop()
-        for user in self._users.values():
+        users, self._users = list(self._users.values()), {}
+        machines = [self._spare, *(user.machine for user in users)]
+        for user in users:
             if user.idle is not None:
                 user.idle.cancel()
-            if user.machine is not None:
-                await user.machine.stop()
-        self._users.clear()
+        stops = (machine.stop() for machine in machines if machine is not None)
+        await asyncio.gather(*stops, return_exceptions=True)
 
     def refused(self) -> dict[str, int]:
         """How many calls were refused, by the reason."""
@@ -143,7 +143,12 @@ class Mec:
         rules = self._rules
         quota = Quota(rules.memory_bytes, rules.processes, rules.cpus, self._core)
         return await Machine.start(
-            self._apps, kind=self._kind, quota=quota, task_s=rules.task_s, readable=self._readable
+            self._apps,
+            kind=self._kind,
+            quota=quota,
+            task_s=rules.task_s,
+            most_bytes=rules.most_message_bytes + 2**16,
+            readable=self._readable,
         )
 
     async def _machine_of(self, name: str) -> Machine:
@@ -158,16 +163,11 @@ class Mec:
     @contextlib.asynccontextmanager
     async def _entered(self, context: grpc.aio.ServicerContext) -> AsyncIterator[str]:
         """Lets a user in for one run, or ends the call."""
+        name = await self._known(context)
         try:
-            identity = certificates.identity(context.auth_context())
-            if identity.serial in certificates.revoked(self._credentials):
-                self._admission.refuse("revoked")
-            self._admission.enter(identity.user, time.monotonic())
+            self._admission.enter(name, time.monotonic())
         except RefusedError as refused:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, refused.reason)
-        except InputError as error:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-        name = identity.user
         user = self._users.setdefault(name, _User(self._rules))
         user.runs += 1
         if user.idle is not None:
@@ -189,7 +189,20 @@ class Mec:
             if user.machine is not None:
                 await user.machine.stop("stopped, since it was not used")
 
+    async def _known(self, context: grpc.aio.ServicerContext) -> str:
+        """Who calls, or the end of the call where the certificate is accepted no longer."""
+        try:
+            identity = certificates.identity(context.auth_context())
+            if identity.serial in certificates.revoked(self._credentials):
+                self._admission.refuse("revoked")
+        except RefusedError as refused:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refused.reason)
+        except InputError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        return identity.user
+
     async def _clock(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        await self._known(context)
         return packed(time.monotonic())
 
     async def _run(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
@@ -199,7 +212,8 @@ class Mec:
             run, upward = None, None
             try:
                 meter = self._users[name].meter
-                header, body = await _next(requests, meter) or ([], b"")
+                first = await asyncio.wait_for(_next(requests, meter), BEGIN_S)
+                header, body = first or ([], b"")
                 if header != ["begin"]:
                     raise InputError(f"first frame is {shorten(header)}; accepted: ['begin']")
                 machine = await self._machine_of(name)
@@ -216,6 +230,8 @@ class Mec:
                     await context.write(framed(header, body))
             except InputError as error:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no frame in {BEGIN_S:g} s; accepted: ['begin']")
             except MachineLostError as lost:
                 self.counts["lost"] += 1
                 self._say(f"VM of {name} is lost: {lost}")

