@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.edge.cases import one
 from mrlato_jax.edge.ue import Run
 from mrlato_jax.errors import InputError, check_type
 from mrlato_jax.mec.latency import LOCAL
@@ -80,7 +81,7 @@ def calibrate(runs: Sequence[Run], graph: TaskGraph, system: System) -> Calibrat
     for entry in taken:
         seconds[entry.resource, entry.task].append(entry.seconds)
     clocks = {}
-    for resource, nominal in (("UE", _only(system.ue_hz)), ("VM", _only(system.vm_hz))):
+    for resource, nominal in (("UE", one(system.ue_hz)), ("VM", one(system.vm_hz))):
         ratios = [
             graph.cycles[task] / np.median(values)
             for (where, task), values in seconds.items()
@@ -93,7 +94,7 @@ def calibrate(runs: Sequence[Run], graph: TaskGraph, system: System) -> Calibrat
         if met:
             cycles[task] = np.median(met)
     rates, extra = {}, {}
-    for resource, nominal in (("uplink", _only(system.uplink_bps)), ("downlink", _only(system.downlink_bps))):
+    for resource, nominal in (("uplink", one(system.uplink_bps)), ("downlink", one(system.downlink_bps))):
         points = [(size_of(graph, entry), entry.seconds) for entry in taken if entry.resource == resource]
         rates[resource], each_s = _line(points, nominal)
         extra[resource] = each_s * rates[resource] / BITS_PER_BYTE
@@ -163,10 +164,6 @@ def took(run: Run, graph: TaskGraph) -> list[Taken]:
             if move.target == LOCAL and move.task == task:
                 at[task, LOCAL] = take("downlink", task, task, at[task, site])
     return found
-
-
-def _only(value: float | tuple[float, ...]) -> float:
-    return float(value[0] if isinstance(value, tuple) else value)
 
 
 def size_of(graph: TaskGraph, entry: Taken) -> float:

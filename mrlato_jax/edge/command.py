@@ -15,9 +15,8 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from mrlato_jax.dag.formats.json_graph import write_json
 from mrlato_jax.edge import certificates, sandbox
@@ -27,19 +26,11 @@ from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.scheduler import HOW, Scheduler
 from mrlato_jax.edge.traffic import Rules
 from mrlato_jax.edge.ue import RULES, LocalLostError, Run, ServerLostError, TaskFailedError, Ue
-from mrlato_jax.errors import InputError, check_number, escaped, shorten
+from mrlato_jax.errors import check_number, escaped, shorten
 from mrlato_jax.files import parse_json
+from mrlato_jax.inference.command import OneLineParser, reported
 from mrlato_jax.inference.load import GENERAL
 from mrlato_jax.mec.system import System
-
-BAD_INPUT = 2  # exit status
-
-
-class _Parser(argparse.ArgumentParser):
-    """One whose errors are one printable line, whatever words it was given."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {escaped(message)}\n")
 
 
 def mec(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +64,8 @@ def mec(arguments: Sequence[str] | None = None) -> int:
     revoke.add_argument("--credentials", required=True, metavar="FOLDER", help="what `certify` wrote")
     revoke.add_argument("--user", required=True, metavar="NAME", help="whose certificate it is")
     revoke.set_defaults(run=_revoke)
-    return _guarded(made.parse_args(arguments))
+    options = made.parse_args(arguments)
+    return reported(lambda: options.run(options))
 
 
 def ue(arguments: Sequence[str] | None = None) -> int:
@@ -115,7 +107,8 @@ def ue(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--trace", action="store_true", help="say what each resource did, and when")
     run.add_argument("--json", metavar="-", choices=["-"], help="end with a line of JSON on standard output")
     run.set_defaults(run=_run)
-    return _guarded(made.parse_args(arguments))
+    options = made.parse_args(arguments)
+    return reported(lambda: options.run(options))
 
 
 def _parse(options: argparse.Namespace) -> int:
@@ -183,22 +176,10 @@ def _say(line: str) -> None:
     print(escaped(line), file=sys.stderr, flush=True)
 
 
-def _parser(name: str) -> _Parser:
-    return _Parser(
+def _parser(name: str) -> OneLineParser:
+    return OneLineParser(
         prog=name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-
-
-def _guarded(options: argparse.Namespace) -> int:
-    run: Callable[[argparse.Namespace], int] = options.run
-    try:
-        return run(options)
-    except (InputError, ImportError) as error:
-        print(f"error: {escaped(str(error))}", file=sys.stderr)
-        return BAD_INPUT
-    except OSError as error:
-        print(f"error: {escaped(str(error))}", file=sys.stderr)
-        return 1
 
 
 def _certify(options: argparse.Namespace) -> int:

@@ -167,24 +167,6 @@ class Bed:
                     stream.close()
             self._host = None
 
-    def set_rates(self, times: float) -> None:
-        """The link's rates, as multiples of the system's."""
-        link = self._shaped or self._paced
-        assert link is not None
-        link.set_rates(Rates(self._rates.uplink_bps * times, self._rates.downlink_bps * times))
-
-    def cut(self) -> None:
-        """Nothing comes through any more."""
-        link = self._shaped or self._paced
-        assert link is not None
-        link.cut()
-
-    def mend(self) -> None:
-        """The link is as it was."""
-        link = self._shaped or self._paced
-        assert link is not None
-        link.mend()
-
 
 def _can_isolate() -> bool:
     try:

@@ -70,8 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     warnings.showwarning = lambda message, *_, **__: print(f"note: {escaped(str(message))}", file=sys.stderr)
+    return reported(lambda: offload(options))
+
+
+def reported(work: Callable[[], int]) -> int:
+    """The exit status of a command's work; bad input, and a file that cannot be read, become one line and a status."""
     try:
-        return offload(options)
+        return work()
     except (InputError, ImportError) as error:
         print(f"error: {escaped(str(error))}", file=sys.stderr)
         return BAD_INPUT
@@ -80,16 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """One whose errors are one printable line, whatever words it was given."""
 
     def error(self, message: str) -> NoReturn:
+        """Ends the program with the message."""
         self.exit(BAD_INPUT, f"error: {escaped(message)}\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    made = _Parser(
+    made = OneLineParser(
         prog="mrlato-offload", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
