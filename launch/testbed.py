@@ -67,10 +67,11 @@ def main(_: list[str]) -> int:
         check_choice("channel", channel, CHANNELS)
     hertz = {"ue_hz": 1e9 * FLAGS.ue_ghz, "vm_hz": 1e9 * FLAGS.vm_ghz}
     system = System(**hertz, uplink_bps=1e6 * FLAGS.uplink_mbps, downlink_bps=1e6 * FLAGS.downlink_mbps)
-    chosen = [cases.case(name, system) for name in FLAGS.app]
     out = Path(FLAGS.out).absolute() if FLAGS.out else None
     if out is not None:
         check_writable(out)
+    core = (testbed.cores() or (None,))[0]
+    chosen = [cases.case(name, system, core=core) for name in FLAGS.app]
     bed = Bed(system, sorted({case.app for case in chosen}), link=FLAGS.link, vm=FLAGS.vm)
     identity = {
         **{name: getattr(FLAGS, name) for name in ("runs", "mode", "channel", "policy", "calibrate", "link", "vm")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,15 +10,16 @@ from typing import Any, NamedTuple
 from mrlato_jax.dag import dataset
 from mrlato_jax.dag.formats.any_format import Unsaid, read_any
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.edge.application import Program
+from mrlato_jax.edge.application import Application, Program
 from mrlato_jax.edge.dags import program_of
 from mrlato_jax.edge.installed import load
-from mrlato_jax.edge.parser import measure
+from mrlato_jax.edge.machine import local_executor
+from mrlato_jax.edge.parser import Measured, measure_at
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.mec.system import System
 
 DAGS = "mrlato_jax.edge.dags:app"
-APPLICATIONS = {name: f"mrlato_jax.edge.apps.{name}:app" for name in ("ar", "map_reduce", "network")}
+APPLICATIONS = {name: f"mrlato_jax.edge.apps.{name}:app" for name in ("ar", "map_reduce", "navigate", "network")}
 EXPERIMENTS = ("exp1", "exp2", "exp3", "general")
 
 
@@ -39,19 +41,30 @@ class Case(NamedTuple):
     arguments: Mapping[str, Any]
 
 
-def case(name: str, system: System, arguments: Mapping[str, Any] | None = None) -> Case:
-    """An application by its name.
+def case(
+    name: str,
+    system: System,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    share: float | None = None,
+    core: int | None = None,
+) -> Case:
+    """An application by its name. A user's own is measured: it runs a few times on a machine like the UE.
 
     Args:
         name: one of `APPLICATIONS`; EXPERIMENT:SET:NUMBER, a DAG of `data/`, such as exp2:n20:5; a file of a DAG; or an
             application that declares an example of its arguments, as `installed.load` takes it.
-        system: whose VM has the full clock of this machine.
+        system: with the UE's clock.
         arguments: of the application; None: those of its example.
+        share: of this machine's clock that the UE has; None: as much as it has of the VM's.
+        core: processor core to measure on; None: any.
 
     Raises:
-        InputError: no such application, or other arguments than it has.
+        InputError: no such application, other arguments than it has, or a task that fails.
     """
-    machine_hz = one(system.vm_hz)
+    if share is None:
+        share = min(1.0, one(system.ue_hz) / one(system.vm_hz))
+    machine_hz = one(system.ue_hz) / share
     experiment, _, rest = name.partition(":")
     if experiment in EXPERIMENTS and rest:
         return of_graph(name, _of_data(name, experiment, rest), machine_hz)
@@ -61,8 +74,18 @@ def case(name: str, system: System, arguments: Mapping[str, Any] | None = None) 
     app = load(where)
     if arguments is None:
         arguments = app.example_arguments()
-    found = measure(app, arguments, machine_hz=machine_hz)
+    found = asyncio.run(_measured(where, app, arguments, machine_hz, share, core))
     return Case(app.name, where, found.program, found.graph, arguments)
+
+
+async def _measured(
+    where: str, app: Application, arguments: Mapping[str, Any], machine_hz: float, share: float, core: int | None
+) -> Measured:
+    machine = await local_executor([where], share, core)
+    try:
+        return await measure_at(machine, app, arguments, machine_hz=machine_hz)
+    finally:
+        await machine.stop()
 
 
 def of_graph(name: str, graph: TaskGraph, machine_hz: float) -> Case:

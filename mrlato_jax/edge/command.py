@@ -84,13 +84,11 @@ def ue(arguments: Sequence[str] | None = None) -> int:
             "--app", required=True, metavar="APP", help="package.module:name, file.py:name, or a file of a DAG"
         )
         action.add_argument("--arguments", metavar="JSON", help="its arguments by name [those of its example]")
-        action.add_argument(
-            "--vm_ghz",
-            type=float,
-            default=system.vm_hz / 1e9,
-            metavar="X",
-            help="clock of this machine and the VM [10]",
-        )
+        for end, hertz in (("ue", system.ue_hz), ("vm", system.vm_hz)):
+            text = f"clock of the {end.upper()} [{hertz / 1e9:g}]"
+            action.add_argument(f"--{end}_ghz", type=float, default=hertz / 1e9, metavar="X", help=text)
+        share = "of a core's time that tasks get here; 1 on a device with the UE's clock [ue_ghz / vm_ghz]"
+        action.add_argument("--share", type=float, metavar="X", help=share)
     parse.add_argument("--out", required=True, metavar="FILE", help="JSON, as mrlato-offload reads it")
     parse.set_defaults(run=_parse)
     run.add_argument("--mec", metavar="HOST:PORT", help="the MEC host; without it all runs here")
@@ -99,7 +97,6 @@ def ue(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--mode", default="search", choices=HOW, help="how it is planned [search]")
     run.add_argument("--policy", default=GENERAL, help="weights that come with the package, or a run folder [general]")
     run.add_argument("--channel", default="resident", choices=RULES, help="whether results stay or return [resident]")
-    run.add_argument("--ue_ghz", type=float, default=system.ue_hz / 1e9, metavar="X", help="clock of the UE [1]")
     run.add_argument("--uplink_mbps", type=float, default=7.0, metavar="X", help="uplink rate, Mbit/s [7]")
     run.add_argument("--downlink_mbps", type=float, default=7.0, metavar="X", help="downlink rate, Mbit/s [7]")
     run.add_argument("--patience_s", type=float, metavar="X", help="then the rest runs here [as long as it takes]")
@@ -112,17 +109,22 @@ def ue(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(options: argparse.Namespace) -> int:
-    chosen = _case(options)
+    chosen = _case(options, System(ue_hz=1e9 * options.ue_ghz, vm_hz=1e9 * options.vm_ghz))
     write_json(chosen.graph, Path(options.out))
     print(f"{options.out}: {chosen.graph.num_tasks} tasks, {len(chosen.graph.edges)} edges")
     return 0
 
 
-def _case(options: argparse.Namespace) -> Case:
+def _case(options: argparse.Namespace, system: System) -> Case:
+    """The application, measured; `options.share` becomes that of the UE."""
+    if options.share is None:
+        check_number("ue_ghz", options.ue_ghz, low=0.0, high=options.vm_ghz, open_low=True)
+        options.share = options.ue_ghz / options.vm_ghz
+    check_number("share", options.share, low=0.0, high=1.0, open_low=True)
     given = None
     if options.arguments is not None:
         given = parse_json(options.arguments.encode(), "arguments", "a JSON object of the application's arguments")
-    return case(options.app, System(vm_hz=1e9 * options.vm_ghz, ue_hz=1e9 * options.vm_ghz), given)
+    return case(options.app, system, given, share=options.share)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -133,14 +135,12 @@ def _run(options: argparse.Namespace) -> int:
         ue_hz=1e9 * options.ue_ghz, vm_hz=1e9 * options.vm_ghz, uplink_bps=1e6 * options.uplink_mbps,
         downlink_bps=1e6 * options.downlink_mbps, channel=options.channel,
     )  # fmt: skip
-    share = system.ue_hz / system.vm_hz
-    check_number("ue_ghz", options.ue_ghz, low=0.0, high=options.vm_ghz, open_low=True)
-    chosen = _case(options)
+    chosen = _case(options, system)
     plan = Scheduler(options.policy).plan(chosen.graph, system, options.mode)
 
     async def runs() -> list[Run]:
         credentials = Path(options.credentials) if options.credentials else None
-        equipment = Ue([chosen.app], options.mec, credentials, options.user, share=share, say=_say)
+        equipment = Ue([chosen.app], options.mec, credentials, options.user, share=options.share, say=_say)
         async with equipment as ue:
             return [
                 await ue.run(

@@ -257,3 +257,19 @@ class Machine:
         except Exception as error:  # whatever comes of what it sent
             reason = f"machine sent what is no message ({shorten(str(error))})"
         await self._end(reason)
+
+
+async def local_executor(apps: Sequence[str], share: float, core: int | None = None) -> Machine:
+    """A UE's machine: a plain process that is slower than this machine.
+
+    Args:
+        apps: as `Machine.start` takes them.
+        share: of a core's processor time that it gets, in (0, 1]. Where no quota can be set, it waits after each task.
+        core: processor core; None: any.
+
+    Raises:
+        InputError: applications that cannot be loaded, or a share or core out of range.
+    """
+    waits = sandbox.limits() == "rlimit"
+    quota = Quota(cpus=1.0 if waits else share, core=core)
+    return await Machine.start(apps, kind="process", quota=quota, pace=1 / share if waits else 1.0)

@@ -28,6 +28,7 @@ from typing import Any
 import grpc
 
 from mrlato_jax.edge import certificates, sandbox
+from mrlato_jax.edge.certificates import Identity
 from mrlato_jax.edge.codec import framed, packed, unframed
 from mrlato_jax.edge.machine import Machine, MachineLostError, RunOnMachine
 from mrlato_jax.edge.sandbox import Quota
@@ -37,6 +38,7 @@ from mrlato_jax.errors import InputError, shorten
 SERVICE = "mrlato.Edge"
 STOP_S = 2.0  # that calls have to end when the host stops
 BEGIN_S = 10.0  # that a call may take to send its first frame
+LOOK_S = 1.0  # after which the host looks again whether a user with a run may still be in
 
 
 class _User:
@@ -161,9 +163,10 @@ class Mec:
             return user.machine
 
     @contextlib.asynccontextmanager
-    async def _entered(self, context: grpc.aio.ServicerContext) -> AsyncIterator[str]:
+    async def _entered(self, context: grpc.aio.ServicerContext) -> AsyncIterator[Identity]:
         """Lets a user in for one run, or ends the call."""
-        name = await self._known(context)
+        identity = await self._known(context)
+        name = identity.user
         try:
             self._admission.enter(name, time.monotonic())
         except RefusedError as refused:
@@ -173,7 +176,7 @@ class Mec:
         if user.idle is not None:
             user.idle.cancel()
         try:
-            yield name
+            yield identity
         finally:
             user.runs -= 1
             self._admission.leave(name, time.monotonic())
@@ -189,58 +192,101 @@ class Mec:
             if user.machine is not None:
                 await user.machine.stop("stopped, since it was not used")
 
-    async def _known(self, context: grpc.aio.ServicerContext) -> str:
+    async def _known(self, context: grpc.aio.ServicerContext) -> Identity:
         """Who calls, or the end of the call where the certificate is accepted no longer."""
         try:
             identity = certificates.identity(context.auth_context())
-            if identity.serial in certificates.revoked(self._credentials):
-                self._admission.refuse("revoked")
+            self._check_not_revoked(identity)
         except RefusedError as refused:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, refused.reason)
         except InputError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-        return identity.user
+        return identity
+
+    def _check_not_revoked(self, identity: Identity) -> None:
+        if identity.serial in certificates.revoked(self._credentials):
+            self._admission.refuse("revoked")
 
     async def _clock(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         await self._known(context)
         return packed(time.monotonic())
 
     async def _run(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        async with self._entered(context) as name:
+        async with self._entered(context) as identity:
             self.counts["runs"] += 1
-            arrived: list[list[Any]] = []
-            run, upward = None, None
+            ended = grpc.StatusCode.INVALID_ARGUMENT
             try:
-                meter = self._users[name].meter
-                first = await asyncio.wait_for(_next(requests, meter), BEGIN_S)
-                header, body = first or ([], b"")
-                if header != ["begin"]:
-                    raise InputError(f"first frame is {shorten(header)}; accepted: ['begin']")
-                machine = await self._machine_of(name)
-                run = machine.open()
-                await run.send("begin", body=body)
-                await context.write(framed(["begun"]))
-                upward = asyncio.create_task(self._upward(requests, meter, run, arrived))
-                upward.add_done_callback(lambda task: _abandon(run, task))
-                async for header, body in run.messages():
-                    if header[0] == "done":
-                        self.counts["tasks"] += 1
-                        header = [*header, arrived.copy()]
-                        arrived.clear()
-                    await context.write(framed(header, body))
+                async with self._limited(identity):
+                    return await self._followed(requests, context, identity.user)
+            except RefusedError as refused:
+                ended, text = grpc.StatusCode.PERMISSION_DENIED, refused.reason
+            except TimeoutError as error:
+                ended, text = grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
             except InputError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+                text = str(error)
+            await context.abort(ended, text)
+
+    @contextlib.asynccontextmanager
+    async def _limited(self, identity: Identity) -> AsyncIterator[None]:
+        """Ends what it surrounds with an error where it takes longer than a run may, or its user is in no longer."""
+        why: list[Exception] = []
+
+        async def look() -> None:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                try:
+                    self._check_not_revoked(identity)
+                except (RefusedError, InputError) as error:
+                    why.append(error)
+                    limit.reschedule(asyncio.get_running_loop().time())
+                    return
+
+        try:
+            async with asyncio.timeout(self._rules.run_s) as limit:
+                looking = asyncio.create_task(look())
+                try:
+                    yield
+                finally:
+                    looking.cancel()
+        except TimeoutError:
+            if why:
+                raise why[0] from None
+            raise TimeoutError(f"run took longer than {self._rules.run_s:g} s") from None
+
+    async def _followed(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext, name: str) -> None:
+        """One run, from its first frame to its end."""
+        arrived: list[list[Any]] = []
+        run, upward = None, None
+        try:
+            meter = self._users[name].meter
+            try:
+                first = await asyncio.wait_for(_next(requests, meter), BEGIN_S)
             except TimeoutError:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no frame in {BEGIN_S:g} s; accepted: ['begin']")
-            except MachineLostError as lost:
-                self.counts["lost"] += 1
-                self._say(f"VM of {name} is lost: {lost}")
-                await context.write(framed(["lost", str(lost)]))
-            finally:
-                if upward is not None:
-                    upward.cancel()
-                if run is not None:
-                    await run.close()
+                raise InputError(f"no frame in {BEGIN_S:g} s; accepted: ['begin']") from None
+            header, body = first or ([], b"")
+            if header != ["begin"]:
+                raise InputError(f"first frame is {shorten(header)}; accepted: ['begin']")
+            machine = await self._machine_of(name)
+            run = machine.open()
+            await run.send("begin", body=body)
+            await context.write(framed(["begun"]))
+            upward = asyncio.create_task(self._upward(requests, meter, run, arrived))
+            upward.add_done_callback(lambda task: _abandon(run, task))
+            async for header, body in run.messages():
+                if header[0] == "done":
+                    self.counts["tasks"] += 1
+                    header = [*header, arrived.copy()]
+                    arrived.clear()
+                await context.write(framed(header, body))
+        except MachineLostError as lost:
+            self.counts["lost"] += 1
+            self._say(f"VM of {name} is lost: {lost}")
+            await context.write(framed(["lost", str(lost)]))
+        finally:
+            if upward is not None:
+                upward.cancel()
+            if run is not None:
+                await run.close()
 
     async def _upward(
         self, requests: AsyncIterator[bytes], meter: Meter, run: RunOnMachine, arrived: list[list[Any]]

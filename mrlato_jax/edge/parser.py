@@ -17,7 +17,9 @@ from mrlato_jax.dag.dataflow import Dataflow, Item, distinct
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge.application import Application, Program, moved, resolved
 from mrlato_jax.edge.codec import packed, unpacked
-from mrlato_jax.errors import check_number, check_type
+from mrlato_jax.edge.machine import Machine
+from mrlato_jax.edge.vm import Order
+from mrlato_jax.errors import InputError, check_number, check_type
 
 RUNS = 5
 
@@ -52,7 +54,7 @@ class Measured:
 
 
 def measure(app: Application, arguments: Mapping[str, Any], *, machine_hz: float, runs: int = RUNS) -> Measured:
-    """Runs an application here, every task in turn, and measures each.
+    """Runs an application in this process, every task in turn, and measures each.
 
     A task's time includes that of unpacking its inputs and packing its result, as it does on every machine.
 
@@ -66,37 +68,89 @@ def measure(app: Application, arguments: Mapping[str, Any], *, machine_hz: float
         InputError: other arguments than the flow has, results that cannot be sent, a clock or number out of range.
         Exception: what a task raises.
     """
-    check_type("app", app, Application)
-    check_number("machine_hz", machine_hz, low=0.0, open_low=True)
-    check_number("runs", runs, low=1, integer=True)
-    program = app.program
-    program.check_arguments(arguments)
-    given = {place: packed(arguments[name]) for place, name in enumerate(program.arguments)}
+    program, given = _checked(app, arguments, machine_hz, runs)
     seconds = np.zeros((runs + 1, len(program.calls)))
     results = dict(given)
     for run in range(runs + 1):
         results = dict(given)
         for task, call in enumerate(program.calls):
             if call.function is None:
-                results.setdefault(task, b"")
                 continue
             begin = time.process_time()
             known = {parent: unpacked(results[parent]) for parent in call.parents}
             inputs = [resolved(source, known) for source in call.inputs]
             results[task] = packed(app.functions[call.function].function(*inputs))
             seconds[run, task] = time.process_time() - begin
+    return _measured(program, seconds[1:], results, machine_hz)
+
+
+async def measure_at(
+    machine: Machine, app: Application, arguments: Mapping[str, Any], *, machine_hz: float, runs: int = RUNS
+) -> Measured:
+    """`measure` at a machine, such as a UE's local executor.
+
+    A machine whose processor time is rationed finds its caches cold whenever its turn comes, so that tasks need more
+    processor time there than in a process that runs on.
+
+    Args:
+        machine: that has loaded the application.
+        app: with its flow.
+        arguments: of the flow, by name.
+        machine_hz: clock of the machine's processor, were its time not rationed.
+        runs: as in `measure`.
+
+    Raises:
+        InputError: as in `measure`, or a task that raised an exception.
+        MachineLostError: the machine has ended.
+    """
+    program, given = _checked(app, arguments, machine_hz, runs)
+    seconds = np.zeros((runs + 1, len(program.calls)))
+    results = dict(given)
+    working = [task for task, call in enumerate(program.calls) if call.function is not None]
+    order = Order.of(program.app, program.calls, working, frozenset(), working)
+    for number in range(runs + 1):
+        run = machine.open()
+        try:
+            await run.send("begin", body=order.packed())
+            for task, body in given.items():
+                await run.send("result", task, body=body)
+            async for header, body in run.messages():
+                match header:
+                    case ["done", int(task), _, _, float(work), _]:
+                        results[task], seconds[number, task] = body, work
+                    case ["failed", int(task), text]:
+                        raise InputError(f"{program.calls[task].name} of {app.name} fails: {text}")
+        finally:
+            await run.close()
+    return _measured(program, seconds[1:], results, machine_hz)
+
+
+def _checked(
+    app: Application, arguments: Mapping[str, Any], machine_hz: float, runs: int
+) -> tuple[Program, dict[int, bytes]]:
+    """The program, and its arguments as its first tasks have them."""
+    check_type("app", app, Application)
+    check_number("machine_hz", machine_hz, low=0.0, open_low=True)
+    check_number("runs", runs, low=1, integer=True)
+    app.program.check_arguments(arguments)
+    return app.program, {place: packed(arguments[name]) for place, name in enumerate(app.program.arguments)}
+
+
+def _measured(program: Program, seconds: np.ndarray, results: Mapping[int, bytes], machine_hz: float) -> Measured:
+    """The DAG of what was measured; a task without work has no bytes of its own."""
     users: dict[int, set[int]] = {task: set() for task in range(len(program.calls))}
     for parent, child in program.edges:
         users[parent].add(child)
     delivered = program.delivered
     items = [
-        Item(len(results[task]), task, frozenset(users[task]), task in delivered) for task in range(len(program.calls))
+        Item(len(results.get(task, b"")), task, frozenset(users[task]), task in delivered)
+        for task in range(len(program.calls))
     ]
-    cycles = machine_hz * np.median(seconds[1:], axis=0)
+    cycles = machine_hz * np.median(seconds, axis=0)
     names = distinct(call.name for call in program.calls)
     dataflow = Dataflow(names, tuple(cycles.tolist()), tuple(items))
     returned = resolved(program.returned, {task: unpacked(results[task]) for task in delivered})
-    return Measured(program, seconds[1:], dataflow, returned)
+    return Measured(program, seconds, dataflow, returned)
 
 
 def remaining(

@@ -262,7 +262,7 @@ def hostile(rng: random.Random, begin: bytes) -> Sequence[bytes]:
             [begin, framed(["own", 0], rng.randbytes(30))],
             [begin, framed(["own", "0"])],
             [begin, framed(["result", 0])],
-            [begin, framed(["done", 0, 0, 0, 0, True])],
+            [begin, framed(["done", 0, 0, 0, 0, 0, True])],
             [begin, framed(["own", -1])],
             [begin, begin],
             [],

@@ -47,7 +47,7 @@ class Bed:
         link: what the link is.
         vm: what isolates the VMs.
         clock: how the UE's clock is set, one of `CLOCKS`.
-        cores: processor cores of the UE and of the MEC host; None where there are not two.
+        cores: as `cores` says.
 
     Raises:
         InputError: several servers, a VM that is slower than the UE, or a link or isolation that this machine has not.
@@ -71,8 +71,7 @@ class Bed:
         self.vm = vm or ("bubblewrap" if _can_isolate() else "process")
         sandbox.check_kind(self.vm)
         self.clock = CLOCKS[sandbox.limits() == "rlimit"]
-        cores = sorted(os.sched_getaffinity(0))
-        self.cores = (cores[0], cores[-1]) if len(cores) > 1 else None
+        self.cores = cores()
         self._apps = tuple(apps)
         self._stack = contextlib.ExitStack()
         self._host: subprocess.Popen[str] | None = None
@@ -166,6 +165,12 @@ class Bed:
                 if stream is not None:
                     stream.close()
             self._host = None
+
+
+def cores() -> tuple[int, int] | None:
+    """Processor cores of the UE and of the MEC host; None where there are not two."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return (allowed[0], allowed[-1]) if len(allowed) > 1 else None
 
 
 def _can_isolate() -> bool:

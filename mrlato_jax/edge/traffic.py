@@ -44,6 +44,7 @@ class Rules:
         bytes_per_s: of one user; who sends more waits.
         burst_s: seconds' worth of either that may come at once.
         task_s: most seconds of one task; a longer one ends its VM.
+        run_s: most seconds of one run; a longer one is ended.
         idle_s: seconds after which a VM without a run is stopped.
         memory_bytes, processes, cpus: of a VM, as `Quota` has them.
 
@@ -60,6 +61,7 @@ class Rules:
     bytes_per_s: float = 1e9
     burst_s: float = 1.0
     task_s: float = 60.0
+    run_s: float = 3600.0
     idle_s: float = 600.0
     memory_bytes: int = Quota.memory_bytes
     processes: int = Quota.processes
@@ -79,7 +81,7 @@ class Rules:
         check_number("Rules.most_message_bytes", self.most_message_bytes, low=1024, high=2**31 - 1, integer=True)
         check_number("Rules.messages_per_s", self.messages_per_s, low=1e-3, high=1e9)
         check_number("Rules.bytes_per_s", self.bytes_per_s, low=1.0, high=1e15)
-        for name in ("burst_s", "task_s", "idle_s"):
+        for name in ("burst_s", "task_s", "run_s", "idle_s"):
             check_number(f"Rules.{name}", getattr(self, name), low=0.0, high=1e6, open_low=True)
         Quota(self.memory_bytes, self.processes, self.cpus)
 

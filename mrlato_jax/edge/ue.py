@@ -22,14 +22,13 @@ import grpc
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.edge import certificates, sandbox
+from mrlato_jax.edge import certificates
 from mrlato_jax.edge.application import Call, Program, resolved
 from mrlato_jax.edge.codec import framed, packed, unframed, unpacked
 from mrlato_jax.edge.dags import common_mark, marked
-from mrlato_jax.edge.machine import Machine, MachineLostError, RunOnMachine
+from mrlato_jax.edge.machine import Machine, MachineLostError, RunOnMachine, local_executor
 from mrlato_jax.edge.mec import SERVICE
 from mrlato_jax.edge.parser import remaining
-from mrlato_jax.edge.sandbox import Quota
 from mrlato_jax.edge.vm import Order, parts
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
 from mrlato_jax.mec.latency import LOCAL, Schedule
@@ -306,7 +305,7 @@ class _Attempt:
                 return
             task = header[1]
             if header[0] == "done":
-                _, task, start, end, sent, arrived = header
+                _, task, start, end, _, sent, arrived = header
                 computed[task] = end - ahead_s
                 for source, needed_by, when in arrived:
                     at = when - ahead_s
@@ -326,7 +325,7 @@ class _Attempt:
         async for header, body in run.messages():
             self._check(header)
             if header[0] == "done":
-                _, task, start, end, _ = header
+                _, task, start, end, *_ = header
                 self._arrive(task, body)
                 self.spans.append(Span(task, "UE", start, end, task))
 
@@ -391,7 +390,7 @@ class Ue:
         credentials: folder with the user's certificate.
         user: name in it.
         share: of a core's processor time that local tasks get, which makes the UE the slower machine; in (0, 1].
-            Where no quota can be set, the local executor waits after each task in its place.
+            Where no quota can be set, the local executor waits after each task.
         core: processor core of the local executor; None: any.
         say: called with a line on what happened, such as a host that does not answer.
 
@@ -413,9 +412,7 @@ class Ue:
             raise InputError("credentials is None; accepted: the folder with the certificate for the MEC host")
         check_number("share", share, low=0.0, high=1.0, open_low=True)
         self._apps, self._mec, self._credentials, self._user = tuple(apps), mec, credentials, user
-        waits = sandbox.limits() == "rlimit"
-        self._quota, self._pace = Quota(cpus=1.0 if waits else share, core=core), 1 / share if waits else 1.0
-        self._say = say
+        self._share, self._core, self._say = share, core, say
         self.local: Machine | None = None
         self.server: Connection | None = None
 
@@ -437,7 +434,7 @@ class Ue:
 
     async def _ensure_local(self) -> None:
         if self.local is None or self.local.lost:
-            self.local = await Machine.start(self._apps, kind="process", quota=self._quota, pace=self._pace)
+            self.local = await local_executor(self._apps, self._share, self._core)
 
     async def _connect(self) -> None:
         if self.server is not None:
@@ -472,13 +469,16 @@ class Ue:
             patience_s: after so long the rest runs without the MEC host; None: as long as it takes.
 
         Raises:
-            InputError: other arguments than the program has, or a channel whose rule no machine can follow.
+            InputError: other arguments than the program has, a channel whose rule no machine can follow, or tasks that
+                only a server may run where there is no MEC host.
             TaskFailedError: a task raised an exception.
             ServerLostError: tasks that only a server may run found none in `GIVE_UP_S`.
             LocalLostError: the local executor ended `MOST_TRIES` times without a new result.
         """
         check_choice("channel", channel, RULES)
         program.check_arguments(arguments or {})
+        if self._mec is None and (alone := [call.name for call in program.calls if call.pin == "server"]):
+            raise InputError(f"mec is None, and {alone[0]} runs at a server only; accepted: the address of an MEC host")
         stays = CHANNELS[channel].results_stay
         there = {place: packed((arguments or {})[name]) for place, name in enumerate(program.arguments)}
         original = list(range(len(program.calls)))  # id in the whole program, by id in what is left

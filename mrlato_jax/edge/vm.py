@@ -13,12 +13,13 @@ Frames come in on standard input and go out on standard output, each behind four
 | --- | --- |
 | `["ready"]` | the applications are loaded |
 | `["started", run, task]` | a task begins |
-| `["done", run, task, start, end, sent]` | it has ended, by the monotonic clock; `sent`: its result is the body |
+| `["done", run, task, start, end, work, sent]` | it has ended, by the monotonic clock; `sent`: its result is the body |
 | `["home", run, task]` | a result that was computed before |
 | `["finished", run]` | all is computed and sent |
 | `["failed", run, task, text]` | a task raised an exception, or its inputs are none; the run is over |
 
-A task waits for those before it in the order, as it does in the model. Nothing here knows what a plan is.
+`work` is seconds of processor time. A task waits for those before it in the order, as it does in the model. Nothing
+here knows what a plan is.
 """
 
 from __future__ import annotations
@@ -226,16 +227,16 @@ class Worker:
             del self._runs[number]
             self._send(["failed", number, task, f"{type(error).__name__}: {error}"[:LONGEST_TEXT]])
             return
+        work = time.process_time() - begin
         if self._pace > 1:
-            left = start + self._pace * (time.process_time() - begin) - time.monotonic()
-            time.sleep(max(0.0, left))
+            time.sleep(max(0.0, start + self._pace * work - time.monotonic()))
         end = time.monotonic()
         run.tasks.popleft()
         run.results[task] = result
         is_next = bool(run.unsent) and run.unsent[0] == task
         if is_next:
             run.unsent.popleft()
-        self._send(["done", number, task, start, end, is_next], result if is_next else b"")
+        self._send(["done", number, task, start, end, work, is_next], result if is_next else b"")
         self._finish(number)
 
     def _finish(self, number: int) -> None:

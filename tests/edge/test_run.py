@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import mrlato_jax as mj
-from mrlato_jax.edge import certificates, dags, ue
+from mrlato_jax.edge import certificates, dags, mec, ue
 from mrlato_jax.edge.calibrate import calibrate, took
 from mrlato_jax.edge.cases import case
 from mrlato_jax.edge.codec import framed, unframed
@@ -148,7 +148,7 @@ def test_what_is_measured_is_what_the_model_says_and_closer_once_calibrated(keys
         assert known.runs == 9
         assert known.system.uplink_bps == pytest.approx(2e6, rel=0.1)
         assert known.system.downlink_bps == pytest.approx(2e6, rel=0.1)
-        assert known.system.ue_hz / known.system.vm_hz == pytest.approx(0.25, rel=0.5)
+        assert 0.1 < known.system.ue_hz / known.system.vm_hz < 0.7  # the VM shares its core with whatever else runs
         model = [mj.simulate(known.graph, known.system, one.placement, order=one.order).makespan for one in found]
         off = [abs(one.makespan / span - 1) for one, span in zip(found, model, strict=True)]
         assert np.median(off) < 0.1
@@ -252,6 +252,9 @@ def test_what_only_a_server_may_run_waits_for_one_and_then_says_so(keys: Path, m
         host = Host(APPS, keys, kind="process")
         port = await host.start()
         await host.stop()
+        async with Ue(APPS) as equipment:
+            with pytest.raises(InputError, match="mec is None, and add runs at a server only; accepted"):
+                await equipment.run(chosen.program, chosen.graph, placement, order, chosen.arguments)
         async with Ue(APPS, f"127.0.0.1:{port}", keys, "alice") as equipment:
             with pytest.raises(ServerLostError, match="add runs at a server only: "):
                 await equipment.run(chosen.program, chosen.graph, placement, order, chosen.arguments)
@@ -330,6 +333,36 @@ def test_strangers_and_revoked_users_are_refused(keys: Path, tmp_path: Path) -> 
         assert host.refused() == {"unknown user": 1, "revoked": 1}
         async with Ue(APPS, address, keys, "alice") as equipment:
             check_result(await run(equipment, graph(), MIXED), graph())
+
+    go(work())
+
+
+def test_an_open_run_ends_with_its_users_certificate_or_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mec, "LOOK_S", 0.05)
+    certificates.make(tmp_path, ["alice", "bob"])
+
+    async def work() -> None:
+        host = Host(APPS, tmp_path, kind="process", rules=Rules(run_s=0.6))
+        address = f"127.0.0.1:{await host.start()}"
+        for user, code, text in (
+            ("alice", grpc.StatusCode.DEADLINE_EXCEEDED, "run took longer than 0.6 s"),
+            ("bob", grpc.StatusCode.PERMISSION_DENIED, "revoked"),
+        ):
+            connection = await Connection.open(address, tmp_path, user)
+            program = dags.program_of(graph(), MACHINE_HZ)
+            order = Order.of("dag", program.calls, [0], frozenset([0]), [0])  # whose input never comes
+            call = connection.call()
+            await call.write(framed(["begin"], order.packed()))
+            assert unframed(await call.read())[0] == ["begun"]
+            if user == "bob":
+                certificates.revoke(tmp_path, user)
+            assert (await call.code(), await call.details()) == (code, text)
+            await connection.close()
+        assert host.refused() == {"revoked": 1}
+        await asyncio.sleep(0.05)
+        assert all(user.machine and not user.machine._runs for user in host._users.values())
 
     go(work())
 

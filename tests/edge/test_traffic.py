@@ -26,7 +26,7 @@ def test_defaults():
     rules = Rules()
     assert dataclasses.asdict(rules) == {
         "users": None, "most_users": 64, "most_runs": 4, "most_tasks": 10_000, "most_message_bytes": 2**26,
-        "messages_per_s": 5000.0, "bytes_per_s": 1e9, "burst_s": 1.0, "task_s": 60.0, "idle_s": 600.0,
+        "messages_per_s": 5000.0, "bytes_per_s": 1e9, "burst_s": 1.0, "task_s": 60.0, "run_s": 3600.0, "idle_s": 600.0,
         "memory_bytes": 2**29, "processes": 64, "cpus": 1.0,
     }  # fmt: skip
 
