@@ -13,7 +13,7 @@ from typing import Any
 from mrlato_jax.edge import sandbox
 from mrlato_jax.edge.codec import framed, unframed
 from mrlato_jax.edge.sandbox import Quota
-from mrlato_jax.edge.vm import MOST_FRAME_BYTES
+from mrlato_jax.edge.vm import LONGEST_TEXT, MOST_FRAME_BYTES
 from mrlato_jax.errors import InputError, shorten
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -240,6 +240,9 @@ class Machine:
                     self._running = header[1:3]
                     self._clock(self._task_s)
                     continue
+                if kind == "exhausted":  # what its tasks have left behind may be in the way of others
+                    reason = f"machine is exhausted ({str(header[3])[:LONGEST_TEXT]})"
+                    break
                 if kind in ("done", "failed") and header[1:3] == self._running:
                     self._running = None
                     self._clock(None)

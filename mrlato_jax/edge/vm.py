@@ -17,6 +17,7 @@ Frames come in on standard input and go out on standard output, each behind four
 | `["home", run, task]` | a result that was computed before |
 | `["finished", run]` | all is computed and sent |
 | `["failed", run, task, text]` | a task raised an exception, or its inputs are none; the run is over |
+| `["exhausted", run, task, text]` | a task found no memory, storage or process: another machine may have it |
 
 `work` is seconds of processor time. A task waits for those before it in the order, as it does in the model. Nothing
 here knows what a plan is.
@@ -25,6 +26,7 @@ here knows what a plan is.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import select
@@ -44,6 +46,7 @@ _LENGTH = struct.Struct(">I")
 MOST_FRAME_BYTES = MOST_BYTES + 2**16
 PIECE = 2**18  # bytes read at once
 LONGEST_TEXT = 300  # of an error
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +228,9 @@ class Worker:
             result = packed(self._apps[run.app].functions[name].function(*run.inputs()))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             del self._runs[number]
-            self._send(["failed", number, task, f"{type(error).__name__}: {error}"[:LONGEST_TEXT]])
+            has_room = not isinstance(error, MemoryError) and getattr(error, "errno", None) not in NO_ROOM
+            text = f"{type(error).__name__}: {error}"[:LONGEST_TEXT]
+            self._send(["failed" if has_room else "exhausted", number, task, text])
             return
         work = time.process_time() - begin
         if self._pace > 1:

@@ -20,8 +20,10 @@ from mrlato_jax.edge import certificates, dags, mec, ue
 from mrlato_jax.edge.calibrate import calibrate, took
 from mrlato_jax.edge.cases import case
 from mrlato_jax.edge.codec import framed, unframed
+from mrlato_jax.edge.installed import load
 from mrlato_jax.edge.link import Rates, start_process
 from mrlato_jax.edge.mec import Mec
+from mrlato_jax.edge.sandbox import check_kind
 from mrlato_jax.edge.stress import hostile
 from mrlato_jax.edge.traffic import Rules
 from mrlato_jax.edge.ue import Connection, Run, ServerLostError, TaskFailedError, Ue
@@ -30,7 +32,7 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.mec.transfers import movements
 
 MACHINE_HZ = 10e9
-APPS = ["mrlato_jax.edge.dags:app", str(Path(__file__).with_name("sums.py"))]
+APPS = ["mrlato_jax.edge.dags:app", *(str(Path(__file__).with_name(name)) for name in ("sums.py", "room.py"))]
 ALL_LOCAL, MIXED, ALL_OFFLOAD = [0] * 6, [0, 1, 1, 0, 1, 0], [1] * 6
 LIMIT_S = 60.0  # of one test
 HOSTILE_RUNS = 150
@@ -286,6 +288,44 @@ def test_a_lost_local_executor_and_a_task_beyond_its_time(keys: Path) -> None:
             check_result(found, graph())
             assert "a task took longer than 0.3 s" in found.events[0][1]
             assert found.placement.tolist() == ALL_LOCAL
+
+    go(work())
+
+
+def _isolation() -> str:
+    """What this machine lacks for VMs."""
+    try:
+        check_kind("bubblewrap")
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "mebibytes", "site"),
+    [
+        ("process", 1, 1),  # full once, in a folder of the test
+        pytest.param("bubblewrap", 40, 0, marks=pytest.mark.skipif(bool(_isolation()), reason=_isolation())),
+    ],
+)
+def test_a_task_without_room_runs_elsewhere(kind: str, mebibytes: int, site: int, keys: Path, tmp_path: Path) -> None:
+    """A VM has a quarter of its memory as storage; what does not fit runs at the UE."""
+    arguments = {"folder": str(tmp_path) if kind == "process" else "", "mebibytes": mebibytes}
+    program = load(APPS[2]).program
+    dag = mj.TaskGraph.from_edges(
+        cycles=[0, 0, 1e6], upload_bytes=[0, 0, 100], download_bytes=[100, 10, 10], edges=[(0, 2), (1, 2)],
+        pins=("ue", "ue", "any"),
+    )  # fmt: skip
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind=kind, rules=Rules(memory_bytes=2**27), readable=[Path(APPS[1]).parent])
+        address = f"127.0.0.1:{await host.start()}"
+        async with Ue(APPS, address, keys, "alice") as equipment:
+            found = await equipment.run(program, dag, np.array([0, 0, 1]), np.arange(3), arguments)
+        assert found.returned == mebibytes * 2**20
+        assert found.placement.tolist() == [0, 0, site]
+        assert len(found.events) == (ue.MOST_TRIES if site == 0 else 1)
+        assert all("machine is exhausted (OSError: [Errno 28]" in text for _, text in found.events)
 
     go(work())
 
