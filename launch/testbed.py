@@ -13,7 +13,6 @@ Writes OUT/testbed.json, .md and a picture of both schedules for each applicatio
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -28,9 +27,9 @@ from mrlato_jax.drawing import png
 from mrlato_jax.edge import cases, comparison, testbed
 from mrlato_jax.edge.calibrate import calibrate
 from mrlato_jax.edge.cases import Case
+from mrlato_jax.edge.comparison import as_row
 from mrlato_jax.edge.scheduler import HOW, Scheduler
 from mrlato_jax.edge.testbed import Bed
-from mrlato_jax.edge.ue import Run, Ue
 from mrlato_jax.errors import check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.mec.system import System
@@ -107,27 +106,15 @@ def main(_: list[str]) -> int:
 def measured(bed: Bed, case: Case, system: System, scheduler: Scheduler) -> tuple[dict[str, Any], Any]:
     """All runs of one application under one rule, and a picture of one."""
     plans = {mode: scheduler.plan(case.graph, system, mode) for mode in FLAGS.mode}
-
-    async def runs(plans: Mapping[str, Any], count: int) -> list[tuple[str, int, Run]]:
-        found = []
-        async with bed.ue(case.app) as ue:
-            await once(ue, case, next(iter(plans.values())), system)  # wakes both ends up
-            for number in range(count):
-                for mode, plan in plans.items():  # in turns: what disturbs the machine disturbs all
-                    found.append((mode, number, await once(ue, case, plan, system)))
-        return found
-
-    with bed.at_ue():
-        found = asyncio.run(runs(plans, FLAGS.runs))
-    rows = [as_row(case, system, case.graph, mode, number, run) for mode, number, run in found]
+    found = bed.runs(case, system, plans, FLAGS.runs)
+    rows = [as_row(case, system, *run) for run in found]
     every = [run for _, _, run in found]
     row: dict[str, Any] = {"runs": rows, "lateness": comparison.lateness(every, case.graph, system)}
     if FLAGS.calibrate:
         known = calibrate(every, case.graph, system)
         again = {f"{mode}{CALIBRATED}": scheduler.plan(known.graph, known.system, mode) for mode in FLAGS.mode}
-        with bed.at_ue():
-            more = asyncio.run(runs(again, FLAGS.runs))
-        rows += [as_row(case, known.system, known.graph, mode, number, run) for mode, number, run in more]
+        more = bed.runs(case, known.system, again, FLAGS.runs)
+        rows += [as_row(case._replace(graph=known.graph), known.system, *run) for run in more]
         fields = ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")
         row["calibration"] = {
             "runs": known.runs,
@@ -140,29 +127,6 @@ def measured(bed: Bed, case: Case, system: System, scheduler: Scheduler) -> tupl
     model = comparison.predicted(middle, case.graph, system)
     title = f"{case.name}, {chosen}, {system.channel}"
     return row, comparison.both_schedules(middle, model, case.graph.num_tasks, title)
-
-
-async def once(ue: Ue, case: Case, plan: Any, system: System) -> Run:
-    return await ue.run(
-        case.program, case.graph, plan.placement, plan.order, case.arguments, channel=system.channel,
-        power=system.power,
-    )  # fmt: skip
-
-
-def as_row(case: Case, system: System, graph: Any, mode: str, number: int, run: Run) -> dict[str, Any]:
-    model = comparison.predicted(run, graph, system)
-    return {
-        "app": case.name,
-        "channel": system.channel,
-        "mode": mode,
-        "run": number,
-        "predicted_s": model.makespan,
-        "measured_s": run.makespan,
-        "setup_s": run.setup_s,
-        "offloaded": int(np.count_nonzero(run.placement)),
-        "tasks": len(run.placement),
-        "events": [list(event) for event in run.events],
-    }
 
 
 def table(rows: Sequence[Mapping[str, Any]], bed: Bed) -> str:

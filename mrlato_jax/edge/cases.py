@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mrlato_jax.dag import dataset
 from mrlato_jax.dag.formats.any_format import Unsaid, read_any
@@ -20,6 +21,7 @@ from mrlato_jax.mec.system import System
 
 DAGS = "mrlato_jax.edge.dags:app"
 APPLICATIONS = {name: f"mrlato_jax.edge.apps.{name}:app" for name in ("ar", "map_reduce", "navigate", "network")}
+T = TypeVar("T")
 EXPERIMENTS = ("exp1", "exp2", "exp3", "general")
 
 
@@ -74,7 +76,7 @@ def case(
     app = load(where)
     if arguments is None:
         arguments = app.example_arguments()
-    found = asyncio.run(_measured(where, app, arguments, machine_hz, share, core))
+    found = apart(lambda: asyncio.run(_measured(where, app, arguments, machine_hz, share, core)))
     return Case(app.name, where, found.program, found.graph, arguments)
 
 
@@ -100,6 +102,16 @@ def _of_data(name: str, experiment: str, rest: str) -> TaskGraph:
         accepted = f"{experiment}:SET:NUMBER, SET one of {', '.join(data.set_names[:8])}, ..., NUMBER below"
         raise InputError(f"app is {shorten(name)}; accepted: {accepted} {data.graphs_per_set}")
     return data.graphs(chosen)[int(number)]
+
+
+def apart(work: Callable[[], T]) -> T:
+    """Does work that runs an event loop: in a thread of its own where this one runs a loop, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
 
 
 def one(value: float | tuple[float, ...]) -> float:

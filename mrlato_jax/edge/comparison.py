@@ -10,6 +10,7 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge.calibrate import size_of, took
+from mrlato_jax.edge.cases import Case
 from mrlato_jax.edge.ue import RESOURCES, Run, Span
 from mrlato_jax.inference.pictures import LOCAL_COLOUR, MOST_NAMED, OFFLOAD_COLOUR
 from mrlato_jax.mec.latency import LOCAL, simulate
@@ -83,6 +84,30 @@ def lateness(runs: Sequence[Run], graph: TaskGraph, system: System) -> dict[str,
                 "median_percent": 100 * float(np.median(more[some] / model[some])) if some.any() else 0.0,
             }
     return table
+
+
+def as_row(case: Case, system: System, mode: str, number: int, run: Run) -> dict[str, Any]:
+    """A run as a row of a table: what the model says beside what was measured, in seconds.
+
+    Args:
+        case: the application, with the graph by which it was planned.
+        system: that it was planned for.
+        mode: name of the plan.
+        number: of the run.
+        run: as it was.
+    """
+    return {
+        "app": case.name,
+        "channel": system.channel,
+        "mode": mode,
+        "run": number,
+        "predicted_s": predicted(run, case.graph, system).makespan,
+        "measured_s": run.makespan,
+        "setup_s": run.setup_s,
+        "offloaded": int(np.count_nonzero(run.placement)),
+        "tasks": len(run.placement),
+        "events": [list(event) for event in run.events],
+    }
 
 
 def errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -7,6 +7,7 @@ quota of processor time, or by waiting after each task where quotas cannot be se
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import json
@@ -15,17 +16,18 @@ import selectors
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from mrlato_jax.edge import certificates, namespaces, sandbox
-from mrlato_jax.edge.cases import one
+from mrlato_jax.edge.cases import Case, apart, one
 from mrlato_jax.edge.link import LinkProcess, Rates, start_process
 from mrlato_jax.edge.namespaces import ShapedLink
-from mrlato_jax.edge.ue import Ue
+from mrlato_jax.edge.ue import Run, Ue
 from mrlato_jax.errors import InputError, check_choice, check_type
 from mrlato_jax.mec.system import System
+from mrlato_jax.planners import Plan
 
 LINKS = ("netns", "paced")
 CLOCKS = ("quota", "waiting")
@@ -129,6 +131,44 @@ class Bed:
             if self._shaped is not None:
                 stack.enter_context(_inside(self._shaped.ue))
             yield
+
+    def runs(
+        self, case: Case, system: System, plans: Mapping[str, Plan], count: int, *, wakes: bool = True
+    ) -> list[tuple[str, int, Run]]:
+        """Runs an application under each plan in turns, so that what disturbs the machine disturbs all.
+
+        Args:
+            case: the application.
+            system: that it is planned for, with the rule of the runs.
+            plans: by name.
+            count: runs of each.
+            wakes: whether one more run comes before, which wakes both ends up and is not counted.
+
+        Returns:
+            (name of the plan, number of the run, run) in the order of the runs.
+
+        Raises:
+            InputError, TaskFailedError, ServerLostError, LocalLostError: as `Ue.run` does.
+        """
+
+        async def every() -> list[tuple[str, int, Run]]:
+            async with self.ue(case.app) as ue:
+
+                async def once(plan: Plan) -> Run:
+                    return await ue.run(
+                        case.program, case.graph, plan.placement, plan.order, case.arguments, channel=system.channel,
+                        power=system.power,
+                    )  # fmt: skip
+
+                if wakes:
+                    await once(next(iter(plans.values())))
+                return [(name, number, await once(plan)) for number in range(count) for name, plan in plans.items()]
+
+        def there() -> list[tuple[str, int, Run]]:
+            with self.at_ue():
+                return asyncio.run(every())
+
+        return apart(there)
 
     def start_host(self) -> None:
         """Starts the MEC host, at the port that it had where it is started again.

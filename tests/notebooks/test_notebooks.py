@@ -20,6 +20,7 @@ NAMES = (
     "3_does_the_win_survive",
     "4_ablations",
     "5_energy_and_several_servers",
+    "6_measured",
 )
 TIMEOUT_S = 300  # of a cell: minutes more than any needs, compilation on a busy core included
 LARGEST = 400_000  # bytes of a notebook
@@ -58,7 +59,7 @@ def execute(name: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     drawn = [
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]
-    assert len(drawn) == sum("plt.show()" in cell.source for cell in notebook.cells)
+    assert len(drawn) == sum("plt.show()" in cell.source or "display(" in cell.source for cell in notebook.cells)
     (last,) = notebook.cells[-1].outputs
     return json.loads(last.text)
 
@@ -246,3 +247,16 @@ def test_ablations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(*gaps, *found["adapted"], found["heft"]) > -1e-3  # nothing in this order is below the optimum
     assert found["measured"]["left out"]["nothing left out"] < found["measured"]["alone"]["base"]  # it looks ahead
     assert 0 < found["ranks"]["searched"] <= min(found["ranks"].values()) * (1 + 1e-9)
+
+
+@pytest.mark.slow
+def test_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for needed in ("cryptography", "grpc", "msgpack"):
+        pytest.importorskip(needed)
+    found = execute(
+        NAMES[5], """{"rows": rows, "after": rows_after, "modes": MODES, "runs": RUNS}""", tmp_path, monkeypatch
+    )
+    for rows in (found["rows"], found["after"]):
+        assert [row["mode"] for row in rows] == found["modes"] * found["runs"]
+        assert all(0.5 < row["measured_s"] / row["predicted_s"] < 3 for row in rows)  # also on a busy machine
+        assert not any(row["events"] for row in rows)

@@ -1,0 +1,170 @@
+# %% [markdown]
+# # 6. Measured beside predicted
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/mrlato_jax/blob/main/notebooks/6_measured.ipynb)
+#
+# *The badge works once `OWNER` in its address, and `<this repository>` in the next cell, are replaced by the address of
+# the repository or of your fork: it has no public address yet.*
+#
+# The other notebooks compute what a plan takes. This one runs plans: a device and a server are processes of this
+# machine, with a link of 7 Mbit/s between them. It shows how far the model is from what was measured, and what
+# calibration changes.
+
+# %%
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    package = "mrlato_jax[edge,plots] @ git+<this repository>"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+
+# %% [markdown]
+# All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.
+
+# %%
+import os
+
+TINY = os.environ.get("MRLATO_NOTEBOOK_TINY") == "1"
+NAMES = ("exp2:n10:0",) if TINY else ("ar", "map_reduce", "navigate", "exp2:n10:0", "exp2:n20:2", "exp2:n30:4")
+RUNS = 2 if TINY else 3
+MODES = ("all_local", "all_offload", "heft", "search")
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Image, display
+
+import mrlato_jax as mj
+from mrlato_jax.drawing import png
+from mrlato_jax.edge import comparison
+from mrlato_jax.edge.calibrate import calibrate
+from mrlato_jax.edge.cases import case, one
+from mrlato_jax.edge.scheduler import Scheduler
+from mrlato_jax.edge.testbed import Bed, cores
+
+plt.rcParams["figure.dpi"] = 70
+MS = 1e3  # the package computes in seconds, figures and tables show milliseconds
+
+# %% [markdown]
+# ## Applications, measured
+#
+# `case` runs an application a few times on a machine like the phone and measures each task's work and the bytes of its
+# result. An application of the data sets has both already: its tasks burn their cycles and carry their bytes. The phone
+# gets a tenth of the server's clock.
+
+# %%
+system = mj.System(channel="resident")
+core = (cores() or (None,))[0]
+cases = [case(name, system, core=core) for name in NAMES]
+for chosen in cases:
+    graph = chosen.graph
+    work, sent = MS * graph.cycles.sum() / one(system.ue_hz), graph.download_bytes.sum() / 1e3
+    print(
+        f"{chosen.name:12s} {graph.num_tasks:3d} tasks, {work:6.0f} ms of work at the phone, {sent:5.0f} kB of results"
+    )
+
+# %% [markdown]
+# ## Both ends, and a run
+#
+# `Bed` starts the server and makes the link: network namespaces and the kernel's shaping where this machine allows
+# them, else a proxy. Each application runs under four plans. The picture has one run of the last application: above,
+# pale, what the model says; below what was measured.
+
+# %%
+scheduler = Scheduler()
+plans = {chosen.name: {mode: scheduler.plan(chosen.graph, system, mode) for mode in MODES} for chosen in cases}
+bed = Bed(system, sorted({chosen.app for chosen in cases}))
+with bed:
+    runs = {chosen.name: bed.runs(chosen, system, plans[chosen.name], RUNS) for chosen in cases}
+print(f"link: {bed.link}; isolation: {bed.vm}; the phone's clock: by {bed.clock}")
+last = cases[-1]
+shown = next(run for mode, _, run in runs[last.name] if mode == "search")
+model = comparison.predicted(shown, last.graph, system)
+display(Image(png(comparison.both_schedules(shown, model, last.graph.num_tasks, f"{last.name}, search"))))
+
+# %% [markdown]
+# ## All runs
+#
+# A point is a run. On the line the model is right.
+
+# %%
+rows = [comparison.as_row(chosen, system, *run) for chosen in cases for run in runs[chosen.name]]
+
+
+def scatter(axes, rows, title):
+    """Measured over predicted, a colour for each application."""
+    for number, name in enumerate(dict.fromkeys(row["app"] for row in rows)):
+        of = [row for row in rows if row["app"] == name]
+        model, real = ([MS * row[key] for row in of] for key in ("predicted_s", "measured_s"))
+        axes.plot(model, real, "o", markersize=4, color=f"C{number}", label=name)
+    ends = np.array([0.8, 1.25]) * [
+        pick(MS * row[key] for row in rows for key in ("predicted_s", "measured_s")) for pick in (min, max)
+    ]
+    axes.plot(ends, ends, color="0.5", linewidth=1, zorder=0)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("predicted, ms")
+    axes.set_ylabel("measured, ms")
+    off = comparison.errors(rows)
+    axes.set_title(f"{title}: off by {off['median']:.1f} % in the median, {off['p95']:.1f} % at the 95th percentile")
+
+
+figure, axes = plt.subplots(figsize=(8, 5))
+scatter(axes, rows, "as planned")
+axes.legend()
+figure.tight_layout()
+plt.show()
+kept, asked = comparison.promises_kept(rows, "search", ("all_local", "all_offload"))
+print(f"the plan of search was faster than all-local and all-offload in {kept} of {asked} runs where the model says so")
+
+# %% [markdown]
+# ## Where the time goes that the model does not have
+#
+# By resource: how much longer a task or a transfer took than in the model.
+
+# %%
+for chosen in cases:
+    late = comparison.lateness([run for _, _, run in runs[chosen.name]], chosen.graph, system)
+    said = [
+        f"{resource} {row['median_ms']:+5.1f} ms ({row['median_percent']:+3.0f} %)" for resource, row in late.items()
+    ]
+    print(f"{chosen.name:12s} {', '.join(said)}")
+
+# %% [markdown]
+# ## Calibration
+#
+# `calibrate` turns measured runs into the graph and the system that they imply: the clocks, the rates, each task's work
+# and the time of each message. Each application is planned and run again with what its runs imply.
+
+# %%
+known = {chosen.name: calibrate([run for _, _, run in runs[chosen.name]], chosen.graph, system) for chosen in cases}
+again = {
+    name: {mode: scheduler.plan(found.graph, found.system, mode) for mode in MODES} for name, found in known.items()
+}
+with bed:
+    more = {chosen.name: bed.runs(chosen, known[chosen.name].system, again[chosen.name], RUNS) for chosen in cases}
+rows_after = [
+    comparison.as_row(chosen._replace(graph=known[chosen.name].graph), known[chosen.name].system, *run)
+    for chosen in cases
+    for run in more[chosen.name]
+]
+for name, found in known.items():
+    hertz, rates = (
+        (one(found.system.ue_hz), one(found.system.vm_hz)),
+        (found.system.uplink_bps, found.system.downlink_bps),
+    )
+    print(
+        f"{name:12s} phone {hertz[0] / 1e9:.2f} GHz, VM {hertz[1] / 1e9:.1f} GHz, "
+        f"uplink {one(rates[0]) / 1e6:.1f} Mbit/s, downlink {one(rates[1]) / 1e6:.1f} Mbit/s"
+    )
+figure, both = plt.subplots(2, 1, figsize=(8, 9))
+scatter(both[0], rows, "as planned")
+scatter(both[1], rows_after, "after calibration")
+both[0].legend()
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# What is left are the machine's other jobs, and tasks that ran at one end only: their work at the other end is taken
+# from the ratio of the clocks. [docs/edge.md](../docs/edge.md) has the figures of a large measurement.
