@@ -93,7 +93,8 @@ def main(_: list[str]) -> int:
                     name = "".join(letter if letter.isalnum() else "-" for letter in case.name)
                     write_atomically(out / f"testbed-{name}-{channel}.png", png(shown))
             rows += done[channel]["runs"]
-            progress.update(number, app=case.name, **{"error %": comparison.errors(done[channel]["runs"])["median"]})
+            off = comparison.errors(done[channel]["runs"])
+            progress.update(number, app=case.name, **{"error %": off["median"]} if off else {})
     text = table(rows, bed)
     print(text)
     if out is not None:

@@ -174,8 +174,8 @@ def size_of(graph: TaskGraph, entry: Taken) -> float:
 
 def _line(points: Sequence[tuple[float, float]], nominal: float) -> tuple[float, float]:
     """Rate in bit/s and seconds for each message, from (bytes, seconds)."""
-    sizes, seconds = np.array([point for point in points if point[0] > 0]).reshape(-1, 2).T
-    if not len(sizes) or not (seconds > 0).any():
+    sizes, seconds = np.array([point for point in points if min(point) > 0]).reshape(-1, 2).T
+    if not len(sizes):
         return nominal, 0.0
     if len(sizes) > 2 and sizes.max() > SIZES_APART * sizes.min():
         i, j = np.triu_indices(len(sizes), 1)

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from pathlib import Path
 from mrlato_jax.dag.formats.json_graph import write_json
 from mrlato_jax.edge import certificates, sandbox
 from mrlato_jax.edge.cases import Case, case
-from mrlato_jax.edge.comparison import predicted
+from mrlato_jax.edge.comparison import as_row
 from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.scheduler import HOW, Scheduler
 from mrlato_jax.edge.traffic import Rules
@@ -155,9 +156,10 @@ def _run(options: argparse.Namespace) -> int:
     except (TaskFailedError, ServerLostError, LocalLostError) as error:
         print(f"error: {escaped(str(error))}", file=sys.stderr)
         return 1
-    model = predicted(found[0], chosen.graph, system).makespan
+    rows = [as_row(chosen, system, options.mode, number, run) for number, run in enumerate(found)]
     names = chosen.graph.names
-    for run in found:
+    for row, run in zip(rows, found, strict=True):
+        model = row["predicted_s"]
         print(f"predicted {1e3 * model:.1f} ms, measured {1e3 * run.makespan:.1f} ms, {run.placement.sum()} offloaded")
         for seconds, event in run.events:
             print(f"  {1e3 * seconds:8.1f} ms  {escaped(event)}")
@@ -167,7 +169,6 @@ def _run(options: argparse.Namespace) -> int:
             )
     print(f"returned {shorten(found[-1].returned, 300)}")
     if options.json:
-        rows = [{"mode": options.mode, "predicted_s": model, "measured_s": run.makespan} for run in found]
         print(json.dumps({"app": chosen.name, "runs": rows}))
     return 0
 
@@ -217,7 +218,8 @@ async def _serving(options: argparse.Namespace, rules: Rules) -> None:
 
             def watch() -> None:
                 with contextlib.suppress(OSError):
-                    sys.stdin.buffer.read()
+                    while os.read(0, 4096):  # a buffered read would be in the way when Python ends
+                        pass
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(over.set)
 

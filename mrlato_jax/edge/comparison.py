@@ -58,14 +58,14 @@ def lateness(runs: Sequence[Run], graph: TaskGraph, system: System) -> dict[str,
     """By resource: how much longer than the model's a task or transfer took.
 
     Returns:
-        Of each resource that was used: `count`, the median and the 95th percentile of the difference in milliseconds,
-        and the median of the difference relative to the model's seconds, in percent.
+        Of each resource, in runs without a failure: `count`, the median and the 95th percentile of the difference in
+        milliseconds, and the median of the difference relative to the model's seconds, in percent.
     """
     times = task_times(graph, system)
     rates = {"uplink": system.uplink_bps, "downlink": system.downlink_bps}
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for run in runs:
-        for entry in took(run, graph):
+        for entry in took(run, graph) if not run.events else ():
             if entry.resource in rates:
                 rate = rates[entry.resource]
                 model = BITS_PER_BYTE * size_of(graph, entry) / (rate[0] if isinstance(rate, tuple) else rate)
@@ -112,7 +112,8 @@ def as_row(case: Case, system: System, mode: str, number: int, run: Run) -> dict
 
 def errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Median and 95th percentile of how far measured makespans are from predicted ones, either way, in percent."""
-    off = [100 * abs(row["measured_s"] / row["predicted_s"] - 1) for row in rows if not row.get("events")]
+    whole = [row for row in rows if not row["events"] and row["predicted_s"] > 0]
+    off = [100 * abs(row["measured_s"] / row["predicted_s"] - 1) for row in whole]
     return {"runs": len(off), "median": float(np.median(off)), "p95": float(np.percentile(off, 95))} if off else {}
 
 
@@ -131,7 +132,7 @@ def promises_kept(rows: Sequence[Mapping[str, Any]], planned: str, others: Seque
     kept = asked = 0
     for (app, channel, number, mode), row in by.items():
         beside = [by.get((app, channel, number, other)) for other in others]
-        if mode != planned or None in beside:
+        if mode != planned or None in beside or any(one["events"] for one in (row, *beside) if one):
             continue
         if all(row["predicted_s"] <= (1 - CLEARLY) * other["predicted_s"] for other in beside if other):
             asked += 1

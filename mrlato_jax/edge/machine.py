@@ -19,7 +19,7 @@ from mrlato_jax.errors import InputError, shorten
 PACKAGE = Path(__file__).resolve().parents[1]
 START_S = 30.0  # most seconds at full clock that a machine may take until its applications are loaded
 MOST_WAITING = 4  # messages of one run that nobody has taken yet; then the machine waits
-CLOSE_S = 5.0  # that a machine may take to hear that a run is over
+ENDED = "machine ended"
 _LENGTH = struct.Struct(">I")
 # The package without its public face, which would load JAX: a machine needs none of it.
 _BOOT = (
@@ -76,16 +76,11 @@ class RunOnMachine:
             self._arrived.get_nowait()
 
     async def close(self) -> None:
-        """Lets the machine forget the run."""
+        """Lets the machine forget the run, once it takes messages: it takes none during a task."""
         there = self._machine._runs.pop(self.number, None) is not None
         self._drop()  # the reader may wait for room
         if there and not self._machine.lost:
-            try:
-                await asyncio.wait_for(self._machine._write(["end", self.number], b""), CLOSE_S)
-            except TimeoutError:
-                await self._machine._end(f"machine takes no message for {CLOSE_S:g} s")
-            except MachineLostError:
-                pass
+            self._machine._hand_over(["end", self.number], b"")
 
 
 class Machine:
@@ -155,7 +150,7 @@ class Machine:
             await machine.stop()
             raise InputError(
                 f"apps are {shorten(list(apps))}, which a machine of kind {kind} does not load "
-                f"({process.said or late or machine.lost}); accepted: what is installed there"
+                f"({late or process.said or machine.lost}); accepted: what is installed there"
             ) from None
         except BaseException:
             await asyncio.shield(machine.stop())
@@ -190,8 +185,8 @@ class Machine:
     async def _ended(self) -> None:
         self._clock(None)
         ending = await self.process.stop()
-        if self.lost == "ended":
-            self.lost = f"machine ended ({ending.reason})"
+        if self.lost == ENDED:
+            self.lost = f"{ENDED} ({ending.reason})"
         if not self._ready.done():
             self._ready.set_exception(MachineLostError(self.lost))
             self._ready.exception()
@@ -202,14 +197,17 @@ class Machine:
     async def _write(self, header: list[Any], body: bytes) -> None:
         if self.lost:
             raise MachineLostError(self.lost)
-        frame = framed(header, body)
         try:
             async with self._writing:
-                self.process.stdin.write(_LENGTH.pack(len(frame)) + frame)
+                self._hand_over(header, body)
                 await self.process.stdin.drain()
         except (ConnectionError, OSError):
-            await self._end("ended")
+            await self._end(ENDED)
             raise MachineLostError(self.lost) from None
+
+    def _hand_over(self, header: list[Any], body: bytes) -> None:
+        frame = framed(header, body)
+        self.process.stdin.write(_LENGTH.pack(len(frame)) + frame)
 
     def _clock(self, seconds: float | None) -> None:
         """Starts the clock of a task, or stops it."""
@@ -223,7 +221,7 @@ class Machine:
 
     async def _read(self) -> None:
         """Hands each message to its run. A machine is not trusted: what is no message of `vm` ends it."""
-        reason = "ended"
+        reason = ENDED
         try:
             while True:
                 (length,) = _LENGTH.unpack(await self.process.stdout.readexactly(_LENGTH.size))

@@ -36,6 +36,12 @@ from mrlato_jax.edge.traffic import Admission, Meter, RefusedError, Rules
 from mrlato_jax.errors import InputError, shorten
 
 SERVICE = "mrlato.Edge"
+KEEPALIVE = (  # of both ends: who is cut off notices within five seconds, also where nothing is said for long
+    ("grpc.keepalive_time_ms", 2000),
+    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.ping_timeout_ms", 3000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 STOP_S = 2.0  # that calls have to end when the host stops
 BEGIN_S = 10.0  # that a call may take to send its first frame
 LOOK_S = 1.0  # after which the host looks again whether a user with a run may still be in
@@ -97,13 +103,11 @@ class Mec:
         Raises:
             InputError: applications that no VM can load, certificates that are missing, or an address that is taken.
         """
-        self._spare = await self._new_machine()  # so that what is wrong with an application shows at once
         options = [
             ("grpc.max_receive_message_length", self._rules.most_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", max(16, 2 * self._rules.most_users * self._rules.most_runs)),
-            ("grpc.keepalive_time_ms", 2000),
-            ("grpc.keepalive_timeout_ms", 3000),
+            *KEEPALIVE,
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ("grpc.so_reuseport", 0),
@@ -118,7 +122,12 @@ class Mec:
             port = self._server.add_secure_port(address, certificates.server_credentials(self._credentials))
         except RuntimeError as error:
             raise InputError(f"address is {shorten(address)} ({error}); accepted: HOST:PORT that is free") from None
-        await self._server.start()
+        try:
+            self._spare = await self._new_machine()  # so that what is wrong with an application shows at once
+            await self._server.start()
+        except BaseException:
+            await asyncio.shield(self.stop(0))
+            raise
         return int(port)
 
     async def stop(self, grace_s: float = STOP_S) -> None:
@@ -158,19 +167,24 @@ class Mec:
         async with user.starting:
             if user.machine is None or user.machine.lost:
                 spare, self._spare = self._spare, None
-                user.machine = spare if spare is not None and not spare.lost else await self._new_machine()
+                try:
+                    user.machine = spare if spare is not None and not spare.lost else await self._new_machine()
+                except InputError as error:  # the user cannot do anything about it
+                    self._say(str(error))
+                    raise MachineLostError("no VM starts") from None
                 self.counts["machines"] += 1
             return user.machine
 
     @contextlib.asynccontextmanager
     async def _entered(self, context: grpc.aio.ServicerContext) -> AsyncIterator[Identity]:
-        """Lets a user in for one run, or ends the call."""
+        """Lets a user in for one run.
+
+        Raises:
+            RefusedError: the rules do not.
+        """
         identity = await self._known(context)
         name = identity.user
-        try:
-            self._admission.enter(name, time.monotonic())
-        except RefusedError as refused:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refused.reason)
+        self._admission.enter(name, time.monotonic())
         user = self._users.setdefault(name, _User(self._rules))
         user.runs += 1
         if user.idle is not None:
@@ -197,10 +211,8 @@ class Mec:
         try:
             identity = certificates.identity(context.auth_context())
             self._check_not_revoked(identity)
-        except RefusedError as refused:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refused.reason)
-        except InputError as error:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        except (RefusedError, InputError) as refused:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
         return identity
 
     def _check_not_revoked(self, identity: Identity) -> None:
@@ -212,19 +224,17 @@ class Mec:
         return packed(time.monotonic())
 
     async def _run(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        async with self._entered(context) as identity:
-            self.counts["runs"] += 1
-            ended = grpc.StatusCode.INVALID_ARGUMENT
-            try:
-                async with self._limited(identity):
-                    return await self._followed(requests, context, identity.user)
-            except RefusedError as refused:
-                ended, text = grpc.StatusCode.PERMISSION_DENIED, refused.reason
-            except TimeoutError as error:
-                ended, text = grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
-            except InputError as error:
-                text = str(error)
-            await context.abort(ended, text)
+        ended = grpc.StatusCode.INVALID_ARGUMENT
+        try:
+            async with self._entered(context) as identity, self._limited(identity):
+                return await self._followed(requests, context, identity.user)
+        except RefusedError as refused:
+            ended, text = grpc.StatusCode.PERMISSION_DENIED, refused.reason
+        except TimeoutError as error:
+            ended, text = grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
+        except InputError as error:
+            text = str(error)
+        await context.abort(ended, text)  # once the user has left: it waits for a client that does not read
 
     @contextlib.asynccontextmanager
     async def _limited(self, identity: Identity) -> AsyncIterator[None]:
@@ -255,6 +265,7 @@ class Mec:
 
     async def _followed(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext, name: str) -> None:
         """One run, from its first frame to its end."""
+        self.counts["runs"] += 1
         arrived: list[list[Any]] = []
         run, upward = None, None
         try:

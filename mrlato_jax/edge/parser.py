@@ -6,6 +6,7 @@ and gives are the bytes of its inputs and of its result as `codec` packs them.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from mrlato_jax.dag.dataflow import Dataflow, Item, distinct
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge.application import Application, Program, moved, resolved
 from mrlato_jax.edge.codec import packed, unpacked
-from mrlato_jax.edge.machine import Machine
+from mrlato_jax.edge.machine import Machine, MachineLostError, RunOnMachine
 from mrlato_jax.edge.vm import Order
 from mrlato_jax.errors import InputError, check_number, check_type
 
@@ -100,8 +101,7 @@ async def measure_at(
         runs: as in `measure`.
 
     Raises:
-        InputError: as in `measure`, or a task that raised an exception.
-        MachineLostError: the machine has ended.
+        InputError: as in `measure`, a task that raised an exception, or a machine that ended.
     """
     program, given = _checked(app, arguments, machine_hz, runs)
     seconds = np.zeros((runs + 1, len(program.calls)))
@@ -110,19 +110,28 @@ async def measure_at(
     order = Order.of(program.app, program.calls, working, frozenset(), working)
     for number in range(runs + 1):
         run = machine.open()
+        bringing = asyncio.create_task(_bring(run, order, given))
         try:
-            await run.send("begin", body=order.packed())
-            for task, body in given.items():
-                await run.send("result", task, body=body)
             async for header, body in run.messages():
                 match header:
                     case ["done", int(task), _, _, float(work), _]:
                         results[task], seconds[number, task] = body, work
                     case ["failed", int(task), text]:
-                        raise InputError(f"{program.calls[task].name} of {app.name} fails: {text}")
+                        name = program.calls[task].name if task >= 0 else "run"
+                        raise InputError(f"{name} of {app.name} fails: {text}")
+        except MachineLostError as lost:
+            raise InputError(f"{app.name} cannot be measured: {lost}") from None
         finally:
+            bringing.cancel()
+            await asyncio.gather(bringing, return_exceptions=True)
             await run.close()
     return _measured(program, seconds[1:], results, machine_hz)
+
+
+async def _bring(run: RunOnMachine, order: Order, given: Mapping[int, bytes]) -> None:
+    await run.send("begin", body=order.packed())
+    for task, body in given.items():
+        await run.send("result", task, body=body)
 
 
 def _checked(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import random
 import signal
@@ -23,6 +24,7 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge import certificates, dags, ue
 from mrlato_jax.edge.cases import DAGS
 from mrlato_jax.edge.codec import framed
+from mrlato_jax.edge.link import Rates, start_process
 from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.traffic import Rules
 from mrlato_jax.edge.ue import Connection, Run, Ue
@@ -137,48 +139,65 @@ def _resident(process: str) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-FAULTS = ("VM killed", "host killed", "connection cut", "local executor killed", "task beyond its time")
+FAULTS = (
+    "VM killed", "host killed", "link cut", "link cut without a word", "link slowed to a tenth",
+    "local executor killed", "task beyond its time",
+)  # fmt: skip
+LINK = Rates(50e6, 50e6)
 
 
 async def faults(
     folder: Path, kind: str, count: int = 200, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, Any]:
-    """Runs with a fault in each, at a random moment: how many gave the right result, and where the tasks then ran."""
-    rng, graph = random.Random(0), wide(8, 4.0, 3e3)
+    """Runs with a fault in each, at a random moment: how many gave the right result, and where the tasks then ran.
+
+    The link is a paced one of 50 Mbit/s. Half of the applications are small and wait for their machines; in the others
+    the links are busy.
+    """
+    rng, graphs = random.Random(0), (wide(8, 4.0, 3e3), wide(200, 0.2, 3e3))
     certificates.make(folder, ["u0"])
     rules = Rules(task_s=0.4)
     host = Mec([DAGS], folder, kind=kind, rules=rules)
-    port = await host.start()
-    address, right, happened, elsewhere = f"127.0.0.1:{port}", 0, Counter[str](), 0
-    equipment = Ue([DAGS], address, folder, "u0")
-    async with equipment:
-        for number in range(count):
-            fault = FAULTS[number % len(FAULTS)]
-            dag = graph
-            if fault == "task beyond its time":
-                cycles = np.where(np.arange(8) == rng.randrange(1, 8), HZ * 0.6, graph.cycles)
-                dag = TaskGraph(cycles, graph.upload_bytes, graph.download_bytes, graph.edges, graph.names)
-            placement = np.array([rng.randrange(2) for _ in range(8)]) | np.array([0] + [1] * 3 + [0] * 4)
-            program, order = dags.program_of(dag, HZ), dag.topological_order()
-            running = asyncio.create_task(equipment.run(program, dag, placement, order, channel=rng.choice(ue.RULES)))
-            await asyncio.sleep(rng.uniform(0.002, 0.04))
-            if fault == "VM killed" and "u0" in host._users and (machine := host._users["u0"].machine):
-                _kill(machine.process.pid)
-            elif fault == "host killed":
-                await host.stop(0)
-            elif fault == "connection cut" and equipment.server is not None:
-                await equipment.server.close()
-            elif fault == "local executor killed" and equipment.local is not None:
-                _kill(equipment.local.process.pid)
-            found = await running
-            right += is_right(found, dag)
-            happened[fault] += bool(found.events)
-            elsewhere += bool((found.placement != placement).any())
-            if fault == "host killed":
-                host = Mec([DAGS], folder, kind=kind, rules=rules)
-                await host.start(address)
-            progress(number + 1)
-    await host.stop(0)
+    right, happened, elsewhere = 0, Counter[str](), 0
+    try:
+        port = await host.start()
+        with start_process(("127.0.0.1", port), LINK) as link:
+            async with Ue([DAGS], f"127.0.0.1:{link.port}", folder, "u0") as equipment:
+                for number in range(count):
+                    fault, graph = FAULTS[number % len(FAULTS)], rng.choice(graphs)
+                    n = graph.num_tasks
+                    if fault == "task beyond its time":
+                        cycles = np.where(np.arange(n) == rng.randrange(1, n), HZ * 0.6, graph.cycles)
+                        graph = dataclasses.replace(graph, cycles=cycles)
+                    placement = np.array([rng.randrange(2) for _ in range(n)])
+                    placement[1 : n // 2] = 1
+                    program, order = dags.program_of(graph, HZ), graph.topological_order()
+                    running = asyncio.create_task(
+                        equipment.run(program, graph, placement, order, channel=rng.choice(ue.RULES))
+                    )
+                    await asyncio.sleep(rng.uniform(0.002, 0.06))
+                    if fault == "VM killed" and "u0" in host._users and (machine := host._users["u0"].machine):
+                        _kill(machine.process.pid)
+                    elif fault == "host killed":
+                        await host.stop(0)
+                    elif fault.startswith("link cut"):
+                        link.cut(silent=fault != "link cut")
+                    elif fault == "link slowed to a tenth":
+                        link.set_rates(Rates(LINK.uplink_bps / 10, LINK.downlink_bps / 10))
+                    elif fault == "local executor killed" and equipment.local is not None:
+                        _kill(equipment.local.process.pid)
+                    found = await running
+                    right += is_right(found, graph)
+                    happened[fault] += bool(found.events)
+                    elsewhere += bool((found.placement != placement).any())
+                    if fault == "host killed":
+                        host = Mec([DAGS], folder, kind=kind, rules=rules)
+                        await host.start(f"127.0.0.1:{port}")
+                    link.mend()
+                    link.set_rates(LINK)
+                    progress(number + 1)
+    finally:
+        await host.stop(0)
     return {"injected": count, "right": right, "noticed": dict(happened), "ran_elsewhere": elsewhere}
 
 

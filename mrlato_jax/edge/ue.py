@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,7 +27,7 @@ from mrlato_jax.edge.application import Call, Program, resolved
 from mrlato_jax.edge.codec import framed, packed, unframed, unpacked
 from mrlato_jax.edge.dags import common_mark, marked
 from mrlato_jax.edge.machine import Machine, MachineLostError, RunOnMachine, local_executor
-from mrlato_jax.edge.mec import SERVICE
+from mrlato_jax.edge.mec import KEEPALIVE, SERVICE
 from mrlato_jax.edge.parser import remaining
 from mrlato_jax.edge.vm import Order, parts
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
@@ -36,6 +36,7 @@ from mrlato_jax.mec.system import CHANNELS, Power
 from mrlato_jax.mec.transfers import movements
 
 CLOCK_CALLS = 9  # to compare clocks; the one of the shortest way counts
+COMPARED_S = 60.0  # that a comparison of clocks counts
 CONNECT_S = 2.0  # that a connection may take
 MOST_TRIES = 3  # at the MEC host, of one run; then the rest runs at the UE
 MOST_SAID_BYTES = 2**22  # of a header from the host: it says when each input of a wide task came in
@@ -108,7 +109,7 @@ class Connection:
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel, self.ahead_s = channel, 0.0
+        self._channel, self.ahead_s, self._compared = channel, 0.0, float("-inf")
         self._run = channel.stream_stream(f"/{SERVICE}/Run")
         self._clock = channel.unary_unary(f"/{SERVICE}/Clock")
 
@@ -129,8 +130,7 @@ class Connection:
         options = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
-            ("grpc.keepalive_time_ms", 2000),
-            ("grpc.keepalive_timeout_ms", 3000),
+            *KEEPALIVE,
             ("grpc.enable_retries", 0),
             ("grpc.use_local_subchannel_pool", 1),
         ]
@@ -138,18 +138,36 @@ class Connection:
         connection = cls(channel)
         try:
             await asyncio.wait_for(channel.channel_ready(), timeout_s)
-            best = float("inf")
-            for _ in range(CLOCK_CALLS):
-                begin = time.monotonic()
-                theirs = float(unpacked(await connection._clock(b"", timeout=timeout_s)))
-                end = time.monotonic()
-                if end - begin < best:
-                    best, connection.ahead_s = end - begin, theirs - (begin + end) / 2
-        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            await connection.compare(timeout_s)
+        except (grpc.aio.AioRpcError, TimeoutError, InputError, ValueError, TypeError) as error:
             await channel.close()
-            text = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
+            text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error) or "no answer"
             raise ServerLostError(f"MEC host at {address}: {text}") from None
+        except BaseException:
+            await asyncio.shield(channel.close())
+            raise
         return connection
+
+    async def compare(self, timeout_s: float = CONNECT_S) -> None:
+        """Compares clocks, unless that was done lately: they drift apart.
+
+        Args:
+            timeout_s: that a call may take.
+
+        Raises:
+            grpc.aio.AioRpcError: the host does not answer.
+            InputError, ValueError, TypeError: its answer is no time.
+        """
+        if time.monotonic() - self._compared < COMPARED_S:
+            return
+        best = float("inf")
+        for _ in range(CLOCK_CALLS):
+            begin = time.monotonic()
+            theirs = float(unpacked(await self._clock(b"", timeout=timeout_s)))
+            end = time.monotonic()
+            if end - begin < best:
+                best, self.ahead_s = end - begin, theirs - (begin + end) / 2
+        self._compared = end
 
     def call(self) -> grpc.aio.StreamStreamCall:
         """A new run there.
@@ -184,17 +202,16 @@ class _Attempt:
         calls = program.calls
         here = [task for task in self.order if sites[task] == LOCAL and calls[task].function is not None]
         there = [task for task in self.order if sites[task] != LOCAL]
+        self.there = frozenset(there)
         self.local_order = Order.of(program.app, calls, here, frozenset(), here) if here else None
         self.server_order = Order.of(program.app, calls, there, own, self.down) if there else None
         self.gathered = [task for task in self.order if calls[task].function is None and task not in program.given]
-        parents_here = {parent for task in here for parent in calls[task].parents}
-        self.brought = parents_here - set(here)  # results that the local executor is sent
-        used = {parent for parent, _ in program.edges}
-        self.finals = [task for task in self.order if task not in used]
+        needed = dict.fromkeys(parent for task in here for parent in calls[task].parents)
+        self.brought = [task for task in needed if task not in set(here)]  # that the local executor is sent
         self.results: dict[int, bytes] = {}
         self.spans: list[Span] = []
         self.at_ue: dict[int, asyncio.Event] = {task: asyncio.Event() for task in range(len(calls))}
-        self.since: dict[int, float] = {}  # when a result came to the UE
+        self._handed: dict[tuple[int, int], float] = {}  # when a message was handed to the uplink
         self.begin = self.setup_s = 0.0
 
     async def go(
@@ -212,6 +229,7 @@ class _Attempt:
                 if self.server_order is not None:
                     if server is None:
                         raise ServerLostError("no MEC host")
+                    await server.compare()
                     call = server.call()
                     stack.callback(call.cancel)
                     await self._begin_there(call, patience_s)
@@ -225,8 +243,7 @@ class _Attempt:
                 if run is not None and self.local_order is not None:
                     await run.send("begin", body=self.local_order.packed())
                 for task, body in given.items():
-                    self.results[task], self.since[task] = body, self.begin
-                    self.at_ue[task].set()
+                    self._arrive(task, body)
                 jobs = [self._gather()]
                 if call is not None and server is not None:
                     jobs += [self._uplink(call), self._downlink(call, server.ahead_s)]
@@ -237,21 +254,22 @@ class _Attempt:
             raise LocalLostError(str(lost)) from None
         except grpc.aio.AioRpcError as error:
             raise _as_lost(error) from None
-        except (InputError, ValueError, TypeError, LookupError) as error:  # of what the other end says
-            if call is None:
-                raise
-            raise ServerLostError(f"no message of a host: {shorten(str(error))}") from None
 
     async def _begin_there(self, call: grpc.aio.StreamStreamCall, patience_s: float | None) -> None:
         assert self.server_order is not None
-        await _said(call.write(framed(["begin"], self.server_order.packed())))
-        data = await asyncio.wait_for(_said(call.read()), max(CONNECT_S, patience_s or 0.0) + 30.0)
+        try:
+            async with asyncio.timeout(max(CONNECT_S, patience_s or 0.0) + 30.0):
+                await _said(call.write(framed(["begin"], self.server_order.packed())))
+                data = await _said(call.read())
+        except TimeoutError:
+            raise ServerLostError("the host does not begin the run") from None
         if data is grpc.aio.EOF:
             raise ServerLostError(await call.details() or "the host closed the run")
-        header, _ = unframed(data, MOST_SAID_BYTES)
-        self._check(header)
-        if header != ["begun"]:
-            raise ServerLostError(f"the host says {shorten(header)}")
+        with _heard():
+            header, _ = unframed(data, MOST_SAID_BYTES)
+            self._check(header)
+            if header != ["begun"]:
+                raise ValueError(f"{shorten(header)}")
 
     def _check(self, header: list[Any]) -> None:
         """Raises where the other end says that it is over."""
@@ -263,13 +281,18 @@ class _Attempt:
             raise ServerLostError(f"VM: {header[1]}")
 
     def _arrive(self, task: int, body: bytes) -> float:
-        now = time.monotonic()
-        self.results[task], self.since[task] = body, now
+        """Takes in a result; when that was.
+
+        Raises:
+            ValueError: no task of this program.
+        """
+        if type(task) is not int or task not in self.at_ue:
+            raise ValueError(f"task {shorten(task)}")
+        self.results[task] = body
         self.at_ue[task].set()
-        return now
+        return time.monotonic()
 
     async def _uplink(self, call: grpc.aio.StreamStreamCall) -> None:
-        self._handed: dict[tuple[int, int], float] = {}
         for move in self.up:
             if move.task == move.needed_by:
                 body = await self._own(self.program.calls[move.task])
@@ -292,34 +315,52 @@ class _Attempt:
         return packed(inputs)
 
     async def _downlink(self, call: grpc.aio.StreamStreamCall, ahead_s: float) -> None:
-        free_up = free_down = 0.0
+        free = {"uplink": 0.0, "downlink": 0.0}
         computed: dict[int, float] = {}
         while True:
             data = await _said(call.read())
             if data is grpc.aio.EOF:
                 code = await call.code()
                 raise ServerLostError(f"the host ended the run ({code.name}: {await call.details()})")
-            header, body = unframed(data, MOST_SAID_BYTES)
-            self._check(header)
-            if header[0] == "finished":
+            with _heard():
+                header, body = unframed(data, MOST_SAID_BYTES)
+                self._check(header)
+                if header[0] == "finished":
+                    if not self.results.keys() >= set(self.down):
+                        raise ValueError("finished without all results")
+                    return
+                self._take_in(header, body, ahead_s, free, computed)
+
+    def _take_in(
+        self, header: list[Any], body: bytes, ahead_s: float, free: dict[str, float], computed: dict[int, float]
+    ) -> None:
+        """A "done" or a "home" of the host: spans, and the result that it brings.
+
+        Args:
+            header: of the frame.
+            body: of the frame.
+            ahead_s: how far the host's clock is ahead.
+            free: until when each link was in use; set anew.
+            computed: when the VM had each result; set anew.
+        """
+        task = header[1]
+        if header[0] == "done":
+            _, task, start, end, _, sent, arrived = header
+            if task not in self.there:
+                raise ValueError(f"task {shorten(task)}")
+            computed[task] = end - ahead_s
+            for source, needed_by, when in arrived:
+                at = when - ahead_s
+                begun = max(self._handed[source, needed_by], free["uplink"])
+                free["uplink"] = max(at, begun)
+                self.spans.append(Span(source, "uplink", min(begun, at), at, needed_by))
+            self.spans.append(Span(task, "VM", start - ahead_s, end - ahead_s, task))
+            if not sent:
                 return
-            task = header[1]
-            if header[0] == "done":
-                _, task, start, end, _, sent, arrived = header
-                computed[task] = end - ahead_s
-                for source, needed_by, when in arrived:
-                    at = when - ahead_s
-                    begun = max(self._handed.get((source, needed_by), at), free_up)
-                    free_up = max(at, begun)
-                    self.spans.append(Span(source, "uplink", min(begun, at), at, needed_by))
-                self.spans.append(Span(task, "VM", start - ahead_s, end - ahead_s, task))
-                if not sent:
-                    continue
-            now = self._arrive(task, body)
-            self.spans.append(
-                Span(task, "downlink", min(now, max(free_down, computed[task])), now, self.needed_by.get(task, task))
-            )
-            free_down = now
+        now = self._arrive(task, body)
+        begun = min(now, max(free["downlink"], computed[task]))
+        self.spans.append(Span(task, "downlink", begun, now, self.needed_by.get(task, task)))
+        free["downlink"] = now
 
     async def _executor(self, run: RunOnMachine) -> None:
         async for header, body in run.messages():
@@ -330,13 +371,10 @@ class _Attempt:
                 self.spans.append(Span(task, "UE", start, end, task))
 
     async def _bring(self, run: RunOnMachine) -> None:
-        """Hands results that come from elsewhere to the local executor."""
-
-        async def bring(task: int) -> None:
+        """Hands results that come from elsewhere to the local executor, in the order in which it needs them."""
+        for task in self.brought:
             await self.at_ue[task].wait()
             await run.send("result", task, body=self.results[task])
-
-        await asyncio.gather(*(bring(task) for task in self.brought))
 
     async def _gather(self) -> None:
         for task in self.gathered:
@@ -358,6 +396,21 @@ async def _said(step: Awaitable[Any]) -> Any:
         if current is not None and current.cancelling():
             raise
         raise ServerLostError("connection was closed") from None
+    except asyncio.InvalidStateError:  # a write after the end
+        raise ServerLostError("the host ended the run") from None
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """What goes wrong with what the host has said is the host's fault.
+
+    Raises:
+        ServerLostError: something has.
+    """
+    try:
+        yield
+    except (InputError, ValueError, TypeError, LookupError) as error:
+        raise ServerLostError(f"no message of a host: {shorten(str(error))}") from None
 
 
 async def _together(jobs: Sequence[Any], patience_s: float | None) -> None:
@@ -375,9 +428,7 @@ async def _together(jobs: Sequence[Any], patience_s: float | None) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _as_lost(error: grpc.aio.AioRpcError) -> Exception:
-    if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
-        return InputError(error.details() or "the host refuses what it was sent")
+def _as_lost(error: grpc.aio.AioRpcError) -> ServerLostError:
     return ServerLostError(f"{error.code().name}: {error.details()}")
 
 
@@ -415,15 +466,20 @@ class Ue:
         self._share, self._core, self._say = share, core, say
         self.local: Machine | None = None
         self.server: Connection | None = None
+        self._starting, self._connecting = asyncio.Lock(), asyncio.Lock()  # several runs at once need one of each
 
     async def __aenter__(self) -> Self:
         """Starts the local executor, and connects."""
-        await self._ensure_local()
-        if self._mec is not None:
-            try:
-                await self._connect()
-            except ServerLostError as lost:
-                self._say(str(lost))
+        try:
+            await self._ensure_local()
+            if self._mec is not None:
+                try:
+                    await self._ensure_connected()
+                except ServerLostError as lost:
+                    self._say(str(lost))
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -433,16 +489,23 @@ class Ue:
             await self.local.stop()
 
     async def _ensure_local(self) -> None:
-        if self.local is None or self.local.lost:
-            self.local = await local_executor(self._apps, self._share, self._core)
+        async with self._starting:
+            if self.local is None or self.local.lost:
+                self.local = await local_executor(self._apps, self._share, self._core)
 
-    async def _connect(self) -> None:
-        if self.server is not None:
-            await self.server.close()
-            self.server = None
-        if self._mec is None or self._credentials is None:
-            raise ServerLostError("no MEC host")
-        self.server = await Connection.open(self._mec, self._credentials, self._user)
+    async def _ensure_connected(self) -> None:
+        async with self._connecting:
+            if self._mec is None or self._credentials is None:
+                raise ServerLostError("no MEC host")
+            if self.server is None:
+                self.server = await Connection.open(self._mec, self._credentials, self._user)
+
+    async def _leave(self, server: Connection | None) -> None:
+        """Closes a connection on which something failed, unless another has taken its place."""
+        async with self._connecting:
+            if server is not None and self.server is server:
+                await server.close()
+                self.server = None
 
     async def run(
         self,
@@ -483,7 +546,9 @@ class Ue:
         there = {place: packed((arguments or {})[name]) for place, name in enumerate(program.arguments)}
         original = list(range(len(program.calls)))  # id in the whole program, by id in what is left
         left, left_graph, sites, sequence = program, graph, np.asarray(placement), _arguments_first(program, order)
-        began, setup_s, tries, lost, spans, events = 0.0, 0.0, 0, 0, [], []
+        began, setup_s, tries, lost, impatient = 0.0, 0.0, 0, 0, False
+        spans: list[Span] = []
+        events: list[tuple[float, str]] = []
         ran = np.zeros(len(program.calls), np.int32)
         pinned_since: float | None = None
         while True:
@@ -491,17 +556,19 @@ class Ue:
             given = {task: there[original[task]] for task in left.given}
             failure: Exception | None = None
             answers = True
+            server = self.server
             try:
-                if attempt.server_order is not None and self.server is None:
+                if attempt.server_order is not None:
                     answers = False
-                    await self._connect()
-                    answers = True
+                    await self._ensure_connected()
+                    answers, server = True, self.server
                 await self._ensure_local()
-                await attempt.go(given, self.local, self.server, patience_s)
-            except (ServerLostError, LocalLostError, TimeoutError) as error:
+                await attempt.go(given, self.local, server, patience_s)
+            except (ServerLostError, LocalLostError) as error:
                 failure = error
-            if attempt.begin and not began:
-                began, setup_s = attempt.begin, attempt.setup_s
+            if attempt.begin:
+                setup_s = setup_s or attempt.setup_s
+                began = began or attempt.begin
             for span in attempt.spans:
                 ran[original[span.task]] = {"UE": 0, "VM": 1}.get(span.resource, ran[original[span.task]])
                 task, needed_by = original[span.task], original[span.needed_by]
@@ -515,27 +582,28 @@ class Ue:
             self._say(str(failure))
             rest, part, places = remaining(program, graph, there)
             original = sorted(places, key=places.__getitem__)
+            is_new = len(there) > known
             if isinstance(failure, LocalLostError):
-                lost = lost + 1 if len(there) == known else 1
+                lost = 1 if is_new else lost + 1
                 if lost == MOST_TRIES:
                     raise failure
             else:
                 tries += 1
-                if self.server is not None:
-                    await self.server.close()
-                    self.server = None
-            patient = answers and not isinstance(failure, PatienceError)
-            with_server = patient and tries < MOST_TRIES and await self._reachable(events, began)
+                await self._leave(server)
+            if isinstance(failure, PatienceError):
+                impatient, patience_s = True, None  # what only a server may run takes as long as it takes
             must = [call.pin == "server" for call in rest.calls]
-            if any(must) and not with_server:
-                pinned_since = pinned_since or time.monotonic()
+            wants_server = answers and not impatient and tries < MOST_TRIES
+            reachable = (wants_server or any(must)) and await self._reachable(events, began)
+            if any(must) and not (reachable and tries < MOST_TRIES):
+                pinned_since = time.monotonic() if is_new or pinned_since is None else pinned_since
                 if time.monotonic() - pinned_since > GIVE_UP_S:
                     raise ServerLostError(
                         f"{rest.calls[must.index(True)].name} runs at a server only: {failure}"
                     ) from None
                 await asyncio.sleep(0.5)
             wanted = np.array([placement[task] for task in original])
-            sites = np.where(must, 1, np.where(with_server, wanted, LOCAL))
+            sites = np.where(must, 1, np.where(wants_server and reachable, wanted, LOCAL))
             sites[: len(rest.given)] = LOCAL
             sites[[call.pin == "ue" for call in rest.calls]] = LOCAL
             sequence = _arguments_first(rest, [places[int(task)] for task in order if int(task) in places])
@@ -552,14 +620,12 @@ class Ue:
 
     async def _reachable(self, events: list[tuple[float, str]], began: float) -> bool:
         """Whether the MEC host answers."""
-        if self._mec is None:
-            return False
-        if self.server is None:
-            try:
-                await self._connect()
-            except ServerLostError as lost:
+        try:
+            await self._ensure_connected()
+        except ServerLostError as lost:
+            if self._mec is not None:
                 events.append((time.monotonic() - began, str(lost)))
-                return False
+            return False
         return True
 
 

@@ -40,7 +40,7 @@ from typing import Any
 from mrlato_jax.edge.application import Application, Call, Constant, Result, Several, Source, resolved
 from mrlato_jax.edge.codec import MOST_BYTES, framed, packed, unframed, unpacked
 from mrlato_jax.edge.installed import load
-from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.errors import InputError, escaped, shorten
 
 _LENGTH = struct.Struct(">I")
 MOST_FRAME_BYTES = MOST_BYTES + 2**16
@@ -229,7 +229,7 @@ class Worker:
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             del self._runs[number]
             has_room = not isinstance(error, MemoryError) and getattr(error, "errno", None) not in NO_ROOM
-            text = f"{type(error).__name__}: {error}"[:LONGEST_TEXT]
+            text = escaped(f"{type(error).__name__}: {error}")[:LONGEST_TEXT]
             self._send(["failed" if has_room else "exhausted", number, task, text])
             return
         work = time.process_time() - begin

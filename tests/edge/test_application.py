@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from mrlato_jax.edge.application import Application, Constant, Result, Several
 from mrlato_jax.edge.codec import packed
 from mrlato_jax.edge.installed import load
-from mrlato_jax.edge.parser import measure, remaining
+from mrlato_jax.edge.machine import local_executor
+from mrlato_jax.edge.parser import Measured, measure, measure_at, remaining
 from mrlato_jax.errors import InputError
 
 
@@ -120,6 +122,34 @@ def test_cycles_are_processor_time_by_the_clock() -> None:
     assert cycles[1] == pytest.approx(0.05 * 2e9, rel=0.2)
     assert cycles[2] < 0.2 * cycles[0]
     assert (found.spread[:2] < 0.5).all()
+
+
+def test_a_machine_measures_what_this_process_measures(tmp_path: Path) -> None:
+    """With arguments that are more than pipes and queues hold."""
+    file = tmp_path / "wide.py"
+    file.write_text(
+        "from mrlato_jax.edge.application import Application\n\napp = Application('wide')\n\n\n"
+        "@app.task\ndef piece(data, number):\n    return data[: 1000 * number]\n\n\n"
+        "@app.task\ndef total(pieces, more):\n    return sum(map(len, pieces)) + len(more)\n\n\n"
+        "@app.flow\ndef wide(data, more):\n    return total([piece(data, n) for n in range(12)], more)\n"
+    )
+    app = load(f"{file}:app")
+    given = {"data": bytes(2**20), "more": bytes(30 * 2**20)}
+
+    async def there() -> Measured:
+        machine = await local_executor([f"{file}:app"], 1.0)
+        try:
+            return await measure_at(machine, app, given, machine_hz=1e9, runs=2)
+        finally:
+            await machine.stop()
+
+    found, here = asyncio.run(asyncio.wait_for(there(), 60)), measure(app, given, machine_hz=1e9, runs=1)
+    assert found.returned == here.returned == 66_000 + 30 * 2**20
+    assert found.graph.edges.tolist() == here.graph.edges.tolist()
+    assert found.graph.download_bytes.tolist() == here.graph.download_bytes.tolist()
+    assert found.graph.upload_bytes.tolist() == here.graph.upload_bytes.tolist()
+    assert (found.seconds[:, 2:] > 0).all()
+    assert (found.seconds[:, :2] == 0).all()
 
 
 def test_what_is_at_the_ue_becomes_an_argument_of_what_is_left() -> None:

@@ -46,6 +46,7 @@ def test_bad_input_is_one_line(
     words: list[str], phrase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    certificates.make(Path("keys"), ["alice"])
     assert command.mec(words) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import os
 import random
 import signal
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,9 +21,10 @@ import mrlato_jax as mj
 from mrlato_jax.edge import certificates, dags, mec, ue
 from mrlato_jax.edge.calibrate import calibrate, took
 from mrlato_jax.edge.cases import case
-from mrlato_jax.edge.codec import framed, unframed
+from mrlato_jax.edge.codec import framed, packed, unframed
 from mrlato_jax.edge.installed import load
 from mrlato_jax.edge.link import Rates, start_process
+from mrlato_jax.edge.machine import local_executor
 from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.sandbox import check_kind
 from mrlato_jax.edge.stress import hostile
@@ -272,6 +275,31 @@ def test_what_only_a_server_may_run_waits_for_one_and_then_says_so(keys: Path, m
     go(work())
 
 
+def test_a_run_that_ends_leaves_the_others_of_its_machine_alone() -> None:
+    """Also where the machine is in the middle of a task, and takes no message."""
+
+    async def work() -> None:
+        machine = await local_executor(APPS[:1], 1.0)
+        try:
+            program = dags.program_of(graph(700.0), MACHINE_HZ)
+            order = Order.of("dag", program.calls, [0], frozenset(), [0]).packed()
+            stays, ends = machine.open(), machine.open()
+            await stays.send("begin", body=order)
+            await ends.send("begin", body=order)
+            sending = asyncio.create_task(stays.send("result", 1, body=bytes(3 * 2**20)))  # more than a pipe holds
+            await asyncio.sleep(0.2)
+            begin = time.monotonic()
+            await ends.close()
+            assert time.monotonic() - begin < 0.3
+            kinds = [header[0] async for header, _ in stays.messages()]
+            assert kinds == ["done", "finished"]
+            await sending
+        finally:
+            await machine.stop()
+
+    go(work())
+
+
 def test_a_lost_local_executor_and_a_task_beyond_its_time(keys: Path) -> None:
     async def work() -> None:
         host = Host(APPS, keys, kind="process", rules=Rules(task_s=0.3))
@@ -350,6 +378,69 @@ def test_a_link_that_is_cut_or_slow_does_not_keep_the_result(keys: Path, monkeyp
                 found = await run(equipment, graph(), ALL_OFFLOAD, patience_s=1.0)
                 check_result(found, graph())
                 assert "not done after 1.0 s" in found.events[0][1]
+
+    go(work())
+
+
+def test_a_link_that_is_cut_without_a_word_is_noticed(keys: Path) -> None:
+    """By the connection's own questions, although both ends wait for a long task and send nothing."""
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        port = await host.start()
+        with start_process(("127.0.0.1", port), Rates(4e6, 4e6)) as link:
+            async with Ue(APPS, f"127.0.0.1:{link.port}", keys, "alice") as equipment:
+                lengthy = dataclasses.replace(graph(), cycles=np.array([30.0, 1, 1, 1, 1, 1]) * MACHINE_HZ)
+                running = asyncio.create_task(
+                    run(equipment, lengthy, [1, 0, 0, 0, 0, 0], patience_s=25.0)  # else task 0 would run for 30 s
+                )
+                await _when_offloading(host, "alice", 0.5)
+                link.cut(silent=True)
+                begin = time.monotonic()
+                while equipment.server is not None and time.monotonic() - begin < 20:
+                    await asyncio.sleep(0.05)
+                assert time.monotonic() - begin < 15
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+    go(work())
+
+
+def test_a_host_that_goes_while_the_uplink_is_busy(keys: Path) -> None:
+    many = 200
+    dag = mj.TaskGraph.from_edges(
+        cycles=[MACHINE_HZ * 1e-4] * many, upload_bytes=[2e3] * many, download_bytes=[1e3] * many, edges=[(0, 1)]
+    )
+    rng = random.Random(5)
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        address = f"127.0.0.1:{await host.start()}"
+        async with Ue(APPS, address, keys, "alice") as equipment:
+            for _ in range(8):
+                running = asyncio.create_task(run(equipment, dag, [1] * many))
+                await asyncio.sleep(rng.uniform(0.01, 0.05))
+                os.killpg(await _when_offloading(host, "alice", 0.0), signal.SIGKILL)
+                check_result(await running, dag)
+
+    go(work())
+
+
+def test_a_caller_who_does_not_read_is_out_when_its_time_is_over(keys: Path) -> None:
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process", rules=Rules(run_s=0.5))
+        address = f"127.0.0.1:{await host.start()}"
+        connection = await Connection.open(address, keys, "alice")
+        big = dataclasses.replace(graph(1.0), download_bytes=np.full(6, 20e6))
+        program = dags.program_of(big, MACHINE_HZ)
+        call = connection.call()
+        order = Order.of("dag", program.calls, range(6), frozenset([0]), range(6))
+        await call.write(framed(["begin"], order.packed()))
+        await call.write(framed(["own", 0], packed([[bytes(8)]])))
+        await asyncio.sleep(1.5)
+        assert host._admission.runs("alice") == 0
+        call.cancel()
+        await connection.close()
 
     go(work())
 
