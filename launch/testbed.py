@@ -4,9 +4,10 @@
     python launch/testbed.py --app=exp2:n20:5 --app=app.json --channel=paper --channel=resident --out=FOLDER
     python launch/testbed.py --app=map_reduce --runs=3 --json=-
 
-An application is one of ours (ar, map_reduce, network), EXPERIMENT:SET:NUMBER (a DAG of data/), a file of a DAG (.json,
-.dot), or an application of yours (package.module:name, file.py:name) that declares an example of its arguments. As root
-both ends get network namespaces with a shaped link between them; without root the link is loopback, paced by a proxy.
+An application is one of ours (ar, map_reduce, navigate, network), EXPERIMENT:SET:NUMBER (a DAG of data/), a file of a
+DAG (.json, .dot), or an application of yours (package.module:name, file.py:name) that declares an example of its
+arguments. As root both ends get network namespaces with a shaped link between them; without root the link is loopback,
+paced by a proxy.
 
 Writes OUT/testbed.json, .md and a picture of both schedules for each application. Stopped, the same command goes on.
 """
@@ -69,9 +70,8 @@ def main(_: list[str]) -> int:
     out = Path(FLAGS.out).absolute() if FLAGS.out else None
     if out is not None:
         check_writable(out)
-    core = (testbed.cores() or (None,))[0]
-    chosen = [cases.case(name, system, core=core) for name in FLAGS.app]
-    bed = Bed(system, sorted({case.app for case in chosen}), link=FLAGS.link, vm=FLAGS.vm)
+    bed = Bed(system, link=FLAGS.link, vm=FLAGS.vm)
+    chosen = [bed.case(name) for name in FLAGS.app]
     identity = {
         **{name: getattr(FLAGS, name) for name in ("runs", "mode", "channel", "policy", "calibrate", "link", "vm")},
         **{field: getattr(system, field) for field in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")},
@@ -86,7 +86,7 @@ def main(_: list[str]) -> int:
         for number, (case, channel) in enumerate(((c, k) for c in chosen for k in FLAGS.channel), start=1):
             done = record.rows.get(case.name, {}) if record is not None else {}
             if channel not in done:
-                row, shown = measured(bed, case, dataclasses.replace(system, channel=channel), scheduler)
+                row, shown = measured(bed, case, dataclasses.replace(case.system, channel=channel), scheduler)
                 done = {channel: row}
                 if record is not None and out is not None:
                     record.add(case.name, channel, row)

@@ -39,9 +39,9 @@ import mrlato_jax as mj
 from mrlato_jax.drawing import png
 from mrlato_jax.edge import comparison
 from mrlato_jax.edge.calibrate import calibrate
-from mrlato_jax.edge.cases import case, one
+from mrlato_jax.edge.cases import one
 from mrlato_jax.edge.scheduler import Scheduler
-from mrlato_jax.edge.testbed import Bed, cores
+from mrlato_jax.edge.testbed import Bed
 
 plt.rcParams["figure.dpi"] = 70
 MS = 1e3  # the package computes in seconds, figures and tables show milliseconds
@@ -49,38 +49,39 @@ MS = 1e3  # the package computes in seconds, figures and tables show millisecond
 # %% [markdown]
 # ## Applications, measured
 #
-# `case` runs an application a few times on a machine like the phone and measures each task's work and the bytes of its
-# result. An application of the data sets has both already: its tasks burn their cycles and carry their bytes. The phone
-# gets a tenth of the server's clock.
+# `Bed` is a testbed: a phone and a server on this machine. Its `case` runs an application a few times at both ends and
+# measures each task's work and the bytes of its result. A DAG of the data sets has both already: its tasks burn their
+# cycles and carry their bytes. The phone gets a tenth of the processor's time. Programs that compute on much data
+# find the caches cold after each pause, so that their phone is slower than a tenth.
 
 # %%
 system = mj.System(channel="resident")
-core = (cores() or (None,))[0]
-cases = [case(name, system, core=core) for name in NAMES]
+bed = Bed(system)
+cases = [bed.case(name) for name in NAMES]
 for chosen in cases:
-    graph = chosen.graph
-    work, sent = MS * graph.cycles.sum() / one(system.ue_hz), graph.download_bytes.sum() / 1e3
+    graph, hertz = chosen.graph, one(chosen.system.ue_hz)
+    work, sent = MS * graph.cycles.sum() / hertz, graph.download_bytes.sum() / 1e3
     print(
-        f"{chosen.name:12s} {graph.num_tasks:3d} tasks, {work:6.0f} ms of work at the phone, {sent:5.0f} kB of results"
+        f"{chosen.name:12s} {graph.num_tasks:3d} tasks, {work:6.0f} ms of work at a phone of {hertz / 1e9:.2f} GHz, "
+        f"{sent:5.0f} kB of results"
     )
 
 # %% [markdown]
 # ## Both ends, and a run
 #
-# `Bed` starts the server and makes the link: network namespaces and the kernel's shaping where this machine allows
+# `with bed` starts the server and makes the link: network namespaces and the kernel's shaping where this machine allows
 # them, else a proxy. Each application runs under four plans. The picture has one run of the last application: above,
 # pale, what the model says; below what was measured.
 
 # %%
 scheduler = Scheduler()
-plans = {chosen.name: {mode: scheduler.plan(chosen.graph, system, mode) for mode in MODES} for chosen in cases}
-bed = Bed(system, sorted({chosen.app for chosen in cases}))
+plans = {chosen.name: {mode: scheduler.plan(chosen.graph, chosen.system, mode) for mode in MODES} for chosen in cases}
 with bed:
-    runs = {chosen.name: bed.runs(chosen, system, plans[chosen.name], RUNS) for chosen in cases}
+    runs = {chosen.name: bed.runs(chosen, chosen.system, plans[chosen.name], RUNS) for chosen in cases}
 print(f"link: {bed.link}; isolation: {bed.vm}; the phone's clock: by {bed.clock}")
 last = cases[-1]
 shown = next(run for mode, _, run in runs[last.name] if mode == "search")
-model = comparison.predicted(shown, last.graph, system)
+model = comparison.predicted(shown, last.graph, last.system)
 display(Image(png(comparison.both_schedules(shown, model, last.graph.num_tasks, f"{last.name}, search"))))
 
 # %% [markdown]
@@ -89,7 +90,7 @@ display(Image(png(comparison.both_schedules(shown, model, last.graph.num_tasks, 
 # A point is a run. On the line the model is right.
 
 # %%
-rows = [comparison.as_row(chosen, system, *run) for chosen in cases for run in runs[chosen.name]]
+rows = [comparison.as_row(chosen, chosen.system, *run) for chosen in cases for run in runs[chosen.name]]
 
 
 def scatter(axes, rows, title):
@@ -125,7 +126,7 @@ print(f"the plan of search was faster than all-local and all-offload in {kept} o
 
 # %%
 for chosen in cases:
-    late = comparison.lateness([run for _, _, run in runs[chosen.name]], chosen.graph, system)
+    late = comparison.lateness([run for _, _, run in runs[chosen.name]], chosen.graph, chosen.system)
     said = [
         f"{resource} {row['median_ms']:+5.1f} ms ({row['median_percent']:+3.0f} %)" for resource, row in late.items()
     ]
@@ -138,7 +139,9 @@ for chosen in cases:
 # and the time of each message. Each application is planned and run again with what its runs imply.
 
 # %%
-known = {chosen.name: calibrate([run for _, _, run in runs[chosen.name]], chosen.graph, system) for chosen in cases}
+known = {
+    chosen.name: calibrate([run for _, _, run in runs[chosen.name]], chosen.graph, chosen.system) for chosen in cases
+}
 again = {
     name: {mode: scheduler.plan(found.graph, found.system, mode) for mode in MODES} for name, found in known.items()
 }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
 
 from mrlato_jax.dag import dataset
 from mrlato_jax.dag.formats.any_format import Unsaid, read_any
@@ -34,6 +37,7 @@ class Case(NamedTuple):
         program: its tasks.
         graph: its DAG.
         arguments: values for the program's arguments.
+        system: that it is planned for.
     """
 
     name: str
@@ -41,6 +45,14 @@ class Case(NamedTuple):
     program: Program
     graph: TaskGraph
     arguments: Mapping[str, Any]
+    system: System
+
+
+class Place(NamedTuple):
+    """Where an application is measured."""
+
+    share: float = 1.0  # of a core's time
+    core: int | None = None  # processor core; None: any
 
 
 def case(
@@ -48,51 +60,62 @@ def case(
     system: System,
     arguments: Mapping[str, Any] | None = None,
     *,
-    share: float | None = None,
-    core: int | None = None,
+    ue: Place | None = None,
+    vm: Place | None = None,
 ) -> Case:
     """An application by its name. A user's own is measured: it runs a few times on a machine like the UE.
+
+    Where it is measured at a machine like the VM, too, its cycles are what it takes there, and the UE's clock is what
+    this application finds: a clock that is rationed is slower than its share, since caches are cold after each pause.
 
     Args:
         name: one of `APPLICATIONS`; EXPERIMENT:SET:NUMBER, a DAG of `data/`, such as exp2:n20:5; a file of a DAG; or an
             application that declares an example of its arguments, as `installed.load` takes it.
-        system: with the UE's clock.
+        system: with the clocks.
         arguments: of the application; None: those of its example.
-        share: of this machine's clock that the UE has; None: as much as it has of the VM's.
-        core: processor core to measure on; None: any.
+        ue: like the UE; None: with as much of this machine's clock as the UE has of the VM's.
+        vm: like the VM, with its whole clock; None: it is not measured there.
 
     Raises:
         InputError: no such application, other arguments than it has, or a task that fails.
     """
-    if share is None:
-        share = min(1.0, one(system.ue_hz) / one(system.vm_hz))
-    machine_hz = one(system.ue_hz) / share
+    ue = ue or Place(min(1.0, one(system.ue_hz) / one(system.vm_hz)))
+    machine_hz = one(system.ue_hz) / ue.share
     experiment, _, rest = name.partition(":")
     if experiment in EXPERIMENTS and rest:
-        return of_graph(name, _of_data(name, experiment, rest), machine_hz)
+        return of_graph(name, _of_data(name, experiment, rest), machine_hz, system)
     where = APPLICATIONS.get(name, name)
     if Path(where).suffix in (".json", ".dot", ".gv"):
-        return of_graph(Path(where).stem, read_any(Path(where), Unsaid()), machine_hz)
+        return of_graph(Path(where).stem, read_any(Path(where), Unsaid()), machine_hz, system)
     app = load(where)
     if arguments is None:
         arguments = app.example_arguments()
-    found = apart(lambda: asyncio.run(_measured(where, app, arguments, machine_hz, share, core)))
-    return Case(app.name, where, found.program, found.graph, arguments)
+    given = arguments
+
+    def measured(place: Place) -> Measured:
+        return apart(lambda: asyncio.run(_measured(where, app, given, machine_hz, place)))
+
+    found = measured(ue)
+    if vm is not None:
+        slow, found = found, measured(vm)
+        pause = float(np.median(slow.seconds, axis=0).sum() / np.median(found.seconds, axis=0).sum())
+        system = dataclasses.replace(system, ue_hz=one(system.ue_hz) / pause)
+    return Case(app.name, where, found.program, found.graph, arguments, system)
 
 
 async def _measured(
-    where: str, app: Application, arguments: Mapping[str, Any], machine_hz: float, share: float, core: int | None
+    where: str, app: Application, arguments: Mapping[str, Any], machine_hz: float, place: Place
 ) -> Measured:
-    machine = await local_executor([where], share, core)
+    machine = await local_executor([where], place.share, place.core)
     try:
         return await measure_at(machine, app, arguments, machine_hz=machine_hz)
     finally:
         await machine.stop()
 
 
-def of_graph(name: str, graph: TaskGraph, machine_hz: float) -> Case:
+def of_graph(name: str, graph: TaskGraph, machine_hz: float, system: System) -> Case:
     """A DAG whose tasks burn their cycles."""
-    return Case(name, DAGS, program_of(graph, machine_hz), graph, {})
+    return Case(name, DAGS, program_of(graph, machine_hz), graph, {}, system)
 
 
 def _of_data(name: str, experiment: str, rest: str) -> TaskGraph:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mrlato_jax.dag.formats.json_graph import write_json
 from mrlato_jax.edge import certificates, sandbox
-from mrlato_jax.edge.cases import Case, case
+from mrlato_jax.edge.cases import Case, Place, case
 from mrlato_jax.edge.comparison import as_row
 from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.scheduler import HOW, Scheduler
@@ -125,7 +125,7 @@ def _case(options: argparse.Namespace, system: System) -> Case:
     given = None
     if options.arguments is not None:
         given = parse_json(options.arguments.encode(), "arguments", "a JSON object of the application's arguments")
-    return case(options.app, system, given, share=options.share)
+    return case(options.app, system, given, ue=Place(options.share))
 
 
 def _run(options: argparse.Namespace) -> int:

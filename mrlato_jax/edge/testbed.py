@@ -2,7 +2,8 @@
 
 As root, each end has a network namespace of its own and the kernel shapes the link. Otherwise both are on loopback, and
 a proxy of ours paces what they send. Each end has a core of its own where there are two, and the UE's clock is set by a
-quota of processor time, or by waiting after each task where quotas cannot be set.
+quota of processor time, or by waiting after each task where quotas cannot be set. A process that does nothing keeps
+each core awake: a core that falls asleep in the pauses of a quota has half its speed when it wakes up.
 """
 
 from __future__ import annotations
@@ -16,22 +17,32 @@ import selectors
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from mrlato_jax.edge import certificates, namespaces, sandbox
-from mrlato_jax.edge.cases import Case, apart, one
+from mrlato_jax.edge.cases import Case, Place, apart, case, one
 from mrlato_jax.edge.link import LinkProcess, Rates, start_process
 from mrlato_jax.edge.namespaces import ShapedLink
 from mrlato_jax.edge.ue import Run, Ue
-from mrlato_jax.errors import InputError, check_choice, check_type
+from mrlato_jax.errors import InputError, check_choice, check_type, escaped
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import Plan
 
 LINKS = ("netns", "paced")
 CLOCKS = ("quota", "waiting")
 USER = "ue"
+# Of the lowest priority: whatever else wants the core has it at once.
+_STAY_AWAKE = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+os.sched_setaffinity(0, {int(sys.argv[1])})
+while os.getppid() == int(sys.argv[2]):
+    for _ in range(1_000_000):
+        pass
+"""
 START_S = 60.0  # that the MEC host may take until it serves
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
@@ -41,7 +52,6 @@ class Bed:
 
     Args:
         system: one server; its rates are the link's, and its clocks have the ratio that the ends are given.
-        apps: the deployed applications, as `installed.load` takes them.
         link: one of `LINKS`; None: namespaces where this machine can have them.
         vm: isolation of the VMs, one of `sandbox.KINDS`; None: bubblewrap where this machine can have it.
 
@@ -49,17 +59,19 @@ class Bed:
         link: what the link is.
         vm: what isolates the VMs.
         clock: how the UE's clock is set, one of `CLOCKS`.
-        cores: as `cores` says.
+        cores: processor cores of the UE and of the MEC host; None where there are not two.
 
     Raises:
         InputError: several servers, a VM that is slower than the UE, or a link or isolation that this machine has not.
+
+    Use it with `with`, once it has its applications by `case`.
     """
 
-    def __init__(self, system: System, apps: Sequence[str], *, link: str | None = None, vm: str | None = None) -> None:
+    def __init__(self, system: System, *, link: str | None = None, vm: str | None = None) -> None:
         check_type("system", system, System)
         if system.num_servers != 1:
             raise InputError(f"system has {system.num_servers} servers; accepted: 1")
-        self._share = one(system.ue_hz) / one(system.vm_hz)
+        self._system, self._share = system, one(system.ue_hz) / one(system.vm_hz)
         if self._share > 1:
             raise InputError(
                 f"system has a UE at {system.ue_hz} Hz; accepted: at most the VM's clock, {system.vm_hz} Hz"
@@ -73,16 +85,36 @@ class Bed:
         self.vm = vm or ("bubblewrap" if _can_isolate() else "process")
         sandbox.check_kind(self.vm)
         self.clock = CLOCKS[sandbox.limits() == "rlimit"]
-        self.cores = cores()
-        self._apps = tuple(apps)
+        allowed = sorted(os.sched_getaffinity(0))
+        self.cores = (allowed[0], allowed[-1]) if len(allowed) > 1 else None
+        self._apps: set[str] = set()
         self._stack = contextlib.ExitStack()
         self._host: subprocess.Popen[str] | None = None
         self._shaped: ShapedLink | None = None
         self._paced: LinkProcess | None = None
         self._port = 0
 
+    def case(self, name: str, arguments: Mapping[str, Any] | None = None) -> Case:
+        """An application to run here, measured at both ends' cores and clocks; `cases.case` says what it may be.
+
+        Args:
+            name: of the application.
+            arguments: of it; None: those of its example.
+
+        Raises:
+            InputError: as `cases.case` does.
+        """
+        ue_core, vm_core = self.cores or (None, None)
+        with self._awake():
+            found = case(name, self._system, arguments, ue=Place(self._share, ue_core), vm=Place(1.0, vm_core))
+        self._apps.add(found.app)
+        return found
+
     def __enter__(self) -> Self:
+        if not self._apps:
+            raise InputError("the testbed has no application; accepted: at least one, by `case`")
         try:
+            self._stack.enter_context(self._awake())
             folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mrlato-testbed-")))
             self._credentials = folder
             hosts = ["localhost", "127.0.0.1"]
@@ -98,6 +130,20 @@ class Bed:
             self._stack.close()
             raise
         return self
+
+    @contextlib.contextmanager
+    def _awake(self) -> Iterator[None]:
+        """Keeps the cores of both ends awake, where the clock is a quota."""
+        processes = []
+        try:
+            for core in self.cores or () if self.clock == "quota" else ():
+                words = [sys.executable, "-I", "-S", "-c", _STAY_AWAKE, str(core), str(os.getpid())]
+                processes.append(subprocess.Popen(words, stdin=subprocess.DEVNULL))
+            yield
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -174,26 +220,29 @@ class Bed:
         """Starts the MEC host, at the port that it had where it is started again.
 
         Raises:
-            InputError: it does not serve; its own words are on standard error.
+            InputError: it does not serve; the error has its last words.
         """
         host = "127.0.0.1" if self._shaped is None else self._shaped.mec_address
         words = [
             sys.executable, "-m", "mrlato_jax.edge.command", "serve", f"--credentials={self._credentials}",
             f"--listen={host}:{self._port}", f"--vm={self.vm}", "--json=-", "--until-input-ends",
-            *(f"--app={app}" for app in self._apps),
+            *(f"--app={app}" for app in sorted(self._apps)),
         ]  # fmt: skip
         if self.cores is not None:
             words.append(f"--core={self.cores[1]}")
         # Not by `ip netns exec`, which hides the control groups.
         with contextlib.nullcontext() if self._shaped is None else _inside(self._shaped.mec):
-            self._host = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            said = self._stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115
+            self._host = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
         assert self._host.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._host.stdout, selectors.EVENT_READ)
             line = self._host.stdout.readline() if selector.select(START_S) else ""
         if not line:
             self.kill_host()
-            raise InputError("MEC host does not serve; accepted: applications and rules with which it does")
+            said.seek(0)
+            last = escaped(" | ".join(said.read()[-500:].split("\n")).strip(" |"))
+            raise InputError(f"MEC host does not serve ({last}); accepted: applications with which it does")
         self._port = json.loads(line)["port"]
 
     def kill_host(self) -> None:
@@ -205,12 +254,6 @@ class Bed:
                 if stream is not None:
                     stream.close()
             self._host = None
-
-
-def cores() -> tuple[int, int] | None:
-    """Processor cores of the UE and of the MEC host; None where there are not two."""
-    allowed = sorted(os.sched_getaffinity(0))
-    return (allowed[0], allowed[-1]) if len(allowed) > 1 else None
 
 
 def _can_isolate() -> bool:
