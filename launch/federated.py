@@ -50,6 +50,12 @@ flags.DEFINE_string("json", None, "Where the result is written as one line of JS
 flags.DEFINE_float("patience_s", 60.0, "Seconds that a UE may take before it is asked again.")
 flags.DEFINE_float("poll_s", 0.2, "Seconds from one look for messages to the next.")
 flags.DEFINE_float("norm_bound", 0.0, "Largest norm of an update; 0: the one that follows from the settings.")
+flags.DEFINE_enum(
+    "aggregation",
+    "mean",
+    ["mean", "median", "trimmed_mean"],
+    "What the outer step is over: the updates of all UEs, or number by number their median or trimmed mean.",
+)
 flags.DEFINE_integer("kill_every", 0, "Kill a UE or the server, in turn, in the middle of each such round; 0: never.")
 flags.DEFINE_list("faults", [], "What UEs do wrong, once each: ROUND:UE:WHAT, with commas between them.")
 flags.DEFINE_bool("compare", False, "Also train in one process, and say how far the parameters are apart.")
@@ -69,6 +75,8 @@ def main(_: list[str]) -> int:
     check_number("rounds", FLAGS.rounds, low=1, integer=True)
     check_number("kill_every", FLAGS.kill_every, low=0, integer=True)
     check_number("timeout_s", FLAGS.timeout_s, low=0.0)
+    if FLAGS.compare and FLAGS.aggregation != "mean":
+        raise InputError(f"compare is with aggregation {FLAGS.aggregation}; accepted: mean, as in one process")
     if importlib.util.find_spec("flwr") is None:
         raise InputError("Flower is not installed; accepted: pip install 'mrlato-jax[edge]'")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # several processes do not share an accelerator
@@ -152,7 +160,7 @@ def _federation(federated: Any) -> Any:
         faults.append(federated.Fault(int(number), int(ue), what))
     data = None if FLAGS.data is None else str(Path(FLAGS.data).resolve())
     return federated.Federation(
-        config, FLAGS.ues, data, FLAGS.norm_bound, FLAGS.patience_s, FLAGS.poll_s, tuple(faults)
+        config, FLAGS.ues, data, FLAGS.norm_bound, FLAGS.patience_s, FLAGS.poll_s, tuple(faults), FLAGS.aggregation
     )
 
 

@@ -122,6 +122,45 @@ def test_gradients_are_federated_as_well(data: Path, tmp_path: Path) -> None:
     assert federated.largest_difference(alone, server.params) <= 1e-5
 
 
+# ---- robust aggregation
+
+
+def test_one_poisoned_ue_moves_the_mean_far_and_the_median_little(data: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, iterations=1, learning=dataclasses.replace(CONFIG.learning, meta_batch=UES))
+    honest = Federation(config, UES, str(data))
+    poisoned = dataclasses.replace(honest, faults=(Fault(1, 0, "poison"),))
+    message = GlobalTrainer(honest, tmp_path / "state", KEYS).message()
+    given = [LocalTrainer(honest, ue, key).answer(message) for ue, key in enumerate(KEYS)]
+    bad = LocalTrainer(poisoned, 0, KEYS[0]).answer(message)
+
+    def after(aggregation: str, first: bytes) -> dict[str, np.ndarray]:
+        federation = dataclasses.replace(honest, aggregation=aggregation)
+        server = GlobalTrainer(federation, tmp_path / f"{aggregation}{first is bad}", KEYS)
+        for answer in (first, *given[1:]):
+            assert server.offer(answer).refused is None  # its norm is one that an honest UE may have
+        server.finish(1.0, UES)
+        return server.params
+
+    theta = codec.unpacked(message)["arrays"]
+    mean, median = after("mean", given[0]), after("median", given[0])
+    step = federated.update_norm(mean, theta)
+    by_mean = federated.update_norm(after("mean", bad), mean)
+    by_median = federated.update_norm(after("median", bad), median)
+    assert by_mean > step / 4
+    assert by_median < by_mean / 20
+
+
+@pytest.mark.parametrize("aggregation", ["median", "trimmed_mean"])
+def test_the_middle_of_what_ues_sent(aggregation: str) -> None:
+    rows = np.array([[1, 9], [2, 8], [3, 1e6], [1e6, 7], [4, -1e6]], np.float32)
+    if aggregation == "trimmed_mean":
+        pytest.importorskip("flwr")
+    middle = federated.robust(aggregation, rows)
+    assert middle.dtype == rows.dtype
+    assert np.array_equal(middle, np.tile(np.array([3, 8], np.float32), (5, 1)))
+    assert federated.robust("mean", rows) is rows
+
+
 # ---- what is refused
 
 
@@ -271,6 +310,12 @@ def test_who_is_asked() -> None:
         ({"patience_s": 0.0}, {}, "patience_s is 0.0"),
         ({"faults": (Fault(1, 0, "magic"),)}, {}, "fault is 1:0:'magic'; accepted"),
         ({"faults": (Fault(1, 3, "nan"),)}, {}, "fault is 1:3:'nan'; accepted"),
+        ({"aggregation": "mode"}, {}, "aggregation is 'mode'; accepted: mean, median, trimmed_mean"),
+        (
+            {"aggregation": "median"},
+            {},
+            "aggregation is median over 2 UEs; accepted: mean, or a meta_batch of at least 3",
+        ),
         ({}, {"meta_update": "joint"}, "meta_update is joint"),
         ({}, {"learn_from": "optimum"}, "learn_from is optimum"),
         ({}, {"graphs_per_task": 99}, "graphs_per_task is 99"),
@@ -465,8 +510,10 @@ def test_refusals_of_the_command(data: Path, tmp_path: Path) -> None:
         ("--rounds=0", "rounds is 0"),
         ("--faults=1:nan", "faults has '1:nan'; accepted: ROUND:UE:WHAT"),
         ("--meta_update=joint", "meta_update is joint"),
+        ("--aggregation=mode", "aggregation is 'mode'; accepted: mean, median, trimmed_mean"),
+        ("--aggregation=median", "aggregation is median over 2 UEs; accepted: mean, or a meta_batch of at least 3"),
     ):
-        words = launch(data, flag)[2:]
+        words = launch(data, "--ues=2", flag)[2:]
         ran = run_here("federated.py", *words, cwd=tmp_path)
         assert ran.returncode == 2, ran.stderr
         assert message in ran.stderr
