@@ -61,6 +61,7 @@ flower_superexec()
 # Arguments: a file with the operator's token, the folder of the app, then files with the public keys of SuperNodes.
 SUBMIT = f"""
 import sys
+from click import ClickException
 from flwr.cli import utils
 from flwr.cli.app import app
 from flwr.cli.auth_plugin.noop_auth_plugin import NoOpCliAuthPlugin
@@ -73,8 +74,11 @@ class Operator(NoOpCliAuthPlugin):
         return [*metadata, (ACCESS_TOKEN_KEY, token)]
 
 utils.load_cli_auth_plugin_from_connection = lambda host, authn_type=None: Operator(host)
-for key in keys:
-    app(["supernode", "register", key, "{CONNECTION}"], standalone_mode=False)
+try:
+    for key in keys:
+        app(["supernode", "register", key, "{CONNECTION}"], standalone_mode=False)
+except ClickException as error:
+    sys.exit("error: " + error.format_message())
 app(["run", folder, "{CONNECTION}"])
 """
 

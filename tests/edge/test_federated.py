@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from tiny_run import CONFIG, ROOT, alive, dataset, flags_of, wait_until_gone
 
 from mrlato_jax.config import LearningConfig
 from mrlato_jax.dag.dataset import save
-from mrlato_jax.edge import codec, federated
+from mrlato_jax.edge import codec, federated, federated_flower
 from mrlato_jax.edge.federated import Fault, Federation, GlobalTrainer, LocalTrainer
 from mrlato_jax.errors import InputError
+from mrlato_jax.processes import free_port
 
 UES, ROUNDS = 3, 3
 needs_flower = pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="Flower is not installed")
@@ -467,6 +469,82 @@ def test_flower_with_faults_and_kills(data: Path, tmp_path: Path) -> None:
     assert result["largest_difference"] <= 1e-5
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)  # all rounds are done
     assert json.loads(again.stdout.splitlines()[-1])["params_sha256"] == result["params_sha256"], again.stderr
+
+
+@needs_flower
+@pytest.mark.slow
+def test_strangers_are_refused_and_the_training_goes_on(data: Path, tmp_path: Path) -> None:
+    import httpx
+    from flwr.proto.runtime_pb2 import AcquireTaskRequest
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+    from flwr.supercore.runtime import RuntimeHttpClient
+
+    run, key, token = tmp_path / "run", tmp_path / "stranger.key", tmp_path / "token"
+    key.write_bytes(federated_flower.new_node_key())
+    public = key.with_suffix(".pub")
+    public.write_bytes(federated_flower.public_of(key.read_bytes()))
+    token.write_bytes(b"0" * 64)
+    log = run / "processes" / "flower" / "superlink.log"
+    authority = run / "flower" / "certificates" / "ca.pem"
+    command = launch(data, "--ues=2", "--rounds=12", "--compare", "--json=-", f"--run={run}", "--timeout_s=400")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("server started"):
+                break
+        connection = (run / "processes" / "flower" / "config.toml").read_bytes()
+        (tmp_path / "config.toml").write_bytes(connection)
+        address = tomllib.loads(connection.decode())["superlink"]["here"]["address"]
+        with (
+            RuntimeHttpClient.from_server_address(
+                address, False, authority.read_bytes(), [RuntimeVersionHttpInterceptor(component_name="SuperExec")]
+            ) as client,
+            pytest.raises(httpx.HTTPStatusError, match="401"),
+        ):
+            client.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-serverapp"]))
+
+        def node(*words: str) -> tuple[str, ...]:
+            where = ["--superlink", address, "--host", "127.0.0.1", "--port", str(free_port())]
+            return (federated_flower.SUPERNODE, "0.2", *where, "--isolation", "process", "--max-retries", "2", *words)
+
+        trusts = f"--root-certificates={authority}"
+        strangers = {
+            node(trusts, f"--auth-supernode-private-key={key}"): "Failed to activate SuperNode",
+            node(trusts): "All SuperNodes must be registered",
+            node("--insecure"): "Server disconnected",
+            node(): "certificate verify failed",  # it does not trust SuperLink's authority
+            (federated_flower.SUBMIT, str(token), str(run / "flower" / "app"), str(public)): "Authentication failed",
+        }
+        environment = {**os.environ, "FLWR_HOME": str(tmp_path), "FLWR_TELEMETRY_ENABLED": "0"}
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env={**environment, "FLWR_DISABLE_UPDATE_CHECK": "1"},
+            )
+            for words in strangers
+        ]  # fmt: skip
+        for stranger, said in zip(started, strangers.values(), strict=True):
+            output, _ = stranger.communicate(timeout=100)
+            assert stranger.returncode == 1
+            assert said in output
+        rest = process.stderr.read()
+        result = json.loads(process.stdout.read().splitlines()[-1])
+    assert process.returncode == 0, rest
+    assert result["largest_difference"] == 0
+    assert not any(result["refused"].values())
+    assert log.read_text().count("Activated node_id") == 2
+
+
+def test_who_has_which_file(tmp_path: Path) -> None:
+    files = federated_flower.ServerFiles(tmp_path, 2)
+    contents = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    secrets = {path.name for path in contents if path.suffix in (".key", ".token", ".secret")}
+    assert secrets == {"ca.key", "server.key", "ue0.key", "ue1.key", "operator.token", "superexec.secret"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in contents if path.name in secrets)
+    assert len({contents[key] for key in files.node_keys}) == 2
+    federated_flower.ServerFiles(tmp_path, 2)
+    assert all(path.read_bytes() == content for path, content in contents.items())
 
 
 @needs_flower
