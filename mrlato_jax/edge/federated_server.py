@@ -5,6 +5,7 @@ Flower carries the messages, this module says who is asked and when, and `federa
 
     federation.json   what all know
     keys.json         the key of each UE, in hexadecimal
+    flower/           certificates, keys and secrets of Flower's programs (`federated_flower`)
     state/            the state between rounds
     progress.json     what this server is at: for who watches it
 """
