@@ -83,15 +83,18 @@ app(["run", folder, "{CONNECTION}"])
 """
 
 # Arguments: seconds from one look for messages to the next, then those of `flower-supernode`, which sleeps three
-# seconds where there is no message, and up to twenty where the server is away.
+# seconds where there is no message, and up to twenty where the server is away. SuperLink refuses the key of a node that
+# was killed for two heartbeats, in which it believes it to be there: the shortest that it takes have ten seconds.
 SUPERNODE = """
 import sys, time, types
 poll_s = float(sys.argv.pop(1))
-from flwr.supernode import start_client_internal
+from flwr.supercore import heartbeat
+from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supercore.retry import http_retry
 from flwr.supernode.cli import flower_supernode
 start_client_internal.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, poll_s)))
 http_retry.MAX_RETRY_DELAY = 1
+heartbeat.HEARTBEAT_DEFAULT_INTERVAL = fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL = 10
 sys.argv[0] = "flower-supernode"
 flower_supernode()
 """
