@@ -24,7 +24,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,8 +36,9 @@ from _train_flags import define_train_flags, train_config
 from absl import flags
 
 from mrlato_jax.errors import InputError, check_number
-from mrlato_jax.files import check_writable, parse_json, write_atomically
+from mrlato_jax.files import check_writable, parse_json, write_atomically, write_secret
 from mrlato_jax.methods import learned_method
+from mrlato_jax.processes import end, free_port, start_python
 
 FLAGS = flags.FLAGS
 define_train_flags()
@@ -50,45 +50,24 @@ flags.DEFINE_string("json", None, "Where the result is written as one line of JS
 flags.DEFINE_float("patience_s", 60.0, "Seconds that a UE may take before it is asked again.")
 flags.DEFINE_float("poll_s", 0.2, "Seconds from one look for messages to the next.")
 flags.DEFINE_float("norm_bound", 0.0, "Largest norm of an update; 0: the one that follows from the settings.")
+flags.DEFINE_enum(
+    "aggregation",
+    "mean",
+    ["mean", "median", "trimmed_mean"],
+    "What the outer step is over: the updates of all UEs, or number by number their median or trimmed mean.",
+)
 flags.DEFINE_integer("kill_every", 0, "Kill a UE or the server, in turn, in the middle of each such round; 0: never.")
 flags.DEFINE_list("faults", [], "What UEs do wrong, once each: ROUND:UE:WHAT, with commas between them.")
 flags.DEFINE_bool("compare", False, "Also train in one process, and say how far the parameters are apart.")
 flags.DEFINE_float("timeout_s", 0.0, "Seconds after which the run ends with an error; 0: never.")
 
-LOOPBACK = "127.0.0.1"
 LIGHT = 10, 4  # DAGs of a collection, and trajectories of each
 LOOK_S = 0.05  # seconds from one look at the processes to the next
 START_S = 180.0  # seconds that the server may take to start
 MOST_STARTS = 5  # of one process that ends by itself, before the run does
 SERVER_KILL, UE_KILL = "server", "ue"
 
-# The watch ends a process with the one that has the other end of its standard input.
-_WATCH = (
-    "import os, sys, threading\nthreading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()\n"
-)
-_SUPERLINK = (
-    _WATCH + "sys.argv[0] = 'flower-superlink'\nfrom flwr.superlink.cli import flower_superlink as main\nmain()\n"
-)
-_SUPEREXEC = (
-    _WATCH + "sys.argv[0] = 'flower-superexec'\nfrom flwr.supercore.cli import flower_superexec as main\nmain()\n"
-)
-_FLWR = _WATCH + "sys.argv[0] = 'flwr'\nfrom flwr.cli.app import app as main\nmain()\n"
-_UE = _WATCH + "from mrlato_jax.edge.federated_client import main\nmain()\n"
-
-_APP = """[project]
-name = "mrlato-federated"
-version = "1.0.0"
-description = "names of what is installed at both ends"
-license = "Apache-2.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "mrlato"
-
-[tool.flwr.app.components]
-serverapp = "mrlato_jax.edge.federated_server:app"
-clientapp = "mrlato_jax.edge.federated_client:app"
-"""
+_UE = "from mrlato_jax.edge.federated_client import main\nmain()\n"
 
 
 def main(_: list[str]) -> int:
@@ -96,6 +75,8 @@ def main(_: list[str]) -> int:
     check_number("rounds", FLAGS.rounds, low=1, integer=True)
     check_number("kill_every", FLAGS.kill_every, low=0, integer=True)
     check_number("timeout_s", FLAGS.timeout_s, low=0.0)
+    if FLAGS.compare and FLAGS.aggregation != "mean":
+        raise InputError(f"compare is with aggregation {FLAGS.aggregation}; accepted: mean, as in one process")
     if importlib.util.find_spec("flwr") is None:
         raise InputError("Flower is not installed; accepted: pip install 'mrlato-jax[edge]'")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # several processes do not share an accelerator
@@ -159,7 +140,7 @@ def _keys_in(folder: Path, federated: Any, ues: int) -> list[bytes]:
     """The keys of the UEs, made where there are none yet."""
     path = folder / "keys.json"
     if not path.exists():
-        _write_secret(path, json.dumps([key.hex() for key in federated.new_keys(ues)]))
+        write_secret(path, json.dumps([key.hex() for key in federated.new_keys(ues)]).encode())
     keys: list[bytes] = federated.read_keys(path, ues)
     return keys
 
@@ -179,19 +160,16 @@ def _federation(federated: Any) -> Any:
         faults.append(federated.Fault(int(number), int(ue), what))
     data = None if FLAGS.data is None else str(Path(FLAGS.data).resolve())
     return federated.Federation(
-        config, FLAGS.ues, data, FLAGS.norm_bound, FLAGS.patience_s, FLAGS.poll_s, tuple(faults)
+        config, FLAGS.ues, data, FLAGS.norm_bound, FLAGS.patience_s, FLAGS.poll_s, tuple(faults), FLAGS.aggregation
     )
 
 
 class _Child:
     """A process that ends with this one."""
 
-    def __init__(self, name: str, words: Sequence[str], environment: dict[str, str], log: Path) -> None:
+    def __init__(self, name: str, program: str, words: Sequence[str], environment: dict[str, str], log: Path) -> None:
         self.name, self.log = name, log
-        with open(log, "ab") as file:
-            self._process = subprocess.Popen(
-                words, env=environment, stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=log.parent
-            )
+        self._process = start_python(program, *words, log=log, environment=environment)
 
     @property
     def ended(self) -> int | None:
@@ -202,10 +180,7 @@ class _Child:
         return self._process.wait(seconds)
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        end(self._process)
 
     def last_words(self) -> str:
         """The last line that it wrote of an error."""
@@ -224,18 +199,23 @@ class _Host:
             federation: what all know.
             folder: of the server; what the processes write is below it, too.
             keys: of the UEs.
+
+        Raises:
+            InputError: as `ServerFiles`.
         """
+        from mrlato_jax.edge import federated_flower
+
         self._federation, self._folder, self._keys = federation, folder, keys
-        self._work = work = folder / "processes"
-        self._port = _free_port()
+        self._work = folder / "processes"
+        self._programs = federated_flower
+        self._files = federated_flower.ServerFiles(folder, federation.ues)
+        self._port = free_port(federated_flower.LOOPBACK)
         self._ues: list[_Child | None] = [None] * federation.ues
         self._server: list[_Child] = []
         self._server_since = 0.0
         self._starts: dict[str, int] = {}
         write_atomically(folder / "federation.json", json.dumps(federation.to_json()).encode())
         (folder / "progress.json").unlink(missing_ok=True)
-        (work / "app").mkdir(parents=True, exist_ok=True)
-        (work / "app" / "pyproject.toml").write_text(_APP)
 
     def run_to_the_end(self) -> list[dict[str, Any]]:
         """Returns when all rounds are done: the kills.
@@ -285,40 +265,32 @@ class _Host:
         return values
 
     def _start_ue(self, ue: int) -> None:
+        """A UE, which has its own keys and the authority in its folder."""
         folder = self._work / f"ue{ue}"
-        folder.mkdir(exist_ok=True)
-        key = folder / "key.json"
-        if not key.exists():
-            _write_secret(key, json.dumps([self._keys[ue].hex()]))
-        words = [str(self._folder / "federation.json"), str(key), str(ue), f"{LOOPBACK}:{self._port}", str(folder)]
-        child = _Child(f"UE {ue}", [sys.executable, "-c", _UE, *words], self._environment(folder), folder / "ue.log")
-        self._ues[ue] = child
+        folder.mkdir(parents=True, exist_ok=True)
+        write_secret(folder / "key.json", json.dumps([self._keys[ue].hex()]).encode())
+        write_secret(folder / "node.key", self._files.node_keys[ue].read_bytes())
+        write_atomically(folder / "ca.pem", self._files.authority.read_bytes())
+        words = [str(self._folder / "federation.json"), str(ue), f"{self._programs.LOOPBACK}:{self._port}", str(folder)]
+        self._ues[ue] = _Child(f"UE {ue}", _UE, words, self._environment(folder), folder / "ue.log")
 
     def _start_server(self) -> None:
         """SuperLink, and with it the ServerApp."""
         folder = self._work / "flower"
-        folder.mkdir(exist_ok=True)
-        address = f"{LOOPBACK}:{self._port}"
-        (folder / "config.toml").write_text(
-            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{address}"\ninsecure = true\n'
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.toml", self._files.connection(self._port))
         environment = self._environment(folder) | {"MRLATO_FEDERATION": str(self._folder)}
-        link = [
-            *("--insecure", "--host", LOOPBACK, "--port", str(self._port), "--isolation", "process"),
-            "--disable-runtime-dependency-installation",
-        ]
         started = time.monotonic()
-        self._server = [
-            _Child("SuperLink", [sys.executable, "-c", _SUPERLINK, *link], environment, folder / "superlink.log")
-        ]
-        _wait_for_port(self._port, self._server[0])
-        execute = ["--insecure", "--runtime-api-address", address]
-        self._server.append(
-            _Child("SuperExec", [sys.executable, "-c", _SUPEREXEC, *execute], environment, folder / "superexec.log")
-        )
-        words = ["run", str(self._work / "app"), "here"]
-        submit = _Child("flwr run", [sys.executable, "-c", _FLWR, *words], environment, folder / "flwr-run.log")
-        self._server.append(submit)
+
+        def start(name: str, program: str, words: Sequence[str]) -> _Child:
+            log = folder / f"{name.replace(' ', '-').lower()}.log"
+            self._server.append(_Child(name, program, words, environment, log))
+            return self._server[-1]
+
+        link = start("SuperLink", self._programs.SUPERLINK, self._files.superlink(self._port))
+        _wait_for_port(self._programs.LOOPBACK, self._port, link)
+        start("SuperExec", self._programs.SUPEREXEC, self._files.superexec(self._port))
+        submit = start("flwr run", self._programs.SUBMIT, self._files.submit())
         if submit.wait(START_S):
             raise InputError(f"flwr run failed: {submit.last_words()}")
         self._server_since = time.monotonic()
@@ -399,23 +371,10 @@ class _Host:
         }
 
 
-def _write_secret(path: Path, text: str) -> None:
-    """Writes a new file that nobody else may read."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_for_port(port: int, child: _Child) -> None:
+def _wait_for_port(host: str, port: int, child: _Child) -> None:
     until = time.monotonic() + START_S
     while time.monotonic() < until and child.ended is None:
-        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return
         time.sleep(LOOK_S)
     raise InputError(f"{child.name} does not answer: {child.last_words()}")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -53,9 +54,8 @@ def run_python(
     Returns:
         Its exit status and standard output; standard error is this process's.
     """
-    words = [_WATCH + _SCRIPT + _RUN, str(program)] if isinstance(program, Path) else [_WATCH + program]
     with subprocess.Popen(
-        [sys.executable, "-c", *words, *arguments],
+        _words(program, arguments),
         env={**os.environ, **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -69,6 +69,49 @@ def run_python(
             child.kill()
             raise
     return subprocess.CompletedProcess(child.args, status, output)
+
+
+def start_python(
+    program: str | Path, *arguments: str, log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts a Python program in a fresh interpreter, which runs beside this one; `end` ends it.
+
+    Args:
+        program: its text, or the file that it is in; it must not read standard input.
+        arguments: from `sys.argv[1]` on.
+        log: the file that it writes to, behind what is there; its folder is where the program runs.
+        environment: variables beside this process's.
+    """
+    with open(log, "ab") as file:
+        return subprocess.Popen(
+            _words(program, arguments),
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            cwd=log.parent,
+        )
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Ends a process that `start_python` started, at once."""
+    child.kill()
+    child.wait()
+    if child.stdin is not None:
+        child.stdin.close()
+
+
+def _words(program: str | Path, arguments: Sequence[str]) -> list[str]:
+    words = [_WATCH + _SCRIPT + _RUN, str(program)] if isinstance(program, Path) else [_WATCH + program]
+    return [sys.executable, "-c", *words, *arguments]
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens at, for a program that takes one by its number."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def about_to_compute() -> None:

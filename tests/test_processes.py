@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_run import wait_until_gone
 
-from mrlato_jax.processes import run_python
+from mrlato_jax.processes import end, run_python, start_python
 
 PARENT = """
 import multiprocessing, os, sys, threading, time
@@ -87,3 +87,18 @@ def test_a_process_forked_before_anything_was_loaded_plans_and_one_forked_after_
     lines = run_python(FORKING, "after", environment=environment).stdout.splitlines()
     assert len(lines) == 3
     assert all("this process was forked from one that had computed" in line for line in lines)
+
+
+def test_a_program_beside_this_one_writes_to_its_log_and_is_ended(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    program = "import os, sys, time; print(sys.argv[1], os.environ['A'], os.getcwd(), flush=True); time.sleep(600)"
+    child = start_python(program, "x", log=log, environment={"A": "a"})
+    until = time.monotonic() + 60
+    while log.read_text().count("\n") < 2:
+        assert child.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert log.read_text() == f"before\nx a {tmp_path}\n"
+    end(child)
+    assert child.returncode == -9

@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mrlato_jax.errors import InputError, check_number, check_type, shorten
-from mrlato_jax.files import check_replaceable, check_writable, parse_json, read_regular, write_atomically
+from mrlato_jax.files import check_writable, parse_json, read_regular, write_atomically, write_secret
 
 DAYS = 30
 AUTHORITY_DAYS = 3650  # that an authority is valid, and the most of a certificate
@@ -357,25 +357,8 @@ def _issued(
 
 def _write_pair(folder: Path, name: str, pair: _Pair) -> None:
     """The key first: without the certificate, nothing counts as made."""
-    _write_secret(folder / f"{name}.key", _key_pem(pair.key))
+    write_secret(folder / f"{name}.key", _key_pem(pair.key))
     write_atomically(folder / f"{name}.pem", pair.certificate.public_bytes(serialization.Encoding.PEM))
-
-
-def _write_secret(path: Path, data: bytes) -> None:
-    """As `files.write_atomically`, and never readable by others, also not for a moment."""
-    check_replaceable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)  # the process's mask may have taken away more
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)  # `write_atomically` brings the name to the disk with that of the certificate
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -75,7 +75,10 @@ REFUSALS = {
     "failed": "an error of the UE's program in place of an answer",
 }
 
-FAULTS = ("nan", "infinity", "tree", "shape", "dtype", "norm", "stale", "stranger", "late")
+FAULTS = ("nan", "infinity", "tree", "shape", "dtype", "norm", "stale", "stranger", "late", "poison")
+
+AGGREGATIONS = {"mean": 1, "median": 3, "trimmed_mean": 5}  # and the UEs of a round from which each makes a difference
+TRIMMED = 0.2  # of the UEs, at either end: as Flower's `FedTrimmedAvg`
 
 Arrays = Mapping[str, np.ndarray]
 METRICS = (
@@ -104,6 +107,7 @@ class Federation:
         patience_s: seconds that a UE may take before it is asked again.
         poll_s: seconds from one look for messages to the next.
         faults: what UEs do wrong.
+        aggregation: what (29) is over: the UEs' updates, or number by number their median or trimmed mean.
     """
 
     config: TrainConfig
@@ -113,6 +117,7 @@ class Federation:
     patience_s: float = 60.0
     poll_s: float = 0.2
     faults: tuple[Fault, ...] = ()
+    aggregation: str = "mean"
 
     def __post_init__(self) -> None:
         check_type("config", self.config, TrainConfig)
@@ -133,6 +138,14 @@ class Federation:
                 f"warm_start_iterations is {config.warm_start_iterations}, and UEs have no demonstrations; accepted: 0"
             )
         check_meta_batch(learning.meta_batch, self.ues)
+        if self.aggregation not in AGGREGATIONS:
+            raise InputError(f"aggregation is {shorten(self.aggregation)}; accepted: {', '.join(AGGREGATIONS)}")
+        if learning.meta_batch < AGGREGATIONS[self.aggregation]:
+            raise InputError(
+                f"aggregation is {self.aggregation} over {learning.meta_batch} UEs; accepted: "
+                f"{', '.join(name for name, least in AGGREGATIONS.items() if learning.meta_batch >= least)}, or a "
+                f"meta_batch of at least {AGGREGATIONS[self.aggregation]}"
+            )
         for fault in self.faults:
             if fault.what not in FAULTS or not 0 <= fault.ue < self.ues or fault.round < 1:
                 raise InputError(
@@ -280,6 +293,37 @@ def norm_bound(learning: LearningConfig, numbers: int) -> float:
     return ROOM * learning.inner_lr * steps * math.sqrt(numbers)
 
 
+def bound_of(federation: Federation, like: Arrays) -> float:
+    """The largest norm of an update that the server accepts.
+
+    Args:
+        federation: whose settings say it.
+        like: the network's arrays.
+    """
+    numbers = sum(array.size for array in like.values())
+    return federation.norm_bound or norm_bound(federation.config.learning, numbers)
+
+
+def robust(aggregation: str, visited: np.ndarray) -> np.ndarray:
+    """What UEs sent, with each row replaced by the middle of all, number by number; `mean` leaves it as it is.
+
+    (29) is then over equal rows. A UE whose numbers are far off moves a median or a trimmed mean little.
+
+    Args:
+        aggregation: a name in AGGREGATIONS.
+        visited: a row for each UE.
+    """
+    if aggregation == "mean":
+        return visited
+    if aggregation == "median":
+        middle = np.median(visited, axis=0)
+    else:
+        from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
+
+        middle = trim_mean(visited, TRIMMED)
+    return np.broadcast_to(middle.astype(visited.dtype), visited.shape)
+
+
 # ---- keys and signatures
 
 
@@ -362,7 +406,7 @@ class LocalTrainer:
         for fault in self._federation.faults:
             if fault[:2] == (number, self._ue) and fault not in self._done_wrong:
                 self._done_wrong.add(fault)
-                return self._wrong(fault.what, body)
+                return self._wrong(fault.what, body, arrays)
         return signed(self._ue, self._key, body)
 
     def _trained(self, arrays: Arrays, batch: MetaBatch) -> dict[str, Any]:
@@ -375,8 +419,8 @@ class LocalTrainer:
         del values["update_norm"]  # of the outer step
         return {"arrays": named(unflat(visited[0], take(theta, 0))), "metrics": values}
 
-    def _wrong(self, what: str, body: dict[str, Any]) -> bytes:
-        """An answer that the server must refuse; or a late one."""
+    def _wrong(self, what: str, body: dict[str, Any], theta: Arrays) -> bytes:
+        """An answer that the server must refuse, or a late one, or one that it cannot tell from an honest one."""
         ue, key = self._ue, self._key
         if what == "late":
             time.sleep(2 * self._federation.patience_s)
@@ -384,6 +428,8 @@ class LocalTrainer:
             body["round"] -= 1
         elif what == "stranger":
             key = secrets.token_bytes(KEY_BYTES)
+        elif what == "poison":
+            body["arrays"] = self._poisoned(body["arrays"], theta)
         else:
             arrays = dict(body["arrays"])
             name = next(iter(arrays))
@@ -399,6 +445,15 @@ class LocalTrainer:
                 }[what](arrays[name])
             body["arrays"] = arrays
         return signed(ue, key, body)
+
+    def _poisoned(self, arrays: Arrays, theta: Arrays) -> Arrays:
+        """What the UE learned, but the smallest array is as far off as the server accepts."""
+        start = theta if self._federation.config.learning.meta_update in REPTILE else None
+        name = min(arrays, key=lambda name: arrays[name].size)
+        honest = dict(arrays, **{name: np.zeros_like(arrays[name]) if start is None else start[name]})
+        bound = bound_of(self._federation, self._like) / ROOM
+        room = math.sqrt(max(bound**2 - update_norm(honest, start) ** 2, 0.0))
+        return {**honest, name: honest[name] + np.float32(room / math.sqrt(honest[name].size))}
 
 
 def own_pool(config: TrainConfig, dataset: DagDataset, setting: Setting, ue: int) -> TaskPool:
@@ -463,6 +518,7 @@ class GlobalTrainer:
         self.federation, self._folder, self._keys = federation, Path(folder), list(keys)
         self._setting = setting_of(federation, dataset)
         self._meta = {**checkpoint_meta(config, dataset.content_hash), "ues": federation.ues}
+        self._meta["aggregation"] = federation.aggregation
         self.state = init_state(config.network, config.learning, config.seed)
         self.rounds: list[dict[str, Any]] = []
         self.refused = dict.fromkeys(REFUSALS, 0)
@@ -471,8 +527,7 @@ class GlobalTrainer:
             self.state = LearnerState(**restored.tree)
             self.rounds, self.refused = restored.meta["rounds"], restored.meta["refused"]
         self._like = network_arrays(config.network)
-        numbers = sum(array.size for array in self._like.values())
-        self._bound = federation.norm_bound or norm_bound(config.learning, numbers)
+        self._bound = bound_of(federation, self._like)
         # Names, numbers and as much again for what is around them; a message is refused by its size before it is read.
         self.most_bytes = 2 * sum(array.nbytes + len(name) + 64 for name, array in self._like.items()) + 2**16
         self._begin()
@@ -590,8 +645,8 @@ class GlobalTrainer:
         answers = [self._answers[ue] for ue in self.asked]
         # Flat in the order of the tree's leaves, which is not that of the names.
         trees = [unflatten_dict(dict(arrays), sep="/") for arrays, _ in answers]
-        visited = jnp.stack([flat(tree) for tree in trees])
-        self.state, norm = aggregate(learning, self.state, visited, self._batch)
+        visited = robust(self.federation.aggregation, np.stack([flat(tree) for tree in trees]))
+        self.state, norm = aggregate(learning, self.state, jnp.asarray(visited), self._batch)
         means = {name: math.fsum(values[name] for _, values in answers) / len(answers) for name in METRICS}
         record = {"round": self.done, "ues": sorted(self.asked), "seconds": seconds, "sent": sent}
         record |= means | {"update_norm": float(norm)}

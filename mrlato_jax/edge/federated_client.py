@@ -1,6 +1,13 @@
 """A UE's end of federated meta-training: a Flower `ClientApp`, and the process of a UE that keeps it.
 
-    python -m mrlato_jax.edge.federated_client FEDERATION KEY UE SUPERLINK FOLDER
+    python -m mrlato_jax.edge.federated_client FEDERATION UE SUPERLINK FOLDER
+
+FOLDER has what the UE was given, and what its processes write:
+
+    key.json         the key that it signs its answers with
+    node.key         the private key of its SuperNode
+    ca.pem           the authority that SuperLink's certificate is of
+    supernode.log    what SuperNode wrote
 
 A UE is two processes: Flower's SuperNode, which holds the connection, and this one, which runs the `ClientApp` for it.
 SuperNode would start a new process for each message; this one stays, so that the inner loop is compiled once. It runs
@@ -10,8 +17,7 @@ the `ClientApp` that is installed here and nothing that the server sends: of Flo
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -24,30 +30,25 @@ from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from mrlato_jax.edge import codec
 from mrlato_jax.edge.federated import Federation, LocalTrainer, read_keys
+from mrlato_jax.edge.federated_flower import LOOPBACK, SECRET_BYTES, SUPERNODE, made
 from mrlato_jax.edge.federated_server import RECORD, as_bytes, as_record
 from mrlato_jax.errors import InputError
+from mrlato_jax.processes import end, free_port, start_python
 
-LOOPBACK = "127.0.0.1"
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"  # which SuperNode does only for who has its secret
 START_S = 300.0  # seconds that SuperNode may take to start
-# Flower's SuperNode sleeps three seconds where there is no message, and up to twenty where the server is away.
-SUPERNODE = """
-import os, sys, threading, types, time
-threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
-poll_s = float(sys.argv.pop(1))
-from flwr.supernode import start_client_internal
-from flwr.supercore.retry import http_retry
-from flwr.supernode.cli import flower_supernode
-start_client_internal.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, poll_s)))
-http_retry.MAX_RETRY_DELAY = 1
-sys.argv[0] = "flower-supernode"
-flower_supernode()
-"""
+# What a UE has in its folder.
+KEY, NODE_KEY, AUTHORITY, RUNTIME_SECRET = "key.json", "node.key", "ca.pem", "runtime.secret"
 
 app = ClientApp()
 _trainers: dict[tuple[str, int], LocalTrainer] = {}
@@ -79,51 +80,46 @@ def trainer_of(federation: str, key: str, ue: int) -> LocalTrainer:
     return _trainers[federation, ue]
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class _SuperNode:
     """Flower's SuperNode as a process that ends with this one."""
 
     def __init__(self, superlink: str, node_config: str, folder: Path, poll_s: float) -> None:
-        port = free_port()
+        port = free_port(LOOPBACK)
         self.address = f"{LOOPBACK}:{port}"
+        secret = made(folder / RUNTIME_SECRET, lambda: secrets.token_bytes(SECRET_BYTES))
+        self.secret = secret.read_bytes()
         words = [
-            *("--insecure", "--superlink", superlink, "--isolation", "process", "--host", LOOPBACK),
-            *("--port", str(port), "--node-config", node_config),
+            *("--superlink", superlink, "--root-certificates", str(folder / AUTHORITY)),
+            *("--auth-supernode-private-key", str(folder / NODE_KEY), "--node-config", node_config),
+            *("--isolation", "process", "--host", LOOPBACK, "--port", str(port)),
+            *("--superexec-auth-secret-file", str(secret)),
         ]
-        with open(folder / "supernode.log", "ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", SUPERNODE, str(poll_s), *words],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-            )
+        self._process = start_python(SUPERNODE, str(poll_s), *words, log=folder / "supernode.log")
 
     @property
     def runs(self) -> bool:
         return self._process.poll() is None
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        end(self._process)
 
 
-def serve(federation: str, key: str, ue: int, superlink: str, folder: Path) -> None:
+def serve(federation: str, ue: int, superlink: str, folder: Path) -> None:
     """A UE that takes part until its process is ended; SuperNode is started again where it ends.
 
     Args:
         federation: the file that says what all know.
-        key: the file with this UE's key.
         ue: which one this is.
         superlink: host:port of the server.
-        folder: for what SuperNode writes.
+        folder: of this UE.
+
+    Raises:
+        InputError: settings or keys that cannot be used.
     """
+    for name in (NODE_KEY, AUTHORITY):
+        if not (folder / name).is_file():
+            raise InputError(f"folder is {folder}, which has no {name}; accepted: what launch/federated.py gives a UE")
+    key = str(folder / KEY)
     poll_s = Federation.read(Path(federation)).poll_s
     trainer_of(federation, key, ue)  # bad settings show here
     node_config = f'federation="{federation}" key="{key}" ue={ue}'
@@ -140,7 +136,8 @@ def serve(federation: str, key: str, ue: int, superlink: str, folder: Path) -> N
 
 def _run_tasks(node: _SuperNode, poll_s: float) -> None:
     """Runs what SuperNode has to do, until it ends."""
-    with _client(node, RuntimeVersionHttpInterceptor(component_name="SuperExec")) as client:
+    may_ask = SuperExecAuthHttpInterceptor(master_secret=node.secret, protected_methods=[ACQUIRE])
+    with _client(node, RuntimeVersionHttpInterceptor(component_name="SuperExec"), may_ask) as client:
         request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
         until_s = time.monotonic() + START_S
         while node.runs:
@@ -180,7 +177,7 @@ def _run_task(node: _SuperNode, token: str) -> None:
 
 
 def _client(node: _SuperNode, *interceptors: Any) -> RuntimeHttpClient:
-    """Without retries: where SuperNode does not answer, it is started again."""
+    """Without retries: where SuperNode does not answer, it is started again. It is on this machine, so without TLS."""
     return RuntimeHttpClient.from_server_address(
         server_address=node.address, insecure=True, root_certificates=None, interceptors=list(interceptors)
     )
@@ -188,9 +185,9 @@ def _client(node: _SuperNode, *interceptors: Any) -> RuntimeHttpClient:
 
 def main() -> None:
     """The command of the module."""
-    federation, key, ue, superlink, folder = sys.argv[1:]
+    federation, ue, superlink, folder = sys.argv[1:]
     try:
-        serve(federation, key, int(ue), superlink, Path(folder))
+        serve(federation, int(ue), superlink, Path(folder))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -5,6 +5,7 @@ Flower carries the messages, this module says who is asked and when, and `federa
 
     federation.json   what all know
     keys.json         the key of each UE, in hexadecimal
+    flower/           certificates, keys and secrets of Flower's programs (`federated_flower`)
     state/            the state between rounds
     progress.json     what this server is at: for who watches it
 """
@@ -92,6 +93,8 @@ class OuterStep(FedAvg):
         now = time.monotonic()
         if now - self._looked_s >= LOOK_AROUND_S:
             self._online, self._looked_s = list(grid.get_node_ids()), now
+            # A UE that was killed comes back as the same node, which has forgotten what it was asked.
+            self._asked = {node: when for node, when in self._asked.items() if node in self._online}
         patience_s = self._trainer.federation.patience_s
         nodes = to_ask(self._online, self._known, self._trainer.missing, self._asked, now, patience_s)
         self._asked.update(dict.fromkeys(nodes, now))

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from tiny_run import CONFIG, ROOT, alive, dataset, flags_of, wait_until_gone
 
 from mrlato_jax.config import LearningConfig
 from mrlato_jax.dag.dataset import save
-from mrlato_jax.edge import codec, federated
+from mrlato_jax.edge import codec, federated, federated_flower
 from mrlato_jax.edge.federated import Fault, Federation, GlobalTrainer, LocalTrainer
 from mrlato_jax.errors import InputError
+from mrlato_jax.processes import free_port
 
 UES, ROUNDS = 3, 3
 needs_flower = pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="Flower is not installed")
@@ -120,6 +122,45 @@ def test_gradients_are_federated_as_well(data: Path, tmp_path: Path) -> None:
     server.finish(1.0, 1)
     alone = federated.named(federated.in_one_process(federation).params)
     assert federated.largest_difference(alone, server.params) <= 1e-5
+
+
+# ---- robust aggregation
+
+
+def test_one_poisoned_ue_moves_the_mean_far_and_the_median_little(data: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, iterations=1, learning=dataclasses.replace(CONFIG.learning, meta_batch=UES))
+    honest = Federation(config, UES, str(data))
+    poisoned = dataclasses.replace(honest, faults=(Fault(1, 0, "poison"),))
+    message = GlobalTrainer(honest, tmp_path / "state", KEYS).message()
+    given = [LocalTrainer(honest, ue, key).answer(message) for ue, key in enumerate(KEYS)]
+    bad = LocalTrainer(poisoned, 0, KEYS[0]).answer(message)
+
+    def after(aggregation: str, first: bytes) -> dict[str, np.ndarray]:
+        federation = dataclasses.replace(honest, aggregation=aggregation)
+        server = GlobalTrainer(federation, tmp_path / f"{aggregation}{first is bad}", KEYS)
+        for answer in (first, *given[1:]):
+            assert server.offer(answer).refused is None  # its norm is one that an honest UE may have
+        server.finish(1.0, UES)
+        return server.params
+
+    theta = codec.unpacked(message)["arrays"]
+    mean, median = after("mean", given[0]), after("median", given[0])
+    step = federated.update_norm(mean, theta)
+    by_mean = federated.update_norm(after("mean", bad), mean)
+    by_median = federated.update_norm(after("median", bad), median)
+    assert by_mean > step / 4
+    assert by_median < by_mean / 20
+
+
+@pytest.mark.parametrize("aggregation", ["median", "trimmed_mean"])
+def test_the_middle_of_what_ues_sent(aggregation: str) -> None:
+    rows = np.array([[1, 9], [2, 8], [3, 1e6], [1e6, 7], [4, -1e6]], np.float32)
+    if aggregation == "trimmed_mean":
+        pytest.importorskip("flwr")
+    middle = federated.robust(aggregation, rows)
+    assert middle.dtype == rows.dtype
+    assert np.array_equal(middle, np.tile(np.array([3, 8], np.float32), (5, 1)))
+    assert federated.robust("mean", rows) is rows
 
 
 # ---- what is refused
@@ -271,6 +312,12 @@ def test_who_is_asked() -> None:
         ({"patience_s": 0.0}, {}, "patience_s is 0.0"),
         ({"faults": (Fault(1, 0, "magic"),)}, {}, "fault is 1:0:'magic'; accepted"),
         ({"faults": (Fault(1, 3, "nan"),)}, {}, "fault is 1:3:'nan'; accepted"),
+        ({"aggregation": "mode"}, {}, "aggregation is 'mode'; accepted: mean, median, trimmed_mean"),
+        (
+            {"aggregation": "median"},
+            {},
+            "aggregation is median over 2 UEs; accepted: mean, or a meta_batch of at least 3",
+        ),
         ({}, {"meta_update": "joint"}, "meta_update is joint"),
         ({}, {"learn_from": "optimum"}, "learn_from is optimum"),
         ({}, {"graphs_per_task": 99}, "graphs_per_task is 99"),
@@ -426,6 +473,82 @@ def test_flower_with_faults_and_kills(data: Path, tmp_path: Path) -> None:
 
 @needs_flower
 @pytest.mark.slow
+def test_strangers_are_refused_and_the_training_goes_on(data: Path, tmp_path: Path) -> None:
+    import httpx
+    from flwr.proto.runtime_pb2 import AcquireTaskRequest
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+    from flwr.supercore.runtime import RuntimeHttpClient
+
+    run, key, token = tmp_path / "run", tmp_path / "stranger.key", tmp_path / "token"
+    key.write_bytes(federated_flower.new_node_key())
+    public = key.with_suffix(".pub")
+    public.write_bytes(federated_flower.public_of(key.read_bytes()))
+    token.write_bytes(b"0" * 64)
+    log = run / "processes" / "flower" / "superlink.log"
+    authority = run / "flower" / "certificates" / "ca.pem"
+    command = launch(data, "--ues=2", "--rounds=12", "--compare", "--json=-", f"--run={run}", "--timeout_s=400")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("server started"):
+                break
+        connection = (run / "processes" / "flower" / "config.toml").read_bytes()
+        (tmp_path / "config.toml").write_bytes(connection)
+        address = tomllib.loads(connection.decode())["superlink"]["here"]["address"]
+        with (
+            RuntimeHttpClient.from_server_address(
+                address, False, authority.read_bytes(), [RuntimeVersionHttpInterceptor(component_name="SuperExec")]
+            ) as client,
+            pytest.raises(httpx.HTTPStatusError, match="401"),
+        ):
+            client.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-serverapp"]))
+
+        def node(*words: str) -> tuple[str, ...]:
+            where = ["--superlink", address, "--host", "127.0.0.1", "--port", str(free_port())]
+            return (federated_flower.SUPERNODE, "0.2", *where, "--isolation", "process", "--max-retries", "2", *words)
+
+        trusts = f"--root-certificates={authority}"
+        strangers = {
+            node(trusts, f"--auth-supernode-private-key={key}"): "Failed to activate SuperNode",
+            node(trusts): "All SuperNodes must be registered",
+            node("--insecure"): "Server disconnected",
+            node(): "certificate verify failed",  # it does not trust SuperLink's authority
+            (federated_flower.SUBMIT, str(token), str(run / "flower" / "app"), str(public)): "Authentication failed",
+        }
+        environment = {**os.environ, "FLWR_HOME": str(tmp_path), "FLWR_TELEMETRY_ENABLED": "0"}
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env={**environment, "FLWR_DISABLE_UPDATE_CHECK": "1"},
+            )
+            for words in strangers
+        ]  # fmt: skip
+        for stranger, said in zip(started, strangers.values(), strict=True):
+            output, _ = stranger.communicate(timeout=100)
+            assert stranger.returncode == 1
+            assert said in output
+        rest = process.stderr.read()
+        result = json.loads(process.stdout.read().splitlines()[-1])
+    assert process.returncode == 0, rest
+    assert result["largest_difference"] == 0
+    assert not any(result["refused"].values())
+    assert log.read_text().count("Activated node_id") == 2
+
+
+def test_who_has_which_file(tmp_path: Path) -> None:
+    files = federated_flower.ServerFiles(tmp_path, 2)
+    contents = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    secrets = {path.name for path in contents if path.suffix in (".key", ".token", ".secret")}
+    assert secrets == {"ca.key", "server.key", "ue0.key", "ue1.key", "operator.token", "superexec.secret"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in contents if path.name in secrets)
+    assert len({contents[key] for key in files.node_keys}) == 2
+    federated_flower.ServerFiles(tmp_path, 2)
+    assert all(path.read_bytes() == content for path, content in contents.items())
+
+
+@needs_flower
+@pytest.mark.slow
 def test_nothing_outlives_the_launcher(data: Path, tmp_path: Path) -> None:
     with subprocess.Popen(
         launch(data, "--ues=2", "--rounds=500", f"--run={tmp_path / 'run'}"),
@@ -465,8 +588,10 @@ def test_refusals_of_the_command(data: Path, tmp_path: Path) -> None:
         ("--rounds=0", "rounds is 0"),
         ("--faults=1:nan", "faults has '1:nan'; accepted: ROUND:UE:WHAT"),
         ("--meta_update=joint", "meta_update is joint"),
+        ("--aggregation=mode", "aggregation is 'mode'; accepted: mean, median, trimmed_mean"),
+        ("--aggregation=median", "aggregation is median over 2 UEs; accepted: mean, or a meta_batch of at least 3"),
     ):
-        words = launch(data, flag)[2:]
+        words = launch(data, "--ues=2", flag)[2:]
         ran = run_here("federated.py", *words, cwd=tmp_path)
         assert ran.returncode == 2, ran.stderr
         assert message in ran.stderr
