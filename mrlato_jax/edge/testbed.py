@@ -2,8 +2,7 @@
 
 As root, each end has a network namespace of its own and the kernel shapes the link. Otherwise both are on loopback, and
 a proxy of ours paces what they send. Each end has a core of its own where there are two, and the UE's clock is set by a
-quota of processor time, or by waiting after each task where quotas cannot be set. A process that does nothing keeps
-each core awake: a core that falls asleep in the pauses of a quota has half its speed when it wakes up.
+quota of processor time, or by waiting after each task where quotas cannot be set.
 """
 
 from __future__ import annotations
@@ -33,16 +32,6 @@ from mrlato_jax.planners import Plan
 LINKS = ("netns", "paced")
 CLOCKS = ("quota", "waiting")
 USER = "ue"
-# Of the lowest priority: whatever else wants the core has it at once.
-_STAY_AWAKE = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-os.sched_setaffinity(0, {int(sys.argv[1])})
-while os.getppid() == int(sys.argv[2]):
-    for _ in range(1_000_000):
-        pass
-"""
 START_S = 60.0  # that the MEC host may take until it serves
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
@@ -105,8 +94,7 @@ class Bed:
             InputError: as `cases.case` does.
         """
         ue_core, vm_core = self.cores or (None, None)
-        with self._awake():
-            found = case(name, self._system, arguments, ue=Place(self._share, ue_core), vm=Place(1.0, vm_core))
+        found = case(name, self._system, arguments, ue=Place(self._share, ue_core), vm=Place(1.0, vm_core))
         self._apps.add(found.app)
         return found
 
@@ -114,7 +102,6 @@ class Bed:
         if not self._apps:
             raise InputError("the testbed has no application; accepted: at least one, by `case`")
         try:
-            self._stack.enter_context(self._awake())
             folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mrlato-testbed-")))
             self._credentials = folder
             hosts = ["localhost", "127.0.0.1"]
@@ -130,20 +117,6 @@ class Bed:
             self._stack.close()
             raise
         return self
-
-    @contextlib.contextmanager
-    def _awake(self) -> Iterator[None]:
-        """Keeps the cores of both ends awake, where the clock is a quota."""
-        processes = []
-        try:
-            for core in self.cores or () if self.clock == "quota" else ():
-                words = [sys.executable, "-I", "-S", "-c", _STAY_AWAKE, str(core), str(os.getpid())]
-                processes.append(subprocess.Popen(words, stdin=subprocess.DEVNULL))
-            yield
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
