@@ -35,11 +35,12 @@ from mrlato_jax.edge.machine import START_S
 from mrlato_jax.edge.sandbox import Ending, Quota
 from mrlato_jax.errors import InputError, shorten
 
-CONNECT_S = 5.0  # that a scheduler may take to answer
+CONNECT_S = 3.0  # that a scheduler may take to answer
 POLL_S = 3.0  # after which a `read` without bytes returns
 ANSWER_S = 15.0  # that a worker may take to answer
 LEASE_S = 30.0  # that a VM lives without being asked
 LOOK_S = 1.0  # after which a worker looks again whether a VM is still wanted
+MOST_CONNECTIONS = 2**18  # at a time: a VM has one for what it says, and one for what it hears
 PIECE = 2**21  # bytes that are read at once
 AHEAD = 2**16  # bytes that wait to be written; then the writer waits
 LOST = "worker lost"
@@ -329,8 +330,9 @@ async def _client(address: str) -> distributed.Client:
     client = None
     try:
         client = distributed.Client(
-            address, asynchronous=True, direct_to_workers=True, set_as_default=False, timeout=CONNECT_S
-        )
+            address, asynchronous=True, direct_to_workers=True, set_as_default=False, timeout=CONNECT_S,
+            connection_limit=MOST_CONNECTIONS,
+        )  # fmt: skip
         return await client
     except BaseException as error:
         if client is not None:
