@@ -206,7 +206,14 @@ def test_an_address_without_a_scheduler_is_refused(
     address: str, keys: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
-    words = ["serve", f"--credentials={keys}", f"--app={DAGS}", "--vm=process", f"--dask={address}"]
+    words = [
+        "serve",
+        f"--credentials={keys}",
+        f"--app={DAGS}",
+        "--vm=process",
+        "--listen=127.0.0.1:0",
+        f"--dask={address}",
+    ]
     assert command.mec(words) == 2
     said = capsys.readouterr().err
     assert re.fullmatch(r"error: dask is .*; accepted: the address of a scheduler .*\n", said), said
