@@ -1,4 +1,4 @@
-"""What an MEC host on this machine bears: overhead, throughput, growth, injected faults, hostile messages.
+"""What an MEC host on this machine bears: overhead, a Dask cluster, throughput, growth, faults, hostile messages.
 
     python launch/stress.py
     python launch/stress.py --part=faults --faults=200 --out=FOLDER
@@ -25,7 +25,7 @@ from mrlato_jax.progress import Progress, format_table
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.training.run_folder import session
 
-PARTS = ("overhead", "throughput", "growth", "faults", "hostility")
+PARTS = ("overhead", "cluster", "throughput", "growth", "faults", "hostility")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("part", list(PARTS), f"What is measured: {', '.join(PARTS)}.")
@@ -73,6 +73,7 @@ def measured(part: str) -> dict[str, Any]:
     ):
         parts: dict[str, Callable[[], Coroutine[Any, Any, dict[str, Any]]]] = {
             "overhead": lambda: stress.overhead(Path(folder), FLAGS.vm),
+            "cluster": lambda: stress.cluster(Path(folder), FLAGS.vm),
             "throughput": lambda: stress.throughput(Path(folder), FLAGS.vm, FLAGS.users, FLAGS.seconds),
             "growth": lambda: stress.growth(Path(folder), FLAGS.vm, FLAGS.tasks, progress.update),
             "faults": lambda: stress.faults(Path(folder), FLAGS.vm, FLAGS.faults, progress.update),

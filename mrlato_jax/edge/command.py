@@ -53,6 +53,11 @@ def mec(arguments: Sequence[str] | None = None) -> int:
         "--vm", choices=sandbox.KINDS, default=sandbox.KINDS[0], help="what isolates VMs; `process`: nothing does"
     )
     serve.add_argument("--core", type=int, metavar="N", help="processor core of host and VMs")
+    serve.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="the scheduler of a Dask cluster, on whose workers the VMs run [they run here]",
+    )
     serve.add_argument("--json", metavar="-", choices=["-"], help="say the port as a line of JSON on standard output")
     serve.add_argument("--until-input-ends", action="store_true", help="end when standard input does")
     serve.set_defaults(run=_serve)
@@ -207,13 +212,17 @@ async def _serving(options: argparse.Namespace, rules: Rules) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
-    host = Mec(options.app, Path(options.credentials), rules=rules, kind=options.vm, core=options.core, say=_say)
+    host = Mec(
+        options.app, Path(options.credentials), rules=rules, kind=options.vm, core=options.core, say=_say,
+        dask=options.dask,
+    )  # fmt: skip
     port = await host.start(options.listen)
     try:
         if options.json:
             print(json.dumps({"port": port}), flush=True)
         name = options.listen.rpartition(":")[0]
-        _say(f"serving {', '.join(options.app)} at {name}:{port}, VMs by {options.vm} with {sandbox.limits()}")
+        where = f"on the workers of {options.dask}" if options.dask else f"with {sandbox.limits()}"
+        _say(f"serving {', '.join(options.app)} at {name}:{port}, VMs by {options.vm} {where}")
         if options.until_input_ends:
 
             def watch() -> None:

@@ -8,11 +8,11 @@ import struct
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mrlato_jax.edge import sandbox
 from mrlato_jax.edge.codec import framed, unframed
-from mrlato_jax.edge.sandbox import Quota
+from mrlato_jax.edge.sandbox import Ending, Quota
 from mrlato_jax.edge.vm import LONGEST_TEXT, MOST_FRAME_BYTES
 from mrlato_jax.errors import InputError, shorten
 
@@ -21,16 +21,89 @@ START_S = 30.0  # most seconds at full clock that a machine may take until its a
 MOST_WAITING = 4  # messages of one run that nobody has taken yet; then the machine waits
 ENDED = "machine ended"
 _LENGTH = struct.Struct(">I")
-# The package without its public face, which would load JAX: a machine needs none of it.
-_BOOT = (
+# Before what a program imports: the package without its public face, which would load JAX.
+FACELESS = (
     "import sys, types; face = types.ModuleType('mrlato_jax'); face.__path__ = [sys.argv.pop(1)]; "
-    "sys.modules['mrlato_jax'] = face; from mrlato_jax.edge.vm import main; main(sys.argv[1:])"
+    "sys.modules['mrlato_jax'] = face; "
 )
+_BOOT = FACELESS + "from mrlato_jax.edge.vm import main; main(sys.argv[1:])"
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class MachineLostError(Exception):
     """A machine ended, or was ended, with runs on it; the text says why."""
+
+
+class Writer(Protocol):
+    """What of a `StreamWriter` a machine needs."""
+
+    def write(self, data: bytes) -> None:
+        """Takes bytes that are to be written."""
+
+    async def drain(self) -> None:
+        """Waits until there is room for more; a ConnectionError says that nobody reads."""
+
+
+class Program(Protocol):
+    """A started program, wherever it runs: a `Sandbox`, or one on another machine."""
+
+    @property
+    def stdin(self) -> Writer:
+        """Of the program."""
+
+    @property
+    def stdout(self) -> asyncio.StreamReader:
+        """Of the program."""
+
+    @property
+    def said(self) -> str:
+        """The end of what it has written to standard error, in one printable line."""
+
+    async def stop(self) -> Ending:
+        """Ends it, if it has not ended yet."""
+
+
+class Launch(Protocol):
+    """How a machine's program is started."""
+
+    async def __call__(
+        self,
+        apps: Sequence[str],
+        *,
+        kind: str,
+        quota: Quota,
+        pace: float,
+        watched: bool,
+        readable: Sequence[Path],
+    ) -> Program:
+        """Starts it, as `launch` does on this machine."""
+
+
+async def launch(
+    apps: Sequence[str], *, kind: str, quota: Quota, pace: float, watched: bool, readable: Sequence[Path]
+) -> sandbox.Sandbox:
+    """Starts the program of `vm` on this machine.
+
+    Args:
+        apps: where each is, as `installed.load` takes it; files by absolute paths.
+        kind: of isolation, one of `sandbox.KINDS`.
+        quota: of the process.
+        pace: at least 1: tasks take so many times longer than their processor time.
+        watched: whether the beginning of a task is said.
+        readable: files and folders that the applications need beside Python and this package.
+
+    Raises:
+        InputError: an isolation that this machine has not, or paths that are not there.
+    """
+    words = [sys.executable, "-c", _BOOT, str(PACKAGE), json.dumps(list(apps)), repr(float(pace)), str(int(watched))]
+    files = [Path(place) for place in (spec.partition(":")[0] for spec in apps) if _is_file(place)]
+    return await sandbox.start(
+        words, kind=kind, quota=quota, readable=[PACKAGE, *files, *readable], environment=_ENVIRONMENT
+    )
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith((".py", ".onnx"))
 
 
 class RunOnMachine:
@@ -84,13 +157,13 @@ class RunOnMachine:
 
 
 class Machine:
-    """A worker process; `Machine.start` makes one.
+    """A worker process, here or elsewhere; `Machine.start` makes one.
 
     Attributes:
         lost: why it has ended; empty while it runs.
     """
 
-    def __init__(self, process: sandbox.Sandbox, task_s: float | None, most_bytes: int = MOST_FRAME_BYTES) -> None:
+    def __init__(self, process: Program, task_s: float | None, most_bytes: int = MOST_FRAME_BYTES) -> None:
         self.process, self.lost, self._task_s, self._most_bytes = process, "", task_s, most_bytes
         self._ending: asyncio.Task[None] | None = None
         self._running: list[Any] | None = None  # run and task that have begun
@@ -112,6 +185,7 @@ class Machine:
         task_s: float | None = None,
         most_bytes: int = MOST_FRAME_BYTES,
         readable: Sequence[Path] = (),
+        start: Launch = launch,
     ) -> Machine:
         """Starts a process that has loaded the applications.
 
@@ -123,24 +197,15 @@ class Machine:
             task_s: most seconds of one task; a longer one ends the machine.
             most_bytes: of one message of the machine; a larger one ends it.
             readable: folders and files that the applications need beside Python and this package.
+            start: what starts the process, here or elsewhere.
 
         Raises:
             InputError: applications that cannot be loaded, or an isolation that this machine has not.
         """
         split = [spec.partition(":") for spec in apps]
-        files = {place: Path(place).resolve() for place, _, _ in split if place.endswith((".py", ".onnx"))}
-        installed = [f"{files.get(place, place)}:{name}" for place, _, name in split]
-        words = [
-            sys.executable,
-            "-c",
-            _BOOT,
-            str(PACKAGE),
-            json.dumps(installed),
-            repr(float(pace)),
-            str(int(task_s is not None)),
-        ]
-        process = await sandbox.start(
-            words, kind=kind, quota=quota, readable=[PACKAGE, *files.values(), *readable], environment=_ENVIRONMENT
+        installed = [f"{Path(place).resolve() if _is_file(place) else place}:{name}" for place, _, name in split]
+        process = await start(
+            installed, kind=kind, quota=quota, pace=pace, watched=task_s is not None, readable=readable
         )
         machine = cls(process, task_s, most_bytes)
         try:

@@ -23,17 +23,20 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from mrlato_jax.edge import certificates, sandbox
 from mrlato_jax.edge.certificates import Identity
 from mrlato_jax.edge.codec import framed, packed, unframed
-from mrlato_jax.edge.machine import Machine, MachineLostError, RunOnMachine
+from mrlato_jax.edge.machine import Launch, Machine, MachineLostError, RunOnMachine, launch
 from mrlato_jax.edge.sandbox import Quota
 from mrlato_jax.edge.traffic import Admission, Meter, RefusedError, Rules
-from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.errors import InputError, check_choice, shorten
+
+if TYPE_CHECKING:
+    from mrlato_jax.edge.cluster import Cluster
 
 SERVICE = "mrlato.Edge"
 KEEPALIVE = (  # of both ends: who is cut off notices within five seconds, also where nothing is said for long
@@ -69,9 +72,10 @@ class Mec:
         core: processor core that the VMs are pinned to; None: any.
         say: called with a line on what happened, such as a VM that was lost.
         readable: files and folders that the applications need beside Python and this package.
+        dask: address of the scheduler of a Dask cluster, on whose workers the VMs run; None: they run here.
 
     Raises:
-        InputError: an isolation that this host has not.
+        InputError: an isolation that this host has not, or a core with `dask`.
     """
 
     def __init__(
@@ -84,12 +88,21 @@ class Mec:
         core: int | None = None,
         say: Callable[[str], None] = lambda line: None,
         readable: Sequence[Path] = (),
+        dask: str | None = None,
     ) -> None:
-        sandbox.check_kind(kind)
+        if dask is None:
+            sandbox.check_kind(kind)
+        else:
+            check_choice("vm", kind, sandbox.KINDS)  # whether workers have it shows in `start`
+            if core is not None:
+                raise InputError(f"core is {core}, and VMs run on the workers of {shorten(dask)}; accepted: None")
         self._apps, self._credentials, self._kind, self._core = tuple(apps), credentials, kind, core
         self._rules, self._say, self._readable = rules or Rules(), say, tuple(readable)
         self._admission = Admission(self._rules)
         self._users: dict[str, _User] = {}
+        self._dask = dask
+        self._cluster: Cluster | None = None
+        self._launch: Launch = launch
         self._spare: Machine | None = None  # of the first user who comes
         self._server: grpc.aio.Server | None = None
         self.counts: Counter[str] = Counter()  # of runs, tasks and lost VMs
@@ -101,7 +114,8 @@ class Mec:
             address: host and port; port 0 takes a free one.
 
         Raises:
-            InputError: applications that no VM can load, certificates that are missing, or an address that is taken.
+            InputError: applications that no VM can load, certificates that are missing, an address that is taken, or a
+                cluster that has no VMs.
         """
         options = [
             ("grpc.max_receive_message_length", self._rules.most_message_bytes),
@@ -123,6 +137,11 @@ class Mec:
         except RuntimeError as error:
             raise InputError(f"address is {shorten(address)} ({error}); accepted: HOST:PORT that is free") from None
         try:
+            if self._dask is not None:
+                from mrlato_jax.edge.cluster import Cluster  # needs distributed, which other hosts do not
+
+                self._cluster = await Cluster.connect(self._dask, self._kind)
+                self._launch = self._cluster.launch
             self._spare = await self._new_machine()  # so that what is wrong with an application shows at once
             await self._server.start()
         except BaseException:
@@ -138,6 +157,10 @@ class Mec:
         """
         if self._server is not None:
             await self._server.stop(grace_s)
+        await self._end_machines()
+
+    async def _end_machines(self) -> None:
+        """Ends all VMs, and leaves the cluster."""
         users, self._users = list(self._users.values()), {}
         machines = [self._spare, *(user.machine for user in users)]
         for user in users:
@@ -145,6 +168,8 @@ class Mec:
                 user.idle.cancel()
         stops = (machine.stop() for machine in machines if machine is not None)
         await asyncio.gather(*stops, return_exceptions=True)
+        if self._cluster is not None:
+            await self._cluster.close()
 
     def refused(self) -> dict[str, int]:
         """How many calls were refused, by the reason."""
@@ -160,6 +185,7 @@ class Mec:
             task_s=rules.task_s,
             most_bytes=rules.most_message_bytes + 2**16,
             readable=self._readable,
+            start=self._launch,
         )
 
     async def _machine_of(self, name: str) -> Machine:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -25,13 +28,21 @@ from mrlato_jax.edge import certificates, dags, ue
 from mrlato_jax.edge.cases import DAGS
 from mrlato_jax.edge.codec import framed
 from mrlato_jax.edge.link import Rates, start_process
+from mrlato_jax.edge.machine import FACELESS, PACKAGE, Machine
 from mrlato_jax.edge.mec import Mec
+from mrlato_jax.edge.sandbox import Sandbox
 from mrlato_jax.edge.traffic import Rules
 from mrlato_jax.edge.ue import Connection, Run, Ue
 from mrlato_jax.edge.vm import Order
 
 HZ = 10e9
 READ_S = 0.2  # that an attacker waits for an answer
+CLUSTER_S = 60.0  # that a cluster may take until all its workers are there
+# Runs a module of Dask. It ends with the thread that started it, however that ends.
+_DASK = FACELESS + (
+    "import ctypes, runpy, signal; ctypes.CDLL(None).prctl(1, signal.SIGKILL); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 
 
 def chain(tasks: int, milliseconds: float, size: float) -> TaskGraph:
@@ -76,10 +87,17 @@ async def _offload(equipment: Ue, graph: TaskGraph, **more: Any) -> Run:
     )
 
 
-async def overhead(folder: Path, kind: str, runs: int = 20) -> dict[str, float]:
-    """What an offloaded task takes beyond its work, one user alone: milliseconds, with 20 kB either way on loopback."""
+async def overhead(folder: Path, kind: str, runs: int = 20, **more: Any) -> dict[str, float]:
+    """What an offloaded task takes beyond its work, one user alone: milliseconds, with 20 kB either way on loopback.
+
+    Args:
+        folder: for the certificates.
+        kind: isolation of the VM.
+        runs: of twenty tasks.
+        more: further arguments of `Mec`.
+    """
     graph = chain(20, 2.0, 20e3)
-    async with serving(folder, 1, kind=kind) as (_, address), Ue([DAGS], address, folder, "u0") as equipment:
+    async with serving(folder, 1, kind=kind, **more) as (_, address), Ue([DAGS], address, folder, "u0") as equipment:
         await _offload(equipment, graph)
         spans = [(await _offload(equipment, graph)).makespan for _ in range(runs)]
     each = 1e3 * (np.array(spans) - graph.cycles.sum() / HZ) / graph.num_tasks
@@ -88,6 +106,67 @@ async def overhead(folder: Path, kind: str, runs: int = 20) -> dict[str, float]:
         "median_ms": float(np.median(each)),
         "p95_ms": float(np.percentile(each, 95)),
     }
+
+
+class DaskCluster(NamedTuple):
+    """The processes of a cluster on this machine."""
+
+    address: str  # of the scheduler
+    scheduler: subprocess.Popen[bytes]
+    workers: dict[str, subprocess.Popen[bytes]]  # by their addresses
+
+
+@contextlib.contextmanager
+def started_cluster(folder: Path, workers: int = 2) -> Iterator[DaskCluster]:
+    """A Dask cluster on loopback, while it is entered.
+
+    Args:
+        folder: where its processes write their files; it is made.
+        workers: how many.
+    """
+    from distributed import Client  # which no other part needs
+
+    folder.mkdir(parents=True)
+    file, log = folder / "scheduler.json", folder / "log.txt"
+    common = ["--host=127.0.0.1", f"--scheduler-file={file}", "--no-dashboard"]
+    lone = ["--no-nanny", "--nthreads=1", "--memory-limit=0", f"--local-directory={folder}"]
+
+    def start(kind: str, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _DASK, str(PACKAGE), f"distributed.cli.dask_{kind}", *common, *words]
+        with log.open("ab") as target:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=target, stderr=target)
+        started.append(process)
+        return process
+
+    until, started = time.monotonic() + CLUSTER_S, list[subprocess.Popen[bytes]]()
+    try:
+        scheduler = start("scheduler", "--port=0")
+        while not file.exists():
+            if time.monotonic() > until:
+                raise TimeoutError(f"no scheduler after {CLUSTER_S:g} s: {log.read_text()[-500:]}")
+            time.sleep(0.02)
+        address = json.loads(file.read_text())["address"]
+        named = {f"worker-{number}": start("worker", *lone, f"--name=worker-{number}") for number in range(workers)}
+        with Client(address, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=CLUSTER_S)
+            known = client.scheduler_info(n_workers=-1)["workers"]
+        yield DaskCluster(address, scheduler, {place: named[worker["name"]] for place, worker in known.items()})
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            process.wait()
+
+
+async def cluster(folder: Path, kind: str, runs: int = 20) -> dict[str, float]:
+    """The overhead with the VM on a worker of a Dask cluster on this machine, beside that with the VM of the host."""
+    with started_cluster(folder / "dask") as dask:
+        here = await overhead(folder / "here", kind, runs)
+        there = await overhead(folder / "there", kind, runs, dask=dask.address)
+    found = {"tasks": here["tasks"]}
+    for name in ("median_ms", "p95_ms"):
+        found |= {f"host_{name}": here[name], f"dask_{name}": there[name]}
+    return found
 
 
 async def throughput(folder: Path, kind: str, users: int = 8, seconds: float = 10.0) -> dict[str, float]:
@@ -127,7 +206,7 @@ async def growth(
                 found.append({
                     "tasks": (number + 1) * graph.num_tasks,
                     "host_and_ue_mib": _resident("self") / 2**20,
-                    "vm_mib": (machine.process.usage().memory_bytes or 0) / 2**20,
+                    "vm_mib": (_here(machine).usage().memory_bytes or 0) / 2**20,
                     "open_files": len(os.listdir("/proc/self/fd")),
                     "asyncio_tasks": len(asyncio.all_tasks()),
                 })  # fmt: skip
@@ -177,7 +256,7 @@ async def faults(
                     )
                     await asyncio.sleep(rng.uniform(0.002, 0.06))
                     if fault == "VM killed" and "u0" in host._users and (machine := host._users["u0"].machine):
-                        _kill(machine.process.pid)
+                        _kill(_here(machine).pid)
                     elif fault == "host killed":
                         await host.stop(0)
                     elif fault.startswith("link cut"):
@@ -185,7 +264,7 @@ async def faults(
                     elif fault == "link slowed to a tenth":
                         link.set_rates(Rates(LINK.uplink_bps / 10, LINK.downlink_bps / 10))
                     elif fault == "local executor killed" and equipment.local is not None:
-                        _kill(equipment.local.process.pid)
+                        _kill(_here(equipment.local).pid)
                     found = await running
                     right += is_right(found, graph)
                     happened[fault] += bool(found.events)
@@ -199,6 +278,11 @@ async def faults(
     finally:
         await host.stop(0)
     return {"injected": count, "right": right, "noticed": dict(happened), "ran_elsewhere": elsewhere}
+
+
+def _here(machine: Machine) -> Sandbox:
+    assert isinstance(machine.process, Sandbox)
+    return machine.process
 
 
 def _kill(pid: int) -> None:

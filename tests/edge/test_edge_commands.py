@@ -40,6 +40,7 @@ def test_an_application_is_parsed_and_runs_without_a_host(tmp_path: Path, capsys
         (["revoke", "--credentials=keys", "--user=nobody"], "keys"),
         (["serve", "--credentials=keys", "--app=no.such.module", "--vm=process"], "no.such.module"),
         (["serve", "--credentials=keys", "--app=json", "--vm=process", "--rules=none.json"], "none.json"),
+        (["serve", "--credentials=keys", "--app=json", "--core=0", "--dask=tcp://127.0.0.1:1"], "core is 0"),
     ],
 )
 def test_bad_input_is_one_line(
