@@ -7,6 +7,7 @@
 | `codec` | what crosses between machines |
 | `sandbox`, `vm`, `machine` | an isolated process, the program in it, and the runs on it |
 | `certificates`, `traffic`, `mec` | who may come in, how much, and the host itself |
+| `cluster` | VMs on the workers of a Dask cluster |
 | `scheduler`, `ue` | plans, and runs them |
 | `calibrate`, `comparison` | what runs imply; measured beside predicted |
 | `link`, `namespaces`, `testbed`, `cases`, `command` | both ends on one machine, and the commands |
@@ -14,3 +15,7 @@
 
 Modules are imported one by one: a VM loads a few of them, and none that needs JAX.
 """
+
+import os
+
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else it reports each lost connection, which runs report themselves

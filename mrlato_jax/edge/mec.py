@@ -126,16 +126,7 @@ class Mec:
             ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ("grpc.so_reuseport", 0),
         ]
-        self._server = grpc.aio.server(options=options)
-        handlers = {
-            "Run": grpc.stream_stream_rpc_method_handler(self._run),
-            "Clock": grpc.unary_unary_rpc_method_handler(self._clock),
-        }
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        try:
-            port = self._server.add_secure_port(address, certificates.server_credentials(self._credentials))
-        except RuntimeError as error:
-            raise InputError(f"address is {shorten(address)} ({error}); accepted: HOST:PORT that is free") from None
+        credentials = certificates.server_credentials(self._credentials)
         try:
             if self._dask is not None:
                 from mrlato_jax.edge.cluster import Cluster  # needs distributed, which other hosts do not
@@ -143,6 +134,16 @@ class Mec:
                 self._cluster = await Cluster.connect(self._dask, self._kind)
                 self._launch = self._cluster.launch
             self._spare = await self._new_machine()  # so that what is wrong with an application shows at once
+            self._server = grpc.aio.server(options=options)
+            handlers = {
+                "Run": grpc.stream_stream_rpc_method_handler(self._run),
+                "Clock": grpc.unary_unary_rpc_method_handler(self._clock),
+            }
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+            try:
+                port = self._server.add_secure_port(address, credentials)
+            except RuntimeError as error:
+                raise InputError(f"address is {shorten(address)} ({error}); accepted: HOST:PORT that is free") from None
             await self._server.start()
         except BaseException:
             await asyncio.shield(self.stop(0))
@@ -150,17 +151,13 @@ class Mec:
         return int(port)
 
     async def stop(self, grace_s: float = STOP_S) -> None:
-        """Ends all runs and VMs.
+        """Ends all runs and VMs, and leaves the cluster.
 
         Args:
             grace_s: seconds that runs have to end by themselves.
         """
         if self._server is not None:
             await self._server.stop(grace_s)
-        await self._end_machines()
-
-    async def _end_machines(self) -> None:
-        """Ends all VMs, and leaves the cluster."""
         users, self._users = list(self._users.values()), {}
         machines = [self._spare, *(user.machine for user in users)]
         for user in users:

@@ -254,7 +254,7 @@ async def faults(
                     running = asyncio.create_task(
                         equipment.run(program, graph, placement, order, channel=rng.choice(ue.RULES))
                     )
-                    await asyncio.sleep(rng.uniform(0.002, 0.06))
+                    await asyncio.sleep(rng.uniform(0.005, 0.09))
                     if fault == "VM killed" and "u0" in host._users and (machine := host._users["u0"].machine):
                         _kill(_here(machine).pid)
                     elif fault == "host killed":
