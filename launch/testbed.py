@@ -70,8 +70,7 @@ def main(_: list[str]) -> int:
     out = Path(FLAGS.out).absolute() if FLAGS.out else None
     if out is not None:
         check_writable(out)
-    bed = Bed(system, link=FLAGS.link, vm=FLAGS.vm)
-    chosen = [bed.case(name) for name in FLAGS.app]
+    bed = Bed(system, FLAGS.app, link=FLAGS.link, vm=FLAGS.vm)
     identity = {
         **{name: getattr(FLAGS, name) for name in ("runs", "mode", "channel", "policy", "calibrate", "link", "vm")},
         **{field: getattr(system, field) for field in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")},
@@ -81,20 +80,21 @@ def main(_: list[str]) -> int:
     record = GrowingRecord(out / "testbed.json", identity) if out is not None else None
     rows: list[dict[str, Any]] = []
     scheduler = Scheduler(FLAGS.policy)
-    steps = len(chosen) * len(FLAGS.channel)
+    steps = len(FLAGS.app) * len(FLAGS.channel)
     with bed, Progress(steps, f"running on {bed.link}, clocks by {bed.clock}") as progress:
-        for number, (case, channel) in enumerate(((c, k) for c in chosen for k in FLAGS.channel), start=1):
-            done = record.rows.get(case.name, {}) if record is not None else {}
+        for number, (app, channel) in enumerate(((a, k) for a in FLAGS.app for k in FLAGS.channel), start=1):
+            done = record.rows.get(app, {}) if record is not None else {}
             if channel not in done:
+                case = bed.case(app)
                 row, shown = measured(bed, case, dataclasses.replace(case.system, channel=channel), scheduler)
                 done = {channel: row}
                 if record is not None and out is not None:
-                    record.add(case.name, channel, row)
+                    record.add(app, channel, row)
                     name = "".join(letter if letter.isalnum() else "-" for letter in case.name)
                     write_atomically(out / f"testbed-{name}-{channel}.png", png(shown))
             rows += done[channel]["runs"]
             off = comparison.errors(done[channel]["runs"])
-            progress.update(number, app=case.name, **{"error %": off["median"]} if off else {})
+            progress.update(number, app=app, **{"error %": off["median"]} if off else {})
     text = table(rows, bed)
     print(text)
     if out is not None:

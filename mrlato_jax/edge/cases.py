@@ -81,26 +81,21 @@ def case(
     """
     ue = ue or Place(min(1.0, one(system.ue_hz) / one(system.vm_hz)))
     machine_hz = one(system.ue_hz) / ue.share
-    experiment, _, rest = name.partition(":")
-    if experiment in EXPERIMENTS and rest:
-        return of_graph(name, _of_data(name, experiment, rest), machine_hz, system)
-    where = APPLICATIONS.get(name, name)
-    if Path(where).suffix in (".json", ".dot", ".gv"):
-        return of_graph(Path(where).stem, read_any(Path(where), Unsaid()), machine_hz, system)
-    app = load(where)
-    if arguments is None:
-        arguments = app.example_arguments()
-    given = arguments
+    where, found = _found(name)
+    if isinstance(found, TaskGraph):
+        shown = name if _is_of_data(name) else Path(name).stem
+        return Case(shown, where, program_of(found, machine_hz), found, {}, system)
+    app, given = found, found.example_arguments() if arguments is None else arguments
 
     def measured(place: Place) -> Measured:
         return apart(lambda: asyncio.run(_measured(where, app, given, machine_hz, place)))
 
-    found = measured(ue)
+    here = measured(ue)
     if vm is not None:
-        slow, found = found, measured(vm)
-        pause = float(np.median(slow.seconds, axis=0).sum() / np.median(found.seconds, axis=0).sum())
+        slow, here = here, measured(vm)
+        pause = float(np.median(slow.seconds, axis=0).sum() / np.median(here.seconds, axis=0).sum())
         system = dataclasses.replace(system, ue_hz=one(system.ue_hz) / pause)
-    return Case(app.name, where, found.program, found.graph, arguments, system)
+    return Case(app.name, where, here.program, here.graph, given, system)
 
 
 async def _measured(
@@ -113,12 +108,34 @@ async def _measured(
         await machine.stop()
 
 
-def of_graph(name: str, graph: TaskGraph, machine_hz: float, system: System) -> Case:
-    """A DAG whose tasks burn their cycles."""
-    return Case(name, DAGS, program_of(graph, machine_hz), graph, {}, system)
+def deployed(name: str) -> str:
+    """Where the functions of an application are, as `installed.load` takes it.
+
+    Args:
+        name: as `case` takes it.
+
+    Raises:
+        InputError: no such application.
+    """
+    return _found(name)[0]
 
 
-def _of_data(name: str, experiment: str, rest: str) -> TaskGraph:
+def _found(name: str) -> tuple[str, TaskGraph | Application]:
+    if _is_of_data(name):
+        return DAGS, _of_data(name)
+    if Path(name).suffix in (".json", ".dot", ".gv"):
+        return DAGS, read_any(Path(name), Unsaid())
+    where = APPLICATIONS.get(name, name)
+    return where, load(where)
+
+
+def _is_of_data(name: str) -> bool:
+    experiment, _, rest = name.partition(":")
+    return experiment in EXPERIMENTS and bool(rest)
+
+
+def _of_data(name: str) -> TaskGraph:
+    experiment, _, rest = name.partition(":")
     data = dataset.load(experiment)
     chosen, _, number = rest.rpartition(":")
     if chosen not in data.set_names or not number.isdecimal() or int(number) >= data.graphs_per_set:

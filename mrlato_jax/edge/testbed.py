@@ -16,12 +16,12 @@ import selectors
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from mrlato_jax.edge import certificates, namespaces, sandbox
-from mrlato_jax.edge.cases import Case, Place, apart, case, one
+from mrlato_jax.edge.cases import Case, Place, apart, case, deployed, one
 from mrlato_jax.edge.link import LinkProcess, Rates, start_process
 from mrlato_jax.edge.namespaces import ShapedLink
 from mrlato_jax.edge.ue import Run, Ue
@@ -41,6 +41,7 @@ class Bed:
 
     Args:
         system: one server; its rates are the link's, and its clocks have the ratio that the ends are given.
+        names: the applications that the host has, as `cases.case` takes them.
         link: one of `LINKS`; None: namespaces where this machine can have them.
         vm: isolation of the VMs, one of `sandbox.KINDS`; None: bubblewrap where this machine can have it.
 
@@ -52,11 +53,9 @@ class Bed:
 
     Raises:
         InputError: several servers, a VM that is slower than the UE, or a link or isolation that this machine has not.
-
-    Use it with `with`, once it has its applications by `case`.
     """
 
-    def __init__(self, system: System, *, link: str | None = None, vm: str | None = None) -> None:
+    def __init__(self, system: System, names: Sequence[str], *, link: str | None = None, vm: str | None = None) -> None:
         check_type("system", system, System)
         if system.num_servers != 1:
             raise InputError(f"system has {system.num_servers} servers; accepted: 1")
@@ -76,7 +75,7 @@ class Bed:
         self.clock = CLOCKS[sandbox.limits() == "rlimit"]
         allowed = sorted(os.sched_getaffinity(0))
         self.cores = (allowed[0], allowed[-1]) if len(allowed) > 1 else None
-        self._apps: set[str] = set()
+        self._apps = sorted({deployed(name) for name in names})
         self._stack = contextlib.ExitStack()
         self._host: subprocess.Popen[str] | None = None
         self._shaped: ShapedLink | None = None
@@ -84,7 +83,7 @@ class Bed:
         self._port = 0
 
     def case(self, name: str, arguments: Mapping[str, Any] | None = None) -> Case:
-        """An application to run here, measured at both ends' cores and clocks; `cases.case` says what it may be.
+        """One of the applications, measured here and now at both ends' cores and clocks.
 
         Args:
             name: of the application.
@@ -94,13 +93,9 @@ class Bed:
             InputError: as `cases.case` does.
         """
         ue_core, vm_core = self.cores or (None, None)
-        found = case(name, self._system, arguments, ue=Place(self._share, ue_core), vm=Place(1.0, vm_core))
-        self._apps.add(found.app)
-        return found
+        return case(name, self._system, arguments, ue=Place(self._share, ue_core), vm=Place(1.0, vm_core))
 
     def __enter__(self) -> Self:
-        if not self._apps:
-            raise InputError("the testbed has no application; accepted: at least one, by `case`")
         try:
             folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mrlato-testbed-")))
             self._credentials = folder
@@ -151,17 +146,14 @@ class Bed:
                 stack.enter_context(_inside(self._shaped.ue))
             yield
 
-    def runs(
-        self, case: Case, system: System, plans: Mapping[str, Plan], count: int, *, wakes: bool = True
-    ) -> list[tuple[str, int, Run]]:
+    def runs(self, case: Case, system: System, plans: Mapping[str, Plan], count: int) -> list[tuple[str, int, Run]]:
         """Runs an application under each plan in turns, so that what disturbs the machine disturbs all.
 
         Args:
             case: the application.
             system: that it is planned for, with the rule of the runs.
             plans: by name.
-            count: runs of each.
-            wakes: whether one more run comes before, which wakes both ends up and is not counted.
+            count: runs of each, after one of the first plan that wakes both ends up and is not counted.
 
         Returns:
             (name of the plan, number of the run, run) in the order of the runs.
@@ -179,8 +171,7 @@ class Bed:
                         power=system.power,
                     )  # fmt: skip
 
-                if wakes:
-                    await once(next(iter(plans.values())))
+                await once(next(iter(plans.values())))
                 return [(name, number, await once(plan)) for number in range(count) for name, plan in plans.items()]
 
         def there() -> list[tuple[str, int, Run]]:
@@ -199,7 +190,7 @@ class Bed:
         words = [
             sys.executable, "-m", "mrlato_jax.edge.command", "serve", f"--credentials={self._credentials}",
             f"--listen={host}:{self._port}", f"--vm={self.vm}", "--json=-", "--until-input-ends",
-            *(f"--app={app}" for app in sorted(self._apps)),
+            *(f"--app={app}" for app in self._apps),
         ]  # fmt: skip
         if self.cores is not None:
             words.append(f"--core={self.cores[1]}")

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import mrlato_jax as mj
 from mrlato_jax.edge import certificates, command
+from mrlato_jax.edge.testbed import Bed
+from mrlato_jax.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMS = f"{Path(__file__).with_name('sums.py')}:app"
@@ -70,3 +73,16 @@ def test_the_testbed_ends_with_a_line_of_json() -> None:
     assert found["runs"][0]["predicted_s"] > 0
     assert found["runs"][0]["measured_s"] > 0
     assert found["runs"][0]["events"] == []
+
+
+def test_the_testbed_refuses_what_it_cannot_run_before_it_starts_anything() -> None:
+    for name, phrase in (
+        ("exp2:n11:5", "accepted: exp2:SET:NUMBER, SET one of n10"),
+        ("no.such.module", "accepted: package.module:name or file.py:name"),
+    ):
+        with pytest.raises(InputError, match=phrase):
+            Bed(mj.System(), ["exp2:n10:5", name])
+    with pytest.raises(InputError, match=r"system has a UE at 2e\+10 Hz; accepted: at most the VM's clock"):
+        Bed(mj.System(ue_hz=20e9), ["exp2:n10:5"])
+    with pytest.raises(InputError, match="system has 2 servers; accepted: 1"):
+        Bed(mj.System(vm_hz=[1e10, 1e10], uplink_bps=[1e6] * 2, downlink_bps=[1e6] * 2), ["exp2:n10:5"])
