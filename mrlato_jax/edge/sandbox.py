@@ -126,7 +126,7 @@ def limits() -> str:
 def check_kind(kind: str) -> None:
     """Raises InputError where `kind` is none, or one that this machine cannot have."""
     check_choice("vm", kind, KINDS)
-    if kind == "bubblewrap" and (missing := _missing()):
+    if kind == "bubblewrap" and (missing := lacks()):
         raise InputError(f"vm is bubblewrap, but {missing}; accepted: process, by name, which isolates nothing")
 
 
@@ -289,7 +289,7 @@ def _readable(path: Path) -> Path:
 
 
 @functools.cache
-def _missing() -> str:
+def lacks() -> str:
     """What this machine lacks for bubblewrap; empty where it lacks nothing."""
     if shutil.which("bwrap") is None:
         return "bwrap is not installed"

@@ -70,7 +70,7 @@ class Bed:
             raise InputError(f"link is netns, but {missing}; accepted: paced")
         self.link = link or ("paced" if missing else "netns")
         check_choice("link", self.link, LINKS)
-        self.vm = vm or ("bubblewrap" if _can_isolate() else "process")
+        self.vm = vm or ("process" if sandbox.lacks() else "bubblewrap")
         sandbox.check_kind(self.vm)
         self.clock = CLOCKS[sandbox.limits() == "rlimit"]
         allowed = sorted(os.sched_getaffinity(0))
@@ -218,14 +218,6 @@ class Bed:
                 if stream is not None:
                     stream.close()
             self._host = None
-
-
-def _can_isolate() -> bool:
-    try:
-        sandbox.check_kind("bubblewrap")
-    except InputError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

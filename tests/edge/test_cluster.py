@@ -37,7 +37,7 @@ APPS = [DAGS, str(Path(__file__).with_name("sums.py"))]
 MIXED = [0, 1, 1, 0, 1, 0, 1, 1]
 KINDS = [
     "process",
-    pytest.param("bubblewrap", marks=pytest.mark.skipif(bool(sandbox._missing()), reason=sandbox._missing())),
+    pytest.param("bubblewrap", marks=pytest.mark.skipif(bool(sandbox.lacks()), reason=sandbox.lacks())),
 ]
 
 

@@ -26,7 +26,7 @@ from mrlato_jax.edge.installed import load
 from mrlato_jax.edge.link import Rates, start_process
 from mrlato_jax.edge.machine import local_executor
 from mrlato_jax.edge.mec import Mec
-from mrlato_jax.edge.sandbox import check_kind
+from mrlato_jax.edge.sandbox import lacks
 from mrlato_jax.edge.stress import hostile
 from mrlato_jax.edge.traffic import Rules
 from mrlato_jax.edge.ue import Connection, Run, ServerLostError, TaskFailedError, Ue
@@ -320,20 +320,11 @@ def test_a_lost_local_executor_and_a_task_beyond_its_time(keys: Path) -> None:
     go(work())
 
 
-def _isolation() -> str:
-    """What this machine lacks for VMs."""
-    try:
-        check_kind("bubblewrap")
-    except InputError as error:
-        return str(error)
-    return ""
-
-
 @pytest.mark.parametrize(
     ("kind", "mebibytes", "site"),
     [
         ("process", 1, 1),  # full once, in a folder of the test
-        pytest.param("bubblewrap", 40, 0, marks=pytest.mark.skipif(bool(_isolation()), reason=_isolation())),
+        pytest.param("bubblewrap", 40, 0, marks=pytest.mark.skipif(bool(lacks()), reason=lacks())),
     ],
 )
 def test_a_task_without_room_runs_elsewhere(kind: str, mebibytes: int, site: int, keys: Path, tmp_path: Path) -> None:

@@ -22,16 +22,7 @@ from mrlato_jax.edge import sandbox
 from mrlato_jax.edge.sandbox import KINDS, Ending, Quota, Sandbox, check_kind, limits, start
 from mrlato_jax.errors import InputError
 
-
-def _lacks() -> str:
-    try:
-        check_kind("bubblewrap")
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-LACKS = _lacks()
+LACKS = sandbox.lacks()
 isolated = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 held = pytest.mark.skipif(limits() == "rlimit", reason="no control group can be written")
 HOLDS = ["rlimit", pytest.param("groups", marks=held)]
@@ -664,7 +655,7 @@ def test_without_isolation_a_vm_is_refused_by_name(how: str, tmp_path: Path, mon
         if how == "refused":
             (tmp_path / "bwrap").write_text("#!/bin/sh\necho no namespaces >&2; exit 1\n")
             (tmp_path / "bwrap").chmod(0o700)
-    for cached in (sandbox._missing, sandbox._can_disable_nesting):
+    for cached in (sandbox.lacks, sandbox._can_disable_nesting):
         cached.cache_clear()
     try:
         with pytest.raises(InputError) as caught:
@@ -673,5 +664,5 @@ def test_without_isolation_a_vm_is_refused_by_name(how: str, tmp_path: Path, mon
         assert str(caught.value) == wanted
         check_kind("process")
     finally:
-        for cached in (sandbox._missing, sandbox._can_disable_nesting):
+        for cached in (sandbox.lacks, sandbox._can_disable_nesting):
             cached.cache_clear()
