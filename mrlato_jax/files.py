@@ -55,8 +55,13 @@ def check_replaceable(path: Path) -> None:
         raise InputError(f"path is {path}, {kind}; accepted: a regular file, which is replaced, or a new name")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Writes `data` so that a reader, also after a power cut, finds the old file or the new one, both whole.
+
+    Args:
+        path: of the file.
+        data: its contents.
+        mode: its permissions, from the first moment on; None: those of the process.
 
     Raises:
         InputError: `path` names something that is no regular file.
@@ -66,14 +71,23 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:  # a new file: through a link, another one would be written
+        # A new file: through a link, another one would be written.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+        with open(descriptor, "wb") as file:
+            if mode is not None:
+                os.fchmod(descriptor, mode)  # the process's mask may have taken away more
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """As `write_atomically`, and never readable by others, also not for a moment."""
+    write_atomically(path, data, mode=0o600)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -83,24 +97,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_secret(path: Path, data: bytes) -> None:
-    """As `write_atomically`, and never readable by others, also not for a moment."""
-    check_replaceable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)  # the process's mask may have taken away more
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def read_npz(

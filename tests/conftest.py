@@ -66,3 +66,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         kept += stat.st_size
         if kept > CACHE_BYTES:
             path.unlink()
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded stays: the collector need not look through it again after each file."""
+    gc.collect()
+    gc.freeze()

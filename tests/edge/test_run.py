@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import json
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any, ClassVar
 import grpc
 import numpy as np
 import pytest
+from tiny_run import wait_until_gone
 
 import mrlato_jax as mj
 from mrlato_jax.edge import certificates, dags, mec, ue
@@ -345,6 +348,43 @@ def test_a_task_without_room_runs_elsewhere(kind: str, mebibytes: int, site: int
         assert found.placement.tolist() == [0, 0, site]
         assert len(found.events) == (ue.MOST_TRIES if site == 0 else 1)
         assert all("machine is exhausted (OSError: [Errno 28]" in text for _, text in found.events)
+
+    go(work())
+
+
+def test_a_device_that_is_killed_leaves_nothing_and_comes_back(keys: Path) -> None:
+    """Its local executor ends with it, the host forgets its run, its VM serves the same user's next process."""
+    program = "import sys\nfrom mrlato_jax.edge.command import ue\nsys.exit(ue(sys.argv[1:]))\n"
+
+    async def start(address: str, runs: int) -> asyncio.subprocess.Process:
+        words = ["run", "--app=exp2:n10:0", "--mode=heft", "--ue_ghz=5", f"--mec={address}", f"--runs={runs}"]
+        words += [f"--credentials={keys}", "--user=alice", "--json=-"]
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        address = f"127.0.0.1:{await host.start()}"
+        killed = await start(address, 100_000)
+        vm = await _when_offloading(host, "alice")
+        while host.counts["runs"] < 3:
+            await asyncio.sleep(0.005)
+        below = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
+        assert below
+        killed.kill()
+        await killed.wait()
+        machine = host._users["alice"].machine
+        while machine is not None and machine._runs:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_until_gone, [int(pid) for pid in below], 10.0)
+        again = await start(address, 1)
+        said, _ = await again.communicate()
+        assert again.returncode == 0
+        (row,) = json.loads(said.decode().splitlines()[-1])["runs"]
+        assert row["measured_s"] > 0
+        assert host._users["alice"].machine is not None
+        assert host._users["alice"].machine.process.pid == vm
 
     go(work())
 

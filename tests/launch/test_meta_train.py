@@ -228,6 +228,7 @@ def kill_until_done(place: Workplace, run: Path, kills: int, longest: float, see
     return caught
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_same_run(place: Workplace, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert kill_until_done(place, run, kills=2, longest=0.15, seed=0) == 2

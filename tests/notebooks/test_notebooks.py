@@ -157,6 +157,7 @@ def test_energy_and_several_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all(gap >= -1e-9 for row in found["gaps"].values() for gap in row)
 
 
+@pytest.mark.slow
 def test_meta_train_and_adapt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = execute(
         NAMES[1],
