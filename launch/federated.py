@@ -29,16 +29,20 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from _cli import run
 from _train_flags import define_train_flags, train_config
 from absl import flags
 
+from mrlato_jax.edge.federation.aggregation import AGGREGATIONS
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.files import check_writable, parse_json, write_atomically, write_secret
 from mrlato_jax.methods import learned_method
 from mrlato_jax.processes import end, free_port, start_python
+
+if TYPE_CHECKING:  # JAX's platform is chosen first
+    from mrlato_jax.edge.federation.settings import Federation
 
 FLAGS = flags.FLAGS
 define_train_flags()
@@ -53,7 +57,7 @@ flags.DEFINE_float("norm_bound", 0.0, "Largest norm of an update; 0: the one tha
 flags.DEFINE_enum(
     "aggregation",
     "mean",
-    ["mean", "median", "trimmed_mean"],
+    list(AGGREGATIONS),
     "What the outer step is over: the updates of all UEs, or number by number their median or trimmed mean.",
 )
 flags.DEFINE_integer("kill_every", 0, "Kill a UE or the server, in turn, in the middle of each such round; 0: never.")
@@ -67,7 +71,7 @@ START_S = 180.0  # seconds that the server may take to start
 MOST_STARTS = 5  # of one process that ends by itself, before the run does
 SERVER_KILL, UE_KILL = "server", "ue"
 
-_UE = "from mrlato_jax.edge.federated_client import main\nmain()\n"
+_UE = "from mrlato_jax.edge.federation.flower_client import main\nmain()\n"
 
 
 def main(_: list[str]) -> int:
@@ -80,9 +84,11 @@ def main(_: list[str]) -> int:
     if importlib.util.find_spec("flwr") is None:
         raise InputError("Flower is not installed; accepted: pip install 'mrlato-jax[edge]'")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # several processes do not share an accelerator
-    from mrlato_jax.edge import federated
+    from mrlato_jax.edge.federation.global_trainer import GlobalTrainer
+    from mrlato_jax.edge.federation.messages import largest_difference, named
+    from mrlato_jax.edge.federation.one_process import in_one_process
 
-    federation = _federation(federated)
+    federation = _federation()
     federation.dataset()  # bad settings show here
     if FLAGS.json not in (None, "-"):
         check_writable(Path(FLAGS.json).resolve().parent)
@@ -94,19 +100,19 @@ def main(_: list[str]) -> int:
             folder = Path(FLAGS.run).resolve()
             check_writable(folder)
         opened.enter_context(_alone_in(folder))
-        keys = _keys_in(folder, federated, federation.ues)
+        keys = _keys_in(folder, federation.ues)
         kills: list[dict[str, Any]] = []
-        if not federated.GlobalTrainer(federation, folder / "state", keys).finished:
+        if not GlobalTrainer(federation, folder / "state", keys).finished:
             host = _Host(federation, folder, keys)
             opened.callback(host.end)
             kills = host.run_to_the_end()
             host.end()
-        server = federated.GlobalTrainer(federation, folder / "state", keys)
+        server = GlobalTrainer(federation, folder / "state", keys)
         seconds = time.monotonic() - started
         result = server.report() | {"ues": federation.ues, "seconds": seconds, "kills": kills}
         if FLAGS.compare:
-            alone = federated.named(federated.in_one_process(federation).params)
-            result["largest_difference"] = federated.largest_difference(alone, server.params)
+            alone = named(in_one_process(federation).params)
+            result["largest_difference"] = largest_difference(alone, server.params)
     line = json.dumps(result)
     if FLAGS.json == "-":
         print(line, flush=True)
@@ -136,17 +142,20 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _keys_in(folder: Path, federated: Any, ues: int) -> list[bytes]:
+def _keys_in(folder: Path, ues: int) -> list[bytes]:
     """The keys of the UEs, made where there are none yet."""
+    from mrlato_jax.edge.federation.messages import new_keys, read_keys
+
     path = folder / "keys.json"
     if not path.exists():
-        write_secret(path, json.dumps([key.hex() for key in federated.new_keys(ues)]).encode())
-    keys: list[bytes] = federated.read_keys(path, ues)
-    return keys
+        write_secret(path, json.dumps([key.hex() for key in new_keys(ues)]).encode())
+    return read_keys(path, ues)
 
 
-def _federation(federated: Any) -> Any:
+def _federation() -> Federation:
     """What the flags say."""
+    from mrlato_jax.edge.federation.settings import Fault, Federation
+
     base = learned_method(FLAGS.method).config()
     learning = dataclasses.replace(base.learning, meta_batch=FLAGS.ues, graphs_per_task=LIGHT[0], rollouts=LIGHT[1])
     base = dataclasses.replace(base, iterations=FLAGS.rounds, learning=learning)
@@ -157,9 +166,9 @@ def _federation(federated: Any) -> Any:
         ue, _, what = rest.partition(":")
         if not (number.isdecimal() and ue.isdecimal()):
             raise InputError(f"faults has {text!r}; accepted: ROUND:UE:WHAT")
-        faults.append(federated.Fault(int(number), int(ue), what))
+        faults.append(Fault(int(number), int(ue), what))
     data = None if FLAGS.data is None else str(Path(FLAGS.data).resolve())
-    return federated.Federation(
+    return Federation(
         config, FLAGS.ues, data, FLAGS.norm_bound, FLAGS.patience_s, FLAGS.poll_s, tuple(faults), FLAGS.aggregation
     )
 
@@ -192,7 +201,7 @@ class _Child:
 class _Host:
     """The machine that the server and all UEs are on: starts them, starts them again, and kills some."""
 
-    def __init__(self, federation: Any, folder: Path, keys: Sequence[bytes]) -> None:
+    def __init__(self, federation: Federation, folder: Path, keys: Sequence[bytes]) -> None:
         """Prepares the folders.
 
         Args:
@@ -203,13 +212,13 @@ class _Host:
         Raises:
             InputError: as `ServerFiles`.
         """
-        from mrlato_jax.edge import federated_flower
+        from mrlato_jax.edge.federation import flower
 
         self._federation, self._folder, self._keys = federation, folder, keys
         self._work = folder / "processes"
-        self._programs = federated_flower
-        self._files = federated_flower.ServerFiles(folder, federation.ues)
-        self._port = free_port(federated_flower.LOOPBACK)
+        self._programs = flower
+        self._files = flower.ServerFiles(folder, federation.ues)
+        self._port = free_port(flower.LOOPBACK)
         self._ues: list[_Child | None] = [None] * federation.ues
         self._server: list[_Child] = []
         self._server_since = 0.0

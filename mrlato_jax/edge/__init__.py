@@ -11,7 +11,7 @@
 | `scheduler`, `ue` | plans, and runs them |
 | `calibrate`, `comparison` | what runs imply; measured beside predicted |
 | `link`, `namespaces`, `testbed`, `cases`, `command` | both ends on one machine, and the commands |
-| `federated`, `federated_server`, `federated_client`, `federated_flower` | meta-training over UEs, with Flower |
+| `federation` | meta-training over UEs, with Flower |
 
 Modules are imported one by one: a VM loads a few of them, and none that needs JAX.
 """

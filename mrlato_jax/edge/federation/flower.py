@@ -50,7 +50,6 @@ program.load_control_authn_plugin = OperatorOnly
 sys.argv[0] = "flower-superlink"
 program.flower_superlink()
 """
-
 SUPEREXEC = """
 import sys
 from flwr.supercore.cli import flower_superexec
@@ -110,8 +109,8 @@ dependencies = []
 publisher = "mrlato"
 
 [tool.flwr.app.components]
-serverapp = "mrlato_jax.edge.federated_server:app"
-clientapp = "mrlato_jax.edge.federated_client:app"
+serverapp = "mrlato_jax.edge.federation.flower_server:app"
+clientapp = "mrlato_jax.edge.federation.flower_client:app"
 """
 
 

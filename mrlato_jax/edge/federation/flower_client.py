@@ -1,6 +1,6 @@
 """A UE's end of federated meta-training: a Flower `ClientApp`, and the process of a UE that keeps it.
 
-    python -m mrlato_jax.edge.federated_client FEDERATION UE SUPERLINK FOLDER
+    python -m mrlato_jax.edge.federation.flower_client FEDERATION UE SUPERLINK FOLDER
 
 FOLDER has what the UE was given, and what its processes write:
 
@@ -39,9 +39,11 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from mrlato_jax.edge import codec
-from mrlato_jax.edge.federated import Federation, LocalTrainer, read_keys
-from mrlato_jax.edge.federated_flower import LOOPBACK, SECRET_BYTES, SUPERNODE, made
-from mrlato_jax.edge.federated_server import RECORD, as_bytes, as_record
+from mrlato_jax.edge.federation.flower import LOOPBACK, SECRET_BYTES, SUPERNODE, made
+from mrlato_jax.edge.federation.flower_server import RECORD, as_bytes, as_record
+from mrlato_jax.edge.federation.local_trainer import LocalTrainer
+from mrlato_jax.edge.federation.messages import read_keys
+from mrlato_jax.edge.federation.settings import Federation
 from mrlato_jax.errors import InputError
 from mrlato_jax.processes import end, free_port, start_python
 

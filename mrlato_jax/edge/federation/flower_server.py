@@ -1,11 +1,11 @@
 """The server's end of federated meta-training: a Flower `ServerApp` whose strategy takes the outer step (29).
 
-Flower carries the messages, this module says who is asked and when, and `federated.GlobalTrainer` what is accepted.
+Flower carries the messages, this module says who is asked and when, and `global_trainer` what is accepted.
 `MRLATO_FEDERATION` names the server's folder, which has
 
     federation.json   what all know
     keys.json         the key of each UE, in hexadecimal
-    flower/           certificates, keys and secrets of Flower's programs (`federated_flower`)
+    flower/           certificates, keys and secrets of Flower's programs (`flower`)
     state/            the state between rounds
     progress.json     what this server is at: for who watches it
 """
@@ -26,7 +26,9 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Result
 
-from mrlato_jax.edge.federated import Federation, GlobalTrainer, read_keys, to_ask
+from mrlato_jax.edge.federation.global_trainer import GlobalTrainer, to_ask
+from mrlato_jax.edge.federation.messages import read_keys
+from mrlato_jax.edge.federation.settings import Federation
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.files import write_atomically
 

@@ -23,8 +23,13 @@ from tiny_run import CONFIG, ROOT, alive, dataset, flags_of, wait_until_gone
 
 from mrlato_jax.config import LearningConfig
 from mrlato_jax.dag.dataset import save
-from mrlato_jax.edge import codec, federated, federated_flower
-from mrlato_jax.edge.federated import Fault, Federation, GlobalTrainer, LocalTrainer
+from mrlato_jax.edge import codec
+from mrlato_jax.edge.federation import flower, global_trainer, messages
+from mrlato_jax.edge.federation.aggregation import aggregated
+from mrlato_jax.edge.federation.global_trainer import GlobalTrainer
+from mrlato_jax.edge.federation.local_trainer import LocalTrainer
+from mrlato_jax.edge.federation.one_process import in_one_process
+from mrlato_jax.edge.federation.settings import Fault, Federation
 from mrlato_jax.errors import InputError
 from mrlato_jax.processes import free_port
 
@@ -44,7 +49,7 @@ def federation(data: Path) -> Federation:
     return Federation(dataclasses.replace(CONFIG, iterations=ROUNDS), UES, str(data))  # two of three UEs in a round
 
 
-KEYS = [bytes([ue]) * federated.KEY_BYTES for ue in range(UES)]
+KEYS = [bytes([ue]) * messages.KEY_BYTES for ue in range(UES)]
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +99,10 @@ def test_three_rounds_are_those_of_one_process(
         took_part |= set(record["ues"])
         assert len(record["ues"]) == federation.config.learning.meta_batch
     assert took_part == set(range(UES))  # else two learning tasks were looked at
-    alone = federated.named(federated.in_one_process(federation).params)
-    assert federated.largest_difference(alone, server.params) <= 1e-5
-    begun = federated.named(federated.in_one_process(federation, 0).params)
-    assert federated.largest_difference(alone, begun) > 1e-2
+    alone = messages.named(in_one_process(federation).params)
+    assert messages.largest_difference(alone, server.params) <= 1e-5
+    begun = messages.named(in_one_process(federation, 0).params)
+    assert messages.largest_difference(alone, begun) > 1e-2
     report = server.report()
     assert [record["round"] for record in report["rounds"]] == [1, 2, 3]
     assert not counted(server)
@@ -120,8 +125,8 @@ def test_gradients_are_federated_as_well(data: Path, tmp_path: Path) -> None:
     server = GlobalTrainer(federation, tmp_path / "state", KEYS[:1])
     assert server.offer(LocalTrainer(federation, 0, KEYS[0]).answer(server.message())).refused is None
     server.finish(1.0, 1)
-    alone = federated.named(federated.in_one_process(federation).params)
-    assert federated.largest_difference(alone, server.params) <= 1e-5
+    alone = messages.named(in_one_process(federation).params)
+    assert messages.largest_difference(alone, server.params) <= 1e-5
 
 
 # ---- robust aggregation
@@ -145,9 +150,9 @@ def test_one_poisoned_ue_moves_the_mean_far_and_the_median_little(data: Path, tm
 
     theta = codec.unpacked(message)["arrays"]
     mean, median = after("mean", given[0]), after("median", given[0])
-    step = federated.update_norm(mean, theta)
-    by_mean = federated.update_norm(after("mean", bad), mean)
-    by_median = federated.update_norm(after("median", bad), median)
+    step = messages.update_norm(mean, theta)
+    by_mean = messages.update_norm(after("mean", bad), mean)
+    by_median = messages.update_norm(after("median", bad), median)
     assert by_mean > step / 4
     assert by_median < by_mean / 20
 
@@ -157,10 +162,10 @@ def test_the_middle_of_what_ues_sent(aggregation: str) -> None:
     rows = np.array([[1, 9], [2, 8], [3, 1e6], [1e6, 7], [4, -1e6]], np.float32)
     if aggregation == "trimmed_mean":
         pytest.importorskip("flwr")
-    middle = federated.robust(aggregation, rows)
+    middle = aggregated(aggregation, rows)
     assert middle.dtype == rows.dtype
     assert np.array_equal(middle, np.tile(np.array([3, 8], np.float32), (5, 1)))
-    assert federated.robust("mean", rows) is rows
+    assert aggregated("mean", rows) is rows
 
 
 # ---- what is refused
@@ -189,7 +194,7 @@ def test_what_is_wrong_is_refused_and_counted_and_then_the_right_answer_is_taken
     assert server.offer(trainer.answer(message)).refused == reason
     assert counted(server) == {reason: 1}
     assert ue in server.missing
-    assert federated.largest_difference(server.params, before) == 0
+    assert messages.largest_difference(server.params, before) == 0
     assert server.offer(given[ue]).refused is None
     assert ue not in server.missing
 
@@ -202,16 +207,16 @@ def test_doubled_and_not_asked_and_of_an_earlier_round(
     first, second = server.asked
     assert server.offer(given[idle]) == (idle, None)  # it says that it has nothing to do
     forged = {**body_of(given[first]), "arrays": body_of(given[first])["arrays"]}
-    assert server.offer(federated.signed(idle, KEYS[idle], forged)).refused == "not_asked"
+    assert server.offer(messages.signed(idle, KEYS[idle], forged)).refused == "not_asked"
     nothing = {**body_of(given[first]), "arrays": None, "metrics": None}
-    assert server.offer(federated.signed(first, KEYS[first], nothing)).refused == "not_asked"
+    assert server.offer(messages.signed(first, KEYS[first], nothing)).refused == "not_asked"
     assert server.offer(given[first]).refused is None
     assert server.offer(given[first]).refused == "doubled"
     assert server.offer(given[second]).refused is None
     server.finish(1.0, 2)
     assert server.offer(given[second]).refused == "stale_round"
     other_theta = {**body_of(given[second]), "round": 2}
-    assert server.offer(federated.signed(second, KEYS[second], other_theta)).refused == "stale_round"
+    assert server.offer(messages.signed(second, KEYS[second], other_theta)).refused == "stale_round"
     assert counted(server) == {"not_asked": 2, "doubled": 1, "stale_round": 2}
 
 
@@ -221,15 +226,15 @@ def test_bytes_of_anybody(answers: tuple[bytes, list[bytes]], server: GlobalTrai
     for garbage in (b"", b"\xc1", b"x" * 100, codec.packed([]), codec.packed({"ue": 0}), b"x" * 10**6):
         assert server.offer(garbage).refused == "unreadable"
     for number in (-1, UES, 10**9):
-        assert server.offer(federated.signed(number, KEYS[0], body_of(given[ue]))).refused == "unknown_node"
-    assert server.offer(federated.signed(ue, KEYS[(ue + 1) % UES], body_of(given[ue]))).refused == "unknown_node"
+        assert server.offer(messages.signed(number, KEYS[0], body_of(given[ue]))).refused == "unknown_node"
+    assert server.offer(messages.signed(ue, KEYS[(ue + 1) % UES], body_of(given[ue]))).refused == "unknown_node"
     changed = bytearray(given[ue])
     changed[len(changed) // 2] ^= 1
     assert server.offer(bytes(changed)).refused == "unknown_node"
     for body in ({}, {**body_of(given[ue]), "more": 1}, {**body_of(given[ue]), "metrics": {}}):
-        assert server.offer(federated.signed(ue, KEYS[ue], body)).refused == "unreadable"
+        assert server.offer(messages.signed(ue, KEYS[ue], body)).refused == "unreadable"
     infinite = {**body_of(given[ue])["metrics"], "entropy": float("inf")}
-    of_metrics = federated.signed(ue, KEYS[ue], {**body_of(given[ue]), "metrics": infinite})
+    of_metrics = messages.signed(ue, KEYS[ue], {**body_of(given[ue]), "metrics": infinite})
     assert server.offer(of_metrics).refused == "not_finite"
     assert server.offer(given[ue]).refused is None
 
@@ -240,8 +245,8 @@ def test_a_ue_whose_answers_never_fit_ends_the_run(answers: tuple[bytes, list[by
     body = body_of(given[ue])
     name = next(iter(body["arrays"]))
     body["arrays"][name] = np.full_like(body["arrays"][name], np.nan)
-    bad = federated.signed(ue, KEYS[ue], body)
-    for _ in range(federated.MOST_REFUSED - 1):
+    bad = messages.signed(ue, KEYS[ue], body)
+    for _ in range(global_trainer.MOST_REFUSED - 1):
         assert server.offer(bad).refused == "not_finite"
     with pytest.raises(InputError, match=f"UE {ue} sent 10 answers in round 1 that cannot be used"):
         server.offer(bad)
@@ -287,17 +292,17 @@ def test_no_update_of_adam_is_larger_than_its_bound(steps: int) -> None:
             updates, state = adam.update(jax.numpy.asarray(gradient, jax.numpy.float32), state)
             theta = optax.apply_updates(theta, updates)
         norm = float(jax.numpy.linalg.norm(theta))
-        assert norm <= federated.norm_bound(learning, 50)
-    assert federated.norm_bound(learning, 50) < 1.3 * 0.1 * steps * 50**0.5
+        assert norm <= messages.norm_bound(learning, 50)
+    assert messages.norm_bound(learning, 50) < 1.3 * 0.1 * steps * 50**0.5
 
 
 def test_who_is_asked() -> None:
     known = {11: 0, 12: 1, 13: 2}
     now = 100.0
-    assert federated.to_ask([11, 12, 13], known, {0, 2}, {}, now, 60) == [11, 13]
-    assert federated.to_ask([11, 12, 14], known, {0}, {11: 99.0}, now, 60) == [14]  # a node that nobody knows yet
-    assert federated.to_ask([11, 14], known, {0}, {11: 40.0, 14: 41.0}, now, 60) == [11]
-    assert federated.to_ask([], known, {0}, {}, now, 60) == []
+    assert global_trainer.to_ask([11, 12, 13], known, {0, 2}, {}, now, 60) == [11, 13]
+    assert global_trainer.to_ask([11, 12, 14], known, {0}, {11: 99.0}, now, 60) == [14]  # a node that nobody knows yet
+    assert global_trainer.to_ask([11, 14], known, {0}, {11: 40.0, 14: 41.0}, now, 60) == [11]
+    assert global_trainer.to_ask([], known, {0}, {}, now, 60) == []
 
 
 # ---- settings
@@ -356,14 +361,14 @@ def test_what_is_no_message_of_the_server(trainers: list[LocalTrainer], answers:
 def test_one_hash_for_equal_arrays() -> None:
     arrays = {"b": np.arange(3.0), "a": np.zeros((2, 1), np.float32)}
     same = {"a": np.zeros((2, 1), np.float32), "b": np.arange(6.0)[:3]}
-    assert federated.params_sha256(arrays) == federated.params_sha256(same)
+    assert messages.params_sha256(arrays) == messages.params_sha256(same)
     for other in (
         {**arrays, "b": np.arange(3)},
         {**arrays, "a": np.zeros((1, 2), np.float32)},
         {"b": arrays["b"], "c": arrays["a"]},
         {**arrays, "b": arrays["b"] + 1e-12},
     ):
-        assert federated.params_sha256(arrays) != federated.params_sha256(other)
+        assert messages.params_sha256(arrays) != messages.params_sha256(other)
 
 
 # ---- Flower
@@ -388,7 +393,7 @@ class Grid:
         return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, names: Iterable[str]) -> list[Any]:
-        from mrlato_jax.edge.federated_client import reply
+        from mrlato_jax.edge.federation.flower_client import reply
 
         ready = [message for message in self._waiting if message.metadata.dst_node_id not in self.away]
         self._waiting = [message for message in self._waiting if message not in ready]
@@ -413,7 +418,7 @@ def task(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_strategy_ends_each_round_with_all(
     federation: Federation, trainers: list[LocalTrainer], server: GlobalTrainer
 ) -> None:
-    from mrlato_jax.edge import federated_server
+    from mrlato_jax.edge.federation import flower_server
 
     grid = Grid({100 + ue: trainer for ue, trainer in enumerate(trainers)})
     seen: list[dict[str, Any]] = []
@@ -428,22 +433,22 @@ def test_the_strategy_ends_each_round_with_all(
 
     fast = dataclasses.replace(federation, poll_s=0.01)
     server.federation = fast
-    strategy = federated_server.OuterStep(server, watch)
-    result = strategy.start(grid, federated_server.as_record(server.message()), num_rounds=ROUNDS)
+    strategy = flower_server.OuterStep(server, watch)
+    result = strategy.start(grid, flower_server.as_record(server.message()), num_rounds=ROUNDS)
     assert server.finished
     assert set(result.train_metrics_clientapp) == {1, 2, 3}
-    alone = federated.named(federated.in_one_process(federation).params)
-    assert federated.largest_difference(alone, server.params) <= 1e-5
+    alone = messages.named(in_one_process(federation).params)
+    assert messages.largest_difference(alone, server.params) <= 1e-5
     assert 100 in grid.sent
 
 
 @needs_flower
 def test_the_strategy_does_not_wait_for_ever(server: GlobalTrainer) -> None:
-    from mrlato_jax.edge import federated_server
+    from mrlato_jax.edge.federation import flower_server
 
-    strategy = federated_server.OuterStep(server)
+    strategy = flower_server.OuterStep(server)
     with pytest.raises(InputError, match=r"have not answered in round 1 for 0\.1 s"):
-        strategy.start(Grid({}), federated_server.as_record(server.message()), num_rounds=1, timeout=0.1)
+        strategy.start(Grid({}), flower_server.as_record(server.message()), num_rounds=1, timeout=0.1)
 
 
 def launch(data: Path, *flags: object) -> list[str]:
@@ -480,9 +485,9 @@ def test_strangers_are_refused_and_the_training_goes_on(data: Path, tmp_path: Pa
     from flwr.supercore.runtime import RuntimeHttpClient
 
     run, key, token = tmp_path / "run", tmp_path / "stranger.key", tmp_path / "token"
-    key.write_bytes(federated_flower.new_node_key())
+    key.write_bytes(flower.new_node_key())
     public = key.with_suffix(".pub")
-    public.write_bytes(federated_flower.public_of(key.read_bytes()))
+    public.write_bytes(flower.public_of(key.read_bytes()))
     token.write_bytes(b"0" * 64)
     log = run / "processes" / "flower" / "superlink.log"
     authority = run / "flower" / "certificates" / "ca.pem"
@@ -506,7 +511,7 @@ def test_strangers_are_refused_and_the_training_goes_on(data: Path, tmp_path: Pa
 
         def node(*words: str) -> tuple[str, ...]:
             where = ["--superlink", address, "--host", "127.0.0.1", "--port", str(free_port())]
-            return (federated_flower.SUPERNODE, "0.2", *where, "--isolation", "process", "--max-retries", "2", *words)
+            return (flower.SUPERNODE, "0.2", *where, "--isolation", "process", "--max-retries", "2", *words)
 
         trusts = f"--root-certificates={authority}"
         strangers = {
@@ -514,7 +519,7 @@ def test_strangers_are_refused_and_the_training_goes_on(data: Path, tmp_path: Pa
             node(trusts): "All SuperNodes must be registered",
             node("--insecure"): "Server disconnected",
             node(): "certificate verify failed",  # it does not trust SuperLink's authority
-            (federated_flower.SUBMIT, str(token), str(run / "flower" / "app"), str(public)): "Authentication failed",
+            (flower.SUBMIT, str(token), str(run / "flower" / "app"), str(public)): "Authentication failed",
         }
         environment = {**os.environ, "FLWR_HOME": str(tmp_path), "FLWR_TELEMETRY_ENABLED": "0"}
         started = [
@@ -537,13 +542,13 @@ def test_strangers_are_refused_and_the_training_goes_on(data: Path, tmp_path: Pa
 
 
 def test_who_has_which_file(tmp_path: Path) -> None:
-    files = federated_flower.ServerFiles(tmp_path, 2)
+    files = flower.ServerFiles(tmp_path, 2)
     contents = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     secrets = {path.name for path in contents if path.suffix in (".key", ".token", ".secret")}
     assert secrets == {"ca.key", "server.key", "ue0.key", "ue1.key", "operator.token", "superexec.secret"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in contents if path.name in secrets)
     assert len({contents[key] for key in files.node_keys}) == 2
-    federated_flower.ServerFiles(tmp_path, 2)
+    flower.ServerFiles(tmp_path, 2)
     assert all(path.read_bytes() == content for path, content in contents.items())
 
 
