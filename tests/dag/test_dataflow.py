@@ -141,7 +141,7 @@ def even(num_tasks: int, edges: Iterable[tuple[int, int]]) -> Dataflow:
 def test_three_thousand_tasks_are_merged_soon() -> None:
     flow = even(3000, ((task, task + 1) for task in range(2999)))
     merged = []
-    assert seconds_of(lambda: merged.append(flow.coarsened(20))) < 5  # measured: 1.1 s
+    assert seconds_of(lambda: merged.append(flow.coarsened(20))) < 15  # 1.1 s on a quiet core, 5.6 s on a busy one
     assert len(merged[0].names) == 20
 
 
