@@ -139,9 +139,8 @@ def table(rows: Sequence[Mapping[str, Any]], bed: Bed) -> str:
         of = [row for row in rows if (row["app"], row["channel"], row["mode"]) == (app, channel, mode)]
         model, real = (float(np.median([row[name] for row in of])) for name in ("predicted_s", "measured_s"))
         share = f"{of[0]['offloaded']}/{of[0]['tasks']}"
-        lines.append(
-            (app, channel, mode, share, f"{1e3 * model:.1f}", f"{1e3 * real:.1f}", f"{100 * (real / model - 1):+.1f}")
-        )
+        off = f"{100 * (real / model - 1):+.1f}" if model else "-"
+        lines.append((app, channel, mode, share, f"{1e3 * model:.1f}", f"{1e3 * real:.1f}", off))
     parts = [format_table(header, lines)]
     for after in (False, True):
         of = [row for row in rows if row["mode"].endswith(CALIBRATED) == after]
@@ -159,7 +158,7 @@ def table(rows: Sequence[Mapping[str, Any]], bed: Bed) -> str:
             f"{planned[-1]} was faster than {' and '.join(ALONE)} in {kept} of {asked} runs where the model says so by "
             f"{100 * comparison.CLEARLY:.0f} %"
         )
-    parts.append(f"link: {bed.link}; VMs: {bed.vm}; the UE's clock: by {bed.clock}; cores of UE and host: {bed.cores}")
+    parts.append(f"link: {bed.link}; VMs: {bed.vm}; the UE's clock: by {bed.clock}; cores of UE and VMs: {bed.cores}")
     return "\n".join(parts)
 
 

@@ -52,7 +52,7 @@ def mec(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument(
         "--vm", choices=sandbox.KINDS, default=sandbox.KINDS[0], help="what isolates VMs; `process`: nothing does"
     )
-    serve.add_argument("--core", type=int, metavar="N", help="processor core of host and VMs")
+    serve.add_argument("--core", type=int, metavar="N", help="processor core of the VMs")
     serve.add_argument(
         "--dask",
         metavar="ADDRESS",

@@ -24,20 +24,22 @@ import numpy as np
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge import certificates
 from mrlato_jax.edge.application import Call, Program, resolved
-from mrlato_jax.edge.codec import framed, packed, unframed, unpacked
+from mrlato_jax.edge.codec import MOST_BYTES, framed, packed, unframed, unpacked
 from mrlato_jax.edge.dags import common_mark, marked
 from mrlato_jax.edge.machine import Machine, MachineLostError, RunOnMachine, local_executor
 from mrlato_jax.edge.mec import KEEPALIVE, SERVICE
 from mrlato_jax.edge.parser import remaining
 from mrlato_jax.edge.vm import Order, parts
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
-from mrlato_jax.mec.latency import LOCAL, Schedule
+from mrlato_jax.mec.latency import LOCAL, Schedule, check_placement
+from mrlato_jax.mec.priority import check_order
 from mrlato_jax.mec.system import CHANNELS, Power
 from mrlato_jax.mec.transfers import movements
 
 CLOCK_CALLS = 9  # to compare clocks; the one of the shortest way counts
 COMPARED_S = 60.0  # that a comparison of clocks counts
 CONNECT_S = 2.0  # that a connection may take
+BEGIN_S = 32.0  # that a host may take to begin a run: its VM may have to start
 MOST_TRIES = 3  # at the MEC host, of one run; then the rest runs at the UE
 MOST_SAID_BYTES = 2**22  # of a header from the host: it says when each input of a wide task came in
 GIVE_UP_S = 60.0  # that tasks which only a server may run wait for one
@@ -65,6 +67,10 @@ class ServerLostError(Exception):
 
 class PatienceError(ServerLostError):
     """The MEC host takes longer than the caller waits."""
+
+
+class VmLostError(ServerLostError):
+    """The user's VM, while the host itself goes on."""
 
 
 class LocalLostError(Exception):
@@ -128,7 +134,7 @@ class Connection:
         """
         timeout_s = CONNECT_S if timeout_s is None else timeout_s
         options = [
-            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_receive_message_length", MOST_BYTES + MOST_SAID_BYTES),
             ("grpc.max_send_message_length", -1),
             *KEEPALIVE,
             ("grpc.enable_retries", 0),
@@ -197,6 +203,7 @@ class _Attempt:
         sent = movements(graph, stays, sites, self.order)
         self.up = [move for move in sent if move.source == LOCAL]
         self.down = [move.task for move in sent if move.target == LOCAL]
+        self.expected = frozenset(self.down)
         self.needed_by = {move.task: move.needed_by for move in sent if move.target == LOCAL}
         own = frozenset(move.task for move in self.up if move.task == move.needed_by)
         calls = program.calls
@@ -258,10 +265,12 @@ class _Attempt:
     async def _begin_there(self, call: grpc.aio.StreamStreamCall, patience_s: float | None) -> None:
         assert self.server_order is not None
         try:
-            async with asyncio.timeout(max(CONNECT_S, patience_s or 0.0) + 30.0):
+            async with asyncio.timeout(BEGIN_S if patience_s is None else patience_s):
                 await _said(call.write(framed(["begin"], self.server_order.packed())))
                 data = await _said(call.read())
         except TimeoutError:
+            if patience_s is not None:
+                raise PatienceError(f"not begun after {patience_s:.1f} s") from None
             raise ServerLostError("the host does not begin the run") from None
         if data is grpc.aio.EOF:
             raise ServerLostError(await call.details() or "the host closed the run")
@@ -278,7 +287,7 @@ class _Attempt:
             name = self.graph.names[task] if 0 <= task < self.graph.num_tasks else "the run"
             raise TaskFailedError(f"{name}: {text}")
         if header[0] == "lost":
-            raise ServerLostError(f"VM: {header[1]}")
+            raise VmLostError(f"VM: {header[1]}")
 
     def _arrive(self, task: int, body: bytes) -> float:
         """Takes in a result; when that was.
@@ -326,7 +335,7 @@ class _Attempt:
                 header, body = unframed(data, MOST_SAID_BYTES)
                 self._check(header)
                 if header[0] == "finished":
-                    if not self.results.keys() >= set(self.down):
+                    if not self.results.keys() >= self.expected:
                         raise ValueError("finished without all results")
                     return
                 self._take_in(header, body, ahead_s, free, computed)
@@ -343,10 +352,10 @@ class _Attempt:
             free: until when each link was in use; set anew.
             computed: when the VM had each result; set anew.
         """
-        task = header[1]
-        if header[0] == "done":
-            _, task, start, end, _, sent, arrived = header
-            if task not in self.there:
+        kind, task = header[:2]
+        if kind == "done":
+            _, _, start, end, _, sent, arrived = header
+            if task not in self.there or task in computed:
                 raise ValueError(f"task {shorten(task)}")
             computed[task] = end - ahead_s
             for source, needed_by, when in arrived:
@@ -357,6 +366,11 @@ class _Attempt:
             self.spans.append(Span(task, "VM", start - ahead_s, end - ahead_s, task))
             if not sent:
                 return
+        elif kind != "home":
+            raise ValueError(f"{shorten(header)}")
+        if task not in self.expected or task not in computed or task in self.results:
+            raise ValueError(f"result of task {shorten(task)}, which was not asked for")
+        unpacked(body)  # what nobody can read is the host's fault, and that of no task
         now = self._arrive(task, body)
         begun = min(now, max(free["downlink"], computed[task]))
         self.spans.append(Span(task, "downlink", begun, now, self.needed_by.get(task, task)))
@@ -524,28 +538,35 @@ class Ue:
         Args:
             program: its tasks.
             graph: its DAG.
-            placement: int[n], 0 or 1: where each task is to run.
-            order: int[n], task ids in scheduling order.
+            placement: int[n], 0 or 1: where each task is to run. Pins are kept to.
+            order: int[n], task ids in scheduling order, every parent before its children.
             arguments: values for the program's arguments.
             channel: rule of the plan, "paper" or "resident": whether results return or stay.
             power: of the UE, for the measured energy.
-            patience_s: after so long the rest runs without the MEC host; None: as long as it takes.
+            patience_s: so long after the call the rest runs without the MEC host; None: as long as it takes.
 
         Raises:
-            InputError: other arguments than the program has, a channel whose rule no machine can follow, or tasks that
-                only a server may run where there is no MEC host.
+            InputError: other arguments than the program has, a graph of another size, a placement or an order that is
+                none of the graph, a channel whose rule no machine can follow, no patience, or tasks that only a server
+                may run where there is no MEC host.
             TaskFailedError: a task raised an exception.
             ServerLostError: tasks that only a server may run found none in `GIVE_UP_S`.
             LocalLostError: the local executor ended `MOST_TRIES` times without a new result.
         """
         check_choice("channel", channel, RULES)
         program.check_arguments(arguments or {})
+        if graph.num_tasks != len(program.calls):
+            raise InputError(f"graph has {graph.num_tasks} tasks; accepted: {len(program.calls)}, as the program")
+        placement, order = check_placement(graph, placement), check_order(graph, order)
+        if patience_s is not None:
+            check_number("patience_s", patience_s, low=0.0, open_low=True)
+        deadline = None if patience_s is None else time.monotonic() + patience_s
         if self._mec is None and (alone := [call.name for call in program.calls if call.pin == "server"]):
             raise InputError(f"mec is None, and {alone[0]} runs at a server only; accepted: the address of an MEC host")
         stays = CHANNELS[channel].results_stay
         there = {place: packed((arguments or {})[name]) for place, name in enumerate(program.arguments)}
         original = list(range(len(program.calls)))  # id in the whole program, by id in what is left
-        left, left_graph, sites, sequence = program, graph, np.asarray(placement), _arguments_first(program, order)
+        left, left_graph, sites, sequence = program, graph, placement, _arguments_first(program, order)
         began, setup_s, tries, lost, impatient = 0.0, 0.0, 0, 0, False
         spans: list[Span] = []
         events: list[tuple[float, str]] = []
@@ -563,7 +584,8 @@ class Ue:
                     await self._ensure_connected()
                     answers, server = True, self.server
                 await self._ensure_local()
-                await attempt.go(given, self.local, server, patience_s)
+                patient_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                await attempt.go(given, self.local, server, patient_s)
             except (ServerLostError, LocalLostError) as error:
                 failure = error
             if attempt.begin:
@@ -589,9 +611,10 @@ class Ue:
                     raise failure
             else:
                 tries += 1
-                await self._leave(server)
+                if not isinstance(failure, PatienceError | VmLostError):  # other runs are on that connection
+                    await self._leave(server)
             if isinstance(failure, PatienceError):
-                impatient, patience_s = True, None  # what only a server may run takes as long as it takes
+                impatient, deadline = True, None  # what only a server may run takes as long as it takes
             must = [call.pin == "server" for call in rest.calls]
             wants_server = answers and not impatient and tries < MOST_TRIES
             reachable = (wants_server or any(must)) and await self._reachable(events, began)

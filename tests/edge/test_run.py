@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -472,6 +473,65 @@ def test_a_caller_who_does_not_read_is_out_when_its_time_is_over(keys: Path) -> 
         assert host._admission.runs("alice") == 0
         call.cancel()
         await connection.close()
+
+    go(work())
+
+
+@pytest.mark.parametrize(
+    ("given", "phrase"),
+    [
+        ({"placement": [0, 1, 7, 0, 1, 0]}, "placement[2] is 7"),
+        ({"placement": [0, 1]}, "placement is [0, 1]"),
+        ({"placement": [1, 0, 0, 0, 0, 0]}, "placement[0] is 1, but pins[0] is 'ue'"),
+        ({"order": [3, 0, 1, 2, 4, 5]}, "order places task 3"),
+        ({"order": [0, 0, 1, 2, 3, 4]}, "order is [0, 0, 1, 2, 3, 4]"),
+        ({"patience_s": 0.0}, "patience_s is 0"),
+        (
+            {"graph": mj.TaskGraph.from_edges(cycles=[1.0], upload_bytes=[1.0], download_bytes=[1.0], edges=[])},
+            "graph has 1",
+        ),
+    ],
+)
+def test_a_plan_that_is_none_is_refused_before_anything_runs(given: dict[str, Any], phrase: str) -> None:
+    dag = dataclasses.replace(graph(), pins=("ue", *["any"] * 5))
+    program = dags.program_of(dag, MACHINE_HZ)
+    wanted = {"graph": dag, "placement": ALL_LOCAL, "order": list(range(6)), **given}
+
+    async def work() -> None:
+        with pytest.raises(InputError, match=re.escape(phrase)):
+            await Ue(APPS).run(program, **wanted)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("lie", ["a task of the UE", "no message", "no result"])
+def test_a_host_that_lies_is_left_and_the_result_is_right(
+    lie: str, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Task 2 runs at the UE; a host that brings its result, or what is none, is not believed."""
+
+    def lied(header: list[Any], body: bytes = b"") -> bytes:
+        if header[0] == "done" and header[1] == 1:
+            match lie:
+                case "a task of the UE":
+                    return framed(["home", 2], packed(b"forged"))
+                case "no message":
+                    return framed([*header[:-2], True, header[-1]], b"\xc1")
+                case "no result":
+                    return framed(["finished"])
+        return framed(header, body)
+
+    monkeypatch.setattr(mec, "framed", lied)
+
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        address = f"127.0.0.1:{await host.start()}"
+        async with Ue(APPS, address, keys, "alice") as equipment:
+            found = await run(equipment, graph(), MIXED)
+            check_result(found, graph())
+            assert len(found.events) == ue.MOST_TRIES
+            assert all("no message of a host" in text for _, text in found.events)
+            assert found.placement.tolist() == ALL_LOCAL
 
     go(work())
 
