@@ -1,9 +1,9 @@
 """A testbed on one machine: a UE and an MEC host with a link of given rates between them.
 
 As root, each end has a network namespace of its own and the kernel shapes the link. Otherwise both are on loopback, and
-a proxy of ours paces what they send. Where there are two cores, the UE has one and the VMs have the other; the host's own
-process and the proxy may use either. The UE's clock is set by a quota of processor time, or by waiting after each task
-where quotas cannot be set.
+a proxy of ours paces what they send. Where there are two cores, the UE has one and the VMs have the other; the host's
+own process and the proxy may use either. The UE's clock is set by a quota of processor time, or by waiting after each
+task where quotas cannot be set.
 """
 
 from __future__ import annotations
