@@ -257,7 +257,8 @@ class Mec:
             ended, text = grpc.StatusCode.DEADLINE_EXCEEDED, str(error)
         except InputError as error:
             text = str(error)
-        await context.abort(ended, text)  # once the user has left: it waits for a client that does not read
+        context.set_code(ended)  # `abort` would keep 0.7 kB of each call (grpcio 1.85)
+        context.set_details(text)
 
     @contextlib.asynccontextmanager
     async def _limited(self, identity: Identity) -> AsyncIterator[None]:
