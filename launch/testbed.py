@@ -25,12 +25,13 @@ from _cli import run
 from absl import flags
 
 from mrlato_jax.drawing import png
-from mrlato_jax.edge import cases, comparison, testbed
+from mrlato_jax.edge import cases, comparison, sandbox, testbed
 from mrlato_jax.edge.calibrate import calibrate
 from mrlato_jax.edge.cases import Case
 from mrlato_jax.edge.comparison import as_row
 from mrlato_jax.edge.scheduler import HOW, Scheduler
 from mrlato_jax.edge.testbed import Bed
+from mrlato_jax.edge.ue import RULES
 from mrlato_jax.errors import check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.mec.system import System
@@ -38,7 +39,6 @@ from mrlato_jax.progress import Progress, format_table
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.training.run_folder import session
 
-CHANNELS = ("paper", "resident")
 ALONE = ("all_local", "all_offload")  # what a plan is compared with
 CALIBRATED = " (calibrated)"
 
@@ -46,14 +46,14 @@ FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("app", ["ar"], "An application; may be given several times.")
 flags.DEFINE_integer("runs", 5, "Runs of each application under each plan.")
 flags.DEFINE_multi_string("mode", [*ALONE, "heft", "search"], f"Ways to plan: {', '.join(HOW)}.")
-flags.DEFINE_multi_string("channel", ["resident"], f"Rules of the plans: {', '.join(CHANNELS)}.")
+flags.DEFINE_multi_string("channel", ["resident"], f"Rules of the plans: {', '.join(RULES)}.")
 flags.DEFINE_string("policy", "general", "Weights that come with the package, or a run folder.")
 flags.DEFINE_float("ue_ghz", 1.0, "Clock of the UE.")
 flags.DEFINE_float("vm_ghz", 10.0, "Clock of the VM: the full clock of this machine counts as this.")
 flags.DEFINE_float("uplink_mbps", 7.0, "Rate of the uplink.")
 flags.DEFINE_float("downlink_mbps", 7.0, "Rate of the downlink.")
 flags.DEFINE_enum("link", None, testbed.LINKS, "What the link is. By default namespaces where this machine has them.")
-flags.DEFINE_enum("vm", None, ["bubblewrap", "process"], "What isolates the VMs. By default bubblewrap where it is.")
+flags.DEFINE_enum("vm", None, sandbox.KINDS, "What isolates the VMs. By default bubblewrap where it is.")
 flags.DEFINE_bool("calibrate", True, "Whether to plan and run once more with what the runs imply.")
 flags.DEFINE_string("out", None, "Folder of the record, the table and the pictures. By default nothing is written.")
 flags.DEFINE_enum("json", None, ["-"], "Ends with one line of JSON on standard output.")
@@ -64,7 +64,7 @@ def main(_: list[str]) -> int:
     for mode in FLAGS.mode:
         check_choice("mode", mode, HOW)
     for channel in FLAGS.channel:
-        check_choice("channel", channel, CHANNELS)
+        check_choice("channel", channel, RULES)
     hertz = {"ue_hz": 1e9 * FLAGS.ue_ghz, "vm_hz": 1e9 * FLAGS.vm_ghz}
     system = System(**hertz, uplink_bps=1e6 * FLAGS.uplink_mbps, downlink_bps=1e6 * FLAGS.downlink_mbps)
     out = Path(FLAGS.out).absolute() if FLAGS.out else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge.calibrate import size_of, took
-from mrlato_jax.edge.cases import Case
+from mrlato_jax.edge.cases import Case, one
 from mrlato_jax.edge.ue import RESOURCES, Run, Span
 from mrlato_jax.inference.pictures import LOCAL_COLOUR, MOST_NAMED, OFFLOAD_COLOUR
 from mrlato_jax.mec.latency import LOCAL, simulate
@@ -67,8 +67,7 @@ def lateness(runs: Sequence[Run], graph: TaskGraph, system: System) -> dict[str,
     for run in runs:
         for entry in took(run, graph) if not run.events else ():
             if entry.resource in rates:
-                rate = rates[entry.resource]
-                model = BITS_PER_BYTE * size_of(graph, entry) / (rate[0] if isinstance(rate, tuple) else rate)
+                model = BITS_PER_BYTE * size_of(graph, entry) / one(rates[entry.resource])
             else:
                 model = float(times.ue[entry.task] if entry.resource == "UE" else times.vm[entry.task, 0])
             found[entry.resource].append((entry.seconds - model, model))

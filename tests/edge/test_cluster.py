@@ -19,7 +19,7 @@ import distributed
 import numpy as np
 import psutil
 import pytest
-from distributed.protocol import serialize
+from distributed.protocol import pickle as dask_pickle
 
 import mrlato_jax as mj
 from mrlato_jax.edge import certificates, cluster, command, sandbox, stress
@@ -228,11 +228,33 @@ def test_a_cluster_without_workers_is_refused(keys: Path) -> None:
     go(work())
 
 
-def test_what_crosses_is_not_pickled() -> None:
-    """Dask has a way of its own for bytes, and VMs say and hear nothing else."""
-    header, frames = serialize(b"of a user")
-    assert header["serializer"] == "dask"
-    assert [bytes(frame) for frame in frames] == [b"of a user"]
+def test_what_crosses_is_not_pickled(keys: Path, dask: DaskCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results come to the host, and orders go to the VM, in none of the messages that Dask pickles or unpickles."""
+    pickled: list[bytes] = []
+    dumps, loads = dask_pickle.dumps, dask_pickle.loads
+
+    def spied_dumps(value: Any, **more: Any) -> bytes:
+        data: bytes = dumps(value, **more)
+        pickled.append(data)
+        return data
+
+    def spied_loads(data: Any, **more: Any) -> Any:
+        pickled.append(bytes(data))
+        return loads(data, **more)
+
+    monkeypatch.setattr(dask_pickle, "dumps", spied_dumps)
+    monkeypatch.setattr(dask_pickle, "loads", spied_loads)
+    graph = wide(8, 4.0, 3e3)
+
+    async def work() -> None:
+        async with serving(keys, dask.address) as (_, address), Ue(APPS, address, keys, "alice") as alice:
+            found = await run(alice, graph, [1] * 8)
+            assert is_right(found, graph)
+
+    go(work())
+    marks = stress.dags.marks(graph)
+    assert pickled  # how the actor is made and called
+    assert not [data for data in pickled if any(mark in data for mark in marks)]
 
 
 def test_a_host_without_a_cluster_does_not_load_dask() -> None:
