@@ -28,7 +28,7 @@ from mrlato_jax.edge.cases import case
 from mrlato_jax.edge.codec import framed, packed, unframed
 from mrlato_jax.edge.installed import load
 from mrlato_jax.edge.link import Rates, start_process
-from mrlato_jax.edge.machine import local_executor
+from mrlato_jax.edge.machine import Machine, local_executor
 from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.sandbox import lacks
 from mrlato_jax.edge.stress import hostile
@@ -410,6 +410,34 @@ def test_a_link_that_is_cut_or_slow_does_not_keep_the_result(keys: Path, monkeyp
                 found = await run(equipment, graph(), ALL_OFFLOAD, patience_s=1.0)
                 check_result(found, graph())
                 assert "not done after 1.0 s" in found.events[0][1]
+
+    go(work())
+
+
+def test_patience_counts_from_the_call_and_leaves_other_runs_alone(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        host = Host(APPS, keys, kind="process")
+        address = f"127.0.0.1:{await host.start()}"
+        async with Ue(APPS, address, keys, "alice") as equipment:
+            calm = asyncio.create_task(run(equipment, graph(100.0), ALL_OFFLOAD))
+            await _when_offloading(host, "alice")
+            hasty = await run(equipment, graph(), ALL_OFFLOAD, patience_s=0.2)  # behind the other on their one VM
+            check_result(hasty, graph())
+            assert "not done after 0.2 s" in hasty.events[0][1]
+            found = await calm
+            check_result(found, graph())
+            assert found.events == ()
+
+            async def slow(name: str) -> Machine:
+                await asyncio.sleep(30.0)
+                raise AssertionError(name)
+
+            monkeypatch.setattr(host, "_machine_of", slow)
+            began = time.monotonic()
+            hasty = await run(equipment, graph(), ALL_OFFLOAD, patience_s=0.3)
+            assert time.monotonic() - began < 10.0
+            check_result(hasty, graph())
+            assert "not begun after 0.3 s" in hasty.events[0][1]
 
     go(work())
 
