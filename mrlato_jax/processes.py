@@ -41,6 +41,14 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def end_with_input() -> None:
+    """Ends this process with the one that has the write end of its standard input.
+
+    For a process whose parent was started by `start_python` and gave it its own standard input.
+    """
+    exec(_WATCH, {})
+
+
 def run_python(
     program: str | Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +18,9 @@ import jax
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
 
 pytest.importorskip("msgpack")
 
@@ -239,6 +244,60 @@ def test_bytes_of_anybody(answers: tuple[bytes, list[bytes]], server: GlobalTrai
     assert server.offer(given[ue]).refused is None
 
 
+numbers = st_numpy.arrays(st.sampled_from(codec.DTYPES), st_numpy.array_shapes(min_dims=0, max_dims=3, min_side=0))
+leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary() | numbers
+anything = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+
+
+def test_whatever_can_be_packed_gets_a_verdict(
+    answers: tuple[bytes, list[bytes]], server: GlobalTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(global_trainer, "MOST_REFUSED", 10**9)
+
+    def partly(right: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+        changes = st.dictionaries(st.sampled_from(sorted(right)), anything, min_size=1, max_size=2)
+        return changes.map(lambda changed: {**right, **changed})
+
+    ue = server.asked[0]
+    right = codec.unpacked(answers[1][ue])
+    body = codec.unpacked(right["body"])
+    inner = [partly(body[name]).map(lambda part, name=name: {**body, name: part}) for name in ("arrays", "metrics")]
+
+    @settings(max_examples=100)
+    @given(anything | partly(right), st.one_of(anything, partly(body), *inner))
+    def check(unsigned: Any, to_sign: Any) -> None:
+        sent = codec.packed(unsigned)
+        sender, _, wrong = messages.opened(sent, KEYS, server.most_bytes)
+        assert (sender, wrong) in ((ue, None), (None, "unreadable"), (None, "unknown_node"))
+        assert server.offer(sent).ue == sender
+        sent = messages.signed(ue, KEYS[ue], to_sign)
+        assert messages.opened(sent, KEYS, server.most_bytes)[::2] == (ue, None)
+        verdict = server.offer(sent)
+        assert verdict.ue == ue
+        assert verdict.refused in (None, *messages.REFUSALS)
+
+    check()
+
+
+def test_types_are_looked_at_before_values(answers: tuple[bytes, list[bytes]], server: GlobalTrainer) -> None:
+    _, given = answers
+    ue = server.asked[0]
+    for value in (np.zeros(3), [0], 1.5, "ue", None):
+        assert messages.opened(codec.packed(value), KEYS, server.most_bytes) == (None, None, "unreadable")
+    for changes in ({"round": np.ones(2)}, {"round": True}, {"round": 1.0}, {"start": np.ones(2)}, {"start": b""}):
+        sent = messages.signed(ue, KEYS[ue], {**body_of(given[ue]), **changes})
+        assert server.offer(sent) == (ue, "unreadable")
+
+
+def test_metrics_whose_sum_is_infinite(answers: tuple[bytes, list[bytes]], server: GlobalTrainer) -> None:
+    for ue in server.asked:
+        body = body_of(answers[1][ue])
+        body["metrics"]["entropy"] = sys.float_info.max
+        assert server.offer(messages.signed(ue, KEYS[ue], body)).refused == "not_finite"
+        assert server.offer(answers[1][ue]).refused is None
+    server.finish(1.0, 2)
+
+
 def test_a_ue_whose_answers_never_fit_ends_the_run(answers: tuple[bytes, list[bytes]], server: GlobalTrainer) -> None:
     _, given = answers
     ue = server.asked[0]
@@ -299,10 +358,10 @@ def test_no_update_of_adam_is_larger_than_its_bound(steps: int) -> None:
 def test_who_is_asked() -> None:
     known = {11: 0, 12: 1, 13: 2}
     now = 100.0
-    assert global_trainer.to_ask([11, 12, 13], known, {0, 2}, {}, now, 60) == [11, 13]
-    assert global_trainer.to_ask([11, 12, 14], known, {0}, {11: 99.0}, now, 60) == [14]  # a node that nobody knows yet
-    assert global_trainer.to_ask([11, 14], known, {0}, {11: 40.0, 14: 41.0}, now, 60) == [11]
-    assert global_trainer.to_ask([], known, {0}, {}, now, 60) == []
+    assert global_trainer.to_ask([11, 12, 13], known, {0, 2}, {}, now) == [11, 13]
+    assert global_trainer.to_ask([11, 12, 14], known, {0}, {11: 159.0}, now) == [14]  # a node that nobody knows yet
+    assert global_trainer.to_ask([11, 14], known, {0}, {11: 100.0, 14: 101.0}, now) == [11]
+    assert global_trainer.to_ask([], known, {0}, {}, now) == []
 
 
 # ---- settings
@@ -375,10 +434,11 @@ def test_one_hash_for_equal_arrays() -> None:
 
 
 class Grid:
-    """Nodes without a network: each may be away, or answer more than once."""
+    """Nodes without a network: each may be away, answer more than once, fail, or answer wrongly."""
 
     def __init__(self, trainers: dict[int, LocalTrainer]) -> None:
         self.trainers, self.away, self.twice = trainers, set[int](), set[int]()
+        self.fails, self.lies = dict[int, int](), dict[int, int]()  # how often a node still does
         self.sent: list[int] = []
         self._waiting: list[Any] = []
 
@@ -390,18 +450,33 @@ class Grid:
             message.metadata.__dict__["_message_id"] = message.object_id
             self._waiting.append(message)
             self.sent.append(message.metadata.dst_node_id)
+        assert len(self.sent) < 100
         return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, names: Iterable[str]) -> list[Any]:
-        from mrlato_jax.edge.federation.flower_client import reply
-
         ready = [message for message in self._waiting if message.metadata.dst_node_id not in self.away]
         self._waiting = [message for message in self._waiting if message not in ready]
         replies = []
         for message in ready:
             node = message.metadata.dst_node_id
-            replies += [reply(self.trainers[node], message)] * (2 if node in self.twice else 1)
+            replies += [self._reply(node, message)] * (2 if node in self.twice else 1)
         return replies
+
+    def _reply(self, node: int, message: Any) -> Any:
+        from flwr.app import Error, Message, RecordDict
+        from flwr.common.constant import ErrorCode
+
+        from mrlato_jax.edge.federation.flower_client import reply
+        from mrlato_jax.edge.federation.flower_server import RECORD, as_record
+
+        if self.fails.get(node):
+            self.fails[node] -= 1
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "out of memory"), reply_to=message)
+        if self.lies.get(node):
+            self.lies[node] -= 1
+            wrong = messages.signed(0, b"another key", {})
+            return Message(RecordDict({RECORD: as_record(wrong)}), reply_to=message)
+        return reply(self.trainers[node], message)
 
 
 @pytest.fixture
@@ -421,10 +496,9 @@ def test_the_strategy_ends_each_round_with_all(
     from mrlato_jax.edge.federation import flower_server
 
     grid = Grid({100 + ue: trainer for ue, trainer in enumerate(trainers)})
-    seen: list[dict[str, Any]] = []
+    grid.fails, grid.lies = {101: 1}, {102: 1}
 
     def watch(progress: dict[str, Any]) -> None:
-        seen.append(progress)
         if progress["round"] == 2 and progress["sent"] == 0:  # the node of UE 0 is gone, and comes back as another one
             grid.away.add(100)
             grid.twice.add(101)
@@ -439,7 +513,10 @@ def test_the_strategy_ends_each_round_with_all(
     assert set(result.train_metrics_clientapp) == {1, 2, 3}
     alone = messages.named(in_one_process(federation).params)
     assert messages.largest_difference(alone, server.params) <= 1e-5
-    assert 100 in grid.sent
+    assert counted(server)["failed"] == counted(server)["unknown_node"] == 1
+    assert [record["ues"] for record in server.rounds] == [[0, 1], [1, 2], [0, 2]]
+    assert grid.sent.count(100) == 2  # in round 3 in vain: the other node of UE 0 answers
+    assert 200 in grid.sent
 
 
 @needs_flower
@@ -447,8 +524,53 @@ def test_the_strategy_does_not_wait_for_ever(server: GlobalTrainer) -> None:
     from mrlato_jax.edge.federation import flower_server
 
     strategy = flower_server.OuterStep(server)
-    with pytest.raises(InputError, match=r"have not answered in round 1 for 0\.1 s"):
+    with pytest.raises(InputError, match=r"are missing in round 1, and no answer was accepted for 0\.1 s"):
         strategy.start(Grid({}), flower_server.as_record(server.message()), num_rounds=1, timeout=0.1)
+
+
+@needs_flower
+@pytest.mark.usefixtures("task")
+@pytest.mark.parametrize("wrong", ["fails", "lies"])
+def test_who_never_answers_rightly_is_asked_seldom_and_not_for_ever(
+    trainers: list[LocalTrainer], server: GlobalTrainer, wrong: str
+) -> None:
+    from mrlato_jax.edge.federation import flower_server
+
+    grid = Grid({100: trainers[0]})
+    setattr(grid, wrong, {100: 10**9})
+    timeout = 1.5 * flower_server.PAUSE_S
+    began_s = time.monotonic()
+    with pytest.raises(InputError, match="no answer was accepted"):
+        flower_server.OuterStep(server).start(grid, flower_server.as_record(server.message()), 1, timeout)
+    assert time.monotonic() - began_s < 2 * timeout
+    assert grid.sent == [100, 100]
+    assert counted(server) == {"failed" if wrong == "fails" else "unknown_node": 2}
+
+
+@needs_flower
+def test_an_array_that_claims_more_than_it_has() -> None:
+    from flwr.app import Array, ArrayRecord, RecordDict
+
+    from mrlato_jax.edge.federation import flower_server
+    from mrlato_jax.edge.federation.flower_server import ENTRY, RECORD, as_bytes, as_record
+
+    assert as_bytes(RecordDict({RECORD: as_record(b"message")}), 7) == b"message"
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (10**15,)})
+    claiming = Array("uint8", (10**15,), "numpy.ndarray", file.getvalue())
+    zipped = io.BytesIO()
+    np.savez(zipped, np.zeros(1))
+    for record in (
+        ArrayRecord({ENTRY: claiming}),
+        ArrayRecord({ENTRY: Array("uint8", (1,), "numpy.ndarray", zipped.getvalue())}),
+        ArrayRecord({ENTRY: Array(np.zeros(3, np.uint8)), "more": Array(np.zeros(3, np.uint8))}),
+        ArrayRecord(),
+        as_record(b"x" * 1000),
+    ):
+        with pytest.raises(InputError, match="accepted: one array of bytes"):
+            as_bytes(RecordDict({RECORD: record}), 999)
+    same = Array("uint8", (10**15,), flower_server.FORMAT, b"message")  # what it claims does not matter
+    assert as_bytes(RecordDict({RECORD: ArrayRecord({ENTRY: same})}), 999) == b"message"
 
 
 def launch(data: Path, *flags: object) -> list[str]:
@@ -568,6 +690,14 @@ def test_nothing_outlives_the_launcher(data: Path, tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     wait_until_gone(pids, 10)
+
+
+def test_a_process_ends_with_who_has_its_input() -> None:
+    program = "import time; from mrlato_jax.processes import end_with_input; end_with_input(); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(30) == 1
 
 
 def descendants(pid: int) -> list[int]:

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
@@ -31,18 +29,21 @@ from mrlato_jax.edge.federation.messages import read_keys
 from mrlato_jax.edge.federation.settings import Federation
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.files import write_atomically
+from mrlato_jax.processes import end_with_input
 
 FOLDER = "MRLATO_FEDERATION"  # environment variable
 FEDERATION, KEYS, STATE, PROGRESS = "federation.json", "keys.json", "state", "progress.json"
 RECORD, ENTRY = "arrays", "message"  # names of the one array that a Flower message has
+FORMAT = "bytes"  # of that array: its data are the message, so that nothing in it says how long it is
 LOOK_AROUND_S = 0.5  # seconds from one look at who is there to the next
 PROGRAM_FAILED = (ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.UNKNOWN)
-GIVE_UP_S = 900.0  # seconds without an answer, after which the server ends
+PAUSE_S = 1.0  # seconds after which a node whose answer was refused is asked again
+GIVE_UP_S = 900.0  # seconds without an accepted answer, after which the server ends
 
 
 def as_record(data: bytes) -> ArrayRecord:
     """A message of ours as Flower carries it: one array of bytes, so that it takes few requests."""
-    return ArrayRecord({ENTRY: Array(np.frombuffer(data, np.uint8))})
+    return ArrayRecord({ENTRY: Array("uint8", (len(data),), FORMAT, data)})
 
 
 def as_bytes(content: RecordDict, most_bytes: int) -> bytes:
@@ -53,19 +54,16 @@ def as_bytes(content: RecordDict, most_bytes: int) -> bytes:
     """
     record = content.array_records.get(RECORD)
     array = None if record is None or set(record) != {ENTRY} else record[ENTRY]
-    if array is None or array.dtype != "uint8" or len(array.data) > most_bytes:
+    if array is None or array.stype != FORMAT or len(array.data) > most_bytes:
         raise InputError("message of Flower has other records, or too many bytes; accepted: one array of bytes")
-    try:
-        return array.numpy().tobytes()
-    except (TypeError, ValueError, EOFError, OSError) as error:
-        raise InputError(f"array of Flower's message cannot be read ({error}); accepted: numpy's format") from None
+    return array.data
 
 
 class OuterStep(FedAvg):
     """Federated averaging with (29) in place of the average, over all UEs of a round or not at all.
 
-    A round ends once every UE of its meta-batch has answered. Who does not answer in time is asked again, and a node
-    that comes in the middle of a round is asked at once.
+    A round ends once every UE of its meta-batch has answered. Who does not answer in time is asked again, and who
+    sends what is refused, after a pause. A node that comes in the middle of a round is asked at once.
     """
 
     def __init__(self, trainer: GlobalTrainer, watch: Callable[[dict[str, Any]], None] = lambda progress: None) -> None:
@@ -83,10 +81,10 @@ class OuterStep(FedAvg):
         self._begin()
 
     def _begin(self) -> None:
-        self._asked: dict[int, float] = {}  # when a node was asked in this round
+        self._due: dict[int, float] = {}  # when a node that was asked in this round is asked again
         self._newest: dict[int, str] = {}  # the last message that it was sent in this round
         self._sent = 0
-        self._began_s = time.monotonic()
+        self._began_s = self._accepted_s = time.monotonic()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -96,10 +94,10 @@ class OuterStep(FedAvg):
         if now - self._looked_s >= LOOK_AROUND_S:
             self._online, self._looked_s = list(grid.get_node_ids()), now
             # A UE that was killed comes back as the same node, which has forgotten what it was asked.
-            self._asked = {node: when for node, when in self._asked.items() if node in self._online}
+            self._due = {node: when for node, when in self._due.items() if node in self._online}
         patience_s = self._trainer.federation.patience_s
-        nodes = to_ask(self._online, self._known, self._trainer.missing, self._asked, now, patience_s)
-        self._asked.update(dict.fromkeys(nodes, now))
+        nodes = to_ask(self._online, self._known, self._trainer.missing, self._due, now)
+        self._due.update(dict.fromkeys(nodes, now + patience_s))
         self._sent += len(nodes)
         content = RecordDict({RECORD: arrays})
         # A message that nobody fetches is dropped once its node would be asked again.
@@ -137,16 +135,21 @@ class OuterStep(FedAvg):
             return
         verdict = self._trainer.offer(data)
         if verdict.refused is not None:
-            print(f"round {self._trainer.round}: refused an answer of UE {verdict.ue}: {verdict.refused}", flush=True)
+            print(
+                f"round {self._trainer.round}: refused an answer of node {node}, UE {verdict.ue}: {verdict.refused}",
+                flush=True,
+            )
             self._ask_again(reply)
-        elif verdict.ue is not None:
+            return
+        self._accepted_s = time.monotonic()
+        if verdict.ue is not None:
             self._known[node] = verdict.ue
 
     def _ask_again(self, reply: Message) -> None:
-        """At once, where a node has nothing else to answer: not for each of a late node's old messages."""
+        """After a pause, where a node has nothing else to answer: not for each of a late node's old messages."""
         node = reply.metadata.src_node_id
         if self._newest.get(node) == reply.metadata.reply_to_message_id:
-            self._asked.pop(node, None)
+            self._due[node] = time.monotonic() + PAUSE_S
 
     def start(
         self,
@@ -163,12 +166,11 @@ class OuterStep(FedAvg):
         Flower's own loop looks for answers every three seconds, and takes what has come until its time is over.
 
         Raises:
-            InputError: no answer came for `timeout` seconds, or as `GlobalTrainer.offer`.
+            InputError: no answer was accepted for `timeout` seconds, or as `GlobalTrainer.offer`.
         """
         trainer, poll_s = self._trainer, self._trainer.federation.poll_s
         result, arrays = Result(), initial_arrays
         waiting: set[str] = set()
-        heard_s = time.monotonic()
         self._begin()
         while trainer.done < num_rounds:
             number = trainer.round
@@ -185,13 +187,14 @@ class OuterStep(FedAvg):
                 result.arrays = arrays = after
                 result.train_metrics_clientapp[number] = metrics
             if replies:
-                heard_s = time.monotonic()
                 self._watch(self._progress())
-            elif time.monotonic() - heard_s > timeout:
-                missing = sorted(trainer.missing)
-                raise InputError(f"UEs {missing} have not answered in round {number} for {timeout:g} s; accepted: all")
             else:
                 time.sleep(poll_s)
+            if time.monotonic() - self._accepted_s > timeout:
+                raise InputError(
+                    f"UEs {sorted(trainer.missing)} are missing in round {trainer.round}, and no answer was accepted "
+                    f"for {timeout:g} s; accepted: answers of all"
+                )
         return result
 
     def _progress(self) -> dict[str, Any]:
@@ -205,7 +208,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """One server, from the state that is on the disk to the last round."""
-    _end_with_parent()
+    end_with_input()  # whose write end the launcher has
     folder = Path(os.environ[FOLDER])
 
     def watch(progress: dict[str, Any]) -> None:
@@ -221,13 +224,3 @@ def main(grid: Grid, context: Context) -> None:
     except (InputError, OSError) as error:
         watch({"error": str(error)})
         raise
-
-
-def _end_with_parent() -> None:
-    """Ends this process with the one that started the server; it has the write end of our standard input."""
-
-    def wait() -> None:
-        os.read(0, 1)
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -37,6 +37,7 @@ from mrlato_jax.learning.outer import REPTILE, LearnerState, init_state, outer_u
 from mrlato_jax.training import checkpoint
 from mrlato_jax.training.run_folder import checkpoint_meta
 
+LARGEST_METRIC = float(np.finfo(np.float32).max)  # the sum of a round's is finite
 MOST_REFUSED = 10  # answers of one UE in one round, after which the round cannot end
 
 
@@ -159,6 +160,8 @@ class GlobalTrainer:
     def _judge(self, ue: int | None, body: Any) -> str | None:
         if not isinstance(body, dict) or set(body) != {"round", "start", "arrays", "metrics"}:
             return "unreadable"
+        if type(body["round"]) is not int or type(body["start"]) is not str:
+            return "unreadable"
         if body["round"] != self.round or body["start"] != self._start:
             return "stale_round"
         if body["arrays"] is None:  # the UE says that it has no learning task in this round
@@ -173,7 +176,7 @@ class GlobalTrainer:
         metrics = body["metrics"]
         if not isinstance(metrics, dict) or set(metrics) != set(METRICS):
             return "unreadable"
-        if not all(isinstance(value, float) and math.isfinite(value) for value in metrics.values()):
+        if not all(isinstance(value, float) and abs(value) <= LARGEST_METRIC for value in metrics.values()):
             return "not_finite"
         start = self._theta if self.federation.config.learning.meta_update in REPTILE else None
         return "norm" if update_norm(body["arrays"], start) > self._bound else None
@@ -246,9 +249,8 @@ def to_ask(
     online: Collection[int],
     known: Mapping[int, int],
     missing: Collection[int],
-    asked: Mapping[int, float],
+    due: Mapping[int, float],
     now: float,
-    patience_s: float,
 ) -> list[int]:
     """Which nodes are sent the round's message now.
 
@@ -258,9 +260,8 @@ def to_ask(
         online: nodes that are there.
         known: of a node that has answered, which UE it is.
         missing: UEs that have yet to answer.
-        asked: of a node that was asked in this round, when that was.
+        due: of a node that was asked in this round, when it is asked again.
         now: on the same clock.
-        patience_s: after which a node that has not answered is asked again.
     """
     wanted = [node for node in online if node not in known or known[node] in missing]
-    return [node for node in wanted if node not in asked or now - asked[node] >= patience_s]
+    return [node for node in wanted if node not in due or now >= due[node]]

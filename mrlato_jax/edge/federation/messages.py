@@ -36,7 +36,7 @@ REFUSALS = {
     "tree": "arrays of other names",
     "shape": "an array of another shape",
     "dtype": "an array of another type",
-    "not_finite": "NaN or infinity among the numbers",
+    "not_finite": "a number that is NaN, infinite or none of float32",
     "norm": "an update larger than its bound",
     "failed": "an error of the UE's program in place of an answer",
 }
@@ -141,7 +141,15 @@ def new_keys(ues: int) -> list[bytes]:
 
 
 def read_keys(path: Path, ues: int) -> list[bytes]:
-    """The keys of the UEs, as `write_keys` has them; raises InputError where it is something else."""
+    """The keys of the UEs.
+
+    Args:
+        path: a JSON list of keys in hexadecimal.
+        ues: how many keys there must be.
+
+    Raises:
+        InputError: the file has something else.
+    """
     try:
         values = parse_json(path.read_bytes(), str(path), "keys of the UEs", list)
         keys = [bytes.fromhex(value) for value in values]
@@ -152,9 +160,9 @@ def read_keys(path: Path, ues: int) -> list[bytes]:
     return keys
 
 
-def signed(ue: int, key: bytes, body: Mapping[str, Any]) -> bytes:
+def signed(ue: int, key: bytes, body: Any) -> bytes:
     """An answer of a UE."""
-    data = codec.packed(dict(body))
+    data = codec.packed(body)
     return codec.packed({"ue": ue, "body": data, "signature": _signature(key, ue, data)})
 
 
@@ -172,9 +180,11 @@ def opened(data: bytes, keys: Sequence[bytes], most_bytes: int) -> tuple[int | N
     """
     try:
         outer = codec.unpacked(data, most_bytes)
-        ue, body, signature = outer["ue"], outer["body"], outer["signature"]
-    except (InputError, TypeError, KeyError, ValueError):
+    except InputError:
         return None, None, "unreadable"
+    if not isinstance(outer, dict):
+        return None, None, "unreadable"
+    ue, body, signature = (outer.get(name) for name in ("ue", "body", "signature"))
     if not (type(ue) is int and isinstance(body, bytes) and isinstance(signature, bytes)):
         return None, None, "unreadable"
     if not 0 <= ue < len(keys) or not hmac.compare_digest(signature, _signature(keys[ue], ue, body)):
