@@ -613,7 +613,7 @@ def test_strangers_are_refused_and_the_training_goes_on(data: Path, tmp_path: Pa
     token.write_bytes(b"0" * 64)
     log = run / "processes" / "flower" / "superlink.log"
     authority = run / "flower" / "certificates" / "ca.pem"
-    command = launch(data, "--ues=2", "--rounds=12", "--compare", "--json=-", f"--run={run}", "--timeout_s=400")
+    command = launch(data, "--ues=2", "--rounds=30", "--compare", "--json=-", f"--run={run}", "--timeout_s=400")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         assert process.stdout is not None
         assert process.stderr is not None
