@@ -290,7 +290,7 @@ class Mec:
         """One run, from its first frame to its end."""
         self.counts["runs"] += 1
         arrived: list[list[Any]] = []
-        run, upward = None, None
+        run, upward, tasks = None, None, 0
         try:
             meter = self._users[name].meter
             try:
@@ -308,6 +308,9 @@ class Mec:
             upward.add_done_callback(lambda task: _abandon(run, task))
             async for header, body in run.messages():
                 if header[0] == "done":
+                    tasks += 1
+                    if tasks > self._rules.most_tasks:
+                        raise InputError(f"tasks of the run are more than {tasks - 1}; accepted: at most so many")
                     self.counts["tasks"] += 1
                     header = [*header, arrived.copy()]
                     arrived.clear()
