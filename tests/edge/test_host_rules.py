@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from mrlato_jax.edge import certificates
-from mrlato_jax.edge.application import Call, Constant
-from mrlato_jax.edge.codec import framed, packed, unframed
+from mrlato_jax.edge.application import Call, Constant, Result
+from mrlato_jax.edge.codec import framed, packed, unframed, unpacked
 from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.traffic import Rules
 from mrlato_jax.edge.ue import Connection
 from mrlato_jax.edge.vm import Order
+from mrlato_jax.errors import InputError
 
 APPS = [str(Path(__file__).with_name("sums.py"))]
 LIMIT_S = 60.0  # of one test
@@ -82,5 +84,42 @@ def test_no_run_has_more_tasks_than_the_rules_say(keys: Path) -> None:
                 grpc.StatusCode.INVALID_ARGUMENT, "tasks of the run are more than 3; accepted: at most so many"
             )  # fmt: skip
             assert host.counts["tasks"] == 6
+
+    go(work())
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), 1.0, "9" * 30, "1", True, -1, 2**31, None], ids=str)
+def test_an_order_whose_numbers_are_none_is_refused(number: object) -> None:
+    for order in (
+        ["sums", [[number, "both", [], False]], [0]],
+        ["sums", [[0, "both", [[0, number]], False]], [0]],
+        ["sums", [[0, "both", [[number, 0]], False]], [0]],
+        ["sums", [[0, "both", [], False]], [number]],
+    ):
+        with pytest.raises(InputError, match=r"order cannot be read \(.* is .*accepted: an integer in \[0, 2147483647\]"):
+            Order.unpacked(packed(order))
+
+
+def test_an_array_is_no_list_of_numbers() -> None:
+    with pytest.raises(InputError, match="sent task is"):
+        Order.unpacked(packed(["sums", [], np.arange(3)]))
+
+
+def test_an_order_that_cannot_be_read_fails_alone(keys: Path) -> None:
+    async def work() -> None:
+        async with serving(keys) as (host, address), connected(address, keys) as connection:
+            waiting = connection.call()
+            calls = [Call("add", "add", (Result(0),))]
+            await waiting.write(framed(["begin"], Order.of("sums", calls, [0], frozenset([0]), [0]).packed()))
+            assert unframed(await waiting.read())[0] == ["begun"]
+            for number in (float("inf"), "9" * 30):
+                headers, code, _ = await said(connection, packed(["sums", [[number, "both", [], False]], []]))
+                assert [header[:2] for header in headers] == [["begun"], ["failed", -1]]
+                assert code == grpc.StatusCode.OK
+            await waiting.write(framed(["own", 0], packed([[1, 2]])))
+            header, body = unframed(await waiting.read())
+            assert (header[0], unpacked(body)) == ("done", 3)
+            waiting.cancel()
+            assert (host.counts["lost"], host.counts["machines"]) == (0, 1)
 
     go(work())
