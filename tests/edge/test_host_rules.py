@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mrlato_jax.edge.application import Call, Constant, Result
 from mrlato_jax.edge.codec import framed, packed, unframed, unpacked
 from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.traffic import Rules
-from mrlato_jax.edge.ue import Connection
+from mrlato_jax.edge.ue import Connection, ServerLostError
 from mrlato_jax.edge.vm import Order
 from mrlato_jax.errors import InputError
 
@@ -121,5 +122,37 @@ def test_an_order_that_cannot_be_read_fails_alone(keys: Path) -> None:
             assert (header[0], unpacked(body)) == ("done", 3)
             waiting.cancel()
             assert (host.counts["lost"], host.counts["machines"]) == (0, 1)
+
+    go(work())
+
+
+def clock(connection: Connection, body: bytes = b"") -> grpc.aio.UnaryUnaryCall:
+    return connection._clock(body, timeout=10)
+
+
+def test_who_asks_for_the_time_is_held_to_the_rules(keys: Path) -> None:
+    async def work() -> None:
+        async with serving(keys, users=["alice"], messages_per_s=20.0) as (host, address):
+            with pytest.raises(ServerLostError, match="unknown user"):
+                await Connection.open(address, keys, "bob")
+            assert host.refused() == {"unknown user": 1}
+            async with connected(address, keys) as connection:
+                begin = time.monotonic()
+                await asyncio.gather(*(clock(connection) for _ in range(30)))  # ten of twenty that may come at once
+                assert time.monotonic() - begin > 0.5
+                call = clock(connection, bytes(1000))
+                assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+                assert await call.details() == "request has 1000 bytes; accepted: none"
+
+    go(work())
+
+
+def test_a_refused_body_is_paid_for(keys: Path) -> None:
+    async def work() -> None:
+        async with serving(keys, bytes_per_s=1000.0) as (_, address), connected(address, keys) as connection:
+            assert await clock(connection, bytes(2000)).code() == grpc.StatusCode.INVALID_ARGUMENT
+            begin = time.monotonic()
+            await said(connection, additions(1))
+            assert time.monotonic() - begin > 0.8
 
     go(work())
