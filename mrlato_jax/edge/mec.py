@@ -56,7 +56,6 @@ class _User:
     def __init__(self) -> None:
         self.machine: Machine | None = None
         self.starting = asyncio.Lock()
-        self.runs = 0
         self.idle: asyncio.TimerHandle | None = None
 
 
@@ -99,6 +98,7 @@ class Mec:
         self._rules, self._say, self._readable = rules or Rules(), say, tuple(readable)
         self._admission, self._meters = Admission(self._rules), Meters(self._rules)
         self._users: dict[str, _User] = {}
+        self._stopping: set[asyncio.Task[None]] = set()  # of VMs that were used
         self._dask = dask
         self._cluster: Cluster | None = None
         self._launch: Launch = launch
@@ -163,7 +163,7 @@ class Mec:
             if user.idle is not None:
                 user.idle.cancel()
         stops = (machine.stop() for machine in machines if machine is not None)
-        await asyncio.gather(*stops, return_exceptions=True)
+        await asyncio.gather(*stops, *self._stopping, return_exceptions=True)
         if self._cluster is not None:
             await self._cluster.close()
 
@@ -208,25 +208,26 @@ class Mec:
         name = identity.user
         self._admission.enter(name, time.monotonic())
         user = self._users.setdefault(name, _User())
-        user.runs += 1
         if user.idle is not None:
             user.idle.cancel()
         try:
             yield identity
         finally:
-            user.runs -= 1
-            self._admission.leave(name, time.monotonic())
-            if not user.runs:
-                loop = asyncio.get_running_loop()
-                user.idle = loop.call_later(self._rules.idle_s, lambda: asyncio.ensure_future(self._forget(name)))
+            is_kept = user.machine is not None and not user.machine.lost
+            self._admission.leave(name, time.monotonic() if is_kept else None)
+            if not self._admission.runs(name):
+                if is_kept:
+                    user.idle = asyncio.get_running_loop().call_later(self._rules.idle_s, self._forget, name)
+                else:
+                    self._forget(name)
 
-    async def _forget(self, name: str) -> None:
-        """Stops the VM of a user who has been away."""
-        user = self._users.get(name)
-        if user is not None and not user.runs:
-            del self._users[name]
-            if user.machine is not None:
-                await user.machine.stop("stopped, since it was not used")
+    def _forget(self, name: str) -> None:
+        """Stops the VM of a user without a run, where there is one."""
+        user = self._users.pop(name, None)
+        if user is not None and user.machine is not None:
+            stopping = asyncio.create_task(user.machine.stop("stopped, since it was not used"))
+            self._stopping.add(stopping)  # the loop alone would not keep it
+            stopping.add_done_callback(self._stopping.discard)
 
     async def _known(self, context: grpc.aio.ServicerContext) -> Identity:
         """Who calls, or the end of the call of one whom the rules do not name, or whose certificate does not count."""

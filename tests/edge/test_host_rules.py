@@ -156,3 +156,47 @@ def test_a_refused_body_is_paid_for(keys: Path) -> None:
             assert time.monotonic() - begin > 0.8
 
     go(work())
+
+
+def test_a_user_without_a_vm_keeps_no_place(keys: Path) -> None:
+    async def work() -> None:
+        async with (
+            serving(keys, most_users=1) as (host, address),
+            connected(address, keys) as alice,
+            connected(address, keys, "bob") as bob,
+        ):
+            call = alice.call()
+            await call.write(framed(["nothing"]))
+            assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert (await said(bob, additions(1)))[1] == grpc.StatusCode.OK
+            assert list(host._users) == ["bob"]
+            assert (await said(alice, additions(1)))[2] == "too many users"
+            machine = host._users["bob"].machine
+            assert machine is not None
+            await machine.stop("lost")
+            call = bob.call()
+            await call.write(framed(["nothing"]))
+            assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert not host._users
+            assert (await said(alice, additions(1)))[1] == grpc.StatusCode.OK
+
+    go(work())
+
+
+def test_a_vm_that_is_not_used_is_stopped_once_and_its_place_is_free(keys: Path) -> None:
+    async def work() -> None:
+        async with serving(keys, most_users=1, idle_s=0.3) as (host, address), connected(address, keys) as connection:
+            await said(connection, additions(1))
+            machine = host._users["alice"].machine
+            assert machine is not None
+            await asyncio.sleep(0.15)
+            await said(connection, additions(1))
+            await asyncio.sleep(0.2)
+            assert not machine.lost  # its time begins again
+            await asyncio.sleep(0.3)
+            assert machine.lost == "stopped, since it was not used"
+            assert not host._users
+            async with connected(address, keys, "bob") as other:
+                assert (await said(other, additions(1)))[1] == grpc.StatusCode.OK
+
+    go(work())
