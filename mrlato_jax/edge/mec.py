@@ -304,10 +304,10 @@ class Mec:
         run, upward, tasks = None, None, 0
         try:
             try:
-                first = await asyncio.wait_for(self._next(requests, name), BEGIN_S)
+                data = await asyncio.wait_for(anext(requests, None), BEGIN_S)
             except TimeoutError:
                 raise InputError(f"no frame in {BEGIN_S:g} s; accepted: ['begin']") from None
-            header, body = first or ([], b"")
+            header, body = await self._passed(data, name) or ([], b"")
             if header != ["begin"]:
                 raise InputError(f"first frame is {shorten(header)}; accepted: ['begin']")
             machine = await self._machine_of(name)
@@ -340,7 +340,7 @@ class Mec:
     ) -> None:
         """From the UE to the VM, until the UE says no more."""
         count = 0
-        while frame := await self._next(requests, name):
+        while frame := await self._passed(await anext(requests, None), name):
             header, body = frame
             now = time.monotonic()
             count += 1
@@ -358,9 +358,8 @@ class Mec:
                         f"frame is {shorten(header)}; accepted: ['own', task], ['result', task, needed_by]"
                     )
 
-    async def _next(self, requests: AsyncIterator[bytes], name: str) -> tuple[list[Any], bytes] | None:
-        """The next frame of a user, once the rules let it pass; None where the user says no more."""
-        data = await anext(requests, None)
+    async def _passed(self, data: bytes | None, name: str) -> tuple[list[Any], bytes] | None:
+        """A frame of a user, once the rules let it pass; None where the user says no more."""
         if data is None:
             return None
         await self._metered(name, len(data))

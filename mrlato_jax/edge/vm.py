@@ -86,7 +86,9 @@ class Order:
             check_type("app", app, str)
             return cls(app, tuple(map(_task, tasks)), tuple(_number("sent task", task) for task in sent))
         except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"order cannot be read ({shorten(str(error), 120)}); accepted: one of Order.packed") from None
+            raise InputError(
+                f"order cannot be read ({shorten(str(error), 120)}); accepted: one of Order.packed"
+            ) from None
 
 
 def _number(field: str, value: Any) -> int:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import numpy as np
 import pytest
 
-from mrlato_jax.edge import certificates
+from mrlato_jax.edge import certificates, mec
 from mrlato_jax.edge.application import Call, Constant, Result
 from mrlato_jax.edge.codec import framed, packed, unframed, unpacked
+from mrlato_jax.edge.machine import Machine, local_executor
 from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.traffic import Rules
 from mrlato_jax.edge.ue import Connection, ServerLostError
@@ -97,7 +99,9 @@ def test_an_order_whose_numbers_are_none_is_refused(number: object) -> None:
         ["sums", [[0, "both", [[number, 0]], False]], [0]],
         ["sums", [[0, "both", [], False]], [number]],
     ):
-        with pytest.raises(InputError, match=r"order cannot be read \(.* is .*accepted: an integer in \[0, 2147483647\]"):
+        with pytest.raises(
+            InputError, match=r"order cannot be read \(.* is .*accepted: an integer in \[0, 2147483647\]"
+        ):
             Order.unpacked(packed(order))
 
 
@@ -179,6 +183,71 @@ def test_a_user_without_a_vm_keeps_no_place(keys: Path) -> None:
             assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
             assert not host._users
             assert (await said(alice, additions(1)))[1] == grpc.StatusCode.OK
+
+    go(work())
+
+
+def test_the_time_of_a_first_frame_is_that_of_its_way(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who waits for the meter is not late."""
+    monkeypatch.setattr(mec, "BEGIN_S", 0.3)
+
+    async def work() -> None:
+        async with serving(keys, bytes_per_s=1000.0) as (host, address), connected(address, keys) as connection:
+            host._meters.of("alice", now := time.monotonic()).charge(1, 2000, now)
+            begin = time.monotonic()
+            assert (await said(connection, additions(1)))[1] == grpc.StatusCode.OK
+            assert time.monotonic() - begin > 0.8
+            call = connection.call()
+            assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert await call.details() == "no frame in 0.3 s; accepted: ['begin']"
+
+    go(work())
+
+
+class SlowMachine:
+    """One whose end waits for what nobody else refers to."""
+
+    lost = ""
+
+    async def stop(self, reason: str = "") -> None:
+        self.lost = reason
+        await asyncio.get_running_loop().create_future()
+
+
+def test_a_vm_that_stops_is_not_collected_before(keys: Path) -> None:
+    async def work() -> None:
+        said: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+        async with serving(keys) as (host, _):
+            host._users["alice"] = user = mec._User()
+            user.machine = cast("Machine", SlowMachine())
+            host._forget("alice")
+            del user
+            await asyncio.sleep(0.01)
+            gc.collect()
+            assert said == []
+            (stopping,) = host._stopping
+            stopping.cancel()
+            await asyncio.wait([stopping])
+            await asyncio.sleep(0)
+            assert not host._stopping
+
+    go(work())
+
+
+def test_a_task_beyond_its_time_ends_its_machine_by_what_the_machine_keeps() -> None:
+    async def work() -> None:
+        machine = await local_executor(APPS, 1.0)
+        try:
+            before = asyncio.all_tasks()
+            machine._clock(0.01)
+            while not machine.lost:
+                await asyncio.sleep(0.001)
+            assert machine.lost == "a task took longer than 0.01 s"
+            assert machine._ending in asyncio.all_tasks() - before
+            assert "Machine._end" not in {str(task.get_coro()).split()[2] for task in asyncio.all_tasks()}
+        finally:
+            await machine.stop()
 
     go(work())
 
