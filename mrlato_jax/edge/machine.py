@@ -241,11 +241,15 @@ class Machine:
         await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _end(self, reason: str) -> None:
-        """Ends it once, whoever asks and however often."""
+        """Ends it, and waits until it has ended."""
+        await asyncio.shield(self._begin_end(reason))
+
+    def _begin_end(self, reason: str) -> asyncio.Task[None]:
+        """Ends it once, whoever asks and however often; the task that does so."""
         if self._ending is None:
             self.lost = reason
             self._ending = asyncio.create_task(self._ended())
-        await asyncio.shield(self._ending)
+        return self._ending
 
     async def _ended(self) -> None:
         self._clock(None)
@@ -281,8 +285,7 @@ class Machine:
             self._timer = None
         if seconds is not None:
             reason = f"a task took longer than {seconds:g} s"
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(seconds, lambda: asyncio.ensure_future(self._end(reason)))
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._begin_end, reason)
 
     async def _read(self) -> None:
         """Hands each message to its run. A machine is not trusted: what is no message of `vm` ends it."""

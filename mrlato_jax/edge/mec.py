@@ -32,7 +32,7 @@ from mrlato_jax.edge.certificates import Identity
 from mrlato_jax.edge.codec import framed, packed, unframed
 from mrlato_jax.edge.machine import Launch, Machine, MachineLostError, RunOnMachine, launch
 from mrlato_jax.edge.sandbox import Quota
-from mrlato_jax.edge.traffic import Admission, Meter, RefusedError, Rules
+from mrlato_jax.edge.traffic import Admission, Meters, RefusedError, Rules
 from mrlato_jax.errors import InputError, check_choice, shorten
 
 if TYPE_CHECKING:
@@ -53,11 +53,9 @@ LOOK_S = 1.0  # after which the host looks again whether a user with a run may s
 class _User:
     """What the host has of a user who is in."""
 
-    def __init__(self, rules: Rules) -> None:
-        self.meter = Meter(rules)
+    def __init__(self) -> None:
         self.machine: Machine | None = None
         self.starting = asyncio.Lock()
-        self.runs = 0
         self.idle: asyncio.TimerHandle | None = None
 
 
@@ -98,8 +96,9 @@ class Mec:
                 raise InputError(f"core is {core}, and VMs run on the workers of {shorten(dask)}; accepted: None")
         self._apps, self._credentials, self._kind, self._core = tuple(apps), credentials, kind, core
         self._rules, self._say, self._readable = rules or Rules(), say, tuple(readable)
-        self._admission = Admission(self._rules)
+        self._admission, self._meters = Admission(self._rules), Meters(self._rules)
         self._users: dict[str, _User] = {}
+        self._stopping: set[asyncio.Task[None]] = set()  # of VMs that were used
         self._dask = dask
         self._cluster: Cluster | None = None
         self._launch: Launch = launch
@@ -164,7 +163,7 @@ class Mec:
             if user.idle is not None:
                 user.idle.cancel()
         stops = (machine.stop() for machine in machines if machine is not None)
-        await asyncio.gather(*stops, return_exceptions=True)
+        await asyncio.gather(*stops, *self._stopping, return_exceptions=True)
         if self._cluster is not None:
             await self._cluster.close()
 
@@ -208,32 +207,34 @@ class Mec:
         identity = await self._known(context)
         name = identity.user
         self._admission.enter(name, time.monotonic())
-        user = self._users.setdefault(name, _User(self._rules))
-        user.runs += 1
+        user = self._users.setdefault(name, _User())
         if user.idle is not None:
             user.idle.cancel()
         try:
             yield identity
         finally:
-            user.runs -= 1
-            self._admission.leave(name, time.monotonic())
-            if not user.runs:
-                loop = asyncio.get_running_loop()
-                user.idle = loop.call_later(self._rules.idle_s, lambda: asyncio.ensure_future(self._forget(name)))
+            is_kept = user.machine is not None and not user.machine.lost
+            self._admission.leave(name, time.monotonic() if is_kept else None)
+            if not self._admission.runs(name):
+                if is_kept:
+                    user.idle = asyncio.get_running_loop().call_later(self._rules.idle_s, self._forget, name)
+                else:
+                    self._forget(name)
 
-    async def _forget(self, name: str) -> None:
-        """Stops the VM of a user who has been away."""
-        user = self._users.get(name)
-        if user is not None and not user.runs:
-            del self._users[name]
-            if user.machine is not None:
-                await user.machine.stop("stopped, since it was not used")
+    def _forget(self, name: str) -> None:
+        """Stops the VM of a user without a run, where there is one."""
+        user = self._users.pop(name, None)
+        if user is not None and user.machine is not None:
+            stopping = asyncio.create_task(user.machine.stop("stopped, since it was not used"))
+            self._stopping.add(stopping)  # the loop alone would not keep it
+            stopping.add_done_callback(self._stopping.discard)
 
     async def _known(self, context: grpc.aio.ServicerContext) -> Identity:
-        """Who calls, or the end of the call where the certificate is accepted no longer."""
+        """Who calls, or the end of the call of one whom the rules do not name, or whose certificate does not count."""
         try:
             identity = certificates.identity(context.auth_context())
             self._check_not_revoked(identity)
+            self._admission.check_known(identity.user)
         except (RefusedError, InputError) as refused:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
         return identity
@@ -243,8 +244,18 @@ class Mec:
             self._admission.refuse("revoked")
 
     async def _clock(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        await self._known(context)
+        user, now = (await self._known(context)).user, time.monotonic()
+        if request:
+            self._meters.of(user, now).charge(1, len(request), now)
+            text = f"request has {len(request)} bytes; accepted: none"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+        await self._metered(user, 0)
         return packed(time.monotonic())
+
+    async def _metered(self, user: str, size: int) -> None:
+        """Waits until the rules let a message of so many bytes pass."""
+        while (seconds := self._meters.of(user, now := time.monotonic()).wait_s(1, size, now)) > 0:
+            await asyncio.sleep(seconds)
 
     async def _run(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         ended = grpc.StatusCode.INVALID_ARGUMENT
@@ -291,24 +302,26 @@ class Mec:
         """One run, from its first frame to its end."""
         self.counts["runs"] += 1
         arrived: list[list[Any]] = []
-        run, upward = None, None
+        run, upward, tasks = None, None, 0
         try:
-            meter = self._users[name].meter
             try:
-                first = await asyncio.wait_for(_next(requests, meter), BEGIN_S)
+                data = await asyncio.wait_for(anext(requests, None), BEGIN_S)
             except TimeoutError:
                 raise InputError(f"no frame in {BEGIN_S:g} s; accepted: ['begin']") from None
-            header, body = first or ([], b"")
+            header, body = await self._passed(data, name) or ([], b"")
             if header != ["begin"]:
                 raise InputError(f"first frame is {shorten(header)}; accepted: ['begin']")
             machine = await self._machine_of(name)
             run = machine.open()
             await run.send("begin", body=body)
             await context.write(framed(["begun"]))
-            upward = asyncio.create_task(self._upward(requests, meter, run, arrived))
+            upward = asyncio.create_task(self._upward(requests, name, run, arrived))
             upward.add_done_callback(lambda task: _abandon(run, task))
             async for header, body in run.messages():
                 if header[0] == "done":
+                    tasks += 1
+                    if tasks > self._rules.most_tasks:
+                        raise InputError(f"tasks of the run are more than {tasks - 1}; accepted: at most so many")
                     self.counts["tasks"] += 1
                     header = [*header, arrived.copy()]
                     arrived.clear()
@@ -324,11 +337,11 @@ class Mec:
                 await run.close()
 
     async def _upward(
-        self, requests: AsyncIterator[bytes], meter: Meter, run: RunOnMachine, arrived: list[list[Any]]
+        self, requests: AsyncIterator[bytes], name: str, run: RunOnMachine, arrived: list[list[Any]]
     ) -> None:
         """From the UE to the VM, until the UE says no more."""
         count = 0
-        while frame := await _next(requests, meter):
+        while frame := await self._passed(await anext(requests, None), name):
             header, body = frame
             now = time.monotonic()
             count += 1
@@ -346,18 +359,15 @@ class Mec:
                         f"frame is {shorten(header)}; accepted: ['own', task], ['result', task, needed_by]"
                     )
 
+    async def _passed(self, data: bytes | None, name: str) -> tuple[list[Any], bytes] | None:
+        """A frame of a user, once the rules let it pass; None where the user says no more."""
+        if data is None:
+            return None
+        await self._metered(name, len(data))
+        return unframed(data)
+
 
 def _abandon(run: RunOnMachine, upward: asyncio.Task[None]) -> None:
     """Ends a run where what came up was wrong."""
     if not upward.cancelled() and (error := upward.exception()) is not None:
         run.abandon(error if isinstance(error, Exception) else MachineLostError(str(error)))
-
-
-async def _next(requests: AsyncIterator[bytes], meter: Meter) -> tuple[list[Any], bytes] | None:
-    """The next frame of a user, once the rules let it pass; None where the user says no more."""
-    data = await anext(requests, None)
-    if data is None:
-        return None
-    while (seconds := meter.wait_s(1, len(data), time.monotonic())) > 0:
-        await asyncio.sleep(seconds)
-    return unframed(data)

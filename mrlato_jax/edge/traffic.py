@@ -141,15 +141,63 @@ class Meter:
                 f"messages, size and now are {messages!r}, {size!r} and {now!r}; accepted: "
                 "numbers of at least 0, and a finite time"
             )
-        elapsed = max(0.0, now - self._since)
-        left = [max(0.0, owed - elapsed) for owed in self._owed_s]
-        cost = (messages / self._rates[0], size / self._rates[1])
+        left, cost = self._left(now), self._cost(messages, size)
         wait = max(left[0] - max(0.0, self._burst_s - cost[0]), left[1] - max(0.0, self._burst_s - cost[1]))
         if wait <= 0:
-            self._owed_s, self._since = (left[0] + cost[0], left[1] + cost[1]), max(self._since, now)
+            self.charge(messages, size, now)
             return 0.0
         wait += max(0.0, self._since - now)
         return wait + 4 * math.ulp(abs(now) + wait + max(self._owed_s) + self._burst_s)  # what rounding may take away
+
+    def charge(self, messages: int, size: int, now: float) -> None:
+        """Counts what has come already, however much it is: what comes next waits for it.
+
+        Args:
+            messages: how many came together.
+            size: their bytes.
+            now: the time, as `wait_s` takes it.
+        """
+        left, cost = self._left(now), self._cost(messages, size)
+        self._owed_s, self._since = (left[0] + cost[0], left[1] + cost[1]), max(self._since, now)
+
+    def is_at_rest(self, now: float) -> bool:
+        """Whether both buckets are full, as those of a new meter are."""
+        return not any(self._left(now))
+
+    def _left(self, now: float) -> tuple[float, float]:
+        """Seconds until each bucket is full."""
+        elapsed = max(0.0, now - self._since)
+        return max(0.0, self._owed_s[0] - elapsed), max(0.0, self._owed_s[1] - elapsed)
+
+    def _cost(self, messages: int, size: int) -> tuple[float, float]:
+        """Seconds in which each bucket gains what this takes."""
+        return messages / self._rates[0], size / self._rates[1]
+
+
+class Meters:
+    """A meter for each user. One that is at rest may be forgotten: a new one is like it.
+
+    Args:
+        rules: of each meter.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._meters: dict[str, Meter] = {}
+
+    def of(self, user: str, now: float) -> Meter:
+        """The meter of a user, to be used at this time: it may be forgotten later.
+
+        Args:
+            user: whose it is.
+            now: the time.
+        """
+        meter = self._meters.get(user)
+        if meter is None:
+            if len(self._meters) >= self._rules.most_users:
+                self._meters = {name: one for name, one in self._meters.items() if not one.is_at_rest(now)}
+            meter = self._meters[user] = Meter(self._rules)
+        return meter
 
 
 class Admission:
@@ -180,6 +228,15 @@ class Admission:
         """How many runs of a user go on."""
         return self._runs.get(user, 0)
 
+    def check_known(self, user: str) -> None:
+        """Lets a user pass whom the rules name.
+
+        Raises:
+            RefusedError: they name others; this is counted.
+        """
+        if self._known is not None and user not in self._known:
+            self.refuse("unknown user")
+
     def enter(self, user: str, now: float = -math.inf) -> None:
         """Lets a user begin a run.
 
@@ -190,8 +247,7 @@ class Admission:
         Raises:
             RefusedError: the rules do not allow it; this is counted.
         """
-        if self._known is not None and user not in self._known:
-            self.refuse("unknown user")
+        self.check_known(user)
         while self._idle and now - self._idle[first := next(iter(self._idle))] >= self._rules.idle_s:
             del self._idle[first]
         runs = self.runs(user)

@@ -4,7 +4,7 @@ Frames come in on standard input and go out on standard output, each behind four
 
 | in | meaning |
 | --- | --- |
-| `["begin", run]` | tasks in the order in which they run, and results in the order in which they are sent: `Orders` |
+| `["begin", run]` | tasks in the order in which they run, and results in the order in which they are sent: `Order` |
 | `["own", run, task]` | the inputs of a task, all together |
 | `["result", run, task]` | a result that was computed elsewhere |
 | `["end", run]` | the run is forgotten |
@@ -40,12 +40,13 @@ from typing import Any
 from mrlato_jax.edge.application import Application, Call, Constant, Result, Several, Source, resolved
 from mrlato_jax.edge.codec import MOST_BYTES, framed, packed, unframed, unpacked
 from mrlato_jax.edge.installed import load
-from mrlato_jax.errors import InputError, escaped, shorten
+from mrlato_jax.errors import InputError, accepted_numbers, check_type, escaped, shorten
 
 _LENGTH = struct.Struct(">I")
 MOST_FRAME_BYTES = MOST_BYTES + 2**16
 PIECE = 2**18  # bytes read at once
 LONGEST_TEXT = 300  # of an error
+MOST_NUMBER = 2**31 - 1  # of a task
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
@@ -82,15 +83,26 @@ class Order:
         """Raises InputError where `data` is no order."""
         try:
             app, tasks, sent = unpacked(data)
-            return cls(
-                str(app),
-                tuple(
-                    (int(task), str(name), tuple(map(_source, inputs)), bool(own)) for task, name, inputs, own in tasks
-                ),
-                tuple(int(task) for task in sent),
-            )
+            check_type("app", app, str)
+            return cls(app, tuple(map(_task, tasks)), tuple(_number("sent task", task) for task in sent))
         except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"order cannot be read ({shorten(str(error))}); accepted: one of Order.packed") from None
+            raise InputError(
+                f"order cannot be read ({shorten(str(error), 120)}); accepted: one of Order.packed"
+            ) from None
+
+
+def _number(field: str, value: Any) -> int:
+    """The number; raises InputError unless it is a plain one of a task or a kind of source."""
+    if type(value) is not int or not 0 <= value <= MOST_NUMBER:
+        raise InputError(f"{field} is {shorten(value)}; accepted: {accepted_numbers(0, MOST_NUMBER, integer=True)}")
+    return value
+
+
+def _task(listed: Any) -> tuple[int, str, tuple[Source, ...], bool]:
+    task, name, inputs, own = listed
+    check_type("function", name, str)
+    check_type("own", own, bool)
+    return _number("task", task), name, tuple(map(_source, inputs)), own
 
 
 def _listed(source: Source) -> list[Any]:
@@ -105,8 +117,9 @@ def _listed(source: Source) -> list[Any]:
 
 def _source(listed: Any) -> Source:
     kind, value = listed
+    kind = _number("kind of source", kind)
     if kind == 0:
-        return Result(int(value))
+        return Result(_number("input task", value))
     if kind == 1:
         return Constant(value)
     if kind == 2:

@@ -239,6 +239,27 @@ def test_a_meter_does_not_grow():
     assert sys.getsizeof(meter.__dict__) + sum(map(sys.getsizeof, meter.__dict__.values())) == before
 
 
+def test_what_has_come_already_is_paid_for_later():
+    meter = Meter(Rules(bytes_per_s=100.0, burst_s=1.0))
+    assert meter.is_at_rest(0.0)
+    meter.charge(1, 300, 0.0)
+    assert not meter.is_at_rest(2.9)
+    assert meter.wait_s(1, 0, 0.0) == pytest.approx(2.0)
+    assert meter.is_at_rest(3.0)
+
+
+def test_a_meter_is_kept_while_its_user_owes():
+    meters = traffic.Meters(Rules(most_users=2, messages_per_s=1.0, burst_s=10.0))
+    meters.of("alice", 0.0).charge(5, 0, 0.0)
+    for number in range(1000):
+        assert meters.of(f"u{number}", 1.0).wait_s(0, 0, 1.0) == 0
+    assert len(meters._meters) <= 2
+    assert not meters.of("alice", 1.0).is_at_rest(1.0)
+    meters.of("bob", 6.0)
+    meters.of("carol", 6.0)
+    assert "alice" not in meters._meters
+
+
 # --- admission ---
 
 
