@@ -7,6 +7,7 @@
 | `server.key`, `server.pem` | the host's key and certificate | the host |
 | `users/NAME.key`, `users/NAME.pem` | a user's key and certificate | that user |
 | `revoked.json` | serial numbers of revoked certificates, each with its user | the host |
+| `replaced.json` | those of users' certificates that another has replaced | who revokes certificates |
 
 A user is who the certificate's common name says. A user's certificate cannot serve as the host's, nor the host's as a
 user's.
@@ -37,11 +38,12 @@ from mrlato_jax.errors import InputError, check_number, check_type, shorten
 from mrlato_jax.files import check_writable, parse_json, read_regular, write_atomically, write_secret
 
 DAYS = 30
+HOSTS = ("localhost", "127.0.0.1")
 AUTHORITY_DAYS = 3650  # that an authority is valid, and the most of a certificate
 MOST_USERS = 10_000  # of one call
 MOST_HOSTS = 100
 MOST_PEM_BYTES = 2**16
-MOST_REVOKED_BYTES = 2**24
+MOST_LIST_BYTES = 2**24
 SKEW = datetime.timedelta(minutes=5)  # that the clock of another machine may be behind
 
 ACCEPTED_USER = "1 to 64 letters, digits, dots, underscores and hyphens, the first one no dot"
@@ -50,6 +52,7 @@ _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}")  # the last label is no number: that would be an address
 _ACCEPTED_FOLDER = "what `mrlato-mec certify` writes"
 _REVOKED = "revoked.json"
+_REPLACED = "replaced.json"
 
 
 class Identity(NamedTuple):
@@ -73,7 +76,7 @@ def check_user(field: str, name: object) -> None:
 def make(
     folder: Path,
     users: Sequence[str],
-    hosts: Sequence[str] = ("localhost", "127.0.0.1"),
+    hosts: Sequence[str] | None = None,
     days: int = DAYS,
     *,
     renew: bool = False,
@@ -81,40 +84,48 @@ def make(
     """Makes an authority, the host's certificate and one for each user.
 
     An authority that is there is used again, so that users can be added later. The host's certificate stays as it is
-    while it has all `hosts` and half of `days` ahead; otherwise another one replaces it, which has its hosts as well.
+    while it has all `hosts` and half of `days` ahead; otherwise another one replaces it, which has its hosts as well. A
+    host that runs takes it when it is started again.
 
     Args:
         folder: for the files; if it is missing it is made, for its owner alone.
         users: names of those who get a certificate.
-        hosts: names and IP addresses at which users reach the host.
+        hosts: names and IP addresses at which users reach the host; None: those of its certificate, `HOSTS` at first.
         days: that the certificates are valid; never longer than the authority is.
-        renew: replace the host's certificate and those that users have already, which are revoked.
+        renew: replace the certificates of `users`, and the host's where `hosts` are given. A user's former certificate
+            counts until it ends or the user is revoked.
 
     Raises:
-        InputError: names, hosts or days that cannot be used, a user who has a certificate, or a damaged folder.
+        InputError: names, hosts or days that cannot be used, a user who has a certificate where none is renewed,
+            nobody to renew one for, or a damaged folder.
     """
-    users, hosts = _listed("users", users, MOST_USERS), _listed("hosts", hosts, MOST_HOSTS)
+    users = _listed("users", users, MOST_USERS)
+    hosts = hosts if hosts is None else _listed("hosts", hosts, MOST_HOSTS)
     for user in users:
         check_user("user", user)
-    addresses = [_general_name(host) for host in hosts]
-    if not addresses:
+    if hosts is not None and not hosts:
         raise InputError("hosts is empty; accepted: at least one name or IP address of the host")
+    addresses = [_general_name(host) for host in hosts or ()]
     check_number("days", days, low=1, high=AUTHORITY_DAYS, integer=True)
     check_type("renew", renew, bool)
+    if renew and not users and hosts is None:
+        raise InputError("renew is True, and neither users nor hosts are given; accepted: whose certificates to renew")
     with contextlib.suppress(OSError):  # `check_writable` says what is wrong
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_writable(folder)
     with _locked(folder):
         former = {user: path for user in users if (path := _user_file(folder, user, "pem")).exists()}
         if former and not renew:
-            raise InputError(f"user is {min(former)!r}, who has a certificate; accepted: a new name, or to renew it")
+            raise InputError(
+                f"user is {min(former)!r}, who has a certificate; accepted: a new name, or to renew it (--renew)"
+            )
         if not (folder / "ca.pem").exists() and not (folder / _REVOKED).exists():
             write_atomically(folder / _REVOKED, b"{}\n")  # only with a new authority: a lost list is no empty one
-        _read_revoked(folder / _REVOKED)
+        _read_serials(folder / _REVOKED)
         authority = _authority(folder)
-        _renew_server(folder, authority, addresses, days, renew)
-        # Revoked before it is replaced: of one that is replaced, nobody knows the serial number any more.
-        _add_revoked(folder, {_serial(_read_certificate(path)): user for user, path in former.items()})
+        _renew_server(folder, authority, addresses, days, renew and hosts is not None)
+        # Before it is replaced: who revokes the user later finds the serial number nowhere else.
+        _add_serials(folder / _REPLACED, {_serial(_read_certificate(path)): user for user, path in former.items()})
         (folder / "users").mkdir(mode=0o700, exist_ok=True)
         for user in users:
             key = ec.generate_private_key(ec.SECP256R1())
@@ -123,7 +134,7 @@ def make(
 
 
 def revoke(folder: Path, user: str) -> None:
-    """Lets the certificate that a user has now count no longer, also at a host that runs.
+    """Lets all certificates that a user has had until now count no longer, also at a host that runs.
 
     Raises:
         InputError: a user who has none.
@@ -134,7 +145,9 @@ def revoke(folder: Path, user: str) -> None:
         path = _user_file(folder, user, "pem")
         if not path.exists():
             raise InputError(f"user is {user!r}, who has no certificate; accepted: one who has a file in {path.parent}")
-        _add_revoked(folder, {_serial(_read_certificate(path)): user})
+        replaced = _read_serials(folder / _REPLACED) if (folder / _REPLACED).exists() else {}
+        former = {serial: user for serial, name in replaced.items() if name == user}
+        _add_serials(folder / _REVOKED, {**former, _serial(_read_certificate(path)): user})
 
 
 def revoked(folder: Path) -> frozenset[str]:
@@ -179,7 +192,7 @@ def identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
         auth_context: as gRPC's `context.auth_context()` gives it.
 
     Raises:
-        InputError: no certificate, or none of a user.
+        InputError: no certificate, none of a user, or one that has ended since the handshake.
     """
     names, certificates = (list(auth_context.get(field, ())) for field in ("x509_common_name", "x509_pem_cert"))
     if len(certificates) != 1:
@@ -192,11 +205,17 @@ def identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
     if len(common) != 1 or names != [common[0].encode() if isinstance(common[0], str) else common[0]]:
         raise InputError(f"peer's names are {shorten(common)}; accepted: one, which gRPC says too")
     check_user("peer's name", common[0])
+    if (end := certificate.not_valid_after_utc) <= _now():
+        raise InputError(f"peer's certificate ended at {_shown_time(end)}; accepted: one that is valid: renew it")
     return Identity(str(common[0]), _serial(certificate))
 
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
+
+
+def _shown_time(time: datetime.datetime) -> str:
+    return time.isoformat(" ", "seconds")
 
 
 def _serial(certificate: x509.Certificate) -> str:
@@ -276,7 +295,7 @@ def _renew_server(
             _check_pair(folder, "server", _Pair(_read_key(folder / "server.key"), certificate))
             if fits and lasts and not renew:
                 return
-    names = list(dict.fromkeys([*known, *addresses]))
+    names = list(dict.fromkeys([*known, *addresses])) or [_general_name(host) for host in HOSTS]
     if len(names) > MOST_HOSTS:
         raise InputError(f"hosts would be {len(names)}, with those of {path}; accepted: at most {MOST_HOSTS}")
     key, hosts = ec.generate_private_key(ec.SECP256R1()), x509.SubjectAlternativeName(names)
@@ -395,7 +414,7 @@ def _check_pair(folder: Path, name: str, pair: _Pair) -> None:
     if pair.certificate.public_key() != pair.key.public_key():
         raise InputError(f"{folder / name}.key is not the key of {name}.pem; accepted: {_ACCEPTED_FOLDER}")
     if pair.certificate.not_valid_after_utc <= _now():
-        end = pair.certificate.not_valid_after_utc.isoformat(" ", "seconds")
+        end = _shown_time(pair.certificate.not_valid_after_utc)
         raise InputError(f"{folder / name}.pem ended at {end}; accepted: one that is valid: make it again")
 
 
@@ -411,9 +430,9 @@ def _shown(folder: Path, name: str) -> tuple[bytes, bytes, bytes]:
     return authority.public_bytes(pem), _key_pem(key), certificate.public_bytes(pem)
 
 
-def _read_revoked(path: Path) -> dict[str, str]:
-    """Users by the serial numbers of their revoked certificates."""
-    found = parse_json(_read(path, MOST_REVOKED_BYTES), str(path), _ACCEPTED_FOLDER)
+def _read_serials(path: Path) -> dict[str, str]:
+    """Users by the serial numbers of certificates."""
+    found = parse_json(_read(path, MOST_LIST_BYTES), str(path), _ACCEPTED_FOLDER)
     for serial, user in found.items():
         if re.fullmatch(r"[0-9a-f]{1,40}", serial) is None:
             raise InputError(f"{path} has {shorten(serial)}; accepted: serial numbers, in small hexadecimal digits")
@@ -424,15 +443,15 @@ def _read_revoked(path: Path) -> dict[str, str]:
 @functools.lru_cache(maxsize=16)
 def _revoked_of(path: Path, *version: int) -> frozenset[str]:
     """What the file holds that has this version: each that follows has one more entry, so another size."""
-    return frozenset(_read_revoked(path))
+    return frozenset(_read_serials(path))
 
 
-def _add_revoked(folder: Path, serials: Mapping[str, str]) -> None:
-    path = folder / _REVOKED
-    known = _read_revoked(path)
+def _add_serials(path: Path, serials: Mapping[str, str]) -> None:
+    """Adds users by serial numbers to a list; one that is missing begins empty, save that of the revoked ones."""
+    known = _read_serials(path) if path.exists() or path.name == _REVOKED else {}
     if serials.keys() <= known.keys():
         return
     data = json.dumps({**known, **serials}, indent=0).encode() + b"\n"
-    if len(data) > MOST_REVOKED_BYTES:
-        raise InputError(f"{path} would have {len(data)} bytes; accepted: at most {MOST_REVOKED_BYTES}")
+    if len(data) > MOST_LIST_BYTES:
+        raise InputError(f"{path} would have {len(data)} bytes; accepted: at most {MOST_LIST_BYTES}")
     write_atomically(path, data)

@@ -65,6 +65,9 @@ def mec(arguments: Sequence[str] | None = None) -> int:
     certify.add_argument("--credentials", required=True, metavar="FOLDER", help="where they are written")
     certify.add_argument("--user", action="append", default=[], metavar="NAME", help="again for each user")
     certify.add_argument("--host", action="append", default=[], metavar="NAME", help="names and addresses of the host")
+    certify.add_argument(
+        "--renew", action="store_true", help="replace the users' certificates, and the host's with --host"
+    )
     certify.set_defaults(run=_certify)
     revoke = actions.add_parser("revoke", help="let a user in no longer", allow_abbrev=False)
     revoke.add_argument("--credentials", required=True, metavar="FOLDER", help="what `certify` wrote")
@@ -189,9 +192,8 @@ def _parser(name: str) -> OneLineParser:
 
 
 def _certify(options: argparse.Namespace) -> int:
-    hosts = options.host or ["localhost", "127.0.0.1"]
-    certificates.make(Path(options.credentials), options.user, hosts)
-    print(f"{options.credentials} has certificates of {', '.join([*hosts, *options.user])}")
+    certificates.make(Path(options.credentials), options.user, options.host or None, renew=options.renew)
+    print(f"{options.credentials} has certificates of {', '.join([*(options.host or ['the host']), *options.user])}")
     return 0
 
 

@@ -300,8 +300,42 @@ def test_a_user_is_not_overwritten(tmp_path):
     old = serial(tmp_path / "users/alice.pem")
     make(tmp_path, ["alice"], renew=True)
     assert shown(tmp_path, "users/alice")[1:] != before[1:]
-    assert revoked(tmp_path) == {old}  # nobody could revoke it later
+    assert not revoked(tmp_path)  # who has it may use it until it ends
     channel_credentials(tmp_path, "alice")
+    new = serial(tmp_path / "users/alice.pem")
+    revoke(tmp_path, "alice")
+    assert revoked(tmp_path) == {old, new}
+    make(tmp_path, ["alice"], renew=True)  # comes back
+    assert serial(tmp_path / "users/alice.pem") not in revoked(tmp_path)
+
+
+def test_the_hosts_certificate_is_renewed_where_its_names_are_given(tmp_path):
+    make(tmp_path, ["alice"], ["edge.example"])
+    before = shown(tmp_path, "server")
+    make(tmp_path, ["alice"], renew=True)
+    make(tmp_path, ["bob"])
+    assert shown(tmp_path, "server") == before
+    make(tmp_path, [], ["edge.example"], renew=True)
+    assert shown(tmp_path, "server")[0] == before[0]
+    assert shown(tmp_path, "server")[1:] != before[1:]
+    names = loaded(tmp_path / "server.pem").extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [one.value for one in names] == ["edge.example"]
+    with pytest.raises(InputError, match="renew is True, and neither users nor hosts are given; accepted"):
+        make(tmp_path, [], renew=True)
+
+
+def test_the_command_renews(tmp_path, capsys):
+    command = pytest.importorskip("mrlato_jax.edge.command")
+    words = ["certify", f"--credentials={tmp_path}", "--user=alice"]
+    assert command.mec(words) == 0
+    old, host = serial(tmp_path / "users/alice.pem"), serial(tmp_path / "server.pem")
+    assert command.mec(words) == 2
+    assert "or to renew it (--renew)" in capsys.readouterr().err
+    assert command.mec([*words, "--renew"]) == 0
+    assert serial(tmp_path / "users/alice.pem") != old
+    assert serial(tmp_path / "server.pem") == host
+    assert command.mec([*words, "--renew", "--host=localhost"]) == 0
+    assert serial(tmp_path / "server.pem") != host
 
 
 def test_making_that_was_interrupted_is_made_whole(tmp_path):
@@ -451,8 +485,8 @@ def test_revoking(tmp_path):
 def test_the_list_is_read_only_when_it_has_changed(tmp_path, monkeypatch):
     make(tmp_path, ["alice"])
     reads = []
-    read = certificates._read_revoked
-    monkeypatch.setattr(certificates, "_read_revoked", lambda path: reads.append(path) or read(path))
+    read = certificates._read_serials
+    monkeypatch.setattr(certificates, "_read_serials", lambda path: reads.append(path) or read(path))
     for _ in range(3):
         assert not revoked(tmp_path)
     assert len(reads) <= 1
@@ -513,3 +547,14 @@ def test_identity_needs_one_certificate_of_a_user(folder):
             identity({**good, **change})
     with pytest.raises(InputError, match="accepted"):
         identity({})
+
+
+def test_a_peer_whose_certificate_has_ended_since_the_handshake_is_nobody(folder, monkeypatch):
+    certificate = loaded(folder / "users/alice.pem")
+    shown = {"x509_common_name": [b"alice"], "x509_pem_cert": [(folder / "users/alice.pem").read_bytes()]}
+    end = certificate.not_valid_after_utc
+    monkeypatch.setattr(certificates, "_now", lambda: end - datetime.timedelta(seconds=1))
+    assert identity(shown).user == "alice"
+    monkeypatch.setattr(certificates, "_now", lambda: end)
+    with pytest.raises(InputError, match=r"peer's certificate ended at .*; accepted: one that is valid"):
+        identity(shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import gc
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -267,5 +268,20 @@ def test_a_vm_that_is_not_used_is_stopped_once_and_its_place_is_free(keys: Path)
             assert not host._users
             async with connected(address, keys, "bob") as other:
                 assert (await said(other, additions(1)))[1] == grpc.StatusCode.OK
+
+    go(work())
+
+
+def test_a_certificate_that_ends_on_an_open_connection_begins_no_run(
+    keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with serving(keys) as (_, address), connected(address, keys) as connection:
+            assert (await said(connection, additions(1)))[1] == grpc.StatusCode.OK
+            later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=31)
+            monkeypatch.setattr(certificates, "_now", lambda: later)
+            _, code, text = await said(connection, additions(1))
+            assert code == grpc.StatusCode.PERMISSION_DENIED
+            assert text.startswith("peer's certificate ended at ")
 
     go(work())
