@@ -198,20 +198,18 @@ class Mec:
             return user.machine
 
     @contextlib.asynccontextmanager
-    async def _entered(self, context: grpc.aio.ServicerContext) -> AsyncIterator[Identity]:
+    async def _entered(self, name: str) -> AsyncIterator[None]:
         """Lets a user in for one run.
 
         Raises:
             RefusedError: the rules do not.
         """
-        identity = self._known(context)
-        name = identity.user
         self._admission.enter(name, time.monotonic())
         user = self._users.setdefault(name, _User())
         if user.idle is not None:
             user.idle.cancel()
         try:
-            yield identity
+            yield
         finally:
             is_kept = user.machine is not None and not user.machine.lost
             self._admission.leave(name, time.monotonic() if is_kept else None)
@@ -247,10 +245,11 @@ class Mec:
 
     async def _clock(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         try:
-            user = self._known(context).user
-            await self._metered(user, len(request))
+            user, now = self._known(context).user, time.monotonic()
             if request:
+                self._meters.of(user, now).charge(1, len(request), now)
                 raise ValueError(f"request has {len(request)} bytes; accepted: none")
+            await self._metered(user, 0)
         except (RefusedError, InputError) as refused:
             _end(context, grpc.StatusCode.PERMISSION_DENIED, str(refused))
         except ValueError as error:
@@ -263,9 +262,11 @@ class Mec:
             await asyncio.sleep(seconds)
 
     async def _run(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        ended = grpc.StatusCode.INVALID_ARGUMENT
+        ended = grpc.StatusCode.PERMISSION_DENIED
         try:
-            async with self._entered(context) as identity, self._limited(identity):
+            identity = self._known(context)
+            async with self._entered(identity.user), self._limited(identity):
+                ended = grpc.StatusCode.INVALID_ARGUMENT
                 return await self._followed(requests, context, identity.user)
         except RefusedError as refused:
             ended, text = grpc.StatusCode.PERMISSION_DENIED, refused.reason

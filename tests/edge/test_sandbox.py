@@ -180,7 +180,7 @@ for file in ("/proc/sys/kernel/hostname", "/proc/sys/kernel/core_pattern", "/pro
 @isolated
 def test_two_vms_share_no_file() -> None:
     async def work() -> None:
-        write = "import os; open('/tmp/x', 'w'); open('/dev/shm/x', 'w'); print('written', flush=True); input()"
+        write = "[open(f + '/of-one-vm', 'w') for f in ('/tmp', '/dev/shm')]; print('written', flush=True); input()"
         box = await start([*PYTHON, write], kind="bubblewrap", quota=SMALL)
         assert await box.stdout.readline() == b"written\n"
         look = "import os; print(*(os.path.join(f, n) for f in ('/tmp', '/dev/shm') for n in os.listdir(f)))"
@@ -188,7 +188,7 @@ def test_two_vms_share_no_file() -> None:
         await box.stop()
 
     run(work())
-    assert not Path("/tmp/x").exists()
+    assert not Path("/tmp/of-one-vm").exists()
 
 
 @isolated
