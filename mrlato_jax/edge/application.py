@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 from mrlato_jax.dag.task_graph import PINS
+from mrlato_jax.edge.codec import MOST_DEPTH, packed
 from mrlato_jax.errors import InputError, check_choice, shorten
 
 MOST_TASKS = 10_000
@@ -132,7 +133,14 @@ class _Placeholder:
             "of it"
         )
 
-    __bool__ = __iter__ = __len__ = __getitem__ = __add__ = __radd__ = __sub__ = __mul__ = __eq__ = __lt__ = _refused
+    __getattr__ = __call__ = __getitem__ = __setitem__ = __delitem__ = __contains__ = __iter__ = __len__ = _refused
+    __bool__ = __int__ = __float__ = __complex__ = __index__ = __str__ = __format__ = _refused
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refused
+    __neg__ = __pos__ = __abs__ = __invert__ = __round__ = __trunc__ = __floor__ = __ceil__ = _refused
+    __add__ = __sub__ = __mul__ = __matmul__ = __truediv__ = __floordiv__ = __mod__ = __divmod__ = __pow__ = _refused
+    __radd__ = __rsub__ = __rmul__ = __rmatmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rdivmod__ = _refused
+    __rpow__ = __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _refused
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _refused
     __hash__ = object.__hash__
 
 
@@ -222,8 +230,8 @@ class Application:
         gets is used by other tasks, too, a last task without work brings what the caller gets to the UE.
 
         Raises:
-            InputError: a flow that is there already, that calls no task, computes with what is not there yet, or
-                returns what no task gives.
+            InputError: a flow that is there already, that calls no task, computes with what is not there yet, gives a
+                task what cannot be sent, or returns what no task gives.
         """
         if self._program is not None:
             raise InputError(f"application {self.name} has a flow; accepted: one")
@@ -315,18 +323,38 @@ def moved(source: Source, places: Mapping[int, int]) -> Source:
     return source
 
 
-def _source(what: str, value: Any) -> Source:
+def _source(what: str, value: Any, place: str = "") -> Source:
+    """Where an input comes from.
+
+    Args:
+        what: it is, for a message.
+        value: placeholders, constants, or lists of these.
+        place: of the value in the input, as it is indexed.
+
+    Raises:
+        InputError: a placeholder in something else than lists, or a constant that cannot be sent.
+    """
     if isinstance(value, _Placeholder):
         return value.source
-    if isinstance(value, list | tuple) and _has_placeholder(value):
-        return Several(tuple(_source(what, entry) for entry in value))
-    if isinstance(value, dict) and _has_placeholder(list(value.values())):
-        raise InputError(f"{what} is a dict that holds results of tasks; accepted: the results themselves, or a list")
+    holds = _has_placeholder(value, MOST_DEPTH - place.count("["))
+    if isinstance(value, list | tuple) and holds:
+        return Several(tuple(_source(what, entry, f"{place}[{index}]") for index, entry in enumerate(value)))
+    where = f"{what}{place and f', at {place},'}"
+    if holds:
+        kind = f"a {type(value).__name__} that holds results of tasks"
+        raise InputError(f"{where} is {kind}; accepted: the results themselves, or a list")
+    try:
+        packed(value)
+    except InputError as error:
+        raise InputError(f"{where} is {shorten(value)}: {error}") from None
     return Constant(value)
 
 
-def _has_placeholder(values: Sequence[Any]) -> bool:
-    return any(
-        isinstance(value, _Placeholder) or (isinstance(value, list | tuple) and _has_placeholder(value))
-        for value in values
-    )
+def _has_placeholder(value: Any, depth: int) -> bool:
+    """Whether there is a placeholder in a value, not deeper than what can be sent."""
+    if isinstance(value, _Placeholder):
+        return True
+    if not isinstance(value, list | tuple | dict | set | frozenset) or depth < 0:
+        return False
+    entries = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    return any(_has_placeholder(entry, depth - 1) for entry in entries)

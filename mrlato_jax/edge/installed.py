@@ -7,7 +7,9 @@ import importlib.util
 from pathlib import Path
 
 from mrlato_jax.edge.application import Application
-from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.errors import InputError, escaped, shorten
+
+LONGEST_TEXT = 300  # of an error
 
 
 def load(spec: str) -> Application:
@@ -18,7 +20,7 @@ def load(spec: str) -> Application:
             or "model.onnx:PARTS:DIM=SIZE", a network in so many parts, as `onnx_parts.application_at` takes it.
 
     Raises:
-        InputError: no such module, file or application.
+        InputError: no such module, file or application, or one whose code raises an exception.
     """
     place, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     accepted = "accepted: package.module:name or file.py:name of an Application, or model.onnx"
@@ -37,10 +39,9 @@ def load(spec: str) -> Application:
             found.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
-    except (ImportError, OSError, ValueError) as error:
-        raise InputError(
-            f"app is {shorten(spec)}, which cannot be loaded ({shorten(str(error))}); {accepted}"
-        ) from None
+    except Exception as error:  # its own code runs, which may raise anything
+        text = escaped(f"{type(error).__name__}: {error}")[:LONGEST_TEXT]
+        raise InputError(f"app is {shorten(spec)}, which cannot be loaded ({text}); {accepted}") from None
     app = getattr(module, name or "app", None)
     if not isinstance(app, Application):
         raise InputError(f"app is {shorten(spec)}, where there is no such Application; {accepted}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,36 @@ def test_an_application_is_found_by_its_module_or_file(tmp_path: Path) -> None:
             load(spec)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["raise RuntimeError('own')", "def f(:", "1 / 0", "{}['key']", "import no_such_module", "assert False", "x" * 10],
+)
+def test_an_application_whose_code_fails_is_refused_by_what_it_raises(source: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(source + "\n")
+    with pytest.raises(
+        InputError, match=r"app is .*, which cannot be loaded \(\w+(Error|found): ?.*\); accepted: package"
+    ):
+        load(f"{file}")
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda v: v > 1, lambda v: v >= 1, lambda v: v < 1, lambda v: v <= 1, lambda v: v != 1, lambda v: v == 1,
+        lambda v: v / 2, lambda v: v // 2, lambda v: v % 2, lambda v: v**2, lambda v: v @ v, lambda v: v | v,
+        lambda v: 2 * v, lambda v: 2 - v, lambda v: 2 / v, lambda v: 2**v, lambda v: np.float64(2) * v,
+        lambda v: np.arange(2) * v, lambda v: -v, lambda v: +v, lambda v: ~v, lambda v: abs(v), lambda v: v.shape,
+        lambda v: v(), lambda v: 1 in v, lambda v: int(v), lambda v: range(v), lambda v: f"{v}", lambda v: round(v),
+    ],
+)  # fmt: skip
+def test_a_flow_computes_with_nothing_that_is_not_there_yet(compute: Callable[[Any], Any]) -> None:
+    app = Application("wrong")
+    app.task(lambda value: value)
+    with pytest.raises(InputError, match="flow computes with a value that is not there yet; accepted: declared"):
+        app.flow(lambda x: compute(x))
+
+
 def test_what_is_described_wrongly_is_refused() -> None:
     app = Application("wrong")
 
@@ -206,6 +237,15 @@ def test_what_is_described_wrongly_is_refused() -> None:
         (lambda x: [one(x), 3][1], "returns 3; accepted: results of tasks"),
         (lambda x: one(x, x), "one is called otherwise than it is declared: too many positional arguments"),
         (lambda x: one({"key": x}), "an argument of one is a dict that holds results of tasks"),
+        (lambda x: one({"key": {"more": [x]}}), "an argument of one is a dict that holds results of tasks"),
+        (lambda x: one([1, [{"a": x}]]), r"an argument of one, at \[1\]\[0\], is a dict that holds results of tasks"),
+        (lambda x: one([{1, x}]), r"an argument of one, at \[0\], is a set that holds results of tasks"),
+        (lambda x: one([x, object()]), r"an argument of one, at \[1\], is <object.*>: value cannot be sent"),
+        (lambda x: one([x, {"a": {1}}]), r"an argument of one, at \[1\], is \{'a': \{1\}\}: value cannot be sent"),
+        (
+            lambda x: [one(x), 2**70],
+            r"what the flow returns, at \[1\], is 1180591620717411303424: value cannot be sent",
+        ),
         (lambda x, y: one(x), "does not use y; accepted: arguments in use"),
     ]
     for flow, phrase in cases:
