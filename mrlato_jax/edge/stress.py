@@ -278,9 +278,12 @@ async def faults(
                     )
                     while host.counts["runs"] == begun and not running.done():
                         await asyncio.sleep(0.002)
-                    await asyncio.sleep(rng.uniform(0.0, 0.06))
+                    await asyncio.sleep(rng.uniform(0.0, 0.06) if fault != "VM killed" else 0.0)
+                    machine = host._users["u0"].machine
+                    while fault == "VM killed" and machine is not None and not machine._running and not running.done():
+                        await asyncio.sleep(0.001)  # its part may be over long before the run is
                     met = not running.done()
-                    if fault == "VM killed" and (machine := host._users["u0"].machine):
+                    if fault == "VM killed" and machine is not None:
                         _kill(_here(machine).pid)
                     elif fault == "host killed":
                         await host.stop(0)
