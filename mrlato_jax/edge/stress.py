@@ -279,9 +279,12 @@ async def faults(
                     while host.counts["runs"] == begun and not running.done():
                         await asyncio.sleep(0.002)
                     await asyncio.sleep(rng.uniform(0.0, 0.06) if fault != "VM killed" else 0.0)
-                    machine = host._users["u0"].machine
-                    while fault == "VM killed" and machine is not None and not machine._running and not running.done():
-                        await asyncio.sleep(0.001)  # its part may be over long before the run is
+                    machine = None
+                    while fault == "VM killed" and not running.done():  # its part may be over long before the run is
+                        machine = host._users["u0"].machine
+                        if machine is not None and not machine.lost and machine._running:
+                            break
+                        await asyncio.sleep(0.001)
                     met = not running.done()
                     if fault == "VM killed" and machine is not None:
                         _kill(_here(machine).pid)
