@@ -1,8 +1,8 @@
 """A testbed on one machine: a UE and an MEC host with a link of given rates between them.
 
 As root, each end has a network namespace of its own and the kernel shapes the link. Otherwise both are on loopback, and
-a proxy of ours paces what they send. Where there are two cores, the UE has one and the VMs have the other; the host's
-own process and the proxy may use either. The UE's clock is set by a quota of processor time, or by waiting after each
+a proxy of ours paces what they send. Where there are two cores, the UE has one and the MEC host with its VMs has the
+other; the proxy may use either. The UE's clock is set by a quota of processor time, or by waiting after each
 task where quotas cannot be set.
 """
 
@@ -50,7 +50,7 @@ class Bed:
         link: what the link is.
         vm: what isolates the VMs.
         clock: how the UE's clock is set, one of `CLOCKS`.
-        cores: processor cores of the UE and of the VMs; None where there are not two.
+        cores: processor cores of the UE and of the MEC host with its VMs; None where there are not two.
 
     Raises:
         InputError: several servers, a VM that is slower than the UE, or a link or isolation that this machine has not.
@@ -138,13 +138,7 @@ class Bed:
     @contextlib.contextmanager
     def at_ue(self) -> Iterator[None]:
         """This thread, and those that it starts, on the UE's side of the link and on its core."""
-        with contextlib.ExitStack() as stack:
-            if self.cores is not None:
-                before = os.sched_getaffinity(0)
-                os.sched_setaffinity(0, {self.cores[0]})
-                stack.callback(os.sched_setaffinity, 0, before)
-            if self._shaped is not None:
-                stack.enter_context(_inside(self._shaped.ue))
+        with _at(self.cores and self.cores[0], self._shaped and self._shaped.ue):
             yield
 
     def runs(self, case: Case, system: System, plans: Mapping[str, Plan], count: int) -> list[tuple[str, int, Run]]:
@@ -196,7 +190,7 @@ class Bed:
         if self.cores is not None:
             words.append(f"--core={self.cores[1]}")
         # Not by `ip netns exec`, which hides the control groups.
-        with contextlib.nullcontext() if self._shaped is None else _inside(self._shaped.mec):
+        with _at(self.cores and self.cores[1], self._shaped and self._shaped.mec):
             said = self._stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115
             self._host = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
         assert self._host.stdout is not None
@@ -219,6 +213,18 @@ class Bed:
                 if stream is not None:
                     stream.close()
             self._host = None
+
+
+@contextlib.contextmanager
+def _at(core: int | None, namespace: str | None) -> Iterator[None]:
+    """This thread, and what it starts, on a core and in a network namespace; None: where it is."""
+    with contextlib.ExitStack() as stack:
+        if core is not None:
+            stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {core})
+        if namespace is not None:
+            stack.enter_context(_inside(namespace))
+        yield
 
 
 @contextlib.contextmanager
