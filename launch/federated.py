@@ -29,20 +29,22 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
 from _cli import run
 from _train_flags import define_train_flags, train_config
 from absl import flags
 
 from mrlato_jax.edge.federation.aggregation import AGGREGATIONS
+from mrlato_jax.edge.federation.global_trainer import GlobalTrainer
+from mrlato_jax.edge.federation.messages import largest_difference, named, new_keys, read_keys
+from mrlato_jax.edge.federation.one_process import in_one_process
+from mrlato_jax.edge.federation.settings import Fault, Federation
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.files import check_writable, parse_json, write_atomically, write_secret
 from mrlato_jax.methods import learned_method
 from mrlato_jax.processes import end, free_port, start_python
-
-if TYPE_CHECKING:  # JAX's platform is chosen first
-    from mrlato_jax.edge.federation.settings import Federation
 
 FLAGS = flags.FLAGS
 define_train_flags()
@@ -84,10 +86,7 @@ def main(_: list[str]) -> int:
     if importlib.util.find_spec("flwr") is None:
         raise InputError("Flower is not installed; accepted: pip install 'mrlato-jax[edge]'")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # several processes do not share an accelerator
-    from mrlato_jax.edge.federation.global_trainer import GlobalTrainer
-    from mrlato_jax.edge.federation.messages import largest_difference, named
-    from mrlato_jax.edge.federation.one_process import in_one_process
-
+    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     federation = _federation()
     federation.dataset()  # bad settings show here
     if FLAGS.json not in (None, "-"):
@@ -144,8 +143,6 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _keys_in(folder: Path, ues: int) -> list[bytes]:
     """The keys of the UEs, made where there are none yet."""
-    from mrlato_jax.edge.federation.messages import new_keys, read_keys
-
     path = folder / "keys.json"
     if not path.exists():
         write_secret(path, json.dumps([key.hex() for key in new_keys(ues)]).encode())
@@ -154,8 +151,6 @@ def _keys_in(folder: Path, ues: int) -> list[bytes]:
 
 def _federation() -> Federation:
     """What the flags say."""
-    from mrlato_jax.edge.federation.settings import Fault, Federation
-
     base = learned_method(FLAGS.method).config()
     learning = dataclasses.replace(base.learning, meta_batch=FLAGS.ues, graphs_per_task=LIGHT[0], rollouts=LIGHT[1])
     base = dataclasses.replace(base, iterations=FLAGS.rounds, learning=learning)
@@ -212,7 +207,7 @@ class _Host:
         Raises:
             InputError: as `ServerFiles`.
         """
-        from mrlato_jax.edge.federation import flower
+        from mrlato_jax.edge.federation import flower  # needs Flower, which `main` has looked for
 
         self._federation, self._folder, self._keys = federation, folder, keys
         self._work = folder / "processes"

@@ -125,7 +125,11 @@ def make(
         authority = _authority(folder)
         _renew_server(folder, authority, addresses, days, renew and hosts is not None)
         # Before it is replaced: who revokes the user later finds the serial number nowhere else.
-        _add_serials(folder / _REPLACED, {_serial(_read_certificate(path)): user for user, path in former.items()})
+        _add_serials(
+            folder / _REPLACED,
+            _replaced(folder),
+            {_serial(_read_certificate(path)): user for user, path in former.items()},
+        )
         (folder / "users").mkdir(mode=0o700, exist_ok=True)
         for user in users:
             key = ec.generate_private_key(ec.SECP256R1())
@@ -145,9 +149,10 @@ def revoke(folder: Path, user: str) -> None:
         path = _user_file(folder, user, "pem")
         if not path.exists():
             raise InputError(f"user is {user!r}, who has no certificate; accepted: one who has a file in {path.parent}")
-        replaced = _read_serials(folder / _REPLACED) if (folder / _REPLACED).exists() else {}
-        former = {serial: user for serial, name in replaced.items() if name == user}
-        _add_serials(folder / _REVOKED, {**former, _serial(_read_certificate(path)): user})
+        former = {serial: user for serial, name in _replaced(folder).items() if name == user}
+        _add_serials(
+            folder / _REVOKED, _read_serials(folder / _REVOKED), {**former, _serial(_read_certificate(path)): user}
+        )
 
 
 def revoked(folder: Path) -> frozenset[str]:
@@ -446,9 +451,13 @@ def _revoked_of(path: Path, *version: int) -> frozenset[str]:
     return frozenset(_read_serials(path))
 
 
-def _add_serials(path: Path, serials: Mapping[str, str]) -> None:
-    """Adds users by serial numbers to a list; one that is missing begins empty, save that of the revoked ones."""
-    known = _read_serials(path) if path.exists() or path.name == _REVOKED else {}
+def _replaced(folder: Path) -> dict[str, str]:
+    """Users by the serial numbers of their former certificates; a folder in which none was replaced has no list."""
+    return _read_serials(folder / _REPLACED) if (folder / _REPLACED).exists() else {}
+
+
+def _add_serials(path: Path, known: Mapping[str, str], serials: Mapping[str, str]) -> None:
+    """Adds users by serial numbers to the list at `path`, which has the known ones."""
     if serials.keys() <= known.keys():
         return
     data = json.dumps({**known, **serials}, indent=0).encode() + b"\n"

@@ -145,6 +145,7 @@ def _run(options: argparse.Namespace) -> int:
         downlink_bps=1e6 * options.downlink_mbps, channel=options.channel,
     )  # fmt: skip
     chosen = _case(options, system)
+    _say(f"planning {chosen.graph.num_tasks} tasks by {options.mode}")
     plan = Scheduler(options.policy).plan(chosen.graph, system, options.mode)
 
     async def runs() -> list[Run]:

@@ -1,13 +1,13 @@
 """What an MEC host bears: throughput and overhead, growth over many tasks, injected faults, hostile messages.
 
-Host and UEs are in this process, on loopback without a pace; VMs and local executors are processes of their own.
+Host and UEs are in this process, on loopback without a pace; VMs and local executors are processes of their own. Under
+hostile messages the host is a process of its own, too, so that its memory can be told from the attacker's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,8 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge import certificates, dags, ue
 from mrlato_jax.edge.cases import DAGS
 from mrlato_jax.edge.codec import framed
-from mrlato_jax.edge.link import Rates, start_process
+from mrlato_jax.edge.host_process import HostProcess
+from mrlato_jax.edge.link import LinkProcess, Rates, start_process
 from mrlato_jax.edge.machine import FACELESS, PACKAGE, Machine
 from mrlato_jax.edge.mec import Mec
 from mrlato_jax.edge.sandbox import Sandbox
@@ -222,19 +223,93 @@ def _resident(process: str) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _held_mib() -> float:
-    """This process's memory in MiB, without what `malloc` keeps of what was given back (with glibc)."""
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    return _resident("self") / 2**20
-
-
-FAULTS = (
-    "VM killed", "host killed", "link cut", "link cut without a word", "link slowed to a tenth",
-    "local executor killed", "task beyond its time",
-)  # fmt: skip
 LINK = Rates(50e6, 50e6)
 SLOW_S = 0.3  # that a caller waits over a slow link
+
+
+@dataclasses.dataclass
+class _Ground:
+    """Where faults strike: one host behind a paced link, one UE, and the run that is hit."""
+
+    folder: Path
+    kind: str
+    host: Mec
+    port: int
+    link: LinkProcess
+    equipment: Ue
+    rng: random.Random
+    running: asyncio.Task[Run] = dataclasses.field(init=False)
+    is_down: bool = False  # whether the host was killed
+
+    async def any_moment(self) -> None:
+        """Waits for a random part of a run."""
+        await asyncio.sleep(self.rng.uniform(0.0, 0.06))
+
+    async def vm_at_work(self) -> None:
+        """Waits until the VM has begun a task: its part may be over long before the run is."""
+        while not self.running.done():
+            machine = self.host._users["u0"].machine
+            if machine is not None and not machine.lost and machine._running:
+                return
+            await asyncio.sleep(0.001)
+
+    async def kill_vm(self) -> None:
+        machine = self.host._users["u0"].machine
+        assert machine is not None
+        _kill(_here(machine).pid)
+
+    async def kill_host(self) -> None:
+        self.is_down = True
+        await self.host.stop(0)
+
+    async def cut_link(self) -> None:
+        self.link.cut()
+
+    async def cut_link_silently(self) -> None:
+        self.link.cut(silent=True)
+
+    async def slow_link(self) -> None:
+        self.link.set_rates(Rates(LINK.uplink_bps / 10, LINK.downlink_bps / 10))
+
+    async def kill_local_executor(self) -> None:
+        if self.equipment.local is not None:
+            _kill(_here(self.equipment.local).pid)
+
+    async def nothing(self) -> None:
+        """The fault is in the application."""
+
+    async def mend(self) -> None:
+        """The host, where it was killed, and the link as they were."""
+        if self.is_down:
+            self.host, self.is_down = _host(self.folder, self.kind), False
+            await self.host.start(f"127.0.0.1:{self.port}")
+        self.link.mend()
+        self.link.set_rates(LINK)
+
+
+class _Fault(NamedTuple):
+    """One kind of fault."""
+
+    strike: Callable[[_Ground], Awaitable[None]]
+    moment: Callable[[_Ground], Awaitable[None]] = _Ground.any_moment
+    patience_s: float | None = None  # of the caller
+    stuck: bool = False  # whether one task of the application takes longer than the host lets it
+
+
+FAULTS = {
+    "VM killed": _Fault(_Ground.kill_vm, _Ground.vm_at_work),
+    "host killed": _Fault(_Ground.kill_host),
+    "link cut": _Fault(_Ground.cut_link),
+    "link cut without a word": _Fault(_Ground.cut_link_silently),
+    "link slowed to a tenth": _Fault(_Ground.slow_link, patience_s=SLOW_S),
+    "local executor killed": _Fault(_Ground.kill_local_executor),
+    "task beyond its time": _Fault(_Ground.nothing, stuck=True),
+}
+_TASK_S = 0.4  # that the host gives a task
+
+
+def _host(folder: Path, kind: str) -> Mec:
+    return Mec([DAGS], folder, kind=kind, rules=Rules(task_s=_TASK_S))
 
 
 async def faults(
@@ -250,67 +325,54 @@ async def faults(
         Faults that met a run, right results among them, runs that said so in their events by kind, and runs of which
         tasks ran elsewhere than planned.
     """
-    rng, graphs = random.Random(0), (wide(8, 4.0, 3e3), wide(200, 0.2, 3e3))
     certificates.make(folder, ["u0"])
-    rules = Rules(task_s=0.4)
-    host = Mec([DAGS], folder, kind=kind, rules=rules)
-    right, happened, elsewhere = 0, Counter[str](), 0
-    try:
-        port = await host.start()
-        with start_process(("127.0.0.1", port), LINK) as link:
-            async with Ue([DAGS], f"127.0.0.1:{link.port}", folder, "u0") as equipment:
-                number = 0
+    host = _host(folder, kind)
+    port = await host.start()
+    right, happened, elsewhere, number = 0, Counter[str](), 0, 0
+    with start_process(("127.0.0.1", port), LINK) as link:
+        async with Ue([DAGS], f"127.0.0.1:{link.port}", folder, "u0") as equipment:
+            ground = _Ground(folder, kind, host, port, link, equipment, random.Random(0))
+            try:
                 while number < count:
-                    fault, graph = FAULTS[number % len(FAULTS)], rng.choice(graphs)
-                    n = graph.num_tasks
-                    if fault == "task beyond its time":
-                        cycles = np.where(np.arange(n) == rng.randrange(1, n // 2), HZ * 0.6, graph.cycles)
-                        graph = dataclasses.replace(graph, cycles=cycles)
-                    placement = np.array([rng.randrange(2) for _ in range(n)])
-                    placement[1 : n // 2] = 1
-                    program, order = dags.program_of(graph, HZ), graph.topological_order()
-                    begun = host.counts["runs"]
-                    patience_s = SLOW_S if fault == "link slowed to a tenth" else None
-                    running = asyncio.create_task(
-                        equipment.run(
-                            program, graph, placement, order, channel=rng.choice(ue.RULES), patience_s=patience_s
-                        )
-                    )
-                    while host.counts["runs"] == begun and not running.done():
-                        await asyncio.sleep(0.002)
-                    await asyncio.sleep(rng.uniform(0.0, 0.06) if fault != "VM killed" else 0.0)
-                    machine = None
-                    while fault == "VM killed" and not running.done():  # its part may be over long before the run is
-                        machine = host._users["u0"].machine
-                        if machine is not None and not machine.lost and machine._running:
-                            break
-                        await asyncio.sleep(0.001)
-                    met = not running.done()
-                    if fault == "VM killed" and machine is not None:
-                        _kill(_here(machine).pid)
-                    elif fault == "host killed":
-                        await host.stop(0)
-                    elif fault.startswith("link cut"):
-                        link.cut(silent=fault != "link cut")
-                    elif fault == "link slowed to a tenth":
-                        link.set_rates(Rates(LINK.uplink_bps / 10, LINK.downlink_bps / 10))
-                    elif fault == "local executor killed" and equipment.local is not None:
-                        _kill(_here(equipment.local).pid)
-                    found = await running
-                    if met:
+                    name = list(FAULTS)[number % len(FAULTS)]
+                    run, graph, moved = await _struck(ground, FAULTS[name])
+                    if run is not None:
                         number += 1
-                        right += is_right(found, graph)
-                        happened[fault] += bool(found.events)
-                        elsewhere += bool((found.placement != placement).any())
-                    if fault == "host killed":
-                        host = Mec([DAGS], folder, kind=kind, rules=rules)
-                        await host.start(f"127.0.0.1:{port}")
-                    link.mend()
-                    link.set_rates(LINK)
+                        right += is_right(run, graph)
+                        happened[name] += bool(run.events)
+                        elsewhere += moved
+                    await ground.mend()
                     progress(number)
-    finally:
-        await host.stop(0)
+            finally:
+                await ground.host.stop(0)
     return {"injected": count, "right": right, "noticed": dict(happened), "ran_elsewhere": elsewhere}
+
+
+async def _struck(ground: _Ground, fault: _Fault) -> tuple[Run | None, TaskGraph, bool]:
+    """A run with a fault (None: the fault came too late), its DAG, and whether tasks ran elsewhere than planned."""
+    rng = ground.rng
+    graph = rng.choice((wide(8, 4.0, 3e3), wide(200, 0.2, 3e3)))
+    n = graph.num_tasks
+    if fault.stuck:
+        cycles = np.where(np.arange(n) == rng.randrange(1, n // 2), 1.5 * _TASK_S * HZ, graph.cycles)
+        graph = dataclasses.replace(graph, cycles=cycles)
+    placement = np.array([rng.randrange(2) for _ in range(n)])
+    placement[1 : n // 2] = 1
+    begun = ground.host.counts["runs"]
+    ground.running = asyncio.create_task(
+        ground.equipment.run(
+            dags.program_of(graph, HZ), graph, placement, graph.topological_order(), channel=rng.choice(ue.RULES),
+            patience_s=fault.patience_s,
+        )
+    )  # fmt: skip
+    while ground.host.counts["runs"] == begun and not ground.running.done():
+        await asyncio.sleep(0.002)
+    await fault.moment(ground)
+    met = not ground.running.done()
+    if met:
+        await fault.strike(ground)
+    run = await ground.running
+    return run if met else None, graph, bool((run.placement != placement).any())
 
 
 def _here(machine: Machine) -> Sandbox:
@@ -326,52 +388,64 @@ def _kill(pid: int) -> None:
 async def hostility(
     folder: Path, kind: str, messages: int = 10_000, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, Any]:
-    """Hostile messages of a user with a certificate, while another is served; then memory beside that before."""
+    """Hostile messages of a user with a certificate, while another is served by the same host, a process of its own.
+
+    Returns:
+        Messages, honest runs, those of them that went wrong, and the host's memory and open files after each tenth.
+    """
     rng, graph = random.Random(1), wide(10, 0.5, 2e3)
     begin = framed(["begin"], _order(graph))
-    async with serving(folder, 2, kind=kind) as (host, address), Ue([DAGS], address, folder, "u0") as equipment:
-        sent = served = wrong = 0
-        memory: list[float] = []  # after each tenth of the messages
+    certificates.make(folder, ["u0", "u1"])
+    sent = served = wrong = 0
+    memory: list[float] = []
+    files: list[int] = []
 
-        async def attack() -> None:
-            nonlocal sent
-            connection = await Connection.open(address, folder, "u1")
-            while sent < messages:
-                call = connection.call()
-                try:
-                    for frame in hostile(rng, begin):
-                        sent += 1
-                        await call.write(frame)
-                    await call.done_writing()
-                    while await asyncio.wait_for(call.read(), READ_S) is not grpc.aio.EOF:
-                        pass
-                except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError):
+    async def attack(address: str) -> None:
+        nonlocal sent
+        connection = await Connection.open(address, folder, "u1")
+        while sent < messages:
+            call = connection.call()
+            try:
+                for frame in hostile(rng, begin):
+                    sent += 1
+                    await call.write(frame)
+                await call.done_writing()
+                while await asyncio.wait_for(call.read(), READ_S) is not grpc.aio.EOF:
                     pass
-                finally:
-                    call.cancel()
-                progress(min(sent, messages))
-            await connection.close()
+            except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError):
+                pass
+            finally:
+                call.cancel()
+            progress(min(sent, messages))
+        await connection.close()
 
-        for _ in range(20):
-            await _offload(equipment, graph)
-        attacking = asyncio.create_task(attack())
-        while not attacking.done():
-            run = await _offload(equipment, graph)
-            served += 1
-            wrong += not is_right(run, graph) or bool(run.events)
-            if len(memory) < 9 and sent > messages * (len(memory) + 1) // 10:
-                memory.append(_held_mib())
-        await attacking
-        await asyncio.sleep(0.2)
-        memory.append(_held_mib())
-        left = sum(len(user.machine._runs) for user in host._users.values() if user.machine)
-        return {
-            "messages": sent,
-            "honest_runs": served,
-            "honest_runs_wrong": wrong,
-            "runs_left": left,
-            "mib_after_each_tenth": memory,
-        }
+    with HostProcess([DAGS], folder, vm=kind) as host:
+        address = f"127.0.0.1:{host.port}"
+
+        def look() -> None:
+            memory.append(_resident(str(host.pid)) / 2**20)
+            files.append(len(os.listdir(f"/proc/{host.pid}/fd")))
+
+        async with Ue([DAGS], address, folder, "u0") as equipment:
+            for _ in range(20):
+                await _offload(equipment, graph)
+            attacking = asyncio.create_task(attack(address))
+            while not attacking.done():
+                run = await _offload(equipment, graph)
+                served += 1
+                wrong += not is_right(run, graph) or bool(run.events)
+                if len(memory) < 9 and sent > messages * (len(memory) + 1) // 10:
+                    look()
+            await attacking
+            await asyncio.sleep(0.2)
+            look()
+    return {
+        "messages": sent,
+        "honest_runs": served,
+        "honest_runs_wrong": wrong,
+        "host_mib_after_each_tenth": memory,
+        "host_files_after_each_tenth": files,
+    }
 
 
 def _order(graph: TaskGraph) -> bytes:

@@ -11,11 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import json
 import os
-import selectors
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,17 +19,17 @@ from typing import Any, Self
 
 from mrlato_jax.edge import certificates, namespaces, sandbox
 from mrlato_jax.edge.cases import Case, Place, apart, case, deployed, one
+from mrlato_jax.edge.host_process import HostProcess
 from mrlato_jax.edge.link import LinkProcess, Rates, start_process
 from mrlato_jax.edge.namespaces import ShapedLink
 from mrlato_jax.edge.ue import Run, Ue
-from mrlato_jax.errors import InputError, check_choice, check_type, escaped
+from mrlato_jax.errors import InputError, check_choice, check_type
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import Plan
 
 LINKS = ("netns", "paced")
 CLOCKS = ("quota", "waiting")
 USER = "ue"
-START_S = 60.0  # that the MEC host may take until it serves
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
 
@@ -78,7 +74,7 @@ class Bed:
         self.cores = (allowed[0], allowed[-1]) if len(allowed) > 1 else None
         self._apps = sorted({deployed(name) for name in names})
         self._stack = contextlib.ExitStack()
-        self._host: subprocess.Popen[str] | None = None
+        self._host: HostProcess | None = None
         self._shaped: ShapedLink | None = None
         self._paced: LinkProcess | None = None
         self._port = 0
@@ -181,37 +177,19 @@ class Bed:
         Raises:
             InputError: it does not serve; the error has its last words.
         """
-        host = "127.0.0.1" if self._shaped is None else self._shaped.mec_address
-        words = [
-            sys.executable, "-m", "mrlato_jax.edge.command", "serve", f"--credentials={self._credentials}",
-            f"--listen={host}:{self._port}", f"--vm={self.vm}", "--json=-", "--until-input-ends",
-            *(f"--app={app}" for app in self._apps),
-        ]  # fmt: skip
-        if self.cores is not None:
-            words.append(f"--core={self.cores[1]}")
+        name = "127.0.0.1" if self._shaped is None else self._shaped.mec_address
+        core = self.cores and self.cores[1]
         # Not by `ip netns exec`, which hides the control groups.
-        with _at(self.cores and self.cores[1], self._shaped and self._shaped.mec):
-            said = self._stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115
-            self._host = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
-        assert self._host.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._host.stdout, selectors.EVENT_READ)
-            line = self._host.stdout.readline() if selector.select(START_S) else ""
-        if not line:
-            self.kill_host()
-            said.seek(0)
-            last = escaped(" | ".join(said.read()[-500:].split("\n")).strip(" |"))
-            raise InputError(f"MEC host does not serve ({last}); accepted: applications with which it does")
-        self._port = json.loads(line)["port"]
+        with _at(core, self._shaped and self._shaped.mec):
+            self._host = HostProcess(
+                self._apps, self._credentials, listen=f"{name}:{self._port}", vm=self.vm, core=core
+            )
+        self._port = self._host.port
 
     def kill_host(self) -> None:
         """Ends the MEC host as a failure would."""
         if self._host is not None:
             self._host.kill()
-            self._host.wait()
-            for stream in (self._host.stdin, self._host.stdout):
-                if stream is not None:
-                    stream.close()
             self._host = None
 
 

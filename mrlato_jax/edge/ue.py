@@ -486,7 +486,8 @@ class Ue:
         """Starts the local executor, and connects."""
         try:
             await self._ensure_local()
-            if self._mec is not None:
+            if self._mec is not None and self._credentials is not None:
+                certificates.channel_credentials(self._credentials, self._user)  # files that cannot be used show here
                 try:
                     await self._ensure_connected()
                 except ServerLostError as lost:
@@ -512,7 +513,10 @@ class Ue:
             if self._mec is None or self._credentials is None:
                 raise ServerLostError("no MEC host")
             if self.server is None:
-                self.server = await Connection.open(self._mec, self._credentials, self._user)
+                try:
+                    self.server = await Connection.open(self._mec, self._credentials, self._user)
+                except InputError as error:  # a certificate that has ended since, or files that are gone
+                    raise ServerLostError(str(error)) from None
 
     async def _leave(self, server: Connection | None) -> None:
         """Closes a connection on which something failed, unless another has taken its place."""

@@ -250,6 +250,25 @@ def test_without_a_host_the_rest_runs_at_the_ue(keys: Path, monkeypatch: pytest.
     go(work())
 
 
+def test_a_certificate_that_is_gone_when_it_is_needed_again_does_not_cost_the_result(tmp_path: Path) -> None:
+    certificates.make(tmp_path, ["alice"])
+
+    async def work() -> None:
+        host = Host(APPS, tmp_path, kind="process")
+        async with Ue(APPS, f"127.0.0.1:{await host.start()}", tmp_path, "alice") as equipment:
+            running = asyncio.create_task(run(equipment, graph(40.0), ALL_OFFLOAD))
+            await _when_offloading(host, "alice", 0.1)
+            (tmp_path / "users" / "alice.pem").unlink()
+            await host.stop(0)
+            found = await running
+            check_result(found, graph())
+            assert any("alice.pem" in text for _, text in found.events)
+        with pytest.raises(InputError, match=r"alice\.pem"):
+            await Ue(APPS, "127.0.0.1:1", tmp_path, "alice").__aenter__()
+
+    go(work())
+
+
 def test_what_only_a_server_may_run_waits_for_one_and_then_says_so(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ue, "CONNECT_S", 0.2)
     monkeypatch.setattr(ue, "GIVE_UP_S", 1.0)

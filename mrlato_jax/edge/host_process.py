@@ -1,0 +1,75 @@
+"""An MEC host as a process of its own, which the testbed and the stress test start."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from mrlato_jax.errors import InputError, escaped
+
+START_S = 60.0  # that a host may take until it serves
+
+
+class HostProcess:
+    """A running `mrlato-mec serve`; a context manager that kills it. It ends with the process that started it, too.
+
+    Args:
+        apps: that it has, as `Mec` takes them.
+        credentials: folder that `certificates.make` wrote.
+        listen: HOST:PORT; port 0 takes a free one.
+        vm: isolation of its VMs, one of `sandbox.KINDS`.
+        core: processor core of its VMs; None: any.
+
+    Attributes:
+        port: that it listens on.
+        pid: of the process.
+
+    Raises:
+        InputError: it does not serve; the error has its last words.
+    """
+
+    def __init__(
+        self, apps: Sequence[str], credentials: Path, *, listen: str = "127.0.0.1:0", vm: str, core: int | None = None
+    ) -> None:
+        words = [
+            sys.executable, "-m", "mrlato_jax.edge.command", "serve", f"--credentials={credentials}",
+            f"--listen={listen}", f"--vm={vm}", "--json=-", "--until-input-ends", *(f"--app={app}" for app in apps),
+            *([f"--core={core}"] if core is not None else []),
+        ]  # fmt: skip
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
+        )
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            line = self._process.stdout.readline() if selector.select(START_S) else ""
+        if not line:
+            self._process.kill()
+            self._process.wait()
+            self._said.seek(0)
+            last = escaped(" | ".join(self._said.read()[-500:].split("\n")).strip(" |"))
+            self.kill()
+            raise InputError(f"MEC host does not serve ({last}); accepted: applications with which it does")
+        self.port = int(json.loads(line)["port"])
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends the host as a failure would."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._said):
+            if stream is not None:
+                stream.close()
