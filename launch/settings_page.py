@@ -41,7 +41,7 @@ Each setting is a flag of `launch/meta_train.py`. A setting may get its value fr
 
 `launch/exp1.flags` to `exp3.flags` set only the data, the method and the size of the meta-batch.
 
-If a run has another value than its method, tables show the value in the method's name, as in
+If a run replaces a value that the method brings, tables show the new value in the method's name, as in
 `mrlato+pooled+outer_lr=0.0015`. The last column says how: as `name=value`, as the `value` alone, or not at all (`no`).
 The name leaves out settings that say how much is spent, on which data, or how devices share the work.
 

@@ -152,7 +152,7 @@ class _Settings:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Builds the record from `to_json`'s output; raises InputError on unknown names and values of other types.
 
-        What is missing has its default: a setting that is added to the package does by default what was done before.
+        Missing fields take their defaults. A new setting does by default what the package did before.
         """
         if not isinstance(values, Mapping):
             raise InputError(f"{cls.__name__} is {shorten(values)}; accepted: a JSON object")
@@ -198,9 +198,9 @@ class NetworkConfig(_Settings):
     )
     decoder_input: str = setting(
         "paper",
-        help="What the decoder sees beside its own state. paper: nothing. task: the task that it decides. task_sim: "
-        "also the simulator's queues. lookahead: also the outcome of either decision if quick rules decide all later "
-        "tasks.",
+        help="What the decoder sees beside its own state and the attention. paper: nothing more. task: the task that "
+        "it decides. task_sim: also the simulator's queues. lookahead: also the outcome of either decision if quick "
+        "rules decide all later tasks.",
         source="Section IV-B: its own state and the attention over the encoder, nothing more",
         choices=DECODER_INPUTS,
         label=BY_VALUE,
