@@ -42,7 +42,7 @@ SOLVERS = ("branch_and_bound", "cp_sat")
 WIDTH = 256  # children made at once
 TOLERANCE = 1e-10  # relative: a plan that is better by less may be missed
 ROUNDING = 1e-12  # relative: margin subtracted from bounds, since their sums round
-START_WORK = 2**28  # work limit of the first local search, in (task, parent) pairs; 40 tasks need less
+START_WORK = 2**28  # work limit of the first local search in (task, parent) pairs; 40 tasks stay below
 STACK_BYTES = 2**28  # memory limit of all waiting nodes
 CHUNK_S = 0.1  # seconds between two checks of the time limit
 
@@ -68,7 +68,7 @@ class Search(NamedTuple):
 class Split(NamedTuple):
     """The splits of the remaining tasks between the UE and a link, for each depth; leading axis N.
 
-    Tasks are sorted by their share of UE time, least first. Entry r of the last axis leaves the first r tasks on the UE.
+    Tasks are sorted by UE time over UE and link time, ascending. Entry r of the last axis keeps the first r on the UE.
     """
 
     kept: jax.Array  # [N, N + 1], seconds of the UE for the tasks that stay
