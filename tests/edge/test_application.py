@@ -235,7 +235,7 @@ def test_what_is_described_wrongly_is_refused() -> None:
         (lambda x: one(x) if x else x, "flow computes with a value that is not there yet"),
         (lambda x: x, "calls no task"),
         (lambda x: [one(x), 3][1], "returns 3; accepted: results of tasks"),
-        (lambda x: one(x, x), "one is called otherwise than it is declared: too many positional arguments"),
+        (lambda x: one(x, x), "one is called with other arguments than it declares: too many positional arguments"),
         (lambda x: one({"key": x}), "an argument of one is a dict that holds results of tasks"),
         (lambda x: one({"key": {"more": [x]}}), "an argument of one is a dict that holds results of tasks"),
         (lambda x: one([1, [{"a": x}]]), r"an argument of one, at \[1\]\[0\], is a dict that holds results of tasks"),
