@@ -115,7 +115,7 @@ def test_iterations_of_a_warm_start_are_for_methods_that_have_one(values: flags.
     [
         (
             ["--outer_lr_decay=5"],
-            "outer_lr_decay is 5, after which nothing would be learned; accepted: 0",
+            "outer_lr_decay is 5, after which the learning rate is 0; accepted: 0",
         ),
         (["--channel=mrlco"], "channel is mrlco with a warm start; accepted: paper, as in demonstrations"),
         (["--baseline=leave_one_out"], "baseline is leave_one_out with learn_from=deviations; accepted: value"),
