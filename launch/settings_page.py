@@ -27,31 +27,31 @@ TITLES = {
     TrainConfig: "The run",
     NetworkConfig: "The network",
     LearningConfig: "Learning",
-    ExecutionConfig: "Layout on devices",
+    ExecutionConfig: "Distribution over devices",
 }
 HEAD = """# Settings
 
-Made by `python launch/settings_page.py` from `mrlato_jax/config.py`: change it there.
+`python launch/settings_page.py` writes this page from `mrlato_jax/config.py`. Make changes there.
 
-Each setting is a flag of `launch/meta_train.py`. Of several values the last wins, in this order: the default below,
-which is the paper's where it gives one; what the method brings; flag files and the command line, from left to right.
-`launch/exp1.flags` to `exp3.flags` state the data, the method and the size of the meta-batch alone.
+Each setting is a flag of `launch/meta_train.py`. If a setting has several values, the last of these sources wins: the
+default below, which is the paper's if the paper has one; the method; flag files and the command line, from left to
+right. `launch/exp1.flags` to `exp3.flags` only set the data, the method and the size of the meta-batch.
 
-A value that is not the method's own is part of the method's name in tables, as in `mrlato+pooled+outer_lr=0.0015`. The
-last column names the exceptions: settings that say how much is spent, on which data, or how devices share the work.
-Sections, tables and equations are the paper's; "ours" marks what it leaves open.
+A value that differs from the method's is part of the method's name in tables, as in `mrlato+pooled+outer_lr=0.0015`.
+The last column marks the exceptions: settings of the budget, of the data, or of the distribution over devices.
+Sections, tables and equations are the paper's; "ours" marks values that the paper does not give.
 """
-COLUMNS = ("setting", "default", "accepted", "what it does", "source of the default", "in the name")
+COLUMNS = ("setting", "default", "accepted", "effect", "source of the default", "in the name")
 
 
 def page() -> str:
-    """The text of the page."""
+    """Returns the text of the page."""
     parts = [HEAD]
     for record in RECORDS:
         rows = [_row(record, name, known) for name, known in settings_of(record).items()]
         parts.append(f"## {TITLES[record]}\n\n{_table(COLUMNS, rows)}")
     rows = [(f"`{name}`", _brought(method)) for name, method in METHODS.items()]
-    parts.append(f"## What a method brings\n\n{_table(('method', 'settings that are not the default'), rows)}")
+    parts.append(f"## Settings of each method\n\n{_table(('method', 'settings that differ from the default'), rows)}")
     return "\n".join(parts)
 
 

@@ -187,7 +187,7 @@ def test_a_training_goes_on_on_another_machine(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 0, errors
-    assert "pieces left: 1; the same command goes on" in printed
+    assert "pieces left: 1; the same command continues" in printed
     done = metrics.read_text().splitlines()
     assert 5 <= len(done) < 400
 
