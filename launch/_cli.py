@@ -40,7 +40,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     Bad flags and any InputError of `main` give one line on standard error and exit status 2. A file that cannot be read
     or written gives one line and status 1. A second Ctrl-C gives status 130.
     """
-    # Tracing makes millions of lasting objects. With default thresholds, garbage collection took two fifths of its time.
+    # Tracing makes millions of lasting objects; with default thresholds, garbage collection took 2/5 of its time.
     gc.set_threshold(200_000, 50, 100)
 
     def parse_or_exit(argv: Sequence[str]) -> list[str]:

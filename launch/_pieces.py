@@ -187,9 +187,9 @@ def work(pieces: Sequence[Piece], ledger: Ledger, out: Path, budget_s: float, st
     Args:
         pieces: the pieces to do.
         ledger: their state; written after every step.
-        out: the folder of everything.
+        out: the folder of all output.
         budget_s: seconds from `started` to the end of the call.
-        started: on `time.monotonic`.
+        started: start of the call, on `time.monotonic`.
     """
     (out / LOGS).mkdir(exist_ok=True)
     grace, reserve = min(GRACE_S, budget_s / 6), min(RESERVE_S, budget_s / 24)
@@ -205,7 +205,7 @@ def work(pieces: Sequence[Piece], ledger: Ledger, out: Path, budget_s: float, st
                 if stop.requested or given <= 0:
                     return
                 if given < min(step.needs_s, whole):
-                    print(f"{piece.name}: {format_duration(given)} is too little to go on with it", flush=True)
+                    print(f"{piece.name}: {format_duration(given)} is too short to continue it", flush=True)
                     break
                 print(f"{piece.name}, step {entry['steps'] + 1} of {len(piece.steps)}: {piece.what}", flush=True)
                 before = holdings(out)
@@ -214,7 +214,7 @@ def work(pieces: Sequence[Piece], ledger: Ledger, out: Path, budget_s: float, st
                 ended = supervise(step.command(), environment, log, stop_at, kill_at, stop)
                 _enter(entry, piece, step, ended, log, time.monotonic() - begun)
                 if ended.stopped and not stop.requested and given >= whole and holdings(out) == before:
-                    entry |= {"status": FAILED, "last": f"got nowhere in {format_duration(given)}: {entry['last']}"}
+                    entry |= {"status": FAILED, "last": f"no progress in {format_duration(given)}: {entry['last']}"}
                 ledger.write()
                 print(f"{piece.name}: {entry['status']} after {format_duration(entry['seconds'])}", flush=True)
                 if ended.stopped:

@@ -34,7 +34,7 @@ OTHER = "mrlato_other"  # module name of the other revision's package
 GRAPHS = 64
 FIELDS = ("cycles", "upload_bytes", "download_bytes", "edges")
 
-_Planner = tuple[Callable[[Any], Any], list[Any]]  # and what it is called with
+_Planner = tuple[Callable[[Any], Any], list[Any]]  # the timed function and its argument
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("revision", None, "The other revision: a commit, tag or branch.", required=True)

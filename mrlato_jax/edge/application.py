@@ -129,8 +129,7 @@ class _Placeholder:
 
     def _refused(self, *_: Any) -> Any:
         raise InputError(
-            "flow computes with a value that is not there yet; accepted: declared functions called with it, and lists "
-            "of it"
+            "flow computes with a placeholder; accepted: arguments of declared functions, alone or in lists"
         )
 
     __getattr__ = __call__ = __getitem__ = __setitem__ = __delitem__ = __contains__ = __iter__ = __len__ = _refused

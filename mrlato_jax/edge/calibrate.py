@@ -172,7 +172,7 @@ def size_of(graph: TaskGraph, entry: Taken) -> float:
 
 
 def _line(points: Sequence[tuple[float, float]], nominal: float) -> tuple[float, float]:
-    """Rate in bit/s and seconds for each message, from (bytes, seconds)."""
+    """Estimates the rate in bit/s and the seconds per message, from points (bytes, seconds)."""
     sizes, seconds = np.array([point for point in points if min(point) > 0]).reshape(-1, 2).T
     if not len(sizes):
         return nominal, 0.0

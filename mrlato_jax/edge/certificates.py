@@ -110,7 +110,7 @@ def make(
     check_number("days", days, low=1, high=AUTHORITY_DAYS, integer=True)
     check_type("renew", renew, bool)
     if renew and not users and hosts is None:
-        raise InputError("renew is True, and neither users nor hosts are given; accepted: whose certificates to renew")
+        raise InputError("renew is True, and neither users nor hosts are given; accepted: users or hosts to renew")
     with contextlib.suppress(OSError):  # `check_writable` reports what is wrong
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_writable(folder)
@@ -211,7 +211,7 @@ def identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
     except (ValueError, TypeError):
         raise InputError(f"peer shows a damaged certificate; accepted: one of {_ACCEPTED_FOLDER}") from None
     if len(common) != 1 or names != [common[0].encode() if isinstance(common[0], str) else common[0]]:
-        raise InputError(f"peer's names are {shorten(common)}; accepted: one, which gRPC says too")
+        raise InputError(f"peer's names are {shorten(common)}; accepted: one, equal to gRPC's")
     check_user("peer's name", common[0])
     if (end := certificate.not_valid_after_utc) <= _now():
         raise InputError(f"peer's certificate ended at {_shown_time(end)}; accepted: one that is valid: renew it")
@@ -414,7 +414,7 @@ def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
         key = serialization.load_pem_private_key(data, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise InputError(f"{path} holds no key of ours; accepted: {_ACCEPTED_FOLDER}")
+        raise InputError(f"{path} holds no usable key; accepted: {_ACCEPTED_FOLDER}")
     return key
 
 

@@ -254,7 +254,7 @@ class VmOnWorker:
                 self.stdout.feed_data(bytes(data))
         except EOFError:
             pass
-        except Exception:  # whatever Dask says of a worker that is gone
+        except Exception:  # Dask raises various errors for a lost worker
             self._is_lost = True
         finally:
             self.stdin.end()
@@ -322,7 +322,7 @@ class _Writer:
                 self._more.clear()
                 self._room.set()
                 await self._actor.write(data)
-        except Exception:  # whatever Dask says of a worker that is gone
+        except Exception:  # Dask raises various errors for a lost worker
             self.end()
 
 

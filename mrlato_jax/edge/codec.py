@@ -74,7 +74,7 @@ def unpacked(data: bytes, most_bytes: int = MOST_BYTES) -> Any:
         value = msgpack.unpackb(data, ext_hook=_array, raw=False, strict_map_key=True, use_list=True)
     except InputError:
         raise
-    except Exception as error:  # damaged bytes make msgpack and numpy raise several kinds
+    except Exception as error:  # damaged bytes cause several kinds of errors in msgpack and numpy
         raise InputError(f"message cannot be read ({shorten(str(error))}); accepted: {ACCEPTED}") from None
     _check_depth(value, MOST_DEPTH)
     return value

@@ -56,7 +56,7 @@ class HostProcess:
             self._said.seek(0)
             last = escaped(" | ".join(self._said.read()[-500:].split("\n")).strip(" |"))
             self.kill()
-            raise InputError(f"MEC host does not serve ({last}); accepted: applications with which it does")
+            raise InputError(f"MEC host does not start ({last}); accepted: applications that it can load")
         self.port = int(json.loads(line)["port"])
         self.pid = self._process.pid
 
@@ -67,7 +67,7 @@ class HostProcess:
         self.kill()
 
     def kill(self) -> None:
-        """Ends the host as a failure would."""
+        """Kills the host, like a failure."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._said):

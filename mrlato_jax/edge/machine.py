@@ -215,7 +215,7 @@ class Machine:
             await machine.stop()
             raise InputError(
                 f"apps are {shorten(list(apps))}, which a machine of kind {kind} does not load "
-                f"({late or process.said or machine.lost}); accepted: what is installed there"
+                f"({late or process.said or machine.lost}); accepted: applications installed there"
             ) from None
         except BaseException:
             await asyncio.shield(machine.stop())

@@ -104,7 +104,7 @@ class Mec:
         self._launch: Launch = launch
         self._spare: Machine | None = None  # for the next user without a VM
         self._server: grpc.aio.Server | None = None
-        self.counts: Counter[str] = Counter()  # of runs, tasks and lost VMs
+        self.counts: Counter[str] = Counter()  # numbers of runs, tasks and lost VMs
 
     async def start(self, address: str = "127.0.0.1:0") -> int:
         """Starts to serve; returns the port.

@@ -197,7 +197,7 @@ class _Network:
         except InputError:
             raise
         except (ArithmeticError, LookupError, ValueError) as error:  # as in `read_onnx`
-            raise InputError(f"an operator's work cannot be told ({shorten(error)}); accepted: {KIND}") from None
+            raise InputError(f"the work of an operator is unknown ({shorten(error)}); accepted: {KIND}") from None
         finally:
             for node, name in zip(self._nodes, names, strict=True):
                 node.ClearField("name")
@@ -237,7 +237,7 @@ class _Network:
                 waiting += self._taken(place)
         for place in sorted(needed):
             if (kind := self._nodes[place].op_type) in RANDOM:
-                raise InputError(f"node {place} is a {kind}, which gives other results each time; accepted: others")
+                raise InputError(f"node {place} is a {kind}, whose results are random; accepted: others")
         return needed
 
     def clusters(self, num_tasks: int) -> list[list[int]]:

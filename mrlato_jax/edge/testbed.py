@@ -188,7 +188,7 @@ class Bed:
         self._port = self._host.port
 
     def kill_host(self) -> None:
-        """Ends the MEC host as a failure would."""
+        """Kills the MEC host, like a failure."""
         if self._host is not None:
             self._host.kill()
             self._host = None

@@ -120,7 +120,7 @@ class Meter:
     def __init__(self, rules: Rules) -> None:
         self._rates = (float(rules.messages_per_s), float(rules.bytes_per_s))
         self._burst_s = float(rules.burst_s)
-        self._owed_s = (0.0, 0.0)  # of each bucket: seconds from `_since` until it is full
+        self._owed_s = (0.0, 0.0)  # seconds from `_since` until each bucket is full
         self._since = -math.inf
 
     def wait_s(self, messages: int, size: int, now: float) -> float:

@@ -122,7 +122,7 @@ def from_json(values: Any) -> Ranges:
         try:
             usable = isinstance(pair, Sequence) and len(pair) == 2 and all(type(end) in (int, float) for end in pair)
             low, high = (float(end) for end in pair) if usable else (math.nan, math.nan)
-        except OverflowError:  # an integer beyond float range
+        except OverflowError:  # an integer beyond float's range
             low = high = math.nan
         if not -math.inf < low <= high:
             raise InputError(f"ranges has {name} from {shorten(pair)}; accepted: the lowest and the highest number")

@@ -46,7 +46,7 @@ class DagArrays:
         allowed: bool[..., N, K + 1], the sites that pins allow to each task; None if no task is pinned.
         forward: float[..., N, K], seconds to send a task's result up to each server; only with "resident".
         backhaul: float[..., N], seconds to send a task's result between servers; only with "resident".
-        prices: costs beside the makespan, each float[...]; None if the makespan alone counts.
+        prices: prices of the makespan and of energy, each float[...]; None if the makespan alone counts.
         deadline: deadline of the makespan; None without one.
         channel: name of the channel rules; a static field, so each name compiles its own program.
         radio: "shared" or "separate"; a static field, too.

@@ -29,7 +29,7 @@ class Descent(NamedTuple):
     """State of a descent."""
 
     actions: jax.Array  # int32[N], sites in scheduling order
-    cost: jax.Array  # of `actions`: seconds, or joules where there is a deadline
+    cost: jax.Array  # cost of `actions`: seconds, or joules with a deadline
     evaluations: jax.Array  # int64, plans simulated so far
 
 

@@ -48,7 +48,7 @@ def greedy(graph: TaskGraph, system: System, *, objective: Objective | None = No
         A `Plan` in that order, timed in float64.
 
     Raises:
-        InputError: an argument of another type.
+        InputError: an argument has a wrong type.
     """
     check_type("graph", graph, TaskGraph)
     return _plan_in_order(graph, system, graph.topological_order(), objective)

@@ -26,7 +26,7 @@ from mrlato_jax.errors import InputError, check_number, shorten
 from mrlato_jax.learning import devices
 
 SAY_AFTER_S = 3  # seconds of waiting before the first message
-LOST_PEER = 75  # exit status, EX_TEMPFAIL: start all processes again
+LOST_PEER = 75  # exit status EX_TEMPFAIL: all processes can be started again
 _GONE = (
     "error: this or another process of the run ended or cannot be reached, so all end. The last checkpoint is kept: "
     "start every process again with --resume"

@@ -132,7 +132,7 @@ class RunFolder:
         run = cls.open(path)  # first, so that a folder without a run gets no lock file
         run._lock = _acquire(run.path)
         try:
-            run.record = cls.open(path).record  # as the last writer left it
+            run.record = cls.open(path).record  # includes the changes of the last writer
             run.check_resumable(config, data_hash)
             current, last = session(execution), run.record["sessions"][-1:]
             changes = differing_fields(last[0], current) if last else []

@@ -36,7 +36,7 @@ class GracefulStop:
     _closing: Callable[[], int] | None = None
 
     def __init__(self, closing: Callable[[], int] | None = None) -> None:
-        """`closing` prints the last lines of a stopped program, in whichever thread, and returns its exit status."""
+        """`closing` prints the last lines of a stopped program, in any thread, and returns its exit status."""
         self.requested = False
         self._closing = closing
         self._previous: dict[signal.Signals, Any] = {}
