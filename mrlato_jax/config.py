@@ -269,7 +269,7 @@ class NetworkConfig(_Settings):
             raise InputError(f"units is {self.units} with encoder=bidirectional; accepted: an even number")
         if self.any_servers and not self.sees_simulator:
             raise InputError(
-                f"decoder_input is {self.decoder_input} with servers=any_servers, whose options are judged by what the "
+                f"decoder_input is {self.decoder_input} with servers=any_servers, whose options need the simulator's "
                 "quantities; accepted: task_sim, lookahead"
             )
         if self.neighbours == "pooled" and self.neighbour_width != NetworkConfig.neighbour_width:
