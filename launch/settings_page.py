@@ -27,31 +27,38 @@ TITLES = {
     TrainConfig: "The run",
     NetworkConfig: "The network",
     LearningConfig: "Learning",
-    ExecutionConfig: "Distribution over devices",
+    ExecutionConfig: "Layout on devices",
 }
 HEAD = """# Settings
 
-`python launch/settings_page.py` writes this page from `mrlato_jax/config.py`. Make changes there.
+`python launch/settings_page.py` makes this page from `mrlato_jax/config.py`. To change the page, change that file.
 
-Each setting is a flag of `launch/meta_train.py`. If a setting has several values, the last of these sources wins: the
-default below, which is the paper's if the paper has one; the method; flag files and the command line, from left to
-right. `launch/exp1.flags` to `exp3.flags` only set the data, the method and the size of the meta-batch.
+Each setting is a flag of `launch/meta_train.py`. A setting may get its value from three places, and the last one wins:
 
-A value that differs from the method's is part of the method's name in tables, as in `mrlato+pooled+outer_lr=0.0015`.
-The last column marks the exceptions: settings of the budget, of the data, or of the distribution over devices.
-Sections, tables and equations are the paper's; "ours" marks values that the paper does not give.
+1. the default below, which is the paper's value if the paper gives one;
+2. the method (`--method`), with the values in the last table;
+3. flag files and the command line, from left to right.
+
+`launch/exp1.flags` to `exp3.flags` set only the data, the method and the size of the meta-batch.
+
+If a run replaces a value that the method brings, tables show the new value in the method's name, as in
+`mrlato+pooled+outer_lr=0.0015`. The last column says how: as `name=value`, as the `value` alone, or not at all (`no`).
+The name leaves out settings that say how much is spent, on which data, or how devices share the work.
+
+The column "source of the default" names the paper's section, table or equation; "ours" marks values that the paper
+leaves open. The [glossary](glossary.md) explains words such as quick rule, warm start and meta-batch.
 """
-COLUMNS = ("setting", "default", "accepted", "effect", "source of the default", "in the name")
+COLUMNS = ("setting", "default", "accepted", "what it does", "source of the default", "in the name")
 
 
 def page() -> str:
-    """Returns the text of the page."""
+    """The text of the page."""
     parts = [HEAD]
     for record in RECORDS:
         rows = [_row(record, name, known) for name, known in settings_of(record).items()]
         parts.append(f"## {TITLES[record]}\n\n{_table(COLUMNS, rows)}")
     rows = [(f"`{name}`", _brought(method)) for name, method in METHODS.items()]
-    parts.append(f"## Settings of each method\n\n{_table(('method', 'settings that differ from the default'), rows)}")
+    parts.append(f"## What a method brings\n\n{_table(('method', 'settings that are not the default'), rows)}")
     return "\n".join(parts)
 
 

@@ -1,10 +1,10 @@
-"""Frozen, validated settings. Every number that shapes a result is defined here and stored with the run.
+"""Frozen, validated settings. Every number that shapes a result lives here and is stored with the run.
 
-A setting is one field. One call of `setting` has its default, its check, its help, the source of its default and its
-form in labels. Flags (`launch/_train_flags.py`), labels (`methods/learned.py`) and `docs/settings.md` derive from it.
+A setting is one field: its default, its check, its help, the source of its default and how labels say it stand in one
+call of `setting`. Flags (`launch/_train_flags.py`), labels (`methods/learned.py`) and `docs/settings.md` follow.
 
-Defaults are those of the paper (Table I) if it has one, otherwise ours. The docstring of `mrlato_jax.learning` lists
-where the code uses each setting.
+Defaults are the paper's (Table I) where it gives one and ours where it does not; the module
+docstring of `mrlato_jax.learning` says which equation each setting enters.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from mrlato_jax.errors import InputError, accepted_numbers, check_choice, check_
 DECIDES = ("placement", "order")
 SERVERS = ("one_server", "any_servers")
 DECODER_INPUTS = ("paper", "task", "task_sim", "lookahead")
-LOOKAHEAD_RULES = 5  # number of quick rules
-CANDIDATES = (
-    6  # ready tasks compared with a free order; more change makespans of fresh training DAGs by less than 0.1 %
-)
+LOOKAHEAD_RULES = 5  # that there are
+CANDIDATES = 6  # ready tasks compared with a free order; more change no makespan by 0.1 % on fresh training DAGs
 ENCODERS = ("forward", "bidirectional")
 NEIGHBOURS = ("listed", "pooled")
 TASK_FEATURES = ("paper", "outlook")
@@ -34,30 +32,30 @@ REWARD_SCALES = ("all_local", "none")
 TASK_AXES = ("auto", "map", "vmap")
 PARALLEL = ("auto", "single", "shard_map", "pmap")
 EXPERIMENTS = ("exp1", "exp2", "exp3")
-CHANNEL_NAMES = ("paper", "mrlco", "mrlco_code", "resident")  # defined in mec/system.py
+CHANNEL_NAMES = ("paper", "mrlco", "mrlco_code", "resident")  # what they mean: mec/system.py
 
-STORED_AS = {"network": "policy"}  # fields with another name in files
+STORED_AS = {"network": "policy"}  # fields whose name in files is another one
 
-BY_NAME, BY_VALUE, UNSAID = "name=value", "value", "unsaid"  # form in labels of a value that differs from the method's
+BY_NAME, BY_VALUE, UNSAID = "name=value", "value", "unsaid"  # how a label says a value that is not the method's own
 
-OURS = "ours"  # source of a default without a reason
+OURS = "ours"  # a default that needs no reason
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The description of a setting, except its name and default.
+    """What is known of one setting beside its name and default.
 
     Attributes:
         kind: str, int, float or bool.
-        help: its effect, with units, in sentences.
-        source: source of the default: a table, section or equation of the paper, or "ours" with a reason.
-        choices: all accepted values of a text; empty if they are defined elsewhere.
-        low: least accepted number.
-        high: largest accepted number.
-        open_low: whether `low` itself is excluded.
-        label: `BY_NAME`, `BY_VALUE`, or `UNSAID` for a setting that changes the cost and not the method.
-        unread_with: another setting of the same record, and its value with which this setting has no effect; then no
-            label has this setting.
+        help: what it does, with units, in sentences.
+        source: where the default is from: the paper's table, section or equation, or ours and why.
+        choices: of a text, all that are accepted; empty where what there is lies outside of the settings.
+        low: of a number, the least.
+        high: of a number, the largest.
+        open_low: whether `low` itself is not accepted.
+        label: `BY_NAME`, `BY_VALUE`, or `UNSAID` where it says how much is spent and not what is done.
+        unread_with: another setting of the same record and the value with which this one has no effect, so that no
+            label says it.
     """
 
     kind: type
@@ -71,7 +69,7 @@ class Setting:
     unread_with: tuple[str, str] | None = None
 
     def check(self, name: str, value: Any) -> None:
-        """Raises InputError unless the setting called `name` accepts `value`."""
+        """Raises InputError unless the setting called `name` may be `value`."""
         if self.kind is bool:
             if not isinstance(value, bool):
                 raise InputError(f"{name} is {shorten(value)}; accepted: {self.accepted}")
@@ -85,7 +83,7 @@ class Setting:
 
     @property
     def accepted(self) -> str:
-        """The values that `check` accepts, in words."""
+        """What `check` accepts, in words."""
         if self.kind is bool:
             return "true, false"
         if self.kind is not str:
@@ -94,22 +92,22 @@ class Setting:
 
 
 def setting(default: Any, **known: Any) -> Any:
-    """Defines a field of a settings record; `known` has the attributes of its `Setting`. The default gives its kind."""
+    """A field of a settings record; `known` has the attributes of its `Setting`, whose kind is the default's."""
     return dataclasses.field(default=default, metadata={"setting": Setting(type(default), **known)})
 
 
 def settings_of(record: Any) -> dict[str, Setting]:
-    """Returns the settings of a record or its class by name, in order, without nested records."""
+    """The settings of a record or its class by name, in order; records within it are none."""
     return {
         field.name: field.metadata["setting"] for field in dataclasses.fields(record) if "setting" in field.metadata
     }
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts `TrainConfig.to_json`'s output of an earlier version to the present form.
+    """`TrainConfig.to_json`'s output of an earlier version as it is written now.
 
-    Adds missing settings with their former behaviour. Drops removed settings that have the one value that the package
-    still implements.
+    Settings that it lacks are added, as they were meant. Settings that were removed since are left out where they have
+    the one value that is still what is done.
     """
 
     def fill(values: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,9 +125,9 @@ def completed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Settings:
-    """A record of settings. Checks each setting, then all together; converts to and from JSON values."""
+    """A record of settings: checked one by one, then together; to and from plain JSON values."""
 
-    removed: ClassVar[Mapping[str, Any]] = {}  # removed settings by name, with the one value still implemented
+    removed: ClassVar[Mapping[str, Any]] = {}  # former settings by name, with the one value that is still what is done
 
     def __post_init__(self) -> None:
         for name, known in settings_of(self).items():
@@ -137,7 +135,7 @@ class _Settings:
         self._check_together()
 
     def _check_together(self) -> None:
-        """Raises InputError if settings that are accepted alone do not fit together."""
+        """Raises InputError where settings, each of which is accepted, do not go together."""
 
     def to_json(self) -> dict[str, Any]:
         values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
@@ -145,7 +143,7 @@ class _Settings:
 
     @classmethod
     def without_removed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Drops, from `to_json`'s output of an earlier version, the settings in `removed` that have their one value."""
+        """`to_json`'s output of an earlier version without the settings of `removed` that have their one value."""
         return {
             name: value for name, value in values.items() if not (name in cls.removed and value == cls.removed[name])
         }
@@ -154,7 +152,7 @@ class _Settings:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Builds the record from `to_json`'s output; raises InputError on unknown names and values of other types.
 
-        Missing fields take their defaults. The default of a new setting keeps the package's former behaviour.
+        Missing fields take their defaults. A new setting does by default what the package did before.
         """
         if not isinstance(values, Mapping):
             raise InputError(f"{cls.__name__} is {shorten(values)}; accepted: a JSON object")
@@ -183,80 +181,82 @@ class NetworkConfig(_Settings):
 
     decides: str = setting(
         "placement",
-        help="The scope of an action: the site of the next task in the priority order, or the next task, too, among "
-        f"the {CANDIDATES} ready tasks of the highest priority.",
+        help="What an action decides. placement: the site of the next task in the priority order. order: also which "
+        f"task is next, among the {CANDIDATES} ready tasks of the highest priority.",
         source="(13): tasks are placed in the order of their priority",
         choices=DECIDES,
         label=BY_VALUE,
     )
     servers: str = setting(
         "one_server",
-        help="The choices of the network. one_server: local or offloaded, two logits. any_servers: options (a site, or "
-        "a ready task and a site). One small network scores each option from the task, the decoder's state and the "
-        "option's own quantities. any_servers takes any number of servers, results that stay, pins and energy.",
+        help="What the network decides among. one_server: two logits, for local and offloaded. any_servers: options (a "
+        "site, or a ready task and a site); one small network judges each option from the task, the decoder's state "
+        "and the option's own quantities. This choice takes any number of servers, results that stay, pins and energy.",
         source="Section III-C: one MEC server",
         choices=SERVERS,
         label=BY_VALUE,
     )
     decoder_input: str = setting(
         "paper",
-        help="The decoder's input besides its own state. paper: nothing else. task: the task being decided. task_sim: "
-        "the simulator's queues, too. lookahead: also the outcome of each decision if quick rules decide the rest.",
-        source="Section IV-B: only its own state and the attention over the encoder",
+        help="What the decoder sees beside its own state and the attention. paper: nothing more. task: the task that "
+        "it decides. task_sim: also the simulator's queues. lookahead: also the outcome of either decision if quick "
+        "rules decide all later tasks.",
+        source="Section IV-B: its own state and the attention over the encoder, nothing more",
         choices=DECODER_INPUTS,
         label=BY_VALUE,
     )
     lookahead_rules: int = setting(
         LOOKAHEAD_RULES,
-        help=f"Number of quick rules, at most {LOOKAHEAD_RULES}; the best outcome among them scores a decision. If "
-        "results stay, three more rules are added. Only with --decoder_input=lookahead.",
-        source="ours: all rules (environment/rules.py)",
+        help=f"Number of quick rules, at most {LOOKAHEAD_RULES}. The best outcome of these rules judges a decision. "
+        "Where results stay, there are three more. Used only with --decoder_input=lookahead.",
+        source="ours: all quick rules (environment/rules.py)",
         low=1,
         high=LOOKAHEAD_RULES,
     )
     units: int = setting(
-        128, help="LSTM units per layer, embedding width and width of the attention.", source="Section V-B", low=1
+        128, help="LSTM units per layer; also the width of embedding and attention.", source="Section V-B", low=1
     )
     layers: int = setting(2, help="LSTM layers in the encoder and in the decoder.", source="Section V-B", low=1)
     heads: int = setting(
         8,
-        help="Attention heads, a divisor of --units. 0: no attention; the decoder gets only the encoder's last state.",
+        help="Attention heads, a divisor of --units. With 0 there is no attention: the decoder knows only the last "
+        "state of the encoder.",
         source="Table I; 1 with mrlco and drl",
         low=0,
     )
     neighbour_width: int = setting(
         32,
-        help="Largest number of parents, and of children, of a task. Only with --neighbours=listed.",
-        source="ours: enough for the data, where they reach 23; smaller data need fewer inputs",
+        help="Most parents, and most children, that a task may have. Used only with --neighbours=listed.",
+        source="ours: tasks in the data have at most 23 parents or children; small data needs fewer inputs",
         low=1,
     )
     neighbours: str = setting(
         "listed",
-        help="Encoding of a task's parents and children. listed: lists of positions. pooled: summaries of any number "
-        "of them.",
-        source="Section IV-B: lists of positions",
+        help="How the encoder sees a task's parents and children. listed: as lists of positions. pooled: as summaries "
+        "of any number of tasks.",
+        source="Section IV-B: by their positions",
         choices=NEIGHBOURS,
         label=BY_VALUE,
     )
     task_features: str = setting(
         "paper",
-        help="Features of a task for the encoder. paper: as in the paper. outlook: also features of the tasks after it "
-        "(paths to the end, remaining work).",
+        help="What the encoder sees of the task itself. paper: the paper's features. outlook: also what comes after "
+        "the task (longest ways to the end, work left).",
         source="Section IV-B",
         choices=TASK_FEATURES,
         label=BY_VALUE,
     )
     encoder: str = setting(
         "forward",
-        help="Direction in which the encoder reads the scheduling order.",
+        help="Direction in which the encoder reads the scheduling order: forward, or both ways.",
         source="(16)",
         choices=ENCODERS,
         label=BY_VALUE,
     )
     matmul: str = setting(
         "float32",
-        help="Precision of the policy's matrix products. tf32 applies to NVIDIA GPUs since Ampere, elsewhere it is "
-        "float32. bfloat16 adds up in float32.",
+        help="Precision of the policy's matrix products. tf32 has an effect on NVIDIA GPUs since Ampere; elsewhere it "
+        "is float32. bfloat16 multiplies in bfloat16 and sums in float32.",
         source="ours: the paper gives no precision; on a GPU, tf32 and bfloat16 multiply faster",
         choices=MATMULS,
         label=BY_VALUE,
@@ -269,8 +269,8 @@ class NetworkConfig(_Settings):
             raise InputError(f"units is {self.units} with encoder=bidirectional; accepted: an even number")
         if self.any_servers and not self.sees_simulator:
             raise InputError(
-                f"decoder_input is {self.decoder_input} with servers=any_servers, whose options need the simulator's "
-                "quantities; accepted: task_sim, lookahead"
+                f"decoder_input is {self.decoder_input} with servers=any_servers, whose options are judged by what the "
+                "simulator says; accepted: task_sim, lookahead"
             )
         if self.neighbours == "pooled" and self.neighbour_width != NetworkConfig.neighbour_width:
             raise InputError(
@@ -280,32 +280,32 @@ class NetworkConfig(_Settings):
 
     @property
     def neighbour_limit(self) -> int | None:
-        """Largest number of parents, and of children, of a task; None for no limit."""
+        """Most parents, and most children, that a task may have; None where any number can be told."""
         return self.neighbour_width if self.neighbours == "listed" else None
 
     @property
     def any_servers(self) -> bool:
-        """Whether options are scored one by one, for any number of servers."""
+        """Whether options are judged one by one, for any number of servers."""
         return self.servers == "any_servers"
 
     @property
     def logits(self) -> int:
-        """Logits of the head: one for each of the two sites, or one for the scored option."""
+        """Logits of the head: of both sides, or of the option that it judges."""
         return 1 if self.any_servers else 2
 
     @property
     def in_order(self) -> bool:
-        """Whether tasks are placed in the priority order (13); otherwise actions choose the order, too."""
+        """Whether tasks are placed in the priority order (13); if not, actions choose the order too."""
         return self.decides == "placement"
 
     @property
     def sees_simulator(self) -> bool:
-        """Whether the decoder gets the simulator's quantities."""
+        """Whether the decoder is told what the simulator knows."""
         return self.decoder_input in ("task_sim", "lookahead")
 
     @property
     def outlook(self) -> bool:
-        """Whether the encoder gets features of the tasks after each task."""
+        """Whether the encoder is told what comes after each task."""
         return self.task_features == "outlook"
 
 
@@ -315,8 +315,9 @@ class LearningConfig(_Settings):
 
     learn_from: str = setting(
         "samples",
-        help="Source of learning. samples: sampled trajectories. deviations: the policy's own plan, and plans with one "
-        "changed decision. optimum: imitation of demonstrations, the best known plan of each DAG.",
+        help="What the policy learns from. samples: sampled plans. deviations: the policy's own plan, and plans that "
+        "differ from it in one decision. optimum: demonstrations, the best known plan of each DAG, which the policy "
+        "imitates.",
         source="Algorithm 1",
         choices=LEARN_FROM,
         label=BY_VALUE,
@@ -326,13 +327,13 @@ class LearningConfig(_Settings):
     )
     inner_lr_decay: int = setting(
         0,
-        help="Adam steps over which --inner_lr decays to 0 (half a cosine). 0: no decay.",
+        help="Adam steps over which --inner_lr falls to 0 (half a cosine). With 0 the rate stays constant.",
         source="the paper has none",
         low=0,
     )
     outer_lr: float = setting(
         5e-4,
-        help="beta: learning rate of the outer loop. Not used with --meta_update=joint.",
+        help="beta: learning rate of the outer loop. --meta_update=joint ignores it.",
         source="Table I",
         low=0.0,
         open_low=True,
@@ -340,7 +341,7 @@ class LearningConfig(_Settings):
     )
     outer_lr_decay: int = setting(
         0,
-        help="Iterations over which --outer_lr decays to 0 (half a cosine). 0: no decay.",
+        help="Iterations over which --outer_lr falls to 0 (half a cosine). With 0 the rate stays constant.",
         source="the paper has none",
         low=0,
         label=UNSAID,
@@ -364,7 +365,8 @@ class LearningConfig(_Settings):
     )
     rollouts: int = setting(
         10,
-        help="Trajectories per DAG in one collection; with deviations, including the policy's own plan.",
+        help="Trajectories per DAG in one collection. With --learn_from=deviations one of them is the policy's own "
+        "plan.",
         source="ours: the paper gives no number; MRLCO's public code uses 10",
         low=1,
         label=UNSAID,
@@ -375,8 +377,8 @@ class LearningConfig(_Settings):
     )
     baseline: str = setting(
         "value",
-        help="Baseline of the advantages. value: the values (25). leave_one_out: the other trajectories of the same "
-        "DAG.",
+        help="Baseline of the advantages. value: the values (25). leave_one_out: the mean return of the other "
+        "trajectories of the same DAG.",
         source="(25)",
         choices=BASELINES,
         label=BY_VALUE,
@@ -391,23 +393,25 @@ class LearningConfig(_Settings):
     )
     value_coef: float = setting(0.5, help="c1: weight of the value loss (27).", source="Table I", low=0.0)
     entropy_coef: float = setting(
-        0.0, help="Weight of the entropy per step.", source="(27) has no entropy term", low=0.0
+        0.0, help="Weight of the entropy per step in the loss.", source="(27) has no entropy term", low=0.0
     )
     reward_scale: str = setting(
         "all_local",
-        help="Divisor of a DAG's rewards. all_local: its all-local makespan. none: rewards in seconds.",
+        help="Scale of rewards. all_local: a DAG's rewards are divided by its all-local makespan. none: rewards are in "
+        "seconds.",
         source="ours: without this scale the value loss in raw units hides the policy gradient",
         choices=REWARD_SCALES,
     )
     normalise_advantages: bool = setting(
         True,
-        help="Normalise advantages to mean 0 and standard deviation 1 over a learning task's steps.",
-        source="ours: usual in PPO",
+        help="Whether advantages are scaled to mean 0 and standard deviation 1 over the steps of a learning task.",
+        source="ours: as is usual with PPO",
     )
     meta_update: str = setting(
         "reptile",
         help="Step of the outer loop. reptile: the paper's averaged first-order update (29). reptile_adam: the same "
-        "with Adam. fomaml: first-order MAML. maml: MAML. joint: no inner loop, joint training on the meta-batch.",
+        "through Adam. fomaml: first-order MAML. maml: MAML. joint: no inner loop; joint training on the learning "
+        "tasks of the meta-batch.",
         source="(28)-(29); joint with drl",
         choices=META_UPDATES,
         label=BY_VALUE,
@@ -424,34 +428,36 @@ class LearningConfig(_Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionConfig(_Settings):
-    """Distribution of the work over devices. Apart from rounding, it changes the cost but no result.
+    """How the work is laid out on devices. It changes the cost and, beyond rounding, no result.
 
-    So it is not part of a run's settings, and a run may continue with another one. `learning.devices.resolve` replaces
-    the defaults.
+    So it is no part of a run's settings: a run may be continued under another one. `learning.devices.resolve` says what
+    the defaults stand for.
     """
 
     parallel: str = setting(
         "auto",
-        help="Method of sharing the tasks of a meta-batch over devices. auto: shard_map with several devices.",
+        help="How all devices share the learning tasks of a meta-batch. auto: shard_map if several devices are used, "
+        "else single.",
         choices=PARALLEL,
         label=UNSAID,
     )
     num_devices: int = setting(
         0,
-        help="Number of devices; on a host without a GPU, its cores. 0: as many as the learning tasks keep busy, or "
-        "one with --parallel=single.",
+        help="Number of devices. Without a GPU each core of the host is a device. 0: as many as the learning tasks "
+        "keep busy; with --parallel=single one.",
         low=0,
         label=UNSAID,
     )
     task_axis: str = setting(
         "auto",
-        help="Batching of a device's tasks. auto: map on a CPU, otherwise vmap.",
+        help="How a device runs its learning tasks. map: one after the other. vmap: side by side. auto: map on a CPU, "
+        "else vmap.",
         choices=TASK_AXES,
         label=UNSAID,
     )
     metrics_every: int = setting(
         0,
-        help="Iterations between two fetches of metrics; a fetch waits for the device. 0: 1 on a CPU, otherwise 10.",
+        help="Iterations between two fetches of metrics. A fetch waits for the device. 0: 1 on a CPU, else 10.",
         low=0,
         label=UNSAID,
     )
@@ -463,18 +469,18 @@ class ExecutionConfig(_Settings):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(_Settings):
-    """One meta-training run: data, method, length and seed."""
+    """One meta-training run: which data, which method, how long, from which seed."""
 
     experiment: str = setting(
         "exp2",
-        help="Data set: exp1 (unseen topologies), exp2 (unseen numbers of tasks), exp3 (unseen rates), general (all "
-        "kinds), or your own set (make_data.py --from) in --data.",
+        help="Data set: exp1 (unseen topologies), exp2 (unseen numbers of tasks), exp3 (unseen rates), general (many "
+        "applications and systems), or a data set of yours (made by make_data.py --from) in the folder --data.",
         source="Section V-C has the first three",
         label=UNSAID,
     )
-    method: str = setting(  # the methods are defined in methods/
+    method: str = setting(  # which ones there are: methods/
         "mrlato",
-        help="Method to train. A method has its own settings; other flags replace them.",
+        help="Method to train. A method brings settings of its own; other flags replace them.",
         source="Algorithm 1",
         label=UNSAID,
     )
@@ -482,25 +488,25 @@ class TrainConfig(_Settings):
     seed: int = setting(0, help="Seed of every random draw of the run.", low=0, high=2**32 - 1, label=UNSAID)
     channel: str = setting(
         "paper",
-        help="Channel rules of the simulator, for sets whose system has none.",
+        help="Channel rules of the simulator, for sets whose system does not name its own.",
         source="Section III-C: (7)-(10)",
         choices=CHANNEL_NAMES,
         label=UNSAID,
     )
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
-    warm_start: LearningConfig | None = None  # learning from demonstrations before the first iteration
+    warm_start: LearningConfig | None = None  # how theta is learned from demonstrations before the first iteration
     warm_start_iterations: int = setting(
         0,
-        help="Iterations of imitation before training, for methods with a warm start. 0: no warm start; theta begins "
-        "at random.",
+        help="Iterations of imitating demonstrations before the first meta-iteration, if the method has a warm start. "
+        "With 0 theta begins at random.",
         source="the paper has none",
         low=0,
     )
 
     @property
     def warm_start_config(self) -> TrainConfig | None:
-        """Settings of the run that learns this run's initial theta; None if theta is random."""
+        """The run that gives this one its first theta; None where that is random."""
         if self.warm_start is None or self.warm_start_iterations == 0:
             return None
         return dataclasses.replace(
@@ -525,12 +531,12 @@ class TrainConfig(_Settings):
             )
         if 0 < self.learning.outer_lr_decay < self.iterations:
             raise InputError(
-                f"outer_lr_decay is {self.learning.outer_lr_decay}, after which the learning rate is 0; accepted: 0, "
+                f"outer_lr_decay is {self.learning.outer_lr_decay}, after which nothing would be learned; accepted: 0, "
                 f"or at least {self.iterations}, the number of iterations"
             )
 
 
-RECORDS: dict[str, type[_Settings]] = {  # the records within a TrainConfig, by their names in files
+RECORDS: dict[str, type[_Settings]] = {  # those within a TrainConfig, by their names in files
     "policy": NetworkConfig,
     "learning": LearningConfig,
     "warm_start": LearningConfig,
