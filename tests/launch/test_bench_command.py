@@ -77,7 +77,7 @@ def test_record_is_overwritten_when_asked(place: Workplace, stored: Path, tmp_pa
         (["--only=matmul,simulate"], f"--only is 'simulate'; accepted: {SECTIONS}"),
         (["--only=matmul", "--json=none/bench.json"], "none"),
         (["--only=matmul", "--record=none/bench.json"], "--record is 'none/bench.json'"),
-        (["--only=matmul", "--overwrite"], "--overwrite has no --record"),
+        (["--only=matmul", "--overwrite"], "--overwrite is given without --record"),
         (["--only=matmul", "--json=b.json", "--record=b.json"], "--json and --record both name"),
         (["--only=simulator", "--peer=none"], "peer is 'none', which has no env/mec_offloaing_envs/offloading_env.py"),
     ],
