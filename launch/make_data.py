@@ -41,11 +41,15 @@ flags.DEFINE_float("uplink_mbps", None, "Of the system that files of yours are f
 flags.DEFINE_float("downlink_mbps", None, "Alike.")
 flags.DEFINE_float("ue_ghz", 1.0, "Clock of its UE.")
 flags.DEFINE_float("vm_ghz", 10.0, "Clock of its VM.")
-flags.DEFINE_float("cycles_per_byte", None, "Of DOT files' sizes; 1000 by default.")
+flags.DEFINE_float("cycles_per_byte", None, "Of graphs with sizes in bytes; 1000 by default.")
+flags.DEFINE_float("cycles_per_flop", None, "Of graphs with sizes in FLOP; 1 by default.")
+flags.DEFINE_float("cycles_per_unit", None, "Of STG and SAGA files and of weights: cycles for a unit of work.")
+flags.DEFINE_float("bytes_per_unit", None, "Of SAGA files and of weights: bytes for a unit of data.")
+flags.DEFINE_float("result_bytes", None, "Of STG files and graphs without bytes: bytes of each result and input.")
 flags.DEFINE_list("dimension", [], "Of ONNX files: NAME=SIZE of dimensions known by name.")
-flags.DEFINE_string("machine_hz", None, "Of WfFormat files: the clock that they were recorded at, or recorded.")
+flags.DEFINE_string("machine_hz", None, "Of WfFormat and DAX files: the clock that they ran at; or recorded.")
 flags.DEFINE_float("cycles_per_mac", None, "Of ONNX files: cycles for a multiply-accumulate.")
-flags.DEFINE_integer("num_tasks", None, "WfFormat and ONNX files are coarsened to at most so many tasks.")
+flags.DEFINE_integer("num_tasks", None, "WfFormat, DAX, STG, SAGA, ONNX: coarsened to at most so many.")
 flags.DEFINE_bool("check", False, "Draw anew, compare with what is stored, write nothing; exit 1 if unlike.")
 
 
