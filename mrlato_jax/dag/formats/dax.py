@@ -22,6 +22,7 @@ from mrlato_jax.errors import InputError, check_number, shorten
 
 KIND = "a Pegasus DAX file"
 MAX_FILE_BYTES = 64 * 2**20
+MAX_READS = 300_000  # what takes a second or two
 _READS, _WRITES = ("input", "inout"), ("output", "inout")
 
 
@@ -84,7 +85,7 @@ def _order(root: Element, ids: dict[str, int]) -> Iterator[tuple[int, int]]:
 def _items(jobs: list[Element], ids: list[str], after: set[tuple[int, int]]) -> list[Item]:
     """The files, each of one writer or from outside."""
     sizes: dict[tuple[str, int], float] = {}  # of a file by its writer
-    writers: dict[str, list[int]] = {}
+    writers: dict[str, set[int]] = {}
     readers: list[tuple[int, str, float]] = []
     for task, job in enumerate(jobs):
         for use in _named(job, "uses"):
@@ -96,24 +97,30 @@ def _items(jobs: list[Element], ids: list[str], after: set[tuple[int, int]]) -> 
                 raise InputError(f"{place} has {shorten(file)} with link {shorten(link)}; accepted: input or output")
             size = 0.0 if link == "none" else _number(use, "size", f"{place}: file {shorten(file)}", "bytes")
             if link in _WRITES and (file, task) not in sizes:
-                writers.setdefault(file, []).append(task)
+                writers.setdefault(file, set()).add(task)
                 sizes[file, task] = size
             if link in _READS:
                 readers.append((task, file, size))
     users: dict[tuple[str, int, float], set[int]] = {(*key, size): set() for key, size in sizes.items()}
+    parents: dict[int, set[int]] = {}
+    for parent, child in after:
+        parents.setdefault(child, set()).add(parent)
+    reads = 0
     for task, file, size in readers:
-        others = [writer for writer in writers.get(file, ()) if writer != task]
-        if len(others) > 1:
-            stated = [writer for writer in others if (writer, task) in after]
-            if not stated:
-                raise InputError(
-                    f"job {shorten(ids[task])} reads {shorten(file)}, which {len(others)} jobs write; accepted: one of "
-                    "them as its parent"
-                )
-            others = stated
-        for writer in others:
+        made_by = writers.get(file, set())
+        others = len(made_by) - (task in made_by)
+        makers = made_by & parents.get(task, set()) if others > 1 else made_by - {task}
+        if others > 1 and not makers:
+            raise InputError(
+                f"job {shorten(ids[task])} reads {shorten(file)}, which {others} jobs write; accepted: one of them as"
+                " its parent"
+            )
+        reads += len(makers)
+        if reads > MAX_READS:
+            raise InputError(f"jobs read more than {MAX_READS} files of others; accepted: a smaller workflow")
+        for writer in makers:
             users[file, writer, sizes[file, writer]].add(task)
-        if not others:
+        if not makers:
             users.setdefault((file, OUTSIDE, size), set()).add(task)
     return [
         Item(size, writer, frozenset(found), delivered=writer != OUTSIDE and not found)

@@ -25,19 +25,22 @@ from mrlato_jax.errors import InputError, shorten
 
 KIND = "a DOT file"
 MAX_FILE_BYTES = 8 * 2**20
-MAX_PIECES = 2_000_000  # words, marks and what stands between them: some 150,000 edges, a second or two
-MAX_EDGES = 500_000  # a short text between groups states many
+MAX_TOKENS = 1_200_000  # words and marks: some 150,000 edges, a second or two
+MAX_EDGES = 200_000  # a short text between groups states many
 MAX_DEPTH = 64  # of subgraphs
 
-# Every alternative is linear in what it consumes (the loops over a string are possessive): no input makes it backtrack.
-# A numeral ends where no more of a word follows: what Graphviz splits in two (`5a`) is refused.
+# Every alternative is linear in what it consumes (the loops are possessive): no input makes it backtrack. A numeral
+# ends where no more of a word follows: what Graphviz splits in two (`5a`) is refused.
 _TOKEN = re.compile(
-    r"""(?P<skip> [\s\ufeff]+ | //[^\n]* | \#[^\n]* | /\*.*?\*/ )
-      | "(?P<quoted> (?: [^"\\]++ | \\. )*+ )"
+    r"""(?: [\s\ufeff]++ | //[^\n]*+ | \#[^\n]*+ | /\*(?:[^*]++|\*(?!/))*+\*/ )*+
+    (?: "(?P<quoted> (?: [^"\\]++ | \\. )*+ )"
       | (?P<arrow> -> | --(?![0-9.]) )
       | (?P<word> [A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*+
           | [-+]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][-+]?[0-9]++)?(?![A-Za-z0-9_.\x80-\U0010ffff]) )
-      | (?P<mark> [{}\[\]=,;:+] )""",
+      | (?P<mark> [{}\[\]=,;:+] )
+      | (?P<html> <[^<>]*+> )
+      | (?P<end> \Z )
+      | (?P<other> . ) )""",
     re.VERBOSE | re.DOTALL,
 )
 _BRACKET = re.compile("[<>]")
@@ -88,10 +91,9 @@ def read_dot(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
     return graph.to_task_graph(given)
 
 
-class _Token(NamedTuple):
-    kind: str  # quoted, html, arrow, mark, word or end
-    text: str
-    start: int  # offset in the file's text
+# What it is (word, quoted, html, arrow, end, or the mark itself), its text, and its offset in the file's. A plain
+# tuple: a file has a million of them.
+_Token = tuple[str, str, int]
 
 
 class _Edge(NamedTuple):
@@ -109,22 +111,35 @@ class _Scope:
 
     def __init__(self, parent: _Scope | None = None) -> None:
         self.parent = parent
-        self.defaults: dict[str, dict[str, str]] = {kind: {} for kind in _DEFAULTS}
         self.nodes: dict[str, None] = {}
         self.subgraphs: dict[str, _Scope] = {}
-        self._own: dict[str, dict[str, str]] = {kind: {} for kind in _DEFAULTS}
+        self._stated: dict[str, dict[str, str]] = {}
+        self._defaults: dict[str, dict[str, str]] = {}
 
     def enter(self) -> None:
         """What it states itself counts before what the graph around it has now."""
-        assert self.parent is not None
-        for kind in _DEFAULTS:
-            self.defaults[kind] = dict(self.parent.defaults[kind])
-            set_defaults(self.defaults[kind], self._own[kind])
+        self._defaults = {}
+        for kind, values in self._stated.items():
+            self._set(kind, values)
 
     def state(self, kind: str, values: Mapping[str, str]) -> None:
         """A default statement."""
-        set_defaults(self._own[kind], values)
-        set_defaults(self.defaults[kind], values)
+        set_defaults(self._stated.setdefault(kind, {}), values)
+        self._set(kind, values)
+
+    def defaults(self, kind: str) -> Mapping[str, str]:
+        """What a node or an edge has that is made now."""
+        scope: _Scope | None = self
+        while scope is not None:
+            if kind in scope._defaults:
+                return scope._defaults[kind]
+            scope = scope.parent
+        return {}
+
+    def _set(self, kind: str, values: Mapping[str, str]) -> None:
+        own = dict(self.defaults(kind))
+        set_defaults(own, values)
+        self._defaults[kind] = own
 
     def add(self, name: str) -> None:
         """The node is in this graph, and in those around it; the outermost keeps no list."""
@@ -158,11 +173,11 @@ class _DotParser:
         self._strict = self._take_word("strict")
         if not self._take_word("digraph"):
             self._fail(self._next, "accepted: digraph")
-        if self._next.kind in _VALUES:
+        if self._next[0] in _VALUES:
             self._value("the graph's name")
         self._expect("{")
         self._statements(_Scope(), 0)
-        if self._next.kind != "end":
+        if self._next[0] != "end":
             self._fail(self._next, "accepted: nothing after the closing }")
 
     def place(self, name: str, start: int) -> str:
@@ -179,9 +194,9 @@ class _DotParser:
 
     def _statement(self, scope: _Scope, depth: int) -> None:
         first = self._next
-        if first.kind == "word" and first.text.lower() in _DEFAULTS:
+        if first[0] == "word" and first[1].lower() in _DEFAULTS:
             self._advance()
-            scope.state(first.text.lower(), self._attributes())
+            scope.state(first[1].lower(), self._attributes())
             return
         if self._starts_subgraph():
             group = self._subgraph(scope, depth)
@@ -190,38 +205,38 @@ class _DotParser:
             if self._take_mark("="):
                 self._value("a value")
                 return
-            group = self._node(name, scope, first.start)
-            if self._next.kind != "arrow":
+            group = self._node(name, scope, first[2])
+            if self._next[0] != "arrow":
                 self.nodes[name].update(self._attributes())
-                self.starts[name] = first.start
+                self.starts[name] = first[2]
                 return
         groups = [group]
-        while self._next.kind == "arrow":
-            if self._next.text != "->":
+        while self._next[0] == "arrow":
+            if self._next[1] != "->":
                 self._fail(self._next, "accepted: ->, an edge with a direction")
             self._advance()
             groups.append(self._end(scope, depth))
         if len(groups) > 1:
             own: dict[str, str] = {}
             set_defaults(own, self._attributes())
-            values = {**scope.defaults["edge"], **own}
+            values = {**scope.defaults("edge"), **own}
             for parents, children in itertools.pairwise(groups):
                 self._connect(parents, children, values, own, first)
 
     def _end(self, scope: _Scope, depth: int) -> Mapping[str, None]:
         if self._starts_subgraph():
             return self._subgraph(scope, depth)
-        start = self._next.start
+        start = self._next[2]
         return self._node(self._value("a node"), scope, start)
 
     def _starts_subgraph(self) -> bool:
-        word = self._next.kind == "word" and self._next.text.lower() == "subgraph"
-        return word or (self._next.kind == "mark" and self._next.text == "{")
+        kind, text, _ = self._next
+        return kind == "{" or (kind == "word" and text.lower() == "subgraph")
 
     def _subgraph(self, scope: _Scope, depth: int) -> Mapping[str, None]:
         """The nodes of a subgraph; one whose name its graph has used goes on where that ended."""
         inner = _Scope(scope)
-        if self._take_word("subgraph") and self._next.kind in _VALUES:
+        if self._take_word("subgraph") and self._next[0] in _VALUES:
             inner = scope.subgraphs.setdefault(self._value("a name"), inner)
         inner.enter()
         self._expect("{")
@@ -236,7 +251,7 @@ class _DotParser:
         if name not in self.nodes:
             if len(self.nodes) == MAX_TASKS:
                 raise InputError(f"{self._path}: has more than {MAX_TASKS} tasks; accepted: 1 to {MAX_TASKS}")
-            self.nodes[name] = dict(scope.defaults["node"])
+            self.nodes[name] = dict(scope.defaults("node"))
             self.starts[name] = start
         scope.add(name)
         return {name: None}
@@ -262,7 +277,7 @@ class _DotParser:
                     self.edges[place] = before._replace(values={**before.values, **own})
                     continue
                 self._places[parent, child] = len(self.edges)
-                self.edges.append(_Edge(parent, child, values, first.start))
+                self.edges.append(_Edge(parent, child, values, first[2]))
 
     def _attributes(self) -> dict[str, str]:
         """Zero or more bracketed lists `[name = value, ...]`; the last value of a name counts."""
@@ -279,30 +294,30 @@ class _DotParser:
     def _value(self, accepted: str) -> str:
         """An id: a name, a number, strings with + between them, or HTML with its brackets."""
         token = self._next
-        if token.kind not in _VALUES or (token.kind == "word" and token.text.lower() in _KEYWORDS):
+        if token[0] not in _VALUES or (token[0] == "word" and token[1].lower() in _KEYWORDS):
             self._fail(token, f"accepted: {accepted}")
         self._advance()
-        if token.kind != "quoted":
-            return token.text
-        parts = [token.text]
+        if token[0] != "quoted":
+            return token[1]
+        parts = [token[1]]
         while self._take_mark("+"):
-            if self._next.kind != "quoted":
+            if self._next[0] != "quoted":
                 self._fail(self._next, 'accepted: a string in " behind +')
-            parts.append(self._next.text)
+            parts.append(self._next[1])
             self._advance()
         return _OF_STRINGS.sub(lambda match: match[1] or "", "".join(parts))
 
     def _take_word(self, word: str) -> bool:
-        found = self._next.kind == "word" and self._next.text.lower() == word
+        found = self._next[0] == "word" and self._next[1].lower() == word
         if found:
             self._advance()
         return found
 
     def _take_mark(self, mark: str) -> bool:
-        found = self._next.kind == "mark" and self._next.text == mark
-        if found:
-            self._advance()
-        return found
+        if self._next[0] != mark:
+            return False
+        self._next = next(self._tokens)
+        return True
 
     def _expect(self, mark: str) -> None:
         if not self._take_mark(mark):
@@ -312,21 +327,23 @@ class _DotParser:
         self._next = next(self._tokens)
 
     def _scan(self) -> Iterator[_Token]:
-        position = pieces = 0
-        while position < len(self._text):
-            pieces += 1
-            if pieces > MAX_PIECES:
-                raise InputError(f"{self._path}: has more than {MAX_PIECES} words and marks; accepted: a smaller graph")
-            match = _TOKEN.match(self._text, position)
-            if match is not None:
-                kind, text, end = match.lastgroup or "", match[match.lastgroup or 0], match.end()
-            else:
-                kind, end = "html", self._end_of_html(position)
-                text = self._text[position:end]
-            if kind != "skip":
-                yield _Token(kind, text, position)
-            position = end
-        yield _Token("end", "the end of the file", position)
+        position, left = 0, MAX_TOKENS
+        while position >= 0:
+            matches, position = _TOKEN.finditer(self._text, position), -1
+            for match in matches:
+                kind = match.lastgroup or ""
+                start = match.start(kind)
+                left -= 1
+                if left < 0:
+                    raise InputError(
+                        f"{self._path}: has more than {MAX_TOKENS} words and marks; accepted: a smaller graph"
+                    )
+                if kind == "other":
+                    position = self._end_of_html(start)
+                    yield "html", self._text[start:position], start
+                    break
+                text = match[kind] if kind != "end" else "the end of the file"
+                yield (text if kind == "mark" else kind), text, start
 
     def _end_of_html(self, start: int) -> int:
         """Where `<...>` with brackets in pairs ends."""
@@ -336,7 +353,7 @@ class _DotParser:
             if not depth:
                 return match.end()
         noise = self._text[start : start + 200]
-        self._fail(_Token("noise", noise, start), "not DOT text; accepted: a digraph, ids of other letters in quotes")
+        self._fail(("noise", noise, start), "not DOT text; accepted: a digraph, ids of other letters in quotes")
 
     def _fail(self, token: _Token, message: str) -> NoReturn:
-        raise InputError(f"{self.place(token.text, token.start)}: {message}")
+        raise InputError(f"{self.place(token[1], token[2])}: {message}")

@@ -20,7 +20,7 @@ from mrlato_jax.errors import InputError, shorten
 
 GRAPHML, GML = "a GraphML file of one directed graph", "a GML file of one directed graph"
 MAX_GRAPHML_BYTES = 8 * 2**20
-MAX_GML_BYTES = 2 * 2**20  # networkx reads some 1 MB a second
+MAX_GML_BYTES = 2**20  # which networkx takes a second or two to read
 _NAMES = ("name", "label")
 
 
@@ -105,7 +105,7 @@ def read_gml(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
     A task is called by its node's `name` or `label` where all nodes have one and all differ, else by its id.
 
     Args:
-        path: the file, UTF-8, at most 2 MiB.
+        path: the file, UTF-8, at most 1 MiB.
         **scales: as `read_dot` takes them, those that the attributes need.
 
     Raises:
