@@ -81,6 +81,7 @@ class Convention:
         passed: an edge's, from which bytes are computed; none where nodes have them.
         passed_scale: of `Scales`, bytes for one of it; none where it is bytes.
         order_only: whether an edge without bytes, or with fewer than 0, is an order without data.
+        edgeless: a node's, by which the convention is known where a graph has no edges; none: it is not then.
     """
 
     words: str
@@ -91,10 +92,13 @@ class Convention:
     passed: str | None = None
     passed_scale: str | None = None
     order_only: bool = False
+    edgeless: str | None = None
 
-    def occurs(self, of_nodes: set[str], of_edges: set[str]) -> bool:
-        """Whether all of its attributes are among these."""
-        return {self.cycles, self.upload, self.download} - {None} <= of_nodes and {self.passed} - {None} <= of_edges
+    def occurs(self, of_nodes: set[str], of_edges: set[str] | None) -> bool:
+        """Whether all of its attributes are among these; None for edges: there are none."""
+        if not {self.cycles, self.upload, self.download} - {None} <= of_nodes:
+            return False
+        return self.passed is None or (self.edgeless in of_nodes if of_edges is None else self.passed in of_edges)
 
 
 CONVENTIONS = (
@@ -109,15 +113,20 @@ CONVENTIONS = (
     Convention("cycles of every node and bytes of every edge", cycles="cycles", passed="bytes"),
     Convention(
         "size of every node (FLOP) and of edges (bytes)",
-        cycles="size", cycles_scale="cycles_per_flop", passed="size", order_only=True,
+        cycles="size", cycles_scale="cycles_per_flop", passed="size", order_only=True, edgeless="alpha",
     ),
     Convention(
         "weight of every node and edge",
         cycles="weight", cycles_scale="cycles_per_unit", passed="weight", passed_scale="bytes_per_unit",
+        edgeless="weight",
     ),
 )  # fmt: skip
 WITHOUT_BYTES = Convention("cycles of every node", cycles="cycles")
-_READ = {name for found in CONVENTIONS for name in (found.cycles, found.upload, found.download, found.passed)} | {"pin"}
+_READ = {
+    name
+    for found in CONVENTIONS
+    for name in (found.cycles, found.upload, found.download, found.passed, found.edgeless, "pin", "name")
+}
 _MOST_OTHERS = 16  # attributes that defaults have beside these: many, at many nodes, would fill the memory
 
 
@@ -183,11 +192,9 @@ class AttributedGraph:
 
     def _convention(self) -> Convention:
         of_nodes, of_edges = _names_of(self.nodes.values()), _names_of(edge[2] for edge in self.edges)
-        for convention in CONVENTIONS:
-            if convention.occurs(of_nodes, of_edges):
+        for convention in (*CONVENTIONS, WITHOUT_BYTES):
+            if convention.occurs(of_nodes, of_edges if self.edges else None):
                 return convention
-        if WITHOUT_BYTES.occurs(of_nodes, of_edges):
-            return WITHOUT_BYTES
         raise InputError(
             f"{self.path}: nodes have {_listed(of_nodes)}, edges {_listed(of_edges)}; accepted: "
             + "; ".join(convention.words for convention in CONVENTIONS)

@@ -68,7 +68,7 @@ def read_dot(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
 
     Returns:
         The graph. If all ids are digits (at most 18), tasks are sorted by them; else they have the order in which the
-        file first names them. `.names` holds the ids as written.
+        file first names them. `.names` holds the ids, or the nodes' `name` where all have one and all differ.
 
     Raises:
         InputError: if there is no such regular file, or it is too large, not UTF-8, no digraph (with the line),
@@ -87,6 +87,7 @@ def read_dot(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
         [(edge.parent, edge.child, edge.values) for edge in parser.edges],
         node_place=lambda name: parser.place(name, parser.starts[name]),
         edge_place=lambda number: parser.place(parser.edges[number].text(), parser.edges[number].start),
+        name_attributes=("name",),
     )
     return graph.to_task_graph(given)
 

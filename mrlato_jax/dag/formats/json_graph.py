@@ -71,7 +71,7 @@ def read_json(path: str | os.PathLike[str]) -> TaskGraph:
         raise top["format"].refuse(repr(FORMAT))
     version = top["version"].value
     if isinstance(version, bool) or version not in VERSIONS:
-        raise top["version"].refuse(" or ".join(map(str, VERSIONS)))
+        raise top["version"].refuse(f"{' or '.join(map(str, VERSIONS))}; later ones need a later mrlato_jax")
     entries = top["tasks"].items()
     check_count(top["tasks"].place, len(entries))
     ids: dict[str, int] = {}

@@ -121,6 +121,24 @@ def test_of_simgrids_edges_those_without_bytes_are_an_order_alone(write: Any) ->
     assert len(graph.edges) == 3
 
 
+def test_one_level_of_upstream_daggen_has_no_edges(write: Any) -> None:
+    graph = read_dot(write('digraph G { 1 [size="5", alpha="0.1"] 2 [size="6", alpha="0.2"] }'))
+    assert costs(graph) == ([5, 6], [0, 0], [0, 0])
+    with pytest.raises(InputError, match="nodes have 'size', edges no attributes; accepted: cycles"):
+        read_dot(write("digraph { 1 [size=5] 2 [size=6] }"))
+
+
+def test_what_networkx_writes_keeps_its_names(write: Any) -> None:
+    columns = zip(GRAPH.names, *costs(GRAPH), strict=True)
+    nodes = [
+        f'{task}\t[cycles={cycles}, download_bytes={down}, name="task {name}", pin=ue, upload_bytes={up}];'
+        for task, (name, cycles, up, down) in enumerate(columns)
+    ]
+    graph = read_dot(write("strict digraph {\n" + "\n".join([*nodes, "0 -> 2;", "1 -> 2;"]) + "\n}\n"))
+    assert costs(graph) == costs(GRAPH)
+    assert (graph.names, graph.pins) == (("task 1", "task 2", "task 3"), ("ue",) * 3)
+
+
 def test_results_of_other_sizes_are_other_results(write: Any) -> None:
     graph = read_dot(
         write("digraph { a [size=1] b [size=1] c [size=1] d [size=1] a -> {b c} [size=30] a -> d [size=7] }")
@@ -382,8 +400,37 @@ def test_a_file_of_too_many_marks_is_refused_soon(write: Any, mark: str) -> None
     assert time.process_time() - start < 6  # measured: below 2 s
 
 
+MANY = ",".join(f"a{number}=1" for number in range(20_000))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"node [size=1, expect_size=2, {MANY}] " + " ".join(map(str, range(5_000))),
+        f"1 [size=1, expect_size=2] node [{MANY}] " + "{}" * 50_000,
+        "subgraph s {" + f"node {N} " + " ".join(map(str, range(5_000))) + "}" + "subgraph s {} -> {}" * 10_000,
+        f"strict digraph {{ node {N} {{1 2 3}} -> {{4 5 6}} [{MANY}] {'{1 2 3} -> {4 5 6} [x=y] ' * 2_000} }}",
+        f"1 {N} " + "[label=" + "<" * 500_000 + ">" * 500_000 + "]",
+    ],
+    ids=["defaults of many nodes", "of many subgraphs", "a subgraph opened often", "merged edges", "brackets"],
+)
+def test_short_text_does_not_grow(write: Any, text: str) -> None:
+    path = write(text if text.startswith("strict") else f"digraph {{ {text} }}")
+    start = time.process_time()
+    with contextlib.suppress(InputError):
+        read_dot(path)
+    assert time.process_time() - start < 2  # measured: below 0.5 s
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from([*' \n"[]{}=,;->/*#\\', "1", "2", "size", "expect_size", "digraph", "5"]), max_size=40))
+@given(
+    st.lists(
+        st.sampled_from(
+            [*' \n"[]{}=,;->/*#\\:+<', "1", "2", "size", "expect_size", "digraph", "5", "node", "subgraph"]
+        ),
+        max_size=40,
+    )
+)
 def test_any_text_reads_or_is_refused(write: Any, pieces: list[str]) -> None:
     for text in ("".join(pieces), NODES + "".join(pieces), AS_WRITTEN.replace("->", "".join(pieces), 1)):
         with contextlib.suppress(InputError):
