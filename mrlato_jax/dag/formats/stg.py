@@ -108,7 +108,7 @@ def _parsed(text: str, path: str) -> tuple[list[float], list[tuple[int, int, flo
         times.append(_time(words[1], place))
         if before != len(words) - 3 and len(words) > 3:
             raise InputError(f"{place} names {len(words) - 3} tasks before {task}; accepted: {before} as it says")
-        pairs = [(place, word, None) for word in words[3:]]
+        pairs: list[tuple[str, str, float | None]] = [(place, word, None) for word in words[3:]]
         if before and not pairs:
             pairs = list(_costs(lines, before, place))
         for place, word, cost in pairs:

@@ -391,11 +391,11 @@ def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
         read_dot(path)
 
 
-@pytest.mark.parametrize("mark", [";", "1->2;"])
-def test_a_file_of_too_many_marks_is_refused_soon(write: Any, mark: str) -> None:
+@pytest.mark.parametrize(("mark", "found"), [(";", "1200000 words and marks"), ("1->2;", "200000 edges")])
+def test_a_file_of_too_many_marks_is_refused_soon(write: Any, mark: str, found: str) -> None:
     path = write(NODES + mark * ((MAX_FILE_BYTES - 200) // len(mark)))
     start = time.process_time()
-    with pytest.raises(InputError, match=r"has more than 1200000 words and marks; accepted: a smaller graph"):
+    with pytest.raises(InputError, match=f"has more than {found}; accepted: a smaller graph"):
         read_dot(path)
     assert time.process_time() - start < 6  # measured: below 2 s
 
