@@ -45,11 +45,17 @@ flags.DEFINE_float("uplink_mbps", None, "Uplink rate of the system for your file
 flags.DEFINE_float("downlink_mbps", None, "Alike.")
 flags.DEFINE_float("ue_ghz", 1.0, "Clock of the system's UE.")
 flags.DEFINE_float("vm_ghz", 10.0, "Clock of the system's VM.")
-flags.DEFINE_float("cycles_per_byte", None, "Cycles per byte of DOT files' sizes; by default 1000.")
+flags.DEFINE_float("cycles_per_byte", None, "For graphs with sizes in bytes: cycles per byte; by default 1000.")
+flags.DEFINE_float("cycles_per_flop", None, "For graphs with sizes in FLOP: cycles per FLOP; by default 1.")
+flags.DEFINE_float("cycles_per_unit", None, "For STG files, SAGA files and weights: cycles per unit of work.")
+flags.DEFINE_float("bytes_per_unit", None, "For SAGA files and weights: bytes per unit of data.")
+flags.DEFINE_float("result_bytes", None, "For STG files and graphs without bytes: bytes of each result and input.")
 flags.DEFINE_list("dimension", [], "For ONNX files: NAME=SIZE of symbolic dimensions.")
-flags.DEFINE_string("machine_hz", None, "For WfFormat files: the clock at which they were recorded, or `recorded`.")
+flags.DEFINE_string("machine_hz", None, "For WfFormat and DAX files: the clock of their machines, or `recorded`.")
 flags.DEFINE_float("cycles_per_mac", None, "For ONNX files: cycles per multiply-accumulate.")
-flags.DEFINE_integer("num_tasks", None, "Coarsen WfFormat and ONNX files to at most this number of tasks.")
+flags.DEFINE_integer(
+    "num_tasks", None, "Coarsen WfFormat, DAX, STG, SAGA and ONNX files to at most this number of tasks."
+)
 flags.DEFINE_bool(
     "check", False, "Draw again, compare with the stored data, write nothing; exit status 1 if they differ."
 )
