@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrlato_jax.dag.dataflow import OUTSIDE
+from mrlato_jax.dag.coarsening import OUTSIDE
 from mrlato_jax.dag.formats.onnx_model import (
     KIND,
     MAX_FILE_BYTES,

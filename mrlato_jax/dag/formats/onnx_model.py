@@ -15,7 +15,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow, Item, distinct
+from mrlato_jax.dag.coarsening import OUTSIDE, distinct
+from mrlato_jax.dag.dataflow import Dataflow, Item
 from mrlato_jax.dag.formats.onnx_inference import inferred_apart
 from mrlato_jax.dag.formats.reading import MAX_TASKS, check_count, read_bytes
 from mrlato_jax.dag.task_graph import TaskGraph
