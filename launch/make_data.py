@@ -42,10 +42,13 @@ flags.DEFINE_float("downlink_mbps", None, "Alike.")
 flags.DEFINE_float("ue_ghz", 1.0, "Clock of its UE.")
 flags.DEFINE_float("vm_ghz", 10.0, "Clock of its VM.")
 flags.DEFINE_float("cycles_per_byte", None, "Of DOT files' sizes; 1000 by default.")
-flags.DEFINE_list("dimension", [], "Of ONNX files: NAME=SIZE of dimensions known by name.")
+flags.DEFINE_multi_string("dimension", [], "Of ONNX files: NAME=SIZE or INPUT:AXIS=SIZE where a size is left open.")
+flags.DEFINE_multi_string(
+    "operator_cost", [], "Of ONNX files: OPERATOR=MACS for an element of an unknown one's result."
+)
 flags.DEFINE_string("machine_hz", None, "Of WfFormat files: the clock that they were recorded at, or recorded.")
 flags.DEFINE_float("cycles_per_mac", None, "Of ONNX files: cycles for a multiply-accumulate.")
-flags.DEFINE_integer("num_tasks", None, "WfFormat and ONNX files are coarsened to at most so many tasks.")
+flags.DEFINE_integer("num_tasks", None, "Files are coarsened to at most so many tasks.")
 flags.DEFINE_bool("check", False, "Draw anew, compare with what is stored, write nothing; exit 1 if unlike.")
 
 

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrlato_jax.dag.coarsening import OUTSIDE, Traffic, names_of, parts
+from mrlato_jax.dag.coarsening import OUTSIDE as OUTSIDE
+from mrlato_jax.dag.coarsening import Traffic, names_of, parts
+from mrlato_jax.dag.coarsening import distinct as distinct
 from mrlato_jax.dag.task_graph import TaskGraph
 
 

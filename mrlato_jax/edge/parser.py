@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mrlato_jax.dag.coarsening import distinct
-from mrlato_jax.dag.dataflow import Dataflow, Item
+from mrlato_jax.dag.dataflow import Dataflow, Item, distinct
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge.application import Application, Program, moved, resolved
 from mrlato_jax.edge.codec import packed, unpacked

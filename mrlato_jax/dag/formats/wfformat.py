@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 
-from mrlato_jax.dag.coarsening import OUTSIDE
-from mrlato_jax.dag.dataflow import Dataflow, Item
+from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow, Item
 from mrlato_jax.dag.formats.reading import Node, check_count, json_file
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number
