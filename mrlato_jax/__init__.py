@@ -4,6 +4,7 @@ from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.formats.dot import read_dot
 from mrlato_jax.dag.formats.json_graph import read_json, write_json
 from mrlato_jax.dag.formats.onnx_model import read_onnx
+from mrlato_jax.dag.formats.reading import AssumptionWarning
 from mrlato_jax.dag.formats.wfformat import read_wfformat
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.process import State, allowed, is_done, reset, step
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "PLANNERS",
+    "AssumptionWarning",
     "DagArrays",
     "Decision",
     "GraphArrays",

@@ -18,6 +18,10 @@ LONGEST_LIST = 600  # letters of what a message names
 MAX_VALUES = 1_000_000  # of a JSON file, by its commas: what takes a second or two to look at
 
 
+class AssumptionWarning(UserWarning):
+    """A file leaves something open, and its reader says what it took for granted."""
+
+
 class MissingValuesError(InputError):
     """What a file leaves open and an argument of its reader, a mapping, has to say.
 
