@@ -17,7 +17,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 SECONDS = 2.0  # of processor time for a model
@@ -89,8 +89,10 @@ def inferred(data: bytes, dimensions: Mapping[str, int], max_nodes: int) -> tupl
         _check(model)
         for tensor in _stored(graph):
             _drop_values(tensor)
-        _set_named_sizes(graph, sizes)
+        foreign = {name for node in graph.node if node.domain not in DOMAINS for name in node.output}
+        _set_named_sizes(graph, sizes, foreign)  # which inference does not follow
         model, branches = _typed(model, max_nodes, bool(lacking))
+        _set_named_sizes(model.graph, sizes)
     except _RefusedError as refused:
         return {"refused": str(refused)}, b""
     except MemoryError:
@@ -196,11 +198,10 @@ def _set_sizes(graph: Any, dimensions: Mapping[str, int]) -> dict[str, int]:
     return sizes
 
 
-def _set_named_sizes(graph: Any, sizes: Mapping[str, int]) -> None:
-    """Gives named sizes to what operators of other domains make: inference does not follow them."""
-    made = {name for node in graph.node if node.domain not in DOMAINS for name in node.output}
+def _set_named_sizes(graph: Any, sizes: Mapping[str, int], only: Collection[str] | None = None) -> None:
+    """Gives the dimensions of results, of some or of all, the sizes that are said by their names."""
     for value in (*graph.value_info, *graph.output):
-        for dimension in value.type.tensor_type.shape.dim if value.name in made else ():
+        for dimension in value.type.tensor_type.shape.dim if only is None or value.name in only else ():
             if dimension.dim_param in sizes:
                 dimension.dim_value = sizes[dimension.dim_param]
 
@@ -297,17 +298,21 @@ def _settled(model: Any, ifs: Sequence[Any]) -> dict[str, str]:
     graph = model.graph
     maker = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
     needed: set[int] = set()
+    names: set[str] = set()
     waiting = [node.input[0] for node in ifs]
     while waiting:
-        place = maker.get(waiting.pop())
-        if place is not None and place not in needed and graph.node[place].op_type in EVALUATED:
+        names.add(name := waiting.pop())
+        place = maker.get(name)
+        if place is None or place in needed:
+            continue
+        if graph.node[place].op_type in EVALUATED and graph.node[place].domain in DOMAINS:
             needed.add(place)
             waiting += graph.node[place].input
-    values = {
-        tensor.name: onnx.numpy_helper.to_array(tensor)
-        for tensor in graph.initializer
-        if ifs and tensor.ByteSize() <= SMALL
-    }
+    values = {}
+    for tensor in graph.initializer:
+        if tensor.name in names and tensor.ByteSize() <= SMALL:
+            with contextlib.suppress(Exception):  # one without its values
+                values[tensor.name] = onnx.numpy_helper.to_array(tensor)
     shapes = {
         value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.value_info)

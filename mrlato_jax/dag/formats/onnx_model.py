@@ -239,7 +239,7 @@ class _Shapes:
     def __init__(self, network: _Network) -> None:
         graph = network.model.graph
         self._lacking = network.lacking
-        self._types = {value.name: value.type for value in (*graph.input, *graph.value_info, *graph.output)}
+        self._types = {value.name: value.type for value in (*graph.output, *graph.value_info, *graph.input)}
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._foreign = sorted({_operator(node) for node in graph.node if node.domain not in DOMAINS})
 

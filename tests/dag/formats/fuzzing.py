@@ -76,7 +76,8 @@ def wfformat_seeds() -> list[bytes]:
 def onnx_seeds() -> list[bytes]:
     """Operators whose work is counted apart, an If of sizes, and the smallest networks that come with the package."""
     import onnx
-    from test_onnx_model import BUNDLED, helper, squeezed, tensor, weight
+    from test_onnx_left_open import squeezed
+    from test_onnx_model import BUNDLED, helper, tensor, weight
 
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
