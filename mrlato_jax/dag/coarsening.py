@@ -113,6 +113,8 @@ def parts(
         raise InputError(f"{n} tasks are to be coarsened; accepted: at most {MOST_COARSENED}")
     if num_tasks >= n:
         return [[task] for task in range(n)]
+    if num_tasks == 1 and len(set(pins)) <= 1:
+        return [list(range(n))]
     if len(edges) > MOST_EDGES:
         raise InputError(f"tasks with {len(edges)} edges are to be coarsened; accepted: at most {MOST_EDGES}")
     size = _bytes_of_edges(n, edges, traffic)

@@ -267,6 +267,7 @@ def _typed(model: Any, max_nodes: int, is_lacking: bool) -> tuple[Any, list[dict
         typed.graph.node[number].CopyFrom(model.graph.node[number])
     if waiting and not is_lacking:
         typed = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        _check_size(typed)
     return typed, branches
 
 

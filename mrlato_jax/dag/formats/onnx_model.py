@@ -214,12 +214,15 @@ def _check_costs(network: _Network, costs: Mapping[str, float]) -> None:
         raise _sizes_missing(network.lacking)  # of which the condition may follow
     if unknown:
         operator, node = list(unknown.items())[-1]
+        meaning = ", multiply-accumulates for each element of the result"
+        if any(f"{function.domain}.{function.name}" in unknown for function in network.model.functions):
+            meaning += "; or a model whose functions onnx.inliner.inline_local_functions has written out"
         raise MissingValuesError(
             f"node {shorten(node.name)} is a {operator[:LONGEST_NAME]}, whose work is not known",
             "operator_costs",
             list(unknown)[::-1],
             "MACS",
-            ", multiply-accumulates for each element of the result",
+            meaning,
         )
     for name in costs.keys() - {name for node in nodes for name in (node.name, _operator(node))}:
         operators = listed(sorted({_operator(node) for node in nodes}), longest=LONGEST_LIST)

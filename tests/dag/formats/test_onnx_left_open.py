@@ -264,6 +264,26 @@ def test_all_costs_that_are_missing_are_named(foreign: Path) -> None:
     assert read_any(foreign, dataclasses.replace(unsaid, operator_cost=given)).cycles.tolist() == [48, 48, 48, 20]
 
 
+def test_functions_of_a_model_may_be_written_out(tmp_path: Path) -> None:
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    double = helper.make_function(
+        "mine", "Double", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], opsets[:1]
+    )
+    node = helper.make_node("Double", ["x"], ["y"], domain="mine", name="d")
+    graph = helper.make_graph([node], "g", [tensor("x", [3])], [tensor("y", [3])])
+    model = helper.make_model(graph, functions=[double], opset_imports=opsets, ir_version=9)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+    with pytest.raises(
+        InputError, match=r"MACS}.*; or a model whose functions onnx.inliner.inline_local_functions has"
+    ):
+        read_onnx(path, cycles_per_mac=1.0)
+    assert read_onnx(path, cycles_per_mac=1.0, operator_costs={"mine.Double": 2}).cycles.tolist() == [6]
+    inliner = pytest.importorskip("onnx.inliner")
+    onnx.save(inliner.inline_local_functions(model), str(path))
+    assert read_onnx(path, cycles_per_mac=1.0).cycles.tolist() == [3]
+
+
 @pytest.mark.parametrize(
     ("costs", "message"),
     [
