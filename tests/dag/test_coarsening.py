@@ -17,6 +17,8 @@ from mrlato_jax.dag.dataflow import Dataflow, Item
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
 
+NOTHING = Traffic(*(np.zeros(0, kind) for kind in (np.int64, float, float, bool, np.int64, np.int64)))
+
 
 def bytes_of(part: set[int], traffic: Traffic) -> float:
     """What a part sends and gets back, said in sets."""
@@ -203,15 +205,14 @@ def test_two_thousand_tasks_take_less_than_two_seconds(shape: str) -> None:
 @pytest.mark.parametrize(
     ("num_tasks", "edges", "message"),
     [
-        (650, [(a, b) for b in range(650) for a in range(b)], "tasks with 210925 edges .*at most 200000"),
-        (3001, [], "3001 tasks are to be coarsened; accepted: at most 3000"),
+        (650, np.argwhere(np.triu(np.ones((650, 650)), 1)), "tasks with 210925 edges .*at most 200000"),
+        (3001, np.zeros((0, 2), np.int64), "3001 tasks are to be coarsened; accepted: at most 3000"),
     ],
     ids=["dense", "many"],
 )
-def test_what_is_too_large(num_tasks: int, edges: list[tuple[int, int]], message: str) -> None:
-    flow = flow_of([1.0] * num_tasks, edges, lambda _: 1.0)
+def test_what_is_too_large(num_tasks: int, edges: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        flow.coarsened(20)
+        parts(np.ones(num_tasks), edges, NOTHING, 20)
 
 
 # Bytes by task. 0 gives to 1 and 2, which give to 3. What 1 and 3 send is more than what they get from others, by 10
@@ -284,10 +285,7 @@ def test_tasks_of_different_pins_stay_apart() -> None:
 
 
 def test_equal_choices_are_made_in_the_order_of_the_file() -> None:
-    nothing = np.zeros(0)
-    none = np.zeros(0, np.int64)
-    traffic = Traffic(none, nothing, nothing, np.zeros(0, bool), none, none)
-    assert parts(np.ones(6), none.reshape(0, 2), traffic, 3) == [[0, 1], [2, 3], [4, 5]]
+    assert parts(np.ones(6), np.zeros((0, 2), np.int64), NOTHING, 3) == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_names_become_distinct() -> None:

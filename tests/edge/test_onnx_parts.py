@@ -230,10 +230,10 @@ def test_the_name_tells_networks_and_parts_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_if_of_sizes_runs_its_branch(batch: int) -> None:
-    """An If that exporters make of x.squeeze(0); its branches have weights of one name."""
-    axes = onnx.numpy_helper.from_array(np.array([0]), "extra")
+    """Its branches have weights of one name."""
+    flat = onnx.numpy_helper.from_array(np.array([-1]), "extra")
     then = helper.make_graph(
-        [helper.make_node("Squeeze", ["r", "extra"], ["t"])], "then", [], [tensor("t", None)], [axes]
+        [helper.make_node("Reshape", ["r", "extra"], ["t"])], "then", [], [tensor("t", None)], [flat]
     )
     product = helper.make_node("MatMul", ["r", "extra"], ["t"])
     other = helper.make_graph([product], "else", [], [tensor("t", None)], [weight("extra", 2, 2)])
