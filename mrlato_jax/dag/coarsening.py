@@ -24,7 +24,7 @@ MOST_COARSENED = 3000  # tasks
 MOST_EDGES = 200_000  # between them
 BALANCE = 1.5  # times the mean: most cycles of a part, where single tasks allow it
 SPAN = 4  # times the mean: most tasks of a part
-EVENNESS = 0.05  # what parts of equal work are worth: a share of the bytes of all tasks apart
+EVENNESS = 0.02  # what parts of equal work are worth: a share of the bytes of all tasks apart
 ROUNDING = 1e-9  # relative: sums that differ by less are the same
 HALVINGS = 40  # of the range in which the least bound of work is sought
 
@@ -58,8 +58,8 @@ class Traffic(NamedTuple):
         needed[item] = True
         needed &= home != OUTSIDE
         return (
-            np.bincount(user, self.sent[item], minlength=count),
-            np.bincount(home[needed], self.returned[needed], minlength=count),
+            sums(user, self.sent[item], count),
+            sums(home[needed], self.returned[needed], count),
         )
 
 
@@ -70,7 +70,7 @@ def traffic_by_task(
     tasks = np.arange(len(upload_bytes))
     parent, child = edges.T
     scale = download_bytes.max() or 1.0  # sums stay within float64
-    results = np.bincount(child, download_bytes[parent] / scale, minlength=len(tasks))
+    results = sums(child, download_bytes[parent] / scale, len(tasks))
     share = np.minimum(1.0, np.divide(upload_bytes / scale, results, out=np.zeros(len(tasks)), where=results > 0))
     share[share >= 1 - ROUNDING] = 1.0
     rest = np.where((results > 0) & (share < 1), 0.0, np.maximum(upload_bytes - scale * results, 0.0))
@@ -132,6 +132,11 @@ def parts(
     return sorted((sorted(part) for part in found), key=min)
 
 
+def sums(index: NDArray[np.int64], amounts: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """float64[count], the amounts that have each index."""
+    return np.bincount(index, amounts, minlength=count).astype(np.float64)
+
+
 def names_of(names: Sequence[str], merged: Iterable[Sequence[int]]) -> tuple[str, ...]:
     """Of each part the name of its first task and how many others there are; distinct."""
     return distinct(names[part[0]] + (f" (+{len(part) - 1})" if len(part) > 1 else "") for part in merged)
@@ -154,7 +159,7 @@ def _bytes_of_edges(n: int, edges: NDArray[np.int64], traffic: Traffic) -> NDArr
     inside = traffic.maker[traffic.item] != OUTSIDE
     item, user = traffic.item[inside], traffic.user[inside]
     edge = np.searchsorted(edges[:, 0] * n + edges[:, 1], traffic.maker[item] * n + user)
-    return np.bincount(edge, (traffic.sent[item] + traffic.returned[item]) / _largest(traffic), minlength=len(edges))
+    return sums(edge, (traffic.sent[item] + traffic.returned[item]) / _largest(traffic), len(edges))
 
 
 def _largest(traffic: Traffic) -> float:

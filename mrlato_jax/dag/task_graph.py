@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mrlato_jax.dag.coarsening import names_of, parts, traffic_by_task
+from mrlato_jax.dag.coarsening import names_of, parts, sums, traffic_by_task
 from mrlato_jax.errors import InputError, check_choice, shorten
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class TaskGraph:
         upload_bytes, download_bytes = traffic.bytes_of(home)
         edges = np.unique(home[self.edges], axis=0)
         return type(self)(
-            np.bincount(home, self.cycles),
+            sums(home, self.cycles, len(merged)),
             upload_bytes,
             download_bytes,
             edges[edges[:, 0] != edges[:, 1]],

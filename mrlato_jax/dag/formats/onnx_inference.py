@@ -191,10 +191,10 @@ def _set_sizes(graph: Any, dimensions: Mapping[str, int]) -> dict[str, int]:
         for dimension in kind.shape.dim:
             if dimension.dim_param in sizes:
                 dimension.dim_value = sizes[dimension.dim_param]
-    for name, axes in shapes.items():
-        if sorted(axes) == list(range(len(axes))):
-            for place in range(len(axes)):
-                inputs[name].shape.dim.add().dim_value = axes[place]
+    for name, shape in shapes.items():
+        if sorted(shape) == list(range(len(shape))):
+            for place in range(len(shape)):
+                inputs[name].shape.dim.add().dim_value = shape[place]
     return sizes
 
 

@@ -251,8 +251,9 @@ class _Shapes:
         if name in self._weights:
             return tuple(self._weights[name].dims)
         kind = self._types.get(name)
-        is_known = kind is not None and kind.HasField("tensor_type") and kind.tensor_type.HasField("shape")
-        dimensions = kind.tensor_type.shape.dim if is_known else ()
+        tensor = None if kind is None or not kind.HasField("tensor_type") else kind.tensor_type
+        is_known = tensor is not None and tensor.HasField("shape")
+        dimensions = () if tensor is None else tensor.shape.dim
         if len(dimensions) > MAX_RANK:
             raise InputError(f"tensor {shorten(name)} has {len(dimensions)} dimensions; accepted: at most {MAX_RANK}")
         unsized = [axis for axis, size in enumerate(dimensions) if not size.HasField("dim_value") or size.dim_value < 0]
