@@ -31,15 +31,22 @@ TITLES = {
 }
 HEAD = """# Settings
 
-Made by `python launch/settings_page.py` from `mrlato_jax/config.py`: change it there.
+`python launch/settings_page.py` makes this page from `mrlato_jax/config.py`. To change the page, change that file.
 
-Each setting is a flag of `launch/meta_train.py`. Of several values the last wins, in this order: the default below,
-which is the paper's where it gives one; what the method brings; flag files and the command line, from left to right.
-`launch/exp1.flags` to `exp3.flags` state the data, the method and the size of the meta-batch alone.
+Each setting is a flag of `launch/meta_train.py`. A setting may get its value from three places, and the last one wins:
 
-A value that is not the method's own is part of the method's name in tables, as in `mrlato+pooled+outer_lr=0.0015`. The
-last column names the exceptions: settings that say how much is spent, on which data, or how devices share the work.
-Sections, tables and equations are the paper's; "ours" marks what it leaves open.
+1. the default below, which is the paper's value if the paper gives one;
+2. the method (`--method`), with the values in the last table;
+3. flag files and the command line, from left to right.
+
+`launch/exp1.flags` to `exp3.flags` set only the data, the method and the size of the meta-batch.
+
+If a run replaces a value that the method brings, tables show the new value in the method's name, as in
+`mrlato+pooled+outer_lr=0.0015`. The last column says how: as `name=value`, as the `value` alone, or not at all (`no`).
+The name leaves out settings that say how much is spent, on which data, or how devices share the work.
+
+The column "source of the default" names the paper's section, table or equation; "ours" marks values that the paper
+leaves open. The [glossary](glossary.md) explains words such as quick rule, warm start and meta-batch.
 """
 COLUMNS = ("setting", "default", "accepted", "what it does", "source of the default", "in the name")
 

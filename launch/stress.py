@@ -52,14 +52,14 @@ def main(_: list[str]) -> int:
         sizes = {name: getattr(FLAGS, name) for name in ("vm", "seconds", "users", "tasks", "faults", "messages")}
         identity = {**sizes, "limits": sandbox.limits(), "version": session()["versions"]["mrlato_jax"]}
         record = GrowingRecord(out / "stress.json", identity)
-    found: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, Any]] = {}
     for part in FLAGS.part:
         known = record.rows.get(part, {}) if record is not None else {}
         row = known.get("measured") or measured(part)
         if record is not None and not known:
             record.add(part, "measured", row)
-        found[part] = row
-    lines = [(part, name, str(value)) for part, row in found.items() for name, value in row.items()]
+        figures[part] = row
+    lines = [(part, name, str(value)) for part, row in figures.items() for name, value in row.items()]
     print(format_table(("part", "what", "figure"), lines))
     return 0
 

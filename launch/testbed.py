@@ -107,9 +107,9 @@ def main(_: list[str]) -> int:
 def measured(bed: Bed, case: Case, system: System, scheduler: Scheduler) -> tuple[dict[str, Any], Any]:
     """All runs of one application under one rule, and a picture of one."""
     plans = {mode: scheduler.plan(case.graph, system, mode) for mode in FLAGS.mode}
-    found = bed.runs(case, system, plans, FLAGS.runs)
-    rows = [as_row(case, system, *run) for run in found]
-    every = [run for _, _, run in found]
+    named_runs = bed.runs(case, system, plans, FLAGS.runs)
+    rows = [as_row(case, system, *run) for run in named_runs]
+    every = [run for _, _, run in named_runs]
     row: dict[str, Any] = {"runs": rows, "lateness": comparison.lateness(every, case.graph, system)}
     if FLAGS.calibrate:
         known = calibrate(every, case.graph, system)
@@ -123,7 +123,7 @@ def measured(bed: Bed, case: Case, system: System, scheduler: Scheduler) -> tupl
             **{field: cases.one(getattr(known.system, field)) for field in fields},
         }
     chosen = FLAGS.mode[-1]
-    of_chosen = sorted((run for mode, _, run in found if mode == chosen), key=lambda run: run.makespan)
+    of_chosen = sorted((run for mode, _, run in named_runs if mode == chosen), key=lambda run: run.makespan)
     middle = of_chosen[len(of_chosen) // 2]
     model = comparison.predicted(middle, case.graph, system)
     title = f"{case.name}, {chosen}, {system.channel}"
@@ -144,12 +144,12 @@ def table(rows: Sequence[Mapping[str, Any]], bed: Bed) -> str:
     parts = [format_table(header, lines)]
     for after in (False, True):
         of = [row for row in rows if row["mode"].endswith(CALIBRATED) == after]
-        found = comparison.errors(of)
-        if found:
+        errors = comparison.errors(of)
+        if errors:
             name = "after calibration" if after else "as planned"
             parts.append(
-                f"{name}: measured is off by {found['median']:.1f} % in the median, {found['p95']:.1f} % at the 95th "
-                f"percentile, of {found['runs']} runs"
+                f"{name}: measured is off by {errors['median']:.1f} % in the median, {errors['p95']:.1f} % at the 95th "
+                f"percentile, of {errors['runs']} runs"
             )
     planned = [mode for mode in FLAGS.mode if mode not in ALONE]
     if planned and set(ALONE) <= set(FLAGS.mode):

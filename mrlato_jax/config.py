@@ -152,7 +152,7 @@ class _Settings:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Builds the record from `to_json`'s output; raises InputError on unknown names and values of other types.
 
-        What is missing has its default: a setting that is added to the package does by default what was done before.
+        Missing fields take their defaults. A new setting does by default what the package did before.
         """
         if not isinstance(values, Mapping):
             raise InputError(f"{cls.__name__} is {shorten(values)}; accepted: a JSON object")
@@ -181,81 +181,82 @@ class NetworkConfig(_Settings):
 
     decides: str = setting(
         "placement",
-        help="What an action settles: the placement of the next task in the priority order, or also which of the "
-        f"{CANDIDATES} ready tasks of the highest priority is next.",
+        help="What an action decides. placement: the site of the next task in the priority order. order: also which "
+        f"task is next, among the {CANDIDATES} ready tasks of the highest priority.",
         source="(13): tasks are placed in the order of their priority",
         choices=DECIDES,
         label=BY_VALUE,
     )
     servers: str = setting(
         "one_server",
-        help="What the network decides among. one_server: local and offloaded, two logits. any_servers: options (a "
-        "site, or a ready task and a site) that one small network judges, each from the task, the decoder's state and "
-        "the option's own quantities; that takes any number of servers, results that stay, pins and energy.",
+        help="What the network decides among. one_server: two logits, for local and offloaded. any_servers: options (a "
+        "site, or a ready task and a site); one small network judges each option from the task, the decoder's state "
+        "and the option's own quantities. This choice takes any number of servers, results that stay, pins and energy.",
         source="Section III-C: one MEC server",
         choices=SERVERS,
         label=BY_VALUE,
     )
     decoder_input: str = setting(
         "paper",
-        help="What the decoder sees beside its own state: as in the paper nothing; the task that it decides; the "
-        "simulator's queues, too; and what either decision leads to if quick rules decide the rest.",
+        help="What the decoder sees beside its own state and the attention. paper: nothing more. task: the task that "
+        "it decides. task_sim: also the simulator's queues. lookahead: also the outcome of either decision if quick "
+        "rules decide all later tasks.",
         source="Section IV-B: its own state and the attention over the encoder, nothing more",
         choices=DECODER_INPUTS,
         label=BY_VALUE,
     )
     lookahead_rules: int = setting(
         LOOKAHEAD_RULES,
-        help=f"Quick rules, at most {LOOKAHEAD_RULES}, the best of which speaks for a decision; where results "
-        "stay three more. Of --decoder_input=lookahead only.",
-        source="ours: all that there are (environment/rules.py)",
+        help=f"Number of quick rules, at most {LOOKAHEAD_RULES}. The best outcome of these rules judges a decision. "
+        "Where results stay, there are three more. Used only with --decoder_input=lookahead.",
+        source="ours: all quick rules (environment/rules.py)",
         low=1,
         high=LOOKAHEAD_RULES,
     )
     units: int = setting(
-        128, help="LSTM units a layer, embedding width and width of the attention.", source="Section V-B", low=1
+        128, help="LSTM units per layer; also the width of embedding and attention.", source="Section V-B", low=1
     )
     layers: int = setting(2, help="LSTM layers in the encoder and in the decoder.", source="Section V-B", low=1)
     heads: int = setting(
         8,
-        help="Attention heads, a divisor of --units; 0: no attention, the decoder knows the encoder's last state "
-        "alone.",
+        help="Attention heads, a divisor of --units. With 0 there is no attention: the decoder knows only the last "
+        "state of the encoder.",
         source="Table I; 1 with mrlco and drl",
         low=0,
     )
     neighbour_width: int = setting(
         32,
-        help="Most parents, and most children, that a task may have. Of --neighbours=listed only.",
-        source="ours: room for every parent and child in the data, which reach 23; small data needs fewer inputs",
+        help="Most parents, and most children, that a task may have. Used only with --neighbours=listed.",
+        source="ours: tasks in the data have at most 23 parents or children; small data needs fewer inputs",
         low=1,
     )
     neighbours: str = setting(
         "listed",
-        help="A task's parents and children as lists of positions, or pooled: in summaries that hold any number of "
-        "them.",
+        help="How the encoder sees a task's parents and children. listed: as lists of positions. pooled: as summaries "
+        "of any number of tasks.",
         source="Section IV-B: by their positions",
         choices=NEIGHBOURS,
         label=BY_VALUE,
     )
     task_features: str = setting(
         "paper",
-        help="What the encoder is told of a task itself: as in the paper, or also what comes after it (ways to the "
-        "end, work left).",
+        help="What the encoder sees of the task itself. paper: the paper's features. outlook: also what comes after "
+        "the task (longest ways to the end, work left).",
         source="Section IV-B",
         choices=TASK_FEATURES,
         label=BY_VALUE,
     )
     encoder: str = setting(
         "forward",
-        help="Which way the encoder reads the scheduling order.",
+        help="Direction in which the encoder reads the scheduling order: forward, or both ways.",
         source="(16)",
         choices=ENCODERS,
         label=BY_VALUE,
     )
     matmul: str = setting(
         "float32",
-        help="How precisely the policy's matrix products multiply. tf32 means it on NVIDIA GPUs since Ampere, else "
-        "float32; bfloat16 sums in float32.",
+        help="Precision of the policy's matrix products. tf32 has an effect on NVIDIA GPUs since Ampere; elsewhere it "
+        "is float32. bfloat16 multiplies in bfloat16 and sums in float32.",
         source="ours: the paper gives no precision; on a GPU, tf32 and bfloat16 multiply faster",
         choices=MATMULS,
         label=BY_VALUE,
@@ -314,8 +315,9 @@ class LearningConfig(_Settings):
 
     learn_from: str = setting(
         "samples",
-        help="What is learned from: samples; or the policy's own plan and what comes of single decisions taken the "
-        "other way; or, imitated, demonstrations of the best plan known of each DAG.",
+        help="What the policy learns from. samples: sampled plans. deviations: the policy's own plan, and plans that "
+        "differ from it in one decision. optimum: demonstrations, the best known plan of each DAG, which the policy "
+        "imitates.",
         source="Algorithm 1",
         choices=LEARN_FROM,
         label=BY_VALUE,
@@ -325,13 +327,13 @@ class LearningConfig(_Settings):
     )
     inner_lr_decay: int = setting(
         0,
-        help="Adam steps over which --inner_lr falls to 0 (half a cosine); 0: it stays.",
+        help="Adam steps over which --inner_lr falls to 0 (half a cosine). With 0 the rate stays constant.",
         source="the paper has none",
         low=0,
     )
     outer_lr: float = setting(
         5e-4,
-        help="beta: learning rate of the outer loop. --meta_update=joint does not look at it.",
+        help="beta: learning rate of the outer loop. --meta_update=joint ignores it.",
         source="Table I",
         low=0.0,
         open_low=True,
@@ -339,7 +341,7 @@ class LearningConfig(_Settings):
     )
     outer_lr_decay: int = setting(
         0,
-        help="Iterations over which --outer_lr falls to 0 (half a cosine); 0: it stays.",
+        help="Iterations over which --outer_lr falls to 0 (half a cosine). With 0 the rate stays constant.",
         source="the paper has none",
         low=0,
         label=UNSAID,
@@ -363,7 +365,8 @@ class LearningConfig(_Settings):
     )
     rollouts: int = setting(
         10,
-        help="Trajectories per DAG in one collection, the own plan of deviations among them.",
+        help="Trajectories per DAG in one collection. With --learn_from=deviations one of them is the policy's own "
+        "plan.",
         source="ours: the paper gives no number; MRLCO's public code uses 10",
         low=1,
         label=UNSAID,
@@ -374,7 +377,8 @@ class LearningConfig(_Settings):
     )
     baseline: str = setting(
         "value",
-        help="What advantages are measured from: the values (25), or the other trajectories of the same DAG.",
+        help="Baseline of the advantages. value: the values (25). leave_one_out: the mean return of the other "
+        "trajectories of the same DAG.",
         source="(25)",
         choices=BASELINES,
         label=BY_VALUE,
@@ -389,23 +393,25 @@ class LearningConfig(_Settings):
     )
     value_coef: float = setting(0.5, help="c1: weight of the value loss (27).", source="Table I", low=0.0)
     entropy_coef: float = setting(
-        0.0, help="Weight of the entropy per step.", source="(27) has no entropy term", low=0.0
+        0.0, help="Weight of the entropy per step in the loss.", source="(27) has no entropy term", low=0.0
     )
     reward_scale: str = setting(
         "all_local",
-        help="Divide a DAG's rewards by its all-local makespan, or not at all: seconds.",
+        help="Scale of rewards. all_local: a DAG's rewards are divided by its all-local makespan. none: rewards are in "
+        "seconds.",
         source="ours: without this scale the value loss in raw units hides the policy gradient",
         choices=REWARD_SCALES,
     )
     normalise_advantages: bool = setting(
         True,
-        help="Bring advantages to mean 0 and deviation 1 over a learning task's steps.",
+        help="Whether advantages are scaled to mean 0 and standard deviation 1 over the steps of a learning task.",
         source="ours: as is usual with PPO",
     )
     meta_update: str = setting(
         "reptile",
-        help="Step of the outer loop: the paper's averaged first-order update (29), the same by way of Adam, "
-        "first-order MAML, MAML, or no inner loop at all: joint training on what the meta-batch holds.",
+        help="Step of the outer loop. reptile: the paper's averaged first-order update (29). reptile_adam: the same "
+        "through Adam. fomaml: first-order MAML. maml: MAML. joint: no inner loop; joint training on the learning "
+        "tasks of the meta-batch.",
         source="(28)-(29); joint with drl",
         choices=META_UPDATES,
         label=BY_VALUE,
@@ -430,26 +436,28 @@ class ExecutionConfig(_Settings):
 
     parallel: str = setting(
         "auto",
-        help="How the tasks of a meta-batch are spread over all devices; auto is shard_map where there are several.",
+        help="How all devices share the learning tasks of a meta-batch. auto: shard_map if several devices are used, "
+        "else single.",
         choices=PARALLEL,
         label=UNSAID,
     )
     num_devices: int = setting(
         0,
-        help="Devices used, on a host without a GPU its cores; 0 is all that the learning tasks keep busy, or one with "
-        "--parallel=single.",
+        help="Number of devices. Without a GPU each core of the host is a device. 0: as many as the learning tasks "
+        "keep busy; with --parallel=single one.",
         low=0,
         label=UNSAID,
     )
     task_axis: str = setting(
         "auto",
-        help="How a device batches its tasks: auto maps on CPU, else vmaps.",
+        help="How a device runs its learning tasks. map: one after the other. vmap: side by side. auto: map on a CPU, "
+        "else vmap.",
         choices=TASK_AXES,
         label=UNSAID,
     )
     metrics_every: int = setting(
         0,
-        help="Iterations from one fetch of metrics to the next, which waits for the device; 0 is 1 on CPU, else 10.",
+        help="Iterations between two fetches of metrics. A fetch waits for the device. 0: 1 on a CPU, else 10.",
         low=0,
         label=UNSAID,
     )
@@ -465,22 +473,22 @@ class TrainConfig(_Settings):
 
     experiment: str = setting(
         "exp2",
-        help="Data and split: exp1 (unseen topologies), exp2 (task numbers), exp3 (rates), general (anything), or a "
-        "set of yours (make_data.py --from) in --data.",
+        help="Data set: exp1 (unseen topologies), exp2 (unseen numbers of tasks), exp3 (unseen rates), general (many "
+        "applications and systems), or a data set of yours (made by make_data.py --from) in the folder --data.",
         source="Section V-C has the first three",
         label=UNSAID,
     )
     method: str = setting(  # which ones there are: methods/
         "mrlato",
-        help="What is trained. A method brings settings of its own, which flags given beside it replace.",
+        help="Method to train. A method brings settings of its own; other flags replace them.",
         source="Algorithm 1",
         label=UNSAID,
     )
     iterations: int = setting(2000, help="Meta-iterations of the whole run.", source="Table I", low=1, label=UNSAID)
-    seed: int = setting(0, help="Of every random draw of the run.", low=0, high=2**32 - 1, label=UNSAID)
+    seed: int = setting(0, help="Seed of every random draw of the run.", low=0, high=2**32 - 1, label=UNSAID)
     channel: str = setting(
         "paper",
-        help="Channel rules of the simulator, for sets whose system says none.",
+        help="Channel rules of the simulator, for sets whose system does not name its own.",
         source="Section III-C: (7)-(10)",
         choices=CHANNEL_NAMES,
         label=UNSAID,
@@ -490,8 +498,8 @@ class TrainConfig(_Settings):
     warm_start: LearningConfig | None = None  # how theta is learned from demonstrations before the first iteration
     warm_start_iterations: int = setting(
         0,
-        help="Iterations of imitating demonstrations before, where the method is warm-started; 0: not at all, theta "
-        "begins at random.",
+        help="Iterations of imitating demonstrations before the first meta-iteration, if the method has a warm start. "
+        "With 0 theta begins at random.",
         source="the paper has none",
         low=0,
     )

@@ -34,6 +34,7 @@ MODES = ("all_local", "all_offload", "heft", "search")
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Image, display
+from matplotlib.ticker import LogLocator
 
 import mrlato_jax as mj
 from mrlato_jax.drawing import png
@@ -105,6 +106,10 @@ def scatter(axes, rows, title):
     axes.plot(ends, ends, color="0.5", linewidth=1, zorder=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     axes.set_xlabel("predicted, ms")
     axes.set_ylabel("measured, ms")
     off = comparison.errors(rows)
@@ -143,7 +148,8 @@ known = {
     chosen.name: calibrate([run for _, _, run in runs[chosen.name]], chosen.graph, chosen.system) for chosen in cases
 }
 again = {
-    name: {mode: scheduler.plan(found.graph, found.system, mode) for mode in MODES} for name, found in known.items()
+    name: {mode: scheduler.plan(implied.graph, implied.system, mode) for mode in MODES}
+    for name, implied in known.items()
 }
 with bed:
     more = {chosen.name: bed.runs(chosen, known[chosen.name].system, again[chosen.name], RUNS) for chosen in cases}
@@ -152,11 +158,9 @@ rows_after = [
     for chosen in cases
     for run in more[chosen.name]
 ]
-for name, found in known.items():
-    hertz, rates = (
-        (one(found.system.ue_hz), one(found.system.vm_hz)),
-        (found.system.uplink_bps, found.system.downlink_bps),
-    )
+for name, implied in known.items():
+    hertz = one(implied.system.ue_hz), one(implied.system.vm_hz)
+    rates = implied.system.uplink_bps, implied.system.downlink_bps
     print(
         f"{name:12s} phone {hertz[0] / 1e9:.2f} GHz, VM {hertz[1] / 1e9:.1f} GHz, "
         f"uplink {one(rates[0]) / 1e6:.1f} Mbit/s, downlink {one(rates[1]) / 1e6:.1f} Mbit/s"

@@ -133,13 +133,13 @@ def took(run: Run, graph: TaskGraph) -> list[Taken]:
     at: dict[tuple[int, int], float] = {}  # when a result is at a site
     input_there: dict[int, float] = defaultdict(float)
     free: dict[str, float] = defaultdict(float)
-    found = []
+    durations = []
 
     def take(resource: str, task: int, needed_by: int, ready: float) -> float:
         end = ends.get((resource, task, needed_by))
         if end is None:  # no work: an argument, or what is gathered
             return ready
-        found.append(Taken(resource, task, needed_by, end - max(ready, free[resource])))
+        durations.append(Taken(resource, task, needed_by, end - max(ready, free[resource])))
         free[resource] = end
         return end
 
@@ -163,7 +163,7 @@ def took(run: Run, graph: TaskGraph) -> list[Taken]:
         for move in moves[task]:
             if move.target == LOCAL and move.task == task:
                 at[task, LOCAL] = take("downlink", task, task, at[task, site])
-    return found
+    return durations
 
 
 def size_of(graph: TaskGraph, entry: Taken) -> float:
@@ -188,9 +188,9 @@ def _line(points: Sequence[tuple[float, float]], nominal: float) -> tuple[float,
 
 
 def _spread(seconds: Mapping[tuple[str, int], Sequence[float]]) -> dict[str, float]:
-    found: dict[str, list[float]] = defaultdict(list)
+    spreads: dict[str, list[float]] = defaultdict(list)
     for (resource, _), values in seconds.items():
         low, middle, high = np.percentile(values, (25, 50, 75))
         if len(values) > 1 and middle > 0:
-            found[resource].append((high - low) / middle)
-    return {resource: float(np.median(values)) for resource, values in found.items()}
+            spreads[resource].append((high - low) / middle)
+    return {resource: float(np.median(values)) for resource, values in spreads.items()}

@@ -81,11 +81,11 @@ def case(
     """
     ue = ue or Place(min(1.0, one(system.ue_hz) / one(system.vm_hz)))
     machine_hz = one(system.ue_hz) / ue.share
-    where, found = _found(name)
-    if isinstance(found, TaskGraph):
+    where, application = _deployed(name)
+    if isinstance(application, TaskGraph):
         shown = name if _is_of_data(name) else Path(name).stem
-        return Case(shown, where, program_of(found, machine_hz), found, {}, system)
-    app, given = found, found.example_arguments() if arguments is None else arguments
+        return Case(shown, where, program_of(application, machine_hz), application, {}, system)
+    app, given = application, application.example_arguments() if arguments is None else arguments
 
     def measured(place: Place) -> Measured:
         return apart(lambda: asyncio.run(_measured(where, app, given, machine_hz, place)))
@@ -117,10 +117,10 @@ def deployed(name: str) -> str:
     Raises:
         InputError: no such application.
     """
-    return _found(name)[0]
+    return _deployed(name)[0]
 
 
-def _found(name: str) -> tuple[str, TaskGraph | Application]:
+def _deployed(name: str) -> tuple[str, TaskGraph | Application]:
     if _is_of_data(name):
         return DAGS, _of_data(name)
     if Path(name).suffix in (".json", ".dot", ".gv"):

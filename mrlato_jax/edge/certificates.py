@@ -437,12 +437,12 @@ def _shown(folder: Path, name: str) -> tuple[bytes, bytes, bytes]:
 
 def _read_serials(path: Path) -> dict[str, str]:
     """Users by the serial numbers of certificates."""
-    found = parse_json(_read(path, MOST_LIST_BYTES), str(path), _ACCEPTED_FOLDER)
-    for serial, user in found.items():
+    users = parse_json(_read(path, MOST_LIST_BYTES), str(path), _ACCEPTED_FOLDER)
+    for serial, user in users.items():
         if re.fullmatch(r"[0-9a-f]{1,40}", serial) is None:
             raise InputError(f"{path} has {shorten(serial)}; accepted: serial numbers, in small hexadecimal digits")
         check_user(f"{path}: user", user)
-    return dict(found)
+    return dict(users)
 
 
 @functools.lru_cache(maxsize=16)

@@ -161,13 +161,13 @@ def _run(options: argparse.Namespace) -> int:
             ]  # fmt: skip
 
     try:
-        found = asyncio.run(runs())
+        measured = asyncio.run(runs())
     except (TaskFailedError, ServerLostError, LocalLostError) as error:
         print(f"error: {escaped(str(error))}", file=sys.stderr)
         return 1
-    rows = [as_row(chosen, system, options.mode, number, run) for number, run in enumerate(found)]
+    rows = [as_row(chosen, system, options.mode, number, run) for number, run in enumerate(measured)]
     names = chosen.graph.names
-    for row, run in zip(rows, found, strict=True):
+    for row, run in zip(rows, measured, strict=True):
         model = row["predicted_s"]
         print(f"predicted {1e3 * model:.1f} ms, measured {1e3 * run.makespan:.1f} ms, {run.placement.sum()} offloaded")
         for seconds, event in run.events:
@@ -176,7 +176,7 @@ def _run(options: argparse.Namespace) -> int:
             print(
                 f"  {1e3 * span.start:8.1f} to {1e3 * span.end:8.1f} ms  {span.resource:8}  {escaped(names[span.task])}"
             )
-    print(f"returned {shorten(found[-1].returned, 300)}")
+    print(f"returned {shorten(measured[-1].returned, 300)}")
     if options.json:
         print(json.dumps({"app": chosen.name, "runs": rows}))
     return 0

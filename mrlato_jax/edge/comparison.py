@@ -63,18 +63,18 @@ def lateness(runs: Sequence[Run], graph: TaskGraph, system: System) -> dict[str,
     """
     times = task_times(graph, system)
     rates = {"uplink": system.uplink_bps, "downlink": system.downlink_bps}
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    late: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for run in runs:
         for entry in took(run, graph) if not run.events else ():
             if entry.resource in rates:
                 model = BITS_PER_BYTE * size_of(graph, entry) / one(rates[entry.resource])
             else:
                 model = float(times.ue[entry.task] if entry.resource == "UE" else times.vm[entry.task, 0])
-            found[entry.resource].append((entry.seconds - model, model))
+            late[entry.resource].append((entry.seconds - model, model))
     table = {}
     for resource in RESOURCES:
-        if resource in found:
-            more, model = np.array(found[resource]).T
+        if resource in late:
+            more, model = np.array(late[resource]).T
             some = model > 0
             table[resource] = {
                 "count": len(more),

@@ -32,11 +32,11 @@ def load(spec: str) -> Application:
         return application_at(place, name)
     try:
         if place.endswith(".py"):
-            found = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert found is not None
-            assert found.loader is not None
-            module = importlib.util.module_from_spec(found)
-            found.loader.exec_module(module)
+            module_spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            assert module_spec is not None
+            assert module_spec.loader is not None
+            module = importlib.util.module_from_spec(module_spec)
+            module_spec.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
     except Exception as error:  # its own code runs, which may raise anything

@@ -418,12 +418,12 @@ def _runner(name: str, part: Part, picks: Sequence[Pick]) -> Callable[[list[Any]
 
 def _identifiers(names: Iterable[str]) -> list[str]:
     """Names that Python takes, each once."""
-    found: list[str] = []
+    identifiers: list[str] = []
     for name in names:
         plain = re.sub(r"\W", "_", name, flags=re.ASCII) or "_"
         if plain[0].isdigit() or keyword.iskeyword(plain):
             plain = f"_{plain}"
-        while plain in found:
+        while plain in identifiers:
             plain += "_"
-        found.append(plain)
-    return found
+        identifiers.append(plain)
+    return identifiers

@@ -165,10 +165,10 @@ async def cluster(folder: Path, kind: str, runs: int = 20) -> dict[str, float]:
     with started_cluster(folder / "dask") as dask:
         here = await overhead(folder / "here", kind, runs)
         there = await overhead(folder / "there", kind, runs, dask=dask.address)
-    found = {"tasks": here["tasks"]}
+    figures = {"tasks": here["tasks"]}
     for name in ("median_ms", "p95_ms"):
-        found |= {f"host_{name}": here[name], f"dask_{name}": there[name]}
-    return found
+        figures |= {f"host_{name}": here[name], f"dask_{name}": there[name]}
+    return figures
 
 
 async def throughput(folder: Path, kind: str, users: int = 8, seconds: float = 10.0) -> dict[str, float]:
@@ -199,7 +199,7 @@ async def growth(
 ) -> dict[str, Any]:
     """Memory and open files of host and UE, and the VM's memory, after a tenth of the tasks and after all."""
     graph = wide(100, 0.05, 2e3)
-    found = []
+    counts = []
     async with serving(folder, 1, kind=kind) as (host, address), Ue([DAGS], address, folder, "u0") as equipment:
         runs = max(10, tasks // graph.num_tasks)
         for number in range(runs):
@@ -208,14 +208,14 @@ async def growth(
             if number + 1 in (runs // 10, runs):
                 machine = host._users["u0"].machine
                 assert machine is not None
-                found.append({
+                counts.append({
                     "tasks": (number + 1) * graph.num_tasks,
                     "host_and_ue_mib": _resident("self") / 2**20,
                     "vm_mib": (_here(machine).usage().memory_bytes or 0) / 2**20,
                     "open_files": len(os.listdir("/proc/self/fd")),
                     "asyncio_tasks": len(asyncio.all_tasks()),
                 })  # fmt: skip
-    return {"after_a_tenth": found[0], "after_all": found[-1]}
+    return {"after_a_tenth": counts[0], "after_all": counts[-1]}
 
 
 def _resident(process: str) -> int:

@@ -134,7 +134,7 @@ class Bed:
     @contextlib.contextmanager
     def at_ue(self) -> Iterator[None]:
         """This thread, and those that it starts, on the UE's side of the link and on its core."""
-        with _at(self.cores and self.cores[0], self._shaped and self._shaped.ue):
+        with _at(self.cores and self.cores[0], self._shaped.ue if self._shaped else None):
             yield
 
     def runs(self, case: Case, system: System, plans: Mapping[str, Plan], count: int) -> list[tuple[str, int, Run]]:
@@ -180,7 +180,7 @@ class Bed:
         name = "127.0.0.1" if self._shaped is None else self._shaped.mec_address
         core = self.cores and self.cores[1]
         # Not by `ip netns exec`, which hides the control groups.
-        with _at(core, self._shaped and self._shaped.mec):
+        with _at(core, self._shaped.mec if self._shaped else None):
             self._host = HostProcess(
                 self._apps, self._credentials, listen=f"{name}:{self._port}", vm=self.vm, core=core
             )

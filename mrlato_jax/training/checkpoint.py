@@ -269,8 +269,8 @@ def _list(folder: Path) -> list[tuple[int, Path]]:
 def _newest(
     folder: Path, warn: bool = True, at_most: int | None = None
 ) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:
-    found = [(step, path) for step, path in _list(folder) if at_most is None or step <= at_most]
-    for _, path in reversed(found):
+    checkpoints = [(step, path) for step, path in _list(folder) if at_most is None or step <= at_most]
+    for _, path in reversed(checkpoints):
         try:
             return path, *_read(path)
         except FileNotFoundError:
@@ -278,9 +278,11 @@ def _newest(
         except _BrokenError as error:
             if warn:
                 _log.warning("checkpoint %s is broken (%s); using the one before it", path, error)
-    if found:
+    if checkpoints:
         # Going on as if nothing had been saved would silently start the run anew.
-        raise InputError(f"checkpoint folder is {folder}, where all {len(found)} are broken; accepted: a whole one")
+        raise InputError(
+            f"checkpoint folder is {folder}, where all {len(checkpoints)} are broken; accepted: a whole one"
+        )
     return None
 
 
@@ -316,10 +318,10 @@ def _as_keys(array: np.ndarray, kind: Any, what: str) -> jax.Array:
 def _compare(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str) -> list[str]:
     differences = []
     for name, value in wanted.items():
-        found = stored.get(name, _ABSENT)
-        if isinstance(found, Mapping) and isinstance(value, Mapping):
-            differences += _compare(found, value, f"{prefix}{name}.")
-        elif found != value:
-            was = "nothing" if found is _ABSENT else shorten(found)
+        stored_value = stored.get(name, _ABSENT)
+        if isinstance(stored_value, Mapping) and isinstance(value, Mapping):
+            differences += _compare(stored_value, value, f"{prefix}{name}.")
+        elif stored_value != value:
+            was = "nothing" if stored_value is _ABSENT else shorten(stored_value)
             differences.append(f"{prefix}{name}: stored {was}, wanted {shorten(value)}")
     return differences

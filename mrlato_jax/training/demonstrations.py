@@ -200,7 +200,7 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
         members = read_npz(path, _check_headers, MOST_BYTES)
         metadata = json.loads(members["metadata"].tobytes())
         sites = members.get("site", np.unpackbits(members["offloaded"], axis=1))
-        found = [
+        demonstrations = [
             Demonstration(
                 set_index=int(members["set_index"][i]),
                 graph_index=int(members["graph_index"][i]),
@@ -215,17 +215,17 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
         raise InputError(
             f"{path} cannot be read ({shorten(error, 200)}); accepted: one of make_demonstrations.py"
         ) from None
-    if metadata != _metadata(experiment) or not found:
+    if metadata != _metadata(experiment) or not demonstrations:
         raise InputError(f"{path} is of {shorten(metadata, 200)}; accepted: {_metadata(experiment)}")
     families = FAMILIES[experiment]
-    for entry in found:
+    for entry in demonstrations:
         known = 0 <= entry.set_index < len(families) and families[entry.set_index].split == "train"
         if not known or entry.graph_index < FIRST_FRESH:
             raise InputError(
                 f"{path} has a plan of graph {entry.graph_index} of set {entry.set_index}; accepted: graphs from "
                 f"{FIRST_FRESH} on, of training sets"
             )
-    return found
+    return demonstrations
 
 
 def _check_headers(headers: Mapping[str, ArrayHeader]) -> None:

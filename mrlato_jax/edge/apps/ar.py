@@ -203,9 +203,9 @@ _AROUND = _AROUND[np.abs(_AROUND) <= 7.5]
 
 
 @app.task
-def describe(image: np.ndarray, found: np.ndarray) -> np.ndarray:
+def describe(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     """uint8[n, BITS / 8], which of two places around a corner is brighter, turned as its surroundings are (ORB)."""
-    places = found[:, 0] + 1j * found[:, 1]
+    places = points[:, 0] + 1j * points[:, 1]
     smooth = _blurred(image.astype(np.float32), 1.5)
 
     def level(at: np.ndarray) -> np.ndarray:
@@ -224,13 +224,13 @@ def _map() -> tuple[np.ndarray, np.ndarray]:
     """
     wall = np.full((POSTER_ROWS + 2 * BORDER, POSTER_COLUMNS + 2 * BORDER), 140, np.uint8)
     wall[BORDER:-BORDER, BORDER:-BORDER] = _POSTER
-    found = corners(wall)
-    known = describe(wall, found)
+    points = corners(wall)
+    known = describe(wall, points)
     middle = complex((wall.shape[1] - 1) / 2, (wall.shape[0] - 1) / 2)
     random = np.random.default_rng(3)
     others = np.frombuffer(random.bytes((MAP_POINTS - len(known)) * BITS // 8), np.uint8).reshape(-1, BITS // 8)
     places = np.full(MAP_POINTS, 1e6 + 0j)
-    places[: len(known)] = found[:, 0] + 1j * found[:, 1] - middle
+    places[: len(known)] = points[:, 0] + 1j * points[:, 1] - middle
     return np.concatenate([known, others]).view(np.uint64), places
 
 
@@ -241,7 +241,7 @@ _MAP = _map()  # `match` alone looks at it
 def match(descriptors: np.ndarray) -> np.ndarray:
     """float32[k, 3], corners that are known: number of the corner, and column and row on the poster."""
     known, places = _MAP
-    found = []
+    matches = []
     for number, one in enumerate(np.ascontiguousarray(descriptors).view(np.uint64)):
         unlike = np.bitwise_count(known ^ one)
         distance = (unlike[:, 0] + unlike[:, 1]).astype(np.uint16) + unlike[:, 2] + unlike[:, 3]
@@ -249,16 +249,16 @@ def match(descriptors: np.ndarray) -> np.ndarray:
         least = int(distance[best])
         distance[best] = BITS
         if least < 0.8 * int(distance.min()):
-            found.append((number, places[best].real, places[best].imag))
-    return np.array(found, np.float32).reshape(-1, 3)
+            matches.append((number, places[best].real, places[best].imag))
+    return np.array(matches, np.float32).reshape(-1, 3)
 
 
 @app.task
-def pose(found: np.ndarray, matches: np.ndarray) -> np.ndarray:
+def pose(points: np.ndarray, matches: np.ndarray) -> np.ndarray:
     """float64[5]: real and imaginary parts of `turn` and `shift` of the scene, and how many matches agree (RANSAC)."""
     known = matches[:, 1].astype(float) + 1j * matches[:, 2]
     numbers = matches[:, 0].astype(int)
-    seen = found[numbers, 0].astype(float) + 1j * found[numbers, 1]
+    seen = points[numbers, 0].astype(float) + 1j * points[numbers, 1]
     if len(set(known)) < 2:
         return np.array([1.0, 0.0, COLUMNS / 2, ROWS / 2, 0.0])
     first, second = (np.random.default_rng(4).random((2, HYPOTHESES)) * len(known)).astype(int)
@@ -289,13 +289,13 @@ def shrink(frame: np.ndarray) -> np.ndarray:
 def _templates() -> np.ndarray:
     """float32[shapes, turns, 17, 17], outlines to look for, at half size; of mean 0 and length 1."""
     grid = 2 * (_places(17, 17) - (8 + 8j))
-    found = []
+    outlines = []
     for shape in SHAPES:
         for angle in np.linspace(-0.4, 0.4, 5):
             outline = _inside(shape, grid * np.exp(1j * angle)).astype(np.float32)
             outline -= outline.mean()
-            found.append(outline / np.sqrt((outline**2).sum()))
-    return np.array(found, np.float32).reshape(len(SHAPES), -1, 17, 17)
+            outlines.append(outline / np.sqrt((outline**2).sum()))
+    return np.array(outlines, np.float32).reshape(len(SHAPES), -1, 17, 17)
 
 
 _TEMPLATES = _templates()
@@ -373,8 +373,8 @@ def one_frame(seed: int) -> Any:
     """From the camera to the screen."""
     seen = capture(seed)
     brightness = grey(seen)
-    found = corners(brightness)
-    where = pose(found, match(describe(denoised(brightness), found)))
+    points = corners(brightness)
+    where = pose(points, match(describe(denoised(brightness), points)))
     small = shrink(seen)
     thing = recognise(small, correlate(small))
     return display(seen, render(where, thing), where, thing)

@@ -60,8 +60,8 @@ def read(seed: int, piece: int) -> str:
 def count(text: str) -> dict[str, int]:
     """How often each word is in a piece; a word that is unknown counts as the most frequent one that is like it."""
     counts: Counter[str] = Counter()
-    for found, times in Counter(word.strip(".,").lower() for word in text.split()).items():
-        counts[found if found in _KNOWN else mended(found)] += times
+    for spelling, times in Counter(word.strip(".,").lower() for word in text.split()).items():
+        counts[spelling if spelling in _KNOWN else mended(spelling)] += times
     return dict(sorted(counts.items()))
 
 
@@ -78,14 +78,14 @@ def mended(word: str) -> str:
 @app.task
 def add(share: int, counts: list[dict[str, int]]) -> dict[str, list[int]]:
     """Of one share of the words: how often each is in the text, and in how many pieces."""
-    found: dict[str, list[int]] = {}
+    frequencies: dict[str, list[int]] = {}
     for one in counts:
         for word, times in one.items():
             if zlib.crc32(word.encode()) % SHARES == share:
-                entry = found.setdefault(word, [0, 0])
+                entry = frequencies.setdefault(word, [0, 0])
                 entry[0] += times
                 entry[1] += 1
-    return found
+    return frequencies
 
 
 @app.task

@@ -69,15 +69,15 @@ def ranges(poses: np.ndarray) -> np.ndarray:
     turns = 2 * np.pi * np.arange(BEAMS) / BEAMS + poses[:, 2:3]
     columns, rows = poses[:, :1] / CELL, poses[:, 1:2] / CELL
     across, down = (STEP / CELL * np.cos(turns)), (STEP / CELL * np.sin(turns))
-    found = np.full(turns.shape, REACH, np.float32)
+    distances = np.full(turns.shape, REACH, np.float32)
     open_still = np.ones(turns.shape, bool)
     for step in range(1, int(REACH / STEP)):
         row = np.clip((rows + step * down).astype(int), 0, SIDE - 1)
         column = np.clip((columns + step * across).astype(int), 0, SIDE - 1)
         met = _WALLS[row, column] & open_still
-        found[met] = step * STEP
+        distances[met] = step * STEP
         open_still &= ~met
-    return found
+    return distances
 
 
 def clearance(blocked: np.ndarray) -> np.ndarray:
