@@ -50,12 +50,13 @@ flags.DEFINE_float("cycles_per_flop", None, "For graphs with sizes in FLOP: cycl
 flags.DEFINE_float("cycles_per_unit", None, "For STG files, SAGA files and weights: cycles per unit of work.")
 flags.DEFINE_float("bytes_per_unit", None, "For SAGA files and weights: bytes per unit of data.")
 flags.DEFINE_float("result_bytes", None, "For STG files and graphs without bytes: bytes of each result and input.")
-flags.DEFINE_list("dimension", [], "For ONNX files: NAME=SIZE of symbolic dimensions.")
+flags.DEFINE_multi_string("dimension", [], "For ONNX files: NAME=SIZE or INPUT:AXIS=SIZE where a size is left open.")
+flags.DEFINE_multi_string(
+    "operator_cost", [], "For ONNX files: OPERATOR=MACS for an element of an unknown operator's result."
+)
 flags.DEFINE_string("machine_hz", None, "For WfFormat and DAX files: the clock of their machines, or `recorded`.")
 flags.DEFINE_float("cycles_per_mac", None, "For ONNX files: cycles per multiply-accumulate.")
-flags.DEFINE_integer(
-    "num_tasks", None, "Coarsen WfFormat, DAX, STG, SAGA and ONNX files to at most this number of tasks."
-)
+flags.DEFINE_integer("num_tasks", None, "Coarsen files to at most this number of tasks.")
 flags.DEFINE_bool(
     "check", False, "Draw again, compare with the stored data, write nothing; exit status 1 if they differ."
 )

@@ -7,6 +7,7 @@ from mrlato_jax.dag.formats.graphml import read_gml, read_graphml
 from mrlato_jax.dag.formats.json_graph import read_json, write_json
 from mrlato_jax.dag.formats.node_link import read_node_link
 from mrlato_jax.dag.formats.onnx_model import read_onnx
+from mrlato_jax.dag.formats.reading import AssumptionWarning
 from mrlato_jax.dag.formats.saga import read_saga
 from mrlato_jax.dag.formats.stg import read_stg
 from mrlato_jax.dag.formats.wfformat import read_wfformat
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "PLANNERS",
+    "AssumptionWarning",
     "DagArrays",
     "Decision",
     "GraphArrays",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mrlato_jax.dag.coarsening import names_of, parts, sums, traffic_by_task
 from mrlato_jax.errors import InputError, check_choice, shorten
 
 if TYPE_CHECKING:
@@ -131,6 +132,42 @@ class TaskGraph:
     def topological_order(self) -> NDArray[np.int64]:
         """int64[n], every parent before its children: repeatedly the smallest id whose parents are all placed."""
         return self._kahn
+
+    def coarsened(self, num_tasks: int) -> Self:
+        """The same work in at most `num_tasks` tasks; tasks of different pins stay apart.
+
+        A graph has bytes by task, so that what merged tasks need not send is an assumption. A task's result, its
+        `download_bytes`, is one piece of data: all children need it, and the user does where there are none. What a
+        task with parents sends are their results, all of each where its `upload_bytes` suffice, and else the same
+        share of each; what is left over comes from the UE. Tasks that are merged send a result once that they take
+        whole. Files of workflows and networks say which task uses what: `num_tasks=` of their readers assumes nothing.
+
+        How tasks are merged is that of `Dataflow.coarsened`: without cycles, even, with few bytes between them. A
+        merged task is called after the first of its tasks.
+
+        Args:
+            num_tasks: at least 1; a graph of no more tasks stays as it is.
+
+        Raises:
+            InputError: a number below 1, or one of fewer tasks than pins allow; a graph that is too large.
+        """
+        traffic = traffic_by_task(self.upload_bytes, self.download_bytes, self.edges)
+        merged = parts(self.cycles, self.edges, traffic, num_tasks, self.pins)
+        if len(merged) == self.num_tasks:
+            return self
+        home = np.empty(self.num_tasks, np.int64)
+        for number, part in enumerate(merged):
+            home[part] = number
+        upload_bytes, download_bytes = traffic.bytes_of(home)
+        edges = np.unique(home[self.edges], axis=0)
+        return type(self)(
+            sums(home, self.cycles, len(merged)),
+            upload_bytes,
+            download_bytes,
+            edges[edges[:, 0] != edges[:, 1]],
+            names_of(self.names, merged),
+            tuple(self.pins[part[0]] for part in merged),
+        )
 
     def to_networkx(self) -> nx.DiGraph:
         """A DiGraph on nodes 0..n-1 with attributes cycles, upload_bytes, download_bytes, name, and the pin if any."""

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.dataflow import OUTSIDE
+from mrlato_jax.dag.formats.onnx_inference import take_branches
 from mrlato_jax.dag.formats.onnx_model import (
     KIND,
     MAX_FILE_BYTES,
@@ -31,7 +32,7 @@ from mrlato_jax.dag.formats.onnx_model import (
     _inferred,
     _Shapes,
 )
-from mrlato_jax.dag.formats.reading import read_bytes
+from mrlato_jax.dag.formats.reading import MissingValuesError, read_bytes
 from mrlato_jax.edge.application import Application
 from mrlato_jax.errors import InputError, check_number, check_type, shorten
 
@@ -40,6 +41,7 @@ LONGEST_STEM = 40  # characters of a file's name in the name of its application
 HASH_LETTERS = 8
 OLDEST_IR = 4  # first version of the format in which weights are constants
 ERRORS_ALONE = 3  # log level of onnxruntime
+OPTION = re.compile("(?:(?P<parts>[0-9]{1,9})|(?P<name>.+?)=(?P<size>[0-9]{1,9}))(?::(?=.)|$)")
 OUTPUTS = "outputs"  # name of the task that picks the returned arrays, if no part has exactly these
 
 Pick = tuple[int, int | None]  # index of an entry and of an array in it; None: the entry is the array
@@ -104,6 +106,8 @@ def application_of(path: Path, num_tasks: int, dimensions: Mapping[str, int] | N
         known.update(repr([shapes, [(part.nodes, part.inputs, part.outputs) for part in cut.parts]]).encode())
         stem = _identifiers([Path(path).stem[:LONGEST_STEM]])[0]
         return _application(f"{stem}_{known.hexdigest()[:HASH_LETTERS]}", cut)
+    except MissingValuesError as error:
+        raise error.in_file(path) from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -124,22 +128,27 @@ def application_at(place: str, options: str = "") -> Application:
 
     Args:
         place: the file.
-        options: number of parts and sizes of dimensions: "12:batch=1", "12", "batch=1" or "".
+        options: number of parts and sizes of dimensions, by their names or by input and axis: "12:batch=1:images:2=8",
+            "12", "batch=1" or "".
 
     Raises:
         InputError: the options have another form, or as in `application_of`.
         ImportError: as in `application_of`.
     """
-    num_tasks, dimensions = DEFAULT_PARTS, {}
-    for option in options.split(":") if options else ():
-        name, is_dimension, size = option.rpartition("=")
-        if not re.fullmatch("[0-9]{1,9}", size):
+    num_tasks, dimensions, end = DEFAULT_PARTS, {}, 0
+    while end < len(options):
+        option = OPTION.match(options, end)
+        if option is None:
             raise InputError(f"app is {shorten(f'{place}:{options}')}; accepted: FILE.onnx:PARTS:DIMENSION=SIZE")
-        if is_dimension:
-            dimensions[name] = int(size)
+        if option["name"]:
+            dimensions[option["name"]] = int(option["size"])
         else:
-            num_tasks = int(size)
-    return application_of(Path(place), num_tasks, dimensions)
+            num_tasks = int(option["parts"])
+        end = option.end()
+    try:
+        return application_of(Path(place), num_tasks, dimensions)
+    except MissingValuesError as error:
+        raise error.in_words("{}", ":") from None
 
 
 def _check_installed() -> None:
@@ -184,16 +193,17 @@ class _Network:
     """
 
     def __init__(self, model: Any, dimensions: Mapping[str, int]) -> None:
+        model = _without_ifs(model, dimensions)
         self._model, self._nodes = model, list(model.graph.node)
         names = [node.name for node in self._nodes]
         try:
             for place, node in enumerate(self._nodes):
                 node.name = f"{place} {node.name}"  # identifies the reader's tasks
-            elsewhere, typed = _inferred(model.SerializeToString(), dimensions)
-            if elsewhere:
-                found = shorten(sorted(elsewhere))
+            network = _inferred(model.SerializeToString(), dimensions)
+            if network.elsewhere:
+                found = shorten(sorted(network.elsewhere))
                 raise InputError(f"model has the weights {found} in other files; accepted: weights of its own")
-            self._flow = _dataflow(elsewhere, typed, 1.0)
+            self._flow = _dataflow(network, 1.0, {})
         except InputError:
             raise
         except (ArithmeticError, LookupError, ValueError) as error:  # as in `read_onnx`
@@ -203,7 +213,8 @@ class _Network:
                 node.ClearField("name")
                 if name:
                     node.name = name
-        self._shapes = _Shapes(typed.graph)
+        typed = network.model
+        self._shapes = _Shapes(network)
         described = (*typed.graph.input, *typed.graph.value_info, *typed.graph.output)
         self._types = {value.name: value.type.tensor_type.elem_type for value in described}
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -316,6 +327,17 @@ class _Network:
         if dtype.kind != "f":
             return np.zeros(shape, dtype)
         return np.random.default_rng(0).random(shape, np.float32).astype(dtype)
+
+
+def _without_ifs(model: Any, dimensions: Mapping[str, int]) -> Any:
+    """A network with the branches that its Ifs take in their places, where their conditions are settled."""
+    if not any(node.op_type == "If" for node in model.graph.node):
+        return model
+    taken = type(model)()
+    taken.CopyFrom(model)
+    for branches in _inferred(model.SerializeToString(), dimensions).branches:
+        take_branches(taken, branches)
+    return taken
 
 
 def _session(number: int, model: bytes) -> Any:

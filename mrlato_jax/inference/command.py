@@ -159,11 +159,16 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=SIZE",
-        help="ONNX: of a dimension known by name",
+        help="ONNX: of a dimension that the model leaves open, by its name or as INPUT:AXIS",
     )
     made.add_argument(
-        "--num_tasks", type=int, metavar="N", help="but DOT, GraphML, GML, our JSON: coarsen to at most so many"
+        "--operator_cost",
+        action="append",
+        default=[],
+        metavar="OPERATOR=MACS",
+        help="ONNX: multiply-accumulates for each element of an operator's result, where they are not known",
     )
+    made.add_argument("--num_tasks", type=int, metavar="N", help="coarsen to at most N tasks")
     made.add_argument("--out", default=".", metavar="DIR", help="folder of the pictures [.]")
     made.add_argument("--nofigures", action="store_true", help="draw none")
     made.add_argument("--json", action="store_true", help="print JSON and nothing else, and draw no pictures")

@@ -228,12 +228,37 @@ def test_the_name_tells_networks_and_parts_apart(tmp_path: Path) -> None:
     assert len({first, name_of(path, 2, 2), name_of(path, 1, 1)}) == 3
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_if_of_sizes_runs_its_branch(batch: int) -> None:
+    """Its branches have weights of one name."""
+    flat = onnx.numpy_helper.from_array(np.array([-1]), "extra")
+    then = helper.make_graph(
+        [helper.make_node("Reshape", ["r", "extra"], ["t"])], "then", [], [tensor("t", None)], [flat]
+    )
+    product = helper.make_node("MatMul", ["r", "extra"], ["t"])
+    other = helper.make_graph([product], "else", [], [tensor("t", None)], [weight("extra", 2, 2)])
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Shape", ["r"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["d"]),
+        helper.make_node("Equal", ["d", "one"], ["c"]),
+        helper.make_node("If", ["c"], ["q"], then_branch=then, else_branch=other),
+        helper.make_node("Exp", ["q"], ["y"]),
+    ]
+    numbers = [onnx.numpy_helper.from_array(np.int64(value), name) for name, value in (("zero", 0), ("one", 1))]
+    result = [2] if batch == 1 else [batch, 2]
+    model = network(nodes, [tensor("x", [batch, 2])], [tensor("y", result)], numbers)
+    for num_tasks in (1, 3):
+        assert_as_whole(application_of_model(model, num_tasks, "ifs"), model)
+
+
 def test_options_of_a_command_line(tmp_path: Path) -> None:
     path = tmp_path / "b.onnx"
     onnx.save(branching(), str(path))
     assert len(application_at(str(path), "2:batch=4").program.calls) == 3
     assert len(application_at(str(path), "batch=4").program.calls) == 7
-    with pytest.raises(InputError, match="has a dimension 'batch'; accepted"):
+    assert len(application_at(str(path), "x:0=4:2").program.calls) == 3
+    with pytest.raises(InputError, match=r"without a size: x \[batch, 4\]; accepted: batch=SIZE$"):
         application_at(str(path))
     for options in ("x", "2:batch", "batch=", "-1", "1e3", "2:"):
         with pytest.raises(InputError, match=r"app is .*; accepted: FILE.onnx:PARTS:DIMENSION=SIZE"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,13 +14,13 @@ from mrlato_jax.dag.formats.dot import read_dot
 from mrlato_jax.dag.formats.graphml import read_gml, read_graphml
 from mrlato_jax.dag.formats.json_graph import MAX_FILE_BYTES, OURS, READERS, other_kind, read_json
 from mrlato_jax.dag.formats.node_link import read_node_link
-from mrlato_jax.dag.formats.onnx_model import read_onnx
-from mrlato_jax.dag.formats.reading import json_file, read_text
+from mrlato_jax.dag.formats.onnx_model import MAX_SIZE, read_onnx
+from mrlato_jax.dag.formats.reading import MissingValuesError, json_file, read_text
 from mrlato_jax.dag.formats.saga import read_saga
 from mrlato_jax.dag.formats.stg import read_stg
 from mrlato_jax.dag.formats.wfformat import RECORDED, read_wfformat
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError
+from mrlato_jax.errors import InputError, check_number, shorten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Format:
 
     Attributes:
         read: its reader, of the file and of what is said, by name.
-        takes: names of what may be said.
+        takes: names of what may be said; with `num_tasks` where the reader itself coarsens, by items of data.
         needs: those of them that must be said.
     """
 
@@ -50,7 +50,7 @@ FORMATS = {
     "STG": Format(read_stg, ("cycles_per_unit", "bytes_per_unit", "result_bytes", "num_tasks"), ("cycles_per_unit",)),
     "WfFormat": Format(read_wfformat, ("machine_hz", "num_tasks"), ("machine_hz",)),
     "DAX": Format(read_dax, ("machine_hz", "num_tasks"), ("machine_hz",)),
-    "ONNX": Format(read_onnx, ("cycles_per_mac", "dimension", "num_tasks"), ("cycles_per_mac",)),
+    "ONNX": Format(read_onnx, ("cycles_per_mac", "dimension", "operator_cost", "num_tasks"), ("cycles_per_mac",)),
 }
 ENDINGS = {
     ".dot": "DOT", ".gv": "DOT", ".graphml": "GraphML", ".gml": "GML", ".json": "JSON", ".stg": "STG", ".dax": "DAX",
@@ -88,8 +88,9 @@ class Unsaid:
         machine_hz: WfFormat, DAX: clock of the machines that it was recorded on, a number or, of WfFormat, "recorded";
             required there.
         cycles_per_mac: ONNX: cycles for a multiply-accumulate; required there.
-        dimension: ONNX: NAME=SIZE, of dimensions known by name.
-        num_tasks: formats with data of their own: coarsened to at most so many.
+        dimension: ONNX: NAME=SIZE or INPUT:AXIS=SIZE, of dimensions that the file leaves open.
+        operator_cost: ONNX: OPERATOR=MACS, of operators whose work is not known.
+        num_tasks: most tasks, to which the application is coarsened.
     """
 
     cycles_per_byte: float | None = None
@@ -100,13 +101,14 @@ class Unsaid:
     machine_hz: str | None = None
     cycles_per_mac: float | None = None
     dimension: tuple[str, ...] = ()
+    operator_cost: tuple[str, ...] = ()
     num_tasks: int | None = None
 
     @classmethod
     def of_options(cls, value: Callable[[str], Any]) -> Self:
         """From a command's options, by their names."""
         given = {name: value(name) for name in TAKEN_BY}
-        return cls(**{**given, "dimension": tuple(given["dimension"])})
+        return cls(**{**given, **{name: tuple(given[name]) for name in ("dimension", "operator_cost")}})
 
     def said(self) -> set[str]:
         """Names of what is said after all."""
@@ -120,20 +122,24 @@ class Unsaid:
         """What is said, as readers take it.
 
         Raises:
-            InputError: a clock or a dimension of another form.
+            InputError: a clock, a dimension or a cost of another form.
         """
         given = {name: getattr(self, name) for name in self.said()}
         if given.get("machine_hz", RECORDED) != RECORDED:
             given["machine_hz"] = _number("machine_hz", str(given["machine_hz"]))
         if "dimension" in given:
-            given["dimensions"] = _dimensions(given.pop("dimension"))
+            given["dimensions"] = sizes_of(given.pop("dimension"))
+        if "operator_cost" in given:
+            given["operator_costs"] = costs_of(given.pop("operator_cost"))
         return given
 
 
 TAKEN_BY = {
-    field.name: tuple(kind for kind, found in FORMATS.items() if field.name in found.takes)
+    field.name: tuple(kind for kind, form in FORMATS.items() if field.name in (*form.takes, "num_tasks"))
     for field in dataclasses.fields(Unsaid)
 }
+OPTIONS = {"dimensions": "dimension", "operator_costs": "operator_cost"}  # by the arguments of readers
+MOST_DIGITS = 19  # of a size
 
 
 def read_any(path: Path, unsaid: Unsaid) -> TaskGraph:
@@ -155,7 +161,13 @@ def read_any(path: Path, unsaid: Unsaid) -> TaskGraph:
         raise InputError(
             f"{' and '.join(missing)} {verb} missing; accepted: a number > 0, which {path.name}, {kind}, does not say"
         )
-    return FORMATS[kind].read(path, **unsaid.arguments())
+    given = unsaid.arguments()
+    num_tasks = None if "num_tasks" in FORMATS[kind].takes else given.pop("num_tasks", None)
+    try:
+        graph = FORMATS[kind].read(path, **given)
+    except MissingValuesError as error:
+        raise error.in_words(f"--{OPTIONS[error.argument]}={{}}") from None
+    return graph if num_tasks is None else graph.coarsened(num_tasks)
 
 
 def kind_of(path: Path) -> str:
@@ -166,8 +178,8 @@ def kind_of(path: Path) -> str:
     """
     ending = path.suffix.lower()
     if ending in CONVERTED:
-        found, instead = CONVERTED[ending]
-        raise InputError(f"file is {path}, {found}; accepted: {instead}")
+        contents, instead = CONVERTED[ending]
+        raise InputError(f"file is {path}, {contents}; accepted: {instead}")
     kind = ENDINGS.get(ending)
     if kind is None:
         *most, last = ENDINGS
@@ -186,14 +198,28 @@ def kind_of(path: Path) -> str:
     return kind
 
 
-def _dimensions(texts: tuple[str, ...]) -> dict[str, int]:
-    dimensions: dict[str, int] = {}
+def sizes_of(texts: Sequence[str]) -> dict[str, int]:
+    """The sizes of dimensions that an option says; raises InputError for another form."""
+    sizes: dict[str, int] = {}
     for text in texts:
-        name, _, size = text.partition("=")
-        if not size.isdecimal() or name in dimensions:
-            raise InputError(f"--dimension is {text!r}; accepted: NAME=SIZE with an integer, each NAME once")
-        dimensions[name] = int(size)
-    return dimensions
+        name, _, size = text.rpartition("=")
+        if not name or not size.isdecimal() or len(size) > MOST_DIGITS or name in sizes:
+            raise InputError(f"--dimension is {shorten(text)}; accepted: NAME=SIZE with an integer, each NAME once")
+        check_number(f"--dimension={name}", int(size), low=1, high=MAX_SIZE, integer=True)
+        sizes[name] = int(size)
+    return sizes
+
+
+def costs_of(texts: Sequence[str]) -> dict[str, float]:
+    """The costs of operators that an option says; raises InputError for another form."""
+    costs: dict[str, float] = {}
+    for text in texts:
+        name, _, cost = text.rpartition("=")
+        if not name or name in costs:
+            raise InputError(f"--operator_cost is {shorten(text)}; accepted: OPERATOR=MACS, each OPERATOR once")
+        costs[name] = _number(f"operator_cost={name}", cost)
+        check_number(f"--operator_cost={name}", costs[name], low=0.0)
+    return costs
 
 
 def _number(name: str, text: str) -> float:

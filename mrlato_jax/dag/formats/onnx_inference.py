@@ -17,7 +17,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 SECONDS = 2.0  # of processor time for a model
@@ -26,6 +26,14 @@ MEMORY = 2**30  # bytes for a model
 COPIES = 8  # of its weights, for which there is more memory
 MAX_STRUCTURE_BYTES = 2**24  # of a model without its large weights
 SMALL = 4096  # bytes: a tensor of at most so many stays as it is
+DOMAINS = ("", "ai.onnx")
+LEFT_OUT = "left.out"  # domain of operators that inference does not look into
+LISTED_IR = 3  # the version of the format in which weights are inputs, too
+EVALUATED = frozenset((
+    "Add", "And", "Cast", "Concat", "Constant", "Div", "Equal", "Gather", "Greater", "GreaterOrEqual", "Identity",
+    "Less", "LessOrEqual", "Mod", "Mul", "Neg", "Not", "Or", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum",
+    "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where", "Xor",
+))  # fmt: skip
 PATIENCE = 120.0  # seconds: a program that has got no processor for so long is given up
 
 
@@ -38,8 +46,10 @@ def inferred_apart(data: bytes, dimensions: Mapping[str, int], max_nodes: int) -
         max_nodes: that the graph may have.
 
     Returns:
-        {"refused": what is wrong and what is accepted}, {"failed": what `onnx` says}, or {"elsewhere": names of the
-        weights that are in other files}; and with the last the model.
+        {"refused": what is wrong and what is accepted}, {"failed": what `onnx` says}, or an answer with the model:
+        {"elsewhere": names of the weights that are in other files, "lacking": shapes by the names of the inputs that
+        have a dimension without a size, "branches": what `take_branches` took, one time after the other}. Such a shape
+        has a number, a name or None for each dimension, or is None as a whole.
     """
     header = {"path": sys.path, "dimensions": dict(dimensions), "max_nodes": max_nodes}
     request = json.dumps(header).encode() + b"\n" + data
@@ -64,33 +74,356 @@ def inferred(data: bytes, dimensions: Mapping[str, int], max_nodes: int) -> tupl
 
     try:
         model = onnx.load_model_from_string(data)
-        if not 1 <= len(model.graph.node) <= max_nodes:
-            return {"refused": f"graph.node has {len(model.graph.node)} tasks; accepted: 1 to {max_nodes}"}, b""
-        named = set()
-        for value in model.graph.input:
-            for dimension in value.type.tensor_type.shape.dim:
-                named.add(dimension.dim_param)
-                if dimension.dim_param in dimensions:
-                    dimension.dim_value = dimensions[dimension.dim_param]
-        for name in dimensions:
-            if name not in named:
-                has = ", ".join(sorted(named - {""})[:20]) or "none"
-                accepted = f"accepted: those that have a name ({has})"
-                return {"refused": f"no input has a dimension {name[:60]!r}; {accepted}"}, b""
-        elsewhere = _declare_external(model.graph)
-        onnx.checker.check_model(model)
-        for tensor in _stored(model.graph):
+        graph = model.graph
+        _check_nodes(graph, max_nodes)
+        listed = {value.name for value in graph.input}
+        if model.ir_version == LISTED_IR and not listed.issuperset(weight.name for weight in graph.initializer):
+            model.ir_version = LISTED_IR + 1  # from which on weights need not be inputs, too
+        _forget_absent_sizes(graph)
+        _size_weights(graph)
+        sizes = _set_sizes(graph, dimensions)
+        lacking = _lacking(graph)
+        if any(shape is None for shape in lacking.values()):  # which the checker refuses
+            return {"elsewhere": [], "lacking": lacking, "branches": []}, model.SerializeToString()
+        elsewhere = _declare_external(graph)
+        _check(model)
+        for tensor in _stored(graph):
             _drop_values(tensor)
-        if model.ByteSize() <= MAX_STRUCTURE_BYTES:
-            model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-        if model.ByteSize() > MAX_STRUCTURE_BYTES:
-            accepted = f"accepted: at most {MAX_STRUCTURE_BYTES}"
-            return {"refused": f"has {model.ByteSize()} bytes without its weights; {accepted}"}, b""
+        foreign = {name for node in graph.node if node.domain not in DOMAINS for name in node.output}
+        _set_named_sizes(graph, sizes, foreign)  # which inference does not follow
+        model, branches = _typed(model, max_nodes, bool(lacking))
+        _set_named_sizes(model.graph, sizes)
+    except _RefusedError as refused:
+        return {"refused": str(refused)}, b""
     except MemoryError:
         raise
     except Exception as error:  # protobuf, the checker and shape inference each have errors of their own
         return {"failed": str(error)[:1000]}, b""
-    return {"elsewhere": sorted(elsewhere)}, model.SerializeToString()
+    answer = {"elsewhere": sorted(elsewhere), "lacking": lacking, "branches": branches}
+    return answer, model.SerializeToString()
+
+
+class _RefusedError(Exception):
+    """Says what is wrong and what is accepted."""
+
+
+def _check_nodes(graph: Any, max_nodes: int) -> None:
+    if not 1 <= len(graph.node) <= max_nodes:
+        raise _RefusedError(f"graph.node has {len(graph.node)} tasks; accepted: 1 to {max_nodes}")
+
+
+def _check_size(model: Any) -> None:
+    if model.ByteSize() > MAX_STRUCTURE_BYTES:
+        accepted = f"accepted: at most {MAX_STRUCTURE_BYTES}"
+        raise _RefusedError(f"has {model.ByteSize()} bytes without its weights; {accepted}")
+
+
+def _check(model: Any) -> None:
+    """Raises what the checker does; an output may have no shape."""
+    import onnx
+
+    outputs = list(model.graph.output)
+    del model.graph.output[:]
+    model.graph.output.extend(value for value in outputs if not _is_shapeless(value))
+    onnx.checker.check_model(model)
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+
+
+def _is_shapeless(value: Any) -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
+
+
+def _forget_absent_sizes(graph: Any) -> None:
+    """A size of 0 or less is how some programs write one that is not known."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.HasField("dim_value") and dimension.dim_value <= 0:
+                dimension.ClearField("dim_value")
+
+
+def _size_weights(graph: Any) -> None:
+    """Gives weights that are inputs, too, the sizes that they have, where the input leaves some open."""
+    dims = {weight.name: weight.dims for weight in graph.initializer}
+    for value in graph.input:
+        shape = value.type.tensor_type.shape
+        if len(shape.dim) == len(dims.get(value.name, ())):
+            for dimension, size in zip(shape.dim, dims.get(value.name, ()), strict=True):
+                if not dimension.HasField("dim_value"):
+                    dimension.dim_value = size
+
+
+def _set_sizes(graph: Any, dimensions: Mapping[str, int]) -> dict[str, int]:
+    """Gives inputs the sizes that are said by the name of a dimension, or as INPUT:AXIS; those of names."""
+    inputs = {value.name: value.type.tensor_type for value in graph.input if value.type.HasField("tensor_type")}
+    named = {dimension.dim_param for kind in inputs.values() for dimension in kind.shape.dim} - {""}
+    sizes: dict[str, int] = {}  # by name
+    shapes: dict[str, dict[int, int]] = {}  # of inputs of which no axis is known
+
+    def set_named(key: str, name: str, size: int) -> None:
+        if sizes.setdefault(name, size) != size:
+            raise _RefusedError(f"dimension {key[:60]!r} is {size}, and {sizes[name]} elsewhere; accepted: one size")
+
+    for key, size in dimensions.items():
+        name, _, axis = key.rpartition(":")
+        place = int(axis) if axis.isdecimal() and len(axis) < 4 else -1
+        kind = inputs.get(name)
+        if key in named:
+            set_named(key, key, size)
+        elif kind is None or place < 0 or (kind.HasField("shape") and place >= len(kind.shape.dim)):
+            names = ", ".join(sorted(named)[:20]) or "none"
+            axes = ", ".join(sorted(inputs)[:20])
+            raise _RefusedError(
+                f"no input has a dimension {key[:60]!r}; accepted: those that have a name ({names}), or INPUT:AXIS "
+                f"with an axis from 0 of an input ({axes})"[:600]
+            )
+        elif not kind.HasField("shape"):
+            shapes.setdefault(name, {})[place] = size
+        elif (dimension := kind.shape.dim[place]).dim_param:
+            set_named(key, dimension.dim_param, size)
+        elif dimension.HasField("dim_value") and dimension.dim_value != size:
+            raise _RefusedError(
+                f"dimension {key[:60]!r} is {size}, and the model fixes it; accepted: {dimension.dim_value}"
+            )
+        else:
+            dimension.dim_value = size
+    for kind in inputs.values():
+        for dimension in kind.shape.dim:
+            if dimension.dim_param in sizes:
+                dimension.dim_value = sizes[dimension.dim_param]
+    for name, shape in shapes.items():
+        if sorted(shape) == list(range(len(shape))):
+            for place in range(len(shape)):
+                inputs[name].shape.dim.add().dim_value = shape[place]
+    return sizes
+
+
+def _set_named_sizes(graph: Any, sizes: Mapping[str, int], only: Collection[str] | None = None) -> None:
+    """Gives the dimensions of results, of some or of all, the sizes that are said by their names."""
+    for value in (*graph.value_info, *graph.output):
+        for dimension in value.type.tensor_type.shape.dim if only is None or value.name in only else ():
+            if dimension.dim_param in sizes:
+                dimension.dim_value = sizes[dimension.dim_param]
+
+
+def _lacking(graph: Any) -> dict[str, list[int | str | None] | None]:
+    """The shapes of inputs that are used and have a dimension without a size: its name, or None; or without a shape."""
+    weights = {weight.name for weight in graph.initializer}
+    weights |= {weight.values.name for weight in graph.sparse_initializer}
+    used = {name for node in graph.node for name in used_by(node)}
+    lacking: dict[str, list[int | str | None] | None] = {}
+    for value in graph.input:
+        if value.name in weights or value.name not in used or not value.type.HasField("tensor_type"):
+            continue
+        shape = [
+            dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param or None
+            for dimension in value.type.tensor_type.shape.dim
+        ]
+        if _is_shapeless(value):
+            lacking[value.name] = None
+        elif not all(isinstance(size, int) for size in shape):
+            lacking[value.name] = shape
+    return lacking
+
+
+def used_by(node: Any) -> list[str]:
+    """The tensors that an operator uses, in its graphs, too."""
+    names = list(node.input)
+    for graph in graphs_of(node):
+        own = {value.name for value in (*graph.input, *graph.initializer)}
+        own |= {tensor.values.name for tensor in graph.sparse_initializer}
+        own |= {name for inner in graph.node for name in inner.output}
+        names += [name for inner in graph.node for name in used_by(inner) if name not in own]
+        names += [value.name for value in graph.output if value.name not in own]
+    return names
+
+
+def graphs_of(node: Any) -> Iterator[Any]:
+    """The graphs that an operator has as attributes."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _typed(model: Any, max_nodes: int, is_lacking: bool) -> tuple[Any, list[dict[str, str]]]:
+    """The model with the types of its tensors and without those Ifs whose condition is settled; which these took.
+
+    Branches that are not taken may be impossible, so inference leaves Ifs out as long as they may be settled.
+    """
+    import onnx
+
+    branches: list[dict[str, str]] = []
+    while True:
+        waiting = [number for number, node in enumerate(model.graph.node) if _is_if(node)]
+        typed = _inferred_without(model, waiting)
+        taken = _settled(typed, [model.graph.node[number] for number in waiting])
+        if not taken:
+            break
+        take_branches(model, taken)
+        branches.append(taken)
+        _check_nodes(model.graph, max_nodes)
+    for number in waiting:
+        typed.graph.node[number].CopyFrom(model.graph.node[number])
+    if waiting and not is_lacking:
+        typed = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        _check_size(typed)
+    return typed, branches
+
+
+def _is_if(node: Any) -> bool:
+    return node.op_type == "If" and node.domain in DOMAINS
+
+
+def _inferred_without(model: Any, numbers: Sequence[int]) -> Any:
+    """The model with the types of its tensors, some operators left out."""
+    import onnx
+
+    _check_size(model)
+    outline = onnx.ModelProto()
+    outline.CopyFrom(model)
+    for number in numbers:
+        node = outline.graph.node[number]
+        node.CopyFrom(onnx.helper.make_node(node.op_type, [], node.output, domain=LEFT_OUT))
+    if numbers:
+        outline.opset_import.append(onnx.helper.make_opsetid(LEFT_OUT, 1))
+    typed = onnx.shape_inference.infer_shapes(outline, strict_mode=True, data_prop=True)
+    _check_size(typed)
+    return typed
+
+
+def _settled(model: Any, ifs: Sequence[Any]) -> dict[str, str]:
+    """By an If's first output the branch that it takes, where its condition follows from shapes and constants."""
+    import onnx
+
+    graph = model.graph
+    maker = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
+    needed: set[int] = set()
+    names: set[str] = set()
+    waiting = [node.input[0] for node in ifs]
+    while waiting:
+        names.add(name := waiting.pop())
+        place = maker.get(name)
+        if place is None or place in needed:
+            continue
+        if graph.node[place].op_type in EVALUATED and graph.node[place].domain in DOMAINS:
+            needed.add(place)
+            waiting += graph.node[place].input
+    values = {}
+    for tensor in graph.initializer:
+        if tensor.name in names and tensor.ByteSize() <= SMALL:
+            with contextlib.suppress(Exception):  # one without its values
+                values[tensor.name] = onnx.numpy_helper.to_array(tensor)
+    shapes = {
+        value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info)
+        if value.type.tensor_type.HasField("shape")
+        and all(dimension.HasField("dim_value") for dimension in value.type.tensor_type.shape.dim)
+    }
+    for place in sorted(needed):
+        node = graph.node[place]
+        with contextlib.suppress(Exception):  # what cannot be computed is not settled
+            result = _evaluated(node, model.opset_import, values, shapes)
+            if result.nbytes <= SMALL:
+                values[node.output[0]] = result
+    conditions = {node.output[0]: values.get(node.input[0]) for node in ifs}
+    return {
+        name: "then_branch" if condition.item() else "else_branch"
+        for name, condition in conditions.items()
+        if condition is not None and condition.size == 1
+    }
+
+
+def _evaluated(node: Any, opsets: Any, values: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Any:
+    """The result of an operator, of small arrays; KeyError where what it uses is not known."""
+    import numpy as np
+    import onnx.reference
+
+    ends = {attribute.name: attribute.i for attribute in node.attribute}
+    if node.op_type == "Shape":
+        return np.array(shapes[node.input[0]][ends.get("start") : ends.get("end")], np.int64)
+    if node.op_type == "Size":
+        return np.prod(np.array(shapes[node.input[0]], np.int64))
+    given = {name: values[name] for name in node.input if name}
+    ends_of = [[onnx.helper.make_tensor_value_info(name, 0, None) for name in names] for names in (given, node.output)]
+    graph = onnx.helper.make_graph([node], "one", *ends_of)
+    model = onnx.helper.make_model(graph, opset_imports=opsets)
+    return onnx.reference.ReferenceEvaluator(model).run(None, given)[0]
+
+
+def take_branches(model: Any, taken: Mapping[str, str]) -> None:
+    """Puts what stands in the branches that Ifs take in their places.
+
+    Args:
+        model: changed in place.
+        taken: the names of the branches' attributes, by the first outputs of the Ifs.
+    """
+    graph = model.graph
+    used = {name for node in graph.node for name in (*used_by(node), *node.output)}
+    used |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    nodes = list(graph.node)
+    replaced: list[Any] = []
+    gone: set[str] = set()  # outputs whose types were those of either branch
+    for node in nodes:
+        if _is_if(node) and node.output[0] in taken:
+            gone |= set(node.output)
+            replaced += _inlined(node, taken[node.output[0]], graph, used)
+        else:
+            replaced.append(node)
+    types = [value for value in graph.value_info if value.name not in gone]
+    _refill(graph.node, replaced)
+    _refill(graph.value_info, types)
+
+
+def _refill(field: Any, entries: Sequence[Any]) -> None:
+    """Makes a field of a protobuf hold these entries, of which it may have some already."""
+    kept = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
+    del field[:]
+    field.extend(kept)
+
+
+def _inlined(node: Any, attribute: str, graph: Any, used: set[str]) -> list[Any]:
+    """The operators of an If's branch, which give what the If gives; its weights and types become the graph's."""
+    import onnx
+
+    branch = next(entry.g for entry in node.attribute if entry.name == attribute)
+    made = {name for inner in branch.node for name in inner.output if name}
+    renamed: dict[str, str] = {}
+    copied = []  # outputs that are something of outside, a weight, or the same as another
+    for result, output in zip(branch.output, node.output, strict=True):
+        if output and result.name in made and result.name not in renamed:
+            renamed[result.name] = output
+        elif output:
+            copied.append((result.name, output))
+    weights = (*branch.initializer, *(tensor.values for tensor in branch.sparse_initializer))
+    for name in sorted(made | {weight.name for weight in weights}):
+        if name not in renamed:
+            renamed[name] = f"{node.output[0]}/{name}"
+            while renamed[name] in used:
+                renamed[name] += "'"
+            used.add(renamed[name])
+    nodes = [*branch.node, *(onnx.helper.make_node("Identity", [name], [output]) for name, output in copied)]
+    for inner in nodes:
+        _rename(inner, renamed)
+    for value in (*weights, *branch.value_info):
+        value.name = renamed.get(value.name, value.name)
+    _forget_absent_sizes(branch)
+    graph.initializer.extend(branch.initializer)
+    graph.sparse_initializer.extend(branch.sparse_initializer)
+    graph.value_info.extend(branch.value_info)
+    return nodes
+
+
+def _rename(node: Any, names: Mapping[str, str]) -> None:
+    """Gives tensors other names, in the graphs within an operator, too."""
+    for field in (node.input, node.output):
+        for place, name in enumerate(field):
+            field[place] = names.get(name, name)
+    for graph in graphs_of(node):
+        for inner in graph.node:
+            _rename(inner, names)
+        for value in graph.output:
+            value.name = names.get(value.name, value.name)
 
 
 def _declare_external(graph: Any) -> set[str]:
@@ -110,11 +443,13 @@ def _declare_external(graph: Any) -> set[str]:
 
 
 def _stored(graph: Any) -> Iterator[Any]:
-    """Weights, and constants among the operators."""
+    """Weights, and constants among the operators, in the graphs within operators, too."""
     yield from graph.initializer
     for node in graph.node:
         if node.op_type == "Constant":
             yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+        for inner in graphs_of(node):
+            yield from _stored(inner)
 
 
 def _drop_values(tensor: Any) -> None:

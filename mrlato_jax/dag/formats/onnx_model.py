@@ -2,22 +2,25 @@
 
 Needs the extra `onnx`. Counted are: of convolutions, matrix products and recurrent layers what their definition says;
 of pooling and local normalisation the window for each output; of operators that only move or rename data nothing; of
-all others one an output element. Tensors have the sizes of shape inference. Weights, and what follows from them and
-from shapes alone, are at both ends before anything runs: they are neither tasks nor sent. Nothing in a file is run, and
-no other file is opened. Shapes are inferred in a process of its own (`onnx_inference`), in at most 2 s of processor
-time and 1 GiB; 1 s more for each 100 MB of the file, and eight times its size.
+all others one an output element. What operators of other domains take has to be said. Where the condition of an If
+follows from shapes and constants, the branch that it takes is read in its place. Tensors have the sizes of shape
+inference. Weights, and what follows from them and from shapes alone, are at both ends before anything runs: they are
+neither tasks nor sent. Nothing in a file is run, and no other file is opened. Shapes are inferred in a process of its
+own (`onnx_inference`), in at most 2 s of processor time and 1 GiB; 1 s more for each 100 MB of the file, and eight
+times its size.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow, Item, distinct
-from mrlato_jax.dag.formats.onnx_inference import inferred_apart
-from mrlato_jax.dag.formats.reading import MAX_TASKS, check_count, read_bytes
+from mrlato_jax.dag.formats.onnx_inference import DOMAINS, inferred_apart, used_by
+from mrlato_jax.dag.formats.reading import MAX_TASKS, MissingValuesError, listed, read_bytes
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
@@ -26,7 +29,8 @@ MAX_FILE_BYTES = 2**30
 MAX_SIZE = 2**63 - 1  # of a dimension
 MAX_RANK = 64  # dimensions of a tensor
 MAX_LINKS = 500_000  # inputs of all operators together
-DOMAINS = ("", "ai.onnx")
+LONGEST_NAME = 60  # letters of a dimension that is called by its name
+LONGEST_LIST = 200  # letters of inputs and operators in a message
 MOVING = frozenset((
     "Cast", "Compress", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements",
     "GatherND", "Identity", "NonZero", "Pad", "Reshape", "ScatterElements", "ScatterND", "Slice", "SpaceToDepth",
@@ -46,6 +50,7 @@ def read_onnx(
     cycles_per_mac: float,
     num_tasks: int | None = None,
     dimensions: Mapping[str, int] | None = None,
+    operator_costs: Mapping[str, float] | None = None,
 ) -> TaskGraph:
     """Reads one network.
 
@@ -54,19 +59,26 @@ def read_onnx(
         cycles_per_mac: CPU cycles for a multiply-accumulate, > 0: the clock over the multiply-accumulates a second that
             the code on your machine reaches.
         num_tasks: coarsen to at most so many (`Dataflow.coarsened`); by default a task for each operator.
-        dimensions: sizes of the dimensions that the file has by name alone, such as {"batch": 1}.
+        dimensions: sizes that the file leaves open, by the name of a dimension or by input and axis, such as
+            {"batch": 1, "images:2": 224}. A size that the file fixes cannot be changed.
+        operator_costs: multiply-accumulates for each element of an operator's first result, >= 0, by DOMAIN.OPERATOR,
+            by OPERATOR (of ONNX's own domain) or by the name of a node, such as {"com.microsoft.FusedConv": 27}. Those
+            whose work is not known need one; of others it takes the place of what the definition says.
 
     Raises:
         InputError: no such file, no ONNX model, an operator whose work is not known, a tensor whose shape is not, a
-            model whose shapes take too much time or memory; or an argument out of range.
+            model whose shapes take too much time or memory; or an argument out of range. Where sizes or costs are
+            missing, one error names all of them.
         ImportError: the package `onnx` is not installed.
     """
     check_number("cycles_per_mac", cycles_per_mac, low=0.0, open_low=True)
-    sizes = _checked_sizes(dimensions)
+    sizes, costs = _checked_sizes(dimensions), _checked_costs(operator_costs)
     data = read_bytes(path, KIND, MAX_FILE_BYTES)
     try:
-        flow = _dataflow(*_inferred(data, sizes), cycles_per_mac)
+        flow = _dataflow(_inferred(data, sizes), cycles_per_mac, costs)
         return (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
+    except MissingValuesError as error:
+        raise error.in_file(path) from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (ArithmeticError, LookupError, ValueError) as error:  # operators without what their definition asks for
@@ -81,15 +93,41 @@ def _checked_sizes(dimensions: Any) -> dict[str, int]:
         raise InputError(f"dimensions is {shorten(dimensions)}; accepted: sizes by name, such as {{'batch': 1}}")
     sizes = {}
     for name, size in dimensions.items():
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name:
             raise InputError(f"dimensions has {shorten(name)}; accepted: names of dimensions, strings")
         check_number(f"dimensions[{name!r}]", size, low=1, high=MAX_SIZE, integer=True)
         sizes[name] = int(size)
     return sizes
 
 
-def _inferred(data: bytes, dimensions: Mapping[str, int]) -> tuple[set[str], Any]:
-    """Names of the weights that are in other files, and the model with the shapes of its tensors."""
+def _checked_costs(operator_costs: Any) -> dict[str, float]:
+    """`operator_costs` as `read_onnx` takes it."""
+    if operator_costs is None:
+        return {}
+    if not isinstance(operator_costs, Mapping) or not all(isinstance(name, str) for name in operator_costs):
+        raise InputError(f"operator_costs is {shorten(operator_costs)}; accepted: numbers by DOMAIN.OPERATOR")
+    for name, cost in operator_costs.items():
+        check_number(f"operator_costs[{name!r}]", cost, low=0.0)
+    return {name: float(cost) for name, cost in operator_costs.items()}
+
+
+class _Network(NamedTuple):
+    """A model with the shapes of its tensors.
+
+    Attributes:
+        model: onnx.ModelProto, without its large weights.
+        elsewhere: names of the weights that are in other files.
+        lacking: shapes of the inputs that have a dimension without a size, as `onnx_inference` gives them.
+        branches: what `onnx_inference.take_branches` took, one time after the other.
+    """
+
+    model: Any
+    elsewhere: set[str]
+    lacking: dict[str, list[int | str | None] | None]
+    branches: list[dict[str, str]]
+
+
+def _inferred(data: bytes, dimensions: Mapping[str, int]) -> _Network:
     try:
         import onnx
     except ImportError:
@@ -98,39 +136,60 @@ def _inferred(data: bytes, dimensions: Mapping[str, int]) -> tuple[set[str], Any
     if "refused" in answer:
         raise InputError(answer["refused"])
     if "failed" in answer:
-        raise InputError(f"{shorten(answer['failed'], 200)}; accepted: {KIND}")
-    return set(answer["elsewhere"]), onnx.load_model_from_string(model)
+        failure = re.sub(r"\bunk__\d+", "?", answer["failed"])  # names that shape inference gives
+        raise InputError(f"{shorten(failure, 200)}; accepted: {KIND}")
+    network = _Network(
+        onnx.load_model_from_string(model), set(answer["elsewhere"]), answer["lacking"], answer["branches"]
+    )
+    if None in network.lacking.values():
+        raise _sizes_missing(network.lacking)
+    return network
 
 
-def _dataflow(elsewhere: set[str], model: Any, cycles_per_mac: float) -> Dataflow:
-    graph = model.graph
+def _sizes_missing(lacking: Mapping[str, list[int | str | None] | None]) -> MissingValuesError:
+    """What says all sizes that inputs lack."""
+    keys: dict[str, None] = {}
+    inputs = []
+    for name, shape in lacking.items():
+        for axis, size in enumerate(shape or [None]):
+            by_name = isinstance(size, str) and size.isprintable() and len(size) <= LONGEST_NAME
+            if not isinstance(size, int):
+                keys[str(size) if by_name else f"{name}:{axis}"] = None
+        sizes = (
+            "..." if shape is None else ", ".join("?" if size is None else str(size)[:LONGEST_NAME] for size in shape)
+        )
+        inputs.append(f"{name[:LONGEST_NAME]} [{sizes}]")
+    found = listed(inputs, longest=LONGEST_LIST)
+    return MissingValuesError(f"inputs have dimensions without a size: {found}", "dimensions", list(keys), "SIZE")
+
+
+def _dataflow(network: _Network, cycles_per_mac: float, costs: Mapping[str, float]) -> Dataflow:
+    graph = network.model.graph
     known = (
-        elsewhere
+        network.elsewhere
         | {tensor.name for tensor in graph.initializer}
         | {tensor.values.name for tensor in graph.sparse_initializer}
     )
+    _check_costs(network, costs)
     nodes = []
     for node in graph.node:
-        if node.domain not in DOMAINS or node.op_type in REFUSED:
-            name = f"{node.domain}.{node.op_type}" if node.domain not in DOMAINS else node.op_type
-            name = f"{name[:60]}, whose work is not known"
-            raise InputError(f"node {shorten(node.name)} is a {name}; accepted: other operators")
-        fixed = all(name in known for name in node.input if name) and node.op_type not in RANDOM
+        fixed = all(name in known for name in used_by(node) if name) and node.op_type not in RANDOM
         if fixed or node.op_type in CONSTANT:
             known.update(node.output)
         else:
             nodes.append(node)
-    check_count("graph, its constants apart,", len(nodes))
-    links = sum(len(node.input) for node in nodes)
+    if not nodes:
+        raise InputError(f"no operator depends on what arrives; accepted: {KIND} in which one does")
+    uses = [[name for name in used_by(node) if name and name not in known] for node in nodes]
+    links = sum(map(len, uses))
     if links > MAX_LINKS:
         raise InputError(f"operators have {links} inputs; accepted: at most {MAX_LINKS}")
-    shapes = _Shapes(graph)
+    shapes = _Shapes(network)
     maker = {name: number for number, node in enumerate(nodes) for name in node.output if name}
     users: dict[str, set[int]] = {}
-    for number, node in enumerate(nodes):
-        for name in node.input:
-            if name and name not in known:
-                users.setdefault(name, set()).add(number)
+    for number, names in enumerate(uses):
+        for name in names:
+            users.setdefault(name, set()).add(number)
     wanted = {value.name for value in graph.output}
     items = [
         Item(shapes.size_bytes(name), maker.get(name, OUTSIDE), frozenset(users.get(name, ())), name in wanted)
@@ -138,37 +197,79 @@ def _dataflow(elsewhere: set[str], model: Any, cycles_per_mac: float) -> Dataflo
     ]
     return Dataflow(
         names=distinct(node.name or f"{node.op_type} {number}" for number, node in enumerate(nodes)),
-        cycles=tuple(cycles_per_mac * float(_macs(node, shapes)) for node in nodes),
+        cycles=tuple(cycles_per_mac * float(_macs(node, shapes, costs)) for node in nodes),
         items=tuple(items),
     )
+
+
+def _check_costs(network: _Network, costs: Mapping[str, float]) -> None:
+    """Raises InputError where an operator's work is not known, or a cost is of none."""
+    nodes = network.model.graph.node
+    unknown = {
+        _operator(node): node
+        for node in reversed(nodes)
+        if (node.domain not in DOMAINS or node.op_type in REFUSED) and not costs.keys() & {node.name, _operator(node)}
+    }
+    if network.lacking and any(node.op_type == "If" for node in unknown.values()):
+        raise _sizes_missing(network.lacking)  # of which the condition may follow
+    if unknown:
+        operator, node = list(unknown.items())[-1]
+        meaning = ", multiply-accumulates for each element of the result"
+        if any(f"{function.domain}.{function.name}" in unknown for function in network.model.functions):
+            meaning += "; or a model whose functions onnx.inliner.inline_local_functions has written out"
+        raise MissingValuesError(
+            f"node {shorten(node.name)} is a {operator[:LONGEST_NAME]}, whose work is not known",
+            "operator_costs",
+            list(unknown)[::-1],
+            "MACS",
+            meaning,
+        )
+    for name in costs.keys() - {name for node in nodes for name in (node.name, _operator(node))}:
+        operators = listed(sorted({_operator(node) for node in nodes}), longest=LONGEST_LIST)
+        raise InputError(
+            f"a cost is given of {shorten(name)}, which is no operator; accepted: {operators}, or the name of a node"
+        )
+
+
+def _operator(node: Any) -> str:
+    """The name of its kind."""
+    return node.op_type if node.domain in DOMAINS else f"{node.domain}.{node.op_type}"
 
 
 class _Shapes:
     """What is known of each tensor."""
 
-    def __init__(self, graph: Any) -> None:
-        self._types = {value.name: value.type for value in (*graph.input, *graph.value_info, *graph.output)}
+    def __init__(self, network: _Network) -> None:
+        graph = network.model.graph
+        self._lacking = network.lacking
+        self._types = {value.name: value.type for value in (*graph.output, *graph.value_info, *graph.input)}
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._foreign = sorted({_operator(node) for node in graph.node if node.domain not in DOMAINS})
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Raises InputError where a dimension is not known."""
         if name in self._weights:
             return tuple(self._weights[name].dims)
         kind = self._types.get(name)
-        if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
-            raise InputError(
-                f"tensor {shorten(name)} has no known shape; accepted: a model that shape inference settles"
-            )
-        dimensions = kind.tensor_type.shape.dim
+        tensor = None if kind is None or not kind.HasField("tensor_type") else kind.tensor_type
+        is_known = tensor is not None and tensor.HasField("shape")
+        dimensions = () if tensor is None else tensor.shape.dim
         if len(dimensions) > MAX_RANK:
             raise InputError(f"tensor {shorten(name)} has {len(dimensions)} dimensions; accepted: at most {MAX_RANK}")
-        for dimension in dimensions:
-            if not dimension.HasField("dim_value") or dimension.dim_value < 0:
-                given = dimension.dim_param or "?"
-                raise InputError(
-                    f"tensor {shorten(name)} has a dimension {shorten(given)}; accepted: dimensions={{{given!r}: size}}"
-                )
-        return tuple(dimension.dim_value for dimension in dimensions)
+        unsized = [axis for axis, size in enumerate(dimensions) if not size.HasField("dim_value") or size.dim_value < 0]
+        if is_known and not unsized:
+            return tuple(dimension.dim_value for dimension in dimensions)
+        if self._lacking:
+            raise _sizes_missing(self._lacking)
+        accepted = "a model that shape inference settles"
+        if self._foreign:
+            operators = listed(self._foreign, longest=LONGEST_LIST)
+            accepted = (
+                f"a model with the shapes of what {operators} makes, which python -m "
+                "onnxruntime.tools.symbolic_shape_infer can add"
+            )
+        what = f"has an axis, {unsized[0]}, whose size depends on the data" if unsized else "has no known shape"
+        raise InputError(f"tensor {shorten(name)} {what}; accepted: {accepted}")
 
     def size_bytes(self, name: str) -> float:
         """Of a tensor."""
@@ -188,12 +289,15 @@ class _Shapes:
         return each * count
 
 
-def _macs(node: Any, shapes: _Shapes) -> int:
+def _macs(node: Any, shapes: _Shapes, costs: Mapping[str, float]) -> float:
     """Multiply-accumulates of one operator."""
     kind = node.op_type
-    if kind in MOVING:
+    cost = costs.get(node.name, costs.get(_operator(node)))
+    if kind in MOVING and cost is None:
         return 0
     outputs = math.prod(shapes.shape(node.output[0])) if node.output[0] else 0
+    if cost is not None:
+        return outputs * cost
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if kind in ("Conv", "ConvInteger"):
         return outputs * math.prod(shapes.shape(node.input[1])[1:])

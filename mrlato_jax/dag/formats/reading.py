@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import re
+import shlex
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from xml.etree import ElementTree
 
-from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.errors import InputError, escaped, shorten
 
 MAX_TASKS = 20_000  # of any file; a plan of more than some thousand is out of reach, and a DAG's arrays are n x n
+LONGEST_LIST = 600  # letters of what a message names
 MAX_VALUES = 1_000_000  # of a JSON file, by its commas: what takes a second or two to look at
 MAX_TAGS = 1_000_000  # of an XML file, by their brackets: likewise
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
+
+
+class AssumptionWarning(UserWarning):
+    """A file leaves something open, and its reader says what it took for granted."""
+
+
+class MissingValuesError(InputError):
+    """What a file leaves open and an argument of its reader, a mapping, has to say.
+
+    Attributes:
+        found: what the file has, as an error says it.
+        argument: the argument's name.
+        keys: what is missing in it.
+        value: what stands for a value.
+        meaning: what the value is, as the sentence goes on; may be empty.
+    """
+
+    def __init__(self, found: str, argument: str, keys: Sequence[str], value: str, meaning: str = "") -> None:
+        super().__init__(found, argument, tuple(keys), value, meaning)
+        self.found, self.argument, self.keys, self.value, self.meaning = self.args
+
+    def __str__(self) -> str:
+        pairs = listed([f"{key!r}: {self.value}" for key in self.keys], ", ")
+        return escaped(f"{self.found}; accepted: {self.argument}={{{pairs}}}{self.meaning}")
+
+    def in_file(self, path: str | os.PathLike[str]) -> Self:
+        """The same of a file."""
+        return type(self)(f"{path}: {self.found}", *self.args[1:])
+
+    def in_words(self, form: str, between: str = " ") -> InputError:
+        """The same for a command, which has words of this form for a value: "--dimension={}"."""
+        words = [form.format(f"{shlex.quote(key)}={self.value}") for key in self.keys]
+        return InputError(f"{self.found}; accepted: {listed(words, between)}{self.meaning}")
+
+
+def listed(entries: Sequence[str], between: str = ", ", longest: int = LONGEST_LIST) -> str:
+    """The entries in so many letters, and how many others there are."""
+    ends = itertools.accumulate(len(entry) + len(between) for entry in entries)
+    number = max(1, sum(end <= longest for end in ends))
+    text = between.join(entries[:number])
+    text = text if len(text) <= longest else text[:longest] + "..."
+    return text if number >= len(entries) else f"{text}{between}... ({len(entries) - number} more)"
 
 
 def read_bytes(path: str | os.PathLike[str], kind: str, max_bytes: int) -> bytes:

@@ -1,27 +1,45 @@
-"""WfCommons' WfFormat, versions 1.4 to 1.6: recorded runs of scientific workflows.
+"""WfCommons' WfFormat, versions 1.0 to 1.6: recorded runs of scientific workflows.
 
 A task's cycles are its measured run time at a clock, as if it had kept one core busy: times on several cores, and the
 recorded average use of them, are not read. It sends the files that it reads and gets back those that it writes, each at
-its recorded size; a file that nothing reads is a result. Version 1.4 has files within tasks, later ones apart.
+its recorded size; a file that nothing reads is a result. Up to version 1.4 files are within tasks, in later ones apart.
+
+Each task that writes a file makes a version of it. A task that reads the file reads the version of the last task before
+it that writes one; a task that reads and writes a file rewrites it. An `AssumptionWarning` says where the record does
+not settle which version is read, and where it lacks what the model needs.
 
 Source: https://github.com/wfcommons/WfFormat.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import warnings
 from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
 
 from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow, Item
-from mrlato_jax.dag.formats.reading import Node, check_count, json_file
-from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.dag.formats.reading import AssumptionWarning, Node, check_count, json_file
+from mrlato_jax.dag.task_graph import TaskGraph, smallest_first
+from mrlato_jax.errors import InputError, check_number, escaped, shorten
 
-KIND = "a WfFormat file of version 1.4, 1.5 or 1.6"
-VERSIONS = ("1.4", "1.5", "1.6")
+KIND = "a WfFormat file of version 1.0 to 1.6"
+# The versions that have files within tasks, and their names of the tasks, of a task's seconds and of a file's bytes.
+INLINE = {
+    "1.0": ("jobs", "runtime", "size"),
+    "1.1": ("jobs", "runtime", "size"),
+    "1.2": ("jobs", "runtime", "size"),
+    "1.3": ("tasks", "runtime", "size"),
+    "1.4": ("tasks", "runtimeInSeconds", "sizeInBytes"),
+}
+VERSIONS = (*INLINE, "1.5", "1.6")
 RECORDED = "recorded"
 MAX_FILE_BYTES = 64 * 2**20
 MHZ = 1e6
+MOST_PAIRS = 300_000  # of a writer and a reader, of files that several tasks write
 
 
 def read_wfformat(path: str | os.PathLike[str], *, machine_hz: float | str, num_tasks: int | None = None) -> TaskGraph:
@@ -35,26 +53,35 @@ def read_wfformat(path: str | os.PathLike[str], *, machine_hz: float | str, num_
 
     Raises:
         InputError: no such file, or naming the place in it and what is accepted there; or an argument out of range.
+
+    Warns:
+        AssumptionWarning: the file lacks run times, files or edges, several tasks write one file in no order, or sizes
+            have no unit; it says what was assumed.
     """
     if not (isinstance(machine_hz, str) and machine_hz == RECORDED):
         check_number("machine_hz", machine_hz, low=0.0, open_low=True)
-    flow = _dataflow(json_file(path, KIND, MAX_FILE_BYTES), machine_hz)
+    flow, assumed = _dataflow(json_file(path, KIND, MAX_FILE_BYTES), machine_hz)
     try:
-        return (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
+        graph = (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    if assumed:
+        warnings.warn(AssumptionWarning(escaped(f"{path}: {'; '.join(assumed)}")), stacklevel=2)
+    return graph
 
 
-def _dataflow(top: Node, machine_hz: float | str) -> Dataflow:
+def _dataflow(top: Node, machine_hz: float | str) -> tuple[Dataflow, list[str]]:
+    """The workflow, and what was assumed of it."""
     version = top["schemaVersion"]
     if version.value not in VERSIONS:
         raise version.refuse(" or ".join(VERSIONS))
     workflow = top["workflow"]
-    if version.value == VERSIONS[0]:
-        tasks, machines = workflow["tasks"].items(), workflow.get("machines")
-        ran: dict[str, Node] = {}
-        check_count(workflow["tasks"].place, len(tasks))
-        sizes: dict[str, float] = {}
+    entries, seconds, size_in = INLINE.get(version.value, ("tasks", "runtimeInSeconds", "sizeInBytes"))
+    ran: dict[str, Node] = {}
+    sizes: dict[str, float] = {}
+    if version.value in INLINE:
+        tasks, machines = workflow[entries].items(), workflow.get("machines")
+        check_count(workflow[entries].place, len(tasks))
     else:
         specification, execution = workflow["specification"], workflow["execution"]
         tasks = specification["tasks"].items()
@@ -62,7 +89,7 @@ def _dataflow(top: Node, machine_hz: float | str) -> Dataflow:
         ran = _by_id(execution["tasks"], "id")
         machines = execution.get("machines")
         files = specification.get("files")
-        sizes = {name: entry["sizeInBytes"].number() for name, entry in _by_id(files, "id").items()}
+        sizes = {name: entry[size_in].number() for name, entry in _by_id(files, "id").items()}
     ids: dict[str, int] = {}
     for task in tasks:
         own = task.get("id") or task["name"]
@@ -73,32 +100,137 @@ def _dataflow(top: Node, machine_hz: float | str) -> Dataflow:
     uses = Counter(names)
     known = {name: number for number, name in enumerate(names) if uses[name] == 1} | ids  # links may be by name
     clocks = _clocks(machines) if machine_hz == RECORDED else {}
-    cycles, after = [], set()
-    makers: dict[str, int] = {}
-    users: dict[str, set[int]] = {}
+    cycles, after, untimed = [], set(), 0
+    writers: dict[str, list[int]] = {}
+    readers: dict[str, list[int]] = {}
     for (name, number), task in zip(ids.items(), tasks, strict=True):
         if ran and name not in ran:
             raise InputError(f"{task.place} is {name!r}, which has not run; accepted: a task of execution.tasks")
         record = ran.get(name, task)
-        hz = _clock(record, clocks) if isinstance(machine_hz, str) else machine_hz
-        cycles.append(record["runtimeInSeconds"].number() * hz)
+        if version.value in INLINE and record.get(seconds) is None:
+            untimed += 1
+            cycles.append(0.0)
+        else:
+            hz = _clock(record, clocks) if isinstance(machine_hz, str) else machine_hz
+            cycles.append(record[seconds].number() * hz)
         after |= {(parent, number) for parent in _others(task, "parents", known, number)}
         after |= {(number, child) for child in _others(task, "children", known, number)}
-        for reads, file, size in _files(task, sizes):
+        for reads, file, size in _files(task, sizes, size_in):
             if sizes.setdefault(file, size) != size:
                 there = sizes[file]
                 raise InputError(f"{task.place} has {file!r} at {size} bytes, another at {there}; accepted: one size")
-            if reads:
-                users.setdefault(file, set()).add(number)
-            elif makers.setdefault(file, number) != number:
-                raise InputError(
-                    f"{task.place} writes {file!r}, which another task writes, too; accepted: one writer of each file"
-                )
-    items = []
-    for file in sorted({*makers, *users}):
-        readers = frozenset(users.get(file, ())) - {makers.get(file, OUTSIDE)}
-        items.append(Item(sizes[file], makers.get(file, OUTSIDE), readers, delivered=not readers))
-    return Dataflow(tuple(ids), tuple(cycles), tuple(items), frozenset(after))
+            tasks_of_file = (readers if reads else writers).setdefault(file, [])
+            if tasks_of_file[-1:] != [number]:
+                tasks_of_file.append(number)
+    pairs = {file: len(found) * len(readers.get(file, ())) for file, found in writers.items() if len(found) > 1}
+    if sum(pairs.values()) > MOST_PAIRS:
+        worst = max(pairs, key=pairs.__getitem__)
+        raise InputError(
+            f"{workflow.place} has {len(writers[worst])} tasks that write {shorten(worst)} and {len(readers[worst])} "
+            f"that read it; accepted: at most {MOST_PAIRS} pairs of them, of all files with several writers"
+        )
+    made, assumed = _versions(len(ids), writers, readers, after)
+    items = [
+        Item(sizes[version.file], version.maker, version.readers, delivered=not version.readers) for version in made
+    ]
+    flow = Dataflow(tuple(ids), tuple(cycles), tuple(items), frozenset(after))
+    assumed += _gaps(flow, untimed)
+    if size_in == "size" and any(sizes.values()):
+        assumed.append(
+            f"version {version.value} has sizes without a unit; bytes are assumed, as WfCommons' own conversion has "
+            "them, where the schema says KB"
+        )
+    return flow, assumed
+
+
+def _gaps(flow: Dataflow, untimed: int) -> list[str]:
+    """What a workflow lacks, and what is assumed in its place."""
+    total = len(flow.names)
+    has_files = {task for item in flow.items for task in (*item.users, item.maker)}
+    without = total - len(has_files - {OUTSIDE})
+    gaps = []
+    if untimed:
+        gaps.append(f"{untimed} of {total} tasks have no run time; 0 s are assumed")
+    if without:
+        gaps.append(f"{without} of {total} tasks have no files; nothing is taken to be sent for them")
+    if total > 1 and not flow.edges:
+        gaps.append(f"no edge or file connects the {total} tasks; they are taken to be independent")
+    return gaps
+
+
+class _Version(NamedTuple):
+    """What one task makes of a file, or what is there before any runs."""
+
+    file: str
+    maker: int
+    readers: frozenset[int]
+
+
+def _versions(
+    num_tasks: int, writers: dict[str, list[int]], readers: dict[str, list[int]], after: set[tuple[int, int]]
+) -> tuple[list[_Version], list[str]]:
+    """All versions of all files, and what was assumed of them; `after` gets the other writers a reader waits for."""
+    rewritten = [
+        file for file in sorted(writers) if len(writers[file]) > 1 or set(writers[file]) & set(readers.get(file, ()))
+    ]
+    made = [
+        _Version(file, writers.get(file, [OUTSIDE])[0], frozenset(readers.get(file, ())))
+        for file in sorted({*writers, *readers} - set(rewritten))
+    ]
+    order = after | {(version.maker, user) for version in made if version.maker != OUTSIDE for user in version.readers}
+    for_reading = {
+        (maker, user)
+        for file in rewritten
+        for user in set(readers.get(file, ())) - set(writers[file])
+        for maker in writers[file]
+    }
+    # A task that only reads a file comes after all that write it, unless the recorded order says otherwise.
+    rank, before = _ordered(num_tasks, order | for_reading) or _ordered(num_tasks, order) or ([], [])
+    shared, own = [], []
+    for file in rewritten if rank else ():  # a cycle is refused later
+        users: dict[int, set[int]] = {maker: set() for maker in (OUTSIDE, *writers[file])}
+        in_order = sorted(writers[file], key=rank.__getitem__)
+        for user in readers.get(file, ()):
+            earlier = [maker for maker in in_order if before[user] >> maker & 1]
+            read = earlier[-1] if earlier else OUTSIDE
+            users[read].add(user)
+            after |= {(maker, user) for maker in earlier if maker != read and not before[read] >> maker & 1}
+        if not all(users[maker] and before[later] >> maker & 1 for maker, later in itertools.pairwise(in_order)):
+            shared.append(file)
+        if users[OUTSIDE] & set(writers[file]):
+            own.append(file)
+        made += [_Version(file, maker, frozenset(found)) for maker, found in users.items() if found or maker != OUTSIDE]
+    assumed = []
+    if shared:
+        assumed.append(
+            f"several tasks write {_first_of(shared)}; each is taken to make a file of the recorded size, and a reader "
+            "to read that of the last one before it"
+        )
+    if own:
+        assumed.append(f"a task reads and writes {_first_of(own)}; the file is taken to be there before")
+    return made, assumed
+
+
+def _ordered(num_tasks: int, edges: set[tuple[int, int]]) -> tuple[list[int], list[int]] | None:
+    """Of each task its place in an order and, as bits, all tasks before it by edges; None where there is a cycle."""
+    pairs = np.array(sorted(edges), np.int64).reshape(-1, 2)
+    order = smallest_first(pairs, np.arange(num_tasks)).tolist()
+    if len(order) < num_tasks:
+        return None
+    parents: list[list[int]] = [[] for _ in range(num_tasks)]
+    for parent, child in pairs.tolist():
+        parents[child].append(parent)
+    rank, before = [0] * num_tasks, [0] * num_tasks
+    for place, task in enumerate(order):
+        rank[task] = place
+        for parent in parents[task]:
+            before[task] |= before[parent] | 1 << parent
+    return rank, before
+
+
+def _first_of(files: list[str]) -> str:
+    others = f" and {len(files) - 1} other files" if len(files) > 1 else ""
+    return f"{shorten(files[0])}{others}"
 
 
 def _by_id(entries: Node | None, key: str) -> dict[str, Node]:
@@ -121,7 +253,7 @@ def _others(task: Node, field: str, known: dict[str, int], own: int) -> list[int
     return ids
 
 
-def _files(task: Node, sizes: dict[str, float]) -> list[tuple[bool, str, float]]:
+def _files(task: Node, sizes: dict[str, float], size_in: str) -> list[tuple[bool, str, float]]:
     """What a task reads (True) and writes, and how large it is."""
     files = []
     inline = task.get("files")
@@ -129,7 +261,9 @@ def _files(task: Node, sizes: dict[str, float]) -> list[tuple[bool, str, float]]
         link = entry["link"]
         if link.value not in ("input", "output"):
             raise link.refuse("input or output")
-        files.append((link.value == "input", entry["name"].text(), entry["sizeInBytes"].number()))
+        folder = entry.get("path")
+        name = (folder.text() if folder else "") + entry["name"].text()
+        files.append((link.value == "input", name, entry[size_in].number()))
     for field in ("inputFiles", "outputFiles"):
         names = task.get(field)
         for entry in names.items() if names else []:

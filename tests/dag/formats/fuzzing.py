@@ -126,15 +126,17 @@ def json_seeds() -> list[bytes]:
 
 
 def wfformat_seeds() -> list[bytes]:
-    """Of two versions."""
-    from test_wfformat import V15, v14
+    """Of three versions, and one in which tasks rewrite each other's files."""
+    from test_wfformat import V15, of_files, older, v14
 
-    return [json.dumps(V15).encode(), json.dumps(v14()).encode()]
+    rewritten = of_files(("a", "", "z", "x"), ("b", "a", "x", "x"), ("c", "a", "xz", "x"), ("d", "bc", "x", ""))
+    return [json.dumps(value).encode() for value in (V15, v14(), older("1.3"), rewritten)]
 
 
 def onnx_seeds() -> list[bytes]:
-    """A chain of the operators whose work is counted apart, and the smallest networks that come with the package."""
+    """Operators whose work is counted apart, an If of sizes, and the smallest networks that come with the package."""
     import onnx
+    from test_onnx_left_open import squeezed
     from test_onnx_model import BUNDLED, helper, tensor, weight
 
     nodes = [
@@ -151,7 +153,9 @@ def onnx_seeds() -> list[bytes]:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     bundled = [path.read_bytes() for path in sorted(BUNDLED.glob("light_*.onnx")) if path.stat().st_size < 5000]
     assert onnx.checker.check_model(model) is None
-    return [model.SerializeToString()] * 3 + bundled
+    with tempfile.TemporaryDirectory() as folder:
+        ifs = [squeezed(Path(folder) / "if.onnx", batch).read_bytes() for batch in (1, 2)]
+    return [model.SerializeToString()] * 3 + ifs + bundled
 
 
 def bytes_changed(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
