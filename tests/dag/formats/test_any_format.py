@@ -112,11 +112,6 @@ def test_what_is_said_reaches_the_reader(tmp_path: Path, kind: str, said: Any, c
         ("DAX", {"machine_hz": "fast"}, "--machine_hz is 'fast'; accepted: a number"),
         ("DAX", {"machine_hz": "recorded"}, "machine_hz is 'recorded'; accepted: a finite number"),
         (
-            "DOT",
-            {"num_tasks": 3},
-            "--num_tasks is given with a.dot, DOT; accepted: with SAGA or STG or WfFormat or DAX or",
-        ),
-        (
             "DAX",
             {"machine_hz": "1e9", "cycles_per_flop": 3.0},
             "--cycles_per_flop is given with a.dax, DAX; accepted: with DOT",
