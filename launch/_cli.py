@@ -1,4 +1,4 @@
-"""What the scripts beside this file share: flags and flag files, errors of one line, help that fits a page."""
+"""Shared code of the scripts in this folder: flags and flag files, one-line errors, and compact help."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from mrlato_jax.errors import InputError, shorten
 
 LAUNCH = Path(__file__).resolve().parent
 BAD_INPUT = 2  # exit status
-MOST_FILES, MOST_NESTED, MOST_BYTES = 100, 20, 100_000  # of flag files: read, within each other, long
-MOST_LETTERS = 100  # of what is quoted in an error
+MOST_FILES, MOST_NESTED, MOST_BYTES = 100, 20, 100_000  # limits of flag files: number, nesting, size of each
+MOST_LETTERS = 100  # characters quoted in an error
 
 _FLAGFILE_HELP = (
-    "Reads flags from FILE, one --name=value a line; # or // at the start of a line makes it a comment. FILE without "
-    "a folder is looked for in the working directory, then beside the scripts. Of flags given twice the last wins."
+    "Reads flags from FILE, one --name=value per line. Lines that start with # or // are comments. A FILE without a "
+    "folder is searched in the working directory, then beside the scripts. If a flag is repeated, the last one wins."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """One word of the command line or one line of a flag file."""
+    """One argument of the command line or one line of a flag file."""
 
     text: str
-    where: str = ""  # "file:line: ", or nothing for the command line
+    where: str = ""  # "file:line: ", or empty for the command line
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Runs a script: parses its flags, calls `main` with the program's name alone in a list, and exits.
+    """Runs a script: parses its flags, calls `main` with a list of only the program's name, and exits.
 
-    Bad input, be it a flag or an InputError out of `main`, is one line on standard error and exit status 2; a file
-    that the system will not read or write is one line and status 1; an insistent Ctrl-C is status 130.
+    Bad flags and any InputError of `main` give one line on standard error and exit status 2. A file that cannot be read
+    or written gives one line and status 1. A second Ctrl-C gives status 130.
     """
-    # Tracing makes millions of objects that live on: looking through them for cycles took two fifths of it.
+    # Tracing makes millions of lasting objects; with default thresholds, garbage collection took 2/5 of its time.
     gc.set_threshold(200_000, 50, 100)
 
     def parse_or_exit(argv: Sequence[str]) -> list[str]:
@@ -53,7 +53,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             sys.exit(_report(error))
 
     def guarded(argv: list[str]) -> int | None:
-        logging.set_verbosity(logging.WARNING)  # JAX's remarks on backends it did not find are no news to a user
+        logging.set_verbosity(logging.WARNING)  # hides JAX's remarks on missing backends
         try:
             return main(argv)
         except InputError as error:
@@ -69,17 +69,17 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Sets the flags that `argv` and its flag files give; absl parses them.
+    """Sets the flags given by `argv` and its flag files; absl parses them.
 
     Args:
         argv: the program's name, then flags: `--name=value`, `--name value`, `--[no]name`, `--flagfile=FILE`.
-        flag_values: where the flags are declared.
+        flag_values: the declared flags.
 
     Returns:
-        The program's name in a list: nothing but flags is accepted.
+        A list of only the program's name, since all other arguments must be flags.
 
     Raises:
-        InputError: an unknown flag, a value that the flag does not take, anything that is no flag, or as `expand`.
+        InputError: a flag is unknown, a value is not accepted, an argument is not a flag, or as in `expand`.
     """
     program, *words = argv
     arguments = _one_word_each(expand([Argument(word) for word in words]), flag_values)
@@ -95,11 +95,11 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> l
 
 
 def expand(arguments: Sequence[Argument]) -> list[Argument]:
-    """Puts the lines of each flag file in the place of the argument that names it.
+    """Replaces each argument that names a flag file by the lines of the file.
 
     Raises:
-        InputError: a flag file that is missing, is no text, is too large or includes itself, a line that is no flag,
-            too many files, or too many within each other.
+        InputError: a flag file is missing, is not text, is too large or includes itself; a line is not a flag; or there
+            are too many files or levels of nesting.
     """
     return _Reader().expand(arguments, ())
 
@@ -111,7 +111,7 @@ class _Reader:
         self._files = 0
 
     def expand(self, arguments: Sequence[Argument], within: tuple[Path, ...]) -> list[Argument]:
-        """As the function; `within`: the flag files that are being read, outermost first."""
+        """Implements `expand`; `within` has the flag files being read, outermost first."""
         expanded: list[Argument] = []
         rest = iter(arguments)
         for argument in rest:
@@ -131,15 +131,15 @@ class _Reader:
             self._files += 1
             if len(within) == MOST_NESTED or self._files > MOST_FILES:
                 raise InputError(
-                    f"{named} is one flag file too many; accepted: at most {MOST_FILES}, at most {MOST_NESTED} of them "
-                    "within each other"
+                    f"{named} is one flag file too many; accepted: at most {MOST_FILES}, nested in at most "
+                    f"{MOST_NESTED} levels"
                 )
             expanded += self.expand(_read(path), (*within, path))
         return expanded
 
 
 def help_text(doc: str, program: str, flag_values: flags.FlagValues = flags.FLAGS) -> str:
-    """The script's own words, then the flags that it and the files beside it declare, in their order."""
+    """Returns the script's docstring, then the flags that the script and its helper modules declare, in their order."""
     lines = [doc.strip(), "", "flags:"]
     for flag in _own_flags(program, flag_values):
         name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}=<{_accepted(flag)}>"
@@ -156,10 +156,10 @@ def _report(error: InputError | OSError) -> int:
 
 
 def _one_word_each(arguments: Sequence[Argument], flag_values: flags.FlagValues) -> list[Argument]:
-    """Values that are words of their own joined to their flags, so that what absl refuses is one argument.
+    """Joins values to their flags (`--name value` to `--name=value`), so that each error is about one argument.
 
     Raises:
-        InputError: an argument that is no flag, or a flag without the value that it needs.
+        InputError: an argument is not a flag, or a flag lacks its value.
     """
     joined = []
     rest = list(arguments)
@@ -167,7 +167,7 @@ def _one_word_each(arguments: Sequence[Argument], flag_values: flags.FlagValues)
         argument, *rest = rest
         if not argument.text.startswith("-"):
             raise InputError(f"{argument.where}argument is {shorten(argument.text)}; accepted: --name=value flags only")
-        if not argument.text.strip("-"):  # absl looks at nothing behind it
+        if not argument.text.strip("-"):  # absl ignores all arguments after it
             raise InputError(f"{argument.where}unknown flag --; --help lists what is accepted")
         name, equals, value = _parts(argument)
         flag = flag_values[name] if name in flag_values else None  # noqa: SIM401 (get gives the value)
@@ -176,14 +176,14 @@ def _one_word_each(arguments: Sequence[Argument], flag_values: flags.FlagValues)
                 raise InputError(f"{argument.where}--{name} has no value; accepted: {_accepted(flag)}")
             equals, value, rest = "=", rest[0].text, rest[1:]
             argument = Argument(f"--{name}={value}")
-        if flag is not None and equals and not value:  # as from a shell variable that is not set
+        if flag is not None and equals and not value:  # for example from an unset shell variable
             raise InputError(f"{argument.where}--{name} is empty; accepted: {_accepted(flag)}")
         joined.append(argument)
     return joined
 
 
 def _refusal(error: Exception, arguments: Sequence[Argument], flag_values: flags.FlagValues) -> str:
-    """What absl says of one of the arguments, as we say it."""
+    """Rewrites absl's error about an argument in this project's form."""
     for argument in arguments:
         name, _, value = _parts(argument)
         if str(error).startswith(f"flag --{name}={value}: "):
@@ -194,7 +194,7 @@ def _refusal(error: Exception, arguments: Sequence[Argument], flag_values: flags
 
 
 def _guess(argument: Argument, flag_values: flags.FlagValues) -> str:
-    """What a flag that there is not may have meant."""
+    """Returns an error text for an unknown flag, with the closest known flag."""
     name = _parts(argument)[0]
     close = difflib.get_close_matches(name[:MOST_LETTERS], [*flag_values, "flagfile", "help"], n=1)
     hint = f"did you mean --{close[0]}?" if close else "--help lists what is accepted"
@@ -202,12 +202,12 @@ def _guess(argument: Argument, flag_values: flags.FlagValues) -> str:
 
 
 def _parts(argument: Argument) -> tuple[str, str, str]:
-    """Name, equals sign and value, as absl reads them."""
+    """Splits an argument into name, equals sign and value, as absl does."""
     return argument.text.removeprefix("-").removeprefix("-").partition("=")
 
 
 def _plain(text: str, most: int = MOST_LETTERS) -> str:
-    """Text from outside as a terminal may be shown it: short, and what cannot be printed as Python writes it."""
+    """Makes text from outside safe for a terminal: truncates it and escapes unprintable characters."""
     cut = text if len(text) <= most else f"{text[: most - 3]}..."
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)
 
@@ -219,7 +219,7 @@ def _accepted(flag: flags.Flag) -> str:
 
 
 def _help(flag: flags.Flag) -> str:
-    """Without the choices that absl puts before the text of a flag that has some: they are shown as its value."""
+    """Returns a flag's help without the choices that absl puts first, since they are shown as its value."""
     choices = flag.parser.enum_values if isinstance(flag.parser, flags.EnumParser) else []
     return flag.help.removeprefix(f"<{'|'.join(choices)}>: ")
 
@@ -233,10 +233,10 @@ def _find_file(file: str, named: str, within: tuple[Path, ...]) -> Path:
         for path in candidates:
             if path.is_file():
                 return path
-    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, no such user, a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, an unknown user, a zero byte
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{named} cannot be looked for ({_plain(reason or '')}); accepted: a file's name") from None
-    raise InputError(f"{named} not found; sought: {', '.join(_plain(str(path), MOST_BYTES) for path in candidates)}")
+        raise InputError(f"{named} cannot be searched ({_plain(reason or '')}); accepted: a file's name") from None
+    raise InputError(f"{named} not found; searched: {', '.join(_plain(str(path), MOST_BYTES) for path in candidates)}")
 
 
 def _read(path: Path) -> list[Argument]:
@@ -249,23 +249,23 @@ def _read(path: Path) -> list[Argument]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"flag file {name} cannot be read ({reason}); accepted: UTF-8 text") from None
     if len(content) > MOST_BYTES:
-        raise InputError(f"flag file {name} is longer than {MOST_BYTES} bytes; accepted: at most so many")
+        raise InputError(f"flag file {name} is longer than {MOST_BYTES} bytes; accepted: at most this size")
     arguments = []
     for number, raw in enumerate(text.splitlines(), start=1):
         line, where = raw.strip(), f"{name}:{number}: "
         if not line or line.startswith(("#", "//")):
             continue
         if not line.startswith("-"):
-            raise InputError(f"{where}line is {shorten(line)}; accepted: --name=value, or a comment that # begins")
-        # Without a shell, all that follows = is the value: a remark or a second flag behind it would go unseen.
+            raise InputError(f"{where}line is {shorten(line)}; accepted: --name=value, or a comment that starts with #")
+        # Without a shell, everything after = is the value, so a trailing comment or second flag would be lost.
         if any(word.startswith(("#", "//", "--")) for word in line.split()[1:]) or " " in line.partition("=")[0]:
-            raise InputError(f"{where}line is {shorten(line)}; accepted: one --name=value and nothing behind it")
+            raise InputError(f"{where}line is {shorten(line)}; accepted: one --name=value and nothing after it")
         arguments.append(Argument(line, where))
     return arguments
 
 
 def _own_flags(program: str, flag_values: flags.FlagValues) -> list[flags.Flag]:
-    """Those of the script (absl knows it by the program's name) and of its neighbours, not absl's nor a library's."""
+    """Returns the flags of the script (absl knows it by the program's name) and its helper modules, without others."""
     ours = {name for name, module in sys.modules.items() if _is_beside_us(getattr(module, "__file__", None))}
     by_module = flag_values.flags_by_module_dict()
     return [flag for name, found in by_module.items() if name == program or name in ours for flag in found]

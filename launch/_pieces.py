@@ -1,4 +1,4 @@
-"""Long work cut into pieces: each call goes on for so many minutes, then stops what runs and keeps what it has."""
+"""Long work in pieces: each call continues the work for a limited time, then stops the running piece and saves."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from mrlato_jax.training.stopping import GracefulStop
 
 LEFT, DONE, FAILED = "left", "done", "failed"
 LEDGER, TABLE, RESULTS, RUNS, CACHE, LOGS = "pieces.json", "progress.md", "results", "runs", "cache", "logs"
-GRACE_S = 60.0  # from asking what runs to stop, to the end of the call
-RESERVE_S = 15.0  # from killing it, to the end of the call
-NEARLY = 0.9  # of a call's time: what does not get anywhere in so much never will
-PART_BYTES = 15 * 2**20  # of a carried file: a way back may take small ones only
+GRACE_S = 60.0  # time from the request to stop to the end of the call
+RESERVE_S = 15.0  # time from the kill to the end of the call
+NEARLY = 0.9  # share of a call's time: a piece without progress in this time counts as failed
+PART_BYTES = 15 * 2**20  # size of a carried file; transfers may be limited to small files
 _PART = "state.tar.gz."
 _POLL_S = 0.1
 _ERROR_CHARACTERS = 1500
@@ -36,14 +36,14 @@ _ERROR_CHARACTERS = 1500
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One command of a piece. Ended by SIGTERM or SIGKILL, the same command goes on or begins again.
+    """One command of a piece. After SIGTERM or SIGKILL, the same command continues or starts again.
 
     Attributes:
-        command: gives its words.
-        environment: variables beside this process's.
-        needs_s: with less time left it is not begun, but where that is more than a call has.
-        excuse: text on standard error by which a failure counts as something that this machine does not have.
-        after: what to do when it has ended well, with an empty text; or excused, with the last line that it wrote.
+        command: returns the command line.
+        environment: environment variables in addition to this process's.
+        needs_s: seconds that must be left to start the step, unless no call has as many.
+        excuse: text on standard error for which a failure means that this machine lacks a feature.
+        after: called after success with an empty text, or after an excused failure with the last line of output.
     """
 
     command: Callable[[], Sequence[str]]
@@ -55,14 +55,14 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Something to have.
+    """A unit of work with records as its result.
 
     Attributes:
-        name: of it; what stands before the first - is its group.
-        what: it is, for people.
-        estimate_s: seconds that it takes in all, roughly.
-        steps: one after the other.
-        records: patterns below the folder of results: what it leaves there.
+        name: name of the piece; the part before the first - is its group.
+        what: description for people.
+        estimate_s: rough total time, seconds.
+        steps: its steps, run one after the other.
+        records: patterns of its records in the folder of results.
     """
 
     name: str
@@ -73,22 +73,23 @@ class Piece:
 
     @property
     def group(self) -> str:
-        """The first part of its name."""
+        """The part of the name before the first -."""
         return self.name.partition("-")[0]
 
 
 class Ledger:
-    """What came of the pieces so far, in a file that is whole at any time.
+    """The state of all pieces, in a file that is written atomically.
 
     Attributes:
-        entries: by the names of pieces: `status`, `steps` done, `seconds` and `calls` spent, `last` line or error.
+        entries: entries by the names of pieces: `status`, `steps` done, `seconds` and `calls` spent, `last` line or
+            error.
     """
 
     def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
-        """Opens the ledger in `out`, or begins one.
+        """Opens the ledger in `out`, or starts a new one.
 
         Raises:
-            InputError: one of other work, or one that cannot be read.
+            InputError: the ledger is of other work, or cannot be read.
         """
         self.path, self._identity = out / LEDGER, dict(identity)
         self.entries: dict[str, dict[str, Any]] = {}
@@ -98,27 +99,27 @@ class Ledger:
                 theirs, self.entries = dict(stored["identity"]), dict(stored["pieces"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise InputError(
-                    f"{self.path} cannot be read ({shorten(error)}); accepted: one that this wrote"
+                    f"{self.path} cannot be read ({shorten(error)}); accepted: one that this script wrote"
                 ) from None
             if theirs != self._identity:
                 raise InputError(f"{self.path} is of {theirs}; accepted: {self._identity}, or another --out")
 
     def of(self, piece: Piece) -> dict[str, Any]:
-        """The entry of a piece."""
+        """Returns the entry of a piece."""
         new = {"status": LEFT, "steps": 0, "seconds": 0.0, "calls": 0, "last": ""}
         return self.entries.setdefault(piece.name, new)
 
     def write(self) -> None:
-        """Stores it."""
+        """Writes the file."""
         record = {"identity": self._identity, "pieces": self.entries}
         write_atomically(self.path, json.dumps(record, indent=1).encode() + b"\n")
 
     def left(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """Those that are neither done nor failed."""
+        """Returns the pieces that are neither done nor failed."""
         return [piece for piece in pieces if self.of(piece)["status"] == LEFT]
 
     def table(self, pieces: Sequence[Piece]) -> str:
-        """A row for each piece."""
+        """Formats one row for each piece."""
         rows = []
         for piece in pieces:
             entry = self.of(piece)
@@ -131,7 +132,7 @@ class Ledger:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit status (negative: by a signal), and whether it was asked to."""
+    """How a command ended: its exit status (negative: minus the signal), and whether it was asked to stop."""
 
     status: int
     stopped: bool
@@ -145,15 +146,15 @@ def supervise(
     kill_at: float,
     stop: GracefulStop,
 ) -> Ended:
-    """Runs a command in a process group of its own, all it writes into `log`.
+    """Runs a command in its own process group, with all output in `log`.
 
     Args:
-        command: its words.
-        environment: all of its variables.
-        log: the file.
-        stop_at: on `time.monotonic`: when it gets SIGTERM; at once where `stop` is requested.
-        kill_at: when its group gets SIGKILL.
-        stop: a request to end.
+        command: the command line.
+        environment: the complete environment.
+        log: output file.
+        stop_at: time of `time.monotonic` at which the command gets SIGTERM; after a request of `stop`, at once.
+        kill_at: time at which its process group gets SIGKILL.
+        stop: a request to stop.
     """
     with open(log, "wb") as output:
         process = subprocess.Popen(
@@ -172,23 +173,23 @@ def supervise(
                 time.sleep(_POLL_S)
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # and whatever it has started
+                os.killpg(process.pid, signal.SIGKILL)  # the command and all processes that it has started
             process.wait()
     return Ended(process.returncode, stopped)
 
 
 def work(pieces: Sequence[Piece], ledger: Ledger, out: Path, budget_s: float, started: float) -> None:
-    """Goes on with the pieces in their order until all are done or the time is over.
+    """Continues the pieces in their order until all are done or the time is over.
 
-    A piece that fails is recorded with its error, and the next one is begun. One that does not get anywhere in nearly
-    the whole time of a call has failed, too.
+    A failed piece is recorded with its error, and the next piece starts. A piece without progress in nearly the whole
+    time of a call counts as failed, too.
 
     Args:
-        pieces: to be done.
-        ledger: what came of them so far; written after every step.
-        out: the folder of everything.
+        pieces: the pieces to do.
+        ledger: their state; written after every step.
+        out: the folder of all output.
         budget_s: seconds from `started` to the end of the call.
-        started: on `time.monotonic`.
+        started: start of the call, on `time.monotonic`.
     """
     (out / LOGS).mkdir(exist_ok=True)
     grace, reserve = min(GRACE_S, budget_s / 6), min(RESERVE_S, budget_s / 24)
@@ -204,7 +205,7 @@ def work(pieces: Sequence[Piece], ledger: Ledger, out: Path, budget_s: float, st
                 if stop.requested or given <= 0:
                     return
                 if given < min(step.needs_s, whole):
-                    print(f"{piece.name}: {format_duration(given)} is too little to go on with it", flush=True)
+                    print(f"{piece.name}: {format_duration(given)} is too short to continue it", flush=True)
                     break
                 print(f"{piece.name}, step {entry['steps'] + 1} of {len(piece.steps)}: {piece.what}", flush=True)
                 before = holdings(out)
@@ -213,7 +214,7 @@ def work(pieces: Sequence[Piece], ledger: Ledger, out: Path, budget_s: float, st
                 ended = supervise(step.command(), environment, log, stop_at, kill_at, stop)
                 _enter(entry, piece, step, ended, log, time.monotonic() - begun)
                 if ended.stopped and not stop.requested and given >= whole and holdings(out) == before:
-                    entry |= {"status": FAILED, "last": f"got nowhere in {format_duration(given)}: {entry['last']}"}
+                    entry |= {"status": FAILED, "last": f"no progress in {format_duration(given)}: {entry['last']}"}
                 ledger.write()
                 print(f"{piece.name}: {entry['status']} after {format_duration(entry['seconds'])}", flush=True)
                 if ended.stopped:
@@ -221,13 +222,13 @@ def work(pieces: Sequence[Piece], ledger: Ledger, out: Path, budget_s: float, st
 
 
 def _enter(entry: dict[str, Any], piece: Piece, step: Step, ended: Ended, log: Path, seconds: float) -> None:
-    """Writes into a piece's entry what came of a step."""
+    """Updates a piece's entry after a step."""
     text = log.read_text(encoding="utf-8", errors="replace").strip()
     entry["calls"] += 1
     entry["seconds"] = round(entry["seconds"] + seconds, 1)
     entry["last"] = text.splitlines()[-1][:_ERROR_CHARACTERS] if text else ""
     if ended.stopped:
-        return  # also where it ended well by then: the same command, given again, knows
+        return  # even if the command has succeeded: running it again will notice that
     if ended.status and not (step.excuse and step.excuse in text):
         entry |= {"status": FAILED, "last": f"exit status {ended.status}: {text[-_ERROR_CHARACTERS:]}"}
         return
@@ -235,8 +236,8 @@ def _enter(entry: dict[str, Any], piece: Piece, step: Step, ended: Ended, log: P
     entry["last"] = excuse or entry["last"]
     try:
         step.after(excuse)
-    except (OSError, ValueError, KeyError) as error:  # a record that is not there, or not as it should be
-        entry |= {"status": FAILED, "last": f"what it left cannot be used: {shorten(error, 300)}"}
+    except (OSError, ValueError, KeyError) as error:  # a record is missing or malformed
+        entry |= {"status": FAILED, "last": f"its records are not usable: {shorten(error, 300)}"}
         return
     entry["steps"] += 1
     if entry["steps"] == len(piece.steps):
@@ -244,16 +245,16 @@ def _enter(entry: dict[str, Any], piece: Piece, step: Step, ended: Ended, log: P
 
 
 def holdings(out: Path) -> set[tuple[str, int]]:
-    """What shows that something got on: checkpoints, records and compiled programs, by name and time of writing."""
+    """Returns evidence of progress: checkpoints, records and compiled programs, by name and time of writing."""
     patterns = (f"{RUNS}/**/*.npz", f"{RESULTS}/**/*.json", f"{CACHE}/**/*-cache")
     return {(str(path), path.stat().st_mtime_ns) for pattern in patterns for path in out.glob(pattern)}
 
 
 def carried(out: Path) -> Iterator[Path]:
-    """The files that going on elsewhere needs, the cache of compiled programs apart.
+    """Yields the files needed to continue on another machine, without the cache of compiled programs.
 
-    Of a run's checkpoints the newest that its seeds have in common; none of a warm start that is over, and nothing of a
-    run that is recorded.
+    Of a run's checkpoints, only the newest that its seeds have in common is needed. Finished warm starts need no
+    checkpoints, and recorded runs need no files at all.
     """
     yield out / LEDGER
     yield from sorted(path for path in (out / RESULTS).rglob("*") if path.is_file() and not path.name.startswith("."))
@@ -266,7 +267,7 @@ def carried(out: Path) -> Iterator[Path]:
 
 
 def _needed(path: Path) -> bool:
-    """Whether a checkpoint is the newest that all seeds of a training have, in the stage that it is in."""
+    """Returns whether a checkpoint is the newest of all seeds of a training, in the current stage."""
     run = path.parent.parent
     over = run.name == "warm_start" and any((run.parent / path.parent.name).glob("*.npz"))
     seed = run.parent if run.name == "warm_start" else run
@@ -276,7 +277,7 @@ def _needed(path: Path) -> bool:
 
 
 def _recorded_runs(out: Path) -> Iterator[Path]:
-    """The runs of reproduce.py, `reproduce-PRESET/METHOD/seedN`, that have a record without gaps."""
+    """Yields the runs of reproduce.py, `reproduce-PRESET/METHOD/seedN`, that have a complete record."""
     for path in (out / RESULTS).glob("*/*-seed*.json"):
         record = json.loads(path.read_bytes())
         parts = [set(record["rows"].get(setting, {})) for setting in record["identity"]["settings"]]
@@ -286,10 +287,10 @@ def _recorded_runs(out: Path) -> Iterator[Path]:
 
 
 def pack(out: Path, folder: Path, limit_bytes: int) -> str:
-    """Writes what `carried` gives, and of the newest compiled programs what fits, into a few files of `folder`.
+    """Packs the files of `carried`, and the newest compiled programs that fit, into a few files in `folder`.
 
     Returns:
-        A line on the sizes.
+        A line of text on the sizes.
     """
     check_writable(folder)
     needed = _archive(out, list(carried(out)))
@@ -316,10 +317,10 @@ def pack(out: Path, folder: Path, limit_bytes: int) -> str:
 
 
 def unpack(folder: Path, out: Path) -> bool:
-    """Puts what `pack` wrote into `out`, where there is no ledger yet; False where there is nothing to put.
+    """Unpacks the files of `pack` into `out`, which must have no ledger; returns False if there are none.
 
     Raises:
-        InputError: files that are not all that `pack` wrote.
+        InputError: the files are incomplete or damaged.
     """
     parts = sorted(folder.glob(f"{_PART}*"))
     if not parts or (out / LEDGER).exists():

@@ -1,4 +1,4 @@
-"""What the searching planners may spend: flags of the scripts that run them."""
+"""Flags for the budget of the searching planners."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ _BUDGET = SearchBudget()
 
 
 def define_reference_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Declares them."""
+    """Declares the flags."""
     flags.DEFINE_float(
         "optimum_s",
         _BUDGET.time_limit_s,
-        "Seconds that a DAG's optimum may take to be proven.",
+        "Time limit for the proof of a DAG's optimum, seconds.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "annealing_steps",
         _BUDGET.annealing_steps,
-        "Changes that each of order search's chains tries.",
+        "Number of changes that each chain of order search tries.",
         flag_values=flag_values,
     )
     flags.DEFINE_list(
         "local_search_evaluations",
         [str(most) for most in _BUDGET.evaluations],
-        "Simulated plans a DAG of local searches that stand beside learned policies: 100 updates with 5 rollouts spend "
-        "170, with 10 rollouts 340; those of mrlato_plus 41260 with 25 tasks a DAG, 66835 with 40.",
+        "Numbers of simulated plans per DAG, one local search for each, for comparison with learned policies: 100 "
+        "updates use 170 with 5 rollouts and 340 with 10; those of mrlato_plus use 41260 with 25 tasks per DAG and "
+        "66835 with 40.",
         flag_values=flag_values,
     )
 
 
 def search_budget(flag_values: flags.FlagValues = flags.FLAGS) -> SearchBudget:
-    """The budget that the flags give.
+    """Returns the budget given by the flags.
 
     Raises:
-        InputError: a value out of its range.
+        InputError: a value is out of range.
     """
     texts = flag_values["local_search_evaluations"].value
     evaluations = [int(text) if text.isdecimal() else text for text in texts]

@@ -1,4 +1,4 @@
-"""What a policy is adapted to: flags that training, which ends with it, and evaluation share."""
+"""Flags for the test sets, shared by training, which ends with an evaluation, and by evaluation."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ class _NumbersParser(flags.ArgumentParser[list[float]]):
 
 
 def define_test_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Declares them."""
+    """Declares the flags."""
     flags.DEFINE(
         _NumbersParser(),
         "test_rates_mbps",
         None,
-        f"Rates that Experiment 3, and no other, is tested at, Mbit/s. Default: {_DEFAULT}; the paper's text has 13.5 "
-        "as the third.",
+        f"Test rates, Mbit/s; only for Experiment 3. Default: {_DEFAULT}; the paper's text has 13.5 as the third.",
         flag_values=flag_values,
         serializer=flags.CsvListSerializer(","),
     )
 
 
 def sets_on(name: str, dataset: DagDataset, channel: str, flag_values: flags.FlagValues = flags.FLAGS) -> list[TestSet]:
-    """The settings that `--on=name` stands for: test, fresh, validation or none.
+    """Returns the test sets of `--on=name`: test, fresh, validation or none.
 
     Raises:
-        InputError: rates that are not positive, or for another experiment.
+        InputError: rates are not positive, or are given for another experiment.
     """
     rates = flag_values["test_rates_mbps"].value
     rates_bps = None if rates is None else [1e6 * rate for rate in rates]

@@ -1,8 +1,8 @@
 """One flag for each setting of a training run, made from its field in `mrlato_jax.config`, which also checks its range.
 
-Where a setting has several values, the last of these that gives one wins: the default of its field, which is the
-paper's; what the method brings (`methods/`); flag files and the command line, from left to right. So a flag file states
-a setting only to replace what a method brings.
+If a setting has several values, the last of these sources wins: the default of its field, which is the paper's; the
+method (`methods/`); flag files and the command line, from left to right. So a flag file has a setting only to replace
+the method's value.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ def define_train_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def choices_of(name: str, known: Setting) -> Collection[str]:
-    """What a text may be; empty where that is not known before a run."""
+    """Returns the accepted values of a text setting; empty if they are unknown before a run."""
     return METHODS if name == "method" else known.choices
 
 
 def execution_config(flag_values: flags.FlagValues = flags.FLAGS) -> ExecutionConfig:
-    """How the work is laid out.
+    """Returns the distribution of the work over devices, given by the flags.
 
     Raises:
-        InputError: a value out of its range.
+        InputError: a value is out of range.
     """
     return ExecutionConfig(**{name: flag_values[name].value for name in LAYOUT_FLAGS})
 
 
 def train_config(base: TrainConfig | None = None, flag_values: flags.FlagValues = flags.FLAGS) -> TrainConfig:
-    """The settings of `base` (by default, those of `--method`), with each flag that was given in its place.
+    """Returns the settings of `base` (by default, those of `--method`) with the given flags applied.
 
     Raises:
-        InputError: a value out of its range.
+        InputError: a value is out of range.
     """
     base = learned_method(flag_values["method"].value).config() if base is None else base
 

@@ -1,11 +1,11 @@
-"""Times `plan` of this checkout beside another revision's, call by call in one process.
+"""Compares the time of `plan` in this checkout with another revision, in alternating calls in one process.
 
     taskset -c 0 python launch/against.py --revision=HEAD~1
     taskset -c 0 python launch/against.py --revision=21ff47f --policy=exp1 --rounds=40
 
-Both plan the same 64 applications of `mj.daggen(20, 0.6, 0.6)` on the paper's system, with the weights that each of
-them ships under --policy. Who goes first changes with every call, so that a machine that slows down slows both alike.
-Each row has the medians and their ratio, new over old: first one application a call, then all 64 in one.
+Both plan the same 64 applications of `mj.daggen(20, 0.6, 0.6)` on the paper's system, each with its own shipped weights
+of --policy. The two alternate in going first, so that changes of the machine's speed affect both equally. Each row has
+the medians and their ratio, new over old: first for one application per call, then for all 64 in one call.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ from absl import flags
 import mrlato_jax
 from mrlato_jax.errors import InputError, check_number
 
-OTHER = "mrlato_other"  # the name under which the other revision's package is imported
+OTHER = "mrlato_other"  # module name of the other revision's package
 GRAPHS = 64
 FIELDS = ("cycles", "upload_bytes", "download_bytes", "edges")
 
-_Planner = tuple[Callable[[Any], Any], list[Any]]  # and what it is called with
+_Planner = tuple[Callable[[Any], Any], list[Any]]  # the timed function and its argument
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("revision", None, "What git calls the other revision: a commit, tag or branch.", required=True)
-flags.DEFINE_string("policy", "exp2", "Shipped weights that plan.")
+flags.DEFINE_string("revision", None, "The other revision: a commit, tag or branch.", required=True)
+flags.DEFINE_string("policy", "exp2", "Shipped weights for planning.")
 flags.DEFINE_integer(
-    "rounds", 20, "How often each application is planned alone. All in one call are planned three times as often."
+    "rounds",
+    20,
+    "Number of times that each application is planned alone. All in one call are planned three times as often.",
 )
 
 
@@ -63,7 +65,7 @@ def main(_: list[str]) -> int:
 
 
 def _unpacked(revision: str, folder: Path) -> Any:
-    """The package of another revision, imported under a name of its own."""
+    """Imports the package of another revision under another module name."""
     archive = subprocess.run(
         ["git", "archive", "--end-of-options", revision, "mrlato_jax", "data"],
         cwd=LAUNCH.parent,
@@ -87,12 +89,12 @@ def _unpacked(revision: str, folder: Path) -> Any:
 def _other(folder: Path) -> _Planner:
     try:
         return _planner(_unpacked(FLAGS.revision, folder))
-    except ValueError as error:  # also of the other package's own kind
+    except ValueError as error:  # includes the InputError of the other package
         raise error if isinstance(error, InputError) else InputError(f"{FLAGS.revision}: {error}") from None
 
 
 def _planner(package: Any) -> _Planner:
-    """The call that is timed, and the applications in the package's own type."""
+    """Returns the timed call, and the applications in the package's own type."""
     rng, system = np.random.default_rng(0), package.System()
     policy = package.load_offloader(FLAGS.policy)
     drawn = [mrlato_jax.daggen(20, 0.6, 0.6, rng) for _ in range(GRAPHS)]
@@ -101,7 +103,7 @@ def _planner(package: Any) -> _Planner:
 
 
 def _seconds(planners: list[_Planner], rounds: int) -> np.ndarray:
-    """The median seconds a call of both planners, which take turns at each of their arguments."""
+    """Measures the median seconds per call of both planners, which alternate for each argument."""
     (_, arguments), _ = planners
     taken = np.empty((2, rounds, len(arguments)))
     for turn in range(rounds):

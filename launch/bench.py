@@ -1,18 +1,18 @@
-"""Times the simulator, training, compiling and planning, beside the machine's own matmul rate.
+"""Times the simulator, training, compilation and planning, and measures the machine's matmul rate.
 
     python launch/bench.py                                  all sections, a few minutes
-    python launch/bench.py --full                           also what takes long: 1000 tasks a DAG, 10,000 DAGs
+    python launch/bench.py --full                           also long measurements: 1000 tasks per DAG, 10,000 DAGs
     taskset -c 0 python launch/bench.py --only=simulator    one section, on one core
     python launch/bench.py --record=bench.json              the first run writes the record, later ones compare with it
 
-Sections: matmul, the machine's rate of matrix products; simulator, beside plain Python; meta_iteration, the workload
-of MRLCO's public code, whole and in parts; compile, cold and with a persistent cache, each in a fresh process;
-planning, by the argmax policy; offloader, the call that other programs make, its first one included; growth, against
-n, DAGs, rollouts, learning tasks and devices, with a figure beside the JSON.
+Sections: matmul, the machine's rate of matrix products; simulator, compared with plain Python; meta_iteration, the
+workload of MRLCO's public code, whole and in parts; compile, with an empty and with a filled persistent cache, each in
+a fresh process; planning, argmax plans; offloader, calls of the public `plan`, including the first one; growth, over n,
+DAGs, rollouts, learning tasks and devices, with a figure next to the JSON file.
 
-Where several sections run, each has a process of its own, so that peak_memory_gb (resident memory of the host,
-getrusage) is the section's alone. Every section also has the matmul rate that its process met right after it: absolute
-times mean something only beside that, and records are compared both as they are and at equal matmul rate.
+With several sections, each runs in its own process, so that peak_memory_gb (resident memory of the host, getrusage)
+belongs to that section alone. Every section also has the matmul rate of its process, measured right after it. Absolute
+times depend on that rate, so records are compared both directly and scaled to equal matmul rates.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ flags.DEFINE_string("json", None, "File for the record; - prints it as the last 
 flags.DEFINE_string(
     "record",
     None,
-    "File of a stored record. Where there is none yet, this run's is written there; else the figures are shown as "
-    "ratios to it, and it stays as it is.",
+    "File of a stored record. If the file does not exist, this run's record is written to it. Otherwise this run is "
+    "compared with the stored record, which is kept.",
 )
-flags.DEFINE_bool("overwrite", False, "After comparing, put this run's record in the place of the one in --record.")
+flags.DEFINE_bool("overwrite", False, "After the comparison, replace the record in --record by this run's.")
 flags.DEFINE_bool(
     "full",
     False,
-    "Also measure what takes long: 1000 tasks a DAG, plans of 10,000 DAGs, 500 tasks in each mode (half an hour).",
+    "Also run long measurements: 1000 tasks per DAG, plans of 10,000 DAGs, 500 tasks in each mode (half an hour).",
 )
 flags.DEFINE_string(
     "peer",
     None,
-    "Folder of a checkout of MRLCO's public code (github.com/linkpark/metarl-offloading), whose own simulator is then "
-    "imported and timed beside ours.",
+    "Folder of a checkout of MRLCO's public code (github.com/linkpark/metarl-offloading). Its simulator is imported "
+    "and timed, too.",
 )
 
 
@@ -68,14 +68,14 @@ def main(_: list[str]) -> int:
     output = None if FLAGS.json in (None, "-") else _output("json")
     record_file = None if FLAGS.record is None else _output("record")
     if FLAGS.overwrite and record_file is None:
-        raise InputError("--overwrite has no --record beside it; accepted: with the file of the record to replace")
+        raise InputError("--overwrite is given without --record; accepted: with the file of the record to replace")
     if output is not None and output == record_file:
         raise InputError(f"--json and --record both name {output}; accepted: two files, or --record alone")
     stored = read_record(record_file) if record_file is not None and record_file.exists() else None
     peer = None if FLAGS.peer is None else load_peer(Path(FLAGS.peer))
     oracle = ORACLE if ORACLE.is_file() else None
     if oracle is None and "simulator" in FLAGS.only:
-        print(f"plain Python is not timed: {ORACLE} is not here", file=sys.stderr)
+        print(f"plain Python is not timed: {ORACLE} is missing", file=sys.stderr)
 
     failed: list[str] = []
     if len(FLAGS.only) == 1:
@@ -87,7 +87,7 @@ def main(_: list[str]) -> int:
     print(bench_table(record), flush=True)
     if stored is not None:
         ratios, warnings = compare(stored, record)
-        print(f"\nbeside {record_file}:\n{ratios}")
+        print(f"\ncompared with {record_file}:\n{ratios}")
         for warning in warnings:
             print(f"warning: {warning}")
     files = [output] if output else []
@@ -100,12 +100,12 @@ def main(_: list[str]) -> int:
     if FLAGS.json == "-":
         print(json.dumps(record), flush=True)
     if failed:
-        print(f"error: no figures of {', '.join(failed)}: what ended it stands above", file=sys.stderr)
+        print(f"error: no results of {', '.join(failed)}; the reason is above", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _output(flag: str) -> Path:
-    """The file that a flag names, once it is known that it can be written."""
+    """Returns the file that a flag names, after checking that it can be written."""
     name = FLAGS[flag].value
     path = Path(name).absolute()
     if path.is_dir() or not path.parent.is_dir():
@@ -115,10 +115,10 @@ def _output(flag: str) -> Path:
 
 
 def _run_apart(names: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Each section in a process of its own; this one never touches a device, which may admit one process only.
+    """Runs each section in its own process. This process uses no device, since a device may admit only one process.
 
     Returns:
-        The record of the sections that ended well, and the names of the others with how they ended.
+        The record of the successful sections, and the names of the others with their exit status.
     """
     record: dict[str, Any] = {}
     environment: dict[str, Any] = {}
@@ -134,12 +134,12 @@ def _run_apart(names: list[str]) -> tuple[dict[str, Any], list[str]]:
         peak = max(part["environment"]["peak_memory_gb"], environment.get("peak_memory_gb", 0.0))
         environment = {**part["environment"], "peak_memory_gb": peak}
     if not record:
-        raise OSError(f"no figures of {', '.join(failed)}: what ended it stands above")
+        raise OSError(f"no results of {', '.join(failed)}; the reason is above")
     return {**record, "environment": environment}, failed
 
 
 def _draw(record: dict[str, Any], files: list[Path]) -> str:
-    """Writes growth.png beside the record; a line on where it is, or why it is not."""
+    """Writes growth.png next to the record; returns a line of text with its path, or why there is none."""
     if not files:
         return "no figure of growth: name a file for the record (--json, --record)"
     environment = record["environment"]

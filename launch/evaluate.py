@@ -2,13 +2,13 @@
 
     python launch/evaluate.py --run=runs/20260101-120000-exp2-mrlato --updates=100
 
-An update is one Adam gradient step on one test set, from a fresh optimiser; trajectories of all its DAGs are drawn
-anew every --inner_steps of the run. Writes evaluation-<updates>.json, .md and .png into the run folder. A SIGTERM or
-Ctrl-C ends it with nothing written, exit status 1.
+An update is one Adam step on one test set, starting from a fresh optimiser. New trajectories of all its DAGs are drawn
+every --inner_steps of the run. Writes evaluation-<updates>.json, .md and .png into the run folder. SIGTERM or Ctrl-C
+ends the script without output, exit status 1.
 
---on=fresh takes other DAGs of the test sets' families, which no one has adapted to or looked at. Choose settings by
---on=validation, which takes fresh DAGs of the training families instead: what was chosen by the test sets says nothing
-about unseen applications. Their files are fresh-<updates>.* and validation-<updates>.*.
+--on=fresh uses other DAGs of the test sets' families, which have not been used for anything. To choose settings, use
+--on=validation: fresh DAGs of the training families. Settings chosen on the test sets would bias the results on unseen
+applications. The files are fresh-<updates>.* and validation-<updates>.*.
 """
 
 from __future__ import annotations
@@ -33,17 +33,22 @@ RECORDS = {"test": "evaluation", "fresh": "fresh", "validation": "validation"}
 STOPPED = 1  # exit status
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "Run folder, as meta_train.py leaves it. Required.")
+flags.DEFINE_string("run", None, "Run folder of meta_train.py. Required.")
 flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each test set; 0 only measures.")
 flags.DEFINE_enum(
-    "on", "test", list(RECORDS), "Which DAGs: the test sets, fresh ones like them, or of the training families."
+    "on",
+    "test",
+    list(RECORDS),
+    "DAGs to use: the test sets, fresh DAGs of their families, or fresh DAGs of the training families.",
 )
 define_test_flags()
 flags.DEFINE_float(
-    "optimum_s", None, "Prove the optima, too, each in at most so many seconds, and show how far the policy is above."
+    "optimum_s",
+    None,
+    "Also prove the optima, each within this time limit in seconds, and show the policy's gap to them.",
 )
 flags.DEFINE_bool("held_out", True, "Also adapt to half of each set's DAGs and measure on the other half.")
-flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
+flags.DEFINE_string("data", None, "Folder of the data sets. Default: the packaged ones.")
 
 
 def main(_: list[str]) -> int:

@@ -1,9 +1,9 @@
-"""Writes the policy of a run as weights that outlive it: NAME.safetensors, and NAME.json with what it is and scores.
+"""Exports the policy of a run as weights: NAME.safetensors, and NAME.json with its description and scores.
 
     python launch/export_weights.py --run=runs/reproduce-cpu/exp1-mrlato_plus/seed0 --name=exp1
 
---programs=32,64 also writes NAME-32.jax and NAME-64.jax, programs of `jax.export` for DAGs of at most so many tasks.
-What is written to the default folder comes with the package: `mrlato_jax.load_offloader("exp1")`.
+--programs=32,64 also writes NAME-32.jax and NAME-64.jax, programs of `jax.export` for DAGs of at most 32 and 64 tasks.
+Weights in the default folder are part of the package: `mrlato_jax.load_offloader("exp1")`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from mrlato_jax.training.experiments import unseen_sets
 from mrlato_jax.training.run_folder import RunFolder
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "Run folder, as meta_train.py leaves it. Required.")
-flags.DEFINE_string("name", None, "Of the files. Required.")
-flags.DEFINE_list("programs", [], "Most tasks of each program of jax.export that is to be written, too.")
+flags.DEFINE_string("run", None, "Run folder of meta_train.py. Required.")
+flags.DEFINE_string("name", None, "Name of the files. Required.")
+flags.DEFINE_list("programs", [], "Also write programs of jax.export, for DAGs of at most these numbers of tasks.")
 flags.DEFINE_string("out", str(LAUNCH.parent / "data" / weights.SHIPPED), "Folder to write to.")
 
 

@@ -1,17 +1,17 @@
 """Meta-trains in a federation: a server and UEs as processes on this machine, with Flower's SuperLink and SuperNodes.
 
-    python launch/federated.py --ues=5 --rounds=20 --json=-                   five UEs, a learning task each
-    python launch/federated.py --ues=5 --rounds=20 --run=runs/one --json=-    goes on where it was, if it was ended
+    python launch/federated.py --ues=5 --rounds=20 --json=-                   five UEs, one learning task each
+    python launch/federated.py --ues=5 --rounds=20 --run=runs/one --json=-    continues an interrupted run
     python launch/federated.py --ues=5 --rounds=20 --kill_every=3 --json=-    with a kill in each third round
 
 UE i has training set i of --experiment, and the server has none. In each round the server sends theta, the UEs of the
 meta-batch (by default all) run the inner loop, and the server takes the outer step (29) over all of them. The
-parameters are those of meta_train.py's meta-iteration on the same learning tasks; --compare measures that.
+parameters are those of meta_train.py's meta-iteration on the same learning tasks; --compare checks this.
 
-Learning settings are those of meta_train.py, but by default each collection is of 10 DAGs and 4 trajectories of each,
-so that a machine with few cores can be all UEs at once.
+Learning settings are those of meta_train.py. By default, however, a collection has 10 DAGs with 4 trajectories each, so
+that a machine with few cores can run all UEs.
 
-Needs Flower: pip install 'mrlato-jax[edge]'. All processes end with this one, however that ends.
+This script needs Flower: pip install 'mrlato-jax[edge]'. All processes end with this one.
 """
 
 from __future__ import annotations
@@ -48,29 +48,29 @@ from mrlato_jax.processes import end, free_port, start_python
 
 FLAGS = flags.FLAGS
 define_train_flags()
-flags.DEFINE_integer("ues", 5, "UEs, each with a training set of its own.")
-flags.DEFINE_integer("rounds", 20, "Rounds of the whole run; in place of --iterations.")
+flags.DEFINE_integer("ues", 5, "Number of UEs, each with its own training set.")
+flags.DEFINE_integer("rounds", 20, "Number of rounds of the whole run; replaces --iterations.")
 flags.DEFINE_string("run", None, "Folder of the server's state. Default: a temporary one, which is deleted.")
-flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
-flags.DEFINE_string("json", None, "Where the result is written as one line of JSON; - is standard output.")
-flags.DEFINE_float("patience_s", 60.0, "Seconds that a UE may take before it is asked again.")
-flags.DEFINE_float("poll_s", 0.2, "Seconds from one look for messages to the next.")
-flags.DEFINE_float("norm_bound", 0.0, "Largest norm of an update; 0: the one that follows from the settings.")
+flags.DEFINE_string("data", None, "Folder of the data sets. Default: the packaged ones.")
+flags.DEFINE_string("json", None, "File for the result as one line of JSON; - is standard output.")
+flags.DEFINE_float("patience_s", 60.0, "Seconds before a UE is asked again.")
+flags.DEFINE_float("poll_s", 0.2, "Seconds between two polls for messages.")
+flags.DEFINE_float("norm_bound", 0.0, "Largest accepted norm of an update. 0: derived from the settings.")
 flags.DEFINE_enum(
     "aggregation",
     "mean",
     list(AGGREGATIONS),
-    "What the outer step is over: the updates of all UEs, or number by number their median or trimmed mean.",
+    "Aggregation of the UEs' updates in the outer step: mean, or elementwise median or trimmed mean.",
 )
-flags.DEFINE_integer("kill_every", 0, "Kill a UE or the server, in turn, in the middle of each such round; 0: never.")
-flags.DEFINE_list("faults", [], "What UEs do wrong, once each: ROUND:UE:WHAT, with commas between them.")
-flags.DEFINE_bool("compare", False, "Also train in one process, and say how far the parameters are apart.")
-flags.DEFINE_float("timeout_s", 0.0, "Seconds after which the run ends with an error; 0: never.")
+flags.DEFINE_integer("kill_every", 0, "Kill a UE or the server, in turn, during every N-th round. 0: never.")
+flags.DEFINE_list("faults", [], "Faults of UEs to inject, once each: ROUND:UE:WHAT, separated by commas.")
+flags.DEFINE_bool("compare", False, "Also train in one process, and print the largest difference of the parameters.")
+flags.DEFINE_float("timeout_s", 0.0, "Seconds after which the run ends with an error. 0: never.")
 
 LIGHT = 10, 4  # DAGs of a collection, and trajectories of each
-LOOK_S = 0.05  # seconds from one look at the processes to the next
-START_S = 180.0  # seconds that the server may take to start
-MOST_STARTS = 5  # of one process that ends by itself, before the run does
+LOOK_S = 0.05  # seconds between two checks of the processes
+START_S = 180.0  # time limit for the start of the server
+MOST_STARTS = 5  # starts of one process in a round before the run fails
 SERVER_KILL, UE_KILL = "server", "ue"
 
 _UE = "from mrlato_jax.edge.federation.flower_client import main\nmain()\n"
@@ -82,16 +82,18 @@ def main(_: list[str]) -> int:
     check_number("kill_every", FLAGS.kill_every, low=0, integer=True)
     check_number("timeout_s", FLAGS.timeout_s, low=0.0)
     if FLAGS.compare and FLAGS.aggregation != "mean":
-        raise InputError(f"compare is with aggregation {FLAGS.aggregation}; accepted: mean, as in one process")
+        raise InputError(f"compare is true with aggregation {FLAGS.aggregation}; accepted: mean, as in one process")
     if importlib.util.find_spec("flwr") is None:
         raise InputError("Flower is not installed; accepted: pip install 'mrlato-jax[edge]'")
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # several processes do not share an accelerator
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # several processes cannot share an accelerator
     jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     federation = _federation()
-    federation.dataset()  # bad settings show here
+    federation.dataset()  # reports bad settings
     if FLAGS.json not in (None, "-"):
         check_writable(Path(FLAGS.json).resolve().parent)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that folders are deleted
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # exits normally, so that folders are deleted
     with contextlib.ExitStack() as opened:
         if FLAGS.run is None:
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="mrlato-federated-")))
@@ -128,21 +130,21 @@ def main(_: list[str]) -> int:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Within, no other server has its state in `folder`.
+    """Context in which only this server has its state in `folder`.
 
     Raises:
-        InputError: one has.
+        InputError: another server uses the folder.
     """
     with open(folder / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"run is {folder}, which another process is at; accepted: another folder") from None
+            raise InputError(f"run is {folder}, which another process uses; accepted: another folder") from None
         yield
 
 
 def _keys_in(folder: Path, ues: int) -> list[bytes]:
-    """The keys of the UEs, made where there are none yet."""
+    """Returns the keys of the UEs; makes them if there are none."""
     path = folder / "keys.json"
     if not path.exists():
         write_secret(path, json.dumps([key.hex() for key in new_keys(ues)]).encode())
@@ -150,7 +152,7 @@ def _keys_in(folder: Path, ues: int) -> list[bytes]:
 
 
 def _federation() -> Federation:
-    """What the flags say."""
+    """Returns the settings given by the flags."""
     base = learned_method(FLAGS.method).config()
     learning = dataclasses.replace(base.learning, meta_batch=FLAGS.ues, graphs_per_task=LIGHT[0], rollouts=LIGHT[1])
     base = dataclasses.replace(base, iterations=FLAGS.rounds, learning=learning)
@@ -169,7 +171,7 @@ def _federation() -> Federation:
 
 
 class _Child:
-    """A process that ends with this one."""
+    """A child process that ends with this one."""
 
     def __init__(self, name: str, program: str, words: Sequence[str], environment: dict[str, str], log: Path) -> None:
         self.name, self.log = name, log
@@ -177,7 +179,7 @@ class _Child:
 
     @property
     def ended(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Returns its exit status; None while it runs."""
         return self._process.poll()
 
     def wait(self, seconds: float) -> int:
@@ -187,27 +189,27 @@ class _Child:
         end(self._process)
 
     def last_words(self) -> str:
-        """The last line that it wrote of an error."""
+        """Returns the last error line of its output."""
         lines = self.log.read_text(errors="replace").splitlines()
         said = [line for line in lines if line.startswith("error:")] or [line for line in lines if line.strip()]
-        return said[-1].removeprefix("error: ") if said else "it said nothing"
+        return said[-1].removeprefix("error: ") if said else "no output"
 
 
 class _Host:
-    """The machine that the server and all UEs are on: starts them, starts them again, and kills some."""
+    """The machine of the server and all UEs: starts, restarts and kills them."""
 
     def __init__(self, federation: Federation, folder: Path, keys: Sequence[bytes]) -> None:
         """Prepares the folders.
 
         Args:
-            federation: what all know.
-            folder: of the server; what the processes write is below it, too.
-            keys: of the UEs.
+            federation: the shared settings.
+            folder: folder of the server; also contains the files of all processes.
+            keys: keys of the UEs.
 
         Raises:
-            InputError: as `ServerFiles`.
+            InputError: as in `ServerFiles`.
         """
-        from mrlato_jax.edge.federation import flower  # needs Flower, which `main` has looked for
+        from mrlato_jax.edge.federation import flower  # needs Flower; `main` has checked for it
 
         self._federation, self._folder, self._keys = federation, folder, keys
         self._work = folder / "processes"
@@ -222,10 +224,10 @@ class _Host:
         (folder / "progress.json").unlink(missing_ok=True)
 
     def run_to_the_end(self) -> list[dict[str, Any]]:
-        """Returns when all rounds are done: the kills.
+        """Waits until all rounds are done; returns the kills.
 
         Raises:
-            InputError: a process ended by itself again and again, or the server said why it cannot go on.
+            InputError: a process ended repeatedly by itself, or the server reported an error.
         """
         until = time.monotonic() + FLAGS.timeout_s if FLAGS.timeout_s else float("inf")
         kills: list[dict[str, Any]] = []
@@ -269,7 +271,7 @@ class _Host:
         return values
 
     def _start_ue(self, ue: int) -> None:
-        """A UE, which has its own keys and the authority in its folder."""
+        """Starts a UE, with its keys and the authority in its folder."""
         folder = self._work / f"ue{ue}"
         folder.mkdir(parents=True, exist_ok=True)
         write_secret(folder / "key.json", json.dumps([self._keys[ue].hex()]).encode())
@@ -279,7 +281,7 @@ class _Host:
         self._ues[ue] = _Child(f"UE {ue}", _UE, words, self._environment(folder), folder / "ue.log")
 
     def _start_server(self) -> None:
-        """SuperLink, and with it the ServerApp."""
+        """Starts SuperLink and the ServerApp."""
         folder = self._work / "flower"
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.toml", self._files.connection(self._port))
@@ -301,7 +303,7 @@ class _Host:
         print(f"server started in {self._server_since - started:.1f} s", file=sys.stderr, flush=True)
 
     def _end_server(self) -> None:
-        """Ends SuperLink, SuperExec and ServerApp at once, as a machine that is switched off."""
+        """Kills SuperLink, SuperExec and ServerApp at once, like a power cut."""
         for child in self._server:
             child.kill()
         self._server = []
@@ -311,7 +313,7 @@ class _Host:
                 os.kill(pid, signal.SIGKILL)
 
     def _start_again(self) -> None:
-        """Starts what ended by itself."""
+        """Restarts processes that ended by themselves."""
         for ue, child in enumerate(self._ues):
             if child is not None and child.ended is not None:
                 self._count_start(child)
@@ -336,7 +338,7 @@ class _Host:
             raise InputError(f"{child.name} ended {self._starts[child.name]} times in one round: {child.last_words()}")
 
     def _maybe_kill(self, progress: dict[str, Any], kills: list[dict[str, Any]]) -> None:
-        """In each `kill_every`-th round, kills a UE or the server while that round is under way."""
+        """Kills a UE or the server during every `kill_every`-th round."""
         number, missing = progress.get("round", 0), progress.get("missing", [])
         every = FLAGS.kill_every
         if not every or number % every or not progress.get("sent") or not missing:
@@ -358,7 +360,7 @@ class _Host:
         print(f"round {number}: killed {victim}", file=sys.stderr, flush=True)
 
     def _environment(self, folder: Path) -> dict[str, str]:
-        """Of Flower's processes: nobody is called, and nothing is read or written beside `folder`."""
+        """Returns the environment of Flower's processes: no telemetry, and files only in `folder`."""
         programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(self._work / "programs"))
         return {
@@ -385,7 +387,7 @@ def _wait_for_port(host: str, port: int, child: _Child) -> None:
 
 
 def _is_serverapp(pid: int) -> bool:
-    """Whether a process runs that is Flower's ServerApp; a number may have become another process's."""
+    """Returns whether a running process is Flower's ServerApp, since process ids are reused."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         return stat not in "ZX" and b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -1,11 +1,11 @@
-"""How good the policy for anything is on fresh systems of every kind: up to three servers, pins, results that stay.
+"""Measures the general policy on fresh systems of every kind: up to three servers, pins, results that stay.
 
     python launch/kinds.py
     python launch/kinds.py --kind="K=1, results stay" --graphs=200 --out=FOLDER
 
-For each kind, HEFT-based, the look-ahead and the modes of the policy plan fresh applications on fresh systems;
-figures are means above the proven optimum. Then 10,000 plans with pins are looked through for a forbidden site. Half an
-hour on one core; writes OUT/kinds.json, .md and .png. Stopped, the same command goes on.
+For each kind, HEFT-based, the look-ahead and the modes of the policy plan fresh applications on fresh systems. The
+results are mean gaps to the proven optimum. Then 10,000 plans with pins are checked for forbidden sites. Takes half an
+hour on one core. Writes OUT/kinds.json, .md and .png. After a stop, the same command continues.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from mrlato_jax.training.run_folder import session
 FORBIDDEN, PLANS = "forbidden", "plans of pinned applications"
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("policy", "general", "Weights that come with the package, or a run folder.")
-flags.DEFINE_multi_string("kind", [], "A kind by its name in the table; may be given several times. By default all.")
-flags.DEFINE_integer("graphs", 20, "Applications of each kind.")
-flags.DEFINE_integer("plans", 10_000, "Plans that are looked through for forbidden sites.")
-flags.DEFINE_float("optimum_s", 2.0, "Seconds that a proof may take.")
+flags.DEFINE_string("policy", "general", "Packaged weights, or a run folder.")
+flags.DEFINE_multi_string("kind", [], "Name of a kind in the table; can be repeated. By default all.")
+flags.DEFINE_integer("graphs", 20, "Number of applications of each kind.")
+flags.DEFINE_integer("plans", 10_000, "Number of plans to check for forbidden sites.")
+flags.DEFINE_float("optimum_s", 2.0, "Time limit of each proof, seconds.")
 flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results"), "Folder of the record, the table and the figure.")
 
 
@@ -63,11 +63,11 @@ def main(_: list[str]) -> int:
             if kind.name not in record.rows:
                 asked = list(islice(kinds.drawn(kind), FLAGS.graphs))
                 record.add(kind.name, "measured", kinds.measured(policy, asked, FLAGS.optimum_s))
-                drop_programs()  # no other kind uses them
+                drop_programs()  # other kinds do not use them
             progress.update(number, kind=kind.name)
     pinned = [kind for kind in wanted if kind.pinned and not kind.energy]
     if pinned:
-        with Progress(len(pinned), "looking for forbidden sites") as progress:
+        with Progress(len(pinned), "checking for forbidden sites") as progress:
             for number, kind in enumerate(pinned, start=1):
                 each = -(-FLAGS.plans // len(pinned))
                 if record.rows.get(FORBIDDEN, {}).get(kind.name, {}).get(PLANS) != each:

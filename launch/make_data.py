@@ -4,8 +4,9 @@
     python launch/make_data.py --check
     python launch/make_data.py --from=DIR --name=mine --out=OUT --uplink_mbps=20 --downlink_mbps=60
 
-The last makes a data set of files of yours, all formats that `mrlato-offload` reads: DIR/train/SET/*, equally many in
-each SET, and DIR/test/SET/* for what is never trained on. `meta_train.py --experiment=mine --data=OUT` trains on it.
+The last command makes a data set from your own files, in any format that `mrlato-offload` reads: DIR/train/SET/*, with
+the same number of files in each SET, and DIR/test/SET/* for test sets. `meta_train.py --experiment=mine --data=OUT`
+trains on it.
 """
 
 from __future__ import annotations
@@ -29,27 +30,36 @@ from mrlato_jax.progress import Progress, format_table
 _CHECKOUT_DATA = Path(__file__).resolve().parents[1] / "data"
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("experiment", "all", [*FAMILIES, "all"], "Which data sets to make.")
+flags.DEFINE_enum("experiment", "all", [*FAMILIES, "all"], "Data sets to make.")
 flags.DEFINE_string("out", None, "Folder to write to, or to check; by default the checkout's data/.")
 flags.DEFINE_enum(
-    "data_unit", "KB", list(DATA_UNITS), "A task sends 5 to 50 of these (1 KB = 1000 bytes); MB is the paper's text."
+    "data_unit",
+    "KB",
+    list(DATA_UNITS),
+    "Unit of data: a task sends 5 to 50 of it (1 KB = 1000 bytes). MB is from the paper's text.",
 )
-flags.DEFINE_bool("overwrite", False, "Replace a stored data set of other contents.")
-flags.DEFINE_string("from", None, "Folder of files of yours, DIR/train/SET/* and DIR/test/SET/*; with --out, --name.")
-flags.DEFINE_string("name", None, "Of the data set that is made --from files.")
-flags.DEFINE_float("uplink_mbps", None, "Of the system that files of yours are for; required with --from.")
+flags.DEFINE_bool("overwrite", False, "Replace a stored data set that differs.")
+flags.DEFINE_string("from", None, "Folder of your files, DIR/train/SET/* and DIR/test/SET/*; with --out, --name.")
+flags.DEFINE_string("name", None, "Name of the data set made --from files.")
+flags.DEFINE_float("uplink_mbps", None, "Uplink rate of the system for your files; required with --from.")
 flags.DEFINE_float("downlink_mbps", None, "Alike.")
-flags.DEFINE_float("ue_ghz", 1.0, "Clock of its UE.")
-flags.DEFINE_float("vm_ghz", 10.0, "Clock of its VM.")
-flags.DEFINE_float("cycles_per_byte", None, "Of DOT files' sizes; 1000 by default.")
-flags.DEFINE_multi_string("dimension", [], "Of ONNX files: NAME=SIZE or INPUT:AXIS=SIZE where a size is left open.")
+flags.DEFINE_float("ue_ghz", 1.0, "Clock of the system's UE.")
+flags.DEFINE_float("vm_ghz", 10.0, "Clock of the system's VM.")
+flags.DEFINE_float("cycles_per_byte", None, "For graphs with sizes in bytes: cycles per byte; by default 1000.")
+flags.DEFINE_float("cycles_per_flop", None, "For graphs with sizes in FLOP: cycles per FLOP; by default 1.")
+flags.DEFINE_float("cycles_per_unit", None, "For STG files, SAGA files and weights: cycles per unit of work.")
+flags.DEFINE_float("bytes_per_unit", None, "For SAGA files and weights: bytes per unit of data.")
+flags.DEFINE_float("result_bytes", None, "For STG files and graphs without bytes: bytes of each result and input.")
+flags.DEFINE_multi_string("dimension", [], "For ONNX files: NAME=SIZE or INPUT:AXIS=SIZE of symbolic dimensions.")
 flags.DEFINE_multi_string(
-    "operator_cost", [], "Of ONNX files: OPERATOR=MACS for an element of an unknown one's result."
+    "operator_cost", [], "For ONNX files: OPERATOR=MACS, multiply-accumulates per output element of unknown operators."
 )
-flags.DEFINE_string("machine_hz", None, "Of WfFormat files: the clock that they were recorded at, or recorded.")
-flags.DEFINE_float("cycles_per_mac", None, "Of ONNX files: cycles for a multiply-accumulate.")
-flags.DEFINE_integer("num_tasks", None, "Files are coarsened to at most so many tasks.")
-flags.DEFINE_bool("check", False, "Draw anew, compare with what is stored, write nothing; exit 1 if unlike.")
+flags.DEFINE_string("machine_hz", None, "For WfFormat and DAX files: the clock of their machines, or `recorded`.")
+flags.DEFINE_float("cycles_per_mac", None, "For ONNX files: cycles per multiply-accumulate.")
+flags.DEFINE_integer("num_tasks", None, "Coarsen files to at most this number of tasks.")
+flags.DEFINE_bool(
+    "check", False, "Draw again, compare with the stored data, write nothing; exit status 1 if they differ."
+)
 
 
 def main(_: list[str]) -> int:
@@ -78,7 +88,7 @@ def main(_: list[str]) -> int:
         rows.append(_row(stored or dataset, path))
     print(format_table(["experiment", "sets", "DAGs", "tasks", "edges", "KiB", "content hash"], rows))
     if unlike:
-        print("unlike what is stored:", *unlike, sep="\n")
+        print("different from the stored data:", *unlike, sep="\n")
         return 1
     print(f"{'same as stored' if FLAGS.check else 'written'}: {escaped(str(folder))}")
     return 0
@@ -114,7 +124,7 @@ def from_files(source: Path) -> int:
         for done, ((split, name), path) in enumerate(
             ((place, path) for place, found in files.items() for path in found), start=1
         ):
-            # What a file's format does not take is left out, as one folder may hold several formats.
+            # One folder may hold several formats, so flags that a file's format does not take are ignored.
             sets[f"{split}_{name}"].append(in_topological_order(read_any(path, unsaid.of(kind_of(path)))))
             progress.update(done, file=escaped(path.name))
     numbers = {name: getattr(system, name) for name in ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")}

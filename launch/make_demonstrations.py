@@ -1,9 +1,9 @@
-"""Looks for the best plans of fresh DAGs of an experiment's training families, for policies that are warm-started.
+"""Searches for the best plans of fresh DAGs of an experiment's training families, for warm starts of policies.
 
     python launch/make_demonstrations.py --experiment=exp1 --graphs_per_family=400
 
-Writes OUT/demonstrations-EXPERIMENT.npz as it goes on; interrupted, the same command does what is missing. One process
-a core, since a proof uses one.
+Writes OUT/demonstrations-EXPERIMENT.npz from time to time. After an interruption, the same command continues. Uses one
+process per core, since a proof uses one core.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from mrlato_jax.progress import Progress
 from mrlato_jax.training.demonstrations import Demonstration, demonstrate, find, load, save, wanted
 from mrlato_jax.training.stopping import GracefulStop
 
-AT_ONCE = 64  # DAGs of one family that a process plans between two reports
+AT_ONCE = 64  # DAGs of one family that a worker plans between two reports
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("experiment", "exp1", list(FAMILIES), "Whose training families.")
-flags.DEFINE_integer("graphs_per_family", 400, "DAGs of each family, under each training rate.")
-flags.DEFINE_float("proof_s", 1.0, "Seconds that a plan may take to be proven; the best one met counts.")
+flags.DEFINE_enum("experiment", "exp1", list(FAMILIES), "Experiment with the training families.")
+flags.DEFINE_integer("graphs_per_family", 400, "Number of DAGs of each family at each training rate.")
+flags.DEFINE_float("proof_s", 1.0, "Time limit of each proof, seconds; without a proof, the best plan found counts.")
 flags.DEFINE_string("out", str(Path(__file__).resolve().parents[1] / "data"), "Folder to write to.")
 
 
@@ -46,12 +46,12 @@ def main(_: list[str]) -> int:
     if path.exists():
         known = {(entry.set_index, entry.graph_index, entry.rate_bps): entry for entry in load(path, FLAGS.experiment)}
     missing = sorted(place for place in everything if place not in known)
-    # Of one family each: its programs serve all of a chunk.
+    # Each chunk has one family, so that its programs serve the whole chunk.
     by_family = [list(places) for _, places in itertools.groupby(missing, key=operator.itemgetter(0))]
     chunks = [places[i : i + AT_ONCE] for places in by_family for i in range(0, len(places), AT_ONCE)]
-    chunks.sort(key=lambda places: places[0][1])  # interrupted, all families have about equally many
+    chunks.sort(key=lambda places: places[0][1])  # keeps the families balanced after an interruption
     done = len(everything) - len(missing)
-    # Spawned: a process that was forked while JAX's threads run may hang.
+    # Spawned, since a forked process may hang if JAX's threads are running.
     with (
         GracefulStop() as stop,
         Progress(len(everything), f"planning {FLAGS.experiment}", start=done) as progress,
@@ -67,7 +67,7 @@ def main(_: list[str]) -> int:
             progress.update(done, proven=str(sum(entry.proven for entry in known.values())))
             if stop.requested:
                 workers.shutdown(cancel_futures=True)
-                print(f"stopped; the same command goes on. {path}")
+                print(f"stopped; the same command continues. {path}")
                 return 0
     proven = sum(entry.proven for entry in known.values())
     print(f"{path}: {len(known)} plans, {proven} proven")
@@ -75,15 +75,15 @@ def main(_: list[str]) -> int:
 
 
 def begin() -> None:
-    """What a worker does first."""
+    """Prepares a worker."""
     end_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal and a scheduler signal all: the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # signals reach all processes; the parent decides
         signal.signal(number, signal.SIG_IGN)
 
 
 def plan(experiment: str, places: Sequence[tuple[int, int, float]], proof_s: float) -> list[Demonstration]:
-    """What a worker does."""
-    drop_programs()  # those of other families
+    """Plans a chunk in a worker."""
+    drop_programs()  # of other families
     return [demonstrate(experiment, *place, proof_s) for place in places]
 
 

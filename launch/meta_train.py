@@ -1,16 +1,16 @@
-"""Meta-trains an offloading policy on one experiment's training sets, then adapts it to the sets it has never seen.
+"""Meta-trains an offloading policy on one experiment's training sets, then adapts it to the unseen test sets.
 
     python launch/meta_train.py --flagfile=exp2.flags                        the paper's settings, for a GPU
     python launch/meta_train.py --flagfile=exp2.flags --flagfile=cpu.flags   smaller, for a laptop
     python launch/meta_train.py --flagfile=exp2.flags --num_seeds=3          seeds 0, 1, 2 in one program
     srun python launch/meta_train.py --flagfile=exp2.flags --distributed     several processes, here under SLURM
 
-All devices share the tasks of a meta-batch (--parallel); results are the same on any number of them.
+All devices share the tasks of a meta-batch (--parallel). The results are the same on any number of devices.
 
-Ends with a table of mean latencies in milliseconds and a figure of the adaptation curves, both also in the run folder.
-SIGTERM or Ctrl-C saves a checkpoint and ends, exit status 0; where nothing new is to be saved, as while the program
-compiles or adapts, at once. --resume --run=FOLDER continues. Where one of several processes is lost the others say so
-and end, exit status 75 (134 where JAX aborts them).
+Prints a table of mean latencies in milliseconds at the end, and writes it with a figure of the adaptation curves into
+the run folder. SIGTERM or Ctrl-C saves a checkpoint and ends with exit status 0; during compilation or adaptation
+nothing needs saving, and the script ends at once. --resume --run=FOLDER continues. If one of several processes is lost,
+the others print a message and end with exit status 75 (134 if JAX aborts them).
 """
 
 from __future__ import annotations
@@ -50,22 +50,23 @@ from mrlato_jax.training.validation import Validation, validation_set
 FLAGS = flags.FLAGS
 define_train_flags()
 flags.DEFINE_integer("num_seeds", 1, "Train seeds --seed, --seed + 1, ... in one program, each in RUN/seed<number>.")
-flags.DEFINE_string("run", None, "Run folder. Default: runs/<date>-<time>-<experiment>-<method>, made anew.")
+flags.DEFINE_string("run", None, "Run folder. Default: a new folder runs/<date>-<time>-<experiment>-<method>.")
 flags.DEFINE_bool("resume", False, "Continue the run in --run; it must have the same settings.")
-flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
-flags.DEFINE_integer("checkpoint_every", 25, "Iterations from one checkpoint to the next.")
+flags.DEFINE_string("data", None, "Folder of the data sets. Default: the packaged ones.")
+flags.DEFINE_integer("checkpoint_every", 25, "Iterations between checkpoints.")
 flags.DEFINE_integer(
     "validate",
     0,
-    "DAGs of each training family, drawn for that alone, on which each checkpoint's gap to the optimum is measured, "
-    "into RUN/validation.jsonl with the seconds of training until then; 0: not at all.",
+    "Number of validation DAGs of each training family. Each checkpoint's gap to the optimum on these fresh DAGs is "
+    "written to RUN/validation.jsonl, with the seconds of training. 0: no validation.",
 )
 flags.DEFINE_integer("updates", 30, "Gradient steps of the adaptation to each unseen set; 0 only measures.")
 flags.DEFINE_enum(
     "on",
     "test",
     ["test", "validation", "none"],
-    "What to adapt to in the end: the unseen sets; or, to choose settings by, fresh DAGs of the training families.",
+    "Sets for the final adaptation: test, the unseen sets; validation, fresh DAGs of the training families, for the "
+    "choice of settings; or none.",
 )
 define_test_flags()
 define_host_flags()
@@ -80,14 +81,14 @@ def main(_: list[str]) -> int:
     if FLAGS.resume and FLAGS.run is None:
         raise InputError("--resume needs --run; accepted: the folder of the run to continue")
     layout = execution_config()
-    if not FLAGS.distributed:  # processes share a host's cores among themselves: each stays one device
+    if not FLAGS.distributed:  # with several processes on a host, each stays one device
         use_cores()
     join()
     say = partial(print, flush=True) if hosts.is_first() else _ignore
-    where: Path | None = None  # of the run, once it is there
+    where: Path | None = None  # the run's folder, once it exists
 
     def closing() -> int:
-        """What a run that was stopped ends with."""
+        """Prints the last lines of a stopped run."""
         hosts.leave_without_alarm()
         if where is not None:
             kept = ("data", "on", "validate", "test_rates_mbps", "updates", "checkpoint_every")
@@ -157,11 +158,11 @@ def main(_: list[str]) -> int:
 
 
 def _ignore(text: str) -> None:
-    """Only the first process speaks."""
+    """Prints nothing; only the first process prints."""
 
 
 def _settings(layout: ExecutionConfig) -> tuple[list[TrainConfig], ExecutionConfig, int]:
-    """Each seed's settings, the layout and the interval of checkpoints, as the first process knows them."""
+    """Returns each seed's settings, the layout and the interval of checkpoints, as in the first process."""
     text = ""
     with hosts.agreed():
         if hosts.is_first():
@@ -170,7 +171,7 @@ def _settings(layout: ExecutionConfig) -> tuple[list[TrainConfig], ExecutionConf
             text = json.dumps(values)
     configs_json, layout_json, every = json.loads(hosts.text_from_first(text))
     configs = [TrainConfig.from_json(values) for values in configs_json]
-    with hosts.agreed():  # here devices that are not there are refused
+    with hosts.agreed():  # reports missing devices
         num_tasks = len(configs) * configs[0].learning.meta_batch
         execution = resolve(ExecutionConfig.from_json(layout_json), num_tasks)
     return configs, execution, every
@@ -182,7 +183,7 @@ def _seeds(first: TrainConfig, number: int) -> list[TrainConfig]:
 
 
 def _seeds_of_run(root: Path) -> list[TrainConfig]:
-    """The settings of the run at `root`, or of each seed that is trained there."""
+    """Returns the settings of the run at `root`, or of each seed trained there."""
     seeds = stored_seeds(root)
     first = train_config(RunFolder.open(root if seeds is None else seed_path(root, seeds[0])).config)
     stored = 1 if seeds is None else len(seeds)
@@ -194,7 +195,7 @@ def _seeds_of_run(root: Path) -> list[TrainConfig]:
 def _open_runs(
     configs: Sequence[TrainConfig], data_hash: str, execution: ExecutionConfig, folders: ExitStack
 ) -> list[RunFolder]:
-    """A folder for each seed: RUN itself, or RUN/seed<number> where there are several."""
+    """Opens a folder for each seed: RUN itself, or RUN/seed<number> with several seeds."""
     root = Path(FLAGS.run) if FLAGS.run else new_run_path(Path("runs"), configs[0])
     paths = [root]
     if stored_seeds(root) is not None or len(configs) > 1:
@@ -203,7 +204,7 @@ def _open_runs(
             store_seeds(root, [config.seed for config in configs])
     runs = []
     for config, path in zip(configs, paths, strict=True):
-        # One that a killed process had not made yet is made now: nothing was trained before all were.
+        # A killed process may not have made all folders. Missing ones are made now, since training starts after that.
         begin = RunFolder.resume if FLAGS.resume and (RunFolder.begun(path) or len(paths) == 1) else RunFolder.create
         runs.append(folders.enter_context(begin(path, config, data_hash, execution)))
     return runs

@@ -1,10 +1,11 @@
-"""What each mode of the offloader gives on an experiment's unseen sets: gap to the optimum, plans simulated, time.
+"""Measures each mode of the offloader on an experiment's unseen sets: gap to the optimum, simulated plans, time.
 
     taskset -c 0 python launch/modes.py --experiment=exp2
 
-Beside it the same searches from HEFT-based's plan and from random ones. Plans DAG by DAG, a quarter of an hour an
-experiment on one core, less what is recorded; writes OUT/modes-EXPERIMENT.json, .md and .png. The optima come from
-OUT/references-EXPERIMENT.json (launch/references.py). Stopped, the same command goes on.
+For comparison, the same searches start from HEFT-based's plan and from random plans. The DAGs are planned one by one,
+which takes a quarter of an hour per experiment on one core; recorded rows are not computed again. Writes
+OUT/modes-EXPERIMENT.json, .md and .png. The optima come from OUT/references-EXPERIMENT.json (launch/references.py).
+After a stop, the same command continues.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from mrlato_jax.training.stopping import GracefulStop
 CHANNEL = "paper"
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("experiment", "exp1", list(EXPERIMENTS), "Whose unseen sets.")
-flags.DEFINE_string("policy", None, "Weights that come with the package, or a run folder. Default: the experiment's.")
-flags.DEFINE_integer("graphs", 100, "DAGs of each set, the first ones.")
+flags.DEFINE_enum("experiment", "exp1", list(EXPERIMENTS), "Experiment with the unseen sets.")
+flags.DEFINE_string("policy", None, "Packaged weights, or a run folder. Default: the experiment's weights.")
+flags.DEFINE_integer("graphs", 100, "Number of DAGs of each set, the first ones.")
 flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results"), "Folder of the record, the table and the figure.")
 define_reference_flags()
 
@@ -69,7 +70,7 @@ def main(_: list[str]) -> int:
     record = GrowingRecord(stem.with_name(f"{stem.name}.json"), identity)
 
     def closing() -> int:
-        print("stopped; the same command goes on")
+        print("stopped; the same command continues")
         return 0
 
     with GracefulStop(closing) as stop:

@@ -1,8 +1,8 @@
-"""Plans one application from a file: a table of plans, where each task runs, and two pictures.
+"""Plans one application from a file: prints a table of plans and the site of each task, and draws two pictures.
 
     python launch/offload.py --graph=app.json --uplink_mbps=7 --downlink_mbps=7
 
-Installed, the same is the command `mrlato-offload`; `--help` says what it takes.
+The installed package has the same command as `mrlato-offload`; `--help` lists its options.
 """
 
 from __future__ import annotations

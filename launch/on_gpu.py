@@ -1,19 +1,19 @@
-"""Everything that waits for a GPU, in pieces of at most nine minutes that need no thought.
+"""Runs all work that needs a GPU, in pieces of at most nine minutes, without supervision.
 
-    python launch/on_gpu.py                       the next pieces, for nine minutes; the same command goes on
-    python launch/on_gpu.py --list                what is done, what is left
-    python launch/on_gpu.py --only=compile,bench  these groups or pieces
-    python launch/on_gpu.py --carry=FOLDER        takes the state from FOLDER, and leaves it there, in a few small files
+    python launch/on_gpu.py                       the next pieces, for nine minutes; the same command continues
+    python launch/on_gpu.py --list                lists finished and remaining pieces
+    python launch/on_gpu.py --only=compile,bench  only these groups or pieces
+    python launch/on_gpu.py --carry=FOLDER        reads the state from FOLDER and writes it back, in a few small files
     python launch/on_gpu.py --tiny --minutes=30   the same at a tiny size, in minutes on a CPU
 
 Groups: compile, the compile times of three training programs under several settings; bench, bench.py in full; plus,
-mrlato_plus on each experiment; bare, the paper's method with twice Table I's trajectories, its gap on the way;
-paper, reproduce.py at the paper's settings; tables, of all of it.
+mrlato_plus on each experiment; bare, the paper's method with twice Table I's trajectories, with validation; paper,
+reproduce.py at the paper's settings; tables, the tables of all experiments.
 
-Each piece is a command that goes on by itself where it was stopped. At the end of the time whatever runs is asked to
-stop, and killed where it does not: a call never lasts longer. A piece that fails is recorded with its error, and the
-others go on; --retry tries it again. Records come to lie in OUT/results as they are to lie in data/results, and the
-end of a call says which are complete. Exit status 1 where a piece has failed.
+Each piece is a command that can be stopped and continued. At the end of the time, the running command is asked to stop,
+and killed if it does not, so a call never lasts longer. A failed piece is recorded with its error, and the others
+continue; --retry tries it again. OUT/results has the records in the structure of data/results, and the end of a call
+lists the complete ones. The exit status is 1 if a piece has failed.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from mrlato_jax.training import demonstrations
 from mrlato_jax.training.run_folder import RunFolder
 
 ROOT = LAUNCH.parent
-EXPERIMENTS = ("exp2", "exp1", "exp3")  # the shortest first
+EXPERIMENTS = ("exp2", "exp1", "exp3")  # shortest first
 GROUPS = ("compile", "bench", "plus", "bare", "paper", "tables")
-SECTIONS = {  # of bench.py: seconds that must be left to begin it, and what it takes, roughly
+SECTIONS = {  # sections of bench.py: seconds that must be left to start, and rough total seconds
     "matmul": (30, 30), "simulator": (60, 60), "meta_iteration": (480, 900), "compile": (480, 480),
     "planning": (240, 300), "offloader": (240, 300), "growth": (480, 5400),
 }  # fmt: skip
 TINY_SECTIONS = ("matmul", "simulator")
-COMPILE_S, TRAIN_S = 480, 240  # seconds that must be left to begin one
+COMPILE_S, TRAIN_S = 480, 240  # seconds that must be left to start a step
 PLUS_ALONE = ("--methods=mrlato_plus",)
 BARE = "exp2-bare-2000-seed0"
 TINY, TINY_PLUS = "tiny.flags", "tiny_plus.flags"
@@ -60,19 +60,21 @@ TINY_SETTINGS = {"iterations": 8, "units": 16, "layers": 1, "meta_batch": 2, "gr
 TINY_WARM_START = {"warm_start_iterations": 2}
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("out", "runs/on_gpu", "Folder of everything: records, runs, compiled programs, the ledger.")
-flags.DEFINE_float("minutes", 9.0, "How long this call may last.")
+flags.DEFINE_string("out", "runs/on_gpu", "Folder of all output: records, runs, compiled programs, the ledger.")
+flags.DEFINE_float("minutes", 9.0, "Time limit of this call, minutes.")
 flags.DEFINE_list("only", list(GROUPS), "Groups or pieces, comma-separated.")
-flags.DEFINE_bool("list", False, "Only say what is done and what is left.")
-flags.DEFINE_bool("retry", False, "Try the pieces again that have failed.")
+flags.DEFINE_bool("list", False, "Only list finished and remaining pieces.")
+flags.DEFINE_bool("retry", False, "Try failed pieces again.")
 flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ... of each learned method.")
 flags.DEFINE_string(
     "carry",
     None,
-    "Folder to take the state from, where OUT has none yet, and to leave it in, for a call on another machine.",
+    "Folder with the state, to continue on another machine: read if OUT has no state, written at the end.",
 )
-flags.DEFINE_float("carry_mb", 40.0, "MiB that may be carried; compiled programs fill what records and runs leave.")
-flags.DEFINE_bool("tiny", False, "Everything at a tiny size, to try the script itself.")
+flags.DEFINE_float(
+    "carry_mb", 40.0, "Size limit of the carried state, MiB; compiled programs use the space left by records and runs."
+)
+flags.DEFINE_bool("tiny", False, "Run everything at a tiny size, to test the script.")
 
 
 def main(_: list[str]) -> int:
@@ -112,18 +114,18 @@ def main(_: list[str]) -> int:
     if failed:
         print(f"failed: {', '.join(failed)}; see {out / 'logs'}, and --retry")
     left = len(ledger.left(chosen))
-    print(f"pieces left: {left}; the same command goes on" if left else "nothing left")
+    print(f"pieces left: {left}; the same command continues" if left else "nothing left")
     print(f"total time {format_duration(time.monotonic() - started)}")
     return 1 if failed else 0
 
 
 def pieces(out: Path) -> list[Piece]:
-    """All pieces, in the order in which they are done."""
+    """Returns all pieces in their order of work."""
     return [*compile_pieces(out), *bench_pieces(out), *plus_pieces(out), bare_piece(out), *paper_pieces(out)]
 
 
 def compile_pieces(out: Path) -> list[Piece]:
-    """Compile times, a piece for each program and setting; as it is and with the cache it fills go together."""
+    """Returns the pieces of compile times: one for each program and setting; cold and warm cache form one piece."""
     made = []
     for program, what in compiling.PROGRAMS.items():
         for variant, settings in compiling.VARIANTS.items():
@@ -144,7 +146,7 @@ def compile_pieces(out: Path) -> list[Piece]:
 
 
 def compile_step(out: Path, program: str, variant: str) -> Step:
-    """One measurement of `compiling`."""
+    """Returns the step of one measurement of `compiling`."""
     file, cache = out / RESULTS / "compile" / f"{program}-{variant}.json", out / CACHE / "measured" / program
 
     def gather(excuse: str) -> None:
@@ -174,7 +176,7 @@ def compile_step(out: Path, program: str, variant: str) -> Step:
 
 
 def bench_pieces(out: Path) -> list[Piece]:
-    """The sections of bench.py."""
+    """Returns the pieces of bench.py, one for each section."""
     folder = out / RESULTS / "bench"
 
     def gather(_: str) -> None:
@@ -196,12 +198,12 @@ def bench_pieces(out: Path) -> list[Piece]:
 
 
 def known(folder: Path, name: str) -> bool:
-    """Whether a section of bench.py has its record."""
+    """Returns whether a section of bench.py has its record."""
     return (folder / f"{name}.json").exists()
 
 
 def plus_pieces(out: Path) -> list[Piece]:
-    """mrlato_plus on each experiment."""
+    """Returns the pieces of mrlato_plus on each experiment."""
     return [
         Piece(
             f"plus-{name}",
@@ -215,7 +217,7 @@ def plus_pieces(out: Path) -> list[Piece]:
 
 
 def paper_pieces(out: Path) -> list[Piece]:
-    """The paper's experiments, and the tables of all three."""
+    """Returns the pieces of the paper's experiments, and of the tables of all three."""
     hours = {"exp2": 2, "exp1": 4, "exp3": 4}
     made = [
         Piece(
@@ -231,28 +233,28 @@ def paper_pieces(out: Path) -> list[Piece]:
 
 
 def reproduce_step(out: Path, experiment: str, more: Sequence[str], needs_s: float = TRAIN_S) -> Step:
-    """reproduce.py at the paper's settings."""
+    """Returns a step of reproduce.py at the paper's settings."""
     words = [
         *("reproduce.py", f"--experiment={experiment}", "--preset=paper", f"--seeds={FLAGS.seeds}"),
         *(f"--out={out / RESULTS}", f"--runs={out / RUNS}", *more),
     ]
     if FLAGS.tiny:
         words += [f"--data={out / 'data'}", "--updates=2", "--annealing_steps=20", "--local_search_evaluations=20"]
-        plus = more == PLUS_ALONE  # the only one with a warm start, which other methods refuse to make shorter
+        plus = more == PLUS_ALONE  # mrlato_plus alone has a warm start; other methods refuse the flag that shortens it
         words += [f"--settings={out / (TINY_PLUS if plus else TINY)}"]
         words += [] if plus else ["--methods=mrlato,mrlco,drl"]
     return Step(lambda: [sys.executable, script(words[0]), *words[1:]], cached(out), needs(needs_s))
 
 
 def bare_piece(out: Path) -> Piece:
-    """The paper's method and nothing more, long and with many trajectories: where does it stall?"""
+    """Returns the piece of the paper's method alone, with a long training and many trajectories."""
     folder = out / RUNS / "bare"
     data = [f"--data={out / 'data'}"] if FLAGS.tiny else []
     updates = 2 if FLAGS.tiny else 100
 
     def train() -> list[str]:
         words = [script("meta_train.py"), "--flagfile=exp2.flags", "--rollouts=20", f"--run={folder}", "--on=none"]
-        if FLAGS.tiny:  # long enough to be stopped in the middle
+        if FLAGS.tiny:  # long enough to be interrupted
             words += [f"--flagfile={out / TINY}", "--iterations=400", *data]
         else:
             words += ["--validate=4", "--checkpoint_every=50"]
@@ -275,29 +277,29 @@ def bare_piece(out: Path) -> Piece:
 
 
 def script(name: str) -> str:
-    """A script beside this one."""
+    """Returns the path of a script in this folder."""
     return str(LAUNCH / name)
 
 
 def needs(seconds: float) -> float:
-    """Seconds that must be left; at a tiny size nothing takes long."""
+    """Returns the seconds that must be left; 0 with --tiny, where all steps are short."""
     return 0.0 if FLAGS.tiny else seconds
 
 
 def with_package(variables: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables with which a command finds the package that stands beside this script."""
+    """Returns environment variables with which a command imports the package of this checkout."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": path, **variables}
 
 
 def cached(out: Path) -> dict[str, str]:
-    """Environment variables of a command that keeps its compiled programs, where the user has no place for them."""
+    """Returns environment variables that cache compiled programs in OUT, unless the user has set a cache."""
     kept = "JAX_COMPILATION_CACHE_DIR" in os.environ
     return with_package({} if kept else caching(str(out / CACHE)))
 
 
 def prepare(out: Path, demonstrated: bool) -> None:
-    """Makes what the commands need: the planners' records, which take no GPU; at a tiny size the data."""
+    """Makes the inputs of the commands: the planners' records, which need no GPU, and with --tiny the data."""
     for name in ("bench", "compile"):
         (out / RESULTS / name).mkdir(parents=True, exist_ok=True)
     (out / RUNS).mkdir(exist_ok=True)
@@ -310,7 +312,7 @@ def prepare(out: Path, demonstrated: bool) -> None:
 
 
 def make_tiny(out: Path, demonstrated: bool) -> None:
-    """Settings, data sets and, where they are wanted, demonstrations with which every command takes seconds."""
+    """Makes tiny settings, data sets and, if needed, demonstrations, so that every command takes seconds."""
     data = out / "data"
     data.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)

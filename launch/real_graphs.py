@@ -1,11 +1,10 @@
-"""The general policy on applications of others: how far its plans are from the best that any planner finds.
+"""Measures the general policy on real applications: gap of its plans to the best plan of any planner.
 
     python launch/real_graphs.py --files=FOLDER
 
-plans every .onnx and WfFormat .json file of a folder, coarsened to --num_tasks, on two systems each, by the policy's
-modes and by all planners. The nine networks that come with the package onnx are planned too, where that is installed.
-Prints a table and writes OUT/real-graphs.json and .md; nothing of the files themselves is kept but their names and
-hashes.
+Plans every .onnx and WfFormat .json file of a folder, coarsened to --num_tasks, on two systems each, with the policy's
+modes and with all planners. If the package onnx is installed, its nine networks are planned, too. Prints a table and
+writes OUT/real-graphs.json and .md. Of the files, the record has only names and hashes.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ from mrlato_jax.progress import Progress, format_table
 from mrlato_jax.results.reproduction import params_hash
 from mrlato_jax.training.run_folder import session
 
-# Networks: a phone at 1 GHz that does 2 multiply-accumulates a cycle, and two wireless links. Workflows, whose files
-# are of gigabytes: the same clocks, and two links of a laboratory.
+# Networks: a phone at 1 GHz with 2 multiply-accumulates per cycle, and two wireless links. Workflows have gigabytes of
+# data: the same clocks, and two wired links.
 CYCLES_PER_MAC = 0.5
 MACHINE_HZ = 2.4e9
 LINKS_MBPS = {".onnx": (100, 400), ".json": (100, 1000)}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("files", None, "Folder of .onnx and WfFormat .json files.")
-flags.DEFINE_integer("num_tasks", 30, "Coarsened to at most so many tasks.")
-flags.DEFINE_string("policy", "general", "Weights that come with the package, or a run folder.")
+flags.DEFINE_integer("num_tasks", 30, "Coarsen to at most this number of tasks.")
+flags.DEFINE_string("policy", "general", "Packaged weights, or a run folder.")
 flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results"), "Folder of the record and the table.")
 
 
@@ -55,7 +54,7 @@ def main(_: list[str]) -> int:
     files = bundled() + sorted(path for path in own if path.suffix in LINKS_MBPS)
     if not files:
         raise InputError(
-            "--files has no .onnx or .json files, nor has onnx, if installed; accepted: a folder with some"
+            "--files has no .onnx or .json files, and neither has the package onnx; accepted: a folder with some"
         )
     policy, rows = mj.load_offloader(FLAGS.policy), []
     with Progress(len(files), "planning real graphs") as progress:
@@ -72,7 +71,7 @@ def main(_: list[str]) -> int:
 
 
 def bundled() -> list[Path]:
-    """The networks that come with the package onnx."""
+    """Returns the networks in the package onnx."""
     spec = importlib.util.find_spec("onnx")
     if spec is None or spec.origin is None:
         return []
@@ -80,7 +79,7 @@ def bundled() -> list[Path]:
 
 
 def measured(path: Path, rate_mbps: float, policy: mj.Offloader) -> dict[str, Any]:
-    """One application on one system: makespans in milliseconds."""
+    """Plans one application on one system; returns makespans in milliseconds."""
     system = mj.System(uplink_bps=1e6 * rate_mbps, downlink_bps=1e6 * rate_mbps)
     if path.suffix == ".onnx":
         graph = mj.read_onnx(path, cycles_per_mac=CYCLES_PER_MAC, num_tasks=FLAGS.num_tasks)
@@ -111,7 +110,7 @@ def measured(path: Path, rate_mbps: float, policy: mj.Offloader) -> dict[str, An
 
 
 def graphs_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells: percent above the best that any found; the last line has means."""
+    """Makes header and cells: percent above the best plan of any planner; the last line has means."""
     planners = ("all-local", "all-offload", "HEFT-based", "look-ahead", *MODES, "optimum", "order search")
     gaps = [
         [100 * (row["makespan_ms"][name] / min(row["makespan_ms"].values()) - 1) for name in planners] for row in rows

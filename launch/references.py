@@ -1,10 +1,10 @@
-"""Plans without learning on the unseen sets of an experiment, the proven optimum among them, and records every plan.
+"""Plans the unseen sets of an experiment with all planners, including the proven optimum, and records every plan.
 
     python launch/references.py --experiment=exp1 --out=references-exp1.json
 
-The optimum is that of the priority order, proven where --optimum_s suffices; order search looks for better orders too.
-Interrupted, it goes on with the planner and set at which it stopped. A record of other data, settings or another
-version of this package is refused; the plans in it are simulated again, and must take what it says.
+The optimum is for the priority order, proven if --optimum_s suffices; order search also tries other orders. After an
+interruption, the same command continues with the same planner and set. A record of other data, settings or another
+version of this package is refused. Recorded plans are simulated again and must have the recorded makespans.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from mrlato_jax.results.references import complete, reference_record, summary
 from mrlato_jax.training.stopping import GracefulStop
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("experiment", "exp1", list(EXPERIMENTS), "Whose unseen sets.")
+flags.DEFINE_enum("experiment", "exp1", list(EXPERIMENTS), "Experiment with the unseen sets.")
 flags.DEFINE_enum("channel", "paper", list(CHANNELS), "Channel rules of the simulator.")
 flags.DEFINE_string("out", None, "File of the record. Required.")
-flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
+flags.DEFINE_string("data", None, "Folder of the data sets. Default: the packaged ones.")
 define_reference_flags()
 define_test_flags()
 
@@ -47,7 +47,7 @@ def main(_: list[str]) -> int:
     record = reference_record(path, dataset, FLAGS.channel, test_sets, budget)
 
     def closing() -> int:
-        print(f"stopped; the same command goes on. record: {path}")
+        print(f"stopped; the same command continues. record: {path}")
         return 0
 
     with GracefulStop(closing) as stop:

@@ -1,16 +1,16 @@
-"""The paper's Table III and Figures 4 to 6, with every method it compares and the proven optimum, in one command.
+"""Reproduces the paper's Table III and Figures 4 to 6, with all of its methods and the proven optimum, in one command.
 
-    python launch/reproduce.py --experiment=all --preset=cpu --seeds=3       4 hours on two cores, less what is recorded
+    python launch/reproduce.py --experiment=all --preset=cpu --seeds=3       4 hours on two cores without any records
     python launch/reproduce.py --experiment=exp2 --preset=paper --seeds=5     the paper's settings, for a GPU
 
-Trains what is missing, adapts each learned method to each unseen set, plans with everything else, and writes records,
-tables and figures into OUT/PRESET. Interrupted (Ctrl-C, SIGTERM, or killed) the same command, in the same folder, goes
-on where it stopped; run twice it computes nothing again, and the records that come with the project count. A record of
-other settings, data or another version of this package is refused by name.
+Trains missing runs, adapts each learned method to each unseen set, plans with all planners, and writes records, tables
+and figures into OUT/PRESET. After an interruption (Ctrl-C, SIGTERM, or a kill), the same command in the same folder
+continues. Recorded results, including those that come with the project, are not computed again. A record of other
+settings, data or another version of this package is refused by name.
 
---preset=paper is EXPERIMENT.flags, Table I in full; --preset=cpu adds cpu_table.flags, which has fewer iterations and
-trajectories and is otherwise the same. A method with a flag file of its own (mrlato_plus, mrlato_plus_order) has that
-file's values in either. Tables and figures with a method that is not in --methods by default have its name.
+--preset=paper is EXPERIMENT.flags, Table I in full. --preset=cpu adds cpu_table.flags, which has only fewer iterations
+and trajectories. A method with its own flag file (mrlato_plus, mrlato_plus_order) uses that file with both presets.
+Names of tables and figures include all methods that are not in the default of --methods.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ from mrlato_jax.training.stopping import GracefulStop
 
 COMPARED = ("mrlato", "mrlco", "drl", "mrlato_plus")  # the learned methods of Table III, and ours
 PRESETS = {"paper": [], "cpu": ["cpu_table.flags"]}  # flag files after EXPERIMENT.flags
-NEAR = 1.08  # times the optimum: what the second figure of an experiment shows
+NEAR = 1.08  # limit of an experiment's second figure, relative to the optimum
 ROOT = LAUNCH.parent
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("experiment", "all", ["all", *EXPERIMENTS], "What is reproduced.")
-flags.DEFINE_enum("preset", "cpu", list(PRESETS), "How much is trained.")
+flags.DEFINE_enum("experiment", "all", ["all", *EXPERIMENTS], "Experiment to reproduce.")
+flags.DEFINE_enum("preset", "cpu", list(PRESETS), "Amount of training.")
 flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each learned method.")
-flags.DEFINE_list("methods", list(COMPARED), f"Learned methods, of {', '.join(METHODS)}; planners are always there.")
+flags.DEFINE_list("methods", list(COMPARED), f"Learned methods, of {', '.join(METHODS)}; planners are always included.")
 flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each unseen set.")
 flags.DEFINE_string("out", str(ROOT / "data" / "results"), "Folder of records, tables and figures.")
 flags.DEFINE_string("runs", "runs", "Folder of the run folders: RUNS/reproduce-PRESET/EXPERIMENT-METHOD/seed<number>.")
-flags.DEFINE_string("data", None, "Folder of the data sets. Default: the ones that come with the package.")
-flags.DEFINE_integer("num_devices", 0, "Devices used, on a host without a GPU its cores; 0 is all.")
+flags.DEFINE_string("data", None, "Folder of the data sets. Default: the packaged ones.")
+flags.DEFINE_integer("num_devices", 0, "Number of devices; on a host without a GPU, its cores. 0: all.")
 flags.DEFINE_string(
     "settings",
     None,
-    "One more flag file, behind the preset's: settings of your own, with --out and --runs of their own.",
+    "One more flag file after the preset's, for your own settings; needs its own --out and --runs.",
 )
 define_reference_flags()
 define_test_flags()
@@ -73,14 +73,14 @@ define_test_flags()
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One experiment, looked through before anything is computed.
+    """One experiment, checked before any computation.
 
     Attributes:
-        dataset: its data.
-        test_sets: what is adapted to.
-        budget: of the planners that search.
+        dataset: its data set.
+        test_sets: the test sets to adapt to.
+        budget: budget of the searching planners.
         references: the record of all planners.
-        records: of each seed, by the label of its method.
+        records: records of each seed, by the label of the method.
     """
 
     dataset: DagDataset
@@ -101,7 +101,7 @@ def main(_: list[str]) -> int:
         raise InputError(f"--settings without --{own[0]}; accepted: --out and --runs that are not the preset's")
     budget = search_budget()
     use_cores()
-    resolve(ExecutionConfig(num_devices=FLAGS.num_devices), FLAGS.seeds)  # devices that are not there are refused
+    resolve(ExecutionConfig(num_devices=FLAGS.num_devices), FLAGS.seeds)  # reports missing devices
     experiments = EXPERIMENTS if FLAGS.experiment == "all" else (FLAGS.experiment,)
     configs = {name: [seeds_of(name, method) for method in FLAGS.methods] for name in experiments}
     out = Path(FLAGS.out).absolute() / FLAGS.preset
@@ -111,7 +111,7 @@ def main(_: list[str]) -> int:
     panels: list[Panel] = []
 
     def closing() -> int:
-        print(f"stopped; the same command goes on. total time {format_duration(time.monotonic() - started)}")
+        print(f"stopped; the same command continues. total time {format_duration(time.monotonic() - started)}")
         return 0
 
     with GracefulStop(closing) as stop:
@@ -127,7 +127,7 @@ def main(_: list[str]) -> int:
 
 
 def seeds_of(experiment: str, method: str) -> list[TrainConfig]:
-    """The settings of each seed, from the flag files that people train with."""
+    """Returns the settings of each seed, from the flag files of meta_train.py."""
     values = flags.FlagValues()
     define_train_flags(values)
     files = [f"{experiment}.flags", *PRESETS[FLAGS.preset]]
@@ -146,12 +146,12 @@ def seeds_of(experiment: str, method: str) -> list[TrainConfig]:
 
 
 def run_root(config: TrainConfig) -> Path:
-    """Where the seeds of a method have their run folders."""
+    """Returns the folder of a method's run folders."""
     return Path(FLAGS.runs) / f"reproduce-{FLAGS.preset}" / f"{config.experiment}-{label(config)}"
 
 
 def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], budget: SearchBudget, out: Path) -> Work:
-    """Data, records and run folders of an experiment, all of which must fit the settings."""
+    """Opens data, records and run folders of an experiment and checks that they fit the settings."""
     dataset = datasets.load(experiment, FLAGS.data and Path(FLAGS.data))
     channel = methods[0][0].channel
     test_sets = sets_on("test", dataset, channel)
@@ -179,7 +179,7 @@ def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], budg
 
 
 def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
-    """One experiment, to its tables and figures; None where a stop was requested before the end."""
+    """Reproduces one experiment, with tables and figures; returns None after a stop."""
     if not complete(work.references, work.test_sets, work.budget, stop):
         return None
     for records in work.records.values():
@@ -197,17 +197,17 @@ def reproduce(work: Work, out: Path, stop: GracefulStop) -> list[Panel] | None:
 
 
 def named(subject: str) -> str:
-    """What tables and figures are called; those with methods not compared by default have these in it."""
+    """Returns the name of tables and figures, which includes methods that are not compared by default."""
     return "+".join([subject, *(method for method in FLAGS.methods if method not in COMPARED)])
 
 
 def first_seeds(work: Work) -> list[LearnedRecord]:
-    """A record of each method."""
+    """Returns one record of each method."""
     return [records[0] for records in work.records.values()]
 
 
 def complete_method(work: Work, records: Sequence[LearnedRecord], stop: GracefulStop) -> bool:
-    """Trains and adapts these seeds of a method; False where a stop was requested before the end."""
+    """Trains and adapts these seeds of a method; returns False after a stop."""
     if not records:
         return True
     configs = [record.config for record in records]
@@ -229,7 +229,7 @@ def complete_method(work: Work, records: Sequence[LearnedRecord], stop: Graceful
 
 
 def caption(records: Sequence[LearnedRecord]) -> str:
-    """How much was trained, without which no row of a learned method means anything."""
+    """Describes the amount of training, which readers need to interpret the rows of learned methods."""
     lines = [f"Learned methods, preset {FLAGS.preset}, {FLAGS.seeds} seeds each, trained with"]
     for record in records:
         config, learning = record.config, record.config.learning
@@ -243,7 +243,7 @@ def caption(records: Sequence[LearnedRecord]) -> str:
 
 
 def write_tables(out: Path, name: str, panels: Sequence[Panel], records: Sequence[LearnedRecord]) -> None:
-    """Prints the tables; writes them as `name`.md, and for programs as `name`.csv."""
+    """Prints the tables; writes them as `name`.md, and in machine-readable form as `name`.csv."""
     tables = [
         comparison.table_three(panels),
         comparison.whole_table(panels),
@@ -263,7 +263,7 @@ def write_tables(out: Path, name: str, panels: Sequence[Panel], records: Sequenc
 
 
 def write_figures(out: Path, name: str, panels: Sequence[Panel], curves: comparison.Curves) -> None:
-    """The adaptation and what the trainings looked like, where matplotlib is installed."""
+    """Draws the adaptation and the training curves, if matplotlib is installed."""
     try:
         images = {
             f"{name}.png": png(figures.adaptation_panels(panels)),

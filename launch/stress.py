@@ -1,10 +1,10 @@
-"""What an MEC host on this machine bears: overhead, a Dask cluster, throughput, growth, faults, hostile messages.
+"""Stress tests of an MEC host on this machine: overhead, a Dask cluster, throughput, growth, faults, hostile messages.
 
     python launch/stress.py
     python launch/stress.py --part=faults --faults=200 --out=FOLDER
 
-Host and UEs share this process and loopback without a pace; VMs and local executors are processes of their own. All
-parts at their full sizes take some ten minutes. Writes OUT/stress.json; parts that are in it are not done again.
+Host and UEs share this process and an unpaced loopback; VMs and local executors are separate processes. All parts at
+their full sizes take some ten minutes. Writes OUT/stress.json; recorded parts are not repeated.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from mrlato_jax.training.run_folder import session
 PARTS = ("overhead", "cluster", "throughput", "growth", "faults", "hostility")
 
 FLAGS = flags.FLAGS
-flags.DEFINE_multi_string("part", list(PARTS), f"What is measured: {', '.join(PARTS)}.")
-flags.DEFINE_enum("vm", "bubblewrap", sandbox.KINDS, "What isolates the VMs.")
-flags.DEFINE_float("seconds", 10.0, "Of the throughput.")
-flags.DEFINE_integer("users", 8, "UEs of the throughput.")
-flags.DEFINE_integer("tasks", 100_000, "Tasks of the growth.")
-flags.DEFINE_integer("faults", 200, "Faults that are injected.")
-flags.DEFINE_integer("messages", 10_000, "Hostile messages.")
+flags.DEFINE_multi_string("part", list(PARTS), f"Parts to run: {', '.join(PARTS)}.")
+flags.DEFINE_enum("vm", "bubblewrap", sandbox.KINDS, "Isolation of the VMs.")
+flags.DEFINE_float("seconds", 10.0, "Duration of the throughput part, seconds.")
+flags.DEFINE_integer("users", 8, "Number of UEs in the throughput part.")
+flags.DEFINE_integer("tasks", 100_000, "Number of tasks in the growth part.")
+flags.DEFINE_integer("faults", 200, "Number of injected faults.")
+flags.DEFINE_integer("messages", 10_000, "Number of hostile messages.")
 flags.DEFINE_string("out", None, "Folder of the record. By default nothing is written.")
 
 
@@ -65,7 +65,7 @@ def main(_: list[str]) -> int:
 
 
 def measured(part: str) -> dict[str, Any]:
-    """One part, with its progress."""
+    """Runs one part; shows progress."""
     totals = {"growth": FLAGS.tasks, "faults": FLAGS.faults, "hostility": FLAGS.messages}
     with (
         tempfile.TemporaryDirectory(prefix="mrlato-stress-") as folder,

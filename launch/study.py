@@ -1,12 +1,13 @@
-"""Small trainings that differ in one thing each: why the paper's method stalls, and what each part of ours is worth.
+"""Runs a study: small trainings that each change one aspect, to find why the paper's method stalls and what ours needs.
 
-    python launch/study.py --study=stall                     two hours of one core, less what is recorded
+    python launch/study.py --study=stall                     two hours on one core without any records
     python launch/study.py --study=parts --variants=base,outlook --seeds=3
-    python launch/study.py --study=stall --smaller           seconds: whether it runs, nothing about the question
+    python launch/study.py --study=stall --smaller           takes seconds; only tests that the script runs
 
-Each variant is trained on one device from the study's base settings with what its name says changed, and validated on
-fresh DAGs of the training families against their proven optima. Writes OUT/STUDY.json, .md and .png. Stopped, the same
-command goes on; run twice it trains nothing again. Several processes may share one OUT and RUNS, with other variants.
+Each variant is trained on one device, with the study's base settings and the change that its name describes. It is
+validated on fresh DAGs of the training families against their proven optima. Writes OUT/STUDY.json, .md and .png. After
+a stop, the same command continues; recorded variants are not trained again. Several processes may share OUT and RUNS if
+they train different variants.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ SMALLER = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("study", "stall", list(STUDIES), "Which one.")
-flags.DEFINE_list("variants", [], "Which variants, base being one of them; by default all.")
-flags.DEFINE_integer("seeds", 1, "Seeds 0, 1, ... of each.")
-flags.DEFINE_integer("validate", 10, "DAGs of each training family to validate by.")
-flags.DEFINE_bool("smaller", False, "Two iterations of a tiny network, to see it run; with an --out of its own.")
+flags.DEFINE_enum("study", "stall", list(STUDIES), "Study to run.")
+flags.DEFINE_list("variants", [], "Variants to train, including base; by default all.")
+flags.DEFINE_integer("seeds", 1, "Number of seeds, 0, 1, ..., of each variant.")
+flags.DEFINE_integer("validate", 10, "Number of validation DAGs of each training family.")
+flags.DEFINE_bool("smaller", False, "Run two iterations of a tiny network, as a test; needs its own --out.")
 flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results" / "studies"), "Folder of records and figures.")
 flags.DEFINE_string("runs", "runs", "Folder of the run folders: RUNS/study-STUDY/VARIANT/seed<number>.")
 
@@ -55,7 +56,7 @@ def main(_: list[str]) -> int:
     for name in variants:
         check_choice("variants", name, study.variants)
     if FLAGS.smaller and not FLAGS["out"].present:
-        raise InputError("--smaller without --out; accepted: an --out that is not of the real studies")
+        raise InputError("--smaller is given without --out; accepted: an --out without the real studies")
     smaller = SMALLER if FLAGS.smaller else {}
     if smaller and study.base.warm_start_iterations:
         smaller = {**smaller, "warm_start_iterations": 2}
@@ -71,7 +72,7 @@ def main(_: list[str]) -> int:
         record.add_unlearned(fresh)
 
     def closing() -> int:
-        print("stopped; the same command goes on")
+        print("stopped; the same command continues")
         return 0
 
     with GracefulStop(closing) as stop:

@@ -1,15 +1,16 @@
-"""Runs applications on a real UE and a real MEC host on this machine: measured beside predicted.
+"""Runs applications on a real UE and a real MEC host on this machine, and compares measured with predicted times.
 
     python launch/testbed.py --app=ar --runs=5
     python launch/testbed.py --app=exp2:n20:5 --app=app.json --channel=paper --channel=resident --out=FOLDER
     python launch/testbed.py --app=map_reduce --runs=3 --json=-
 
-An application is one of ours (ar, map_reduce, navigate, network), EXPERIMENT:SET:NUMBER (a DAG of data/), a file of a
-DAG (.json, .dot), or an application of yours (package.module:name, file.py:name) that declares an example of its
-arguments. As root both ends get network namespaces with a shaped link between them; without root the link is loopback,
-paced by a proxy.
+An application is a packaged example (ar, map_reduce, navigate, network), EXPERIMENT:SET:NUMBER (a DAG of data/), a file
+of a DAG (.json, .dot), or your own application (package.module:name, file.py:name) with an example of its arguments. As
+root, both ends get network namespaces with a shaped link between them. Without root, the link is loopback, paced by a
+proxy.
 
-Writes OUT/testbed.json, .md and a picture of both schedules for each application. Stopped, the same command goes on.
+Writes OUT/testbed.json, .md and a picture of both schedules for each application. After a stop, the same command
+continues.
 """
 
 from __future__ import annotations
@@ -39,24 +40,24 @@ from mrlato_jax.progress import Progress, format_table
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.training.run_folder import session
 
-ALONE = ("all_local", "all_offload")  # what a plan is compared with
+ALONE = ("all_local", "all_offload")  # plans to compare with
 CALIBRATED = " (calibrated)"
 
 FLAGS = flags.FLAGS
-flags.DEFINE_multi_string("app", ["ar"], "An application; may be given several times.")
-flags.DEFINE_integer("runs", 5, "Runs of each application under each plan.")
-flags.DEFINE_multi_string("mode", [*ALONE, "heft", "search"], f"Ways to plan: {', '.join(HOW)}.")
-flags.DEFINE_multi_string("channel", ["resident"], f"Rules of the plans: {', '.join(RULES)}.")
-flags.DEFINE_string("policy", "general", "Weights that come with the package, or a run folder.")
+flags.DEFINE_multi_string("app", ["ar"], "An application; can be repeated.")
+flags.DEFINE_integer("runs", 5, "Number of runs of each application with each plan.")
+flags.DEFINE_multi_string("mode", [*ALONE, "heft", "search"], f"Methods of planning: {', '.join(HOW)}.")
+flags.DEFINE_multi_string("channel", ["resident"], f"Channel rules of the plans: {', '.join(RULES)}.")
+flags.DEFINE_string("policy", "general", "Packaged weights, or a run folder.")
 flags.DEFINE_float("ue_ghz", 1.0, "Clock of the UE.")
 flags.DEFINE_float("vm_ghz", 10.0, "Clock of the VM: the full clock of this machine counts as this.")
 flags.DEFINE_float("uplink_mbps", 7.0, "Rate of the uplink.")
 flags.DEFINE_float("downlink_mbps", 7.0, "Rate of the downlink.")
-flags.DEFINE_enum("link", None, testbed.LINKS, "What the link is. By default namespaces where this machine has them.")
-flags.DEFINE_enum("vm", None, sandbox.KINDS, "What isolates the VMs. By default bubblewrap where it is.")
-flags.DEFINE_bool("calibrate", True, "Whether to plan and run once more with what the runs imply.")
+flags.DEFINE_enum("link", None, testbed.LINKS, "Kind of link. Default: namespaces if this machine supports them.")
+flags.DEFINE_enum("vm", None, sandbox.KINDS, "Isolation of the VMs. Default: bubblewrap if this machine supports it.")
+flags.DEFINE_bool("calibrate", True, "Also plan and run with the calibrated graph and system.")
 flags.DEFINE_string("out", None, "Folder of the record, the table and the pictures. By default nothing is written.")
-flags.DEFINE_enum("json", None, ["-"], "Ends with one line of JSON on standard output.")
+flags.DEFINE_enum("json", None, ["-"], "Print one line of JSON at the end.")
 
 
 def main(_: list[str]) -> int:
@@ -105,7 +106,7 @@ def main(_: list[str]) -> int:
 
 
 def measured(bed: Bed, case: Case, system: System, scheduler: Scheduler) -> tuple[dict[str, Any], Any]:
-    """All runs of one application under one rule, and a picture of one."""
+    """Runs one application under one channel rule; returns all runs and a picture of one."""
     plans = {mode: scheduler.plan(case.graph, system, mode) for mode in FLAGS.mode}
     named_runs = bed.runs(case, system, plans, FLAGS.runs)
     rows = [as_row(case, system, *run) for run in named_runs]
@@ -131,7 +132,7 @@ def measured(bed: Bed, case: Case, system: System, scheduler: Scheduler) -> tupl
 
 
 def table(rows: Sequence[Mapping[str, Any]], bed: Bed) -> str:
-    """Medians by application, rule and mode; then the errors of all."""
+    """Makes a table of medians by application, rule and mode, and the errors of all runs."""
     header = ("application", "rule", "plan", "offloaded", "predicted ms", "measured ms", "off %")
     lines: list[tuple[str, ...]] = []
     seen = dict.fromkeys((row["app"], row["channel"], row["mode"]) for row in rows)
@@ -148,15 +149,15 @@ def table(rows: Sequence[Mapping[str, Any]], bed: Bed) -> str:
         if errors:
             name = "after calibration" if after else "as planned"
             parts.append(
-                f"{name}: measured is off by {errors['median']:.1f} % in the median, {errors['p95']:.1f} % at the 95th "
-                f"percentile, of {errors['runs']} runs"
+                f"{name}: the absolute error of predictions is {errors['median']:.1f} % in the median, "
+                f"{errors['p95']:.1f} % at the 95th percentile, over {errors['runs']} runs"
             )
     planned = [mode for mode in FLAGS.mode if mode not in ALONE]
     if planned and set(ALONE) <= set(FLAGS.mode):
         kept, asked = comparison.promises_kept(rows, planned[-1], ALONE)
         parts.append(
-            f"{planned[-1]} was faster than {' and '.join(ALONE)} in {kept} of {asked} runs where the model says so by "
-            f"{100 * comparison.CLEARLY:.0f} %"
+            f"{planned[-1]} was faster than {' and '.join(ALONE)} in {kept} of {asked} runs for which the model "
+            f"predicts an advantage of at least {100 * comparison.CLEARLY:.0f} %"
         )
     parts.append(f"link: {bed.link}; VMs: {bed.vm}; the UE's clock: by {bed.clock}; cores of UE and VMs: {bed.cores}")
     return "\n".join(parts)

@@ -1,10 +1,15 @@
 """MRLATO in JAX: meta reinforcement learning for offloading task DAGs in mobile edge computing."""
 
 from mrlato_jax.dag.daggen import daggen
+from mrlato_jax.dag.formats.dax import read_dax
 from mrlato_jax.dag.formats.dot import read_dot
+from mrlato_jax.dag.formats.graphml import read_gml, read_graphml
 from mrlato_jax.dag.formats.json_graph import read_json, write_json
+from mrlato_jax.dag.formats.node_link import read_node_link
 from mrlato_jax.dag.formats.onnx_model import read_onnx
 from mrlato_jax.dag.formats.reading import AssumptionWarning
+from mrlato_jax.dag.formats.saga import read_saga
+from mrlato_jax.dag.formats.stg import read_stg
 from mrlato_jax.dag.formats.wfformat import read_wfformat
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.process import State, allowed, is_done, reset, step
@@ -76,9 +81,15 @@ __all__ = [
     "pack",
     "pack_graph",
     "priority_order",
+    "read_dax",
     "read_dot",
+    "read_gml",
+    "read_graphml",
     "read_json",
+    "read_node_link",
     "read_onnx",
+    "read_saga",
+    "read_stg",
     "read_wfformat",
     "reset",
     "simulate",

@@ -269,8 +269,8 @@ class NetworkConfig(_Settings):
             raise InputError(f"units is {self.units} with encoder=bidirectional; accepted: an even number")
         if self.any_servers and not self.sees_simulator:
             raise InputError(
-                f"decoder_input is {self.decoder_input} with servers=any_servers, whose options are judged by what the "
-                "simulator says; accepted: task_sim, lookahead"
+                f"decoder_input is {self.decoder_input} with servers=any_servers, whose options need the simulator's "
+                "quantities; accepted: task_sim, lookahead"
             )
         if self.neighbours == "pooled" and self.neighbour_width != NetworkConfig.neighbour_width:
             raise InputError(
@@ -531,7 +531,7 @@ class TrainConfig(_Settings):
             )
         if 0 < self.learning.outer_lr_decay < self.iterations:
             raise InputError(
-                f"outer_lr_decay is {self.learning.outer_lr_decay}, after which nothing would be learned; accepted: 0, "
+                f"outer_lr_decay is {self.learning.outer_lr_decay}, after which the learning rate is 0; accepted: 0, "
                 f"or at least {self.iterations}, the number of iterations"
             )
 

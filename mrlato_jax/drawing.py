@@ -1,7 +1,7 @@
-"""What the figures share: what planners look like in them, and the way to a PNG file.
+"""Common parts of the figures: styles of planners and methods, and conversion to PNG.
 
-Grey are plans that nothing planned, greedy and local search; black and brown HEFT-based and the look-ahead; green the
-optimum and order search. `COLOURS` are of learned methods. Matplotlib is an extra and is loaded by the figures.
+Grey: plans without planning, greedy and local search. Black and brown: HEFT-based and look-ahead. Green: the optimum
+and order search. `COLOURS` are for learned methods. Matplotlib is an extra, which the figures import.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LINES: Mapping[str, tuple[str, Any]] = {  # of planners: colour and style
+LINES: Mapping[str, tuple[str, Any]] = {  # colour and line style of planners
     "random": ("0.7", ":"),
     "all-offload": ("0.45", (0, (5, 1, 1, 1, 1, 1))),
     "all-local": ("0.45", "-."),
@@ -25,11 +25,11 @@ LINES: Mapping[str, tuple[str, Any]] = {  # of planners: colour and style
     "optimum": ("tab:green", "-"),
     "order search": ("tab:green", (0, (4, 2))),
 }
-COLOURS = ("C0", "C1", "C3", "C4", "C6", "C9", "C8")  # of learned methods, in order
+COLOURS = ("C0", "C1", "C3", "C4", "C6", "C9", "C8")  # colours of learned methods, in order
 
 
 def png(figure: Figure) -> bytes:
-    """The contents of a PNG file."""
+    """Renders a figure as the contents of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

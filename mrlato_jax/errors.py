@@ -1,4 +1,4 @@
-"""One exception for every rejected input, so that a caller can tell bad input from a fault of ours."""
+"""One exception for every rejected input, so that a caller can tell bad input from a bug in this package."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 
 
 class InputError(ValueError):
-    """A value from outside (argument, file, flag) that cannot be used.
+    """A value from outside (argument, file, flag) is not accepted.
 
-    The message names the field, the offending value and what is accepted. As text it is one printable line, whatever
-    names of files it holds.
+    The message names the field, the value and what is accepted. It is one printable line, even with unusual file names.
     """
 
     def __str__(self) -> str:
@@ -22,14 +21,14 @@ class InputError(ValueError):
 
 
 def escaped(text: str) -> str:
-    """`text` with a backslash escape for each character that a terminal may take for a command or cannot encode."""
+    """Escapes, with backslashes, each character that a terminal may interpret as a command or cannot encode."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def shorten(value: Any, limit: int = 60) -> str:
-    """`repr(value)`, cut so that a message stays one readable line."""
+    """Returns `repr(value)`, truncated so that a message stays one readable line."""
     text = repr(value).replace("\n", " ")
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
@@ -53,14 +52,14 @@ def check_number(
     is_number = isinstance(value, numbers.Integral if integer else numbers.Real) and not isinstance(value, bool)
     try:
         usable = is_number and math.isfinite(value) and low <= value <= high and not (open_low and value == low)
-    except OverflowError:  # an integer beyond float range
+    except OverflowError:  # an integer beyond float's range
         usable = False
     if not usable:
         raise InputError(f"{field} is {shorten(value)}; accepted: {accepted_numbers(low, high, open_low, integer)}")
 
 
 def accepted_numbers(low: float, high: float, open_low: bool = False, integer: bool = False) -> str:
-    """What `check_number` accepts, in words: "an integer in [1, inf)"."""
+    """Returns the numbers that `check_number` accepts, in words: "an integer in [1, inf)"."""
     kind = "an integer" if integer else "a finite number"
     left = "(" if open_low or low == -math.inf else "["
     right = ")" if high == math.inf else "]"
@@ -75,7 +74,7 @@ def check_type(field: str, value: Any, kind: type) -> None:
 
 
 def as_array(field: str, value: Any, accepted: str) -> np.ndarray:
-    """`value` as a numpy array; raises InputError where it is ragged."""
+    """Converts `value` to a numpy array; raises InputError if it is ragged."""
     try:
         return np.asarray(value)
     except ValueError as error:

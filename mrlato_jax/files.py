@@ -1,4 +1,4 @@
-"""Files: written so that no reader ever meets half of one, and read as what may be damaged or hostile."""
+"""Files: atomic writing, and reading that is safe with damaged or hostile files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import numpy as np
 
 from mrlato_jax.errors import InputError, shorten
 
-MOST_JSON_BYTES = 2**28  # of a stored file
-MOST_JSON_LEVELS = 64  # of objects and arrays within one another: none of ours has ten
+MOST_JSON_BYTES = 2**28  # size limit of a stored file
+MOST_JSON_LEVELS = 64  # limit of nested objects and arrays; none of our files has ten
 
-_MOST_ARRAYS = 64  # in one file: more would have their headers read for long
-_LONGEST_HEADER = 16 * 2**10  # bytes; numpy itself reads no longer one
+_MOST_ARRAYS = 64  # in one file; reading the headers of more would take long
+_LONGEST_HEADER = 16 * 2**10  # bytes; numpy's own limit
 
 
 class ArrayHeader(NamedTuple):
-    """What a stored array says of itself."""
+    """The header of a stored array."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -32,7 +32,7 @@ class ArrayHeader(NamedTuple):
 
 
 def check_writable(folder: Path) -> None:
-    """Makes `folder` if it is missing; raises InputError where no file can be made in it, before long work is lost."""
+    """Makes `folder` if it is missing; raises InputError if no file can be made in it. Call this before long work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -42,13 +42,13 @@ def check_writable(folder: Path) -> None:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raises InputError where `path` names something that is no regular file, such as a device or a folder.
+    """Raises InputError if `path` exists and is not a regular file, but for example a device or a folder.
 
-    A link counts as what it leads to.
+    Links are followed.
     """
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # nothing is there, or what is wrong shows when it is written
+    except OSError:  # the path does not exist, or writing will report the error
         return
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
@@ -56,26 +56,26 @@ def check_replaceable(path: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Writes `data` so that a reader, also after a power cut, finds the old file or the new one, both whole.
+    """Writes a file atomically: a reader finds the complete old or new file, even after a power cut.
 
     Args:
-        path: of the file.
-        data: its contents.
-        mode: its permissions, from the first moment on; None: those of the process.
+        path: path of the file.
+        data: contents of the file.
+        mode: permissions of the file, from its creation on; by default those of the process.
 
     Raises:
-        InputError: `path` names something that is no regular file.
-        OSError: as writing does; what was at `path` is then still there.
+        InputError: `path` exists and is not a regular file.
+        OSError: writing failed; the old file is then unchanged.
     """
     check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)
-        # A new file: through a link, another one would be written.
+        # O_EXCL: writing through a link would change another file.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
         with open(descriptor, "wb") as file:
             if mode is not None:
-                os.fchmod(descriptor, mode)  # the process's mask may have taken away more
+                os.fchmod(descriptor, mode)  # the process's umask may have removed permissions
             file.write(data)
             file.flush()
             os.fsync(descriptor)
@@ -86,12 +86,12 @@ def write_atomically(path: Path, data: bytes, *, mode: int | None = None) -> Non
 
 
 def write_secret(path: Path, data: bytes) -> None:
-    """As `write_atomically`, and never readable by others, also not for a moment."""
+    """Writes a file atomically that other users can never read; see `write_atomically`."""
     write_atomically(path, data, mode=0o600)
 
 
 def _sync_folder(folder: Path) -> None:
-    """A new name lives in its folder: it too must reach the disk."""
+    """Writes the folder to the disk, since a new file name is stored in its folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -102,18 +102,18 @@ def _sync_folder(folder: Path) -> None:
 def read_npz(
     source: Path | IO[bytes], check: Callable[[Mapping[str, ArrayHeader]], None], most_bytes: int
 ) -> dict[str, np.ndarray]:
-    """The arrays of a `.npz` by their names, read-only, unpacked only after `check` has seen what they are.
+    """Reads the arrays of a `.npz` by name, read-only; unpacks them only after `check` has seen their headers.
 
     Args:
         source: the file.
-        check: given what each array says of itself; raises where that is not wanted.
-        most_bytes: that all members may have together when they are unpacked.
+        check: called with the headers of all arrays; raises an exception to refuse them.
+        most_bytes: limit of the total size of all members when unpacked.
 
     Raises:
-        InputError: members that are too many or too large.
-        Exception: what `check` raises; and of any kind, where the file is damaged or holds anything but arrays.
+        InputError: there are too many members, or they are too large.
+        Exception: any exception of `check`; any kind of exception for a damaged file or members that are not arrays.
     """
-    if isinstance(source, Path):  # opening a pipe or a device may never end
+    if isinstance(source, Path):  # opening a pipe or a device could block
         check_regular(source, most_bytes, "an archive of arrays")
     with zipfile.ZipFile(source) as archive:
         check_unpacked(archive, most_bytes)
@@ -130,22 +130,22 @@ def read_npz(
             name = member.filename.removesuffix(".npy")
             headers[name], starts[name] = header, start
         check(headers)
-        # Whole members, so that their checksums are looked at before an array is made.
+        # Reads whole members, so that their checksums are verified before an array is made.
         contents = {member.filename.removesuffix(".npy"): archive.read(member) for member in archive.infolist()}
     return {name: _array_of(headers[name], content, starts[name]) for name, content in contents.items()}
 
 
 def _array_of(header: ArrayHeader, content: bytes, start: int) -> np.ndarray:
-    """The array whose values begin there; it lies in the bytes themselves, so nothing is copied."""
+    """Returns the array whose values begin at `start`, as a view of the bytes, without a copy."""
     if 0 in header.shape:
         return np.empty(header.shape, header.dtype)
     return np.ndarray(header.shape, header.dtype, content, start, order=header.order)
 
 
 def check_unpacked(archive: zipfile.ZipFile, most_bytes: int) -> None:
-    """Raises InputError where an archive's members together have more bytes than that when they are unpacked.
+    """Raises InputError if the members of an archive together unpack to more than `most_bytes`.
 
-    `zipfile` unpacks no more of a member than its header states.
+    `zipfile` unpacks at most the size in a member's header.
     """
     size = sum(member.file_size for member in archive.infolist())
     if size > most_bytes:
@@ -153,7 +153,7 @@ def check_unpacked(archive: zipfile.ZipFile, most_bytes: int) -> None:
 
 
 def _array_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[ArrayHeader, int]:
-    """What an array says of itself, and at which byte its values begin; of the member, no more is unpacked."""
+    """Reads the header of an array and the offset of its values; unpacks no more of the member."""
     with archive.open(member) as stream:
         beginning = io.BytesIO(stream.read(_LONGEST_HEADER))
     version = np.lib.format.read_magic(beginning)
@@ -169,16 +169,16 @@ def _array_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[Ar
 
 
 def read_regular(path: Path, most_bytes: int, accepted: str) -> bytes:
-    """The bytes of a file, once it is known to be a regular one of bounded size.
+    """Reads a file after checking that it is a regular file of limited size.
 
     Args:
         path: the file.
-        most_bytes: that it may have.
-        accepted: what is accepted in its place, for messages.
+        most_bytes: size limit.
+        accepted: description of an accepted file, for messages.
 
     Raises:
-        FileNotFoundError: there is none.
-        InputError: no regular file, one that is too large, or one that cannot be read.
+        FileNotFoundError: the file does not exist.
+        InputError: the file is not regular, is too large, or cannot be read.
     """
     try:
         check_regular(path, most_bytes, accepted)
@@ -190,7 +190,7 @@ def read_regular(path: Path, most_bytes: int, accepted: str) -> bytes:
 
 
 def check_regular(path: Path, most_bytes: int, accepted: str) -> None:
-    """Raises InputError where `path` names no regular file of at most so many bytes, and OSError as `os.stat` does."""
+    """Raises InputError unless `path` is a regular file of at most `most_bytes`; raises OSError like `os.stat`."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is no regular file; accepted: {accepted}")
@@ -203,27 +203,27 @@ def load_json(path: Path, accepted: str, kind: type = dict) -> Any:
 
     Args:
         path: the file.
-        accepted: what is accepted in its place, for messages.
-        kind: of the value at the top, dict or list.
+        accepted: description of an accepted file, for messages.
+        kind: type of the top-level value, dict or list.
 
     Raises:
-        FileNotFoundError: there is none.
-        InputError: no regular file, one that cannot be read, or one that `parse_json` refuses.
+        FileNotFoundError: the file does not exist.
+        InputError: the file is not regular, cannot be read, or `parse_json` refuses it.
     """
     return parse_json(read_regular(path, MOST_JSON_BYTES, accepted), str(path), accepted, kind)
 
 
 def parse_json(data: bytes, name: str, accepted: str, kind: type = dict) -> Any:
-    """The value that `data` holds as JSON.
+    """Parses JSON data.
 
     Args:
         data: UTF-8 text.
-        name: of the data, for messages.
-        accepted: as `load_json` takes it.
-        kind: as `load_json` takes it.
+        name: name of the data, for messages.
+        accepted: as in `load_json`.
+        kind: as in `load_json`.
 
     Raises:
-        InputError: no JSON, more than `MOST_JSON_LEVELS` within one another, or another value at the top.
+        InputError: the data are not JSON, nest more than `MOST_JSON_LEVELS` levels, or have another top-level type.
     """
     try:
         value = json.loads(data)

@@ -1,8 +1,8 @@
-"""Processes that this one starts, and one that was forked.
+"""Child processes that end with this process, and a check for forked processes.
 
-Those that are started here end when this one does, however that ends: SIGKILL leaves no orphans. Each holds the read
-end of a pipe whose write end its parent alone has. The kernel closes that with the parent, and a thread of the child
-that waits for it ends the child.
+Processes started here end with their parent, even after SIGKILL. Each has the read end of a pipe, and only its parent
+has the write end. The kernel closes the pipe when the parent ends; a thread of the child waits for this and ends the
+child.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 _FORKED = (
-    "this process was forked from one that had computed, and JAX's threads do not survive a fork: computing "
-    "here would wait for ever; fork before the first plan, or start processes by spawn or forkserver"
+    "this process was forked after its parent had used JAX, and JAX's threads do not survive a fork, so JAX would hang "
+    "here; fork before the first plan, or start processes by spawn or forkserver"
 )
 _computes, _forked = False, False
 _ORPHANED = 1  # exit status
@@ -29,7 +29,7 @@ _RUN = "runpy.run_path(sys.argv[0], run_name='__main__')\n"
 
 
 def end_with_parent() -> None:
-    """For a process that `multiprocessing` started: ends it as soon as its parent has ended. Call it first."""
+    """Makes a process of `multiprocessing` end with its parent. Call this first in the process."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -42,9 +42,9 @@ def end_with_parent() -> None:
 
 
 def end_with_input() -> None:
-    """Ends this process with the one that has the write end of its standard input.
+    """Makes this process end with the one that holds the write end of its standard input.
 
-    For a process whose parent was started by `start_python` and gave it its own standard input.
+    Use this in a process that inherited its standard input from a parent started by `start_python`.
     """
     exec(_WATCH, {})
 
@@ -55,12 +55,12 @@ def run_python(
     """Runs a Python program in a fresh interpreter to its end.
 
     Args:
-        program: its text, or the file that it is in; it must not read standard input.
-        arguments: from `sys.argv[1]` on.
-        environment: variables beside this process's.
+        program: source text, or file, of the program; it must not read standard input.
+        arguments: `sys.argv[1:]` of the program.
+        environment: environment variables in addition to this process's.
 
     Returns:
-        Its exit status and standard output; standard error is this process's.
+        Its exit status and standard output. It writes to this process's standard error.
     """
     with subprocess.Popen(
         _words(program, arguments),
@@ -71,7 +71,7 @@ def run_python(
     ) as child:
         assert child.stdout is not None
         try:
-            output = child.stdout.read()  # `communicate` would close the pipe that says that we are there
+            output = child.stdout.read()  # `communicate` would close the pipe that shows that the parent lives
             status = child.wait()
         except BaseException:
             child.kill()
@@ -82,13 +82,13 @@ def run_python(
 def start_python(
     program: str | Path, *arguments: str, log: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts a Python program in a fresh interpreter, which runs beside this one; `end` ends it.
+    """Starts a Python program in a fresh interpreter in the background; `end` ends it.
 
     Args:
-        program: its text, or the file that it is in; it must not read standard input.
-        arguments: from `sys.argv[1]` on.
-        log: the file that it writes to, behind what is there; its folder is where the program runs.
-        environment: variables beside this process's.
+        program: source text, or file, of the program; it must not read standard input.
+        arguments: `sys.argv[1:]` of the program.
+        log: file to which its output is appended; its folder is the working directory of the program.
+        environment: environment variables in addition to this process's.
     """
     with open(log, "ab") as file:
         return subprocess.Popen(
@@ -102,7 +102,7 @@ def start_python(
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """Ends a process that `start_python` started, at once."""
+    """Ends a process of `start_python` at once."""
     child.kill()
     child.wait()
     if child.stdin is not None:
@@ -115,7 +115,7 @@ def _words(program: str | Path, arguments: Sequence[str]) -> list[str]:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens at, for a program that takes one by its number."""
+    """Returns a free port, for a program that needs a port number."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
@@ -123,10 +123,10 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def about_to_compute() -> None:
-    """For what leads to JAX: raises in a process that was forked after its parent had called this, where JAX hangs.
+    """Checks that JAX can be used here. Call this before using JAX.
 
     Raises:
-        RuntimeError: this is such a process.
+        RuntimeError: this process was forked after its parent had called this function, so JAX would hang.
     """
     global _computes
     if _forked:

@@ -1,4 +1,4 @@
-"""What a person watching a run sees: a line of progress, durations, and tables of plain text."""
+"""Output for people: a progress line, durations, and plain-text tables."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Self, TextIO
 
 from mrlato_jax.errors import InputError, check_number, shorten
 
-_WINDOW = 30  # updates that the moving average of the rate looks back on
+_WINDOW = 30  # number of updates in the moving average of the rate
 _REDRAW_SECONDS = 0.1
 
 
 class Progress:
-    """One line of progress: redrawn in place on a terminal, printed now and then into a pipe or file.
+    """A progress line: redrawn in place on a terminal, printed from time to time to a pipe or file.
 
-    On a terminal the line never exceeds the width. Elsewhere a line is printed for the first and the last update and
-    otherwise at most every `interval` seconds.
+    On a terminal the line never exceeds the width. Elsewhere a line is printed for the first and the last update, and
+    between them at most every `interval` seconds.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Progress:
         """Starts the clock.
 
         Args:
-            total: steps of the whole run, at least 1.
-            label: what begins the line.
-            start: steps that earlier sessions of the run did; they count in the fraction, not in the rate.
-            stream: where to write; standard error by default.
-            interval: seconds between lines where the stream is no terminal.
-            clock: seconds, monotonic.
+            total: number of steps of the whole run, at least 1.
+            label: first words of the line.
+            start: steps done by earlier sessions of the run; they count in the fraction, not in the rate.
+            stream: output stream; by default standard error.
+            interval: seconds between lines if the stream is not a terminal.
+            clock: monotonic clock, seconds.
         """
         check_number("total", total, low=1, integer=True)
         check_number("start", start, low=0, high=total, integer=True)
@@ -52,7 +52,7 @@ class Progress:
         self._every = _REDRAW_SECONDS if self._on_terminal else interval
         self._clock = clock
         self._marks = deque([(clock(), start)], maxlen=_WINDOW + 1)  # (time, step)
-        self._compiling = True  # nothing but the start is marked
+        self._compiling = True  # only the start is marked
         self._line = ""
         self._shown_line = ""
         self._shown_at: float | None = None
@@ -65,15 +65,15 @@ class Progress:
         self.close()
 
     def update(self, step: int, **metrics: float | str) -> None:
-        """Says that `step` steps of the run are done.
+        """Reports that `step` steps of the run are done.
 
         Args:
-            step: counted from the run's beginning, not this session's.
-            metrics: shown behind the rate in the order given; numbers to four digits, text as it is.
+            step: number of steps since the beginning of the run, not of this session.
+            metrics: shown after the rate in the given order; numbers with four digits, text unchanged.
         """
         now = self._clock()
         if len(self._marks) > 1 and self._compiling:
-            self._marks.popleft()  # the first update compiled: its time says nothing about those to come
+            self._marks.popleft()  # the first update included compilation, so its time does not predict the others
             self._compiling = False
         self._marks.append((now, step))
         self._line = self._describe(step, metrics)
@@ -81,7 +81,7 @@ class Progress:
             self._show(now)
 
     def print(self, text: str) -> None:
-        """Writes `text` on a line of its own, above the line of progress."""
+        """Writes `text` on its own line, above the progress line."""
         if self._on_terminal and self._shown_line:
             self._stream.write("\r" + " " * self._width() + "\r" + text + "\n")
             self._draw(self._shown_line)
@@ -92,7 +92,7 @@ class Progress:
         self._stream.flush()
 
     def close(self) -> None:
-        """Shows the last update if it is not shown yet, and ends the line."""
+        """Shows the last update, if not yet shown, and ends the line."""
         if self._closed:
             return
         self._closed = True
@@ -108,7 +108,7 @@ class Progress:
         rate = (last - first) / (now - since) if now > since else 0.0
         remaining = self._total - step
         pace = [f"{rate:.3g} it/s"]
-        if remaining > 0:  # what the first update tells of the rate is how long it compiled
+        if remaining > 0:  # the first update's rate is dominated by compilation
             pace = ["ETA ?"] if self._compiling or rate <= 0 else [*pace, f"ETA {format_duration(remaining / rate)}"]
         shown = [
             f"{name} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in metrics.items()
@@ -129,17 +129,17 @@ class Progress:
         self._stream.write("\r" + line[:width].ljust(width))
 
     def _width(self) -> int:
-        """Columns that can be written without wrapping."""
+        """Returns the number of columns that can be written without wrapping."""
         try:
             columns = os.get_terminal_size(self._stream.fileno()).columns
-        except (OSError, ValueError):  # a terminal in name only
+        except (OSError, ValueError):  # the stream only claims to be a terminal
             columns = 0
-        columns = columns or shutil.get_terminal_size().columns  # some say 0
+        columns = columns or shutil.get_terminal_size().columns  # some terminals report 0
         return max(columns, 2) - 1  # some terminals wrap when the last column is filled
 
 
 def format_duration(seconds: float) -> str:
-    """Two units at most: 0.8s, 1m00s, 9m48s, 1h02m, 3d04h.
+    """Formats a duration with at most two units: 0.8s, 1m00s, 9m48s, 1h02m, 3d04h.
 
     Args:
         seconds: finite, not negative.
@@ -160,19 +160,19 @@ def format_duration(seconds: float) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A signed change for people: +3.7%."""
+    """Formats a signed relative change: +3.7%."""
     return f"{100 * fraction:+.1f}%"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An aligned table that is also Markdown: the first column to the left, the others, numbers, to the right.
+    """Formats an aligned table, which is also Markdown. The first column is left-aligned, the others are right-aligned.
 
     Args:
         header: names of the columns.
-        rows: cells as they are to be shown, as many in each row as there are columns.
+        rows: rows of formatted cells, one cell for each column.
 
     Raises:
-        InputError: a row of another length.
+        InputError: a row has another length.
     """
     for row in rows:
         if len(row) != len(header):

@@ -126,7 +126,7 @@ def test_channels_are_those_of_the_simulator() -> None:
         (
             TrainConfig,
             {"learning": LearningConfig(outer_lr_decay=5)},
-            "outer_lr_decay is 5, after which nothing would be learned; accepted: 0, or at least 2000, the number of "
+            "outer_lr_decay is 5, after which the learning rate is 0; accepted: 0, or at least 2000, the number of "
             "iterations",
         ),
     ],

@@ -1,7 +1,7 @@
-"""What compiling the programs of training costs: trace, lower and compile apart, as they are and under other settings.
+"""Compilation times of the training programs: trace, lower and compile, under default and other settings.
 
-Each measurement needs a process of its own, since XLA reads its flags once: `command` gives its words, `variables` its
-environment.
+Each measurement needs its own process, since XLA reads its flags once. `command` returns the command of the process,
+`variables` its environment.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROGRAMS = {
     TABLE_I: "a meta-iteration of Table I's mrlato",
 }
 UNKNOWN_FLAG = "Unknown flag"
-"""XLA's words on standard error, before it aborts, where it has no such flag; in some versions with an s."""
+"""XLA's message on standard error before it aborts because of an unknown flag; some versions add an s."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Variant:
     """Settings of the compiler.
 
     Attributes:
-        what: they are.
-        xla_flags: beside those of the environment.
-        gpu_only: whether they mean nothing elsewhere.
-        cache: "" for no persistent cache; "cold" to begin an empty one, "warm" to read the one of before.
+        what: description of the settings.
+        xla_flags: flags in addition to those of the environment.
+        gpu_only: whether the flags have an effect only on GPUs.
+        cache: "" for no persistent cache, "cold" for a new empty one, "warm" for the one filled before.
         jax_config: JAX's settings by name.
     """
 
@@ -65,8 +65,8 @@ class Variant:
 
 AS_IS, WARM_CACHE = "as_is", "warm_cache"
 VARIANTS = {
-    AS_IS: Variant("as it is, with an empty persistent cache", cache="cold"),
-    WARM_CACHE: Variant("as it is, with the persistent cache that the one before filled", cache="warm"),
+    AS_IS: Variant("default settings, empty persistent cache", cache="cold"),
+    WARM_CACHE: Variant("default settings, persistent cache filled by the variant before", cache="warm"),
     "autotune_level_0": Variant("no autotuning of matrix products", "--xla_gpu_autotune_level=0", gpu_only=True),
     "no_fusion_autotuner": Variant(
         "no autotuning of fusions", "--xla_gpu_experimental_enable_fusion_autotuner=false", gpu_only=True
@@ -85,20 +85,20 @@ _MAIN = "import sys; from mrlato_jax.bench import compiling; compiling.write(*sy
 
 
 def command(program: str, variant: str, file: Path, cache: Path, tiny: bool = False) -> list[str]:
-    """The words of a process that measures and writes what it found.
+    """Returns the command of a process that measures and writes the result.
 
     Args:
         program: one of `PROGRAMS`.
         variant: one of `VARIANTS`.
-        file: to write, a JSON object.
-        cache: folder of the persistent cache, where the variant has one.
+        file: output file, a JSON object.
+        cache: folder of the persistent cache, if the variant has one.
         tiny: measure a program of the same kind that compiles in seconds.
     """
     return [sys.executable, "-c", _MAIN, program, variant, str(file), str(cache), "tiny" if tiny else ""]
 
 
 def variables(variant: str, cache: Path, outer: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Environment variables of that process, beside `outer`."""
+    """Returns the environment variables of that process, in addition to `outer`."""
     settings = VARIANTS[variant]
     values = caching(str(cache)) if settings.cache else {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     if settings.xla_flags:
@@ -107,10 +107,10 @@ def variables(variant: str, cache: Path, outer: Mapping[str, str] = os.environ) 
 
 
 def write(program: str, variant: str, file: str, cache: str, tiny: str = "") -> None:
-    """In the process of its own: measures, or says why it cannot, into `file`.
+    """Runs in the separate process: writes the measurement to `file`, or the reason why there is none.
 
     Raises:
-        InputError: no such program or variant.
+        InputError: the program or the variant is unknown.
     """
     check_choice("program", program, PROGRAMS)
     check_choice("variant", variant, VARIANTS)
@@ -135,7 +135,7 @@ def write(program: str, variant: str, file: str, cache: str, tiny: str = "") -> 
 
 
 def measure(program: str, *, tiny: bool = False) -> dict[str, float]:
-    """Traces, lowers, compiles and runs a program once more, under the settings that this process has.
+    """Traces, lowers, compiles and runs a program under the settings of this process.
 
     Returns:
         `trace_seconds`, `lower_seconds`, `compile_seconds`; `stablehlo_operations` and `hlo_instructions`, before and
@@ -162,7 +162,7 @@ def measure(program: str, *, tiny: bool = False) -> dict[str, float]:
 
 
 def config(program: str, *, tiny: bool = False) -> TrainConfig:
-    """The settings of the training that a program is of, on Experiment 1 (`exp1.flags`, `mrlato_plus.flags`)."""
+    """Returns the settings of a program's training, on Experiment 1 (`exp1.flags`, `mrlato_plus.flags`)."""
     plus = learned_method(PLUS).config(experiment=EXPERIMENT, iterations=150)
     sized = dataclasses.replace(plus.learning, graphs_per_task=10, rollouts=10, outer_lr_decay=150)
     plus = dataclasses.replace(plus, learning=sized)
@@ -180,7 +180,7 @@ def config(program: str, *, tiny: bool = False) -> TrainConfig:
 
 
 def prepared(program: str, *, tiny: bool = False) -> Prepared:
-    """The inputs of a program: one seed's learner and the learning tasks of its training, on one device."""
+    """Prepares the inputs of a program: one seed's learner and the learning tasks of its training, on one device."""
     settings = config(program, tiny=tiny)
     network, learning = settings.network, settings.learning
     execution = devices.resolve(ExecutionConfig(parallel="single", metrics_every=1), learning.meta_batch)
@@ -197,5 +197,5 @@ def prepared(program: str, *, tiny: bool = False) -> Prepared:
 
 
 def _few(pool: TaskPool, tiny: bool) -> TaskPool:
-    """The first four sets, where so few will do."""
+    """Returns the pool, with `tiny` only its first four sets."""
     return TaskPool(jax.tree.map(lambda leaf: leaf[:4], pool.learning_tasks), pool.sizes[:4]) if tiny else pool

@@ -1,4 +1,4 @@
-"""Growth, drawn: one log-log panel an axis."""
+"""Figure of the growth section: one log-log panel per axis."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from mrlato_jax.drawing import png
 
-_SERIES = {  # name of the figure: (label, colour, marker)
+_SERIES = {  # name of the measured number: (label, colour, marker)
     "training_seconds": ("one meta-iteration", "C0", "o"),
     "planning_seconds": ("argmax decoding", "C1", "s"),
     "simulator_seconds": ("simulation", "C2", "^"),
 }
-_COLUMNS = 3  # of panels
+_COLUMNS = 3  # columns of panels
 _AXES = {
     "num_tasks": "tasks a DAG, n",
     "graphs": "DAGs",
@@ -24,13 +24,13 @@ _AXES = {
 
 
 def growth_figure(growth: Mapping[str, Any], subtitle: str) -> bytes:
-    """Seconds against each axis; beside each curve a line of slope 1 from its start, and its slope over the last step.
+    """Draws seconds over each axis, with a line of slope 1 from each curve's start and the slope of its last step.
 
-    Against devices, which share one piece of work, the line has slope -1.
+    Over devices, which share a fixed amount of work, the line has slope -1.
 
     Args:
         growth: the section's record.
-        subtitle: where it was measured.
+        subtitle: description of the machine.
 
     Returns:
         A PNG file.
@@ -38,7 +38,7 @@ def growth_figure(growth: Mapping[str, Any], subtitle: str) -> bytes:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from matplotlib.figure import Figure  # not pyplot: a caller's backend and open figures are theirs
+    from matplotlib.figure import Figure  # pyplot would change the caller's backend and open figures
 
     axes_of = {name: rows for name, rows in growth.items() if name in _AXES}
     columns = min(len(axes_of), _COLUMNS)
@@ -68,7 +68,9 @@ def growth_figure(growth: Mapping[str, Any], subtitle: str) -> bytes:
         if i % columns == 0:
             panel.set_ylabel("seconds")
         panel.set_xlabel(_AXES[axis] + shared)
-        panel.set_xticks([int(value) for value in rows], labels=list(rows))  # powers of ten would name few of them
+        panel.set_xticks(
+            [int(value) for value in rows], labels=list(rows)
+        )  # powers of ten would label few of the values
         panel.minorticks_off()
         panel.margins(x=0.16)
         panel.grid(alpha=0.3, linewidth=0.5)

@@ -1,4 +1,4 @@
-"""Measurements that need a Python process of their own."""
+"""Measurements in a fresh Python process."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ import jax
 marks["jax"] = time.time()
 import mrlato_jax
 marks["package"] = time.time()
-"""  # how the programs begin that say when what was imported
+"""  # beginning of programs that report the times of their imports
 
 
 def run_fresh(program: str, argument: str, environment: Mapping[str, str]) -> dict[str, float]:
     """Runs a program in a fresh interpreter.
 
     Args:
-        program: its text; finds `argument` in `sys.argv[1]`, and prints a JSON object at last.
-        argument: what it is to measure.
-        environment: variables beside this process's.
+        program: source text of the program. It finds `argument` in `sys.argv[1]` and ends by printing a JSON object.
+        argument: argument of the program.
+        environment: environment variables in addition to this process's.
 
     Returns:
         The JSON object.
     """
-    package = str(Path(__file__).resolve().parents[2])  # the same code, however this process came to find it
+    package = str(Path(__file__).resolve().parents[2])  # runs the same code as this process
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     ran = run_python(program, argument, environment={"PYTHONPATH": path, **environment})
     ran.check_returncode()
@@ -41,7 +41,7 @@ def run_fresh(program: str, argument: str, environment: Mapping[str, str]) -> di
 
 
 def caching(folder: str) -> dict[str, str]:
-    """Variables by which a process keeps all that it compiles in `folder`."""
+    """Returns environment variables that make a process cache all compiled programs in `folder`."""
     return {
         "JAX_COMPILATION_CACHE_DIR": folder,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -50,11 +50,11 @@ def caching(folder: str) -> dict[str, str]:
 
 
 def written_workload(workload: Workload) -> str:
-    """A workload as `run_fresh`'s argument."""
+    """Encodes a workload as an argument for `run_fresh`."""
     return json.dumps(dataclasses.asdict(workload))
 
 
 def read_workload(argument: str) -> Workload:
-    """In the fresh process: what `written_workload` gave."""
+    """Decodes, in the fresh process, the argument from `written_workload`."""
     values = json.loads(argument)
     return Workload(**{**values, "network": NetworkConfig.from_json(values["network"])})

@@ -1,4 +1,4 @@
-"""How cost grows with the number of tasks, DAGs, rollouts, learning tasks and devices."""
+"""Growth of the cost with the number of tasks, DAGs, rollouts, learning tasks and devices."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mrlato_jax.bench.timing import Tick, quiet, random_graphs
 from mrlato_jax.config import ExecutionConfig, NetworkConfig
 from mrlato_jax.learning import devices, rollout
 
-# Pooled neighbours, since no width holds those of 1000 tasks.
+# Pooled neighbours, since no list is wide enough for DAGs of 1000 tasks.
 BASE = Workload(meta_batch=1, graphs=10, rollouts=10, num_tasks=50, network=NetworkConfig(neighbours="pooled"))
-"""Where all axes meet; each axis changes one of its fields."""
+"""The common point of all axes; each axis changes one field."""
 
-DEVICES = "devices"  # the axis that is none of a workload's fields; all its points have SHARED learning tasks
+DEVICES = "devices"  # the axis that is not a field of `Workload`; all its points have SHARED learning tasks
 SHARED = 8
 
 AXES: dict[str, tuple[int, ...]] = {
@@ -43,12 +43,12 @@ FULL_AXES: dict[str, tuple[int, ...]] = {
     "meta_batch": (1, 2, 4, 8, 16, 32),
     DEVICES: (1, 2, 4, 8),
 }
-_ALSO_WITHOUT_LEARNING = ("num_tasks", "graphs")  # axes that the simulator and the planner have too
-_MOST_DECISIONS = 250_000  # in one measured iteration; beyond, its memory is the measurement
+_ALSO_WITHOUT_LEARNING = ("num_tasks", "graphs")  # axes that also apply to the simulator and the planner
+_MOST_DECISIONS = 250_000  # limit for one measured iteration; beyond it, memory would dominate the time
 
 
 def axes(full: bool) -> dict[str, tuple[int, ...]]:
-    """What is measured by default, or in full; no more devices than there are, which on a bare host are its cores."""
+    """Returns the default axes, or all with `full`, with at most the available devices (or cores)."""
     chosen = FULL_AXES if full else AXES
     most = devices.cores() if jax.default_backend() == "cpu" else jax.device_count()
     return {**chosen, DEVICES: tuple(count for count in chosen[DEVICES] if count <= most)}
@@ -57,19 +57,19 @@ def axes(full: bool) -> dict[str, tuple[int, ...]]:
 def growth(
     axes: Mapping[str, Sequence[int]] = AXES, base: Workload = BASE, tick: Tick = quiet
 ) -> dict[str, dict[str, Any]]:
-    """Seconds of one simulation, one argmax decoding and one meta-iteration, along each axis.
+    """Measures the seconds of one simulation, one argmax decoding and one meta-iteration along each axis.
 
     Args:
-        axes: values of each field of `Workload` that is varied, the others as in `base`; and numbers of devices.
-        base: where the axes meet.
+        axes: values of each varied field of `Workload`, with all other fields as in `base`; and numbers of devices.
+        base: the common point of the axes.
         tick: shows progress.
 
     Returns:
-        For each axis, for each value, `simulator_seconds` and `planning_seconds` (of `graphs` DAGs together, where the
-        axis is one of DAGs) and `training_seconds` (of one meta-iteration). And `base`, the sizes where they meet.
+        For each axis and value, `training_seconds` of one meta-iteration, and on axes about DAGs `simulator_seconds`
+        and `planning_seconds` of all `graphs` DAGs together. Also `base`, the sizes of the common point.
     """
     points = [(axis, value) for axis, values in axes.items() for value in values]
-    trained: dict[Workload, float] = {}  # the axes share a point
+    trained: dict[Workload, float] = {}  # the axes have a common point
     figures: dict[str, dict[str, Any]] = {axis: {} for axis in axes}
     figures["base"] = {**base.sizes(), "meta_batch_on_devices": SHARED}
     for done, (axis, value) in enumerate(points):
@@ -94,7 +94,7 @@ def _at(base: Workload, axis: str, value: int) -> Workload:
 
 
 def without_learning(workload: Workload) -> dict[str, float]:
-    """Seconds of simulating a plan of each DAG, and of planning them."""
+    """Measures the seconds to simulate one plan of each DAG, and to plan all DAGs."""
     graphs = random_graphs(workload.graphs, workload.num_tasks, seed=0)
     params = rollout.init_params(workload.network, jax.random.key(0))
     calls = max(1, min(50, 50_000 // (workload.graphs * workload.num_tasks)))
@@ -105,7 +105,7 @@ def without_learning(workload: Workload) -> dict[str, float]:
 
 
 def training_seconds(workload: Workload, execution: ExecutionConfig = ONE_DEVICE) -> float:
-    """Seconds of one meta-iteration, compilation apart."""
+    """Measures the seconds of one meta-iteration without compilation."""
     prepared = prepare(workload, execution)
     return iteration_seconds(compile_iteration(prepared), prepared.states, repeats=3)
 
@@ -128,9 +128,9 @@ print(json.dumps({"seconds": seconds}))
 
 
 def seconds_on_devices(workload: Workload, count: int) -> float:
-    """`training_seconds` shared by `count` devices; without accelerators, by those of a process of its own.
+    """Measures `training_seconds` on `count` devices; without accelerators, on the cores of a separate process.
 
-    That process is bound to `count` cores, where the system binds processes.
+    If the system supports it, that process is bound to `count` cores.
     """
     if jax.default_backend() != "cpu":
         return training_seconds(workload, ExecutionConfig(num_devices=count))

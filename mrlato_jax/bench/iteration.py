@@ -28,16 +28,16 @@ ONE_DEVICE = ExecutionConfig(parallel="single")
 class Workload:
     """The size of one meta-iteration; by default that of MRLCO's public code, with our policy at Table I size."""
 
-    meta_batch: int = 10  # tasks
-    graphs: int = 100  # DAGs of each
+    meta_batch: int = 10  # learning tasks
+    graphs: int = 100  # DAGs of each learning task
     rollouts: int = 10  # trajectories of each DAG
-    num_tasks: int = 20  # of each DAG
+    num_tasks: int = 20  # tasks of each DAG
     inner_steps: int = 1  # gradient steps on one collection
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
 
     @property
     def learning(self) -> LearningConfig:
-        """The learning settings of that size."""
+        """Returns learning settings of this size."""
         return LearningConfig(
             inner_steps=self.inner_steps,
             meta_batch=self.meta_batch,
@@ -47,11 +47,11 @@ class Workload:
 
     @property
     def decisions(self) -> int:
-        """Decided tasks in one collection of the whole meta-batch."""
+        """Number of decisions in one collection of the whole meta-batch."""
         return self.meta_batch * self.graphs * self.rollouts * self.num_tasks
 
     def sizes(self) -> dict[str, float]:
-        """What a record says of the workload."""
+        """Returns the sizes for a record."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "network"}
 
 
@@ -66,10 +66,10 @@ class Prepared(NamedTuple):
 
 
 def prepare(workload: Workload, execution: ExecutionConfig = ONE_DEVICE) -> Prepared:
-    """Draws the DAGs, packs them, sets up the learner, and puts all of it on the devices.
+    """Draws and packs the DAGs, makes the learner, and places all on the devices.
 
     Raises:
-        InputError: tasks with more neighbours than the policy has room for.
+        InputError: a task has too many neighbours for the policy.
     """
     network, learning = workload.network, workload.learning
     execution = devices.resolve(execution, workload.meta_batch)
@@ -88,14 +88,14 @@ Iteration = Callable[[LearnerState], tuple[LearnerState, Any]]
 
 
 def compile_iteration(prepared: Prepared) -> Iteration:
-    """The one call of `meta_iteration`: compiled, and bound to the pool."""
+    """Compiles `meta_iteration` and binds it to the pool."""
     network, learning, execution, states, pool = prepared
     compiled = meta_iteration.lower(network, learning, execution, states, pool).compile()
     return lambda states: compiled(states, pool)
 
 
 def iteration_seconds(run: Iteration, states: LearnerState, repeats: int) -> float:
-    """The fastest of `repeats` iterations of a compiled program; `states` are given away."""
+    """Returns the seconds of the fastest of `repeats` iterations of a compiled program; `states` are donated."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -106,21 +106,21 @@ def iteration_seconds(run: Iteration, states: LearnerState, repeats: int) -> flo
 
 
 def iteration(workload: Workload | None = None, repeats: int = 2, tick: Tick = quiet) -> dict[str, float]:
-    """Times one meta-iteration and its parts, and sets the gradient steps and the whole beside the matmul peak.
+    """Times one meta-iteration and its parts, and compares the gradient steps and the whole with the matmul peak.
 
-    The parts are programs of their own: what a whole iteration gains by fusing across them is the difference between
-    their sum and `seconds`. An iteration's matmul FLOPs are those of `inner_steps` gradients (`flops`): the sampling is
-    the first one's forward pass, and counts as sampling.
+    The parts are separate programs. The difference between their sum and `seconds` is the gain of the whole iteration
+    by fusion across parts. The matmul FLOPs of an iteration are those of `inner_steps` gradients (`flops`). Sampling is
+    the forward pass of the first gradient and counts as sampling.
 
     Args:
         workload: by default MRLCO's.
-        repeats: the fastest of so many counts.
+        repeats: number of runs, of which the fastest counts.
         tick: shows progress.
     """
     workload = workload or Workload()
     tick(0, 4, "compiling")
     prepared = prepare(workload)
-    kept = prepared._replace(states=jax.tree.map(jnp.copy, prepared.states))  # an iteration gives its own away
+    kept = prepared._replace(states=jax.tree.map(jnp.copy, prepared.states))  # an iteration donates its states
     started = time.perf_counter()
     run = compile_iteration(prepared)
     compile_seconds = time.perf_counter() - started
@@ -151,9 +151,10 @@ def iteration(workload: Workload | None = None, repeats: int = 2, tick: Tick = q
 
 
 def part_seconds(prepared: Prepared, repeats: int) -> dict[str, float]:
-    """Seconds of each part for the whole meta-batch, on one device.
+    """Measures the seconds of each part for the whole meta-batch, on one device.
 
-    Where the iteration takes one task at a time, one is run as often as there are tasks: they are of one size.
+    If an iteration handles one task at a time, one task is timed and multiplied by the number of tasks, since all have
+    the same size.
     """
     network, learning, execution, states, pool = prepared
     batched = execution.task_axis == "vmap"

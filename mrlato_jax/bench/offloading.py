@@ -1,4 +1,4 @@
-"""How long a program that calls the shipped policy waits: for one plan, for many, and for its first."""
+"""Times of the shipped policy for a calling program: one plan, many plans, and the first plan."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mrlato_jax.bench.fresh import IMPORTS, caching, run_fresh
 from mrlato_jax.bench.timing import Tick, best, quiet, random_graphs
 
 LoadPlanner = Callable[[], Callable[..., Any]]
-"""Gives a function that plans a list of graphs by the shipped policy, in a `mode` or by argmax."""
+"""Returns a function that plans a list of graphs with the shipped policy, in a `mode`, by default argmax."""
 
-STARTS = 5  # of processes that only import
+STARTS = 5  # number of processes that only import
 
 _FIRST_PLAN = (
     IMPORTS
@@ -39,22 +39,22 @@ def offloading(
     modes: Sequence[str] = (),
     tick: Tick = quiet,
 ) -> dict[str, Any]:
-    """Times the shipped policy's plans, from `TaskGraph` to timed plan, warm and in fresh processes; by argmax.
+    """Times the shipped policy's argmax plans, from `TaskGraph` to timed plan, warm and in fresh processes.
 
     Args:
-        load: gives the planner.
-        num_tasks: of each DAG.
-        many: DAGs of the large batch.
-        large: tasks of a large DAG.
-        modes: in which that one is planned.
+        load: returns the planner.
+        num_tasks: number of tasks of each DAG.
+        many: number of DAGs in the large batch.
+        large: number of tasks of a large DAG.
+        modes: modes in which the large DAG is planned.
         tick: shows progress.
 
     Returns:
-        `one_dag_seconds`, a call with one DAG; `many_seconds_per_dag`, one with `many`; `import_jax_seconds` and
-        `import_mrlato_jax_seconds`, the latter on top (each the least of `STARTS` processes); and of a process with an
-        empty compilation cache (`cold`) and of one that finds it filled (`cached`) `first_plan_seconds`, the first call
-        with one DAG, and `until_first_plan_seconds`, from the start of the process to its end. Of the large
-        DAG `large_num_tasks` and, for each mode, `large_MODE_seconds`.
+        `one_dag_seconds` of a call with one DAG, and `many_seconds_per_dag` of a call with `many`.
+        `import_jax_seconds`, and `import_mrlato_jax_seconds` in addition (each the least of `STARTS` processes).
+        For a process with an empty compilation cache (`cold`) and for one with a filled cache (`cached`):
+        `first_plan_seconds` of the first call with one DAG, and `until_first_plan_seconds` from the start of the
+        process to the end of that call. For the large DAG `large_num_tasks`, and for each mode `large_MODE_seconds`.
     """
     steps = STARTS + 4 + (0 if large is None else len(modes))
     imports = []

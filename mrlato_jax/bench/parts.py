@@ -1,8 +1,8 @@
-"""The parts of a meta-iteration as programs of their own.
+"""The parts of a meta-iteration as separate programs.
 
-Run one after the other they give what `meta_iteration` gives, which a test holds. There the pass that samples also is
-the first gradient step's forward pass; here `jax.vjp` cuts that step in two, and what the backward half needs is handed
-over in memory.
+Run one after the other, they give the result of `meta_iteration`, as a test checks. There the sampling pass is also the
+forward pass of the first gradient step. Here `jax.vjp` splits that step in two, and the residuals for the backward half
+are passed in memory.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.policy.decode import Decisions
 
 Pullback = Callable[[Any], Any]
-"""From the gradient of log-probabilities, values and entropies to that of theta."""
+"""Maps the gradient of log-probabilities, values and entropies to the gradient of theta."""
 
 
 class Parts(NamedTuple):
-    """Jitted; all but the last of one task or, batched, of several stacked along axis 0 (theta apart)."""
+    """Jitted parts. All but the last take one task or, if batched, several stacked along axis 0 (but one theta)."""
 
     sampling: Callable[..., tuple[Trajectories, Pullback]]  # (theta, learning_task, key)
     advantages: Callable[..., Batch]  # (learning_task, trajectories)
@@ -38,7 +38,7 @@ class Parts(NamedTuple):
 
 @functools.cache
 def parts_of(network: NetworkConfig, learning: LearningConfig, *, batched: bool) -> Parts:
-    """The parts under these settings; cached, so that they compile once."""
+    """Returns the parts under these settings; cached, so that they compile once."""
     sampling, gradient_steps = partial(_sampling, network, learning), partial(_gradient_steps, network, learning)
     advantages = partial(inner.estimate, learning)
     if batched:

@@ -1,4 +1,4 @@
-"""MRLCO's own simulator, imported from a checkout of its public code; nothing of it is part of this project."""
+"""MRLCO's own simulator, imported from a checkout of its public code. This project contains none of that code."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from mrlato_jax.mec.latency import simulate
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
 
-MODULE = "env.mec_offloaing_envs.offloading_env"  # as it is spelt there
+MODULE = "env.mec_offloaing_envs.offloading_env"  # sic
 MEBI = 2.0**20
-# Its units: a task computes one cycle a byte, the UE 2^20 of them a second, the MEC host ten times that.
+# The peer's units: one cycle per byte, 2^20 cycles per second on the UE, ten times that on the MEC host.
 PEER_SYSTEM = System(MEBI, 10 * MEBI, 7 * MEBI, 7 * MEBI, channel="mrlco_code")
-_CHECKED = 20  # DAGs on which its makespans must be ours
+_CHECKED = 20  # number of DAGs on which its makespans must equal ours
 
 
 class Peer(NamedTuple):
-    """What the peer's simulator is called with."""
+    """The peer's simulator, with the conversion of its arguments."""
 
     cost: Callable[[list[tuple[int, int]], Any], tuple[list[float], float]]
     """`(plan, graph) -> (growth of the makespan at each task, makespan)`; a plan is (task, action) in order."""
 
     @staticmethod
     def graph(graph: TaskGraph) -> SimpleNamespace:
-        """Those attributes of its task graphs that `cost` reads; it has one size for uploading and computing."""
+        """Returns a graph with the attributes that `cost` reads; the peer has one size for upload and computing."""
         sizes = zip(graph.upload_bytes.tolist(), graph.download_bytes.tolist(), strict=True)
         parents: list[set[int]] = [set() for _ in range(graph.num_tasks)]
         for parent, child in graph.edges.tolist():
@@ -46,15 +46,15 @@ class Peer(NamedTuple):
 def load_peer(folder: Path) -> Peer:
     """Imports MRLCO's simulator from `folder`.
 
-    What else its module imports, and its step-by-step cost does not use, is stood in for where it is not installed:
-    pydotplus, graphviz, gym, and the sampler's processes.
+    The module imports further packages that its step-by-step cost does not use: pydotplus, graphviz, gym, and the
+    sampler's processes. Stand-ins replace them.
 
     Args:
         folder: a checkout of github.com/linkpark/metarl-offloading.
 
     Raises:
-        InputError: no such module there, one that does not import, or one whose makespans are not those of
-            the channel rules `mrlco_code`.
+        InputError: the module is missing, it cannot be imported, or its makespans differ from those of the channel
+            rules `mrlco_code`.
     """
     accepted = "accepted: a checkout of MRLCO's public code (github.com/linkpark/metarl-offloading)"
     path = folder / f"{MODULE.replace('.', '/')}.py"
@@ -66,7 +66,7 @@ def load_peer(folder: Path) -> Peer:
         environment = module.OffloadingEnvironment.__new__(module.OffloadingEnvironment)  # its __init__ reads files
         environment.resource_cluster = module.Resources(10 * MEBI, MEBI, 7.0, 7.0)
         peer = Peer(environment.get_scheduling_cost_step_by_step)
-    except Exception as error:  # another's code may raise anything
+    except Exception as error:  # external code may raise anything
         raise InputError(f"peer is {str(folder)!r}, whose {path.name} fails ({shorten(error)}); {accepted}") from error
     if not _agrees(peer):
         raise InputError(f"peer is {str(folder)!r}, whose makespans are not those of the mrlco_code rules; {accepted}")
@@ -93,7 +93,7 @@ def _agrees(peer: Peer) -> bool:
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    """`folder` leads the import path, and what the peer imports but does not need is empty; undone afterwards."""
+    """Context with `folder` first on the import path and empty stand-ins for modules that the peer does not need."""
     before, path = dict(sys.modules), list(sys.path)
     sys.path.insert(0, str(folder.resolve()))
     core, executor = ModuleType("gym.core"), ModuleType("samplers.vectorized_env_executor")

@@ -1,4 +1,4 @@
-"""How long a trained policy takes to plan one application."""
+"""Time of a trained policy to plan one application."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mrlato_jax.learning.learning_task import learning_task
 from mrlato_jax.mec.system import System
 
 MakePlanner = Callable[[NetworkConfig, Any], Callable[[list[TaskGraph]], Any]]
-"""`(policy, params)` -> a function that plans a list of graphs, as `Offloader.plan` does."""
+"""`(policy, params)` -> a function that plans a list of graphs, like `Offloader.plan`."""
 
-_DISTINCT = 1000  # DAGs that are drawn; larger batches repeat them, since drawing is no part of planning
+_DISTINCT = 1000  # number of drawn DAGs; larger batches repeat them, since drawing is not part of planning
 
 
 def planning(
@@ -29,19 +29,19 @@ def planning(
     network: NetworkConfig | None = None,
     tick: Tick = quiet,
 ) -> dict[str, Any]:
-    """Seconds a DAG of the argmax policy; its parameters are random, which costs the same.
+    """Measures the seconds per DAG of argmax planning; the parameters are random, which costs the same.
 
     Args:
-        make_planner: gives the whole way from a graph to its `Plan`.
-        batches: DAGs in a call.
-        planned: the largest batch that `make_planner`'s function is timed on.
-        num_tasks: of each DAG.
-        network: of Table I size by default.
+        make_planner: returns a function from graphs to their `Plan`s.
+        batches: numbers of DAGs in a call.
+        planned: largest batch with which that function is timed.
+        num_tasks: number of tasks of each DAG.
+        network: the network's settings; by default of Table I size.
         tick: shows progress.
 
     Returns:
-        For each batch `decode_seconds_per_dag`, the jitted call alone on packed arrays, and `plan_seconds_per_dag`,
-        from `TaskGraph`s to timed plans.
+        For each batch `decode_seconds_per_dag` of the jitted call on packed arrays, and `plan_seconds_per_dag` from
+        `TaskGraph`s to timed plans.
     """
     distinct = random_graphs(min(max(batches), _DISTINCT), num_tasks, seed=0)
     network = network or NetworkConfig()
@@ -60,7 +60,7 @@ def planning(
 
 
 def decode_seconds(network: NetworkConfig, params: Any, graphs: list[TaskGraph], repeats: int, calls: int = 1) -> float:
-    """Seconds of one jitted argmax decoding of all `graphs`, packed before."""
+    """Measures the seconds of one jitted argmax decoding of all `graphs`, without packing."""
     task = learning_task(graphs, System(), network)
     decode = jax.jit(partial(rollout.decode_greedily, network))
     return best(lambda: decode(params, task), repeats, calls)

@@ -1,4 +1,4 @@
-"""How long the proof of the optimum takes, on systems of every kind, and how far HEFT-based is from it."""
+"""Time of the proof of the optimum on systems of every kind, and the gap of HEFT-based to the optimum."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEAR_AND_FAR: Mapping[str, Any] = {
     "vm_hz": (10e9, 20e9, 40e9),
     "uplink_bps": (8e6, 6e6, 4e6),
     "downlink_bps": (8e6, 6e6, 4e6),
-}  # the faster, the farther
+}  # faster servers are farther away
 WEIGHT = Objective(energy_weight=0.5)
 KINDS: Mapping[str, tuple[int, System, Objective]] = {
     "n=25, K=1, return": (25, System(), Objective()),
@@ -38,16 +38,16 @@ KINDS: Mapping[str, tuple[int, System, Objective]] = {
 
 
 def proving(graphs: int = 20, time_limit_s: float = 10.0, tick: Tick = quiet) -> dict[str, Any]:
-    """Seconds of `mj.optimum` on random DAGs, the local search that begins it included, compiling apart.
+    """Measures the seconds of `mj.optimum` on random DAGs, with its first local search, without compilation.
 
     Args:
-        graphs: DAGs of each kind.
-        time_limit_s: of each proof.
+        graphs: number of DAGs of each kind.
+        time_limit_s: time limit of each proof, seconds.
         tick: shows progress.
 
     Returns:
-        For each kind the median and the longest time, the fraction proven, and the mean fraction by which the cost of
-        the HEFT-based plan exceeds the optimum's.
+        For each kind, the median and the longest time, the fraction proven, and the mean relative excess of the
+        HEFT-based plan's cost over the optimum.
     """
     rows: dict[str, Any] = {}
     for done, (name, (num_tasks, system, goal)) in enumerate(KINDS.items()):

@@ -1,4 +1,4 @@
-"""A bench record as tables, and beside a stored one as ratios."""
+"""Tables of a bench record, and ratios to a stored record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RATE = "matmul_gflop_per_second"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested figures by dotted names."""
+    """Flattens nested numbers to dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -22,7 +22,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def bench_table(record: Mapping[str, Any]) -> str:
-    """Every figure of a record; what was measured along an axis is a table of its own, a row for each value."""
+    """Makes a table of every number in a record. Each axis has its own table, with one row for each value."""
     rows, grids = [], []
     for section, figures in record.items():
         for name, value in figures.items():
@@ -42,10 +42,10 @@ def _grid(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record as this project's bench writes it.
+    """Reads a record that `bench.py` wrote.
 
     Raises:
-        InputError: the file cannot be read, or holds something else.
+        InputError: the file cannot be read, or is not such a record.
     """
     accepted = "a record that bench.py wrote"
     try:
@@ -59,11 +59,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def compare(stored: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Both records' figures side by side.
+    """Compares the numbers of two records.
 
     Returns:
-        A table: each figure that both records have, stored, now, now / stored, and that ratio as it would be had both
-        runs met the same matmul rate (of the section's own process); and warnings on whatever else differs.
+        A table of all numbers in both records: stored, now, now / stored, and the ratio scaled to equal matmul rates
+        (each measured in the section's own process); and warnings about all other differences.
     """
     warnings = _environment_warnings(stored["environment"], now["environment"])
     rows = []
@@ -75,7 +75,7 @@ def compare(stored: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, lis
         sizes = [name for name in shared if not _unit(name) and before[name] != after[name]]
         if sizes:
             changes = ", ".join(f"{name} {before[name]:g} -> {after[name]:g}" for name in sizes)
-            warnings.append(f"{section} is left out: it measured other sizes ({changes})")
+            warnings.append(f"{section} is left out, since its sizes differ ({changes})")
             continue
         rate = after[_RATE] / before[_RATE] if _is_number(before.get(_RATE)) and before[_RATE] > 0 else None
         for name in shared:
@@ -95,7 +95,7 @@ def _ratio(name: str, before: float, after: float, rate: float | None) -> list[s
 
 
 def _unit(name: str) -> str:
-    """How a figure relates to the machine's speed: seconds, rate, other; nothing for a size."""
+    """Returns how a number depends on the machine's speed: seconds, rate, other; empty for a size."""
     last = name.rpartition(".")[2]
     if last.endswith("_per_second"):
         return "rate"

@@ -1,4 +1,4 @@
-"""What is measured together, and what every section's record has beside its own figures."""
+"""The sections of the benchmark, and the common entries of their records."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from mrlato_jax.progress import Progress
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a section may need from outside.
+    """External inputs of the sections.
 
     Attributes:
-        make_planner: gives the whole way from a graph to its plan.
-        load_planner: gives the same of the shipped policy.
-        full: also measure what takes long.
-        oracle: file of the plain-Python simulator, where there is one.
-        peer: MRLCO's simulator, where its checkout was named.
+        make_planner: returns a function from graphs to plans.
+        load_planner: returns the same for the shipped policy.
+        full: also run long measurements.
+        oracle: file of the plain-Python simulator, if there is one.
+        peer: MRLCO's simulator, if its checkout is given.
     """
 
     make_planner: MakePlanner
@@ -56,10 +56,10 @@ SECTIONS: dict[str, Callable[[Options, Tick], dict[str, Any]]] = {
 
 
 def run_section(name: str, options: Options) -> dict[str, Any]:
-    """Runs one section with a line of progress.
+    """Runs one section; shows progress.
 
     Returns:
-        A record: the section's figures with `matmul_gflop_per_second`, the machine's rate just after them, and
+        A record: the section's numbers with `matmul_gflop_per_second`, the machine's rate right after them, and
         `peak_memory_gb`; and the `environment`.
     """
     progress: Progress | None = None

@@ -1,4 +1,4 @@
-"""The simulator's rate, beside plain Python and, where its checkout is named, beside the peer's own module."""
+"""The simulator's rate, compared with plain Python and, if its checkout is given, with MRLCO's own simulator."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from mrlato_jax.mec.latency import makespan
 from mrlato_jax.mec.priority import priority_order
 from mrlato_jax.mec.system import System
 
-IN_PYTHON = 100  # DAGs that the plain-Python simulators are timed on: they take the same time on each
+IN_PYTHON = 100  # number of DAGs for the plain-Python simulators, which take the same time for each
 
 
 def simulator(
     batch: int = 1000, num_tasks: int = 20, oracle: Path | None = None, peer: Peer | None = None, tick: Tick = quiet
 ) -> dict[str, float]:
-    """Rate of `makespan`: a fresh placement of every DAG each call, real tasks counted, the result awaited.
+    """Measures the rate of `makespan` in tasks per second, without padding; each call has new placements.
 
     Args:
-        batch: DAGs in a call.
-        num_tasks: of each DAG.
-        oracle: file of the plain-Python simulator of the tests; not measured where None.
-        peer: MRLCO's simulator; not measured where None.
+        batch: number of DAGs in a call.
+        num_tasks: number of tasks of each DAG.
+        oracle: file of the tests' plain-Python simulator; None to skip it.
+        peer: MRLCO's simulator; None to skip it.
         tick: shows progress.
     """
     total = 1 + (oracle is not None) + (peer is not None)
@@ -56,7 +56,7 @@ def _beside(name: str, ours: float, theirs: float) -> dict[str, float]:
 
 
 def makespan_seconds(graphs: list[TaskGraph], repeats: int, calls: int) -> float:
-    """Seconds of one `makespan` of all `graphs` (of equal size), every call with placements of its own."""
+    """Measures the seconds of one `makespan` call for all `graphs` (of equal size), each call with new placements."""
     arrays: DagArrays = jax.tree.map(jnp.asarray, pack(graphs, System()))
     shape = (len(graphs), graphs[0].num_tasks)
     placements = iter(random_placements(shape, repeats * calls + 1))
@@ -64,7 +64,7 @@ def makespan_seconds(graphs: list[TaskGraph], repeats: int, calls: int) -> float
 
 
 def random_placements(shape: tuple[int, int], count: int) -> list[np.ndarray]:
-    """`count` times [B, N] of 0 and 1."""
+    """Returns `count` random arrays [B, N] of 0 and 1."""
     rng = np.random.default_rng(1)
     return [rng.integers(0, 2, shape, np.int32) for _ in range(count)]
 
@@ -89,7 +89,7 @@ def _peer_seconds(peer: Peer, graphs: list[TaskGraph]) -> float:
 
 
 def _python_seconds(graphs: list[TaskGraph], prepare: Callable[[int, list[int]], Callable[[], Any]]) -> float:
-    """Seconds of one sweep over all graphs; `prepare(i, placement)` gives the call that is timed on graph i."""
+    """Measures the seconds of one sweep over all graphs; `prepare(i, placement)` returns the timed call of graph i."""
     repeats = 3
     placements = random_placements((len(graphs), graphs[0].num_tasks), 1 + repeats)
     sweeps = iter([[prepare(i, row) for i, row in enumerate(rows.tolist())] for rows in placements])
@@ -102,7 +102,7 @@ def _python_seconds(graphs: list[TaskGraph], prepare: Callable[[int, list[int]],
 
 
 def load_module(path: Path) -> ModuleType:
-    """A module that lies outside the package."""
+    """Loads a module from outside the package."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python module")

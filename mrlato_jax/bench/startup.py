@@ -1,4 +1,4 @@
-"""How long a program waits for its first meta-iteration: imports, compilation cold and with a persistent cache."""
+"""Time until the first meta-iteration: imports, and compilation with an empty and with a filled persistent cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mrlato_jax.bench.fresh import IMPORTS, caching, run_fresh, written_workload
 from mrlato_jax.bench.iteration import Workload, compile_iteration, prepare
 from mrlato_jax.bench.timing import Tick, quiet
 
-# Programs of any size compile in about the same time, so little is run.
+# A small workload, since the compilation time hardly depends on the size.
 SMALL = Workload(meta_batch=2, graphs=4, rollouts=2, num_tasks=20, inner_steps=3)
 
 _PROGRAM = (
@@ -25,16 +25,16 @@ print(json.dumps(marks | startup.first_iteration(fresh.read_workload(sys.argv[1]
 
 
 def startup(workload: Workload = SMALL, tick: Tick = quiet) -> dict[str, Any]:
-    """Starts a fresh process twice on one empty compilation cache of its own: `cold` fills it, `cached` reads it.
+    """Starts two fresh processes with one new compilation cache: `cold` fills the cache, `cached` reads it.
 
     Args:
-        workload: what the first iteration does.
+        workload: the workload of the first iteration.
         tick: shows progress.
 
     Returns:
-        For both: `compile_seconds` of tracing and compiling the meta-iteration, and `first_iteration_seconds` from the
-        start of the process to the end of its first iteration. And how long `import jax` takes, and then
-        `import mrlato_jax` (the faster of both times each).
+        For both, `compile_seconds` of tracing and compiling the meta-iteration, and `first_iteration_seconds` from the
+        start of the process to the end of its first iteration. Also the seconds of `import jax` and, after it, of
+        `import mrlato_jax` (each the faster of both processes).
     """
     with tempfile.TemporaryDirectory() as cache:
         marks = {}
@@ -53,7 +53,7 @@ def startup(workload: Workload = SMALL, tick: Tick = quiet) -> dict[str, Any]:
 
 
 def first_iteration(workload: Workload) -> dict[str, float]:
-    """In the fresh process: when data and parameters were ready, the program compiled, and an iteration done."""
+    """Returns, in the fresh process, when data and parameters were ready, the program compiled, an iteration done."""
     prepared = prepare(workload)
     jax.block_until_ready(prepared.states.params)
     marks = {"prepared": time.time()}

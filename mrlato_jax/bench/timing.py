@@ -1,4 +1,4 @@
-"""The clock, the machine's own matmul rate, memory, and the DAGs that are measured on."""
+"""The clock, the machine's matmul rate, memory, and the DAGs for measurements."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.learning import devices
 
 Tick = Callable[[int, int, str], None]
-"""Told before each step of a section: steps done, steps in all, and what comes now."""
+"""Called before each step of a section, with the steps done, the total number of steps, and the name of the step."""
 
 
 def quiet(done: int, total: int, now: str) -> None:
-    """A `Tick` that shows nothing."""
+    """Shows nothing; the default `Tick`."""
 
 
 def best(call: Callable[[], Any], repeats: int, calls: int = 1) -> float:
-    """Seconds a call, its result awaited, compilation apart: the fastest of `repeats` means over `calls`.
+    """Measures the seconds per call without compilation: the least of `repeats` means over `calls`.
 
-    The fastest, since whatever else a machine does only ever adds.
+    Each call waits for its result. The least counts, since other work on the machine only adds time.
     """
     jax.block_until_ready(call())
     means = []
@@ -43,11 +43,11 @@ def best(call: Callable[[], Any], repeats: int, calls: int = 1) -> float:
 
 
 def matmul(tick: Tick = quiet) -> dict[str, float]:
-    """Rates of float32 matrix products.
+    """Measures rates of float32 matrix products.
 
     Returns:
-        `gflop_per_second` of 1000 x 256 by 256 x 512, the shape of a decoder step, by which runs are compared; and
-        `peak_gflop_per_second`, the best of that and of large squares, which is what nothing here can exceed.
+        `gflop_per_second` of 1000 x 256 by 256 x 512, the shape of a decoder step, used to compare runs; and
+        `peak_gflop_per_second`, the best of that and of large squares, used as the machine's peak.
     """
     tick(0, 2, "a decoder step's product")
     decoder_step = matmul_rate(1000, 256, 512, repeats=30, calls=20)
@@ -56,14 +56,14 @@ def matmul(tick: Tick = quiet) -> dict[str, float]:
 
 
 def matmul_peak() -> float:
-    """`peak_gflop_per_second` of `matmul`, measured now."""
+    """Measures `peak_gflop_per_second` of `matmul`."""
     return matmul()["peak_gflop_per_second"]
 
 
 def matmul_rate(rows: int, inner: int, columns: int, repeats: int, calls: int) -> float:
-    """GFLOP/s of float32 products of [rows, inner] by [inner, columns]."""
+    """Measures the GFLOP/s of float32 products of [rows, inner] by [inner, columns]."""
     left, right = jnp.ones((rows, inner)), jnp.ones((inner, columns))
-    multiply = jax.jit(partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST))  # not TF32, as GPUs would have it
+    multiply = jax.jit(partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST))  # GPUs would use TF32 by default
     return 2e-9 * rows * inner * columns / best(lambda: multiply(left, right), repeats, calls)
 
 
@@ -73,7 +73,7 @@ def _square_rate() -> float:
 
 
 def environment() -> dict[str, Any]:
-    """The device, the cores that this process may use, and the versions that a figure may depend on."""
+    """Returns the device, the cores that this process may use, and the software versions."""
     device = jax.devices()[0]
     return {
         "device": device.device_kind,
@@ -88,9 +88,9 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory_gb() -> float:
-    """The largest resident memory so far of this process or of one that it started (`getrusage`).
+    """Returns the peak resident memory of this process or of a child process (`getrusage`).
 
-    An accelerator's own memory is no part of it.
+    The memory of an accelerator is not included.
     """
     in_bytes = 1 if sys.platform == "darwin" else 1024
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -98,6 +98,6 @@ def peak_memory_gb() -> float:
 
 
 def random_graphs(count: int, num_tasks: int, seed: int) -> list[TaskGraph]:
-    """DAGs from the middle of the paper's families, all of `num_tasks`."""
+    """Draws DAGs from the middle of the paper's families, all of `num_tasks`."""
     rng = np.random.default_rng(seed)
     return [daggen(num_tasks=num_tasks, fat=0.6, density=0.6, rng=rng) for _ in range(count)]

@@ -8,7 +8,8 @@ within one is sent nowhere.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from mrlato_jax.dag.coarsening import OUTSIDE as OUTSIDE
 from mrlato_jax.dag.coarsening import Traffic, names_of, parts
 from mrlato_jax.dag.coarsening import distinct as distinct
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, check_number, shorten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,68 @@ class Dataflow:
     cycles: tuple[float, ...]
     items: tuple[Item, ...]
     after: frozenset[tuple[int, int]] = frozenset()
+
+    @classmethod
+    def of_edges(
+        cls,
+        names: Iterable[str],
+        cycles: Iterable[float],
+        edges: Iterable[tuple[int, int, float | None]],
+    ) -> Self:
+        """Of edges that say how many bytes pass along them.
+
+        Edges of one task that pass equally many bytes pass the same result; those that pass others, other results.
+
+        Args:
+            names: of the tasks, distinct.
+            cycles: CPU cycles of each.
+            edges: (parent, child, bytes); from `OUTSIDE` come inputs, each of its own, and to it goes what the user
+                gets; None for bytes: an order without data. An edge that is stated again counts once.
+
+        Raises:
+            InputError: an edge from a task to itself.
+        """
+        names = tuple(names)
+        users: dict[tuple[int, float, int], set[int]] = {}  # by maker, size, and of an input the task that takes it
+        after: set[tuple[int, int]] = set()
+        for parent, child, size in edges:
+            if parent == child:
+                raise InputError(f"task {shorten(names[parent])} depends on itself; accepted: two different tasks")
+            if size is None:
+                after.add((parent, child))
+            else:
+                users.setdefault((parent, size, child if parent == OUTSIDE else OUTSIDE), set()).add(child)
+        items = [
+            Item(size, maker, frozenset(found - {OUTSIDE}), delivered=OUTSIDE in found)
+            for (maker, size, _), found in users.items()
+        ]
+        return cls(names, tuple(cycles), tuple(items), frozenset(after))
+
+    @classmethod
+    def of_results(
+        cls,
+        names: Iterable[str],
+        cycles: Iterable[float],
+        edges: Iterable[tuple[int, int]],
+        result_bytes: float,
+    ) -> Self:
+        """Of edges that say nothing of bytes: all results are equally large, and so is the input of a first task.
+
+        Args:
+            names: of the tasks, distinct.
+            cycles: CPU cycles of each.
+            edges: (parent, child).
+            result_bytes: of each result and input, >= 0.
+
+        Raises:
+            InputError: an edge from a task to itself, or a size out of range.
+        """
+        check_number("result_bytes", result_bytes, low=0.0)
+        names, edges = tuple(names), list(edges)
+        tasks, parents, children = range(len(names)), {edge[0] for edge in edges}, {edge[1] for edge in edges}
+        inputs = [(OUTSIDE, task) for task in tasks if task not in children]
+        outputs = [(task, OUTSIDE) for task in tasks if task not in parents]
+        return cls.of_edges(names, cycles, ((*edge, result_bytes) for edge in (*edges, *inputs, *outputs)))
 
     @property
     def edges(self) -> set[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """An application as deployed functions and the calls between them.
 
-Functions are declared with `Application.task`. `Application.flow` calls its function once, with placeholders: each call
-of a declared function becomes a task, and each placeholder that the call is given becomes an edge. Outside of that call
-a declared function is the function that it was, so that it can be tested.
+`Application.task` declares a function. `Application.flow` calls its function once, with placeholders: each call of a
+declared function becomes a task, and each placeholder among its arguments becomes an edge. Outside the flow, a declared
+function is an ordinary function, so it can be tested.
 
     app = Application("sums")
 
@@ -16,8 +16,8 @@ a declared function is the function that it was, so that it can be tested.
     def sums(folder):
         return add(read(folder), read(folder))
 
-A task may run twice, at either end: where a machine is lost, what it had is computed again. So functions must give
-equal results for equal inputs, and must not count on what an earlier call left behind.
+A task may run twice, at either end: after the loss of a machine, its results are computed again. So functions must
+return equal results for equal inputs and must not depend on earlier calls.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from mrlato_jax.edge.codec import MOST_DEPTH, packed
 from mrlato_jax.errors import InputError, check_choice, shorten
 
 MOST_TASKS = 10_000
-MOST_INPUTS = 10_000  # of one task, entries of lists counted
+MOST_INPUTS = 10_000  # limit of one task's inputs, with the entries of lists
 LONGEST_NAME = 100
-RETURNED = "returned"  # the task that gathers what the caller gets
+RETURNED = "returned"  # name of the task that gathers the returned results
 
 
 class Result(NamedTuple):
-    """What a task gives, by its place in `Program.calls`."""
+    """The result of a task, by the task's index in `Program.calls`."""
 
     task: int
 
 
 class Constant(NamedTuple):
-    """What the description itself says; it is at both ends before anything runs."""
+    """A constant in the application's description; both ends have it before the run."""
 
     value: Any
 
 
 class Several(NamedTuple):
-    """A list of inputs, given as one."""
+    """A list of inputs that forms one argument."""
 
     entries: tuple[Source, ...]
 
@@ -60,16 +60,16 @@ Source = Result | Constant | Several
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One task: a function and where its inputs come from.
+    """One task: a function and the sources of its inputs.
 
     Attributes:
-        name: of the task: the function's, with a number where the function is called again.
-        function: name of the deployed function; None where there is no work: an argument, which is at the UE from the
-            beginning, or the gathering of what the caller gets.
-        inputs: in the order of the function's parameters.
+        name: name of the task: the function's name, with a number if the function is called again.
+        function: name of the deployed function. None for a task without work: an argument, which is at the UE from the
+            beginning, or the task that gathers the returned results.
+        inputs: sources of the inputs, in the order of the function's parameters.
         pin: "any", "ue" or "server", as in `TaskGraph.pins`.
-        fills: bytes that are sent up for the task in place of its inputs; None: its inputs are. For tasks that stand
-            for those of a `TaskGraph`, which has these bytes for each task and not for each edge.
+        fills: number of bytes to upload for the task in place of its inputs; None uploads the inputs. This is for tasks
+            of a `TaskGraph`, which has upload bytes for each task and not for each edge.
     """
 
     name: str
@@ -80,19 +80,19 @@ class Call:
 
     @property
     def parents(self) -> list[int]:
-        """Ascending ids of the tasks whose results it uses."""
+        """Ascending ids of the tasks whose results this task uses."""
         return sorted({source.task for entry in self.inputs for source in within(entry) if isinstance(source, Result)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The tasks of one application, as they are run.
+    """The tasks of one application, ready to run.
 
     Attributes:
-        app: name of the deployed application that has the functions.
-        calls: the tasks, each after those whose results it uses; arguments come first.
-        arguments: names of what the caller gives, in the order of the first calls.
-        returned: where what the caller gets comes from.
+        app: name of the deployed application with the functions.
+        calls: the tasks, parents before children; the tasks of arguments come first.
+        arguments: names of the caller's arguments, in the order of the first calls.
+        returned: source of the value returned to the caller.
     """
 
     app: str
@@ -102,12 +102,12 @@ class Program:
 
     @property
     def edges(self) -> list[tuple[int, int]]:
-        """(parent, child) of tasks, each once."""
+        """(parent, child) pairs of tasks, each once."""
         return [(parent, child) for child, call in enumerate(self.calls) for parent in call.parents]
 
     @property
     def delivered(self) -> frozenset[int]:
-        """The tasks whose results the caller gets."""
+        """The tasks whose results are returned to the caller."""
         return frozenset(source.task for source in within(self.returned) if isinstance(source, Result))
 
     @property
@@ -116,21 +116,20 @@ class Program:
         return range(len(self.arguments))
 
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Raises InputError unless `arguments` has a value for each argument, and no other."""
+        """Raises InputError unless `arguments` has exactly one value for each argument of the program."""
         if set(arguments) != set(self.arguments):
             raise InputError(f"arguments are {sorted(arguments)}; accepted: {sorted(self.arguments)}")
 
 
 class _Placeholder:
-    """What stands for a value while an application is described."""
+    """A placeholder for a value while the flow is described."""
 
     def __init__(self, source: Result) -> None:
         self.source = source
 
     def _refused(self, *_: Any) -> Any:
         raise InputError(
-            "flow computes with a value that is not there yet; accepted: declared functions called with it, and lists "
-            "of it"
+            "flow computes with a placeholder; accepted: arguments of declared functions, alone or in lists"
         )
 
     __getattr__ = __call__ = __getitem__ = __setitem__ = __delitem__ = __contains__ = __iter__ = __len__ = _refused
@@ -152,16 +151,16 @@ class Deployed:
         self.parameters = inspect.signature(function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """A task, while its application is described; else what the function returns."""
+        """Records a task while the flow is described; otherwise calls the function."""
         if self._app._recorded is None:
             return self.function(*args, **kwargs)
         try:
             bound = self.parameters.bind(*args, **kwargs)
         except TypeError as error:
-            raise InputError(f"{self.name} is called otherwise than it is declared: {error}") from None
+            raise InputError(f"{self.name} is called with other arguments than it declares: {error}") from None
         bound.apply_defaults()
         if bound.kwargs:
-            raise InputError(f"{self.name} has parameters that are given by name alone; accepted: ones that are not")
+            raise InputError(f"{self.name} has keyword-only parameters; accepted: positional ones")
         return self._app._record(self, bound.args)
 
 
@@ -169,7 +168,7 @@ class Application:
     """Functions that are deployed together, and the calls between them.
 
     Attributes:
-        name: of the application: letters, digits and _.
+        name: name of the application: letters, digits and _.
         functions: the declared functions by name.
     """
 
@@ -203,11 +202,11 @@ class Application:
         """Declares a function, as a decorator.
 
         Args:
-            function: its result and its arguments must be what `codec` takes.
+            function: the function; `codec` must accept its arguments and its result.
             pin: where it may run: "any", "ue" or "server".
 
         Raises:
-            InputError: an unknown pin, or a name that the application has.
+            InputError: the pin is unknown, or the application already has a function of this name.
         """
         check_choice("pin", pin, PINS)
         if function is None:
@@ -224,14 +223,14 @@ class Application:
         return deployed
 
     def flow(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Describes the calls, as a decorator: `function` is called once with placeholders for its parameters.
+        """Describes the calls, as a decorator: calls `function` once with placeholders for its parameters.
 
-        Each parameter becomes a task without work at the UE, where the caller's values are. If a result that the caller
-        gets is used by other tasks, too, a last task without work brings what the caller gets to the UE.
+        Each parameter becomes a task without work at the UE, where the caller's values are. If other tasks use a
+        returned result, too, a last task without work brings the returned results to the UE.
 
         Raises:
-            InputError: a flow that is there already, that calls no task, computes with what is not there yet, gives a
-                task what cannot be sent, or returns what no task gives.
+            InputError: the application already has a flow; or the flow calls no task, computes with a placeholder,
+                passes an argument that cannot be sent, or returns a value that is not a task's result.
         """
         if self._program is not None:
             raise InputError(f"application {self.name} has a flow; accepted: one")
@@ -260,15 +259,15 @@ class Application:
         return function
 
     def example(self, function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-        """Declares what gives arguments for a run, as a decorator."""
+        """Declares, as a decorator, the function that returns example arguments for a run."""
         self._example = function
         return function
 
     def example_arguments(self) -> dict[str, Any]:
-        """Arguments for a run.
+        """Returns example arguments for a run.
 
         Raises:
-            InputError: the flow has arguments, and no example was declared.
+            InputError: the flow has arguments, but no example is declared.
         """
         if self._example is None and self.program.arguments:
             accepted = "accepted: one declared with the decorator `example`"
@@ -280,7 +279,7 @@ class Application:
     def _record(self, deployed: Deployed, args: Sequence[Any]) -> _Placeholder:
         assert self._recorded is not None
         if len(self._recorded) == MOST_TASKS:
-            raise InputError(f"flow calls more than {MOST_TASKS} tasks; accepted: at most so many")
+            raise InputError(f"flow calls more than {MOST_TASKS} tasks; accepted: at most this number")
         inputs = tuple(_source(f"an argument of {deployed.name}", arg) for arg in args)
         names = {call.name for call in self._recorded}
         again = sum(call.function == deployed.name for call in self._recorded)
@@ -288,13 +287,13 @@ class Application:
         while name in names or name == RETURNED:
             name += "_"
         if sum(1 for entry in inputs for _ in within(entry)) > MOST_INPUTS:
-            raise InputError(f"{name} has more than {MOST_INPUTS} inputs; accepted: at most so many")
+            raise InputError(f"{name} has more than {MOST_INPUTS} inputs; accepted: at most this number")
         self._recorded.append(Call(name, deployed.name, inputs, deployed.pin))
         return _Placeholder(Result(len(self._recorded) - 1))
 
 
 def resolved(source: Source, results: Mapping[int, Any]) -> Any:
-    """The value of a source, where the results that it needs are there."""
+    """Returns the value of a source, given the results that the source needs."""
     match source:
         case Result(task):
             return results[task]
@@ -305,7 +304,7 @@ def resolved(source: Source, results: Mapping[int, Any]) -> Any:
 
 
 def within(source: Source) -> Iterator[Result | Constant]:
-    """A source, or what is in it where it is several."""
+    """Yields the source itself, or for `Several` all sources in it."""
     if isinstance(source, Several):
         for entry in source.entries:
             yield from within(entry)
@@ -314,7 +313,7 @@ def within(source: Source) -> Iterator[Result | Constant]:
 
 
 def moved(source: Source, places: Mapping[int, int]) -> Source:
-    """The same source where tasks have other ids."""
+    """Returns the source with new task ids, given by `places`."""
     match source:
         case Result(task):
             return Result(places[task])
@@ -324,15 +323,15 @@ def moved(source: Source, places: Mapping[int, int]) -> Source:
 
 
 def _source(what: str, value: Any, place: str = "") -> Source:
-    """Where an input comes from.
+    """Returns the source of an input.
 
     Args:
-        what: it is, for a message.
+        what: name of the input in error messages.
         value: placeholders, constants, or lists of these.
-        place: of the value in the input, as it is indexed.
+        place: index expression of the value within the input.
 
     Raises:
-        InputError: a placeholder in something else than lists, or a constant that cannot be sent.
+        InputError: a placeholder is inside something other than lists, or a constant cannot be sent.
     """
     if isinstance(value, _Placeholder):
         return value.source
@@ -351,7 +350,7 @@ def _source(what: str, value: Any, place: str = "") -> Source:
 
 
 def _has_placeholder(value: Any, depth: int) -> bool:
-    """Whether there is a placeholder in a value, not deeper than what can be sent."""
+    """Returns whether a value contains a placeholder, down to the depth that can be sent."""
     if isinstance(value, _Placeholder):
         return True
     if not isinstance(value, list | tuple | dict | set | frozenset) or depth < 0:

@@ -1,8 +1,8 @@
-"""From measured runs to the `TaskGraph` and the `System` that they imply, so that the next plan knows better.
+"""Calibration: estimates a `TaskGraph` and a `System` from measured runs, for better plans.
 
-How long a resource took for a task is counted from when the task could have begun: when its inputs were there and the
-resource had done what came before. So what the model does not have (waking up, copying, headers of messages) counts
-with the task or the transfer that it delays.
+The time of a task on a resource counts from the moment when the task could have started: its inputs were there, and the
+resource had finished its earlier work. So effects that the model lacks (wake-up, copies, message headers) count as part
+of the task or transfer that they delay.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from mrlato_jax.mec.latency import LOCAL
 from mrlato_jax.mec.system import BITS_PER_BYTE, CHANNELS, System
 from mrlato_jax.mec.transfers import movements
 
-SIZES_APART = 2.0  # the largest transfer over the smallest from which on a time for each message can be told apart
+SIZES_APART = 2.0  # least ratio of largest to smallest transfer for which a time per message is estimated
 
 
 class Taken(NamedTuple):
-    """How long a resource took for a task or a transfer, seconds."""
+    """The time that a resource took for a task or a transfer, seconds."""
 
     resource: str  # of ue.RESOURCES
     task: int
@@ -36,14 +36,14 @@ class Taken(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """What runs imply.
+    """The result of a calibration.
 
     Attributes:
-        graph: cycles and bytes with which the model takes as long as the runs did.
-        system: clocks and rates.
-        runs: how many runs it comes from; those in which something failed are left out.
-        spread: of each resource, the middle half of what it took, over the median, where the same was done several
-            times: the median over all that it did.
+        graph: estimated cycles and bytes, under which the model takes as long as the runs did.
+        system: estimated clocks and rates.
+        runs: number of runs used; runs with a failure are left out.
+        spread: for each resource, the interquartile range of repeated times over their median; the median over all
+            tasks or transfers that occur several times.
     """
 
     graph: TaskGraph
@@ -53,21 +53,20 @@ class Calibration:
 
 
 def calibrate(runs: Sequence[Run], graph: TaskGraph, system: System) -> Calibration:
-    """The graph and system that measured runs imply.
+    """Estimates the graph and the system from measured runs.
 
-    A clock is the median, over the tasks that ran there, of the cycles that `graph` says over the seconds that they
-    took; then a task's cycles are the median of its seconds times the clock of where it ran. A rate, and a time for
-    each message, are a line through the seconds of transfers over their bytes (Theil and Sen's, the median of the
-    slopes); the time for each message is added to the bytes. Medians, since a machine in use by others is late now and
-    then.
+    The clock of a site is the median, over the tasks that ran there, of their cycles in `graph` over their seconds.
+    Then the cycles of a task are the median of its seconds times the clock of its site. A rate and a time per message
+    come from a line through the seconds of transfers over their bytes (Theil and Sen: the median of the slopes); the
+    time per message is added to the bytes. Medians are robust against delays by other programs on the machine.
 
     Args:
-        runs: of this application, under any plans and under either rule.
-        graph: by which they were planned.
-        system: that they were planned for, one server.
+        runs: runs of this application, with any plans and channel rules.
+        graph: the graph used for their plans.
+        system: the system used for their plans, with one server.
 
     Raises:
-        InputError: no run without a failure, runs of another application, or several servers.
+        InputError: all runs have failures, a run is of another application, or the system has several servers.
     """
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
@@ -99,7 +98,7 @@ def calibrate(runs: Sequence[Run], graph: TaskGraph, system: System) -> Calibrat
         rates[resource], each_s = _line(points, nominal)
         extra[resource] = each_s * rates[resource] / BITS_PER_BYTE
     both = [value for value in extra.values() if value]
-    more = float(np.mean(both)) if both else 0.0  # results go over either link
+    more = float(np.mean(both)) if both else 0.0  # results can use either link
     moved = graph.download_bytes > 0
     return Calibration(
         dataclasses.replace(
@@ -121,7 +120,7 @@ def calibrate(runs: Sequence[Run], graph: TaskGraph, system: System) -> Calibrat
 
 
 def took(run: Run, graph: TaskGraph) -> list[Taken]:
-    """How long each resource took for each task and transfer of a run, in scheduling order.
+    """Returns the time of each task and transfer of a run on its resource, in scheduling order.
 
     Raises:
         InputError: the run is of another application.
@@ -137,7 +136,7 @@ def took(run: Run, graph: TaskGraph) -> list[Taken]:
 
     def take(resource: str, task: int, needed_by: int, ready: float) -> float:
         end = ends.get((resource, task, needed_by))
-        if end is None:  # no work: an argument, or what is gathered
+        if end is None:  # a task without work: an argument, or the gathering task
             return ready
         durations.append(Taken(resource, task, needed_by, end - max(ready, free[resource])))
         free[resource] = end
@@ -167,13 +166,13 @@ def took(run: Run, graph: TaskGraph) -> list[Taken]:
 
 
 def size_of(graph: TaskGraph, entry: Taken) -> float:
-    """Bytes of a transfer."""
+    """Returns the bytes of a transfer."""
     own = entry.resource == "uplink" and entry.task == entry.needed_by
     return float((graph.upload_bytes if own else graph.download_bytes)[entry.task])
 
 
 def _line(points: Sequence[tuple[float, float]], nominal: float) -> tuple[float, float]:
-    """Rate in bit/s and seconds for each message, from (bytes, seconds)."""
+    """Estimates the rate in bit/s and the seconds per message, from points (bytes, seconds)."""
     sizes, seconds = np.array([point for point in points if min(point) > 0]).reshape(-1, 2).T
     if not len(sizes):
         return nominal, 0.0

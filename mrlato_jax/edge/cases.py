@@ -1,4 +1,4 @@
-"""Applications by their names: those that come with the package, DAGs of data/, files, and a user's own."""
+"""Applications by name: the packaged examples, DAGs of data/, files of DAGs, and a user's own applications."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Case(NamedTuple):
     """An application to run.
 
     Attributes:
-        name: of it.
-        app: where the functions are, as `installed.load` takes it.
+        name: name of the application.
+        app: location of the functions, as in `installed.load`.
         program: its tasks.
         graph: its DAG.
         arguments: values for the program's arguments.
-        system: that it is planned for.
+        system: the system to plan for.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Case(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an application is measured."""
+    """A machine on which an application is measured."""
 
-    share: float = 1.0  # of a core's time
+    share: float = 1.0  # share of a core's time
     core: int | None = None  # processor core; None: any
 
 
@@ -63,21 +63,22 @@ def case(
     ue: Place | None = None,
     vm: Place | None = None,
 ) -> Case:
-    """An application by its name. A user's own is measured: it runs a few times on a machine like the UE.
+    """Prepares an application by its name. An application of functions runs a few times on a machine like the UE.
 
-    Where it is measured at a machine like the VM, too, its cycles are what it takes there, and the UE's clock is what
-    this application finds: a clock that is rationed is slower than its share, since caches are cold after each pause.
+    With `vm`, the application also runs on a machine like the VM. Then its cycles are measured there, and the UE's
+    clock is estimated for this application: under a CPU quota, the effective clock is slower than its share, since
+    caches are cold after each pause.
 
     Args:
         name: one of `APPLICATIONS`; EXPERIMENT:SET:NUMBER, a DAG of `data/`, such as exp2:n20:5; a file of a DAG; or an
-            application that declares an example of its arguments, as `installed.load` takes it.
-        system: with the clocks.
-        arguments: of the application; None: those of its example.
-        ue: like the UE; None: with as much of this machine's clock as the UE has of the VM's.
-        vm: like the VM, with its whole clock; None: it is not measured there.
+            application with an example of its arguments, as in `installed.load`.
+        system: the system, with the clocks.
+        arguments: arguments of the application; by default those of its example.
+        ue: a machine like the UE; by default this machine at the ratio of the UE's clock to the VM's.
+        vm: a machine like the VM, with its full clock; None measures only at `ue`.
 
     Raises:
-        InputError: no such application, other arguments than it has, or a task that fails.
+        InputError: the application does not exist, the arguments do not fit, or a task fails.
     """
     ue = ue or Place(min(1.0, one(system.ue_hz) / one(system.vm_hz)))
     machine_hz = one(system.ue_hz) / ue.share
@@ -109,13 +110,13 @@ async def _measured(
 
 
 def deployed(name: str) -> str:
-    """Where the functions of an application are, as `installed.load` takes it.
+    """Returns the location of an application's functions, as in `installed.load`.
 
     Args:
-        name: as `case` takes it.
+        name: as in `case`.
 
     Raises:
-        InputError: no such application.
+        InputError: the application does not exist.
     """
     return _deployed(name)[0]
 
@@ -145,7 +146,7 @@ def _of_data(name: str) -> TaskGraph:
 
 
 def apart(work: Callable[[], T]) -> T:
-    """Does work that runs an event loop: in a thread of its own where this one runs a loop, as in a notebook."""
+    """Does work that runs an event loop; in another thread if this thread already runs a loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -155,5 +156,5 @@ def apart(work: Callable[[], T]) -> T:
 
 
 def one(value: float | tuple[float, ...]) -> float:
-    """The value of the only server."""
+    """Returns the value of the only server."""
     return float(value[0] if isinstance(value, tuple) else value)

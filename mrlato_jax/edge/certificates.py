@@ -1,16 +1,16 @@
-"""TLS with a certificate for each user: one authority a folder, which signs for the host and for the users.
+"""TLS with a certificate for each user. The authority of a folder signs the certificates of the host and the users.
 
-| file | what it is | who needs it |
+| file | content | needed by |
 | --- | --- | --- |
-| `ca.key` | the authority's key | who makes certificates |
-| `ca.pem` | the authority | host and users |
+| `ca.key` | the authority's key | the administrator |
+| `ca.pem` | the authority's certificate | host and users |
 | `server.key`, `server.pem` | the host's key and certificate | the host |
 | `users/NAME.key`, `users/NAME.pem` | a user's key and certificate | that user |
 | `revoked.json` | serial numbers of revoked certificates, each with its user | the host |
-| `replaced.json` | those of users' certificates that another has replaced | who revokes certificates |
+| `replaced.json` | serial numbers of users' replaced certificates | the administrator |
 
-A user is who the certificate's common name says. A user's certificate cannot serve as the host's, nor the host's as a
-user's.
+The common name of a certificate is the user's name. A user's certificate cannot serve as the host's, nor the host's as
+a user's.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ from mrlato_jax.files import check_writable, parse_json, read_regular, write_ato
 
 DAYS = 30
 HOSTS = ("localhost", "127.0.0.1")
-AUTHORITY_DAYS = 3650  # that an authority is valid, and the most of a certificate
-MOST_USERS = 10_000  # of one call
+AUTHORITY_DAYS = 3650  # validity of an authority; also the limit for certificates
+MOST_USERS = 10_000  # in one call
 MOST_HOSTS = 100
 MOST_PEM_BYTES = 2**16
 MOST_LIST_BYTES = 2**24
-SKEW = datetime.timedelta(minutes=5)  # that the clock of another machine may be behind
+SKEW = datetime.timedelta(minutes=5)  # tolerated lag of another machine's clock
 
 ACCEPTED_USER = "1 to 64 letters, digits, dots, underscores and hyphens, the first one no dot"
 _USER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST = re.compile(rf"(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}")  # the last label is no number: that would be an address
+_HOST = re.compile(rf"(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}")  # a last label that is a number would make it an address
 _ACCEPTED_FOLDER = "what `mrlato-mec certify` writes"
 _REVOKED = "revoked.json"
 _REPLACED = "replaced.json"
 
 
 class Identity(NamedTuple):
-    """Who a peer is."""
+    """The identity of a peer."""
 
     user: str
-    serial: str  # of the certificate, in hexadecimal
+    serial: str  # serial number of the certificate, in hexadecimal
 
 
 class _Pair(NamedTuple):
@@ -68,7 +68,7 @@ class _Pair(NamedTuple):
 
 
 def check_user(field: str, name: object) -> None:
-    """Raises InputError unless `name` can be a user's: it also names files."""
+    """Raises InputError unless `name` can be a user's name, which is also used in file names."""
     if not isinstance(name, str) or _USER.fullmatch(name) is None:
         raise InputError(f"{field} is {shorten(name)}; accepted: {ACCEPTED_USER}")
 
@@ -81,23 +81,24 @@ def make(
     *,
     renew: bool = False,
 ) -> None:
-    """Makes an authority, the host's certificate and one for each user.
+    """Makes an authority, the host's certificate and one certificate for each user.
 
-    An authority that is there is used again, so that users can be added later. The host's certificate stays as it is
-    while it has all `hosts` and half of `days` ahead; otherwise another one replaces it, which has its hosts as well. A
-    host that runs takes it when it is started again.
+    An existing authority is used again, so users can be added later. The host's certificate is kept if it has all
+    `hosts` and is valid for at least half of `days`. Otherwise a new certificate with the old and the new hosts
+    replaces it; a running host uses it after a restart.
 
     Args:
-        folder: for the files; if it is missing it is made, for its owner alone.
-        users: names of those who get a certificate.
-        hosts: names and IP addresses at which users reach the host; None: those of its certificate, `HOSTS` at first.
-        days: that the certificates are valid; never longer than the authority is.
-        renew: replace the certificates of `users`, and the host's where `hosts` are given. A user's former certificate
-            counts until it ends or the user is revoked.
+        folder: folder for the files; created if missing, readable only by its owner.
+        users: names of the users who get a certificate.
+        hosts: names and IP addresses at which users reach the host; by default those of its present certificate, or
+            `HOSTS`.
+        days: validity of the certificates in days; limited by the authority's validity.
+        renew: replace the certificates of `users`, and with `hosts` the host's. A user's former certificate is valid
+            until it ends or the user is revoked.
 
     Raises:
-        InputError: names, hosts or days that cannot be used, a user who has a certificate where none is renewed,
-            nobody to renew one for, or a damaged folder.
+        InputError: names, hosts or days are not usable, a user already has a certificate and `renew` is false, `renew`
+            has neither users nor hosts, or the folder is damaged.
     """
     users = _listed("users", users, MOST_USERS)
     hosts = hosts if hosts is None else _listed("hosts", hosts, MOST_HOSTS)
@@ -109,8 +110,8 @@ def make(
     check_number("days", days, low=1, high=AUTHORITY_DAYS, integer=True)
     check_type("renew", renew, bool)
     if renew and not users and hosts is None:
-        raise InputError("renew is True, and neither users nor hosts are given; accepted: whose certificates to renew")
-    with contextlib.suppress(OSError):  # `check_writable` says what is wrong
+        raise InputError("renew is True, and neither users nor hosts are given; accepted: users or hosts to renew")
+    with contextlib.suppress(OSError):  # `check_writable` reports what is wrong
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_writable(folder)
     with _locked(folder):
@@ -120,11 +121,13 @@ def make(
                 f"user is {min(former)!r}, who has a certificate; accepted: a new name, or to renew it (--renew)"
             )
         if not (folder / "ca.pem").exists() and not (folder / _REVOKED).exists():
-            write_atomically(folder / _REVOKED, b"{}\n")  # only with a new authority: a lost list is no empty one
+            write_atomically(
+                folder / _REVOKED, b"{}\n"
+            )  # only with a new authority; a lost list must not become an empty one
         _read_serials(folder / _REVOKED)
         authority = _authority(folder)
         _renew_server(folder, authority, addresses, days, renew and hosts is not None)
-        # Before it is replaced: who revokes the user later finds the serial number nowhere else.
+        # Before the replacement: a later revocation of the user finds the old serial number only here.
         _add_serials(
             folder / _REPLACED,
             _replaced(folder),
@@ -138,10 +141,10 @@ def make(
 
 
 def revoke(folder: Path, user: str) -> None:
-    """Lets all certificates that a user has had until now count no longer, also at a host that runs.
+    """Revokes all certificates that a user has had so far; this also takes effect at a running host.
 
     Raises:
-        InputError: a user who has none.
+        InputError: the user has no certificate.
     """
     check_user("user", user)
     _check_made(folder)
@@ -156,10 +159,10 @@ def revoke(folder: Path, user: str) -> None:
 
 
 def revoked(folder: Path) -> frozenset[str]:
-    """Serial numbers of the certificates that count no longer; the file is read again only when it has changed.
+    """Returns the serial numbers of revoked certificates. The file is read again only when it has changed.
 
     Raises:
-        InputError: the list is missing or damaged, so that nobody can be let in.
+        InputError: the list is missing or damaged, so nobody can be admitted.
     """
     path = folder / _REVOKED
     try:
@@ -170,10 +173,10 @@ def revoked(folder: Path) -> frozenset[str]:
 
 
 def server_credentials(folder: Path) -> grpc.ServerCredentials:
-    """What the host shows its users; it asks each of them for a certificate of the authority.
+    """Returns the host's credentials. The host requires a certificate of the authority from each user.
 
     Raises:
-        InputError: files that are missing, damaged, or do not fit together; a certificate that is out of date.
+        InputError: files are missing, damaged or do not fit together, or a certificate has ended.
     """
     revoked(folder)
     authority, key, certificate = _shown(folder, "server")
@@ -181,23 +184,23 @@ def server_credentials(folder: Path) -> grpc.ServerCredentials:
 
 
 def channel_credentials(folder: Path, user: str) -> grpc.ChannelCredentials:
-    """What a user shows the host, whose certificate must be of the same authority.
+    """Returns a user's credentials. The host's certificate must be of the same authority.
 
     Raises:
-        InputError: as `server_credentials` does.
+        InputError: as in `server_credentials`.
     """
     check_user("user", user)
     return grpc.ssl_channel_credentials(*_shown(folder, f"users/{user}"))
 
 
 def identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
-    """Who the peer of a call is, by the certificate that it showed at the handshake.
+    """Returns the identity of a call's peer, from the certificate of the TLS handshake.
 
     Args:
-        auth_context: as gRPC's `context.auth_context()` gives it.
+        auth_context: result of gRPC's `context.auth_context()`.
 
     Raises:
-        InputError: no certificate, none of a user, or one that has ended since the handshake.
+        InputError: there is no certificate, it is not a user's, or it has ended since the handshake.
     """
     names, certificates = (list(auth_context.get(field, ())) for field in ("x509_common_name", "x509_pem_cert"))
     if len(certificates) != 1:
@@ -208,7 +211,7 @@ def identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
     except (ValueError, TypeError):
         raise InputError(f"peer shows a damaged certificate; accepted: one of {_ACCEPTED_FOLDER}") from None
     if len(common) != 1 or names != [common[0].encode() if isinstance(common[0], str) else common[0]]:
-        raise InputError(f"peer's names are {shorten(common)}; accepted: one, which gRPC says too")
+        raise InputError(f"peer's names are {shorten(common)}; accepted: one, equal to gRPC's")
     check_user("peer's name", common[0])
     if (end := certificate.not_valid_after_utc) <= _now():
         raise InputError(f"peer's certificate ended at {_shown_time(end)}; accepted: one that is valid: renew it")
@@ -228,7 +231,7 @@ def _serial(certificate: x509.Certificate) -> str:
 
 
 def _listed(field: str, values: Sequence[str], most: int) -> list[str]:
-    """The values, each once, in their order."""
+    """Returns the distinct values in their order."""
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise InputError(f"{field} is {shorten(values)}; accepted: a sequence of names")
     if len(values) > most:
@@ -240,7 +243,7 @@ def _listed(field: str, values: Sequence[str], most: int) -> list[str]:
 
 def _general_name(host: str) -> x509.GeneralName:
     with contextlib.suppress(ValueError):
-        if "%" not in host:  # the zone of an address means something on one machine only
+        if "%" not in host:  # the zone of an address has a meaning only on one machine
             return x509.IPAddress(ipaddress.ip_address(host))
     if len(host) > 253 or _HOST.fullmatch(host) is None:
         raise InputError(f"host is {shorten(host)}; accepted: a name of a host, or an IP address")
@@ -258,7 +261,7 @@ def _check_made(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keeps others who write in the folder waiting: two who add to one list would lose what one of them adds."""
+    """Locks the folder for writing: two concurrent additions to one list would lose one of them."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -268,13 +271,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _authority(folder: Path) -> _Pair:
-    """The authority of the folder, which is made where there is none."""
+    """Returns the authority of the folder; makes one if there is none."""
     key_file, certificate_file = folder / "ca.key", folder / "ca.pem"
     if certificate_file.exists():
         authority = _Pair(_read_key(key_file), _read_certificate(certificate_file))
         _check_pair(folder, "ca", authority)
         return authority
-    # A key alone is what is left where making it was interrupted.
+    # A key without a certificate is left by an interrupted call.
     key = _read_key(key_file) if key_file.exists() else ec.generate_private_key(ec.SECP256R1())
     authority = _Pair(key, _issued("mrlato_jax authority", key, None, AUTHORITY_DAYS, None))
     _write_pair(folder, "ca", authority)
@@ -284,7 +287,7 @@ def _authority(folder: Path) -> _Pair:
 def _renew_server(
     folder: Path, authority: _Pair, addresses: Sequence[x509.GeneralName], days: int, renew: bool
 ) -> None:
-    """Replaces the host's certificate where it lacks a host, ends soon, or does not fit what is beside it."""
+    """Replaces the host's certificate if it lacks a host, ends soon, or does not fit its key or authority."""
     known: list[x509.GeneralName] = []
     path = folder / "server.pem"
     if path.exists():
@@ -296,7 +299,7 @@ def _renew_server(
         end = certificate.not_valid_after_utc
         lasts = end - _now() >= datetime.timedelta(days=days) / 2 or end >= _end(authority, days)
         fits = _issued_by(certificate, authority.certificate) and set(addresses) <= set(known)
-        with contextlib.suppress(InputError):  # a key that is missing or another one: making it was interrupted
+        with contextlib.suppress(InputError):  # an interrupted call can leave a missing or wrong key
             _check_pair(folder, "server", _Pair(_read_key(folder / "server.key"), certificate))
             if fits and lasts and not renew:
                 return
@@ -311,13 +314,13 @@ def _renew_server(
 def _issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
-    except Exception:  # names, algorithms or the signature differ: each has its kind
+    except Exception:  # differing names, algorithms and signatures each raise another error
         return False
     return True
 
 
 def _end(authority: _Pair | None, days: int) -> datetime.datetime:
-    """When a certificate ends that is made now."""
+    """Returns the end of a certificate that is made now."""
     end = _now() + datetime.timedelta(days=days)
     return end if authority is None else min(end, authority.certificate.not_valid_after_utc)
 
@@ -330,15 +333,15 @@ def _issued(
     purpose: x509.ObjectIdentifier | None,
     hosts: x509.SubjectAlternativeName | None = None,
 ) -> x509.Certificate:
-    """A certificate.
+    """Makes a certificate.
 
     Args:
-        name: whose it is.
-        key: that belongs to it.
-        authority: which signs it; None: it signs itself, as an authority does.
-        days: that it is valid.
-        purpose: what it serves as; None: to sign others.
-        hosts: names and addresses.
+        name: common name of the holder.
+        key: key of the holder.
+        authority: the signing authority; None makes a self-signed authority.
+        days: validity in days.
+        purpose: the extended key usage; None for an authority.
+        hosts: names and addresses of a host.
     """
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -380,7 +383,7 @@ def _issued(
 
 
 def _write_pair(folder: Path, name: str, pair: _Pair) -> None:
-    """The key first: without the certificate, nothing counts as made."""
+    """Writes the key first, since a pair counts as made only when its certificate exists."""
     write_secret(folder / f"{name}.key", _key_pem(pair.key))
     write_atomically(folder / f"{name}.pem", pair.certificate.public_bytes(serialization.Encoding.PEM))
 
@@ -411,7 +414,7 @@ def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
         key = serialization.load_pem_private_key(data, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise InputError(f"{path} holds no key of ours; accepted: {_ACCEPTED_FOLDER}")
+        raise InputError(f"{path} holds no usable key; accepted: {_ACCEPTED_FOLDER}")
     return key
 
 
@@ -424,7 +427,7 @@ def _check_pair(folder: Path, name: str, pair: _Pair) -> None:
 
 
 def _shown(folder: Path, name: str) -> tuple[bytes, bytes, bytes]:
-    """The authority, key and certificate as gRPC takes them, which says little of files that do not fit together."""
+    """Returns authority, key and certificate for gRPC. Checks that they fit, since gRPC's own errors say little."""
     _check_made(folder)
     authority, certificate = _read_certificate(folder / "ca.pem"), _read_certificate(folder / f"{name}.pem")
     key = _read_key(folder / f"{name}.key")
@@ -436,7 +439,7 @@ def _shown(folder: Path, name: str) -> tuple[bytes, bytes, bytes]:
 
 
 def _read_serials(path: Path) -> dict[str, str]:
-    """Users by the serial numbers of certificates."""
+    """Reads a list that maps serial numbers of certificates to users."""
     users = parse_json(_read(path, MOST_LIST_BYTES), str(path), _ACCEPTED_FOLDER)
     for serial, user in users.items():
         if re.fullmatch(r"[0-9a-f]{1,40}", serial) is None:
@@ -447,17 +450,17 @@ def _read_serials(path: Path) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=16)
 def _revoked_of(path: Path, *version: int) -> frozenset[str]:
-    """What the file holds that has this version: each that follows has one more entry, so another size."""
+    """Returns the serial numbers in this version of the file; each later version has more entries, so another size."""
     return frozenset(_read_serials(path))
 
 
 def _replaced(folder: Path) -> dict[str, str]:
-    """Users by the serial numbers of their former certificates; a folder in which none was replaced has no list."""
+    """Maps serial numbers of replaced certificates to users. Without a replacement, the list does not exist."""
     return _read_serials(folder / _REPLACED) if (folder / _REPLACED).exists() else {}
 
 
 def _add_serials(path: Path, known: Mapping[str, str], serials: Mapping[str, str]) -> None:
-    """Adds users by serial numbers to the list at `path`, which has the known ones."""
+    """Adds serial numbers with their users to the list at `path`, which already has `known`."""
     if serials.keys() <= known.keys():
         return
     data = json.dumps({**known, **serials}, indent=0).encode() + b"\n"

@@ -1,17 +1,17 @@
 """VMs on the workers of a Dask cluster, instead of on the host itself.
 
-The cluster is the host's own, in a network that it trusts. An actor on a worker starts a VM there, and what the host
-and the VM say to each other goes through it as bytes that nobody on the way looks at.
+The cluster belongs to the host and is in a trusted network. An actor on a worker starts a VM there. The actor forwards
+the messages between host and VM as bytes, without reading them.
 
 | method of the actor | meaning |
 | --- | --- |
 | `start` | starts the VM in a sandbox of the worker's machine |
-| `write` | bytes for its standard input |
-| `read` | waits for bytes of its standard output, but not for long: an answer says that the worker is there |
-| `stop` | ends it; how it ended |
+| `write` | writes bytes to the VM's standard input |
+| `read` | waits a limited time for bytes of its standard output; an empty answer still shows that the worker is there |
+| `stop` | ends the VM; returns how it ended |
 
-A worker that does not answer for `ANSWER_S` is lost. A worker ends a VM whose host is lost: Dask drops the actors of a
-client that is gone, and nobody asks for what it says.
+A worker that does not answer for `ANSWER_S` counts as lost. A worker ends a VM whose host is lost: then Dask drops the
+client's actor, or no `read` arrives for `LEASE_S`.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from mrlato_jax.edge.machine import START_S
 from mrlato_jax.edge.sandbox import Ending, Quota
 from mrlato_jax.errors import InputError, shorten
 
-CONNECT_S = 3.0  # that a scheduler may take to answer
-POLL_S = 3.0  # after which a `read` without bytes returns
-ANSWER_S = 15.0  # that a worker may take to answer
-LEASE_S = 30.0  # that a VM lives without being asked
-LOOK_S = 1.0  # after which a worker looks again whether a VM is still wanted
-MOST_CONNECTIONS = 2**18  # at a time: a VM has one for what it says, and one for what it hears
-PIECE = 2**21  # bytes that are read at once
-AHEAD = 2**16  # bytes that wait to be written; then the writer waits
+CONNECT_S = 3.0  # time limit for the answer of a scheduler
+POLL_S = 3.0  # a `read` without bytes returns after this time
+ANSWER_S = 15.0  # time limit for the answer of a worker
+LEASE_S = 30.0  # a VM ends after this time without a `read`
+LOOK_S = 1.0  # interval at which a worker checks whether a VM is still needed
+MOST_CONNECTIONS = 2**18  # at a time; a VM has one for its output and one for its input
+PIECE = 2**21  # bytes of one read
+AHEAD = 2**16  # bytes that may wait to be written; beyond that, the writer waits
 LOST = "worker lost"
 
 
 class Vm:
-    """The actor: a program in a sandbox of the worker that it lives on."""
+    """The actor: a program in a sandbox on the actor's worker."""
 
     def __init__(self) -> None:
         self._program: sandbox.Sandbox | None = None
@@ -63,10 +63,10 @@ class Vm:
         watched: bool,
         readable: Sequence[str],
     ) -> str:
-        """Starts the program; the worker's address.
+        """Starts the program; returns the worker's address.
 
         Raises:
-            InputError: as `machine.launch` does.
+            InputError: as in `machine.launch`.
         """
         places = [Path(path) for path in readable]
         self._program = await machine.launch(
@@ -77,20 +77,20 @@ class Vm:
         return str(distributed.get_worker().address)
 
     async def write(self, data: bytes) -> None:
-        """Hands bytes to the program, once it takes them.
+        """Writes bytes to the program; waits until it takes them.
 
         Raises:
-            OSError: it has ended.
+            OSError: the program has ended.
         """
         assert self._program is not None
         self._program.stdin.write(data)
         await self._program.stdin.drain()
 
     async def read(self, most: int, wait_s: float) -> bytes:
-        """Up to so many bytes of the program; none where it says nothing for `wait_s` seconds, or `most` is 0.
+        """Reads up to `most` bytes of the program's output; none if `most` is 0 or after `wait_s` seconds of silence.
 
         Raises:
-            EOFError: its output has ended.
+            EOFError: the output has ended.
         """
         assert self._program is not None
         self._asked = time.monotonic()
@@ -105,7 +105,7 @@ class Vm:
         return data
 
     async def stop(self) -> bytes:
-        """Ends the program; its status, the reason and what it has said, packed."""
+        """Ends the program; returns its status, the reason and its standard error, packed."""
         assert self._program is not None
         if self._guarding is not None:
             self._guarding.cancel()
@@ -114,7 +114,7 @@ class Vm:
 
 
 async def _guard(program: sandbox.Sandbox, actor: weakref.ref[Vm]) -> None:
-    """Ends a program whose actor Dask has dropped, or nobody asks."""
+    """Ends a program when Dask has dropped its actor, or when no reads arrive."""
     while (vm := actor()) is not None and time.monotonic() < vm._asked + LEASE_S:
         del vm
         await asyncio.sleep(LOOK_S)
@@ -122,11 +122,11 @@ async def _guard(program: sandbox.Sandbox, actor: weakref.ref[Vm]) -> None:
 
 
 class Cluster:
-    """Where the VMs run: a cluster whose scheduler has answered; `connect` makes one.
+    """A connected cluster on which VMs run; `connect` makes one.
 
     Args:
-        address: of the scheduler.
-        client: that is connected to it.
+        address: address of the scheduler.
+        client: a client connected to the scheduler.
     """
 
     def __init__(self, address: str, client: distributed.Client) -> None:
@@ -135,14 +135,15 @@ class Cluster:
 
     @classmethod
     async def connect(cls, address: str, kind: str) -> Cluster:
-        """Looks whether the scheduler answers and each of its workers can have VMs.
+        """Connects to the scheduler and checks that each worker can run VMs.
 
         Args:
-            address: such as tcp://192.0.2.8:8786. With tls:// the certificates are those of Dask's configuration.
-            kind: of isolation, one of `sandbox.KINDS`.
+            address: for example tcp://192.0.2.8:8786. With tls://, Dask's configuration has the certificates.
+            kind: kind of isolation, one of `sandbox.KINDS`.
 
         Raises:
-            InputError: no scheduler there, no workers, or one without this package or the isolation.
+            InputError: the scheduler does not answer, it has no workers, or a worker lacks this package or the
+                isolation.
         """
         client = await _client(address)
         try:
@@ -162,7 +163,7 @@ class Cluster:
         return cls(address, client)
 
     async def close(self) -> None:
-        """Leaves the cluster as it is. VMs end by `stop`."""
+        """Disconnects; the cluster goes on. VMs end by `stop`."""
         await self._client.close()
 
     async def launch(
@@ -175,19 +176,19 @@ class Cluster:
         watched: bool,
         readable: Sequence[Path],
     ) -> VmOnWorker:
-        """Starts a VM on the worker that has fewest, with the arguments of `machine.launch`.
+        """Starts a VM on the worker with the fewest VMs; arguments are those of `machine.launch`.
 
         Raises:
-            InputError: as there, and where the cluster has no worker that starts it in `START_S`.
+            InputError: as in `machine.launch`; or no worker starts the VM within `START_S`.
         """
         client = await self._connected()
         places = [os.path.abspath(path) for path in readable]
-        # Dask takes keys of one group for tasks of one kind, and queues them; a tuple's group is its first entry.
+        # Dask treats keys of one group as tasks of one kind and queues them; the group of a tuple is its first entry.
         key = (f"mrlato-vm-{uuid.uuid4().hex}", 0)
         future = client.submit(Vm, actor=True, key=key, pure=False)
         try:
             async with asyncio.timeout(START_S):
-                with client.as_current():  # an actor's methods are called through it
+                with client.as_current():  # an actor's methods use the current client
                     actor = await future
                     worker = await actor.start(list(apps), kind, dataclasses.asdict(quota), pace, watched, places)
         except BaseException as error:
@@ -198,7 +199,7 @@ class Cluster:
         return VmOnWorker(actor, future, worker)
 
     async def _connected(self) -> distributed.Client:
-        """The client, a new one where the scheduler was lost."""
+        """Returns the client; connects again if the scheduler was lost."""
         async with self._connecting:
             if self._client.status != "running":
                 await self._client.close()
@@ -207,11 +208,11 @@ class Cluster:
 
 
 class VmOnWorker:
-    """A VM on a worker, as its host has it: what `machine.Program` says.
+    """The host's handle of a VM on a worker; implements `machine.Program`.
 
     Attributes:
-        stdin, stdout: of the VM.
-        said: the end of what it has written to standard error, once it has ended.
+        stdin, stdout: standard input and output of the VM.
+        said: the end of its standard error, available once it has ended.
         worker: address of the worker.
     """
 
@@ -227,7 +228,7 @@ class VmOnWorker:
         self._ending: asyncio.Task[Ending] | None = None
 
     async def stop(self) -> Ending:
-        """Ends it, if it has not ended yet."""
+        """Ends the VM, if it has not ended yet."""
         if self._ending is None:
             self._ending = asyncio.create_task(self._end())
         return await asyncio.shield(self._ending)
@@ -245,7 +246,7 @@ class VmOnWorker:
         return ending
 
     async def _fetch(self) -> None:
-        """Brings what the VM says, until it ends or its worker is lost."""
+        """Fetches the VM's output until the VM ends or its worker is lost."""
         try:
             while True:
                 most = PIECE if await self._room.wait(POLL_S) else 0
@@ -253,7 +254,7 @@ class VmOnWorker:
                 self.stdout.feed_data(bytes(data))
         except EOFError:
             pass
-        except Exception:  # whatever Dask says of a worker that is gone
+        except Exception:  # Dask raises various errors for a lost worker
             self._is_lost = True
         finally:
             self.stdin.end()
@@ -261,7 +262,7 @@ class VmOnWorker:
 
 
 class _Room(asyncio.ReadTransport):
-    """Whether a reader has room for more."""
+    """Tracks whether a reader has room for more bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -275,14 +276,14 @@ class _Room(asyncio.ReadTransport):
         self._there.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Whether there is room, after so many seconds at most."""
+        """Waits at most `seconds` for room; returns whether there is room."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._there.wait(), seconds)
         return self._there.is_set()
 
 
 class _Writer:
-    """The standard input of a VM on a worker. Bytes that wait go together, one message after the other."""
+    """The standard input of a VM on a worker. Waiting bytes are sent together, one message after the other."""
 
     def __init__(self, actor: Any) -> None:
         self._actor, self._waiting, self._is_over = actor, bytearray(), False
@@ -291,7 +292,7 @@ class _Writer:
         self._pushing = asyncio.create_task(self._push())
 
     def write(self, data: bytes) -> None:
-        """As a `StreamWriter` does."""
+        """Queues bytes, like `StreamWriter.write`."""
         self._waiting += data
         self._more.set()
         if len(self._waiting) > AHEAD:
@@ -308,7 +309,7 @@ class _Writer:
             raise ConnectionResetError("VM has ended")
 
     def end(self) -> None:
-        """Whoever waits hears that it is over."""
+        """Wakes all waiting writers, since the VM has ended."""
         self._is_over = True
         self._room.set()
         self._pushing.cancel()
@@ -321,12 +322,12 @@ class _Writer:
                 self._more.clear()
                 self._room.set()
                 await self._actor.write(data)
-        except Exception:  # whatever Dask says of a worker that is gone
+        except Exception:  # Dask raises various errors for a lost worker
             self.end()
 
 
 async def _client(address: str) -> distributed.Client:
-    """A client that is connected."""
+    """Connects a client."""
     client = None
     try:
         client = distributed.Client(

@@ -1,7 +1,6 @@
-"""What crosses a border between two machines: msgpack of numbers, text, bytes and NumPy arrays; never code.
+"""The encoding of messages between machines: msgpack of numbers, text, bytes and NumPy arrays; never code.
 
-A message is looked at before it is believed: its size, how deep it is nested, how many entries it has, and what each
-array says of itself.
+Decoding checks each message: its size, its nesting depth, its number of entries, and the header of each array.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import numpy as np
 
 from mrlato_jax.errors import InputError, check_number, shorten
 
-MOST_BYTES = 2**28  # of a message
+MOST_BYTES = 2**28  # size limit of a message
 MOST_DEPTH = 32
 MOST_DIMENSIONS = 8
-MOST_HEADER_BYTES = 2**16  # of a frame
-ARRAY = 1  # msgpack's extension code of an array
+MOST_HEADER_BYTES = 2**16  # size limit of a frame's header
+ARRAY = 1  # msgpack's extension code for arrays
 _LENGTH = struct.Struct(">I")
-_PLAIN = frozenset((type(None), bool, int, float, str, bytes))  # nothing is nested in these
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes))  # types without nested values
 DTYPES = (
     "bool",
     "int8",
@@ -43,10 +42,10 @@ ACCEPTED = (
 
 
 def packed(value: Any) -> bytes:
-    """A value as bytes; tuples come back as lists.
+    """Encodes a value as bytes. Tuples are decoded as lists.
 
     Raises:
-        InputError: something else than the module says, nested too deep, or too large.
+        InputError: the value has an unsupported type, is nested too deep, or is too large.
     """
     _check_depth(value, MOST_DEPTH)
     try:
@@ -59,14 +58,14 @@ def packed(value: Any) -> bytes:
 
 
 def unpacked(data: bytes, most_bytes: int = MOST_BYTES) -> Any:
-    """The value of `packed`. Arrays are read-only.
+    """Inverse of `packed`. Arrays are read-only.
 
     Args:
-        data: from anyone.
-        most_bytes: that it may have.
+        data: bytes from any source, trusted or not.
+        most_bytes: size limit.
 
     Raises:
-        InputError: too many bytes, or no message of `packed`.
+        InputError: there are too many bytes, or they are not a message of `packed`.
     """
     check_number("most_bytes", most_bytes, low=1, integer=True)
     if len(data) > most_bytes:
@@ -75,7 +74,7 @@ def unpacked(data: bytes, most_bytes: int = MOST_BYTES) -> Any:
         value = msgpack.unpackb(data, ext_hook=_array, raw=False, strict_map_key=True, use_list=True)
     except InputError:
         raise
-    except Exception as error:  # damaged bytes make msgpack and numpy raise several kinds
+    except Exception as error:  # damaged bytes cause several kinds of errors in msgpack and numpy
         raise InputError(f"message cannot be read ({shorten(str(error))}); accepted: {ACCEPTED}") from None
     _check_depth(value, MOST_DEPTH)
     return value
@@ -84,12 +83,12 @@ def unpacked(data: bytes, most_bytes: int = MOST_BYTES) -> Any:
 def _check_depth(value: Any, left: int) -> None:
     if isinstance(value, list | tuple | dict):
         if left == 0:
-            raise InputError(f"value is nested deeper than {MOST_DEPTH}; accepted: at most so deep")
+            raise InputError(f"value is nested deeper than {MOST_DEPTH} levels; accepted: at most this depth")
         entries = value.values() if isinstance(value, dict) else value
         if not _PLAIN.issuperset(map(type, entries)):
             for entry in entries:
                 _check_depth(entry, left - 1)
-    elif isinstance(value, msgpack.Timestamp):  # the one extension that msgpack reads by itself
+    elif isinstance(value, msgpack.Timestamp):  # msgpack decodes this extension by itself
         raise InputError(f"value is {shorten(value)}; accepted: {ACCEPTED}")
 
 
@@ -117,16 +116,16 @@ def _array(code: int, data: bytes) -> np.ndarray:
 
 
 def framed(header: list[Any], body: bytes = b"") -> bytes:
-    """A message of which only the header is read on its way: four bytes of its length, itself, and then the body."""
+    """Encodes a frame: four bytes with the header's length, the header, and the body, which relays need not decode."""
     head = msgpack.packb(header)
     return _LENGTH.pack(len(head)) + head + body
 
 
 def unframed(frame: bytes, most_header_bytes: int = MOST_HEADER_BYTES) -> tuple[list[Any], bytes]:
-    """Header and body of `framed`; the body is not looked at.
+    """Inverse of `framed`: returns header and body; the body is not decoded.
 
     Raises:
-        InputError: no such frame, a header that is no list of plain values, or one that is too long.
+        InputError: the bytes are not a frame, the header is not a list of plain values, or the header is too long.
     """
     accepted = f"accepted: a frame with a header of at most {most_header_bytes} bytes"
     if len(frame) < _LENGTH.size:

@@ -35,10 +35,10 @@ from mrlato_jax.mec.system import System
 
 
 def mec(arguments: Sequence[str] | None = None) -> int:
-    """The command `mrlato-mec`; its exit status, 2 for bad input.
+    """Runs the command `mrlato-mec`; returns its exit status, 2 for bad input.
 
     Args:
-        arguments: words of the command line, without the program's name; by default those of this process.
+        arguments: command-line arguments without the program's name; by default those of this process.
     """
     made = _parser("mrlato-mec")
     actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -46,72 +46,74 @@ def mec(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument(
         "--app", action="append", required=True, metavar="APP", help="package.module:name or file.py:name"
     )
-    serve.add_argument("--credentials", required=True, metavar="FOLDER", help="what `certify` wrote")
+    serve.add_argument("--credentials", required=True, metavar="FOLDER", help="folder that `certify` wrote")
     serve.add_argument("--listen", default="127.0.0.1:7000", metavar="HOST:PORT", help="port 0 takes a free one")
-    serve.add_argument("--rules", metavar="FILE", help="JSON: who may come in, and how much")
+    serve.add_argument("--rules", metavar="FILE", help="JSON file with the users and limits [all users]")
     serve.add_argument(
-        "--vm", choices=sandbox.KINDS, default=sandbox.KINDS[0], help="what isolates VMs; `process`: nothing does"
+        "--vm", choices=sandbox.KINDS, default=sandbox.KINDS[0], help="isolation of the VMs; `process` has none"
     )
     serve.add_argument("--core", type=int, metavar="N", help="processor core of the VMs")
     serve.add_argument(
         "--dask",
         metavar="ADDRESS",
-        help="the scheduler of a Dask cluster, on whose workers the VMs run [they run here]",
+        help="scheduler of a Dask cluster whose workers run the VMs [this machine runs them]",
     )
-    serve.add_argument("--json", metavar="-", choices=["-"], help="say the port as a line of JSON on standard output")
-    serve.add_argument("--until-input-ends", action="store_true", help="end when standard input does")
+    serve.add_argument("--json", metavar="-", choices=["-"], help="print the port as a line of JSON")
+    serve.add_argument("--until-input-ends", action="store_true", help="end at the end of standard input")
     serve.set_defaults(run=_serve)
     certify = actions.add_parser("certify", help="make an authority and certificates", allow_abbrev=False)
-    certify.add_argument("--credentials", required=True, metavar="FOLDER", help="where they are written")
-    certify.add_argument("--user", action="append", default=[], metavar="NAME", help="again for each user")
-    certify.add_argument("--host", action="append", default=[], metavar="NAME", help="names and addresses of the host")
+    certify.add_argument("--credentials", required=True, metavar="FOLDER", help="folder to write to")
+    certify.add_argument("--user", action="append", default=[], metavar="NAME", help="name of a user; can be repeated")
+    certify.add_argument(
+        "--host", action="append", default=[], metavar="NAME", help="name or address of the host; can be repeated"
+    )
     certify.add_argument(
         "--renew", action="store_true", help="replace the users' certificates, and the host's with --host"
     )
     certify.set_defaults(run=_certify)
-    revoke = actions.add_parser("revoke", help="let a user in no longer", allow_abbrev=False)
-    revoke.add_argument("--credentials", required=True, metavar="FOLDER", help="what `certify` wrote")
-    revoke.add_argument("--user", required=True, metavar="NAME", help="whose certificate it is")
+    revoke = actions.add_parser("revoke", help="revoke a user's certificates", allow_abbrev=False)
+    revoke.add_argument("--credentials", required=True, metavar="FOLDER", help="folder that `certify` wrote")
+    revoke.add_argument("--user", required=True, metavar="NAME", help="name of the user")
     revoke.set_defaults(run=_revoke)
     options = made.parse_args(arguments)
     return reported(lambda: options.run(options))
 
 
 def ue(arguments: Sequence[str] | None = None) -> int:
-    """The command `mrlato-ue`; its exit status, 2 for bad input.
+    """Runs the command `mrlato-ue`; returns its exit status, 2 for bad input.
 
     Args:
-        arguments: words of the command line, without the program's name; by default those of this process.
+        arguments: command-line arguments without the program's name; by default those of this process.
     """
     made = _parser("mrlato-ue")
     actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
     parse = actions.add_parser("parse", help="measure an application and write its DAG", allow_abbrev=False)
-    run = actions.add_parser("run", help="run an application, part of it at an MEC host", allow_abbrev=False)
+    run = actions.add_parser("run", help="run an application partly at an MEC host", allow_abbrev=False)
     system = System()
     for action in (parse, run):
         action.add_argument(
             "--app", required=True, metavar="APP", help="package.module:name, file.py:name, or a file of a DAG"
         )
-        action.add_argument("--arguments", metavar="JSON", help="its arguments by name [those of its example]")
+        action.add_argument("--arguments", metavar="JSON", help="the application's arguments by name [its example's]")
         for end, hertz in (("ue", system.ue_hz), ("vm", system.vm_hz)):
             text = f"clock of the {end.upper()} [{hertz / 1e9:g}]"
             action.add_argument(f"--{end}_ghz", type=float, default=hertz / 1e9, metavar="X", help=text)
-        share = "of a core's time that tasks get here; 1 on a device with the UE's clock [ue_ghz / vm_ghz]"
+        share = "share of a core's time for tasks here; 1 on a device with the UE's clock [ue_ghz / vm_ghz]"
         action.add_argument("--share", type=float, metavar="X", help=share)
-    parse.add_argument("--out", required=True, metavar="FILE", help="JSON, as mrlato-offload reads it")
+    parse.add_argument("--out", required=True, metavar="FILE", help="JSON file for mrlato-offload")
     parse.set_defaults(run=_parse)
-    run.add_argument("--mec", metavar="HOST:PORT", help="the MEC host; without it all runs here")
-    run.add_argument("--credentials", metavar="FOLDER", help="with the certificate")
-    run.add_argument("--user", default="ue", metavar="NAME", help="whose certificate it is [ue]")
-    run.add_argument("--mode", default="search", choices=HOW, help="how it is planned [search]")
-    run.add_argument("--policy", default=GENERAL, help="weights that come with the package, or a run folder [general]")
+    run.add_argument("--mec", metavar="HOST:PORT", help="the MEC host; without it, all tasks run here")
+    run.add_argument("--credentials", metavar="FOLDER", help="folder with the user's certificate")
+    run.add_argument("--user", default="ue", metavar="NAME", help="name of the user [ue]")
+    run.add_argument("--mode", default="search", choices=HOW, help="method of planning [search]")
+    run.add_argument("--policy", default=GENERAL, help="packaged weights, or a run folder [general]")
     run.add_argument("--channel", default="resident", choices=RULES, help="whether results stay or return [resident]")
     run.add_argument("--uplink_mbps", type=float, default=7.0, metavar="X", help="uplink rate, Mbit/s [7]")
     run.add_argument("--downlink_mbps", type=float, default=7.0, metavar="X", help="downlink rate, Mbit/s [7]")
-    run.add_argument("--patience_s", type=float, metavar="X", help="then the rest runs here [as long as it takes]")
-    run.add_argument("--runs", type=int, default=1, metavar="N", help="how often [1]")
-    run.add_argument("--trace", action="store_true", help="say what each resource did, and when")
-    run.add_argument("--json", metavar="-", choices=["-"], help="end with a line of JSON on standard output")
+    run.add_argument("--patience_s", type=float, metavar="X", help="after this time, the rest runs here [no limit]")
+    run.add_argument("--runs", type=int, default=1, metavar="N", help="number of runs [1]")
+    run.add_argument("--trace", action="store_true", help="print what each resource did, and when")
+    run.add_argument("--json", metavar="-", choices=["-"], help="print a line of JSON at the end")
     run.set_defaults(run=_run)
     options = made.parse_args(arguments)
     return reported(lambda: options.run(options))
@@ -125,7 +127,7 @@ def _parse(options: argparse.Namespace) -> int:
 
 
 def _case(options: argparse.Namespace, system: System) -> Case:
-    """The application, measured; `options.share` becomes that of the UE."""
+    """Measures the application and returns its case; sets `options.share` to the UE's share if it is None."""
     if options.share is None:
         check_number("ue_ghz", options.ue_ghz, low=0.0, high=options.vm_ghz, open_low=True)
         options.share = options.ue_ghz / options.vm_ghz
@@ -230,7 +232,7 @@ async def _serving(options: argparse.Namespace, rules: Rules) -> None:
 
             def watch() -> None:
                 with contextlib.suppress(OSError):
-                    while os.read(0, 4096):  # a buffered read would be in the way when Python ends
+                    while os.read(0, 4096):  # a buffered read could block Python's exit
                         pass
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(over.set)

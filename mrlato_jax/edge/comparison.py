@@ -1,4 +1,4 @@
-"""Measured beside predicted: what a run is compared with, the tables, and a picture of both schedules on one axis."""
+"""Comparison of measured and predicted runs: the predictions, tables, and a figure of both schedules on one axis."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from mrlato_jax.mec.transfers import transfers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CLEARLY = 0.05  # of the makespan: by so much a plan must be better in the model before a measurement is asked
-NARROW = 0.012  # of the makespan: bars that are narrower hold no number
+CLEARLY = 0.05  # share of the makespan: least advantage in the model for which measurements are compared
+NARROW = 0.012  # share of the makespan: narrower bars have no number
 
 
 class Predicted(NamedTuple):
-    """What the model says of a run."""
+    """The model's prediction of a run."""
 
     makespan: float
     spans: tuple[Span, ...]
 
 
 def predicted(run: Run, graph: TaskGraph, system: System) -> Predicted:
-    """What the model says of a run's placement and order.
+    """Predicts a run's placement and order with the model.
 
     Args:
-        run: as it was.
-        graph: by which it was planned.
-        system: that it was planned for, with the run's rule.
+        run: the measured run.
+        graph: the graph used for its plan.
+        system: the system used for its plan, with the run's channel rules.
     """
     schedule = simulate(graph, system, run.placement, order=run.order)
     times, spans = task_times(graph, system), []
@@ -55,11 +55,11 @@ def predicted(run: Run, graph: TaskGraph, system: System) -> Predicted:
 
 
 def lateness(runs: Sequence[Run], graph: TaskGraph, system: System) -> dict[str, dict[str, float]]:
-    """By resource: how much longer than the model's a task or transfer took.
+    """Computes for each resource how much longer a task or transfer took than in the model.
 
     Returns:
-        Of each resource, in runs without a failure: `count`, the median and the 95th percentile of the difference in
-        milliseconds, and the median of the difference relative to the model's seconds, in percent.
+        For each resource, over runs without a failure: `count`, the median and the 95th percentile of the difference in
+        milliseconds, and the median of the difference relative to the model's time, in percent.
     """
     times = task_times(graph, system)
     rates = {"uplink": system.uplink_bps, "downlink": system.downlink_bps}
@@ -86,14 +86,14 @@ def lateness(runs: Sequence[Run], graph: TaskGraph, system: System) -> dict[str,
 
 
 def as_row(case: Case, system: System, mode: str, number: int, run: Run) -> dict[str, Any]:
-    """A run as a row of a table: what the model says beside what was measured, in seconds.
+    """Returns a run as a row of a table, with predicted and measured seconds.
 
     Args:
-        case: the application, with the graph by which it was planned.
-        system: that it was planned for.
+        case: the application, with the graph used for the plan.
+        system: the system used for the plan.
         mode: name of the plan.
-        number: of the run.
-        run: as it was.
+        number: number of the run.
+        run: the measured run.
     """
     return {
         "app": case.name,
@@ -110,22 +110,22 @@ def as_row(case: Case, system: System, mode: str, number: int, run: Run) -> dict
 
 
 def errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Median and 95th percentile of how far measured makespans are from predicted ones, either way, in percent."""
+    """Computes the median and the 95th percentile of the absolute error of predicted makespans, in percent."""
     whole = [row for row in rows if not row["events"] and row["predicted_s"] > 0]
     off = [100 * abs(row["measured_s"] / row["predicted_s"] - 1) for row in whole]
     return {"runs": len(off), "median": float(np.median(off)), "p95": float(np.percentile(off, 95))} if off else {}
 
 
 def promises_kept(rows: Sequence[Mapping[str, Any]], planned: str, others: Sequence[str]) -> tuple[int, int]:
-    """In how many runs a plan was faster, measured, than the others, of those where the model says so clearly.
+    """Counts the runs in which a clearly better plan of the model was also faster when measured.
 
     Args:
-        rows: with `app`, `channel`, `run`, `mode`, `predicted_s` and `measured_s`.
+        rows: rows with `app`, `channel`, `run`, `mode`, `predicted_s` and `measured_s`.
         planned: mode of the plan.
-        others: modes that it is compared with.
+        others: modes to compare with.
 
     Returns:
-        (kept, asked).
+        (number of measured wins, number of clear wins in the model).
     """
     by = {(row["app"], row["channel"], row["run"], row["mode"]): row for row in rows}
     kept = asked = 0
@@ -140,7 +140,7 @@ def promises_kept(rows: Sequence[Mapping[str, Any]], planned: str, others: Seque
 
 
 def both_schedules(run: Run, model: Predicted, num_tasks: int, title: str = "") -> Figure:
-    """A row for each resource: above what the model says, pale, and below what was measured.
+    """Draws one row for each resource: the prediction above, pale, and the measurement below.
 
     Raises:
         ImportError: matplotlib is not installed.

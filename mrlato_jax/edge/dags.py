@@ -1,7 +1,7 @@
-"""Any `TaskGraph` as an application: tasks that burn their cycles and carry their bytes.
+"""Any `TaskGraph` as an application: its tasks use their cycles of processor time and send their bytes.
 
-A result begins with a mark that depends on the task and on the marks of its parents, so that a wrong or missing result
-shows in what the caller gets.
+A result begins with a mark that depends on the task and on the marks of its parents. So a wrong or missing result shows
+in the returned results.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ app = Application("dag")
 
 @app.task
 def burn(task: int, seconds: float, size: int, inputs: list[bytes]) -> bytes:
-    """Takes so much processor time and gives so many bytes.
+    """Uses `seconds` of processor time and returns `size` bytes.
 
     Args:
-        task: id, which its mark depends on.
-        seconds: of processor time, at the full clock of the machine.
-        size: bytes of the result, `MARK_BYTES` at least.
-        inputs: results of the parents, or one that has their common mark.
+        task: id of the task, part of its mark.
+        seconds: processor time at the full clock of the machine.
+        size: bytes of the result, at least `MARK_BYTES`.
+        inputs: results of the parents, or one input with their common mark.
     """
     until = time.process_time() + seconds
     result = marked(hashlib.sha256(task.to_bytes(8) + common_mark(inputs)).digest(), size)
@@ -36,7 +36,7 @@ def burn(task: int, seconds: float, size: int, inputs: list[bytes]) -> bytes:
 
 
 def common_mark(inputs: list[bytes]) -> bytes:
-    """One mark of several; that of one is itself."""
+    """Combines the marks of several inputs; a single mark is returned unchanged."""
     mark = 0
     for entry in inputs:
         mark ^= int.from_bytes(entry[:MARK_BYTES])
@@ -44,20 +44,20 @@ def common_mark(inputs: list[bytes]) -> bytes:
 
 
 def marked(mark: bytes, size: int) -> bytes:
-    """So many bytes that begin with a mark."""
+    """Returns `size` bytes that begin with a mark."""
     return mark[:MARK_BYTES].ljust(max(MARK_BYTES, size), b"\0")
 
 
 def program_of(graph: TaskGraph, machine_hz: float) -> Program:
-    """A DAG as a program: the caller gets the results of the tasks without children.
+    """Converts a DAG to a program that returns the results of the tasks without children.
 
     Args:
         graph: the DAG.
-        machine_hz: full clock of the machines: a task burns its cycles divided by it. A slower machine is one whose
-            processor time is rationed.
+        machine_hz: full clock of the machines: a task uses its cycles divided by this clock. A slower machine has a
+            quota of processor time.
 
     Raises:
-        InputError: a clock that is no positive number.
+        InputError: the clock is not a positive number.
     """
     check_type("graph", graph, TaskGraph)
     check_number("machine_hz", machine_hz, low=0.0, open_low=True)
@@ -77,7 +77,7 @@ def program_of(graph: TaskGraph, machine_hz: float) -> Program:
 
 
 def marks(graph: TaskGraph) -> list[bytes]:
-    """The mark of each task's result, worked out without running it."""
+    """Computes the mark of each task's result without running the tasks."""
     known: dict[int, bytes] = {}
     for task in graph.topological_order().tolist():
         common = common_mark([known[int(parent)] for parent in graph.parents(task)])

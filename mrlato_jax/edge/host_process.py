@@ -1,4 +1,4 @@
-"""An MEC host as a process of its own, which the testbed and the stress test start."""
+"""An MEC host in its own process, for the testbed and the stress test."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Self
 
 from mrlato_jax.errors import InputError, escaped
 
-START_S = 60.0  # that a host may take until it serves
+START_S = 60.0  # time limit for the start of a host
 
 
 class HostProcess:
-    """A running `mrlato-mec serve`; a context manager that kills it. It ends with the process that started it, too.
+    """A running `mrlato-mec serve`; a context manager that kills it. It also ends with the process that started it.
 
     Args:
-        apps: that it has, as `Mec` takes them.
+        apps: applications of the host, as in `Mec`.
         credentials: folder that `certificates.make` wrote.
         listen: HOST:PORT; port 0 takes a free one.
         vm: isolation of its VMs, one of `sandbox.KINDS`.
-        core: processor core of its VMs; None: any.
+        core: processor core of its VMs; None for any.
 
     Attributes:
-        port: that it listens on.
-        pid: of the process.
+        port: the port that it listens on.
+        pid: id of the process.
 
     Raises:
-        InputError: it does not serve; the error has its last words.
+        InputError: the host does not start; the message has its last output.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class HostProcess:
             self._said.seek(0)
             last = escaped(" | ".join(self._said.read()[-500:].split("\n")).strip(" |"))
             self.kill()
-            raise InputError(f"MEC host does not serve ({last}); accepted: applications with which it does")
+            raise InputError(f"MEC host does not start ({last}); accepted: applications that it can load")
         self.port = int(json.loads(line)["port"])
         self.pid = self._process.pid
 
@@ -67,7 +67,7 @@ class HostProcess:
         self.kill()
 
     def kill(self) -> None:
-        """Ends the host as a failure would."""
+        """Kills the host, like a failure."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._said):

@@ -1,17 +1,17 @@
-"""A link of given rates between a UE and an MEC server, as a TCP proxy on loopback: it needs no root.
+"""A link of given rates between a UE and an MEC server, as a TCP proxy on loopback. It does not need root.
 
-What a connection sends waits in one queue a direction, as at one radio, and leaves it in packets at the link's rate.
-The rate counts payload: n bytes that enter an idle link have all arrived 8 n / rate + delay seconds later. Each packet
-has its place in a schedule, so waking up late costs one packet some time and the link none of its rate.
+The data of all connections wait in one queue per direction, as at one radio, and leave it in packets at the link's
+rate. The rate counts payload: n bytes that enter an idle link have all arrived 8 n / rate + delay seconds later. Each
+packet has a scheduled time, so a late wake-up delays one packet but does not lower the link's rate.
 
-The link runs in the event loop that opens it. What else computes in that process makes it late: `start_process` gives
-it one of its own. This file imports the standard library alone, and runs as a program by its path:
+The link runs in the event loop that opens it. Other work in that process makes the link late; `start_process` runs the
+link in its own process. This file imports only the standard library and runs as a program by its path:
 
     python link.py --target=127.0.0.1:50051 --uplink_mbps=7 --downlink_mbps=7
 
-It prints `{"port": N}` and obeys one JSON object a line of its standard input, `{"rates": {"uplink_bps": 7e5, ...}}`,
-`{"cut": true}`, `{"cut": "silent"}`, `{"mend": true}` or `{"moved": true}`. It answers each with one line,
-`{"moved": {...}}` or `{"error": "..."}`, and ends when its input does.
+The program prints `{"port": N}`. Each line of its standard input is one JSON object with an order:
+`{"rates": {"uplink_bps": 7e5, ...}}`, `{"cut": true}`, `{"cut": "silent"}`, `{"mend": true}` or `{"moved": true}`. The
+program answers each order with one line, `{"moved": {...}}` or `{"error": "..."}`, and ends at the end of its input.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 PACKET = 1448  # bytes of payload of a full Ethernet frame
-AHEAD_S = 0.01  # of traffic that the link reads before its turn: it may be so late and lose no rate
-LEAST_AHEAD, MOST_AHEAD = 4 * PACKET, 2**16  # bytes
-KERNEL_BYTES = 2**14  # of each socket's buffers
+AHEAD_S = 0.01  # seconds of traffic read ahead; a wake-up this late does not lower the rate
+LEAST_AHEAD, MOST_AHEAD = 4 * PACKET, 2**16  # bytes read ahead
+KERNEL_BYTES = 2**14  # size of each socket's buffers
 
-_ONE_READ = 4 * PACKET  # of a connection, before it is another's turn
-_TOGETHER_S = 0.001  # packets that follow one another so closely are handed over at once
-_NEVER_S = 1e9  # of the clock: 2**63 nanoseconds would be too many
-_LATER_S = 0.1  # where no more connections can be accepted
+_ONE_READ = 4 * PACKET  # bytes read from a connection before the next one's turn
+_TOGETHER_S = 0.001  # packets within this time are delivered together
+_NEVER_S = 1e9  # stands for infinity; must stay below 2**63 nanoseconds
+_LATER_S = 0.1  # pause after a failed accept
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast a link is. A rate counts payload.
+    """The rates of a link; they count payload.
 
     Attributes:
-        uplink_bps: bits a second from the UE to the MEC server.
-        downlink_bps: bits a second from the MEC server to the UE.
-        delay_s: that each bit travels.
+        uplink_bps: rate from the UE to the MEC server, bit/s.
+        downlink_bps: rate from the MEC server to the UE, bit/s.
+        delay_s: propagation delay, seconds.
     """
 
     uplink_bps: float
@@ -73,11 +73,11 @@ class Rates:
 
 
 class Moved(NamedTuple):
-    """What a link has carried so far.
+    """The traffic of a link so far.
 
     Attributes:
-        up_bytes: of payload, from the UE to the MEC server.
-        down_bytes: of payload, from the MEC server to the UE.
+        up_bytes: bytes of payload from the UE to the MEC server.
+        down_bytes: bytes of payload from the MEC server to the UE.
         up_busy_s: seconds in which the uplink was sending.
         down_busy_s: seconds in which the downlink was sending.
     """
@@ -89,9 +89,9 @@ class Moved(NamedTuple):
 
 
 class PacedLink:
-    """A link that listens on 127.0.0.1 and leads to `target`; an asynchronous context manager.
+    """A link that listens on 127.0.0.1 and forwards to `target`; an asynchronous context manager.
 
-    Each connection to `port` becomes one to the target. Making a connection itself takes no time of the link.
+    For each connection to `port` the link opens one to the target. Opening a connection takes no time on the link.
     """
 
     port: int
@@ -100,8 +100,8 @@ class PacedLink:
         """Describes a link; entering the context opens it.
 
         Args:
-            target: host and port that it leads to.
-            rates: of the link.
+            target: host and port to forward to.
+            rates: rates of the link.
         """
         self._target = target
         self._rates = rates
@@ -140,22 +140,22 @@ class PacedLink:
 
     @property
     def rates(self) -> Rates:
-        """Of the link now."""
+        """The current rates of the link."""
         return self._rates
 
     @property
     def moved(self) -> Moved:
-        """What has been carried so far."""
+        """The traffic so far."""
         up, down = self._up, self._down
         return Moved(up.moved_bytes, down.moved_bytes, up.busy_s, down.busy_s)
 
     @property
     def connections(self) -> int:
-        """How many there are now."""
+        """The current number of connections."""
         return len(self._connections)
 
     def set_rates(self, rates: Rates) -> None:
-        """Changes the rates from now on, also of what is queued. A new delay holds for what is sent from now on."""
+        """Changes the rates, also for queued packets. A new delay applies to packets sent from now on."""
         self._rates = rates
         if self._state == "closed":
             return
@@ -166,8 +166,8 @@ class PacedLink:
         """Cuts the link until `mend`.
 
         Args:
-            silent: bytes stop moving and nothing is closed; a new connection is made and carries nothing. Otherwise
-                every connection is reset at both ends, what was under way is lost, and new connections are refused.
+            silent: bytes stop, and connections stay open; new connections are accepted, but no bytes pass. Otherwise
+                every connection is reset at both ends, bytes on the way are lost, and new connections are refused.
         """
         if self._state == "closed" or self._state == "cut":
             return
@@ -181,11 +181,11 @@ class PacedLink:
         for task in self._connecting:
             task.cancel()
         if self._state == "silent":
-            self._resume()  # there is nothing left to resume
+            self._resume()  # nothing is left to send
         self._state = "cut"
 
     def mend(self) -> None:
-        """Ends a cut. After a silent one, what was under way goes on from where it stopped."""
+        """Ends a cut. After a silent cut, the bytes on the way continue from where they stopped."""
         if self._state == "cut":
             self._state = "open"
             self._listen()
@@ -233,7 +233,7 @@ class PacedLink:
             client, _ = listener.accept()
         except (BlockingIOError, ConnectionError):
             return
-        except OSError:  # no descriptor is left: the connection waits until one is
+        except OSError:  # no descriptor is free: the connection waits for one
             self._loop.remove_reader(listener)
             self._loop.call_later(_LATER_S, self._accept_again, listener)
             return
@@ -259,14 +259,14 @@ class PacedLink:
             for end in (client, server):
                 if end is not None:
                     _reset(end)
-            if not isinstance(error, OSError):  # the target is not there: the client sees a reset
+            if not isinstance(error, OSError):  # the target is unreachable: the client sees a reset
                 raise
             return
         _Connection(client, server, self._up, self._down, self._connections)
 
 
 class _Way:
-    """One direction of a link: the queue before it, and what travels on it."""
+    """One direction of a link: its queue, and the packets on the way."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, rate: float, delay: float) -> None:
         self.loop, self.rate, self.delay = loop, rate, delay
@@ -275,8 +275,8 @@ class _Way:
         self.paused_at: float | None = None
         self._queue: deque[_Piece] = deque()
         self._queued_bytes = 0
-        self._free_at = 0.0  # when the first piece may begin, or began
-        self._travelling: deque[tuple[float, _Piece]] = deque()  # with the times at which they arrive
+        self._free_at = 0.0  # when the first piece may start, or started
+        self._travelling: deque[tuple[float, _Piece]] = deque()  # with their arrival times
         self._last_arrival = 0.0
         self._full = False
         self._alarm = _Alarm(loop, self._advance)
@@ -290,7 +290,7 @@ class _Way:
         return 0 if self._full or self.paused_at is not None else max(self._most_ahead - self._queued_bytes, PACKET)
 
     def push(self, flow: _Flow, data: bytes) -> None:
-        """Queues what a flow has read; nothing is its end."""
+        """Queues data of a flow; empty data mark its end."""
         now = time.monotonic()
         for start in range(0, max(len(data), 1), PACKET):
             self._queue.append(_Piece(flow, data[start : start + PACKET], now))
@@ -302,7 +302,7 @@ class _Way:
             self._advance()
 
     def set_rate(self, rate: float, delay: float) -> None:
-        """Holds from now on: of a packet on its way out, the part that is left."""
+        """Changes the rate from now on; for a packet being sent, the rate of its remaining part."""
         now = time.monotonic() if self.paused_at is None else self.paused_at
         self._transmit(now)
         if self._queue:
@@ -314,7 +314,7 @@ class _Way:
         self._advance()
 
     def pause(self) -> None:
-        """Stops everything where it is."""
+        """Stops all packets where they are."""
         if self.paused_at is None:
             self._advance()
             self.paused_at = time.monotonic()
@@ -322,7 +322,7 @@ class _Way:
             self._read_or_wait()
 
     def resume(self) -> None:
-        """Goes on: all that was here comes later by the length of the pause."""
+        """Continues; all times shift by the length of the pause."""
         if self.paused_at is None:
             return
         pause = time.monotonic() - self.paused_at
@@ -336,7 +336,7 @@ class _Way:
         self._read_or_wait()
 
     def forget(self, flow: _Flow) -> None:
-        """Drops what a flow that has ended still has here."""
+        """Drops the remaining packets of an ended flow."""
         self.flows.discard(flow)
         now = time.monotonic() if self.paused_at is None else self.paused_at
         self._transmit(now)
@@ -351,7 +351,7 @@ class _Way:
         self._alarm.close()
 
     def _transmit(self, now: float) -> None:
-        """Moves what has left the queue by `now` to what travels."""
+        """Moves the packets that have left the queue by `now` to those on the way."""
         while self._queue:
             piece = self._queue[0]
             takes = 8 * len(piece.data) / self.rate
@@ -367,7 +367,7 @@ class _Way:
             self.busy_s += takes
 
     def _advance(self) -> None:
-        """Does what is due and sets the alarm for what comes next."""
+        """Handles all due events and sets the alarm for the next one."""
         if self.paused_at is not None:
             return
         now = time.monotonic()
@@ -381,7 +381,7 @@ class _Way:
         self._alarm.set(self._next(now))
 
     def _next(self, now: float) -> float | None:
-        """When there is something to do: at the first time, but for what others follow at most each millisecond."""
+        """Returns the time of the next event; packets close together share one event each millisecond."""
         first = last = math.inf
         if self._travelling:
             first, last = self._travelling[0][0], self._travelling[-1][0]
@@ -397,7 +397,7 @@ class _Way:
 
 
 class _Piece:
-    """A packet in a queue: no data is the end of its flow."""
+    """A packet in a queue; empty data mark the end of its flow."""
 
     __slots__ = ("data", "entered", "flow")
 
@@ -418,7 +418,7 @@ class _Flow:
         self.read_or_wait()
 
     def read_or_wait(self) -> None:
-        """Reads its source exactly where the link has room and the sink has taken what it got."""
+        """Reads the source if the link has room and the sink has taken all delivered data; otherwise waits."""
         wanted = not (self._ends or self._closed or self._unsent) and self._way.room() > 0
         if wanted and not self._reads:
             self._loop.add_reader(self._source, self._readable)
@@ -427,7 +427,7 @@ class _Flow:
         self._reads = wanted
 
     def deliver(self, data: bytes) -> None:
-        """Hands a packet to the sink."""
+        """Delivers a packet to the sink."""
         if self._closed:
             return
         if not data:
@@ -489,7 +489,7 @@ class _Flow:
 
 
 class _Connection:
-    """A client's connection and the one to the target."""
+    """A client's connection and its connection to the target."""
 
     def __init__(
         self, client: socket.socket, server: socket.socket, up: _Way, down: _Way, among: set[_Connection]
@@ -503,7 +503,7 @@ class _Connection:
         self._close(_reset)
 
     def close_if_finished(self) -> None:
-        """Closes both ends where both directions have ended."""
+        """Closes both ends if both directions have ended."""
         if all(flow.finished for flow in self._flows):
             self._close(socket.socket.close)
 
@@ -518,7 +518,7 @@ class _Connection:
 
 
 class _Alarm:
-    """Calls back at a time of `time.monotonic`: to a few microseconds on Linux, where the loop alone is 1 ms late."""
+    """Calls back at a time of `time.monotonic`. On Linux it is exact to microseconds; the event loop is 1 ms late."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self.when: float | None = None
@@ -555,7 +555,7 @@ class _Alarm:
         if self._timer is not None:
             try:
                 os.read(self._timer, 8)
-            except BlockingIOError:  # it was set again meanwhile
+            except BlockingIOError:  # the alarm was set again meanwhile
                 return
         self.when = None
         self._callback()
@@ -574,7 +574,7 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def _timer() -> int | None:
-    """A descriptor that becomes readable at a time of `time.monotonic`; None where the system has none."""
+    """Returns a descriptor that becomes readable at a time of `time.monotonic`; None if unsupported."""
     if _libc is None:
         return None
     clock_monotonic, nonblocking_cloexec = 1, os.O_NONBLOCK | os.O_CLOEXEC
@@ -591,9 +591,9 @@ def _set_timer(timer: int, nanoseconds: int) -> None:
 
 
 def _make_small(end: socket.socket) -> None:
-    """Bounds what the kernel holds, and has it send segments of one packet at once, as loopback does not by itself.
+    """Limits the kernel's buffers, and the segments to one packet, sent at once; loopback's defaults are larger.
 
-    What a listener accepts has the same.
+    Connections that a listener accepts inherit this.
     """
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
@@ -603,13 +603,13 @@ def _make_small(end: socket.socket) -> None:
 
 def _reset(end: socket.socket) -> None:
     """Closes a connection so that its peer sees a reset."""
-    with contextlib.suppress(OSError):  # it is gone already
+    with contextlib.suppress(OSError):  # already closed
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     end.close()
 
 
 def _input_error(text: str) -> ValueError:
-    """The package's error, or as a program by its path the one that it is a kind of: the package loads JAX."""
+    """Returns an InputError; when run as a program, its base class ValueError, since the package loads JAX."""
     if __name__ == "__main__":
         return ValueError(text)
     from mrlato_jax.errors import InputError
@@ -619,11 +619,11 @@ def _input_error(text: str) -> ValueError:
 
 @dataclass
 class LinkProcess:
-    """A `PacedLink` in a process of its own; a context manager. Each call returns when the link has obeyed.
+    """A `PacedLink` in its own process; a context manager. Each call returns when the link has carried out the order.
 
     Attributes:
-        process: that it runs in.
-        port: on 127.0.0.1 that it listens on.
+        process: the process of the link.
+        port: the port on 127.0.0.1 that it listens on.
     """
 
     process: subprocess.Popen[str]
@@ -638,26 +638,26 @@ class LinkProcess:
 
     @property
     def moved(self) -> Moved:
-        """What has been carried so far."""
+        """Returns the traffic so far."""
         return self._order({"moved": True})
 
     def set_rates(self, rates: Rates) -> None:
-        """As of `PacedLink`."""
+        """Calls `PacedLink.set_rates`."""
         self._order({"rates": asdict(rates)})
 
     def cut(self, silent: bool = False) -> None:
-        """As of `PacedLink`."""
+        """Calls `PacedLink.cut`."""
         self._order({"cut": "silent" if silent else True})
 
     def mend(self) -> None:
-        """As of `PacedLink`."""
+        """Calls `PacedLink.mend`."""
         self._order({"mend": True})
 
     def close(self) -> None:
         """Ends the process; every connection is reset."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # the process has ended
             self.process.stdin.close()
         try:
             self.process.wait(5)
@@ -685,16 +685,16 @@ class LinkProcess:
 
 
 def start_process(target: tuple[str, int], rates: Rates) -> LinkProcess:
-    """Opens a link in a process of its own, which ends when this one does.
+    """Opens a link in its own process, which ends with this one.
 
     Args:
-        target: host and port that it leads to.
-        rates: of the link.
+        target: host and port to forward to.
+        rates: rates of the link.
 
     Raises:
         OSError: the process does not start.
     """
-    # By its path, isolated and without site-packages: some 0.1 s, where the package would load JAX.
+    # By its path, isolated and without site-packages, it starts in some 0.1 s; the package would load JAX.
     words = [sys.executable, "-I", "-S", os.path.abspath(__file__), f"--target={target[0]}:{target[1]}"]
     flags = [
         f"--uplink_mbps={float(rates.uplink_bps) / 1e6!r}",
@@ -712,10 +712,10 @@ def start_process(target: tuple[str, int], rates: Rates) -> LinkProcess:
 
 
 def obey(link: PacedLink, order: Any) -> None:
-    """Does what one line of a program's input asks for.
+    """Carries out one order from the program's input.
 
     Raises:
-        ValueError: it is no order.
+        ValueError: `order` is not a valid order.
     """
     orders = "rates, cut, mend or moved, alone in an object"
     if not isinstance(order, Mapping) or len(order) != 1:
@@ -746,11 +746,11 @@ async def _serve(target: tuple[str, int], rates: Rates) -> None:
                 return json.dumps({"error": str(error)})
             return json.dumps({"moved": link.moved._asdict()})
 
-        def listen() -> None:  # in a thread, so that a caller who reads no answers stops his orders, not the link
+        def listen() -> None:  # in a thread, so that a caller who does not read answers blocks only the orders
             try:
                 for line in sys.stdin:
                     print(asyncio.run_coroutine_threadsafe(answer(line), loop).result(), flush=True)
-            except (OSError, ValueError):  # nobody reads, or what came is no text
+            except (OSError, ValueError):  # nobody reads the answers, or the input is not text
                 pass
             loop.call_soon_threadsafe(ended.set)
 
@@ -766,12 +766,12 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program; returns its exit status."""
+    """Runs the program; returns its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--target", type=_address, required=True, help="HOST:PORT that the link leads to")
-    parser.add_argument("--uplink_mbps", type=float, required=True, help="megabits of payload a second to the target")
-    parser.add_argument("--downlink_mbps", type=float, required=True, help="megabits of payload a second from it")
-    parser.add_argument("--delay_ms", type=float, default=0.0, help="that each bit travels")
+    parser.add_argument("--target", type=_address, required=True, help="HOST:PORT to forward to")
+    parser.add_argument("--uplink_mbps", type=float, required=True, help="payload rate to the target, Mbit/s")
+    parser.add_argument("--downlink_mbps", type=float, required=True, help="payload rate from the target, Mbit/s")
+    parser.add_argument("--delay_ms", type=float, default=0.0, help="propagation delay, ms")
     options = parser.parse_args(arguments)
     try:
         rates = Rates(options.uplink_mbps * 1e6, options.downlink_mbps * 1e6, options.delay_ms / 1e3)

@@ -1,4 +1,4 @@
-"""A machine that runs tasks: a VM at the server, or the UE's local executor. One process, and the runs on it."""
+"""A machine that runs tasks, with its runs: a VM at the server, or the UE's local executor. It is one process."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mrlato_jax.edge.vm import LONGEST_TEXT, MOST_FRAME_BYTES
 from mrlato_jax.errors import InputError, shorten
 
 PACKAGE = Path(__file__).resolve().parents[1]
-START_S = 30.0  # most seconds at full clock that a machine may take until its applications are loaded
-MOST_WAITING = 4  # messages of one run that nobody has taken yet; then the machine waits
+START_S = 30.0  # time limit for loading the applications, seconds at full clock
+MOST_WAITING = 4  # unread messages of one run; beyond that, the machine waits
 ENDED = "machine ended"
 _LENGTH = struct.Struct(">I")
-# Before what a program imports: the package without its public face, which would load JAX.
+# Runs before a program's imports: registers the package without its `__init__`, which would load JAX.
 FACELESS = (
     "import sys, types; face = types.ModuleType('mrlato_jax'); face.__path__ = [sys.argv.pop(1)]; "
     "sys.modules['mrlato_jax'] = face; "
@@ -31,40 +31,40 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONT
 
 
 class MachineLostError(Exception):
-    """A machine ended, or was ended, with runs on it; the text says why."""
+    """A machine ended, or was stopped, with runs on it; the text says why."""
 
 
 class Writer(Protocol):
-    """What of a `StreamWriter` a machine needs."""
+    """The part of `StreamWriter` that a machine uses."""
 
     def write(self, data: bytes) -> None:
-        """Takes bytes that are to be written."""
+        """Queues bytes to write."""
 
     async def drain(self) -> None:
-        """Waits until there is room for more; a ConnectionError says that nobody reads."""
+        """Waits until there is room for more; raises ConnectionError if nobody reads."""
 
 
 class Program(Protocol):
-    """A started program, wherever it runs: a `Sandbox`, or one on another machine."""
+    """A started program on any machine: a `Sandbox`, or a program on another machine."""
 
     @property
     def stdin(self) -> Writer:
-        """Of the program."""
+        """Standard input of the program."""
 
     @property
     def stdout(self) -> asyncio.StreamReader:
-        """Of the program."""
+        """Standard output of the program."""
 
     @property
     def said(self) -> str:
-        """The end of what it has written to standard error, in one printable line."""
+        """The end of its standard error, in one printable line."""
 
     async def stop(self) -> Ending:
-        """Ends it, if it has not ended yet."""
+        """Ends the program, if it has not ended yet."""
 
 
 class Launch(Protocol):
-    """How a machine's program is started."""
+    """A function that starts a machine's program."""
 
     async def __call__(
         self,
@@ -76,7 +76,7 @@ class Launch(Protocol):
         watched: bool,
         readable: Sequence[Path],
     ) -> Program:
-        """Starts it, as `launch` does on this machine."""
+        """Starts the program, with the arguments of `launch`."""
 
 
 async def launch(
@@ -85,15 +85,15 @@ async def launch(
     """Starts the program of `vm` on this machine.
 
     Args:
-        apps: where each is, as `installed.load` takes it; files by absolute paths.
-        kind: of isolation, one of `sandbox.KINDS`.
-        quota: of the process.
-        pace: at least 1: tasks take so many times longer than their processor time.
-        watched: whether the beginning of a task is said.
-        readable: files and folders that the applications need beside Python and this package.
+        apps: location of each application, as in `installed.load`; files have absolute paths.
+        kind: kind of isolation, one of `sandbox.KINDS`.
+        quota: quota of the process.
+        pace: factor >= 1 by which tasks take longer than their processor time.
+        watched: whether the program reports the start of each task.
+        readable: files and folders that the applications need, in addition to Python and this package.
 
     Raises:
-        InputError: an isolation that this machine has not, or paths that are not there.
+        InputError: this machine lacks the isolation, or a path does not exist.
     """
     words = [sys.executable, "-c", _BOOT, str(PACKAGE), json.dumps(list(apps)), repr(float(pace)), str(int(watched))]
     files = [Path(place) for place in (spec.partition(":")[0] for spec in apps) if _is_file(place)]
@@ -114,7 +114,7 @@ class RunOnMachine:
         self._arrived: asyncio.Queue[tuple[list[Any], bytes] | Exception] = asyncio.Queue(MOST_WAITING)
 
     async def send(self, kind: str, *rest: Any, body: bytes = b"") -> None:
-        """Sends one of the messages that `vm` takes, without the run's number.
+        """Sends a message of the protocol in `vm`, without the run's number.
 
         Raises:
             MachineLostError: the machine has ended.
@@ -122,10 +122,10 @@ class RunOnMachine:
         await self._machine._write([kind, self.number, *rest], body)
 
     async def messages(self) -> AsyncIterator[tuple[list[Any], bytes]]:
-        """What the machine says of this run, without the run's number, until it is over.
+        """Yields the machine's messages of this run, without the run's number, until the run is over.
 
         Raises:
-            MachineLostError: the machine has ended before.
+            MachineLostError: the machine ended before the run.
         """
         while True:
             if self._machine.lost and self._arrived.empty():
@@ -144,29 +144,29 @@ class RunOnMachine:
         self._arrived.put_nowait(error)
 
     def _drop(self) -> None:
-        """What is waiting is of no use any more."""
+        """Drops the waiting messages."""
         while not self._arrived.empty():
             self._arrived.get_nowait()
 
     async def close(self) -> None:
-        """Lets the machine forget the run, once it takes messages: it takes none during a task."""
+        """Tells the machine to forget the run; the machine reads this after its current task."""
         there = self._machine._runs.pop(self.number, None) is not None
-        self._drop()  # the reader may wait for room
+        self._drop()  # the reader may be waiting for room
         if there and not self._machine.lost:
             self._machine._hand_over(["end", self.number], b"")
 
 
 class Machine:
-    """A worker process, here or elsewhere; `Machine.start` makes one.
+    """A worker process, on this or another machine; `Machine.start` makes one.
 
     Attributes:
-        lost: why it has ended; empty while it runs.
+        lost: reason for its end; empty while it runs.
     """
 
     def __init__(self, process: Program, task_s: float | None, most_bytes: int = MOST_FRAME_BYTES) -> None:
         self.process, self.lost, self._task_s, self._most_bytes = process, "", task_s, most_bytes
         self._ending: asyncio.Task[None] | None = None
-        self._running: list[Any] | None = None  # run and task that have begun
+        self._running: list[Any] | None = None  # run and task that have started
         self._runs: dict[int, RunOnMachine] = {}
         self._next = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -187,20 +187,20 @@ class Machine:
         readable: Sequence[Path] = (),
         start: Launch = launch,
     ) -> Machine:
-        """Starts a process that has loaded the applications.
+        """Starts a process and loads the applications in it.
 
         Args:
-            apps: where each is, as `installed.load` takes it.
-            kind: of isolation, one of `sandbox.KINDS`.
-            quota: of the process.
-            pace: at least 1: tasks take so many times longer than their processor time.
-            task_s: most seconds of one task; a longer one ends the machine.
-            most_bytes: of one message of the machine; a larger one ends it.
-            readable: folders and files that the applications need beside Python and this package.
-            start: what starts the process, here or elsewhere.
+            apps: location of each application, as in `installed.load`.
+            kind: kind of isolation, one of `sandbox.KINDS`.
+            quota: quota of the process.
+            pace: factor >= 1 by which tasks take longer than their processor time.
+            task_s: time limit of one task, seconds; a longer task ends the machine.
+            most_bytes: size limit of one message of the machine; a larger message ends it.
+            readable: folders and files that the applications need, in addition to Python and this package.
+            start: function that starts the process, on this or another machine.
 
         Raises:
-            InputError: applications that cannot be loaded, or an isolation that this machine has not.
+            InputError: an application cannot be loaded, or this machine lacks the isolation.
         """
         split = [spec.partition(":") for spec in apps]
         installed = [f"{Path(place).resolve() if _is_file(place) else place}:{name}" for place, _, name in split]
@@ -215,7 +215,7 @@ class Machine:
             await machine.stop()
             raise InputError(
                 f"apps are {shorten(list(apps))}, which a machine of kind {kind} does not load "
-                f"({late or process.said or machine.lost}); accepted: what is installed there"
+                f"({late or process.said or machine.lost}); accepted: applications installed there"
             ) from None
         except BaseException:
             await asyncio.shield(machine.stop())
@@ -223,7 +223,7 @@ class Machine:
         return machine
 
     def open(self) -> RunOnMachine:
-        """A new run.
+        """Opens a new run.
 
         Raises:
             MachineLostError: the machine has ended.
@@ -235,17 +235,17 @@ class Machine:
         return run
 
     async def stop(self, reason: str = "stopped") -> None:
-        """Ends the process and all that it started."""
+        """Ends the process and all processes that it started."""
         await self._end(reason)
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _end(self, reason: str) -> None:
-        """Ends it, and waits until it has ended."""
+        """Ends the machine and waits until it has ended."""
         await asyncio.shield(self._begin_end(reason))
 
     def _begin_end(self, reason: str) -> asyncio.Task[None]:
-        """Ends it once, whoever asks and however often; the task that does so."""
+        """Starts the end of the machine at the first call; all calls return the same task."""
         if self._ending is None:
             self.lost = reason
             self._ending = asyncio.create_task(self._ended())
@@ -279,7 +279,7 @@ class Machine:
         self.process.stdin.write(_LENGTH.pack(len(frame)) + frame)
 
     def _clock(self, seconds: float | None) -> None:
-        """Starts the clock of a task, or stops it."""
+        """Starts the timer of a task, or stops it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -288,7 +288,7 @@ class Machine:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._begin_end, reason)
 
     async def _read(self) -> None:
-        """Hands each message to its run. A machine is not trusted: what is no message of `vm` ends it."""
+        """Passes each message to its run. A machine is not trusted: an invalid message ends it."""
         reason = ENDED
         try:
             while True:
@@ -306,7 +306,7 @@ class Machine:
                     self._running = header[1:3]
                     self._clock(self._task_s)
                     continue
-                if kind == "exhausted":  # what its tasks have left behind may be in the way of others
+                if kind == "exhausted":  # leftovers of its tasks may disturb other tasks
                     reason = f"machine is exhausted ({str(header[3])[:LONGEST_TEXT]})"
                     break
                 if kind in ("done", "failed") and header[1:3] == self._running:
@@ -316,28 +316,28 @@ class Machine:
                 if run is not None:
                     if kind in ("finished", "failed"):
                         self._runs.pop(number)
-                    if run._arrived.full():  # whoever reads is slow, not the task
+                    if run._arrived.full():  # the reader is slow, not the task
                         self._clock(None)
                     await run._arrived.put((header, body))
                     if self._timer is None and self._running is not None:
                         self._clock(self._task_s)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        except Exception as error:  # whatever comes of what it sent
+        except Exception as error:  # an invalid message can raise any error
             reason = f"machine sent what is no message ({shorten(str(error))})"
         await self._end(reason)
 
 
 async def local_executor(apps: Sequence[str], share: float, core: int | None = None) -> Machine:
-    """A UE's machine: a plain process that is slower than this machine.
+    """Starts a UE's machine: a plain process that is slower than this machine.
 
     Args:
-        apps: as `Machine.start` takes them.
-        share: of a core's processor time that it gets, in (0, 1]. Where no quota can be set, it waits after each task.
-        core: processor core; None: any.
+        apps: as in `Machine.start`.
+        share: share of a core's processor time, in (0, 1]. If no quota can be set, the process waits after each task.
+        core: processor core; None for any.
 
     Raises:
-        InputError: applications that cannot be loaded, or a share or core out of range.
+        InputError: an application cannot be loaded, or `share` or `core` is out of range.
     """
     waits = sandbox.limits() == "rlimit"
     quota = Quota(cpus=1.0 if waits else share, core=core)

@@ -1,13 +1,13 @@
 """The MEC host: traffic management in front of the users' VMs, over gRPC with TLS.
 
-One call of `Run` is one run of an application: frames go both ways, as `vm` describes them but without the run's
-number. A `done` from here has, as its last entry, when the messages before it came in: [task, needed_by, seconds] by
-this host's monotonic clock. Bodies are not looked at here: they are decoded in the user's VM and at the user's UE.
+One call of `Run` is one run of an application. Frames go both ways as in `vm`, but without the run's number. The last
+entry of the host's `done` has the arrival times of the messages before it: [task, needed_by, seconds] by this host's
+monotonic clock. The host does not decode bodies; the user's VM and UE do.
 
 | from the UE | meaning |
 | --- | --- |
 | `["begin"]` | the `vm.Order` of the VM; the first frame |
-| `["own", task]`, `["result", task, needed_by]` | inputs of a task; a result from the UE |
+| `["own", task]`, `["result", task, needed_by]` | the inputs of a task; a result from the UE |
 
 | to the UE | meaning |
 | --- | --- |
@@ -39,19 +39,19 @@ if TYPE_CHECKING:
     from mrlato_jax.edge.cluster import Cluster
 
 SERVICE = "mrlato.Edge"
-KEEPALIVE = (  # of both ends: who is cut off notices within five seconds, also where nothing is said for long
+KEEPALIVE = (  # of both ends: each notices a cut within five seconds, even without other messages
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 3000),
     ("grpc.http2.ping_timeout_ms", 3000),
     ("grpc.http2.max_pings_without_data", 0),
 )
-STOP_S = 2.0  # that calls have to end when the host stops
-BEGIN_S = 10.0  # that a call may take to send its first frame
-LOOK_S = 1.0  # after which the host looks again whether a user with a run may still be in
+STOP_S = 2.0  # time for calls to end when the host stops
+BEGIN_S = 10.0  # time limit for the first frame of a call
+LOOK_S = 1.0  # interval at which the host checks whether a user with a run is still admitted
 
 
 class _User:
-    """What the host has of a user who is in."""
+    """The host's state of an admitted user."""
 
     def __init__(self) -> None:
         self.machine: Machine | None = None
@@ -63,17 +63,17 @@ class Mec:
     """An MEC host.
 
     Args:
-        apps: the deployed applications, as `installed.load` takes them.
+        apps: the deployed applications, as in `installed.load`.
         credentials: folder that `certificates.make` wrote.
-        rules: who may come in, and how much.
+        rules: admitted users and their limits.
         kind: isolation of the VMs, one of `sandbox.KINDS`.
-        core: processor core that the VMs are pinned to; None: any.
-        say: called with a line on what happened, such as a VM that was lost.
-        readable: files and folders that the applications need beside Python and this package.
-        dask: address of the scheduler of a Dask cluster, on whose workers the VMs run; None: they run here.
+        core: processor core that the VMs are pinned to; None for any.
+        say: called with a line of text on each event, such as the loss of a VM.
+        readable: files and folders that the applications need, in addition to Python and this package.
+        dask: address of the scheduler of a Dask cluster whose workers run the VMs; None runs them here.
 
     Raises:
-        InputError: an isolation that this host has not, or a core with `dask`.
+        InputError: this host lacks the isolation, or `core` is given with `dask`.
     """
 
     def __init__(
@@ -91,30 +91,30 @@ class Mec:
         if dask is None:
             sandbox.check_kind(kind)
         else:
-            check_choice("vm", kind, sandbox.KINDS)  # whether workers have it shows in `start`
+            check_choice("vm", kind, sandbox.KINDS)  # `start` checks whether the workers have the isolation
             if core is not None:
                 raise InputError(f"core is {core}, and VMs run on the workers of {shorten(dask)}; accepted: None")
         self._apps, self._credentials, self._kind, self._core = tuple(apps), credentials, kind, core
         self._rules, self._say, self._readable = rules or Rules(), say, tuple(readable)
         self._admission, self._meters = Admission(self._rules), Meters(self._rules)
         self._users: dict[str, _User] = {}
-        self._stopping: set[asyncio.Task[None]] = set()  # of VMs that were used
+        self._stopping: set[asyncio.Task[None]] = set()  # tasks that stop VMs
         self._dask = dask
         self._cluster: Cluster | None = None
         self._launch: Launch = launch
-        self._spare: Machine | None = None  # of the first user who comes
+        self._spare: Machine | None = None  # for the next user without a VM
         self._server: grpc.aio.Server | None = None
-        self.counts: Counter[str] = Counter()  # of runs, tasks and lost VMs
+        self.counts: Counter[str] = Counter()  # numbers of runs, tasks and lost VMs
 
     async def start(self, address: str = "127.0.0.1:0") -> int:
-        """Serves until `stop`; the port.
+        """Starts to serve; returns the port.
 
         Args:
             address: host and port; port 0 takes a free one.
 
         Raises:
-            InputError: applications that no VM can load, certificates that are missing, an address that is taken, or a
-                cluster that has no VMs.
+            InputError: a VM cannot load an application, a certificate is missing, the address is in use, or the cluster
+                cannot run VMs.
         """
         options = [
             ("grpc.max_receive_message_length", self._rules.most_message_bytes),
@@ -128,11 +128,11 @@ class Mec:
         credentials = certificates.server_credentials(self._credentials)
         try:
             if self._dask is not None:
-                from mrlato_jax.edge.cluster import Cluster  # needs distributed, which other hosts do not
+                from mrlato_jax.edge.cluster import Cluster  # needs distributed; hosts without a cluster do not
 
                 self._cluster = await Cluster.connect(self._dask, self._kind)
                 self._launch = self._cluster.launch
-            self._spare = await self._new_machine()  # so that what is wrong with an application shows at once
+            self._spare = await self._new_machine()  # reports errors of applications at once
             self._server = grpc.aio.server(options=options)
             handlers = {
                 "Run": grpc.stream_stream_rpc_method_handler(self._run),
@@ -150,10 +150,10 @@ class Mec:
         return int(port)
 
     async def stop(self, grace_s: float = STOP_S) -> None:
-        """Ends all runs and VMs, and leaves the cluster.
+        """Ends all runs and VMs, and disconnects from the cluster.
 
         Args:
-            grace_s: seconds that runs have to end by themselves.
+            grace_s: seconds for runs to end by themselves.
         """
         if self._server is not None:
             await self._server.stop(grace_s)
@@ -168,7 +168,7 @@ class Mec:
             await self._cluster.close()
 
     def refused(self) -> dict[str, int]:
-        """How many calls were refused, by the reason."""
+        """Returns the number of refused calls by reason."""
         return dict(self._admission.refused)
 
     async def _new_machine(self) -> Machine:
@@ -191,7 +191,7 @@ class Mec:
                 spare, self._spare = self._spare, None
                 try:
                     user.machine = spare if spare is not None and not spare.lost else await self._new_machine()
-                except InputError as error:  # the user cannot do anything about it
+                except InputError as error:  # the user cannot mend this
                     self._say(str(error))
                     raise MachineLostError("no VM starts") from None
                 self.counts["machines"] += 1
@@ -199,10 +199,10 @@ class Mec:
 
     @contextlib.asynccontextmanager
     async def _entered(self, name: str) -> AsyncIterator[None]:
-        """Lets a user in for one run.
+        """Admits a user for one run.
 
         Raises:
-            RefusedError: the rules do not.
+            RefusedError: the rules do not allow the run.
         """
         self._admission.enter(name, time.monotonic())
         user = self._users.setdefault(name, _User())
@@ -220,19 +220,19 @@ class Mec:
                     self._forget(name)
 
     def _forget(self, name: str) -> None:
-        """Stops the VM of a user without a run, where there is one."""
+        """Stops the VM of a user without a run, if there is a VM."""
         user = self._users.pop(name, None)
         if user is not None and user.machine is not None:
             stopping = asyncio.create_task(user.machine.stop("stopped, since it was not used"))
-            self._stopping.add(stopping)  # the loop alone would not keep it
+            self._stopping.add(stopping)  # the event loop keeps only weak references
             stopping.add_done_callback(self._stopping.discard)
 
     def _known(self, context: grpc.aio.ServicerContext) -> Identity:
-        """Who calls.
+        """Returns the identity of the caller.
 
         Raises:
             RefusedError: the rules do not name the caller.
-            InputError: the certificate does not count.
+            InputError: the certificate is not valid.
         """
         identity = certificates.identity(context.auth_context())
         self._check_not_revoked(identity)
@@ -257,7 +257,7 @@ class Mec:
         return packed(time.monotonic())
 
     async def _metered(self, user: str, size: int) -> None:
-        """Waits until the rules let a message of so many bytes pass."""
+        """Waits until the rules allow a message of `size` bytes."""
         while (seconds := self._meters.of(user, now := time.monotonic()).wait_s(1, size, now)) > 0:
             await asyncio.sleep(seconds)
 
@@ -278,7 +278,7 @@ class Mec:
 
     @contextlib.asynccontextmanager
     async def _limited(self, identity: Identity) -> AsyncIterator[None]:
-        """Ends what it surrounds with an error where it takes longer than a run may, or its user is in no longer."""
+        """Context that ends its body with an error after the time limit of a run, or when its user loses admission."""
         why: list[Exception] = []
 
         async def look() -> None:
@@ -304,7 +304,7 @@ class Mec:
             raise TimeoutError(f"run took longer than {self._rules.run_s:g} s") from None
 
     async def _followed(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext, name: str) -> None:
-        """One run, from its first frame to its end."""
+        """Handles one run from its first frame to its end."""
         self.counts["runs"] += 1
         arrived: list[list[Any]] = []
         run, upward, tasks = None, None, 0
@@ -326,7 +326,7 @@ class Mec:
                 if header[0] == "done":
                     tasks += 1
                     if tasks > self._rules.most_tasks:
-                        raise InputError(f"tasks of the run are more than {tasks - 1}; accepted: at most so many")
+                        raise InputError(f"run has more than {tasks - 1} tasks; accepted: at most this number")
                     self.counts["tasks"] += 1
                     header = [*header, arrived.copy()]
                     arrived.clear()
@@ -344,7 +344,7 @@ class Mec:
     async def _upward(
         self, requests: AsyncIterator[bytes], name: str, run: RunOnMachine, arrived: list[list[Any]]
     ) -> None:
-        """From the UE to the VM, until the UE says no more."""
+        """Forwards frames from the UE to the VM until the UE has finished."""
         count = 0
         while frame := await self._passed(await anext(requests, None), name):
             header, body = frame
@@ -365,7 +365,7 @@ class Mec:
                     )
 
     async def _passed(self, data: bytes | None, name: str) -> tuple[list[Any], bytes] | None:
-        """A frame of a user, once the rules let it pass; None where the user says no more."""
+        """Returns a frame of a user when the rules let it pass; None at the end of the user's frames."""
         if data is None:
             return None
         await self._metered(name, len(data))
@@ -373,12 +373,12 @@ class Mec:
 
 
 def _end(context: grpc.aio.ServicerContext, code: grpc.StatusCode, text: str) -> None:
-    """Says how a call ends, which then returns. gRPC's `abort` would keep 0.7 kB of each call (grpcio 1.85)."""
+    """Sets the status of a call, which then returns. gRPC's `abort` would leak 0.7 kB per call (grpcio 1.85)."""
     context.set_code(code)
     context.set_details(text)
 
 
 def _abandon(run: RunOnMachine, upward: asyncio.Task[None]) -> None:
-    """Ends a run where what came up was wrong."""
+    """Ends a run after an invalid frame of the UE."""
     if not upward.cancelled() and (error := upward.exception()) is not None:
         run.abandon(error if isinstance(error, Exception) else MachineLostError(str(error)))

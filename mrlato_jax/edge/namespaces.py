@@ -1,15 +1,15 @@
-"""A link of given rates between a UE and an MEC server, as two network namespaces of the kernel: it needs root.
+"""A link of given rates between a UE and an MEC server, as two network namespaces of the kernel. It needs root.
 
-Each namespace has one end of a virtual Ethernet cable, and a token bucket (tbf) before it that holds one frame. The
-kernel does all the work: nothing on the way waits for a process.
+Each namespace has one end of a virtual Ethernet cable, with a token bucket (tbf) of one frame before it. The kernel
+does all the work, so no packet waits for a process.
 
-Three things distinguish the cable from the formula 8 n / rate:
+The cable differs from the formula 8 n / rate in three ways:
 
-- Frames have headers. A bucket counts them, and its rate is higher by what full frames need: the nominal rate counts
-  payload.
-- A full bucket lets one frame through at once. Each message that enters an idle link arrives earlier by
+- Frames have headers, which a bucket counts. The nominal rate counts payload, so the bucket's rate is higher by the
+  headers of full frames.
+- A full bucket passes one frame at once. So each message that enters an idle link arrives earlier by
   `ShapedLink.head_start`, 1.7 ms at 7 Mbit/s.
-- Acknowledgements take 2 % of a direction while the other one is sending.
+- Acknowledgements take 2 % of a direction while the other direction is sending.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from typing import Literal, NamedTuple
 from mrlato_jax.edge.link import Rates
 from mrlato_jax.errors import InputError, check_choice, check_number
 
-MTU = 1500  # bytes of an IP packet on the cable
-ETHERNET_BYTES = 14  # of a frame, beside its IP packet
-TCP_BYTES = 52  # of an IP packet, beside its payload: IPv4, TCP and its time stamps
-QUEUE = "500kb"  # before each bucket
+MTU = 1500  # largest IP packet on the cable, bytes
+ETHERNET_BYTES = 14  # header of a frame
+TCP_BYTES = 52  # headers of an IP packet: IPv4, TCP and its time stamps
+QUEUE = "500kb"  # queue before each bucket
 
 _SIDES = ("ue", "mec")
 _PREFIX = "mrlato"
 _NAME = re.compile(r"[a-z0-9]{1,20}")
 _OURS = re.compile(rf"{_PREFIX}-([0-9]+)-(?:[a-z0-9]+-)?(?:ue|mec)")
-_DEVICE = "radio"  # both ends' name, each in its namespace
-_ADDRESSES = {"ue": "10.213.77.1", "mec": "10.213.77.2"}  # of a network that only these two namespaces see
+_DEVICE = "radio"  # name of both ends, each in its namespace
+_ADDRESSES = {"ue": "10.213.77.1", "mec": "10.213.77.2"}  # a network only between these two namespaces
 _NETWORK = "10.213.77.0/30"
-_FIRST_WINDOW = "64"  # packets that a sender may have under way when it begins
+_FIRST_WINDOW = "64"  # initial congestion window, packets
 _MOST_AT_ONCE = "8192"  # bytes of packets that the kernel handles as one
-# What a bucket holds beyond a frame is how late the kernel may be without loss of rate: 1540 bytes in all up to 7
-# Mbit/s, as 26 bytes at 50 Mbit/s lose a tenth.
+# The capacity of a bucket beyond one frame decides how late the kernel may be without loss of rate. Up to 7 Mbit/s a
+# bucket holds 1540 bytes in all; at 50 Mbit/s a margin of 26 bytes would lose a tenth of the rate.
 _LEAST_MARGIN, _LATE_S = 26, 28e-6
-_LONGEST_S = 30.0  # for a command of ours
-# Nothing but the applications' own traffic, and no sender that waits for more than its turn: none starts again slowly
-# after a pause, each queues little, so that acknowledgements and other connections wait little, and has wide windows.
+_LONGEST_S = 30.0  # time limit of a command
+# These settings leave only the applications' own traffic, and senders wait only for the link: no slow start after a
+# pause, short queues, so that acknowledgements and other connections wait little, and wide windows.
 _SETTINGS = {
     "net/ipv6/conf/all/disable_ipv6": ("1",),
     "net/ipv4/tcp_slow_start_after_idle": ("0",),
@@ -61,7 +61,7 @@ _count = itertools.count(1)
 
 
 class HeadStart(NamedTuple):
-    """By how many seconds a message that enters an idle link arrives earlier than 8 n / rate after it.
+    """The seconds by which a message that enters an idle link arrives earlier than after 8 n / rate.
 
     Attributes:
         up_s: from the UE to the MEC server.
@@ -73,7 +73,7 @@ class HeadStart(NamedTuple):
 
 
 def available() -> str | None:
-    """Whether a `ShapedLink` can be made here: None, or else the reason why not."""
+    """Returns None if a `ShapedLink` can be made here, otherwise the reason why not."""
     if os.name != "posix" or not Path("/proc/self/ns/net").exists():
         return "this system has no network namespaces"
     if os.geteuid() != 0:
@@ -91,27 +91,27 @@ def available() -> str | None:
 class ShapedLink:
     """Two network namespaces, joined by a cable of given rates; a context manager.
 
-    Leaving the context removes them and kills what still runs in them. What an owner that was killed has left is
-    removed when the next link is made.
+    Leaving the context removes the namespaces and kills all processes in them. Namespaces of killed owners are removed
+    when the next link is made.
 
     Attributes:
         ue: name of the UE's namespace.
         mec: name of the MEC server's namespace.
         ue_address: IPv4 address of the UE.
         mec_address: IPv4 address of the MEC server.
-        congestion_control: of TCP in both namespaces.
+        congestion_control: congestion control of TCP in both namespaces.
     """
 
     def __init__(self, rates: Rates, name: str = "", *, mtu: int = MTU) -> None:
         """Describes a link; entering the context makes it.
 
         Args:
-            rates: of the link; they count payload. A delay is refused: the kernel's means for it are often missing.
-            name: a part of the namespaces' names, where this process has several links.
-            mtu: bytes of an IP packet. A smaller one makes the head start smaller and needs more work a byte.
+            rates: rates of the link; they count payload. A delay is not supported, since kernels often lack netem.
+            name: part of the namespaces' names, if this process has several links.
+            mtu: largest IP packet, bytes. A smaller MTU gives a smaller head start and needs more work per byte.
 
         Raises:
-            InputError: a name that cannot be one, an MTU out of range, or a delay.
+            InputError: the name is not valid, the MTU is out of range, or there is a delay.
         """
         _check_rates(rates)
         check_number("mtu", mtu, low=576, high=MTU, integer=True)
@@ -153,40 +153,40 @@ class ShapedLink:
 
     @property
     def head_start(self) -> HeadStart:
-        """What the full buckets of an idle link let through at once."""
+        """The head start from the full buckets of an idle link."""
         buckets = (self._bucket(rate) for rate in (self.rates.uplink_bps, self.rates.downlink_bps))
         return HeadStart(*(8 * holds / wire_bps for wire_bps, holds in buckets))
 
     def command(self, side: Literal["ue", "mec"], argv: Sequence[str]) -> list[str]:
-        """The words that run a program in one of the namespaces."""
+        """Returns the command that runs a program in one of the namespaces."""
         check_choice("side", side, _SIDES)
         return ["ip", "netns", "exec", self.ue if side == "ue" else self.mec, *argv]
 
     def set_rates(self, rates: Rates) -> None:
-        """Changes the rates from now on, also of what is queued.
+        """Changes the rates, also for queued packets.
 
         Raises:
-            InputError: a delay.
-            OSError: the link is not there.
+            InputError: `rates` has a delay.
+            OSError: the link does not exist.
         """
         _check_rates(rates)
         self.rates = rates
         self._shape("change")
 
     def cut(self) -> None:
-        """Takes the cable off until `mend`: bytes stop, connections stay, and a new one finds no way."""
+        """Disconnects the cable until `mend`: bytes stop, connections stay open, and new connections fail."""
         for namespace in (self.ue, self.mec):
             _run("ip", "-n", namespace, "link", "set", _DEVICE, "down")
 
     def mend(self) -> None:
-        """Puts the cable back. TCP goes on when it next tries, which may be as long after as the cut lasted."""
+        """Reconnects the cable. TCP continues at its next retry, which may take as long as the cut lasted."""
         for namespace in (self.ue, self.mec):
             _run("ip", "-n", namespace, "link", "set", _DEVICE, "up")
             way = (_NETWORK, "dev", _DEVICE, "scope", "link", "initcwnd", _FIRST_WINDOW)
             _run("ip", "-n", namespace, "route", "replace", *way)
 
     def _bucket(self, rate: float) -> tuple[int, int]:
-        """The bucket for a rate of payload: bits of frames a second, and bytes that it holds."""
+        """Returns the bucket for a payload rate: its rate in bit/s of frames, and its size in bytes."""
         frame = self.mtu + ETHERNET_BYTES
         wire_bps = max(round(rate * frame / (self.mtu - TCP_BYTES)), 8)
         return wire_bps, frame + max(round(wire_bps / 8 * _LATE_S), _LEAST_MARGIN)
@@ -198,18 +198,20 @@ class ShapedLink:
             _run("tc", "-n", namespace, "qdisc", verb, "dev", _DEVICE, "root", *bucket)
 
     def _set_up(self, namespace: str) -> None:
-        with contextlib.suppress(OSError):  # an old `ip` cannot
+        with contextlib.suppress(OSError):  # an old `ip` does not know this option
             _run("ip", "-n", namespace, "link", "set", _DEVICE, "gso_max_size", _MOST_AT_ONCE)
         lines = []
         for setting, values in _SETTINGS.items():
-            tries = (f'echo "{value}" > /proc/sys/{setting}' for value in values)  # the first that the kernel takes
+            tries = (
+                f'echo "{value}" > /proc/sys/{setting}' for value in values
+            )  # the first value that the kernel accepts
             lines.append(f"if [ -e /proc/sys/{setting} ]; then {' || '.join(tries)}; fi")
         lines.append("cat /proc/sys/net/ipv4/tcp_congestion_control")
         self.congestion_control = _run("ip", "netns", "exec", namespace, "sh", "-c", "\n".join(lines)).strip()
 
 
 def remove_leftovers() -> list[str]:
-    """Removes the namespaces of owners that live no more, and kills what still runs in them; returns their names."""
+    """Removes the namespaces of ended owners and kills all processes in them; returns the names."""
     gone = [name for name, owner in _namespaces() if _has_ended(owner)]
     for name in gone:
         _remove(name)
@@ -222,7 +224,7 @@ def _check_rates(rates: Rates) -> None:
 
 
 def _namespaces() -> Iterator[tuple[str, int]]:
-    """Ours, with the numbers of the processes that own them."""
+    """Yields this package's namespaces with the process ids of their owners."""
     for line in _run("ip", "netns", "list").splitlines():
         name = line.split()[0] if line.split() else ""
         ours = _OURS.fullmatch(name)
@@ -231,8 +233,8 @@ def _namespaces() -> Iterator[tuple[str, int]]:
 
 
 def _remove(namespace: str) -> None:
-    """Removes a namespace, its end of the cable and with that the other end; kills what runs there."""
-    with contextlib.suppress(OSError):  # it may be half made, or half removed by another
+    """Removes a namespace and the cable; kills all processes in the namespace."""
+    with contextlib.suppress(OSError):  # the namespace may be incomplete, or another process may be removing it
         _run("ip", "-n", namespace, "link", "delete", _DEVICE)
     until = time.monotonic() + _LONGEST_S
     with contextlib.suppress(OSError):
@@ -246,13 +248,13 @@ def _remove(namespace: str) -> None:
 
 
 def _inside(namespace: str) -> list[int]:
-    """The processes of a namespace, this one left out."""
+    """Lists the processes of a namespace, except this one."""
     processes = (int(word) for word in _run("ip", "netns", "pids", namespace).split())
     return [process for process in processes if process != os.getpid() and not _has_ended(process)]
 
 
 def _has_ended(process: int) -> bool:
-    """Whether there is no such process, or only its exit status."""
+    """Returns whether a process does not exist or is a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
     except OSError:
@@ -260,7 +262,7 @@ def _has_ended(process: int) -> bool:
 
 
 def _run(*words: str) -> str:
-    """Runs a command to its end; returns what it printed."""
+    """Runs a command and returns its standard output."""
     try:
         ran = subprocess.run(words, capture_output=True, text=True, timeout=_LONGEST_S, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:

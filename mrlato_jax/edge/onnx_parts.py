@@ -1,11 +1,11 @@
 """ONNX networks as applications: each task is a part of the network, which onnxruntime runs on one thread.
 
-Needs the packages onnx and onnxruntime. The operators are merged into parts as `read_onnx` merges them into tasks
-(`Dataflow.coarsened`). Weights, and what follows from them and from shapes alone, are in each part that uses them, and
-are not sent. A task's result is the list of all arrays that its part gives to others; those who use it pick from it.
+This module needs the packages onnx and onnxruntime. Operators are merged into parts as `read_onnx` merges them into
+tasks (`Dataflow.coarsened`). Each part contains the weights and constants that it uses, so they are not sent. The
+result of a task is the list of all arrays that other parts use; each of these picks its own arrays.
 
-Both ends cut the network by themselves. The name of an application from a file has a hash of the network and of its
-parts, so that two ends with different ones refuse each other.
+Each end cuts the network by itself. For a network from a file, the application's name has a hash of the network and its
+parts, so ends with different networks or parts refuse each other.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from mrlato_jax.edge.application import Application
 from mrlato_jax.errors import InputError, check_number, check_type, shorten
 
 DEFAULT_PARTS = 20
-LONGEST_STEM = 40  # of a file's name, in the name of its application
+LONGEST_STEM = 40  # characters of a file's name in the name of its application
 HASH_LETTERS = 8
-OLDEST_IR = 4  # from which on weights are constants
-ERRORS_ALONE = 3  # what onnxruntime says
+OLDEST_IR = 4  # first version of the format in which weights are constants
+ERRORS_ALONE = 3  # log level of onnxruntime
 OPTION = re.compile("(?:(?P<parts>[0-9]{1,9})|(?P<name>.+?)=(?P<size>[0-9]{1,9}))(?::(?=.)|$)")
-OUTPUTS = "outputs"  # the task that picks what the caller gets, where no part gives just that
+OUTPUTS = "outputs"  # name of the task that picks the returned arrays, if no part has exactly these
 
-Pick = tuple[int, int | None]  # which of the entries, and which of its arrays; None: the entry is the array
+Pick = tuple[int, int | None]  # index of an entry and of an array in it; None: the entry is the array
 
 
 class Part(NamedTuple):
     """Some operators of a network.
 
     Attributes:
-        nodes: their places in the network's list.
-        inputs: tensors that it takes from other parts, or from the caller.
-        outputs: tensors that it gives to other parts, or to the caller.
-        session: onnxruntime's, which runs it.
+        nodes: indices of the operators in the network's list.
+        inputs: tensors from other parts or from the caller.
+        outputs: tensors for other parts or for the caller.
+        session: onnxruntime's session, which runs the part.
     """
 
     nodes: tuple[int, ...]
@@ -64,12 +64,12 @@ class Part(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """A network in parts.
+    """A network cut into parts.
 
     Attributes:
-        parts: each after those whose tensors it uses.
-        inputs: tensors that the caller gives, and an example of each.
-        outputs: tensors that the caller gets.
+        parts: the parts, producers before consumers.
+        inputs: the caller's input tensors, with an example of each.
+        outputs: the tensors returned to the caller.
     """
 
     parts: list[Part]
@@ -78,19 +78,19 @@ class _Cut(NamedTuple):
 
 
 def application_of(path: Path, num_tasks: int, dimensions: Mapping[str, int] | None = None) -> Application:
-    """A network in a file as an application.
+    """Makes an application of a network in a file.
 
-    Its arguments have the names of the network's inputs, with _ for what is neither letter nor digit. It gives a list
-    of the network's outputs.
+    The application's arguments are named after the network's inputs; _ replaces other characters than letters and
+    digits. It returns a list of the network's outputs.
 
     Args:
-        path: the file, at most 1 GiB with its weights, which may be in files beside it.
-        num_tasks: parts, at most so many; where no part gives just what the caller gets, another task picks that.
-        dimensions: sizes of the dimensions that the file has by name alone, such as {"batch": 1}.
+        path: the file; at most 1 GiB with its weights, which may be in separate files.
+        num_tasks: largest number of parts. If no part has exactly the returned arrays, one more task picks them.
+        dimensions: sizes of the file's symbolic dimensions, such as {"batch": 1}.
 
     Raises:
-        InputError: no such file; a network that `read_onnx` refuses, that gives other results each time, or that
-            onnxruntime does not run; or an argument out of range.
+        InputError: the file does not exist; `read_onnx` or onnxruntime refuses the network, or its results are random;
+            or an argument is out of range.
         ImportError: onnx or onnxruntime is not installed.
     """
     _check_installed()
@@ -100,7 +100,7 @@ def application_of(path: Path, num_tasks: int, dimensions: Mapping[str, int] | N
         model = _whole(data, Path(path).parent)
         del data  # a VM has little memory
         for weight in model.graph.initializer:
-            known.update(weight.raw_data)  # of other files too
+            known.update(weight.raw_data)  # includes weights of other files
         cut = _cut(model, num_tasks, dimensions)
         shapes = {name: array.shape for name, array in cut.inputs.items()}
         known.update(repr([shapes, [(part.nodes, part.inputs, part.outputs) for part in cut.parts]]).encode())
@@ -115,7 +115,7 @@ def application_of(path: Path, num_tasks: int, dimensions: Mapping[str, int] | N
 def application_of_model(
     model: Any, num_tasks: int, name: str, dimensions: Mapping[str, int] | None = None
 ) -> Application:
-    """A network in memory, an `onnx.ModelProto`, as an application of that name; otherwise as `application_of`."""
+    """Makes an application named `name` of a network in memory, an `onnx.ModelProto`; see `application_of`."""
     _check_installed()
     import onnx
 
@@ -124,7 +124,7 @@ def application_of_model(
 
 
 def application_at(place: str, options: str = "") -> Application:
-    """A network by what a command line says of it.
+    """Makes an application of a network named on a command line.
 
     Args:
         place: the file.
@@ -132,8 +132,8 @@ def application_at(place: str, options: str = "") -> Application:
             "12", "batch=1" or "".
 
     Raises:
-        InputError: other options, or as `application_of`.
-        ImportError: as `application_of`.
+        InputError: the options have another form, or as in `application_of`.
+        ImportError: as in `application_of`.
     """
     num_tasks, dimensions, end = DEFAULT_PARTS, {}, 0
     while end < len(options):
@@ -162,14 +162,14 @@ def _check_installed() -> None:
 
 
 def _whole(data: bytes, folder: Path) -> Any:
-    """The network with its weights, those in other files too."""
+    """Reads the network with its weights, also those in other files."""
     import onnx
 
     try:
         model = onnx.load_model_from_string(data)
         onnx.external_data_helper.load_external_data_for_model(model, str(folder))
         size = model.ByteSize()
-    except Exception as error:  # protobuf, the checker and the system each have errors of their own
+    except Exception as error:  # protobuf, the checker and the system each raise other errors
         raise InputError(f"cannot be read ({shorten(str(error), 200)}); accepted: {KIND}") from None
     if size > MAX_FILE_BYTES:
         raise InputError(f"has {size} bytes with its weights; accepted: at most {MAX_FILE_BYTES}")
@@ -186,10 +186,10 @@ def _cut(model: Any, num_tasks: int, dimensions: Mapping[str, int] | None) -> _C
 
 
 class _Network:
-    """Operators and tensors of a network. Tasks are the operators whose results depend on what data arrives.
+    """Operators and tensors of a network. Tasks are the operators whose results depend on the input data.
 
     Attributes:
-        wanted: tensors that the caller gets.
+        wanted: tensors returned to the caller.
     """
 
     def __init__(self, model: Any, dimensions: Mapping[str, int]) -> None:
@@ -198,7 +198,7 @@ class _Network:
         names = [node.name for node in self._nodes]
         try:
             for place, node in enumerate(self._nodes):
-                node.name = f"{place} {node.name}"  # by which the reader's tasks are told
+                node.name = f"{place} {node.name}"  # identifies the reader's tasks
             network = _inferred(model.SerializeToString(), dimensions)
             if network.elsewhere:
                 found = shorten(sorted(network.elsewhere))
@@ -207,7 +207,7 @@ class _Network:
         except InputError:
             raise
         except (ArithmeticError, LookupError, ValueError) as error:  # as in `read_onnx`
-            raise InputError(f"an operator's work cannot be told ({shorten(error)}); accepted: {KIND}") from None
+            raise InputError(f"the work of an operator is unknown ({shorten(error)}); accepted: {KIND}") from None
         finally:
             for node, name in zip(self._nodes, names, strict=True):
                 node.ClearField("name")
@@ -220,9 +220,9 @@ class _Network:
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self._sparse = {tensor.values.name: tensor for tensor in model.graph.sparse_initializer}
         self._maker = {name: place for place, node in enumerate(self._nodes) for name in node.output if name}
-        self._tasks = [int(name.partition(" ")[0]) for name in self._flow.names]  # their places among the nodes
+        self._tasks = [int(name.partition(" ")[0]) for name in self._flow.names]  # indices of the tasks among the nodes
         given = {value.name for value in model.graph.input} - self._weights.keys() - self._sparse.keys()
-        # Tensors that depend on what data arrives.
+        # Tensors that depend on the input data.
         self._moving = given | {name for place in self._tasks for name in self._nodes[place].output if name}
         self.wanted = [value.name for value in model.graph.output]
         self._live = self._needed()
@@ -232,11 +232,11 @@ class _Network:
                 self._users.setdefault(name, set()).add(place)
 
     def _taken(self, place: int) -> list[str]:
-        """What an operator takes from tasks, or from the caller."""
+        """Lists the tensors that an operator takes from tasks or from the caller."""
         return [name for name in self._nodes[place].input if name in self._moving]
 
     def _needed(self) -> set[int]:
-        """The tasks that the wanted tensors depend on."""
+        """Returns the tasks that the wanted tensors depend on."""
         for name in self.wanted:
             if name not in self._moving or name not in self._maker:
                 raise InputError(f"output {shorten(name)} is computed from no input; accepted: outputs that are")
@@ -248,11 +248,11 @@ class _Network:
                 waiting += self._taken(place)
         for place in sorted(needed):
             if (kind := self._nodes[place].op_type) in RANDOM:
-                raise InputError(f"node {place} is a {kind}, which gives other results each time; accepted: others")
+                raise InputError(f"node {place} is a {kind}, whose results are random; accepted: others")
         return needed
 
     def clusters(self, num_tasks: int) -> list[list[int]]:
-        """The operators of each part, at most so many, each part after those whose tensors it uses."""
+        """Lists the operators of each of at most `num_tasks` parts, producers before consumers."""
         coarse = self._flow.coarsened(num_tasks)
         members: dict[int, set[int]] = {}
         for item, merged in zip(self._flow.items, coarse.items, strict=True):  # merging keeps the items' order
@@ -262,7 +262,7 @@ class _Network:
         return [sorted(members[task]) for task in order if task in members]
 
     def part(self, number: int, nodes: Sequence[int]) -> Part:
-        """A network of its own of some tasks, and of the constants that they use."""
+        """Builds a part: a network of some tasks and of the constants that they use."""
         from onnx import helper
 
         inside = set(nodes)
@@ -286,7 +286,7 @@ class _Network:
         return Part(tuple(nodes), tuple(inputs), tuple(outputs), _session(number, model.SerializeToString()))
 
     def _constants(self, nodes: Sequence[int]) -> tuple[set[int], list[Any], list[Any]]:
-        """What is the same whatever data arrives, and is used by some tasks: operators, weights and sparse weights."""
+        """Returns the constant operators, weights and sparse weights that some tasks use."""
         from onnx import numpy_helper
 
         fixed: set[int] = set()
@@ -299,7 +299,7 @@ class _Network:
                 weights[name] = self._weights[name]
             elif name in self._sparse:
                 sparse[name] = self._sparse[name]
-            elif self._taken(place := self._maker[name]):  # the shape or the size of what arrives
+            elif self._taken(place := self._maker[name]):  # the shape or size of an input
                 weights[name] = numpy_helper.from_array(self._extent(self._nodes[place]), name)
             elif place not in fixed:
                 fixed.add(place)
@@ -307,7 +307,7 @@ class _Network:
         return fixed, list(weights.values()), list(sparse.values())
 
     def _extent(self, node: Any) -> np.ndarray:
-        """The result of a Shape or Size."""
+        """Computes the result of a Shape or Size operator."""
         shape = self._shapes.shape(node.input[0])
         if node.op_type == "Size":
             return np.array(math.prod(shape), np.int64)
@@ -320,7 +320,7 @@ class _Network:
         return helper.make_tensor_value_info(name, self._types[name], self._shapes.shape(name))
 
     def example(self, name: str) -> np.ndarray:
-        """An array that the caller may give: numbers from 0 to 1, zeros where they are whole."""
+        """Returns an example of an input: random numbers from 0 to 1, or zeros for integers."""
         from onnx import helper
 
         shape, dtype = self._shapes.shape(name), helper.tensor_dtype_to_np_dtype(self._types[name])
@@ -341,7 +341,7 @@ def _without_ifs(model: Any, dimensions: Mapping[str, int]) -> Any:
 
 
 def _session(number: int, model: bytes) -> Any:
-    """What runs a part. It is made with the application, so that no task waits for it."""
+    """Makes the session of a part. It is made with the application, so that no task waits for it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -349,7 +349,7 @@ def _session(number: int, model: bytes) -> Any:
     options.log_severity_level = ERRORS_ALONE
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has an error for each of its states
+    except Exception as error:  # onnxruntime has many kinds of errors
         raise InputError(
             f"part {number} is not run by onnxruntime ({shorten(str(error), 200)}); accepted: operators that it has"
         ) from None
@@ -386,7 +386,7 @@ def _application(name: str, cut: _Cut) -> Application:
 
 
 def _sources(tensors: Iterable[str], home: Mapping[str, tuple[int, int]]) -> tuple[list[str | int], list[Pick]]:
-    """Numbers of the parts that give some tensors, or names where the caller does; and where each tensor is in that."""
+    """Finds the sources of tensors: part numbers, or names of the caller's inputs; and the pick of each tensor."""
     entries: dict[str | int, int] = {}
     picks: list[Pick] = []
     for tensor in tensors:
@@ -417,7 +417,7 @@ def _runner(name: str, part: Part, picks: Sequence[Pick]) -> Callable[[list[Any]
 
 
 def _identifiers(names: Iterable[str]) -> list[str]:
-    """Names that Python takes, each once."""
+    """Converts names to distinct Python identifiers."""
     identifiers: list[str] = []
     for name in names:
         plain = re.sub(r"\W", "_", name, flags=re.ASCII) or "_"

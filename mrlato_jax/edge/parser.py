@@ -1,7 +1,7 @@
-"""The paper's parser: an application is run once, and becomes a DAG whose cycles and bytes were measured.
+"""The paper's parser: runs an application and makes a DAG of its measured cycles and bytes.
 
-A task's work is the processor time that it takes, in cycles of the machine that it is measured on. What a task sends
-and gives are the bytes of its inputs and of its result as `codec` packs them.
+A task's cycles are its processor time times the clock of the machine. Its upload and download bytes are the sizes of
+its inputs and of its result, encoded by `codec`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ RUNS = 5
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    """What running an application on one machine showed.
+    """The measurement of an application on one machine.
 
     Attributes:
-        program: what ran.
+        program: the program that ran.
         seconds: float64[runs, n], processor time of each task in each run.
         dataflow: the tasks with their cycles and the bytes between them.
-        returned: what the application gave, in the last run.
+        returned: the returned value of the last run.
     """
 
     program: Program
@@ -43,31 +43,31 @@ class Measured:
 
     @property
     def graph(self) -> TaskGraph:
-        """The DAG, by which it is planned."""
+        """The DAG for planning."""
         pins = tuple(call.pin for call in self.program.calls)
         return dataclasses.replace(self.dataflow.to_task_graph(), pins=pins)
 
     @property
     def spread(self) -> np.ndarray:
-        """float64[n], the middle half of each task's times over their median; 0 for one run."""
+        """float64[n], interquartile range of each task's times over their median; 0 for one run."""
         low, middle, high = np.percentile(self.seconds, (25, 50, 75), axis=0)
         return np.divide(high - low, middle, out=np.zeros_like(middle), where=middle > 0)
 
 
 def measure(app: Application, arguments: Mapping[str, Any], *, machine_hz: float, runs: int = RUNS) -> Measured:
-    """Runs an application in this process, every task in turn, and measures each.
+    """Runs an application in this process, one task after the other, and measures each task.
 
-    A task's time includes that of unpacking its inputs and packing its result, as it does on every machine.
+    The time of a task includes the decoding of its inputs and the encoding of its result, as on every machine.
 
     Args:
-        app: with its flow.
-        arguments: of the flow, by name.
-        machine_hz: clock of the processor that runs it: cycles are processor time multiplied by it.
-        runs: medians of so many are taken, after one that is not counted.
+        app: an application with a flow.
+        arguments: the flow's arguments by name.
+        machine_hz: clock of this processor; cycles are processor time times this clock.
+        runs: number of measured runs, whose medians are taken; one run before them is not counted.
 
     Raises:
-        InputError: other arguments than the flow has, results that cannot be sent, a clock or number out of range.
-        Exception: what a task raises.
+        InputError: the arguments do not fit the flow, a result cannot be sent, or a clock or number is out of range.
+        Exception: any exception of a task.
     """
     program, given = _checked(app, arguments, machine_hz, runs)
     seconds = np.zeros((runs + 1, len(program.calls)))
@@ -88,20 +88,20 @@ def measure(app: Application, arguments: Mapping[str, Any], *, machine_hz: float
 async def measure_at(
     machine: Machine, app: Application, arguments: Mapping[str, Any], *, machine_hz: float, runs: int = RUNS
 ) -> Measured:
-    """`measure` at a machine, such as a UE's local executor.
+    """Measures an application at a machine, such as a UE's local executor; see `measure`.
 
-    A machine whose processor time is rationed finds its caches cold whenever its turn comes, so that tasks need more
-    processor time there than in a process that runs on.
+    With a CPU quota, a machine finds its caches cold after each pause, so tasks need more processor time there than in
+    a process without a quota.
 
     Args:
-        machine: that has loaded the application.
-        app: with its flow.
-        arguments: of the flow, by name.
-        machine_hz: clock of the machine's processor, were its time not rationed.
+        machine: a machine that has loaded the application.
+        app: an application with a flow.
+        arguments: the flow's arguments by name.
+        machine_hz: clock of the machine's processor without the quota.
         runs: as in `measure`.
 
     Raises:
-        InputError: as in `measure`, a task that raised an exception, or a machine that ended.
+        InputError: as in `measure`; or a task raised an exception, or the machine ended.
     """
     program, given = _checked(app, arguments, machine_hz, runs)
     seconds = np.zeros((runs + 1, len(program.calls)))
@@ -137,7 +137,7 @@ async def _bring(run: RunOnMachine, order: Order, given: Mapping[int, bytes]) ->
 def _checked(
     app: Application, arguments: Mapping[str, Any], machine_hz: float, runs: int
 ) -> tuple[Program, dict[int, bytes]]:
-    """The program, and its arguments as its first tasks have them."""
+    """Checks the arguments; returns the program, and the packed arguments by their task."""
     check_type("app", app, Application)
     check_number("machine_hz", machine_hz, low=0.0, open_low=True)
     check_number("runs", runs, low=1, integer=True)
@@ -146,7 +146,7 @@ def _checked(
 
 
 def _measured(program: Program, seconds: np.ndarray, results: Mapping[int, bytes], machine_hz: float) -> Measured:
-    """The DAG of what was measured; a task without work has no bytes of its own."""
+    """Returns the measurement with its DAG; a task without work has no bytes of its own."""
     users: dict[int, set[int]] = {task: set() for task in range(len(program.calls))}
     for parent, child in program.edges:
         users[parent].add(child)
@@ -165,7 +165,7 @@ def _measured(program: Program, seconds: np.ndarray, results: Mapping[int, bytes
 def remaining(
     program: Program, graph: TaskGraph, there: Mapping[int, bytes]
 ) -> tuple[Program, TaskGraph, dict[int, int]]:
-    """What is left to do of an application once some results are at the UE: they become arguments.
+    """Returns the rest of an application when some results are already at the UE; these become arguments.
 
     Args:
         program: the application.
@@ -173,7 +173,7 @@ def remaining(
         there: packed results at the UE by task.
 
     Returns:
-        The program of the tasks that are still needed, its DAG, and each kept task's id in it by its id in `program`.
+        The program of the tasks that are still needed, its DAG, and a map from task ids in `program` to the new ids.
     """
     wanted = [task for task, call in enumerate(program.calls) if call.function is None and task not in there]
     wanted += [task for task in program.delivered if task not in there]

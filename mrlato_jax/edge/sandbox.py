@@ -1,13 +1,13 @@
-"""One program in an isolated process, the VM of a user; or, where that is asked for by name, in a plain process.
+"""One program in an isolated process, the VM of a user; or on request in a plain process.
 
-Isolation is bubblewrap's: namespaces of its own without a network, a read-only system, and nothing of the host's files
-beside what Python needs. Control groups of version 1 or 2 hold memory, processes and processor time. Where those cannot
-be written, resource limits hold the memory of each process and, in a VM of a user who is not root, the number of
-processes; nothing holds processor time then.
+bubblewrap isolates the program: it has its own namespaces without a network, a read-only system, and no files of the
+host except those that Python needs. Control groups of version 1 or 2 limit memory, processes and processor time. If
+they are not writable, resource limits bound the memory of each process and, unless the user is root, the number of
+processes of a VM; then processor time has no limit.
 
-A started program ends with the thread that started it, however that ends: the kernel kills it (`PR_SET_PDEATHSIG`), and
-with a VM's first process go all others in it. A plain program's children may live on, until the next start finds that
-the owner of their control group is gone.
+The kernel kills a started program when the thread that started it ends for any reason (`PR_SET_PDEATHSIG`). With a VM's
+first process, all its other processes end. Children of a plain program may survive until the next start finds that the
+owner of their control group has ended.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from typing import NamedTuple
 
 from mrlato_jax.errors import InputError, check_choice, check_number, escaped, shorten
 
-KINDS = ("bubblewrap", "process")  # "process": nothing is isolated
+KINDS = ("bubblewrap", "process")  # "process": no isolation
 GROUPS = Path("/sys/fs/cgroup")
-PERIOD_US = 10_000  # of quotas of processor time: short, so that a slow clock is not a coarse one
-LEAST_US = 1_000  # of processor time in a period that the kernel accepts; a longer period makes smaller shares
-TEMPORARY_BYTES = 2**26  # of /tmp, and of /dev/shm, in a VM; at most a quarter of its memory
-STOP_S = 5.0  # that what was killed may take to be gone
-END_S = 0.1  # that a program may take to end after its output has ended
-PIECE = 2**20  # bytes that are read ahead
-SAID_BYTES = 2000  # of standard error that are kept
-SAID_BYTES_PER_S = 2**20  # of standard error that are read: more would take time from others
-_TRY_S = 30.0  # that a first program may take to start, once in each process
+PERIOD_US = 10_000  # period of CPU quotas; short, so that a slow clock is still smooth
+LEAST_US = 1_000  # least quota per period that the kernel accepts; smaller shares need a longer period
+TEMPORARY_BYTES = 2**26  # size of /tmp, and of /dev/shm, in a VM; at most a quarter of its memory
+STOP_S = 5.0  # time limit for killed processes to disappear
+END_S = 0.1  # time limit for a program to end after the end of its output
+PIECE = 2**20  # bytes read ahead
+SAID_BYTES = 2000  # bytes of standard error that are kept
+SAID_BYTES_PER_S = 2**20  # read rate of standard error; reading more would slow down others
+_TRY_S = 30.0  # time limit of the trial start, once in each process
 _OURS = "mrlato"
 _count = itertools.count()
 
-# Runs before the program, outside of the VM, and becomes it. What Python ignores, the program would ignore, too.
+# Runs outside the VM and then becomes the program. Restores the signals that Python ignores, since they are inherited.
 _ENTER = """
 import ctypes, os, resource, signal, sys
 parent, core, memory, groups, *program = sys.argv[1:]
@@ -64,7 +64,7 @@ for number in (signal.SIGPIPE, signal.SIGXFSZ):
     signal.signal(number, signal.SIG_DFL)
 os.execvp(program[0], program)
 """
-# Runs in the VM: only there does the kernel count the VM's processes alone, and not all that its user has.
+# Runs in the VM, where the kernel counts only the VM's processes; outside, it would count all processes of the user.
 _HOLD_PROCESSES = """
 import os, resource, signal, sys
 most, *program = sys.argv[1:]
@@ -77,16 +77,16 @@ os.execvp(program[0], program)
 
 @dataclasses.dataclass(frozen=True)
 class Quota:
-    """What a VM may take.
+    """The limits of a VM.
 
     Attributes:
-        memory_bytes: of all its processes together, with what is in its /tmp.
-        processes: at a time, threads counted; bubblewrap's own two are not.
+        memory_bytes: memory of all its processes together, including the files in its /tmp.
+        processes: number of processes and threads at a time, without bubblewrap's own two.
         cpus: share of a core's time; 0.1 makes a clock ten times slower.
-        core: processor core that it is pinned to; None: any. The program can change that.
+        core: processor core that it is pinned to; None for any. The program can change the core.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number is out of range.
     """
 
     memory_bytes: int = 2**29
@@ -107,38 +107,36 @@ class Quota:
 class Ending(NamedTuple):
     """How a program ended."""
 
-    status: int  # as `Sandbox.wait` has it
+    status: int  # as in `Sandbox.wait`
     reason: str  # "stopped", "memory", "exit N" or "signal N"
 
 
 class Usage(NamedTuple):
-    """What a program and its processes have taken; None where no control group counts it."""
+    """Resources used by a program and its processes; None if no control group counts them."""
 
-    memory_bytes: int | None  # the most at a time
+    memory_bytes: int | None  # the peak
     cpu_s: float | None
 
 
 def limits() -> str:
-    """What holds quotas on this machine: "cgroup v1", "cgroup v2" or "rlimit"."""
+    """Returns what enforces quotas on this machine: "cgroup v1", "cgroup v2" or "rlimit"."""
     return _parents()[0]
 
 
 def check_kind(kind: str) -> None:
-    """Raises InputError where `kind` is none, or one that this machine cannot have."""
+    """Raises InputError if `kind` is unknown or not available on this machine."""
     check_choice("vm", kind, KINDS)
     if kind == "bubblewrap" and (missing := lacks()):
         raise InputError(f"vm is bubblewrap, but {missing}; accepted: process, by name, which isolates nothing")
 
 
 class Sandbox:
-    """A started program; `start` makes one.
-
-    When it ends, what it has left behind is ended, too.
+    """A started program; `start` makes one. At its end, its remaining processes are ended, too.
 
     Attributes:
-        stdin, stdout: of the program.
-        pid: of the process that was started.
-        holds: what holds its quotas, as `limits` says.
+        stdin, stdout: standard input and output of the program.
+        pid: id of the started process.
+        holds: what enforces its quotas, as in `limits`.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, kind: str, group: _Group | None) -> None:
@@ -154,25 +152,25 @@ class Sandbox:
 
     @property
     def cpus_held(self) -> bool:
-        """Whether `Quota.cpus` is held."""
+        """Whether `Quota.cpus` is enforced."""
         return self._group is not None
 
     @property
     def said(self) -> str:
-        """The end of what the program has written to standard error, in one printable line."""
+        """The end of the program's standard error, in one printable line."""
         return escaped(" | ".join(self._said.decode("utf-8", "replace").split("\n")).strip(" |"))
 
     def usage(self) -> Usage:
-        """What it has taken so far."""
+        """Returns the resources used so far."""
         return self._group.usage() if self._group is not None and not self._over.done() else self._usage
 
     async def wait(self) -> int:
-        """Its exit status, once it has ended; a signal's number below zero where that ended it."""
+        """Waits for the end; returns the exit status, or minus the number of the signal that ended the program."""
         return (await asyncio.shield(self._over)).status
 
     async def stop(self) -> Ending:
-        """Ends all its processes at once, if it has not ended yet."""
-        if self.stdout.at_eof():  # it is about to end, and then says itself how
+        """Kills all its processes, if it has not ended yet."""
+        if self.stdout.at_eof():  # the program is about to end with its own status
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), END_S)
         if self._process.returncode is None:
@@ -191,7 +189,7 @@ class Sandbox:
                 await self._group.vanish()
             self._listening.cancel()
             await asyncio.wait([self._listening])
-            with contextlib.suppress(TimeoutError):  # a plain program's children may still have it open
+            with contextlib.suppress(TimeoutError):  # a plain program's children may still have the pipe open
                 await asyncio.wait_for(self._listen(math.inf), END_S)
         except asyncio.CancelledError:  # the event loop ends
             self._kill()
@@ -201,14 +199,14 @@ class Sandbox:
         finally:
             self._listening.cancel()
             self.stdin.close()
-        if self._kind == "bubblewrap" and status > 128:  # it says so of a signal
+        if self._kind == "bubblewrap" and status > 128:  # bubblewrap's status for a signal
             status = 128 - status
         killed = status == -signal.SIGKILL
         ended = f"exit {status}" if status >= 0 else f"signal {-status}"
         return Ending(status, "memory" if killed and memory else "stopped" if killed and self._asked else ended)
 
     async def _listen(self, bytes_per_s: float) -> None:
-        """Reads standard error, so that it never fills, and not faster than is harmless."""
+        """Reads standard error, so that the pipe never fills; the rate is limited."""
         assert self._process.stderr is not None
         while piece := await self._process.stderr.read(2**16):
             self._said = (self._said + piece)[-SAID_BYTES:]
@@ -229,18 +227,18 @@ async def start(
     readable: Sequence[Path] = (),
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Sandbox:
-    """Starts a program whose standard input and output are ours.
+    """Starts a program with pipes as its standard input and output.
 
     Args:
         argv: the program and its arguments.
         kind: one of `KINDS`.
-        quota: what it may take.
-        readable: files and folders that a VM may read beside Python, each at its own place. A socket in one of them can
-            be connected to.
-        environment: variables; a VM has no other beside PATH, HOME and LANG, a plain process also has ours.
+        quota: the limits of the program.
+        readable: files and folders that a VM may read in addition to Python, each at its own path. The VM can also
+            connect to sockets in these folders.
+        environment: environment variables. A VM has these with PATH, HOME and LANG; a plain process inherits ours, too.
 
     Raises:
-        InputError: an isolation that this machine cannot have, or paths that are not there.
+        InputError: the isolation is not available on this machine, or a path does not exist.
     """
     check_kind(kind)
     places = [_readable(path) for path in readable]
@@ -250,7 +248,7 @@ async def start(
     if kind == "bubblewrap":
         inner = [sys.executable, "-I", "-S", "-c", _HOLD_PROCESSES, str(quota.processes + 1)]  # one of bubblewrap's
         words = [*_bubblewrap(quota, places, environment), *([] if held else inner), *argv]
-        own = {"PATH": os.defpath}  # a VM can read the environment of bubblewrap itself
+        own = {"PATH": os.defpath}  # the VM can read bubblewrap's own environment
     else:
         words, own = list(argv), {**os.environ, **environment}
     group = _Group(quota, beside=2 if kind == "bubblewrap" else 0) if held else None
@@ -272,7 +270,7 @@ async def start(
 
 
 def _entering(words: Sequence[str], quota: Quota, group: _Group | None) -> list[str]:
-    """A command that takes on the quota before it becomes the program."""
+    """Returns a command that applies the quota and then becomes the program."""
     core = "" if quota.core is None else str(quota.core)
     memory = str(quota.memory_bytes) if group is None else ""
     files = ":".join(group.entrances()) if group is not None else ""
@@ -282,7 +280,7 @@ def _entering(words: Sequence[str], quota: Quota, group: _Group | None) -> list[
 def _readable(path: Path) -> Path:
     place = Path(os.path.abspath(path))
     own = place in (Path("/"), Path("/tmp")) or place.is_relative_to("/proc") or place.is_relative_to("/dev")
-    if own or not place.exists():  # a VM has its own of those
+    if own or not place.exists():  # a VM has its own folders of these names
         accepted = "files and folders that are there, other than /, /tmp, /proc and /dev"
         raise InputError(f"readable has {shorten(str(path))}; accepted: {accepted}")
     return place
@@ -290,7 +288,7 @@ def _readable(path: Path) -> Path:
 
 @functools.cache
 def lacks() -> str:
-    """What this machine lacks for bubblewrap; empty where it lacks nothing."""
+    """Returns what this machine lacks for bubblewrap; empty if nothing."""
     if shutil.which("bwrap") is None:
         return "bwrap is not installed"
     home = Path(os.path.expanduser("~")).resolve()
@@ -307,13 +305,13 @@ def lacks() -> str:
 
 @functools.cache
 def _can_disable_nesting() -> bool:
-    """Whether bubblewrap is able to keep programs from making user namespaces in which they have capabilities."""
+    """Returns whether bubblewrap can forbid nested user namespaces, in which programs would have capabilities."""
     asked = subprocess.run(["bwrap", "--help"], capture_output=True, text=True, timeout=_TRY_S, check=False)
     return "--disable-userns" in asked.stdout + asked.stderr
 
 
 def _bubblewrap(quota: Quota, readable: Sequence[Path], environment: Mapping[str, str]) -> list[str]:
-    """The command in front of a program in a VM."""
+    """Returns the command prefix that runs a program in a VM."""
     size = str(min(TEMPORARY_BYTES, quota.memory_bytes // 4))
     words = [
         shutil.which("bwrap") or "bwrap", "--unshare-all", "--unshare-user", "--unshare-cgroup", "--die-with-parent",
@@ -336,13 +334,13 @@ def _bubblewrap(quota: Quota, readable: Sequence[Path], environment: Mapping[str
         if place.exists() and not any(place.is_relative_to(above) for above in bound):
             words += ["--ro-bind", str(place), str(place)]
             bound.append(place)
-    # A host's root is root in its VMs, too: without capabilities, but the files of /proc/sys are its own.
+    # If the host runs as root, its VMs do, too. They have no capabilities, but root owns the files of /proc/sys.
     words += ["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/"]
     return [*words, "--chdir", "/tmp", "--"]
 
 
 def _python() -> Iterator[Path]:
-    """Where Python is, with the links that lead to its program."""
+    """Yields the paths of Python's installation, with the links to its program."""
     for prefix in (sys.prefix, sys.base_prefix):
         yield Path(os.path.abspath(prefix))
         yield Path(prefix).resolve()
@@ -356,7 +354,7 @@ def _python() -> Iterator[Path]:
 
 @functools.cache
 def _parents() -> tuple[str, tuple[Path, ...]]:
-    """What holds quotas, as `limits` says, and the folders in which groups of VMs are made."""
+    """Returns what enforces quotas, as in `limits`, and the folders in which the groups of VMs are made."""
     for name, parents in _candidates():
         try:
             for parent in parents:
@@ -378,13 +376,15 @@ def _parents() -> tuple[str, tuple[Path, ...]]:
 
 
 def _candidates() -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """Where groups may perhaps be made."""
+    """Yields the folders in which groups might be made."""
     first = [GROUPS / kind for kind in ("cpu", "memory", "pids")]
     if all((folder / "cgroup.procs").exists() for folder in first):
         counts = [GROUPS / "cpuacct"] if (GROUPS / "cpuacct" / "cgroup.procs").exists() else []
-        folders = dict.fromkeys(folder.resolve() for folder in (*first, *counts))  # cpu and cpuacct may be one
+        folders = dict.fromkeys(
+            folder.resolve() for folder in (*first, *counts)
+        )  # cpu and cpuacct may be the same folder
         yield "cgroup v1", tuple(folder / _OURS for folder in folders)
-    # Where the root is not ours, a folder above our own group may be: that of a user's services.
+    # If the root is not writable, a folder above our own group may be: the folder of a user's services.
     own = next((line[3:] for line in _read(Path("/proc/self/cgroup")).splitlines() if line.startswith("0::")), "/")
     here = GROUPS / own.strip("/")
     for folder in (GROUPS, here, *(above for above in here.parents if above.is_relative_to(GROUPS))):
@@ -398,12 +398,12 @@ class _Group:
     """The control group of one VM: a folder for each kind of quota, or one for all.
 
     Args:
-        quota: what its processes may take.
-        beside: processes that they may be more.
-        within: folders in which it is made; None: those of this machine.
+        quota: the limits of its processes.
+        beside: number of additional processes allowed.
+        within: folders in which to make the group; by default those of this machine.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the group cannot be made.
     """
 
     def __init__(self, quota: Quota, *, beside: int = 0, within: Sequence[Path] | None = None) -> None:
@@ -427,22 +427,22 @@ class _Group:
             raise
 
     def entrances(self) -> list[str]:
-        """Files that let a process in."""
+        """Returns the files to which a process writes to join the group."""
         return [str(folder / "cgroup.procs") for folder in self._folders]
 
     def usage(self) -> Usage:
-        """What it counts."""
+        """Returns the resources that the group has counted."""
         memory = self._first("memory.max_usage_in_bytes") or self._first("memory.peak")
         nanoseconds, microseconds = self._first("cpuacct.usage"), self._counts("cpu.stat").get("usage_usec")
         seconds = int(nanoseconds) / 1e9 if nanoseconds else None if microseconds is None else microseconds / 1e6
         return Usage(int(memory) if memory else None, seconds)
 
     def out_of_memory(self) -> bool:
-        """Whether a process was killed for its memory."""
+        """Returns whether a process was killed for lack of memory."""
         return any(self._counts(file).get("oom_kill") for file in ("memory.oom_control", "memory.events"))
 
     def kill(self) -> None:
-        """Kills its processes; they may end at full speed."""
+        """Kills the processes of the group and lifts the CPU quota, so that they end quickly."""
         for file, text in (("cpu.cfs_quota_us", "-1"), ("cpu.max", "max"), ("cgroup.kill", "1")):
             for folder in self._folders:
                 if (folder / file).exists():
@@ -452,14 +452,14 @@ class _Group:
             _kill_all(folder)
 
     async def vanish(self) -> None:
-        """Removes it, once its killed processes are gone."""
+        """Removes the group after its killed processes have ended."""
         until = time.monotonic() + STOP_S
         while not self._remove() and time.monotonic() < until:
             await asyncio.sleep(0.002)
             self.kill()
 
     def vanish_now(self) -> None:
-        """As `vanish`, where the event loop does not run."""
+        """Removes the group without an event loop; see `vanish`."""
         until = time.monotonic() + STOP_S
         while not self._remove() and time.monotonic() < until:
             self.kill()
@@ -478,7 +478,7 @@ class _Group:
 
 
 def _settings(quota: Quota, beside: int) -> dict[str, str]:
-    """What is written into files of a group where they are; of both versions, in this order."""
+    """Returns the settings of a group by file, for both versions, in order of writing; missing files are skipped."""
     period = max(PERIOD_US, math.ceil(LEAST_US / quota.cpus))
     share = max(LEAST_US, round(quota.cpus * period))
     return {
@@ -495,14 +495,14 @@ def _settings(quota: Quota, beside: int) -> dict[str, str]:
 
 
 def _owner(pid: int) -> tuple[str, str, str]:
-    """What tells a process from all others: namespace, number, and when it began; that is empty where it is gone."""
+    """Returns the identity of a process: PID namespace, number, and start time, which is empty for an ended process."""
     namespace = os.stat("/proc/self/ns/pid").st_ino
     words = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return str(namespace), str(pid), words[19] if len(words) > 19 and words[0] not in ("Z", "X") else ""
 
 
 def _remove_stale(parent: Path) -> None:
-    """Removes groups whose owner is gone. Those of other containers are left alone: their owners cannot be seen."""
+    """Removes groups whose owner has ended. Groups of other containers stay, since their owners are not visible."""
     for folder in parent.iterdir():
         words = folder.name.split("-")
         if len(words) == 4 and words[1].isdecimal():
@@ -514,7 +514,7 @@ def _remove_stale(parent: Path) -> None:
 
 def _kill_all(folder: Path) -> None:
     for pid in _read(folder / "cgroup.procs").split():
-        if int(pid) > 0:  # those of another namespace of processes are called 0
+        if int(pid) > 0:  # processes of another PID namespace have number 0
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(pid), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""The paper's offload scheduler: a plan for an application, by a policy or by a planner."""
+"""The paper's offload scheduler: plans an application with a policy or a planner."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mrlato_jax.inference.offloader import MODES, Offloader
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import PLANNERS, Plan
 
-HOW = (*MODES, *PLANNERS)  # ways to plan
+HOW = (*MODES, *PLANNERS)  # methods of planning
 
 
 class Scheduler:
-    """Plans by name; the policy is loaded when it is first asked for.
+    """Plans with a method given by name. The policy is loaded at its first use.
 
     Args:
-        policy: as `load_offloader` takes it.
+        policy: as in `load_offloader`.
     """
 
     def __init__(self, policy: str = GENERAL) -> None:
@@ -24,15 +24,15 @@ class Scheduler:
         self._policy: Offloader | None = None
 
     def plan(self, graph: TaskGraph, system: System, how: str) -> Plan:
-        """A plan for one application.
+        """Plans one application.
 
         Args:
             graph: its DAG.
-            system: the system that it is to run on.
+            system: the system that it runs on.
             how: a mode of the policy, or a planner: one of `HOW`.
 
         Raises:
-            InputError: no such way to plan, or a policy that cannot be loaded.
+            InputError: `how` is unknown, or the policy cannot be loaded.
         """
         check_choice("mode", how, HOW)
         if how in PLANNERS:

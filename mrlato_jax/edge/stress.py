@@ -1,7 +1,7 @@
-"""What an MEC host bears: throughput and overhead, growth over many tasks, injected faults, hostile messages.
+"""Stress tests of an MEC host: throughput and overhead, growth over many tasks, injected faults, hostile messages.
 
-Host and UEs are in this process, on loopback without a pace; VMs and local executors are processes of their own. Under
-hostile messages the host is a process of its own, too, so that its memory can be told from the attacker's.
+Host and UEs run in this process, on loopback without a paced link; VMs and local executors are separate processes. For
+hostile messages the host is a separate process, too, so its memory can be measured apart from the attacker's.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from mrlato_jax.edge.ue import Connection, Run, Ue
 from mrlato_jax.edge.vm import Order
 
 HZ = 10e9
-READ_S = 0.2  # that an attacker waits for an answer
-CLUSTER_S = 60.0  # that a cluster may take until all its workers are there
-# Runs a module of Dask. It ends with the thread that started it, however that ends.
+READ_S = 0.2  # time that an attacker waits for an answer
+CLUSTER_S = 60.0  # time limit for the start of a cluster with all workers
+# Runs a module of Dask. The process ends with the thread that started it.
 _DASK = FACELESS + (
     "import ctypes, runpy, signal; ctypes.CDLL(None).prctl(1, signal.SIGKILL); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
@@ -48,7 +48,7 @@ _DASK = FACELESS + (
 
 
 def chain(tasks: int, milliseconds: float, size: float) -> TaskGraph:
-    """Tasks one after the other, each with so much work and so many bytes either way."""
+    """Returns a chain of tasks; each takes `milliseconds` and sends `size` bytes in each direction."""
     return TaskGraph.from_edges(
         cycles=[HZ * milliseconds / 1e3] * tasks, upload_bytes=[size] * tasks, download_bytes=[size] * tasks,
         edges=[(task, task + 1) for task in range(tasks - 1)],
@@ -56,7 +56,7 @@ def chain(tasks: int, milliseconds: float, size: float) -> TaskGraph:
 
 
 def wide(tasks: int, milliseconds: float, size: float) -> TaskGraph:
-    """A first and a last task, and the others between them side by side."""
+    """Returns a fork-join DAG: a first and a last task, and all others in parallel between them."""
     edges = [(0, task) for task in range(1, tasks - 1)] + [(task, tasks - 1) for task in range(1, tasks - 1)]
     return TaskGraph.from_edges(
         cycles=[HZ * milliseconds / 1e3] * tasks, upload_bytes=[size] * tasks, download_bytes=[size] * tasks,
@@ -66,7 +66,7 @@ def wide(tasks: int, milliseconds: float, size: float) -> TaskGraph:
 
 @contextlib.asynccontextmanager
 async def serving(folder: Path, users: int, **more: Any) -> AsyncIterator[tuple[Mec, str]]:
-    """A host and its address; users are called u0, u1, ..."""
+    """Context with a host and its address; the users are named u0, u1, ..."""
     certificates.make(folder, [f"u{number}" for number in range(users)])
     host = Mec([DAGS], folder, **more)
     try:
@@ -76,7 +76,7 @@ async def serving(folder: Path, users: int, **more: Any) -> AsyncIterator[tuple[
 
 
 def is_right(run: Run, graph: TaskGraph) -> bool:
-    """Whether each result has the mark of its task and of all that it came from."""
+    """Returns whether each result has the mark of its task and of the task's ancestors."""
     marks, parents = dags.marks(graph), set(graph.edges[:, 0].tolist())
     wanted = [marks[task] for task in range(graph.num_tasks) if task not in parents]
     return [result[: dags.MARK_BYTES] for result in run.returned] == wanted
@@ -90,12 +90,12 @@ async def _offload(equipment: Ue, graph: TaskGraph, **more: Any) -> Run:
 
 
 async def overhead(folder: Path, kind: str, runs: int = 20, **more: Any) -> dict[str, float]:
-    """What an offloaded task takes beyond its work, one user alone: milliseconds, with 20 kB either way on loopback.
+    """Measures the overhead of an offloaded task, milliseconds: one user, 20 kB in each direction on loopback.
 
     Args:
-        folder: for the certificates.
+        folder: folder for the certificates.
         kind: isolation of the VM.
-        runs: of twenty tasks.
+        runs: number of runs of twenty tasks.
         more: further arguments of `Mec`.
     """
     graph = chain(20, 2.0, 20e3)
@@ -113,20 +113,20 @@ async def overhead(folder: Path, kind: str, runs: int = 20, **more: Any) -> dict
 class DaskCluster(NamedTuple):
     """The processes of a cluster on this machine."""
 
-    address: str  # of the scheduler
+    address: str  # address of the scheduler
     scheduler: subprocess.Popen[bytes]
-    workers: dict[str, subprocess.Popen[bytes]]  # by their addresses
+    workers: dict[str, subprocess.Popen[bytes]]  # by address
 
 
 @contextlib.contextmanager
 def started_cluster(folder: Path, workers: int = 2) -> Iterator[DaskCluster]:
-    """A Dask cluster on loopback, while it is entered.
+    """Context with a Dask cluster on loopback.
 
     Args:
-        folder: where its processes write their files; it is made.
-        workers: how many.
+        folder: folder for the files of its processes; created.
+        workers: number of workers.
     """
-    from distributed import Client  # which no other part needs
+    from distributed import Client  # only needed here
 
     folder.mkdir(parents=True)
     file, log = folder / "scheduler.json", folder / "log.txt"
@@ -161,7 +161,7 @@ def started_cluster(folder: Path, workers: int = 2) -> Iterator[DaskCluster]:
 
 
 async def cluster(folder: Path, kind: str, runs: int = 20) -> dict[str, float]:
-    """The overhead with the VM on a worker of a Dask cluster on this machine, beside that with the VM of the host."""
+    """Measures the overhead with the VM on a local Dask worker, and for comparison with the VM on the host."""
     with started_cluster(folder / "dask") as dask:
         here = await overhead(folder / "here", kind, runs)
         there = await overhead(folder / "there", kind, runs, dask=dask.address)
@@ -172,13 +172,13 @@ async def cluster(folder: Path, kind: str, runs: int = 20) -> dict[str, float]:
 
 
 async def throughput(folder: Path, kind: str, users: int = 8, seconds: float = 10.0) -> dict[str, float]:
-    """Tasks a second through one host, 5 kB either way and next to no work, all users at once."""
+    """Measures the tasks per second of one host: 5 kB in each direction, almost no work, all users at once."""
     graph = wide(50, 0.1, 5e3)
     async with serving(folder, users, kind=kind, rules=Rules(most_users=users)) as (_, address):
         all_there = asyncio.Barrier(users)
 
         async def user(number: int) -> int:
-            """Runs that began and ended while all users were at it."""
+            """Counts the runs that began and ended while all users were active."""
             async with Ue([DAGS], address, folder, f"u{number}") as equipment:
                 await _offload(equipment, graph)
                 await all_there.wait()
@@ -197,7 +197,7 @@ async def throughput(folder: Path, kind: str, users: int = 8, seconds: float = 1
 async def growth(
     folder: Path, kind: str, tasks: int = 100_000, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, Any]:
-    """Memory and open files of host and UE, and the VM's memory, after a tenth of the tasks and after all."""
+    """Measures memory and open files of host and UE, and the VM's memory, after a tenth of the tasks and after all."""
     graph = wide(100, 0.05, 2e3)
     counts = []
     async with serving(folder, 1, kind=kind) as (host, address), Ue([DAGS], address, folder, "u0") as equipment:
@@ -224,12 +224,12 @@ def _resident(process: str) -> int:
 
 
 LINK = Rates(50e6, 50e6)
-SLOW_S = 0.3  # that a caller waits over a slow link
+SLOW_S = 0.3  # patience of a caller over a slow link
 
 
 @dataclasses.dataclass
 class _Ground:
-    """Where faults strike: one host behind a paced link, one UE, and the run that is hit."""
+    """The setting of faults: one host behind a paced link, one UE, and the affected run."""
 
     folder: Path
     kind: str
@@ -242,11 +242,11 @@ class _Ground:
     is_down: bool = False  # whether the host was killed
 
     async def any_moment(self) -> None:
-        """Waits for a random part of a run."""
+        """Waits for a random fraction of a run's time."""
         await asyncio.sleep(self.rng.uniform(0.0, 0.06))
 
     async def vm_at_work(self) -> None:
-        """Waits until the VM has begun a task: its part may be over long before the run is."""
+        """Waits until the VM has started a task, since the VM may finish long before the run."""
         while not self.running.done():
             machine = self.host._users["u0"].machine
             if machine is not None and not machine.lost and machine._running:
@@ -276,10 +276,10 @@ class _Ground:
             _kill(_here(self.equipment.local).pid)
 
     async def nothing(self) -> None:
-        """The fault is in the application."""
+        """Does nothing; the fault is in the application."""
 
     async def mend(self) -> None:
-        """The host, where it was killed, and the link as they were."""
+        """Restores the link, and starts the host again if it was killed."""
         if self.is_down:
             self.host, self.is_down = _host(self.folder, self.kind), False
             await self.host.start(f"127.0.0.1:{self.port}")
@@ -292,8 +292,8 @@ class _Fault(NamedTuple):
 
     strike: Callable[[_Ground], Awaitable[None]]
     moment: Callable[[_Ground], Awaitable[None]] = _Ground.any_moment
-    patience_s: float | None = None  # of the caller
-    stuck: bool = False  # whether one task of the application takes longer than the host lets it
+    patience_s: float | None = None  # patience of the caller
+    stuck: bool = False  # whether one task of the application exceeds the host's time limit
 
 
 FAULTS = {
@@ -305,7 +305,7 @@ FAULTS = {
     "local executor killed": _Fault(_Ground.kill_local_executor),
     "task beyond its time": _Fault(_Ground.nothing, stuck=True),
 }
-_TASK_S = 0.4  # that the host gives a task
+_TASK_S = 0.4  # the host's time limit of a task
 
 
 def _host(folder: Path, kind: str) -> Mec:
@@ -315,15 +315,15 @@ def _host(folder: Path, kind: str) -> Mec:
 async def faults(
     folder: Path, kind: str, count: int = 200, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, Any]:
-    """Runs with a fault in each, at a random moment of its work: how many gave the right result, and what it met.
+    """Makes runs with one fault each, at a random moment, and counts the correct results.
 
-    The link is a paced one of 50 Mbit/s. Half of the applications are small and wait for their machines; in the others
-    the links are busy. A fault that came before the run had begun or after its end is none: the run is done again, with
-    another moment. Where the link is slow, the caller waits for `SLOW_S` and then goes on alone.
+    The link is paced at 50 Mbit/s. Half of the applications are small, and computing dominates; in the others transfers
+    dominate. If the fault comes before the start or after the end of a run, the run is repeated with another moment.
+    With a slow link, the caller waits for `SLOW_S` and then continues alone.
 
     Returns:
-        Faults that met a run, right results among them, runs that said so in their events by kind, and runs of which
-        tasks ran elsewhere than planned.
+        The number of injected faults, of correct results, of runs whose events report the fault (by kind), and of runs
+        with tasks that did not run where planned.
     """
     certificates.make(folder, ["u0"])
     host = _host(folder, kind)
@@ -349,7 +349,11 @@ async def faults(
 
 
 async def _struck(ground: _Ground, fault: _Fault) -> tuple[Run | None, TaskGraph, bool]:
-    """A run with a fault (None: the fault came too late), its DAG, and whether tasks ran elsewhere than planned."""
+    """Makes a run with a fault.
+
+    Returns:
+        The run (None if the fault came too late), its DAG, and whether tasks did not run where planned.
+    """
     rng = ground.rng
     graph = rng.choice((wide(8, 4.0, 3e3), wide(200, 0.2, 3e3)))
     n = graph.num_tasks
@@ -388,10 +392,13 @@ def _kill(pid: int) -> None:
 async def hostility(
     folder: Path, kind: str, messages: int = 10_000, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, Any]:
-    """Hostile messages of a user with a certificate, while another is served by the same host, a process of its own.
+    """Sends hostile messages of one user with a certificate while the same host serves an honest user.
+
+    The host is a separate process.
 
     Returns:
-        Messages, honest runs, those of them that went wrong, and the host's memory and open files after each tenth.
+        The numbers of messages, of honest runs and of failures among them, and the host's memory and open files after
+        each tenth.
     """
     rng, graph = random.Random(1), wide(10, 0.5, 2e3)
     begin = framed(["begin"], _order(graph))
@@ -454,11 +461,11 @@ def _order(graph: TaskGraph) -> bytes:
 
 
 def hostile(rng: random.Random, begin: bytes) -> Sequence[bytes]:
-    """The frames of a run, of which something is wrong.
+    """Returns the frames of a run with a fault in them.
 
     Args:
-        rng: that chooses it.
-        begin: a right first frame.
+        rng: generator that chooses the fault.
+        begin: a valid first frame.
     """
     ruined = bytearray(begin)
     ruined[rng.randrange(len(ruined))] ^= 1 << rng.randrange(8)

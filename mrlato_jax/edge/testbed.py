@@ -1,9 +1,9 @@
 """A testbed on one machine: a UE and an MEC host with a link of given rates between them.
 
-As root, each end has a network namespace of its own and the kernel shapes the link. Otherwise both are on loopback, and
-a proxy of ours paces what they send. Where there are two cores, the UE has one and the MEC host with its VMs has the
-other; the proxy may use either. The UE's clock is set by a quota of processor time, or by waiting after each
-task where quotas cannot be set.
+As root, each end has its own network namespace, and the kernel shapes the link. Otherwise both ends are on loopback,
+and a proxy paces their traffic. On two or more cores, the UE has one core and the MEC host with its VMs another; the
+proxy may use either. A quota of processor time sets the UE's clock; if quotas cannot be set, the UE waits after each
+task.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
 
 class Bed:
-    """Both ends and what is between them.
+    """The testbed: a UE, an MEC host, and the link between them.
 
     Args:
-        system: one server; its rates are the link's, and its clocks have the ratio that the ends are given.
-        names: the applications that the host has, as `cases.case` takes them.
-        link: one of `LINKS`; None: namespaces where this machine can have them.
-        vm: isolation of the VMs, one of `sandbox.KINDS`; None: bubblewrap where this machine can have it.
+        system: a system with one server. The link has its rates; the clocks of the two ends have its ratio.
+        names: the applications of the host, as in `cases.case`.
+        link: one of `LINKS`; by default namespaces if this machine supports them.
+        vm: isolation of the VMs, one of `sandbox.KINDS`; by default bubblewrap if this machine supports it.
 
     Attributes:
-        link: what the link is.
-        vm: what isolates the VMs.
+        link: kind of the link.
+        vm: isolation of the VMs.
         clock: how the UE's clock is set, one of `CLOCKS`.
-        cores: processor cores of the UE and of the MEC host with its VMs; None where there are not two.
+        cores: processor cores of the UE and of the MEC host with its VMs; None with fewer than two cores.
 
     Raises:
-        InputError: several servers, a VM that is slower than the UE, or a link or isolation that this machine has not.
+        InputError: there are several servers, the VM is slower than the UE, or this machine lacks the link or the
+            isolation.
     """
 
     def __init__(self, system: System, names: Sequence[str], *, link: str | None = None, vm: str | None = None) -> None:
@@ -80,14 +81,14 @@ class Bed:
         self._port = 0
 
     def case(self, name: str, arguments: Mapping[str, Any] | None = None) -> Case:
-        """One of the applications, measured here and now at both ends' cores and clocks.
+        """Measures one of the applications with the cores and clocks of both ends.
 
         Args:
-            name: of the application.
-            arguments: of it; None: those of its example.
+            name: name of the application.
+            arguments: its arguments; by default those of its example.
 
         Raises:
-            InputError: as `cases.case` does.
+            InputError: as in `cases.case`.
         """
         ue_core, vm_core = self.cores or (None, None)
         return case(name, self._system, arguments, ue=Place(self._share, ue_core), vm=Place(1.0, vm_core))
@@ -115,17 +116,17 @@ class Bed:
 
     @property
     def address(self) -> str:
-        """Where the UE finds the MEC host."""
+        """The address at which the UE reaches the MEC host."""
         if self._shaped is not None:
             return f"{self._shaped.mec_address}:{self._port}"
         assert self._paced is not None
         return f"127.0.0.1:{self._paced.port}"
 
     def ue(self, app: str, **more: Any) -> Ue:
-        """The UE; to be entered within `at_ue`.
+        """Returns the UE; enter its context within `at_ue`.
 
         Args:
-            app: the application that it runs: loading others would take long at its clock.
+            app: the application that it runs; loading others would take long at the UE's clock.
             more: further arguments of `Ue`.
         """
         core = self.cores[0] if self.cores else None
@@ -133,24 +134,24 @@ class Bed:
 
     @contextlib.contextmanager
     def at_ue(self) -> Iterator[None]:
-        """This thread, and those that it starts, on the UE's side of the link and on its core."""
+        """Context that moves this thread, and threads that it starts, to the UE's side of the link and to its core."""
         with _at(self.cores and self.cores[0], self._shaped.ue if self._shaped else None):
             yield
 
     def runs(self, case: Case, system: System, plans: Mapping[str, Plan], count: int) -> list[tuple[str, int, Run]]:
-        """Runs an application under each plan in turns, so that what disturbs the machine disturbs all.
+        """Runs an application with all plans in turn, so that disturbances of the machine affect all plans.
 
         Args:
             case: the application.
-            system: that it is planned for, with the rule of the runs.
-            plans: by name.
-            count: runs of each, after one of the first plan that wakes both ends up and is not counted.
+            system: the system used for the plans, with the channel rules of the runs.
+            plans: plans by name.
+            count: number of runs of each plan; one warm-up run of the first plan is not counted.
 
         Returns:
             (name of the plan, number of the run, run) in the order of the runs.
 
         Raises:
-            InputError, TaskFailedError, ServerLostError, LocalLostError: as `Ue.run` does.
+            InputError, TaskFailedError, ServerLostError, LocalLostError: as in `Ue.run`.
         """
 
         async def every() -> list[tuple[str, int, Run]]:
@@ -172,14 +173,14 @@ class Bed:
         return apart(there)
 
     def start_host(self) -> None:
-        """Starts the MEC host, at the port that it had where it is started again.
+        """Starts the MEC host; after a kill, at the same port.
 
         Raises:
-            InputError: it does not serve; the error has its last words.
+            InputError: the host does not start; the message has its last output.
         """
         name = "127.0.0.1" if self._shaped is None else self._shaped.mec_address
         core = self.cores and self.cores[1]
-        # Not by `ip netns exec`, which hides the control groups.
+        # Without `ip netns exec`, which hides the control groups.
         with _at(core, self._shaped.mec if self._shaped else None):
             self._host = HostProcess(
                 self._apps, self._credentials, listen=f"{name}:{self._port}", vm=self.vm, core=core
@@ -187,7 +188,7 @@ class Bed:
         self._port = self._host.port
 
     def kill_host(self) -> None:
-        """Ends the MEC host as a failure would."""
+        """Kills the MEC host, like a failure."""
         if self._host is not None:
             self._host.kill()
             self._host = None
@@ -195,7 +196,7 @@ class Bed:
 
 @contextlib.contextmanager
 def _at(core: int | None, namespace: str | None) -> Iterator[None]:
-    """This thread, and what it starts, on a core and in a network namespace; None: where it is."""
+    """Context that moves this thread, and all that it starts, to a core and a network namespace; None: no move."""
     with contextlib.ExitStack() as stack:
         if core is not None:
             stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
@@ -207,7 +208,7 @@ def _at(core: int | None, namespace: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _inside(namespace: str) -> Iterator[None]:
-    """This thread, and those that it starts, in a network namespace."""
+    """Context that moves this thread, and threads that it starts, into a network namespace."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{namespace}") as target:
         if libc.setns(target.fileno(), _NEW_NETWORK):

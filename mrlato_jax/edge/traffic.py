@@ -1,6 +1,6 @@
-"""Traffic management: who may come in, and how much of what.
+"""Traffic management: admission of users and rate limits.
 
-Nothing here reads a clock: the time is passed in, in seconds of any clock that never goes back.
+This module reads no clock. Callers pass the time, in seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_NAMES = 100_000
 
 
 class RefusedError(Exception):
-    """The rules do not let a user in; `reason` is one of `REASONS`."""
+    """The rules refuse a user; `reason` is one of `REASONS`."""
 
     def __init__(self, reason: str) -> None:
         check_choice("reason", reason, REASONS)
@@ -35,21 +35,21 @@ class Rules:
     """The rules of a host.
 
     Attributes:
-        users: who may come in; None: everyone with a certificate of the authority.
-        most_users: with a VM at a time.
-        most_runs: of one user at a time.
-        most_tasks: of one run.
-        most_message_bytes: of one message.
-        messages_per_s: of one user; who sends more waits.
-        bytes_per_s: of one user; who sends more waits.
-        burst_s: seconds' worth of either that may come at once.
-        task_s: most seconds of one task; a longer one ends its VM.
-        run_s: most seconds of one run; a longer one is ended.
+        users: names of the admitted users; None admits everyone with a certificate of the authority.
+        most_users: limit of users with a VM at a time.
+        most_runs: limit of one user's runs at a time.
+        most_tasks: limit of tasks in one run.
+        most_message_bytes: size limit of one message.
+        messages_per_s: limit of one user's messages per second; beyond it, messages wait.
+        bytes_per_s: limit of one user's bytes per second; beyond it, messages wait.
+        burst_s: size of a burst, in seconds of either rate.
+        task_s: time limit of one task, seconds; a longer task ends its VM.
+        run_s: time limit of one run, seconds; a longer run is ended.
         idle_s: seconds after which a VM without a run is stopped.
-        memory_bytes, processes, cpus: of a VM, as `Quota` has them.
+        memory_bytes, processes, cpus: limits of a VM, as in `Quota`.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
     """
 
     users: tuple[str, ...] | None = None
@@ -87,10 +87,10 @@ class Rules:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The rules of a file: a JSON object with some of the attributes; the others have their defaults.
+        """Reads rules from a file: a JSON object with some of the attributes. Missing ones take their defaults.
 
         Raises:
-            InputError: a file that cannot be read, an attribute that no rules have, or a value out of range.
+            InputError: the file cannot be read, an attribute is unknown, or a value is out of range.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         accepted = f"a JSON object with some of {', '.join(names)}"
@@ -108,33 +108,33 @@ class Rules:
 
 
 class Meter:
-    """How much one user sends: two token buckets, of messages and of bytes.
+    """The rate limiter of one user: two token buckets, for messages and for bytes.
 
-    In any time t, at most rate * t and the burst pass. What is larger than the burst passes when its bucket is full,
-    and what comes behind it waits until it is paid for.
+    During any time t, at most rate * t plus the burst pass. A message larger than the burst passes when its bucket is
+    full; the next message waits until the bucket has gained the excess.
 
     Args:
-        rules: rates and burst.
+        rules: the rates and the burst.
     """
 
     def __init__(self, rules: Rules) -> None:
         self._rates = (float(rules.messages_per_s), float(rules.bytes_per_s))
         self._burst_s = float(rules.burst_s)
-        self._owed_s = (0.0, 0.0)  # of each bucket: seconds from `_since` until it is full
+        self._owed_s = (0.0, 0.0)  # seconds from `_since` until each bucket is full
         self._since = -math.inf
 
     def wait_s(self, messages: int, size: int, now: float) -> float:
-        """Seconds to wait until this may pass; 0: it passes now, and is counted.
+        """Returns the seconds to wait before these messages may pass; with 0 they pass now and are counted.
 
-        Who asks again after that time passes, if nobody else has passed meanwhile.
+        A call after that wait returns 0 if nothing else has passed in the meantime.
 
         Args:
-            messages: how many come together.
+            messages: number of messages.
             size: their bytes.
-            now: the time; one before the last that passed counts as that.
+            now: the time. A time before the last pass counts as the time of that pass.
 
         Raises:
-            InputError: a negative number, or a time that is not finite.
+            InputError: a number is negative, or the time is not finite.
         """
         if not (messages >= 0 and size >= 0 and math.isfinite(now)):
             raise InputError(
@@ -147,38 +147,38 @@ class Meter:
             self.charge(messages, size, now)
             return 0.0
         wait += max(0.0, self._since - now)
-        return wait + 4 * math.ulp(abs(now) + wait + max(self._owed_s) + self._burst_s)  # what rounding may take away
+        return wait + 4 * math.ulp(abs(now) + wait + max(self._owed_s) + self._burst_s)  # margin for rounding
 
     def charge(self, messages: int, size: int, now: float) -> None:
-        """Counts what has come already, however much it is: what comes next waits for it.
+        """Counts messages that have already arrived, without a limit; later messages wait for them.
 
         Args:
-            messages: how many came together.
+            messages: number of messages.
             size: their bytes.
-            now: the time, as `wait_s` takes it.
+            now: the time, as in `wait_s`.
         """
         left, cost = self._left(now), self._cost(messages, size)
         self._owed_s, self._since = (left[0] + cost[0], left[1] + cost[1]), max(self._since, now)
 
     def is_at_rest(self, now: float) -> bool:
-        """Whether both buckets are full, as those of a new meter are."""
+        """Returns whether both buckets are full, as in a new meter."""
         return not any(self._left(now))
 
     def _left(self, now: float) -> tuple[float, float]:
-        """Seconds until each bucket is full."""
+        """Returns the seconds until each bucket is full."""
         elapsed = max(0.0, now - self._since)
         return max(0.0, self._owed_s[0] - elapsed), max(0.0, self._owed_s[1] - elapsed)
 
     def _cost(self, messages: int, size: int) -> tuple[float, float]:
-        """Seconds in which each bucket gains what this takes."""
+        """Returns the seconds in which each bucket gains the cost of these messages."""
         return messages / self._rates[0], size / self._rates[1]
 
 
 class Meters:
-    """A meter for each user. One that is at rest may be forgotten: a new one is like it.
+    """A meter for each user. A meter at rest may be dropped, since a new meter is equal to it.
 
     Args:
-        rules: of each meter.
+        rules: the rules of each meter.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -186,10 +186,10 @@ class Meters:
         self._meters: dict[str, Meter] = {}
 
     def of(self, user: str, now: float) -> Meter:
-        """The meter of a user, to be used at this time: it may be forgotten later.
+        """Returns the meter of a user, for use at this time only; it may be dropped later.
 
         Args:
-            user: whose it is.
+            user: name of the user.
             now: the time.
         """
         meter = self._meters.get(user)
@@ -201,51 +201,51 @@ class Meters:
 
 
 class Admission:
-    """Who is in. It remembers nobody who was refused.
+    """The admitted users. Refused users leave no state.
 
-    A user is in while a run of theirs goes on, and for `Rules.idle_s` after the last one where their VM is kept.
+    A user is admitted during a run, and if the VM is kept, for `Rules.idle_s` after the last run.
 
     Attributes:
-        refused: how often, by reason.
+        refused: number of refusals by reason.
 
     Args:
-        rules: who may come in, and how many.
+        rules: admitted users and their limits.
     """
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._known = None if rules.users is None else frozenset(rules.users)
         self._runs: dict[str, int] = {}
-        self._idle: dict[str, float] = {}  # when their last run ended, the first first
+        self._idle: dict[str, float] = {}  # end of their last run, in ascending order
         self.refused: Counter[str] = Counter()
 
     @property
     def users(self) -> int:
-        """How many are in, as far as it was known when one last entered or left."""
+        """Number of admitted users, as of the last call of `enter` or `leave`."""
         return len(self._runs) + len(self._idle)
 
     def runs(self, user: str) -> int:
-        """How many runs of a user go on."""
+        """Returns the number of a user's current runs."""
         return self._runs.get(user, 0)
 
     def check_known(self, user: str) -> None:
-        """Lets a user pass whom the rules name.
+        """Checks that the rules allow a user.
 
         Raises:
-            RefusedError: they name others; this is counted.
+            RefusedError: the rules do not name the user; the refusal is counted.
         """
         if self._known is not None and user not in self._known:
             self.refuse("unknown user")
 
     def enter(self, user: str, now: float = -math.inf) -> None:
-        """Lets a user begin a run.
+        """Admits a user for a run.
 
         Args:
-            user: who it is.
-            now: the time, by which VMs that were kept have ended.
+            user: name of the user.
+            now: the time, which decides which kept VMs have ended.
 
         Raises:
-            RefusedError: the rules do not allow it; this is counted.
+            RefusedError: the rules do not allow the run; the refusal is counted.
         """
         self.check_known(user)
         while self._idle and now - self._idle[first := next(iter(self._idle))] >= self._rules.idle_s:
@@ -262,11 +262,11 @@ class Admission:
         """Ends a run of a user.
 
         Args:
-            user: who it is.
-            now: the time, where the user's VM is kept for `Rules.idle_s`; None: it is not, or the user has none.
+            user: name of the user.
+            now: the time, if the user's VM is kept for `Rules.idle_s`; None if there is no VM to keep.
 
         Raises:
-            InputError: a user who has no run.
+            InputError: the user has no run.
         """
         runs = self.runs(user)
         if not runs:
@@ -279,11 +279,11 @@ class Admission:
             self._idle[user] = now
 
     def refuse(self, reason: str) -> NoReturn:
-        """Refuses a user for a reason that the caller found.
+        """Refuses a user for the caller's reason.
 
         Raises:
-            RefusedError: always; this is counted.
+            RefusedError: always; the refusal is counted.
         """
         check_choice("reason", reason, REASONS)
         self.refused[reason] += 1
-        raise RefusedError(reason)  # under no name: that would make a cycle with its traceback, which lives on
+        raise RefusedError(reason)  # not bound to a name, which would make a reference cycle with the traceback

@@ -1,11 +1,11 @@
-"""The UE: runs a planned application, part of it here and part of it at the MEC host.
+"""The UE: runs a planned application partly at the UE and partly at the MEC host.
 
-A plan says where each task runs and in which order; `movements` says what is sent. Each resource takes its own in
-scheduling order, as the model has it: the uplink sends, the VM computes, the downlink brings home, the local executor
-computes. Every run gives the schedule that was measured, in the same record as the plan's.
+A plan defines the site of each task and the order; `movements` lists the transfers. As in the model, each resource
+works in scheduling order: the uplink sends, the VM computes, the downlink returns results, the local executor computes.
+Every run records its measured schedule in the type of a plan's schedule.
 
-Where something fails, what the UE has becomes arguments of what is left (`parser.remaining`), which is run again, with
-the MEC host if it answers and without it if not.
+After a failure, the results at the UE become arguments of the remaining program (`parser.remaining`). That program runs
+again, with the MEC host if the host answers, otherwise without it.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ from mrlato_jax.mec.priority import check_order
 from mrlato_jax.mec.system import CHANNELS, Power
 from mrlato_jax.mec.transfers import movements
 
-CLOCK_CALLS = 9  # to compare clocks; the one of the shortest way counts
-COMPARED_S = 60.0  # that a comparison of clocks counts
-CONNECT_S = 2.0  # that a connection may take
-BEGIN_S = 32.0  # that a host may take to begin a run: its VM may have to start
-MOST_TRIES = 3  # at the MEC host, of one run; then the rest runs at the UE
-MOST_SAID_BYTES = 2**22  # of a header from the host: it says when each input of a wide task came in
-GIVE_UP_S = 60.0  # that tasks which only a server may run wait for one
+CLOCK_CALLS = 9  # calls that compare clocks; the call with the shortest round trip counts
+COMPARED_S = 60.0  # validity of a comparison of clocks
+CONNECT_S = 2.0  # time limit of a connection
+BEGIN_S = 32.0  # time limit for the start of a run at the host, which may have to start a VM
+MOST_TRIES = 3  # attempts at the MEC host in one run; then the rest runs at the UE
+MOST_SAID_BYTES = 2**22  # size limit of a header from the host, with the arrival times of a wide task's inputs
+GIVE_UP_S = 60.0  # waiting time for a server, for tasks pinned to a server
 RESOURCES = ("UE", "uplink", "VM", "downlink")
-RULES = ("paper", "resident")  # of channels, that machines can follow
+RULES = ("paper", "resident")  # channel rules that machines can follow
 
 
 class Span(NamedTuple):
-    """A task, or its input or result, on a resource; seconds from the beginning of the run."""
+    """The time of a task, or of a transfer, on a resource; seconds from the beginning of the run."""
 
     task: int
     resource: str  # of RESOURCES
     start: float
     end: float
-    needed_by: int  # on a link: for which task; else the task itself
+    needed_by: int  # on a link, the task that needs the transfer; otherwise the task itself
 
 
 class TaskFailedError(Exception):
-    """A task raised an exception: where it runs makes no difference."""
+    """A task raised an exception; it would do so at every site."""
 
 
 class ServerLostError(Exception):
-    """The MEC host, or the way to it, or the VM there; the text says which."""
+    """The MEC host, its VM, or the connection was lost; the text says which."""
 
 
 class PatienceError(ServerLostError):
-    """The MEC host takes longer than the caller waits."""
+    """The MEC host takes longer than the caller's patience."""
 
 
 class VmLostError(ServerLostError):
-    """The user's VM, while the host itself goes on."""
+    """The user's VM was lost; the host continues."""
 
 
 class LocalLostError(Exception):
@@ -82,14 +82,14 @@ class Run:
     """A run of an application.
 
     Attributes:
-        returned: what the application gave.
-        measured: when each task left each resource, as a plan's schedule says it.
-        spans: what each resource did, in order of their starts.
-        placement: int32[n], where each task ran in the end.
+        returned: value returned by the application.
+        measured: the measured schedule, in the type of a plan's schedule.
+        spans: times of all tasks and transfers, by start.
+        placement: int32[n], the site where each task finally ran.
         order: int64[n], task ids in scheduling order.
-        channel: the rule of the run.
-        events: what went otherwise than planned, with seconds; empty where nothing did.
-        setup_s: seconds before the beginning, in which both ends were told the order.
+        channel: channel rules of the run.
+        events: deviations from the plan, with seconds; empty without deviations.
+        setup_s: seconds before the beginning, in which both ends received the order.
     """
 
     returned: Any
@@ -103,15 +103,15 @@ class Run:
 
     @property
     def makespan(self) -> float:
-        """Seconds until all that the UE is to have is there."""
+        """Seconds until the UE has all its results."""
         return self.measured.makespan
 
 
 class Connection:
-    """A way to an MEC host; `Connection.open` makes one.
+    """A connection to an MEC host; `Connection.open` makes one.
 
     Attributes:
-        ahead_s: how far the host's monotonic clock is ahead of ours.
+        ahead_s: seconds by which the host's monotonic clock is ahead of ours.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -126,11 +126,11 @@ class Connection:
         Args:
             address: HOST:PORT.
             credentials: folder with the user's certificate.
-            user: name in it.
-            timeout_s: that it may take; None: `CONNECT_S`.
+            user: name of the user.
+            timeout_s: time limit, seconds; by default `CONNECT_S`.
 
         Raises:
-            ServerLostError: nobody answers there, or not to us.
+            ServerLostError: nobody answers, or the host refuses us.
         """
         timeout_s = CONNECT_S if timeout_s is None else timeout_s
         options = [
@@ -155,14 +155,14 @@ class Connection:
         return connection
 
     async def compare(self, timeout_s: float = CONNECT_S) -> None:
-        """Compares clocks, unless that was done lately: they drift apart.
+        """Compares clocks, which drift apart, unless a recent comparison exists.
 
         Args:
-            timeout_s: that a call may take.
+            timeout_s: time limit of a call, seconds.
 
         Raises:
             grpc.aio.AioRpcError: the host does not answer.
-            InputError, ValueError, TypeError: its answer is no time.
+            InputError, ValueError, TypeError: its answer is not a time.
         """
         if time.monotonic() - self._compared < COMPARED_S:
             return
@@ -176,7 +176,7 @@ class Connection:
         self._compared = end
 
     def call(self) -> grpc.aio.StreamStreamCall:
-        """A new run there.
+        """Opens a new run at the host.
 
         Raises:
             ServerLostError: the connection was closed.
@@ -187,12 +187,12 @@ class Connection:
             raise ServerLostError("connection was closed") from None
 
     async def close(self) -> None:
-        """Ends it, with the runs on it."""
+        """Closes the connection with all runs on it."""
         await self._channel.close()
 
 
 class _Attempt:
-    """One way through a program: what both ends are told, what they say, and what comes of it."""
+    """One attempt to run a program: the orders for both ends, their messages, and the results."""
 
     def __init__(
         self, program: Program, graph: TaskGraph, stays: bool, placement: np.ndarray, order: np.ndarray
@@ -214,20 +214,20 @@ class _Attempt:
         self.server_order = Order.of(program.app, calls, there, own, self.down) if there else None
         self.gathered = [task for task in self.order if calls[task].function is None and task not in program.given]
         needed = dict.fromkeys(parent for task in here for parent in calls[task].parents)
-        self.brought = [task for task in needed if task not in set(here)]  # that the local executor is sent
+        self.brought = [task for task in needed if task not in set(here)]  # results sent to the local executor
         self.results: dict[int, bytes] = {}
         self.spans: list[Span] = []
         self.at_ue: dict[int, asyncio.Event] = {task: asyncio.Event() for task in range(len(calls))}
-        self._handed: dict[tuple[int, int], float] = {}  # when a message was handed to the uplink
+        self._handed: dict[tuple[int, int], float] = {}  # when each message was passed to the uplink
         self.begin = self.setup_s = 0.0
 
     async def go(
         self, given: Mapping[int, bytes], local: Machine | None, server: Connection | None, patience_s: float | None
     ) -> None:
-        """Runs it to its end; what came to the UE is in `results`, also where it fails.
+        """Runs the program; `results` holds all results that reached the UE, also after a failure.
 
         Raises:
-            TaskFailedError, ServerLostError, LocalLostError: as these say.
+            TaskFailedError, ServerLostError, LocalLostError: see these classes.
         """
         asked = time.monotonic()
         run, call = None, None
@@ -281,7 +281,7 @@ class _Attempt:
                 raise ValueError(f"{shorten(header)}")
 
     def _check(self, header: list[Any]) -> None:
-        """Raises where the other end says that it is over."""
+        """Raises an error if the other end reports the end of the run."""
         if header[0] == "failed":
             _, task, text = header
             name = self.graph.names[task] if 0 <= task < self.graph.num_tasks else "the run"
@@ -290,10 +290,10 @@ class _Attempt:
             raise VmLostError(f"VM: {header[1]}")
 
     def _arrive(self, task: int, body: bytes) -> float:
-        """Takes in a result; when that was.
+        """Stores a result; returns the time.
 
         Raises:
-            ValueError: no task of this program.
+            ValueError: the program has no such task.
         """
         if type(task) is not int or task not in self.at_ue:
             raise ValueError(f"task {shorten(task)}")
@@ -314,7 +314,7 @@ class _Attempt:
         await _said(call.done_writing())
 
     async def _own(self, call: Call) -> bytes:
-        """The inputs of a task, as one message."""
+        """Packs the inputs of a task as one message."""
         for parent in call.parents:
             await self.at_ue[parent].wait()
         values = {parent: unpacked(self.results[parent]) for parent in call.parents}
@@ -343,14 +343,14 @@ class _Attempt:
     def _take_in(
         self, header: list[Any], body: bytes, ahead_s: float, free: dict[str, float], computed: dict[int, float]
     ) -> None:
-        """A "done" or a "home" of the host: spans, and the result that it brings.
+        """Handles a "done" or "home" of the host: records its spans and its result.
 
         Args:
-            header: of the frame.
-            body: of the frame.
-            ahead_s: how far the host's clock is ahead.
-            free: until when each link was in use; set anew.
-            computed: when the VM had each result; set anew.
+            header: header of the frame.
+            body: body of the frame.
+            ahead_s: seconds by which the host's clock is ahead.
+            free: end of the last use of each link; updated.
+            computed: when the VM had each result; updated.
         """
         kind, task = header[:2]
         if kind == "done":
@@ -370,7 +370,7 @@ class _Attempt:
             raise ValueError(f"{shorten(header)}")
         if task not in self.expected or task not in computed or task in self.results:
             raise ValueError(f"result of task {shorten(task)}, which was not asked for")
-        unpacked(body)  # what nobody can read is the host's fault, and that of no task
+        unpacked(body)  # an unreadable result is a fault of the host, not of a task
         now = self._arrive(task, body)
         begun = min(now, max(free["downlink"], computed[task]))
         self.spans.append(Span(task, "downlink", begun, now, self.needed_by.get(task, task)))
@@ -385,7 +385,7 @@ class _Attempt:
                 self.spans.append(Span(task, "UE", start, end, task))
 
     async def _bring(self, run: RunOnMachine) -> None:
-        """Hands results that come from elsewhere to the local executor, in the order in which it needs them."""
+        """Passes results of the server to the local executor, in the order in which it needs them."""
         for task in self.brought:
             await self.at_ue[task].wait()
             await run.send("result", task, body=self.results[task])
@@ -398,7 +398,7 @@ class _Attempt:
 
 
 async def _said(step: Awaitable[Any]) -> Any:
-    """A step of a call. gRPC raises CancelledError where the connection was closed: here nobody was cancelled then.
+    """Awaits a step of a call. After a closed connection gRPC raises CancelledError, although nobody cancelled.
 
     Raises:
         ServerLostError: the connection was closed.
@@ -416,10 +416,10 @@ async def _said(step: Awaitable[Any]) -> Any:
 
 @contextlib.contextmanager
 def _heard() -> Iterator[None]:
-    """What goes wrong with what the host has said is the host's fault.
+    """Context for handling the host's messages: any error counts as a fault of the host.
 
     Raises:
-        ServerLostError: something has.
+        ServerLostError: an error occurred in the context.
     """
     try:
         yield
@@ -428,7 +428,7 @@ def _heard() -> Iterator[None]:
 
 
 async def _together(jobs: Sequence[Any], patience_s: float | None) -> None:
-    """All jobs to their end; where one fails, the others end with it."""
+    """Runs all jobs to their end; if one fails, the others are cancelled."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         done, waiting = await asyncio.wait(tasks, timeout=patience_s, return_when=asyncio.FIRST_EXCEPTION)
@@ -447,17 +447,17 @@ def _as_lost(error: grpc.aio.AioRpcError) -> ServerLostError:
 
 
 class Ue:
-    """A user's equipment: the local executor and the way to an MEC host, for any number of runs.
+    """A user's equipment: the local executor and the connection to an MEC host, for any number of runs.
 
     Args:
-        apps: the deployed applications, as `installed.load` takes them.
-        mec: HOST:PORT of the MEC host; None: everything runs here.
+        apps: the deployed applications, as in `installed.load`.
+        mec: HOST:PORT of the MEC host; None runs everything here.
         credentials: folder with the user's certificate.
-        user: name in it.
-        share: of a core's processor time that local tasks get, which makes the UE the slower machine; in (0, 1].
-            Where no quota can be set, the local executor waits after each task.
-        core: processor core of the local executor; None: any.
-        say: called with a line on what happened, such as a host that does not answer.
+        user: name of the user.
+        share: share of a core's processor time for local tasks, in (0, 1], which makes the UE slower than the server.
+            If no quota can be set, the local executor waits after each task.
+        core: processor core of the local executor; None for any.
+        say: called with a line of text on each event, such as a host that does not answer.
 
     Use it with `async with`.
     """
@@ -480,14 +480,17 @@ class Ue:
         self._share, self._core, self._say = share, core, say
         self.local: Machine | None = None
         self.server: Connection | None = None
-        self._starting, self._connecting = asyncio.Lock(), asyncio.Lock()  # several runs at once need one of each
+        self._starting, self._connecting = (
+            asyncio.Lock(),
+            asyncio.Lock(),
+        )  # concurrent runs share the executor and the connection
 
     async def __aenter__(self) -> Self:
-        """Starts the local executor, and connects."""
+        """Starts the local executor and connects."""
         try:
             await self._ensure_local()
             if self._mec is not None and self._credentials is not None:
-                certificates.channel_credentials(self._credentials, self._user)  # files that cannot be used show here
+                certificates.channel_credentials(self._credentials, self._user)  # reports unusable files early
                 try:
                     await self._ensure_connected()
                 except ServerLostError as lost:
@@ -515,11 +518,11 @@ class Ue:
             if self.server is None:
                 try:
                     self.server = await Connection.open(self._mec, self._credentials, self._user)
-                except InputError as error:  # a certificate that has ended since, or files that are gone
+                except InputError as error:  # the certificate has ended in the meantime, or files are missing
                     raise ServerLostError(str(error)) from None
 
     async def _leave(self, server: Connection | None) -> None:
-        """Closes a connection on which something failed, unless another has taken its place."""
+        """Closes a failed connection, unless another one has replaced it."""
         async with self._connecting:
             if server is not None and self.server is server:
                 await server.close()
@@ -542,19 +545,19 @@ class Ue:
         Args:
             program: its tasks.
             graph: its DAG.
-            placement: int[n], 0 or 1: where each task is to run. Pins are kept to.
+            placement: int[n], 0 or 1: the planned site of each task. It must respect the pins.
             order: int[n], task ids in scheduling order, every parent before its children.
             arguments: values for the program's arguments.
-            channel: rule of the plan, "paper" or "resident": whether results return or stay.
-            power: of the UE, for the measured energy.
-            patience_s: so long after the call the rest runs without the MEC host; None: as long as it takes.
+            channel: channel rules of the plan: with "paper" results return, with "resident" they stay.
+            power: power of the UE, for the measured energy.
+            patience_s: seconds after which the rest runs without the MEC host; None for no limit.
 
         Raises:
-            InputError: other arguments than the program has, a graph of another size, a placement or an order that is
-                none of the graph, a channel whose rule no machine can follow, no patience, or tasks that only a server
-                may run where there is no MEC host.
+            InputError: the arguments do not fit the program, the graph has another size, the placement or the order
+                does not fit the graph, machines cannot follow the channel rules, `patience_s` is out of range, or a
+                task is pinned to a server and there is no MEC host.
             TaskFailedError: a task raised an exception.
-            ServerLostError: tasks that only a server may run found none in `GIVE_UP_S`.
+            ServerLostError: tasks pinned to a server found no server within `GIVE_UP_S`.
             LocalLostError: the local executor ended `MOST_TRIES` times without a new result.
         """
         check_choice("channel", channel, RULES)
@@ -569,7 +572,7 @@ class Ue:
             raise InputError(f"mec is None, and {alone[0]} runs at a server only; accepted: the address of an MEC host")
         stays = CHANNELS[channel].results_stay
         there = {place: packed((arguments or {})[name]) for place, name in enumerate(program.arguments)}
-        original = list(range(len(program.calls)))  # id in the whole program, by id in what is left
+        original = list(range(len(program.calls)))  # ids in the whole program, by id in the rest
         left, left_graph, sites, sequence = program, graph, placement, _arguments_first(program, order)
         began, setup_s, tries, lost, impatient = 0.0, 0.0, 0, 0, False
         spans: list[Span] = []
@@ -615,10 +618,10 @@ class Ue:
                     raise failure
             else:
                 tries += 1
-                if not isinstance(failure, PatienceError | VmLostError):  # other runs are on that connection
+                if not isinstance(failure, PatienceError | VmLostError):  # other runs use that connection
                     await self._leave(server)
             if isinstance(failure, PatienceError):
-                impatient, deadline = True, None  # what only a server may run takes as long as it takes
+                impatient, deadline = True, None  # tasks pinned to a server have no time limit
             must = [call.pin == "server" for call in rest.calls]
             wants_server = answers and not impatient and tries < MOST_TRIES
             reachable = (wants_server or any(must)) and await self._reachable(events, began)
@@ -646,7 +649,7 @@ class Ue:
         )
 
     async def _reachable(self, events: list[tuple[float, str]], began: float) -> bool:
-        """Whether the MEC host answers."""
+        """Returns whether the MEC host answers."""
         try:
             await self._ensure_connected()
         except ServerLostError as lost:
@@ -657,7 +660,7 @@ class Ue:
 
 
 def _schedule(spans: Sequence[Span], num_tasks: int, power: Power) -> Schedule:
-    """What was measured, as a plan's schedule says it."""
+    """Converts measured spans to a schedule."""
     ends = {resource: np.zeros(num_tasks) for resource in RESOURCES}
     busy = dict.fromkeys(RESOURCES, 0.0)
     for span in spans:
@@ -671,6 +674,6 @@ def _schedule(spans: Sequence[Span], num_tasks: int, power: Power) -> Schedule:
 
 
 def _arguments_first(program: Program, order: Any) -> np.ndarray:
-    """The order with what the caller gives in front: it is at the UE from the beginning."""
+    """Returns the order with the tasks of arguments first, since these are at the UE from the beginning."""
     given = len(program.arguments)
     return np.array([*range(given), *(int(task) for task in order if int(task) >= given)], np.int64)

@@ -1,26 +1,26 @@
-"""The program inside a VM, and of the UE's local executor: runs the tasks of deployed applications, one at a time.
+"""The program of a VM and of the UE's local executor: runs the tasks of deployed applications, one at a time.
 
-Frames come in on standard input and go out on standard output, each behind four bytes of its length:
+Frames arrive on standard input and leave on standard output, each after four bytes with its length:
 
 | in | meaning |
 | --- | --- |
-| `["begin", run]` | tasks in the order in which they run, and results in the order in which they are sent: `Order` |
-| `["own", run, task]` | the inputs of a task, all together |
-| `["result", run, task]` | a result that was computed elsewhere |
-| `["end", run]` | the run is forgotten |
+| `["begin", run]` | body: the `Order`, tasks in their order of running and results in their order of sending |
+| `["own", run, task]` | body: all inputs of a task |
+| `["result", run, task]` | body: a result computed elsewhere |
+| `["end", run]` | forget the run |
 
 | out | meaning |
 | --- | --- |
 | `["ready"]` | the applications are loaded |
-| `["started", run, task]` | a task begins |
-| `["done", run, task, start, end, work, sent]` | it has ended, by the monotonic clock; `sent`: its result is the body |
-| `["home", run, task]` | a result that was computed before |
-| `["finished", run]` | all is computed and sent |
-| `["failed", run, task, text]` | a task raised an exception, or its inputs are none; the run is over |
-| `["exhausted", run, task, text]` | a task found no memory, storage or process: another machine may have it |
+| `["started", run, task]` | a task has started |
+| `["done", run, task, start, end, work, sent]` | a task has ended, monotonic clock; `sent`: its result is the body |
+| `["home", run, task]` | body: a result computed earlier |
+| `["finished", run]` | all tasks are computed and all results sent |
+| `["failed", run, task, text]` | a task raised an exception, or its inputs are invalid; the run is over |
+| `["exhausted", run, task, text]` | a task lacked memory, storage or a process; another machine may have it |
 
-`work` is seconds of processor time. A task waits for those before it in the order, as it does in the model. Nothing
-here knows what a plan is.
+`work` is seconds of processor time. As in the model, a task waits for all tasks before it in the order. This program
+does not know the plan.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ from mrlato_jax.errors import InputError, accepted_numbers, check_type, escaped,
 _LENGTH = struct.Struct(">I")
 MOST_FRAME_BYTES = MOST_BYTES + 2**16
 PIECE = 2**18  # bytes read at once
-LONGEST_TEXT = 300  # of an error
-MOST_NUMBER = 2**31 - 1  # of a task
+LONGEST_TEXT = 300  # characters of an error
+MOST_NUMBER = 2**31 - 1  # largest number of a task
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What a machine does for a run.
+    """A machine's order for a run: tasks to run and results to send.
 
     Attributes:
         app: name of the deployed application.
-        tasks: (id, function, inputs, own) in the order in which they run; `own`: a message brings its inputs, which are
-            not looked for among the results.
-        sent: ids of the tasks whose results are sent, in that order.
+        tasks: (id, function, inputs, own) in the order of running. With `own`, a message has the task's inputs;
+            otherwise they are results.
+        sent: ids of the tasks whose results to send, in that order.
     """
 
     app: str
@@ -69,18 +69,18 @@ class Order:
     def of(
         cls, app: str, calls: Sequence[Call], tasks: Sequence[int], own: frozenset[int], sent: Sequence[int]
     ) -> Order:
-        """The order of some of a program's tasks, those that have work."""
+        """Makes the order for some of a program's tasks; tasks without work are left out."""
         listed = [(task, calls[task].function, calls[task].inputs, task in own) for task in tasks]
         return cls(app, tuple((task, name, inputs, own) for task, name, inputs, own in listed if name), tuple(sent))
 
     def packed(self) -> bytes:
-        """As the body of a "begin"."""
+        """Encodes the order as the body of a "begin"."""
         tasks = [[task, function, [_listed(one) for one in inputs], own] for task, function, inputs, own in self.tasks]
         return packed([self.app, tasks, list(self.sent)])
 
     @classmethod
     def unpacked(cls, data: bytes) -> Order:
-        """Raises InputError where `data` is no order."""
+        """Decodes an order; raises InputError if `data` is not an order."""
         try:
             app, tasks, sent = unpacked(data)
             check_type("app", app, str)
@@ -92,7 +92,7 @@ class Order:
 
 
 def _number(field: str, value: Any) -> int:
-    """The number; raises InputError unless it is a plain one of a task or a kind of source."""
+    """Returns the number of a task or a kind of source; raises InputError for another value."""
     if type(value) is not int or not 0 <= value <= MOST_NUMBER:
         raise InputError(f"{field} is {shorten(value)}; accepted: {accepted_numbers(0, MOST_NUMBER, integer=True)}")
     return value
@@ -128,12 +128,12 @@ def _source(listed: Any) -> Source:
 
 
 def parts(inputs: Sequence[Source]) -> list[Source]:
-    """The inputs that a message of a task's own brings: all but constants."""
+    """Returns the inputs in an "own" message: all but constants."""
     return [source for source in inputs if not isinstance(source, Constant)]
 
 
 class _Run:
-    """What is left of a run, and what is there."""
+    """State of a run: the remaining tasks, and the results and inputs received."""
 
     def __init__(self, order: Order) -> None:
         self.app = order.app
@@ -143,14 +143,14 @@ class _Run:
         self.own: dict[int, bytes] = {}
 
     def is_ready(self) -> bool:
-        """Whether the next task has its inputs."""
+        """Returns whether the next task has its inputs."""
         if not self.tasks:
             return False
         task, _, inputs, own = self.tasks[0]
         return task in self.own if own else all(parent in self.results for parent in Call("", "", inputs).parents)
 
     def inputs(self) -> list[Any]:
-        """Of the next task."""
+        """Returns the inputs of the next task."""
         task, _, inputs, own = self.tasks[0]
         if own:
             brought = unpacked(self.own.pop(task))
@@ -167,10 +167,10 @@ class Worker:
 
     Args:
         apps: deployed applications by name.
-        pace: at least 1: a task takes as many times longer than its processor needs, for a slower clock.
-        watched: whether the beginning of a task is said, so that one that takes too long can be ended.
-        source: descriptor that frames are read from.
-        target: descriptor that they are written to.
+        pace: factor >= 1 by which a task takes longer than its processor time, to imitate a slower clock.
+        watched: whether to report the start of a task, so that a time limit can be enforced.
+        source: file descriptor to read frames from.
+        target: file descriptor to write frames to.
     """
 
     def __init__(self, apps: Mapping[str, Application], pace: float, watched: bool, source: int, target: int) -> None:
@@ -179,7 +179,7 @@ class Worker:
         self._buffer = bytearray()
 
     def serve(self) -> None:
-        """Runs what it is sent until standard input ends."""
+        """Runs the received tasks until standard input ends."""
         self._send(["ready"])
         while True:
             ready = next((number for number, run in self._runs.items() if run.is_ready()), None)
@@ -189,7 +189,7 @@ class Worker:
                 self._advance(ready)
 
     def _receive(self, wait: bool) -> bool:
-        """Takes in what is there; False once the other end has closed."""
+        """Receives the available frames; returns False after the other end has closed."""
         while wait or select.select([self._source], [], [], 0)[0]:
             piece = os.read(self._source, PIECE)
             if not piece:
@@ -222,7 +222,7 @@ class Worker:
             self._runs[number] = _Run(order)
             self._finish(number)
         elif number not in self._runs:
-            return  # of a run that is over
+            return  # the run is already over
         elif kind == "own":
             self._runs[number].own[rest[0]] = body
         elif kind == "result":
@@ -282,12 +282,12 @@ def main(words: Sequence[str]) -> None:
     """Runs the program.
 
     Args:
-        words: where each application is, as JSON; the pace; whether it is watched, 0 or 1.
+        words: locations of the applications as a JSON list; the pace; `watched` as 0 or 1.
     """
     source, target = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    os.dup2(2, 1)  # what tasks print is no frame
+    os.dup2(2, 1)  # tasks print to standard error, since standard output is for frames
     apps = [load(spec) for spec in json.loads(words[0])]
     Worker({app.name: app for app in apps}, float(words[1]), words[2] == "1", source, target).serve()
 

@@ -4,12 +4,14 @@
     mrlato-offload --graph=app.json --server=10,20,60 --server=40,8,8 --pin=camera=ue --energy_weight=0.5 --front=9
     mrlato-offload --graph=model.onnx --cycles_per_mac=0.25 --num_tasks=30 --uplink_mbps=100 --downlink_mbps=100
     mrlato-offload --graph=workflow.json --machine_hz=2.4e9 --num_tasks=30 --uplink_mbps=100 --downlink_mbps=100 --json
+    mrlato-offload --graph=rand0001.stg --cycles_per_unit=1e7 --result_bytes=20000 --uplink_mbps=7 --downlink_mbps=7
 
 A result stays where it was computed until it is needed elsewhere (--results=resident); --results=return sends all of
 them back to the UE, as the paper has it.
 
-Reads daggen's DOT (.dot, .gv), our own JSON and WfCommons' WfFormat (.json), and ONNX models (.onnx). Prints a table of
-plans and where the best of them runs each task, and draws NAME-dag.png and NAME-schedule.png into --out.
+Reads DOT (.dot, .gv), GraphML, GML, the Standard Task Graph Set (.stg), Pegasus DAX (.dax, .xml), ONNX models (.onnx),
+and in JSON our own format, WfCommons' WfFormat, networkx's node-link data and SAGA's graphs. Prints a table of plans
+and where the best of them runs each task, and draws NAME-dag.png and NAME-schedule.png into --out.
 
 Most of the time goes into compiling; JAX_COMPILATION_CACHE_DIR=FOLDER in the environment keeps what is compiled.
 """
@@ -141,8 +143,16 @@ def parser() -> argparse.ArgumentParser:
         "--optimum_s", type=float, default=5.0, metavar="X",
         help=f"seconds for the proof of the optimum; 0, or more than {MOST_PROVEN} tasks: none is asked for [5]",
     )  # fmt: skip
-    made.add_argument("--cycles_per_byte", type=float, metavar="X", help="DOT: of a file's sizes [1000]")
-    made.add_argument("--machine_hz", metavar="X", help=f"WfFormat: clock of the machines it ran on, or {RECORDED}")
+    made.add_argument("--cycles_per_byte", type=float, metavar="X", help="graphs with sizes in bytes: of these [1000]")
+    made.add_argument("--cycles_per_flop", type=float, metavar="X", help="graphs with sizes in FLOP: of these [1]")
+    made.add_argument(
+        "--cycles_per_unit", type=float, metavar="X", help="STG, SAGA, weights: cycles for a unit of work"
+    )
+    made.add_argument("--bytes_per_unit", type=float, metavar="X", help="SAGA, weights: bytes for a unit of data")
+    made.add_argument(
+        "--result_bytes", type=float, metavar="X", help="STG, graphs without bytes: of each result, and of an input"
+    )
+    made.add_argument("--machine_hz", metavar="X", help=f"WfFormat, DAX: clock it ran at; WfFormat: or {RECORDED}")
     made.add_argument("--cycles_per_mac", type=float, metavar="X", help="ONNX: cycles for a multiply-accumulate")
     made.add_argument(
         "--dimension",

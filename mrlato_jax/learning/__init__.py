@@ -1,6 +1,6 @@
 """Learning to offload: rollouts, advantages, losses, the inner loop and the outer loop (paper IV-C, Algorithm 1).
 
-Where each setting of `LearningConfig` enters:
+Where the code uses each setting of `LearningConfig`:
     graphs_per_task                  Algorithm 1, line 6        `inner.draw`
     rollouts                         line 6                     `inner.draw_collection`
     learn_from                       in place of line 6         `inner.draw_collection`

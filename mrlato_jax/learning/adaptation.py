@@ -1,4 +1,4 @@
-"""Adapting a policy to a set of DAGs: gradient steps on fresh trajectories, measured after each."""
+"""Adaptation of a policy to a set of DAGs: gradient steps on fresh trajectories, with a measurement after each."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mrlato_jax.learning.inner import adaptation_round, evaluations, inner_optim
 from mrlato_jax.learning.learning_task import LearningTask
 
 MILLISECONDS = 1e3
-MARKS = (0, 1, 10, 30, 100)  # numbers of updates that tables show
+MARKS = (0, 1, 10, 30, 100)  # numbers of updates shown in tables
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Adaptation:
-    """What adapting to one set of DAGs did.
+    """Record of an adaptation to one set of DAGs.
 
     Attributes:
-        latency_s_by_dag: float64[updates + 1, G], cost of each measured DAG's argmax plan, seconds (its makespan
-            where energy has no weight): row k after k updates.
-        sampled_s: one entry a collection, mean cost of the sampled plans, seconds.
-        entropy: one entry a collection, nats per decision at its last update.
-        value_explained: one entry a collection, variance of the value targets explained at its last update.
-        simulator_evaluations: plans simulated to adapt (the measuring not counted), as `inner.evaluations` counts them.
+        latency_s_by_dag: float64[updates + 1, G], cost of each measured DAG's argmax plan after k updates in row k,
+            seconds (the makespan if energy has no weight).
+        sampled_s: one entry per collection, mean cost of the sampled plans, seconds.
+        entropy: one entry per collection, nats per decision at its last update.
+        value_explained: one entry per collection, explained variance of the value targets at its last update.
+        simulator_evaluations: plans simulated for the adaptation (see `inner.evaluations`), without the measurements.
     """
 
     latency_s_by_dag: np.ndarray
@@ -42,7 +42,7 @@ class Adaptation:
 
     @property
     def latency_s(self) -> np.ndarray:
-        """float64[updates + 1], mean over the measured DAGs, seconds: entry k is L(k), after k updates."""
+        """float64[updates + 1], mean over the measured DAGs, seconds: entry k is L(k), the mean after k updates."""
         return self.latency_s_by_dag.mean(axis=1)
 
 
@@ -50,7 +50,7 @@ OnRound = Callable[[int, float, float], None]  # (updates done, latency in ms, e
 
 
 def ignore(update: int, latency_ms: float, entropy: float) -> None:
-    """Where nobody wants to be told."""
+    """Does nothing; the default of `on_round`."""
 
 
 @partial(jax.jit, static_argnames="network")
@@ -73,23 +73,23 @@ def adapt(
     key: jax.Array,
     on_round: OnRound = ignore,
 ) -> tuple[Any, Adaptation]:
-    """Adapts from `params` by `updates` Adam steps, trajectories resampled every `inner_steps` of them.
+    """Adapts `params` by `updates` Adam steps, with new trajectories every `inner_steps` steps.
 
     Args:
         network: the network's settings.
         learning: the learning settings (alpha, m, rollouts, ...).
-        params: the meta-policy; kept.
-        learning_task: the DAGs adapted to.
-        measured: the DAGs measured after each update.
-        updates: how many; 0 only measures.
+        params: the meta-policy; not changed.
+        learning_task: the DAGs to adapt to.
+        measured: the DAGs to measure after each update.
+        updates: number of Adam steps; 0 only measures.
         key: consumed.
-        on_round: told `(updates done, latency in ms, entropy)` after each collection.
+        on_round: called with `(updates done, latency in ms, entropy)` after each collection.
 
     Returns:
         The adapted parameters and the record.
 
     Raises:
-        InputError: the policy became NaN.
+        InputError: the entropy or the parameters became NaN or infinite.
     """
     opt_state = _fresh(learning, params)
     by_dag = [np.asarray(_measure(network, params, measured))]
@@ -113,7 +113,7 @@ def adapt(
         explained.append(float(metrics.loss.explained_variance))
         done = min((index + 1) * learning.inner_steps, updates)
         on_round(done, MILLISECONDS * float(by_dag[done].mean()), entropy[-1])
-    if not np.isfinite(optax.tree.norm(params)):  # the last step's loss was taken before it
+    if not np.isfinite(optax.tree.norm(params)):  # the last loss was computed before the last step
         raise InputError(
             f"adaptation diverged: parameters are not finite after {updates} updates; accepted: finite values (try a "
             "run with a lower inner_lr)"
@@ -130,5 +130,5 @@ def adapt(
 
 
 def marks(updates: int) -> list[int]:
-    """Those of `MARKS` that `updates` reaches, and `updates` itself."""
+    """Returns the entries of `MARKS` up to `updates`, and `updates` itself."""
     return sorted({mark for mark in MARKS if mark <= updates} | {updates})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def discounted_suffix_sums(values: jax.Array, discount: float) -> jax.Array:
-    """`y_k = sum_{l >= 0} discount^l x_{k+l}` along axis 0.
+    """Returns `y_k = sum_{l >= 0} discount^l x_{k+l}` along axis 0.
 
     Args:
         values: [N].
@@ -23,13 +23,13 @@ def discounted_suffix_sums(values: jax.Array, discount: float) -> jax.Array:
 
 
 def gae(rewards: jax.Array, values: jax.Array, mask: jax.Array, gamma: float, gae_lambda: float) -> jax.Array:
-    """Generalised advantage estimation (25), with the sum's upper bound n - k and `V = 0` after the last task.
+    """Generalised advantage estimation (25); the sum ends at n - k, and `V = 0` after the last task.
 
     `A_k = sum_{l=0}^{n-k} (gamma lambda)^l (r_{k+l} + gamma V_{k+l+1} - V_{k+l})`; 0 on padding.
 
     Args:
         rewards: [N].
-        values: [N], of the policy that sampled.
+        values: [N], of the sampling policy.
         mask: bool[N], padding last.
         gamma: discount.
         gae_lambda: lambda.
@@ -42,16 +42,16 @@ def gae(rewards: jax.Array, values: jax.Array, mask: jax.Array, gamma: float, ga
 
 
 def returns_to_go(rewards: jax.Array, mask: jax.Array, gamma: float) -> jax.Array:
-    """The value target of (26): `sum_{l=0}^{n-k} gamma^l r_{k+l}`; 0 on padding. Shapes as in `gae`."""
+    """Returns the value target of (26), `sum_{l=0}^{n-k} gamma^l r_{k+l}`; 0 on padding. Shapes as in `gae`."""
     return discounted_suffix_sums(jnp.where(mask, rewards, 0), gamma)
 
 
 def normalise(advantages: jax.Array, mask: jax.Array) -> jax.Array:
-    """Zero mean and unit variance over the valid steps of a whole batch; 0 on padding.
+    """Normalises to zero mean and unit variance over the valid steps of a whole batch; 0 on padding.
 
     Args:
         advantages: any shape.
-        mask: bool, broadcastable to it.
+        mask: bool, broadcastable to `advantages`.
     """
     valid = jnp.broadcast_to(mask, advantages.shape)
     mean = advantages.mean(where=valid)

@@ -1,12 +1,11 @@
-"""Which devices share the learning tasks of a meta-iteration, and how their results come together.
+"""Data parallelism: devices share the learning tasks of a meta-iteration, and sums over devices combine the results.
 
-Every device runs the same program on replicated inputs: parameters and the pool of learning tasks. Each adapts to its
-share of them and sums with the others along the axis `AXIS`; what comes out is replicated again. `shard_map` and `pmap`
-are two ways to start that one program.
+Every device runs the same program on replicated inputs: parameters and the pool of learning tasks. Each device adapts
+to its share of the tasks. Sums along the axis `AXIS` combine the results, so the outputs are replicated, too.
+`shard_map` and `pmap` are two ways to start this program.
 
-A host without accelerators has one device a core where `use_cores` was called first. One device that uses all cores
-splits single matrix products among them, which gains less than one learning task each does
-(`launch/bench.py --only=growth`).
+On a host without accelerators, `use_cores` makes each core a device. One learning task per core is faster than one
+device that splits single matrix products among all cores (`launch/bench.py --only=growth`).
 """
 
 from __future__ import annotations
@@ -26,25 +25,26 @@ from mrlato_jax.errors import InputError
 
 AXIS = "tasks"
 ACCELERATOR_METRICS_EVERY = 10
-_PATIENCE = {  # XLA by itself aborts the process where one of a host's devices waits for another for a minute
+_PATIENCE = {  # by default, XLA aborts the process when one of a host's devices waits a minute for another
     "xla_cpu_collective_call_warn_stuck_timeout_seconds": 24 * 3600,
     "xla_cpu_collective_call_terminate_timeout_seconds": 7 * 24 * 3600,
 }
 
 
 def cores() -> int:
-    """How many logical cores the process may use; a container's quota of their time is not looked at."""
+    """Returns the number of logical cores that the process may use; ignores a container's CPU quota."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_cores() -> None:
-    """Makes each core a device, for hosts without accelerators; call it before anything else of JAX.
+    """Makes each core a device, for hosts without accelerators. Call this before any other use of JAX.
 
-    Where the environment names a number (JAX_NUM_CPU_DEVICES, or XLA_FLAGS) that many are made. However many there
-    are, they may wait for each other as long as a task takes; what XLA_FLAGS says of that stays.
+    A number of devices in the environment (JAX_NUM_CPU_DEVICES, or XLA_FLAGS) takes precedence. The timeouts of
+    collective operations are raised, so devices may wait for each other as long as a task takes; timeouts set in
+    XLA_FLAGS stay.
 
     Raises:
-        RuntimeError: JAX has begun to compute.
+        RuntimeError: JAX is already initialised.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     patience = [f"--{name}={seconds}" for name, seconds in _PATIENCE.items() if name not in flags]
@@ -54,19 +54,20 @@ def use_cores() -> None:
 
 
 def drop_programs() -> None:
-    """Forgets what was compiled: each program keeps memory maps, of which Linux by default allows a process 65,530."""
+    """Frees all compiled programs. Each keeps memory maps; Linux by default allows 65,530 maps per process."""
     jax.clear_caches()
 
 
 def resolve(execution: ExecutionConfig, num_tasks: int) -> ExecutionConfig:
-    """What the defaults stand for on this machine's devices; settings that were made stay.
+    """Replaces the defaults of `execution` by values for this machine's devices; keeps explicit settings.
 
     Args:
         execution: the settings.
-        num_tasks: that are shared, of all seeds; a device that `share` would leave without any is not used.
+        num_tasks: number of learning tasks to share, over all seeds. Devices that `share` would leave without a task
+            are not used.
 
     Raises:
-        InputError: more devices than there are, or a part of those of several processes.
+        InputError: more devices than available, or only some of the devices of several processes.
     """
     on_cpu, available = jax.default_backend() == "cpu", jax.device_count()
     values = dataclasses.asdict(execution)
@@ -81,7 +82,7 @@ def resolve(execution: ExecutionConfig, num_tasks: int) -> ExecutionConfig:
         values["parallel"] = "shard_map" if (execution.num_devices or useful) > 1 else "single"
     if execution.num_devices == 0:
         values["num_devices"] = 1 if values["parallel"] == "single" else useful
-    if execution.task_axis == "auto":  # batched matmuls, one weight for each learning task, are slow on CPU
+    if execution.task_axis == "auto":  # batched matmuls, with one weight for each learning task, are slow on CPUs
         values["task_axis"] = "map" if on_cpu else "vmap"
     if execution.metrics_every == 0:
         values["metrics_every"] = 1 if on_cpu else ACCELERATOR_METRICS_EVERY
@@ -89,19 +90,19 @@ def resolve(execution: ExecutionConfig, num_tasks: int) -> ExecutionConfig:
 
 
 def mesh(num_devices: int) -> Mesh:
-    """The first devices, of whatever process, along `AXIS`."""
+    """Returns a mesh of the first `num_devices` devices of all processes, along `AXIS`."""
     return Mesh(np.array(jax.devices()[:num_devices]), (AXIS,))
 
 
 def share(items: Any, axis: str | None) -> tuple[Any, jax.Array]:
-    """This device's part of what all have together, filled up to the same number on each.
+    """Returns this device's share of replicated items, padded to equal length on all devices.
 
     Args:
         items: pytree with leading axis J, the same on every device.
         axis: name of the device axis, or None for a program on one device.
 
     Returns:
-        Entries ceil(J / devices) of them, and bool of that length: False on what only fills up.
+        ceil(J / devices) items, and a bool array of that length: False on padding.
     """
     total = jax.tree.leaves(items)[0].shape[0]
     if axis is None:
@@ -118,14 +119,14 @@ def total(values: Any, axis: str | None) -> Any:
 
 
 def pmap_devices(execution: ExecutionConfig) -> list[jax.Device] | None:
-    """What `jax.pmap` takes as `devices`: None for all."""
+    """Returns the argument `devices` of `jax.pmap`: None for all."""
     return None if execution.num_devices == jax.device_count() else jax.devices()[: execution.num_devices]
 
 
 def place(tree: Any, execution: ExecutionConfig) -> Any:
-    """Puts host values where `execution` (resolved) wants its inputs: on one device, or copied to all.
+    """Places host values as inputs for `execution` (resolved): on one device, or replicated on all.
 
-    With pmap every leaf gets a leading axis, one entry for each device of this process.
+    With pmap every leaf gets a leading axis with one entry for each device of this process.
     """
     if execution.parallel == "single":
         return jax.tree.map(jnp.asarray, tree)
@@ -139,20 +140,20 @@ def place(tree: Any, execution: ExecutionConfig) -> Any:
 
 
 def without_keys(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """The tree in numpy, with the bits of typed PRNG keys in their place, and a function that makes them keys again."""
+    """Converts a tree to numpy, typed PRNG keys to their bits; also returns a function that restores the keys."""
     is_key = jax.tree.map(lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key), tree)
     plain = jax.tree.map(lambda leaf, key: np.asarray(jax.random.key_data(leaf) if key else leaf), tree, is_key)
     return plain, lambda tree: jax.tree.map(lambda x, key: jax.random.wrap_key_data(x) if key else x, tree, is_key)
 
 
 def unbound(tree: Any) -> Any:
-    """The same values, bound to no device, once they are there: a program that also takes others compiles once."""
+    """Returns uncommitted arrays of the same values, so that programs are not compiled again for committed inputs."""
     host, typed = without_keys(tree)
     return typed(host)
 
 
 def fetch(tree: Any, execution: ExecutionConfig) -> Any:
-    """Inverse of `place`: values of a replicated tree on this process's first device."""
+    """Inverse of `place`: returns the values of a replicated tree on this process's first device."""
 
     def local(leaf: jax.Array) -> jax.Array:
         own = leaf.addressable_data(0)

@@ -1,7 +1,7 @@
 """Parameters as one vector.
 
-What an optimiser or an average does to every number alike is one operation on a vector, and thirty on a network's
-arrays: programs on vectors are shorter and compile sooner.
+An elementwise update or an average is one operation on a vector, but about thirty on a network's arrays. So programs on
+vectors are shorter and compile faster.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numpy as np
 
 
 def flat(tree: Any, leading: int = 0) -> jax.Array:
-    """All numbers of a tree side by side: [*leading axes, P], in the order of its leaves.
+    """Concatenates all numbers of a tree in the order of its leaves: [*leading axes, P].
 
     Args:
-        tree: arrays that agree in their first `leading` axes.
-        leading: how many axes stay.
+        tree: arrays with the same first `leading` axes.
+        leading: number of leading axes to keep.
     """
     leaves = jax.tree.leaves(tree)
     return jnp.concatenate([leaf.reshape(*leaf.shape[:leading], -1) for leaf in leaves], axis=-1)
 
 
 def unflat(vector: jax.Array, like: Any, leading: int = 0) -> Any:
-    """The inverse of `flat`: a tree of the structure and shapes of `like`."""
+    """Inverse of `flat`: returns a tree of the structure and shapes of `like`."""
     leaves, structure = jax.tree.flatten(like)
     sizes = [int(np.prod(leaf.shape[leading:])) for leaf in leaves]
     parts = jnp.split(vector, np.cumsum(sizes)[:-1], axis=-1)
@@ -34,13 +34,13 @@ def unflat(vector: jax.Array, like: Any, leading: int = 0) -> Any:
 
 
 def flat_state(state: Any, params: Any, leading: int = 0) -> Any:
-    """An optimiser's state with each part that is shaped as `params` made one vector."""
+    """Flattens each part of an optimiser's state that has the structure of `params` to one vector."""
     is_shaped = _shaped_as(params)
     return jax.tree.map(lambda part: flat(part, leading) if is_shaped(part) else part, state, is_leaf=is_shaped)
 
 
 def unflat_state(state: Any, like: Any, params: Any, leading: int = 0) -> Any:
-    """The inverse of `flat_state`: a state of the structure of `like`."""
+    """Inverse of `flat_state`: returns a state of the structure of `like`."""
     is_shaped = _shaped_as(params)
 
     def restore(part: Any, new: Any) -> Any:

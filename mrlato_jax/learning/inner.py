@@ -1,4 +1,4 @@
-"""The inner loop of Algorithm 1: collect trajectories on one learning task, take m Adam steps on them."""
+"""The inner loop of Algorithm 1: collects trajectories on one learning task and takes m Adam steps on them."""
 
 from __future__ import annotations
 
@@ -22,84 +22,84 @@ from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Decisions
 
-ROUNDING = 1e-6  # of a plan's cost: plans that differ by less are equally good
-MOST_AT_STAKE = 0.1  # of a plan's cost: a decision that costs more counts no more, lest a few decide everything
+ROUNDING = 1e-6  # share of a plan's cost: plans that differ by less count as equally good
+MOST_AT_STAKE = 0.1  # share of a plan's cost: weight limit of a single decision, so that a few do not dominate
 
 
 class InnerMetrics(NamedTuple):
     """Scalars of one inner loop."""
 
-    latency: jax.Array  # mean cost of the collection's plans, seconds: their makespan where nothing else has a price
-    heft: jax.Array  # the same of the HEFT-based plans of the same DAGs
-    loss: LossMetrics  # of the last gradient step, before it was taken
-    value_explained: jax.Array  # explained variance before the first step: the values on unseen trajectories
+    latency: jax.Array  # mean cost of the collection's plans, seconds: their makespan if it alone counts
+    heft: jax.Array  # mean cost of the HEFT-based plans of the same DAGs
+    loss: LossMetrics  # of the last gradient step, computed before the step
+    value_explained: jax.Array  # explained variance before the first step, on trajectories new to the value head
     entropy: jax.Array  # of the sampling policy
 
 
 def adam(learning: LearningConfig) -> optax.GradientTransformation:
-    """Adam(alpha), alpha falling where `inner_lr_decay` says so."""
-    # maml differentiates it, and the square root of a second moment of zero has no derivative.
+    """Returns Adam(alpha); alpha decays if `inner_lr_decay` is set."""
+    # maml differentiates through Adam; without `eps_root`, a second moment of zero has an infinite derivative.
     return optax.adam(
         falling(learning.inner_lr, learning.inner_lr_decay), eps_root=1e-16 if learning.meta_update == "maml" else 0.0
     )
 
 
 def inner_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
-    """`adam` with its moments as vectors: fewer operations to compile."""
+    """Returns `adam` with its moments as vectors, which needs fewer operations to compile."""
     return optax.flatten(adam(learning))
 
 
 def falling(rate: float, steps: int) -> optax.ScalarOrSchedule:
-    """A learning rate that falls to 0 over so many steps along half a cosine; 0 steps: that stays."""
+    """Returns a learning rate that decays to 0 over `steps` along half a cosine; with 0 steps it is constant."""
     return optax.cosine_decay_schedule(rate, steps) if steps else rate
 
 
 def evaluations(network: NetworkConfig, learning: LearningConfig, num_tasks: int, num_sites: int, channel: str) -> int:
-    """Plans of one DAG that a collection simulates, those of the look-ahead included.
+    """Returns how many plans of one DAG a collection simulates, including those of the look-ahead.
 
     Args:
-        network: says whether the decoder looks ahead.
-        learning: says which trajectories are collected.
+        network: defines whether the decoder looks ahead.
+        learning: defines which trajectories are collected.
         num_tasks: n.
         num_sites: K + 1.
-        channel: which channel rules hold.
+        channel: name of the channel rules.
     """
     return plans(learning, num_tasks) * (1 + lookahead_evaluations(network, num_tasks, num_sites, channel))
 
 
 def plans(learning: LearningConfig, num_tasks: int) -> int:
-    """Trajectories in a collection of a DAG of so many tasks."""
+    """Returns the number of trajectories in a collection for a DAG of `num_tasks` tasks."""
     if learning.learn_from == "optimum":
         return 1
     return min(learning.rollouts, num_tasks + 1) if learning.learn_from == "deviations" else learning.rollouts
 
 
 def draw_graphs(learning_task: LearningTask, key: jax.Array, num_graphs: int) -> LearningTask:
-    """`num_graphs` of the learning task's DAGs without replacement; all of them, in place, where it has no more."""
+    """Draws `num_graphs` DAGs of the learning task without replacement; returns all in order if there are no more."""
     if num_graphs >= learning_task.num_graphs:
         return learning_task
     return take(learning_task, jax.random.permutation(key, learning_task.num_graphs)[:num_graphs])
 
 
 def draw(learning: LearningConfig, learning_task: LearningTask, key: jax.Array) -> tuple[LearningTask, jax.Array]:
-    """The DAGs of one collection, `graphs_per_task` of them, and the key of its trajectories; consumes `key`."""
+    """Draws `graphs_per_task` DAGs for one collection, and the key of its trajectories; consumes `key`."""
     graphs_key, rollout_key = jax.random.split(key)
     return draw_graphs(learning_task, graphs_key, learning.graphs_per_task), rollout_key
 
 
 class Noise(NamedTuple):
-    """Settles a collection of sampled trajectories."""
+    """Random draws of a collection of sampled trajectories."""
 
-    gumbel: jax.Array  # [G, R, N, A], of `decode.sampling_noise`
+    gumbel: jax.Array  # [G, R, N, A], from `decode.sampling_noise`
 
 
 class Plans(NamedTuple):
-    """Settles a collection of one given plan a DAG."""
+    """Actions of a collection with one given plan per DAG."""
 
-    actions: jax.Array  # int32[G, 1, N], taken
-    judged: jax.Array  # int32[G, 1, N], those that are to become likelier
-    advantages: jax.Array  # [G, 1, N], how much each of them counts; 0 on padding
-    cost: jax.Array | None  # mean of the policy's own plans, seconds; None where the given plans say so
+    actions: jax.Array  # int32[G, 1, N], actions taken
+    judged: jax.Array  # int32[G, 1, N], actions to make likelier
+    advantages: jax.Array  # [G, 1, N], weight of each judged action; 0 on padding
+    cost: jax.Array | None  # mean cost of the policy's own plans, seconds; None to take that of the given plans
 
 
 Draws = Noise | Plans
@@ -108,20 +108,19 @@ Draws = Noise | Plans
 def draw_collection(
     network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> Draws:
-    """Settles what a collection learns from; consumes `key`.
+    """Draws the trajectories or plans that a collection learns from; consumes `key`.
 
-    `learn_from` says what:
+    `learn_from` is one of:
 
-        samples      `rollouts` trajectories that the policy samples of each DAG
-        optimum      the best plan known of each DAG, alone and with an advantage of 1 at each step: (23) then is its
-                     likelihood
-        deviations   the policy's own plan. For `rollouts` - 1 of its actions, mostly those that it is least sure of,
-                     the next likeliest is tried as well, and the better of both is what is learned at that step, with
-                     the difference as its advantage: policy iteration by cost-sensitive classification (Lagoudakis and
-                     Parr, 2003). The clip of (23) says how far one collection may move a decision
+        samples      `rollouts` trajectories of each DAG, sampled from the policy.
+        optimum      The best known plan of each DAG, with advantage 1 at each step. (23) is then its likelihood.
+        deviations   The policy's own plan. For `rollouts` - 1 of its decisions, mostly the least certain ones, the next
+                     likeliest action is tried, too. The better of the two actions is learned at that step, with the
+                     cost difference as its advantage. This is policy iteration by cost-sensitive classification
+                     (Lagoudakis and Parr, 2003). The clip of (23) limits the change of a decision per collection.
 
     Raises:
-        InputError: no plans to imitate in the task.
+        InputError: `learn_from` is "optimum", and the learning task has no plans.
     """
     if learning.learn_from == "samples":
         trajectories = (learning_task.num_graphs, learning.rollouts)
@@ -138,7 +137,7 @@ def draw_collection(
 def _improved_plans(
     network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> Plans:
-    """The policy's own plan of each DAG, and what is better at those of its steps that are tried."""
+    """Returns the policy's own plan of each DAG, with the better action at each step where another one was tried."""
     tried = rollout.deviate(network, jax.lax.stop_gradient(params), learning_task, key, learning.rollouts - 1)
     own, mask = tried.own.costs, learning_task.dags.mask
     actions = tried.own.decisions.actions[:, 0]
@@ -146,7 +145,7 @@ def _improved_plans(
     def by_position(values: jax.Array, untried: jax.Array) -> jax.Array:
         return jax.vmap(lambda row, where, value: row.at[where].set(value))(untried, tried.positions, values)
 
-    loses = by_position(tried.others.costs - own, jnp.zeros(mask.shape))  # seconds that the other action costs
+    loses = by_position(tried.others.costs - own, jnp.zeros(mask.shape))  # extra cost of the other action, seconds
     taken = jnp.take_along_axis(tried.others.decisions.actions, tried.positions[..., None], axis=2)[..., 0]
     better = jnp.where(loses < 0, by_position(taken, actions), actions)
     share = jnp.abs(loses) / jnp.where(own > 0, own, 1)
@@ -164,20 +163,20 @@ def collect(
     earlier: Batch | None = None,
     first: jax.Array | bool = True,
 ) -> tuple[Batch, Decisions, jax.Array]:
-    """Runs the trajectories of a collection, or those that it ran at an earlier step again.
+    """Runs the trajectories of a collection; after the first step, runs the same trajectories again.
 
     Args:
         network: the network's settings.
         learning: the learning settings.
-        params: of the policy that decides.
+        params: parameters of the deciding policy.
         learning_task: the DAGs.
-        draws: `draw_collection`'s.
-        earlier: the batch of the collection's first step; None where this is known to be that step.
-        first: whether it is.
+        draws: result of `draw_collection`.
+        earlier: the batch of the collection's first step; None if this is statically the first step.
+        first: whether this is the first step.
 
     Returns:
-        The batch, which is constant to differentiation: `earlier` after the first step. The decisions, which are not
-        constant. The mean cost of the policy's trajectories, seconds.
+        The batch, constant under differentiation; after the first step this is `earlier`. The decisions, which are
+        differentiable. The mean cost of the policy's trajectories, seconds.
     """
     if isinstance(draws, Plans):
         actions, judged = draws.actions, draws.judged
@@ -198,10 +197,10 @@ def collect(
 
 
 def estimate(learning: LearningConfig, learning_task: LearningTask, trajectories: Trajectories) -> Batch:
-    """Advantages and value targets (26) of a collection, and all else of it that the gradient steps hold fixed.
+    """Computes the batch of a collection: advantages, value targets (26), and all else fixed during gradient steps.
 
-    Advantages are (25) with the baseline `value`; with `leave_one_out` the return-to-go less the mean of the other
-    trajectories' of the same DAG at the same position (Kool et al., 2019).
+    With the baseline `value`, advantages are (25). With `leave_one_out`, an advantage is the return-to-go minus the
+    mean return-to-go of the same DAG's other trajectories at the same position (Kool et al., 2019).
     """
     actions, log_probs, values, _ = jax.lax.stop_gradient(trajectories.decisions)
     mask = learning_task.dags.mask[:, None, :]
@@ -232,12 +231,12 @@ def gradient(
     earlier: Batch | None = None,
     first: jax.Array | bool = True,
 ) -> tuple[Any, LossMetrics, Batch, jax.Array]:
-    """Differentiates (27) at one step of a collection; at the first, the forward pass that samples serves both.
+    """Differentiates (27) at one step of a collection. At the first step, one forward pass samples and scores.
 
-    Arguments as `collect`.
+    Arguments are those of `collect`.
 
     Returns:
-        The gradient, the loss's metrics, and the batch and mean cost of `collect`.
+        The gradient, the metrics of the loss, and the batch and mean cost from `collect`.
     """
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[LossMetrics, Batch, jax.Array]]:
@@ -250,13 +249,13 @@ def gradient(
 
 
 def no_batch(learning: LearningConfig, *leading: int, num_positions: int, dtype: DTypeLike) -> Batch:
-    """What stands for the batch before a collection's first step: zeros.
+    """Returns a batch of zeros, the placeholder before a collection's first step.
 
     Args:
-        learning: says how many trajectories the batch has of each DAG.
-        *leading: axes before, G the last of them.
+        learning: defines the number of trajectories of each DAG.
+        *leading: sizes of the leading axes, G last.
         num_positions: N.
-        dtype: of the numbers.
+        dtype: dtype of the real-valued arrays.
     """
     shape = (*leading, learning.rollouts if learning.learn_from == "samples" else 1, num_positions)
     actions, numbers = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, dtype)
@@ -264,14 +263,14 @@ def no_batch(learning: LearningConfig, *leading: int, num_positions: int, dtype:
 
 
 class InnerState(NamedTuple):
-    """What one gradient step hands to the next."""
+    """State carried from one gradient step to the next."""
 
     params: Any
     opt_state: optax.OptState
 
 
 def descend(optimizer: optax.GradientTransformation, state: InnerState, slope: Any) -> InnerState:
-    """One step of the optimiser along minus `slope`."""
+    """Takes one optimiser step with the gradient `slope`."""
     updates, opt_state = optimizer.update(slope, state.opt_state)
     return InnerState(optax.apply_updates(state.params, updates), opt_state)
 
@@ -280,7 +279,7 @@ class Updates(NamedTuple):
     """The m gradient steps on one collection; leading axis m."""
 
     params: Any  # after each step
-    loss: LossMetrics  # before it
+    loss: LossMetrics  # before each step
 
 
 def update(
@@ -291,22 +290,22 @@ def update(
     key: jax.Array,
     taken: jax.Array | int | None = None,
 ) -> tuple[InnerState, Updates, jax.Array]:
-    """One collection from all DAGs of a task and m full-batch Adam steps on it, of which the first `taken` count.
+    """Makes one collection from all DAGs of a task and takes up to m full-batch Adam steps on it.
 
     Args:
         network: the network's settings.
-        learning: the learning settings; `graphs_per_task` does not apply.
-        state: the parameters, which sample, and the optimiser's state.
+        learning: the learning settings; `graphs_per_task` is ignored.
+        state: parameters of the sampling policy, and the optimiser's state.
         learning_task: the DAGs.
         key: consumed.
-        taken: at least 1; all by default.
+        taken: number of the m steps that take effect, at least 1; by default all.
 
     Returns:
-        The state afterwards, its way there, and the mean cost of the collection's plans in seconds.
+        The state afterwards, the m steps, and the mean cost of the collection's plans in seconds.
     """
     draws = draw_collection(network, learning, state.params, learning_task, key)
 
-    # One body for all steps: a program has the network's forward and backward pass once.
+    # One scan body for all steps, so that the program contains the network's forward and backward pass once.
     def body(carry: tuple[InnerState, Batch], step: jax.Array) -> tuple[Any, tuple[Updates, jax.Array]]:
         state, earlier = carry
         slope, loss, batch, cost = gradient(network, learning, state.params, learning_task, draws, earlier, step == 0)
@@ -321,7 +320,7 @@ def update(
     return state, steps, costs[0]
 
 
-@partial(jax.jit, static_argnames=("network", "learning"))  # traced once for each size, however often it is used
+@partial(jax.jit, static_argnames=("network", "learning"))  # traced once for each size
 def inner_adapt(
     network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> tuple[Any, InnerMetrics]:
@@ -330,7 +329,7 @@ def inner_adapt(
     Args:
         network: the network's settings.
         learning: the learning settings.
-        params: theta; also theta_old, which samples.
+        params: theta; also theta_old, the sampling policy.
         learning_task: one learning task.
         key: consumed.
 
@@ -345,7 +344,7 @@ def inner_adapt(
 
 
 class AdaptationMetrics(NamedTuple):
-    """One round of adaptation: one collection and m updates."""
+    """Metrics of one round of adaptation: one collection and m updates."""
 
     latencies: jax.Array  # [m, G], cost of each measured DAG's argmax plan after each update, seconds
     sampled_latency: jax.Array  # mean cost of the collection's plans, seconds
@@ -363,20 +362,20 @@ def adaptation_round(
     key: jax.Array,
     updates: jax.Array | int | None = None,
 ) -> tuple[Any, optax.OptState, AdaptationMetrics]:
-    """Takes up to m updates on one collection from all DAGs of a task, the Adam state kept from round to round.
+    """Takes up to m updates on one collection from all DAGs of a task; the Adam state lasts from round to round.
 
-    An update is one Adam gradient step; a test set's adaptation is a sequence of these rounds.
+    An update is one Adam step. Adaptation to a test set is a sequence of these rounds.
 
     Args:
         network: the network's settings.
-        learning: the learning settings; `graphs_per_task` does not apply.
+        learning: the learning settings; `graphs_per_task` is ignored.
         params: the current policy, which samples.
-        opt_state: of `inner_optimizer`.
-        learning_task: the DAGs that are adapted to.
-        measured: the DAGs whose latency is measured after each update; the same ones in the paper's protocol.
+        opt_state: state of `inner_optimizer`.
+        learning_task: the DAGs to adapt to.
+        measured: the DAGs to measure after each update; in the paper's protocol, the same DAGs.
         key: consumed.
-        updates: how many of the m are taken, at least 1, by default all; traced, so that a shorter round compiles
-            nothing anew.
+        updates: number of the m updates to take, at least 1; by default all. The value is traced, so a shorter round
+            does not compile again.
     """
     taken = learning.inner_steps if updates is None else updates
     state, steps, sampled_latency = update(network, learning, InnerState(params, opt_state), learning_task, key, taken)

@@ -34,22 +34,22 @@ def joint_steps(
     pool: TaskPool,
     batch: MetaBatch,
 ) -> tuple[InnerState, InnerMetrics]:
-    """One collection from each learning task, pooled, and m full-batch Adam steps on it.
+    """Makes one collection from each learning task and takes m full-batch Adam steps on all of them together.
 
-    Advantages are normalised over each learning task's steps, as in the inner loop. In the pool each DAG counts by its
-    own mean over steps, whatever its size.
+    Advantages are normalised over each learning task's steps, as in the inner loop. All DAGs have equal weight,
+    whatever their size: each contributes its own mean over steps.
 
     Args:
         network: the network's settings.
         learning: the learning settings.
         task_axis: "map" or "vmap", as in `over_tasks`.
-        axis: of the devices that share the learning tasks, or None.
-        states: of each seed, leading axis S; the optimiser's state lasts from iteration to iteration.
+        axis: name of the axis of devices that share the learning tasks; None for one device.
+        states: states of the seeds, leading axis S; the optimiser's state lasts from iteration to iteration.
         pool: the learning tasks.
-        batch: those of this iteration; this device's.
+        batch: this device's learning tasks of this iteration.
 
     Returns:
-        The states afterwards, and metrics of each task, leading axis J.
+        The states afterwards, and the metrics of each task, leading axis J.
     """
     num_seeds, full = jax.tree.leaves(states.params)[0].shape[0], pool.learning_tasks.num_positions
 
@@ -90,7 +90,11 @@ def _visit(
     first: jax.Array,
     full: int,
 ) -> tuple[Any, jax.Array, Batch, InnerMetrics]:
-    """One learning task's share of a step: the gradient by step, the mean number of steps, the batch, and metrics."""
+    """Computes one learning task's share of a gradient step.
+
+    Returns:
+        The gradient divided by the mean number of decisions per DAG, that number, the batch, and metrics.
+    """
     learning_task, rollout_key = draw(learning, learning_task, key)
     drawn = partial(draw_collection, network, learning, params, learning_task, rollout_key)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(drawn))
@@ -102,13 +106,13 @@ def _visit(
 
 
 def _by_step(slope: Any, learning_task: LearningTask) -> tuple[jax.Array, jax.Array]:
-    """The gradient, as a vector, for each step of a mean DAG, and the mean number of steps."""
+    """Returns the gradient as a vector, divided by the mean number of decisions per DAG, and that number."""
     size = learning_task.dags.mask.sum(axis=-1).mean(dtype=learning_task.features.dtype)
     return flat(slope) / size, size
 
 
 def _padded(batch: Batch, num_positions: int) -> Batch:
-    """The collection with as many positions, padding added or removed."""
+    """Adds or removes padding, so that the batch has `num_positions` positions."""
 
     def fit(leaf: jax.Array) -> jax.Array:
         missing = max(0, num_positions - leaf.shape[-1])

@@ -1,4 +1,4 @@
-"""Learning tasks as the jitted core takes them: a set of DAGs under one system, packed and encoded."""
+"""Learning tasks as arrays for the jitted functions: a set of DAGs under one system, packed and encoded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mrlato_jax.planners import earliest_finish
 
 Tree = TypeVar("Tree")
 
-# What a policy that knows one server accepts.
+# The number of servers that a policy for one server accepts, in error messages.
 ONE_SERVER = "1 ('general', policies trained with servers=any_servers, and mj.look_ahead plan for several)"
 
 
@@ -31,8 +31,8 @@ class LearningTask(NamedTuple):
 
     dags: DagArrays  # [G, ...]
     features: jax.Array  # [G, N, F], `environment.features.encode` of each
-    heft: jax.Array  # [G], cost of each one's HEFT-based plan, seconds; nothing learns from it, progress shows it
-    optimum: jax.Array | None = None  # int32[G, N], actions of the best plan known, where it is to be learned from
+    heft: jax.Array  # [G], cost of each DAG's HEFT-based plan, seconds; only for progress lines, not for learning
+    optimum: jax.Array | None = None  # int32[G, N], actions of the best known plan, if the policy learns from it
 
     @property
     def num_graphs(self) -> int:
@@ -57,12 +57,12 @@ def learning_task(
     Args:
         graphs: the DAGs.
         system: the system that all of them run on, or one for each.
-        network: says how neighbours are encoded, and how many there may be.
-        num_positions: N to pad to; by default the largest DAG's.
-        objective: what is to be minimised, or one objective for each; by default the makespan.
+        network: defines how neighbours are encoded, and their largest number.
+        num_positions: N, the padded size; by default the size of the largest DAG.
+        objective: the cost to minimise, or one objective for each; by default the makespan.
 
     Raises:
-        InputError: a task with more neighbours, or several servers where the policy has room for one.
+        InputError: a task has too many neighbours, or the system has several servers and the policy takes one.
     """
     arrays = pack(graphs, system, num_positions=num_positions, objective=objective)
     check_servers(arrays, network)
@@ -71,10 +71,10 @@ def learning_task(
 
 
 def encoded(arrays: DagArrays, network: NetworkConfig) -> LearningTask:
-    """What `pack` gives, in float32, with its encoding; may be traced.
+    """Encodes the result of `pack` in float32; may be traced.
 
     Raises:
-        InputError: as `check_times`.
+        InputError: as in `check_times`.
     """
     check_times(arrays)
     dags = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), arrays)
@@ -82,13 +82,13 @@ def encoded(arrays: DagArrays, network: NetworkConfig) -> LearningTask:
 
 
 def check_servers(arrays: DagArrays, network: NetworkConfig) -> None:
-    """Raises InputError where a network that knows one server is to decide among several."""
+    """Raises InputError if the systems have several servers and the network is for one server."""
     if not network.any_servers and arrays.num_sites != NUM_SIDES:
         raise InputError(f"the systems have {arrays.num_sites - 1} servers; accepted: {ONE_SERVER}")
 
 
 def check_times(arrays: DagArrays) -> None:
-    """Raises InputError for times on the host that float32 does not hold; traced ones are not looked at."""
+    """Raises InputError for times on the host out of float32's range; traced times are not checked."""
     returned = (arrays.ue, arrays.uplink, arrays.vm, arrays.downlink)
     times = (*returned, *(column for column in (arrays.forward, arrays.backhaul) if column is not None))
     if all(isinstance(column, np.ndarray) for column in times) and (wrong := out_of_range(times, np.float32)):
@@ -106,18 +106,18 @@ def stack(trees: Sequence[Tree]) -> Tree:
 
 
 def stack_alike(learning_tasks: Sequence[LearningTask]) -> LearningTask:
-    """`stack` of learning tasks of one kind of system, some of which have pins or prices."""
+    """Stacks learning tasks of one kind of system; only some of them may have pins or prices."""
     filled = alike([one.dags for one in learning_tasks])
     return stack([one._replace(dags=dags) for one, dags in zip(learning_tasks, filled, strict=True)])
 
 
 def trim(learning_task: LearningTask, num_positions: int) -> LearningTask:
-    """The same DAGs with fewer padded positions; `num_positions` must hold the largest of them."""
+    """Returns the DAGs with fewer padded positions; the largest DAG must fit into `num_positions`."""
     dags, features, heft, optimum = learning_task
     features, size = features[..., :num_positions, :], num_positions
     return LearningTask(trimmed(dags, size), features, heft, None if optimum is None else optimum[..., :size])
 
 
 def take(tree: Tree, index: jax.Array | int) -> Tree:
-    """Indexes the leading axis of every array; the inverse of `stack` where the index is a number."""
+    """Indexes the leading axis of every array. With a number as index, this is the inverse of `stack`."""
     return jax.tree.map(lambda leaf: leaf[index], tree)

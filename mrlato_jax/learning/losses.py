@@ -1,4 +1,4 @@
-"""The inner objective: clipped surrogate (23)-(24), value loss (26), their sum (27)."""
+"""The inner objective: clipped surrogate (23)-(24), value loss (26) and their sum (27)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mrlato_jax.policy.decode import Decisions
 
 
 class Batch(NamedTuple):
-    """One collection with everything about it that stays fixed during the gradient steps."""
+    """The data of one collection that stay fixed during the gradient steps."""
 
-    actions: jax.Array  # int32[G, R, N], taken
-    judged: jax.Array  # int32[G, R, N], whose probabilities are to change: those taken, or better ones
+    actions: jax.Array  # int32[G, R, N], actions taken
+    judged: jax.Array  # int32[G, R, N], actions whose probabilities the loss changes: those taken, or better ones
     log_probs: jax.Array  # [G, R, N], of `judged` under the sampling policy
     advantages: jax.Array  # [G, R, N]
     returns: jax.Array  # [G, R, N], value targets
@@ -24,21 +24,21 @@ class Batch(NamedTuple):
 
 
 class LossMetrics(NamedTuple):
-    """What to watch while the objective is maximised; scalars, means over valid steps unless said otherwise."""
+    """Metrics of the loss; scalars, means over valid steps unless said otherwise."""
 
     policy_objective: jax.Array  # L_P (23)
     value_loss: jax.Array  # L_V (26)
     entropy: jax.Array  # nats per decision
-    approx_kl: jax.Array  # of the sampling policy from the current one (Schulman's k3), nats per decision
-    clip_fraction: jax.Array  # decisions whose ratio left the clip range
-    explained_variance: jax.Array  # of the value targets by the values: 1 is perfect, 0 is a constant
+    approx_kl: jax.Array  # KL divergence of the sampling from the current policy (Schulman's k3), nats per decision
+    clip_fraction: jax.Array  # share of decisions whose ratio left the clip range
+    explained_variance: jax.Array  # share of the value targets' variance that the values explain: 1 is perfect
 
 
 def per_dag_sum(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Sum over a DAG's tasks, mean over trajectories.
+    """Sums over a DAG's tasks and averages over trajectories and DAGs.
 
-    In a batch that mixes sizes each DAG counts by its own mean over steps (times the batch's mean size, so that for
-    equal sizes this is the plain sum).
+    In a batch of mixed sizes, each DAG counts with its mean over steps, times the mean size in the batch. For equal
+    sizes this is the plain sum.
 
     Args:
         values: [G, R, N].
@@ -52,19 +52,19 @@ def per_dag_sum(values: jax.Array, mask: jax.Array) -> jax.Array:
 def clipped_surrogate(
     log_probs: jax.Array, old_log_probs: jax.Array, advantages: jax.Array, clip_epsilon: float
 ) -> jax.Array:
-    """`min(Pr A, clip(Pr, 1 - eps, 1 + eps) A)` of each decision, `Pr` the probability ratio (24)."""
+    """Returns `min(Pr A, clip(Pr, 1 - eps, 1 + eps) A)` of each decision; `Pr` is the probability ratio (24)."""
     ratio = jnp.exp(log_probs - old_log_probs)
     clipped = jnp.clip(ratio, 1 - clip_epsilon, 1 + clip_epsilon)
     return jnp.minimum(ratio * advantages, clipped * advantages)
 
 
 def inner_loss(learning: LearningConfig, batch: Batch, decisions: Decisions) -> tuple[jax.Array, LossMetrics]:
-    """`-(L_P - c1 L_V + c_H H)`: (27) negated, with an entropy bonus where `entropy_coef` is set.
+    """Returns `-(L_P - c1 L_V + c_H H)`: (27) negated, with an entropy bonus if `entropy_coef` is set.
 
     Args:
-        learning: coefficients.
+        learning: the coefficients.
         batch: the collection.
-        decisions: `batch.judged` as the current parameters score them.
+        decisions: `batch.judged`, scored by the current parameters.
     """
     mask = batch.mask
     chex.assert_equal_shape([batch.actions, batch.log_probs, batch.advantages, batch.returns, *decisions])

@@ -1,4 +1,4 @@
-"""Outer gradients that are taken after adapting: first-order MAML and MAML (Finn et al., ICML 2017)."""
+"""Outer gradients at the adapted parameters: first-order MAML and MAML (Finn et al., ICML 2017)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mrlato_jax.learning.learning_task import LearningTask
 def adapted_gradient(
     network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> tuple[Any, InnerMetrics]:
-    """Gradient of the loss, (27) negated, at theta', on trajectories of its own from the same DAGs.
+    """Computes the gradient of the loss, (27) negated, at theta', on new trajectories from the same DAGs.
 
-    With `meta_update` fomaml it is taken as it is, by theta'. With maml it is taken by theta, through the m Adam steps;
-    the actions that theta sampled and their advantages are held constant. Without the score-function term that they
-    would add, this is a biased estimate of MAML's gradient (Al-Shedivat et al., ICLR 2018).
+    With `meta_update` fomaml, the gradient is with respect to theta'. With maml, it is with respect to theta, through
+    the m Adam steps; the actions that theta sampled and their advantages are constants. This omits their score-function
+    term, so the estimate of MAML's gradient is biased (Al-Shedivat et al., ICLR 2018).
 
     Args:
         network: the network's settings.
@@ -28,7 +28,7 @@ def adapted_gradient(
         key: consumed.
 
     Returns:
-        The gradient, to be descended, and the inner loop's metrics.
+        The gradient of the loss, and the inner loop's metrics.
     """
     graphs_key, adapt_key, key = jax.random.split(key, 3)
     learning_task = draw_graphs(learning_task, graphs_key, learning.graphs_per_task)

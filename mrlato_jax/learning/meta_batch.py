@@ -1,4 +1,4 @@
-"""The learning tasks of one meta-iteration: how they are drawn from the pool, visited and averaged."""
+"""The learning tasks of one meta-iteration: draws them from the pool, visits them and averages their results."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Tree = TypeVar("Tree")
 class TaskPool(NamedTuple):
     """The learning tasks that training draws from.
 
-    A set of DAGs may be met under several systems (Experiment 3's rates): those are its variants, and one is drawn
-    each time the set enters a meta-batch.
+    A set of DAGs may have several systems (Experiment 3's rates), its variants. Each time the set enters a meta-batch,
+    one variant is drawn.
     """
 
     learning_tasks: LearningTask  # leading axes [sets, variants]
-    sizes: tuple[int, ...]  # of each set's largest DAG
+    sizes: tuple[int, ...]  # size of each set's largest DAG
 
 
 jax.tree_util.register_pytree_node(
@@ -34,47 +34,48 @@ jax.tree_util.register_pytree_node(
 
 
 class MetaBatch(NamedTuple):
-    """Tasks of one meta-iteration, of all seeds or one device's share of them; each [J]."""
+    """The learning tasks of one meta-iteration, of all seeds, or one device's share; each [J]."""
 
-    seed: jax.Array  # int32, which learner
+    seed: jax.Array  # int32, index of the learner
     set: jax.Array  # int32, index into the pool
-    variant: jax.Array  # int32
-    key: jax.Array  # of the inner loop
-    valid: jax.Array  # bool, False on what only fills up a device's share
+    variant: jax.Array  # int32, index of the set's system
+    key: jax.Array  # key of the inner loop
+    valid: jax.Array  # bool, False on padding of a device's share
 
 
 def check_meta_batch(meta_batch: int, num_sets: int) -> None:
-    """Raises InputError where more learning tasks are to be drawn without replacement than there are training sets."""
+    """Raises InputError if `meta_batch` exceeds the number of training sets; draws are without replacement."""
     if meta_batch > num_sets:
         raise InputError(f"meta_batch is {meta_batch}; accepted: at most {num_sets}, the number of training sets")
 
 
 def draw_meta_batch(pool: TaskPool, key: jax.Array, meta_batch: int) -> tuple[jax.Array, jax.Array]:
-    """Draws sets without replacement, and a variant of each.
+    """Draws sets without replacement, and one variant of each.
 
     Returns:
-        int32[meta_batch] each: set and variant indices.
+        Set and variant indices, each int32[meta_batch].
 
     Raises:
-        InputError: more tasks asked for than the pool has sets.
+        InputError: `meta_batch` exceeds the number of sets in the pool.
     """
     num_sets, num_variants = pool.learning_tasks.features.shape[:2]
     check_meta_batch(meta_batch, num_sets)
     set_key, variant_key = jax.random.split(key)
     sets = jax.random.permutation(set_key, num_sets)[:meta_batch]
     draw = jax.vmap(lambda index: jax.random.randint(jax.random.fold_in(variant_key, index), (), 0, num_variants))
-    return sets, draw(sets)  # a set's variant derives from the set, not from its place in the batch
+    return sets, draw(sets)  # a set's variant depends on the set, not on its place in the batch
 
 
 def meta_batches(pool: TaskPool, learning: LearningConfig, keys: jax.Array) -> MetaBatch:
-    """Draws the learning tasks of every seed's meta-batch; those of seed s are entries s B to s B + B - 1.
+    """Draws the learning tasks of every seed's meta-batch; seed s has entries s B to s B + B - 1.
 
-    Its key derives from its set's index, so neither its place in the batch nor its device changes anything.
+    The key of a learning task derives from its set's index, so the result does not depend on its place in the batch or
+    on its device.
 
     Args:
         pool: the learning tasks to draw from.
-        learning: B.
-        keys: [S], of the iteration.
+        learning: defines B.
+        keys: [S], each seed's key of the iteration.
     """
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -90,21 +91,22 @@ def meta_batches(pool: TaskPool, learning: LearningConfig, keys: jax.Array) -> M
 def over_tasks(
     visit: Callable[..., Tree], task_axis: str, params: Any, pool: TaskPool, batch: MetaBatch, *held: Any
 ) -> Tree:
-    """Calls `visit(theta, learning_task, key, *held)` for each of them; what it returns must not have their size.
+    """Calls `visit(theta, learning_task, key, *held)` for each learning task of a batch.
 
-    With `task_axis` map, one runs at a time, compiled at a few of the pool's sizes so that small DAGs do not pay
-    for large ones; with vmap all run side by side at the largest.
+    With `task_axis` map, the tasks run one after the other, compiled for a few of the pool's sizes, so that small DAGs
+    do not pay for large ones. With vmap, all run in parallel at the largest size.
 
     Args:
-        visit: written for one learning task, with theta of its seed.
+        visit: function of one learning task, with theta of its seed. The shapes of its results must not depend on the
+            size of the DAGs.
         task_axis: "map" or "vmap".
         params: theta of each seed, leading axis S.
-        pool: the learning tasks that the indices point into.
+        pool: the learning tasks to which the indices of `batch` refer.
         batch: J learning tasks.
-        *held: more of each learning task, leading axis J.
+        *held: further arguments for each learning task, leading axis J.
 
     Returns:
-        What `visit` did, leading axis J; of entries that are not valid, anything.
+        The results of `visit`, leading axis J; arbitrary for entries that are not valid.
     """
 
     def one(entry: MetaBatch, *held: Any) -> Tree:
@@ -126,10 +128,10 @@ def over_tasks(
 
 
 def padded_sizes(sizes: Sequence[int], ratio: float = 1.5) -> tuple[list[int], list[int]]:
-    """Few sizes to compile for, such that none of `sizes` is padded to more than `ratio` times itself.
+    """Chooses a few padded sizes to compile for; none of `sizes` grows to more than `ratio` times itself.
 
     Returns:
-        The sizes to pad to, and for each entry of `sizes` the index of its own.
+        The padded sizes, and for each entry of `sizes` the index of its padded size.
     """
     tops: list[int] = []
     for size in sorted(set(sizes), reverse=True):
@@ -139,7 +141,7 @@ def padded_sizes(sizes: Sequence[int], ratio: float = 1.5) -> tuple[list[int], l
 
 
 def mean_by_seed(values: Any, batch: MetaBatch, num_seeds: int, meta_batch: int, axis: str | None = None) -> Any:
-    """Mean of each seed's learning tasks, wherever they are: [J, ...] -> [S, ...]."""
+    """Averages over each seed's learning tasks on all devices: [J, ...] -> [S, ...]."""
 
     def partial_sum(leaf: jax.Array) -> jax.Array:
         valid = batch.valid.reshape(-1, *[1] * (leaf.ndim - 1))

@@ -1,7 +1,7 @@
-"""The outer loop of Algorithm 1: (28)-(29) and the iteration that ties both loops together.
+"""The outer loop of Algorithm 1: (28)-(29) and the meta-iteration, which runs both loops.
 
-`meta_update` says what a task hands to it: theta' (reptile, reptile_adam), a gradient at theta' (fomaml, maml), or with
-`joint` a gradient at theta itself, and there is no inner loop.
+`meta_update` defines what the outer loop takes from each task: theta' (reptile, reptile_adam) or a gradient at theta'
+(fomaml, maml). With `joint` there is no inner loop, and the gradient is at theta.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from mrlato_jax.learning.rollout import init_params
 
 
 class LearnerState(NamedTuple):
-    """Everything that meta-training carries from one iteration to the next; of several seeds, stacked along axis 0."""
+    """State of meta-training between iterations; several seeds are stacked along axis 0."""
 
     params: Any  # theta
-    opt_state: optax.OptState  # of the outer update
+    opt_state: optax.OptState  # state of the outer optimiser
     iteration: jax.Array  # int32, iterations done
-    key: jax.Array  # of the run; never consumed: iteration i uses fold_in(key, i)
+    key: jax.Array  # key of the run; never consumed: iteration i uses fold_in(key, i)
 
 
 class MetaMetrics(NamedTuple):
     """Means over the learning tasks of one meta-iteration; each [S]."""
 
     inner: InnerMetrics
-    update_norm: jax.Array  # of the step from theta to the next
+    update_norm: jax.Array  # norm of the change of theta
 
 
 REPTILE = ("reptile", "reptile_adam")
 
 
 def outer_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
-    """SGD(beta) for `reptile`; Adam(beta), but for `joint`, whose only optimiser is Adam(alpha).
+    """Returns SGD(beta) for `reptile`, Adam(alpha) for `joint` (its only optimiser), and otherwise Adam(beta).
 
-    beta falls where `outer_lr_decay` says so.
+    beta decays if `outer_lr_decay` is set.
     """
     if learning.meta_update == "joint":
         return adam(learning)
@@ -61,14 +61,14 @@ def outer_optimizer(learning: LearningConfig) -> optax.GradientTransformation:
 def meta_gradient(
     params: Any, adapted: Any, batch: MetaBatch, learning: LearningConfig, axis: str | None = None
 ) -> Any:
-    """(29) for each seed: `g = mean_i (theta_i' - theta) / (alpha m)`.
+    """Computes (29) for each seed: `g = mean_i (theta_i' - theta) / (alpha m)`.
 
     Args:
         params: theta, leading axis S; a tree, or `flat`.
-        adapted: theta_i' likewise, leading axis J.
-        batch: the learning tasks; this device's, where `axis` names the devices that have them together.
+        adapted: theta_i' in the same form, leading axis J.
+        batch: the learning tasks; with `axis`, this device's share.
         learning: alpha, m, and the number of learning tasks of a seed.
-        axis: of the devices.
+        axis: name of the axis of devices that share the learning tasks; None for one device.
     """
     moved = jax.tree.map(lambda a, p: a - p[batch.seed], adapted, params)
     means = mean_by_seed(moved, batch, jax.tree.leaves(params)[0].shape[0], learning.meta_batch, axis)
@@ -76,13 +76,13 @@ def meta_gradient(
 
 
 def init_state(network: NetworkConfig, learning: LearningConfig, seed: int, params: Any = None) -> LearnerState:
-    """The learner before its first iteration.
+    """Returns the learner before its first iteration.
 
     Args:
         network: the network's settings.
         learning: the learning settings.
-        seed: decides the parameters and every draw of the run.
-        params: parameters to begin with, in place of random ones.
+        seed: seed of the parameters and of every draw of the run.
+        params: initial parameters; random by default.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = init_params(network, init_key) if params is None else params
@@ -90,14 +90,14 @@ def init_state(network: NetworkConfig, learning: LearningConfig, seed: int, para
 
 
 def init_states(network: NetworkConfig, learning: LearningConfig, seeds: Sequence[int]) -> LearnerState:
-    """The learners of several seeds before their first iteration, stacked along axis 0."""
+    """Returns the learners of several seeds before their first iteration, stacked along axis 0."""
     return stack([init_state(network, learning, seed) for seed in seeds])
 
 
 def visit(
     network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
 ) -> tuple[jax.Array, InnerMetrics]:
-    """What the outer step needs of a learning task: theta', or a gradient, `flat`; and metrics; see `inner_adapt`."""
+    """Computes a learning task's input to the outer step, theta' or a gradient, as a vector; and its metrics."""
     run = inner_adapt if learning.meta_update in REPTILE else adapted_gradient
     result, metrics = run(network, learning, params, learning_task, key)
     return flat(result), metrics
@@ -106,21 +106,21 @@ def visit(
 def adapt_tasks(
     network: NetworkConfig, learning: LearningConfig, task_axis: str, params: Any, pool: TaskPool, batch: MetaBatch
 ) -> tuple[jax.Array, InnerMetrics]:
-    """`visit` of each learning task; arguments as `over_tasks`, results with leading axis J."""
+    """Calls `visit` for each learning task; arguments as in `over_tasks`, results with leading axis J."""
     return over_tasks(partial(visit, network, learning), task_axis, params, pool, batch)
 
 
 def outer_update(
     learning: LearningConfig, states: LearnerState, visited: jax.Array, batch: MetaBatch, axis: str | None = None
 ) -> tuple[Any, optax.OptState]:
-    """Algorithm 1, line 9, for each seed: theta afterwards, and the optimiser's state.
+    """Takes the outer step of each seed (Algorithm 1, line 9); returns the new theta and the optimiser's state.
 
     Args:
         learning: the learning settings.
-        states: leading axis S.
-        visited: of each learning task theta' or the gradient, `flat`: [J, P].
-        batch: the learning tasks; this device's, where `axis` names the devices that have them together.
-        axis: of the devices.
+        states: the learners, leading axis S.
+        visited: theta' or the gradient of each learning task as a vector, [J, P].
+        batch: the learning tasks; with `axis`, this device's share.
+        axis: name of the axis of devices that share the learning tasks; None for one device.
     """
     theta, count = flat(states.params, 1), states.iteration.shape[0]
     if learning.meta_update in REPTILE:
@@ -141,14 +141,14 @@ def iterate(
     states: LearnerState,
     pool: TaskPool,
 ) -> tuple[LearnerState, MetaMetrics]:
-    """One iteration of Algorithm 1, lines 3-9, for each seed: what each device runs.
+    """Runs one iteration of Algorithm 1, lines 3-9, for each seed; every device runs this program.
 
     Args:
         network: the network's settings.
         learning: the learning settings.
         task_axis: "map" or "vmap", as in `over_tasks`.
-        axis: name of the devices that share the learning tasks, None where there is one.
-        states: theta and what belongs to it, leading axis S.
+        axis: name of the axis of devices that share the learning tasks; None for one device.
+        states: the learners, leading axis S.
         pool: the learning tasks to draw from.
 
     Returns:
@@ -173,14 +173,14 @@ def iterate(
 def meta_iteration(
     network: NetworkConfig, learning: LearningConfig, execution: ExecutionConfig, states: LearnerState, pool: TaskPool
 ) -> tuple[LearnerState, MetaMetrics]:
-    """`iterate` as one program, on one device or, with shard_map, on all.
+    """Runs `iterate` as one program, on one device or, with shard_map, on all.
 
     Args:
         network: the network's settings.
         learning: the learning settings.
-        execution: resolved; `parallel` single or shard_map.
-        states: one learner a seed, stacked, as `devices.place` puts them; given away, so they cannot be used again.
-        pool: the learning tasks to draw from, as `devices.place` puts them.
+        execution: resolved settings; `parallel` is single or shard_map.
+        states: one learner per seed, stacked, placed by `devices.place`; donated, so they cannot be used again.
+        pool: the learning tasks to draw from, placed by `devices.place`.
 
     Returns:
         The states after the iteration, and its metrics.
@@ -188,8 +188,8 @@ def meta_iteration(
     if execution.parallel == "single":
         return iterate(network, learning, execution.task_axis, None, states, pool)
     body = partial(iterate, network, learning, execution.task_axis, devices.AXIS)
-    # Without `check_vma=False` JAX would sum over devices the gradients of whatever derives from replicated parameters,
-    # those of the inner loop included, where every device has its own learning tasks.
+    # Without `check_vma=False`, JAX would sum the gradients with respect to replicated parameters over all devices. In
+    # the inner loop that is wrong, since every device has its own learning tasks.
     spread = jax.shard_map(
         body,
         mesh=devices.mesh(execution.num_devices),
@@ -204,7 +204,7 @@ def meta_iteration(
 def pmapped_iteration(
     network: NetworkConfig, learning: LearningConfig, execution: ExecutionConfig
 ) -> Callable[[LearnerState, TaskPool], tuple[LearnerState, MetaMetrics]]:
-    """`iterate` under `jax.pmap`; states and pool have a leading axis of devices, as `devices.place` gives them."""
+    """Returns `iterate` under `jax.pmap`; states and pool have a leading axis of devices, from `devices.place`."""
     body = partial(iterate, network, learning, execution.task_axis, devices.AXIS)
     return jax.pmap(body, axis_name=devices.AXIS, donate_argnums=0, devices=devices.pmap_devices(execution))
 
@@ -212,8 +212,8 @@ def pmapped_iteration(
 def iteration_program(
     network: NetworkConfig, learning: LearningConfig, execution: ExecutionConfig
 ) -> Callable[[LearnerState, TaskPool], tuple[LearnerState, MetaMetrics]]:
-    """The meta-iteration as `execution` (resolved) wants it run; inputs from `devices.place`, states given away."""
-    execution = dataclasses.replace(execution, metrics_every=1)  # the host's matter: nothing is compiled anew for it
+    """Returns the meta-iteration for `execution` (resolved). Inputs are from `devices.place`; states are donated."""
+    execution = dataclasses.replace(execution, metrics_every=1)  # only the host uses it; avoids a second compilation
     if execution.parallel == "pmap":
         return pmapped_iteration(network, learning, execution)
     return partial(meta_iteration, network, learning, execution)

@@ -1,7 +1,7 @@
-"""What a policy has been trained on, in numbers that decide how an application looks to it.
+"""The training range of a policy: the numbers that describe an application and a system to the policy.
 
-All are ratios or counts: the policy sees times relative to one another, so that an application of ten times the cycles
-on a system of ten times the clocks is the same one to it.
+All are ratios or counts, since the policy sees times only relative to one another. An application of ten times the
+cycles on a system of ten times the clocks is the same input.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.mec.objective import Objective, goal_of
 from mrlato_jax.mec.system import BITS_PER_BYTE, CHANNELS, OF_SERVERS, System, host_number, of_servers
 
-SLACK = 0.1  # of either end: what is hardly beyond it is no news
-NO_TIME = 1e-3  # of the local time: what takes less in all looks to a policy as if it took none
+SLACK = 0.1  # relative margin at both ends of a range
+NO_TIME = 1e-3  # share of the local time: a policy cannot tell smaller times from none
 
 NAMES = (
     "tasks",
@@ -34,22 +34,22 @@ NAMES = (
     "pinned tasks / tasks",
     "price of a second's energy / price of a second",
 )
-# What policies that say nothing of these were trained on. Pins are no news to any policy: they are masked.
+# Training ranges of policies that do not state them. Pins, which mask actions, are in range for every policy.
 ASSUMED = {NAMES[7]: (1.0, 1.0), NAMES[8]: (1.0, 1.0), NAMES[9]: (0.0, 0.0), NAMES[11]: (0.0, 0.0)}
 
 Ranges = tuple[tuple[str, float, float], ...]
-"""(name, lowest, highest) of each number that `measure` gives."""
+"""(name, lowest, highest) of each number from `measure`."""
 
 
 class OutsideTrainingWarning(UserWarning):
-    """A plan for an application or a system unlike those that the policy was trained on."""
+    """The application or the system is outside the training range of the policy; its plans may be poor."""
 
 
 def measure(graph: TaskGraph, system: System, objective: Objective | None = None) -> dict[str, float]:
-    """The numbers of one application on one system by `NAMES`.
+    """Computes the numbers `NAMES` of one application on one system.
 
-    Ratios of times are at least `NO_TIME`, and infinite where nothing computes; of several servers the fastest counts.
-    Each ratio is of the sums over all tasks, so that no time of a single task is needed.
+    Ratios of times are at least `NO_TIME`, and infinite if no task computes. Among several servers the fastest counts.
+    Each ratio is of sums over all tasks.
     """
     prices = goal_of(objective).prices(system.power)
     vm_hz, uplink_bps, downlink_bps = (of_servers(system, name).max() for name in OF_SERVERS)
@@ -81,15 +81,15 @@ def measure(graph: TaskGraph, system: System, objective: Objective | None = None
 
 
 def ranges_of(examples: Iterable[tuple[TaskGraph, System, Objective]]) -> Ranges:
-    """The ranges of what a policy is trained on."""
+    """Computes the ranges over all training examples."""
     measured = [measure(*example) for example in examples]
     return tuple((name, min(m[name] for m in measured), max(m[name] for m in measured)) for name in measured[0])
 
 
 def outside(ranges: Ranges, examples: Sequence[tuple[TaskGraph, System, Objective]]) -> str | None:
-    """What is out of range in any of the examples, as a warning says it; None where nothing is.
+    """Returns a warning text about the numbers out of range; None if all are in range.
 
-    Of several examples the first is named that is out of a range.
+    For each number, the text names the first example that is out of range.
     """
     found: dict[str, str] = {}
     named = {name for name, *_ in ranges}
@@ -103,15 +103,15 @@ def outside(ranges: Ranges, examples: Sequence[tuple[TaskGraph, System, Objectiv
 
 
 def to_json(ranges: Ranges) -> dict[str, tuple[float, float]]:
-    """{name: [lowest, highest]}, as a file has them."""
+    """Converts ranges to {name: [lowest, highest]} for a JSON file."""
     return {name: (low, high) for name, low, high in ranges}
 
 
 def from_json(values: Any) -> Ranges:
-    """What `to_json` gave, read again.
+    """Inverse of `to_json`.
 
     Raises:
-        InputError: no mapping of some of `NAMES` to a lowest and a highest number.
+        InputError: `values` does not map some of `NAMES` to a lowest and a highest number.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"ranges is {shorten(values)}; accepted: a JSON object")
@@ -122,7 +122,7 @@ def from_json(values: Any) -> Ranges:
         try:
             usable = isinstance(pair, Sequence) and len(pair) == 2 and all(type(end) in (int, float) for end in pair)
             low, high = (float(end) for end in pair) if usable else (math.nan, math.nan)
-        except OverflowError:  # an integer beyond float range
+        except OverflowError:  # an integer beyond float's range
             low = high = math.nan
         if not -math.inf < low <= high:
             raise InputError(f"ranges has {name} from {shorten(pair)}; accepted: the lowest and the highest number")

@@ -1,6 +1,6 @@
-"""Trajectories of a policy on a learning task: `rollout` runs them all, by one of the ways of choosing.
+"""Trajectories of a policy on a learning task. `rollout` runs them, with one of the `Choice`s of `policy.decode`.
 
-The ways of choosing are those of `policy.decode`: sampled, likeliest, given, or the likeliest but at one position.
+The choices are: sampled, likeliest, given, or the likeliest except at one position.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Choice, Decisions
 from mrlato_jax.policy.seq2seq import Memory, Seq2SeqPolicy
 
-DOUBT = 0.01  # chance of doing otherwise that `deviate` adds to the policy's own, so that every decision is tried
+DOUBT = 0.01  # `deviate` adds this to each decision's chance of deviating, so that every decision is tried
 
 
 class Trajectories(NamedTuple):
@@ -29,12 +29,12 @@ class Trajectories(NamedTuple):
 
     decisions: Decisions  # each [G, R, N], under the policy that sampled them
     rewards: jax.Array  # [G, R, N], (14), seconds
-    costs: jax.Array  # [G, R], seconds: the makespans where `DagArrays.prices` has nothing beside them
+    costs: jax.Array  # [G, R], seconds: the makespans if they alone count (`DagArrays.prices`)
 
 
 @partial(jax.jit, static_argnames="network")
 def init_params(network: NetworkConfig, key: jax.Array) -> Any:
-    """Random parameters of the policy."""
+    """Returns random parameters of the policy."""
     inputs = jnp.zeros((1, 1, features.num_features(features.told(network))))
     of_sites = (NUM_SIDES,) if network.any_servers else ()
     observations = jnp.zeros((1, *(() if network.in_order else (1,)), *of_sites, num_observed(network)))
@@ -42,7 +42,7 @@ def init_params(network: NetworkConfig, key: jax.Array) -> Any:
 
 
 def encode(network: NetworkConfig, params: Any, learning_task: LearningTask) -> Memory:
-    """Runs the encoder once for each DAG; what it returns serves all rollouts of that DAG."""
+    """Runs the encoder once for each DAG; all rollouts of the DAG share the result."""
     return Seq2SeqPolicy(network).apply(params, learning_task.features, learning_task.dags.mask, method="encode")
 
 
@@ -58,12 +58,12 @@ def rollout(
     """Runs R trajectories of each DAG through the decision process.
 
     Args:
-        network: its settings.
-        params: of the policy that decides.
+        network: the network's settings.
+        params: parameters of the deciding policy.
         learning_task: G DAGs padded to N positions.
-        choice: how actions are chosen, for R trajectories of each DAG.
-        memory: `encode` of the task, where the caller has it.
-        judged: as `decode.decode` takes it.
+        choice: rule that chooses the actions, for R trajectories of each DAG.
+        memory: result of `encode`, if the caller has it.
+        judged: as in `decode.decode`.
     """
     memory = encode(network, params, learning_task) if memory is None else memory
     decided_in = surroundings(network, learning_task.dags, choice.rollouts)
@@ -83,13 +83,13 @@ def sample(
     """Samples trajectories of each DAG.
 
     Args:
-        network: its settings.
-        params: of the policy that samples.
+        network: the network's settings.
+        params: parameters of the sampling policy.
         learning_task: G DAGs padded to N positions.
         key: consumed.
         rollouts: R, trajectories of each DAG.
-        temperatures: [R], what each trajectory's logits are divided by; 1 by default, the policy itself.
-        alike: whether all DAGs share their draws, so that those of one do not depend on how many there are.
+        temperatures: [R], divisor of each trajectory's logits; by default 1, the policy itself.
+        alike: whether all DAGs share their draws; then a DAG's draws do not depend on the number of DAGs.
     """
     graphs = 1 if alike else learning_task.num_graphs
     size, sites = learning_task.num_positions, learning_task.dags.num_sites
@@ -101,7 +101,7 @@ def sample(
 
 
 class Deviations(NamedTuple):
-    """The policy's own plan of each of G DAGs, and D others that each leave it at a position of their own."""
+    """The policy's own plan of each of G DAGs, and D plans that each deviate from it at a different position."""
 
     own: Trajectories  # [G, 1, N]
     others: Trajectories  # [G, D, N]
@@ -111,17 +111,18 @@ class Deviations(NamedTuple):
 def deviate(
     network: NetworkConfig, params: Any, learning_task: LearningTask, key: jax.Array, deviations: int
 ) -> Deviations:
-    """The policy's own plan of each DAG, and plans that take the next likeliest action in place of one of it.
+    """Runs the policy's own plan of each DAG, and plans that deviate from it at one position.
 
-    After that the policy's likeliest actions follow again, as it then sees things. Where is drawn, without replacement,
-    in proportion to how likely the policy is to do otherwise; a decision that it is sure of counts `DOUBT`.
+    A deviating plan takes the second likeliest action at its position; afterwards it takes the likeliest actions again,
+    given what it has done. Positions are drawn without replacement. The weight of a position is `DOUBT` plus the
+    probability that the policy does not take its likeliest action there.
 
     Args:
-        network: its settings.
-        params: of the policy that decides.
+        network: the network's settings.
+        params: parameters of the deciding policy.
         learning_task: G DAGs padded to N positions.
         key: consumed.
-        deviations: D; N where there are fewer positions.
+        deviations: D; N if there are fewer positions.
     """
     size, count = learning_task.num_positions, min(deviations, learning_task.num_positions)
     memory = encode(network, params, learning_task)
@@ -136,11 +137,11 @@ def deviate(
 
 
 def decode_greedily(network: NetworkConfig, params: Any, learning_task: LearningTask) -> tuple[jax.Array, jax.Array]:
-    """The likeliest decisions for each DAG.
+    """Takes the likeliest decisions for each DAG.
 
     Args:
-        network: its settings.
-        params: of the policy that decides.
+        network: the network's settings.
+        params: parameters of the deciding policy.
         learning_task: G DAGs padded to N positions.
 
     Returns:

@@ -1,1 +1,1 @@
-"""The edge system: task times, scheduling order and the one latency recurrence."""
+"""The edge system: task times, scheduling order and the latency recurrence."""

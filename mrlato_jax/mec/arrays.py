@@ -1,4 +1,4 @@
-"""DAGs as padded arrays in scheduling order: the form that every jitted function takes.
+"""DAGs as padded arrays in scheduling order, the input of every jitted function.
 
 Letters used for shapes throughout the project:
     B  DAGs in a batch          G  DAGs of one learning task      R  rollouts (trajectories) of one DAG
@@ -23,14 +23,14 @@ from mrlato_jax.mec.objective import Objective, Prices, goal_of
 from mrlato_jax.mec.priority import check_order, order_by_times
 from mrlato_jax.mec.system import CHANNELS, MoveTimes, System, TaskTimes, move_times, task_times
 
-MAX_PARENTS_BYTES = 2**30  # of `DagArrays.parents`: one DAG of 32,768 positions, or 2.7 million of 20
+MAX_PARENTS_BYTES = 2**30  # size limit of `DagArrays.parents`: one DAG of 32,768 positions, or 2.7 million of 20
 
 
 class Deadline(NamedTuple):
-    """A bound on the makespan, and a cost that no plan which meets it exceeds."""
+    """A deadline, and an upper bound of the cost of every plan that meets it."""
 
-    latest: Any  # seconds
-    dearest: Any  # joules
+    latest: Any  # seconds, the deadline
+    dearest: Any  # joules, the bound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +43,13 @@ class DagArrays:
         parents: bool[..., N, N], `parents[i, j]`: the task at position j is a parent of the one at i (so j < i).
         mask: bool[..., N], True for tasks, False for padding.
         order: int32[..., N], task id at each position; -1 on padding.
-        allowed: bool[..., N, K + 1], the sites that pins leave to each task; None where no task is pinned.
-        forward: float[..., N, K], seconds that a task's result takes up to each server; with "resident" only.
-        backhaul: float[..., N], seconds that it takes between servers; with "resident" only.
-        prices: what counts beside the makespan, each float[...]; None where the makespan alone counts.
-        deadline: for the makespan, where there is one.
-        channel: name of the channel rules; static, as `radio`, so each is compiled apart.
-        radio: "shared" or "separate".
+        allowed: bool[..., N, K + 1], the sites that pins allow to each task; None if no task is pinned.
+        forward: float[..., N, K], seconds to send a task's result up to each server; only with "resident".
+        backhaul: float[..., N], seconds to send a task's result between servers; only with "resident".
+        prices: prices of the makespan and of energy, each float[...]; None if the makespan alone counts.
+        deadline: deadline of the makespan; None without one.
+        channel: name of the channel rules; a static field, so each name compiles its own program.
+        radio: "shared" or "separate"; a static field, too.
     """
 
     ue: Any
@@ -69,7 +69,7 @@ class DagArrays:
 
     @property
     def num_sites(self) -> int:
-        """K + 1, where K is the last axis."""
+        """K + 1; K is the size of the last axis of `vm`."""
         return self.vm.shape[-1] + 1
 
 
@@ -84,7 +84,7 @@ jax.tree_util.register_dataclass(
 
 
 def trimmed(dags: DagArrays, num_positions: int) -> DagArrays:
-    """The same DAGs with fewer padded positions; `num_positions` must hold the largest of them."""
+    """Returns the DAGs with fewer padded positions; the largest DAG must fit into `num_positions`."""
     size = num_positions
     short = {name: getattr(dags, name)[..., :size] for name in ("ue", "mask", "order")}
     by_server = {
@@ -105,23 +105,23 @@ def pack(
     dtype: Any = np.float32,
     objective: Objective | Sequence[Objective] | None = None,
 ) -> DagArrays:
-    """Packs graphs for the jittable core; runs on the host.
+    """Packs graphs into arrays for the jitted functions; runs on the host.
 
     Args:
         graphs: the DAGs, any sizes.
-        system: the system they run on, or one for each, all of one channel, radio and number of servers.
+        system: the system they run on, or one for each; all have the same channel, radio and number of servers.
         orders: a scheduling order for each graph; by default `priority_order`.
         num_positions: N; by default the largest number of tasks.
-        dtype: of the times, a floating-point one.
-        objective: what is to be minimised, or one objective for each; by default the makespan.
+        dtype: floating-point dtype of the times.
+        objective: the cost to minimise, or one objective for each; by default the makespan.
 
     Returns:
         numpy-backed `DagArrays` with leading axis B = len(graphs).
 
     Raises:
         InputError: no graphs, a graph of more than `num_positions` tasks, more than `MAX_PARENTS_BYTES` of parents, an
-            order that is no linear extension, a `dtype` of integers, times beyond its range (`out_of_range`), or a
-            deadline for some of the graphs alone.
+            order that is not a linear extension, a `dtype` that is not floating-point, times beyond its range
+            (`out_of_range`), or a deadline for only some of the graphs.
     """
     size = padded_to("graphs", graphs, num_positions)
     check_floating(dtype)
@@ -185,7 +185,7 @@ def pack(
 def _allowed(
     graphs: Sequence[TaskGraph], orders: Sequence[np.ndarray], shape: tuple[int, int, int]
 ) -> np.ndarray | None:
-    """The sites that pins leave, bool[B, N, K + 1]; None where no task is pinned."""
+    """Returns the sites that pins allow, bool[B, N, K + 1]; None if no task is pinned."""
     if not any(graph.is_pinned for graph in graphs):
         return None
     allowed = np.ones(shape, bool)
@@ -196,7 +196,11 @@ def _allowed(
 
 
 def _objective_of_each(objective: Objective | Sequence[Objective] | None, count: int) -> list[Objective]:
-    """Raises InputError for a sequence of another length, something else, or a deadline for some alone."""
+    """Returns one objective for each of `count` graphs.
+
+    Raises:
+        InputError: a sequence of another length, an entry of another type, or a deadline for only some of the graphs.
+    """
     if not isinstance(objective, Sequence):
         return [goal_of(objective)] * count
     if len(objective) != count:
@@ -208,7 +212,7 @@ def _objective_of_each(objective: Objective | Sequence[Objective] | None, count:
 
 
 def alike(batches: Sequence[DagArrays]) -> list[DagArrays]:
-    """Arrays of the same systems but for pins and prices, all with those where one has them, so that they stack."""
+    """Makes batches stackable: if one has pins or prices, the others get neutral ones. All else must agree already."""
 
     def filled(dags: DagArrays) -> DagArrays:
         allowed, prices = dags.allowed, dags.prices
@@ -223,19 +227,19 @@ def alike(batches: Sequence[DagArrays]) -> list[DagArrays]:
 
 
 def most_joules(system: System, times: TaskTimes, moves: MoveTimes | None) -> float:
-    """What no plan takes more energy than: every resource is used by every task, one after the other."""
+    """Returns an upper bound of the energy of every plan, joules: all tasks use all resources one after the other."""
     seconds = [column.sum() for column in (*times, *(moves or ()))]
     return 2 * system.num_sites * sum(dataclasses.astuple(system.power)) * float(sum(seconds)) + 1
 
 
 def priced(dags: DagArrays, prices: Sequence[Prices | None]) -> DagArrays:
-    """DAGs of leading axis B with other prices, one for each."""
+    """Returns DAGs of leading axis B with new prices, one for each DAG."""
     stacked = stacked_prices(prices, dags.ue.dtype)
     return dags if stacked is dags.prices is None else dataclasses.replace(dags, prices=stacked)
 
 
 def stacked_prices(prices: Sequence[Prices | None], dtype: Any) -> Prices | None:
-    """The prices of each DAG of a batch, each [B]; None where the makespan alone counts for all of them."""
+    """Stacks the prices of a batch of DAGs, each [B]; None if the makespan alone counts for all of them."""
     if all(one is None for one in prices):
         return None
     filled = [Prices(1.0, 0.0, 0.0, 0.0) if one is None else one for one in prices]
@@ -243,10 +247,10 @@ def stacked_prices(prices: Sequence[Prices | None], dtype: Any) -> Prices | None
 
 
 def padded_to(field: str, graphs: Any, num_positions: int | None) -> int:
-    """N: `num_positions`, or the largest number of tasks; errors call the graphs `field`.
+    """Returns N: `num_positions`, or the largest number of tasks. Errors name the graphs `field`.
 
     Raises:
-        InputError: no sequence of at least one graph, or an N that is too small, or too large for `MAX_PARENTS_BYTES`.
+        InputError: not a sequence of at least one graph, or an N that is too small or beyond `MAX_PARENTS_BYTES`.
     """
     if not isinstance(graphs, Sequence) or not graphs:
         raise InputError(f"{field} is {shorten(graphs)}; accepted: a sequence of at least one TaskGraph")
@@ -264,14 +268,14 @@ def padded_to(field: str, graphs: Any, num_positions: int | None) -> int:
 
 
 def out_of_range(times: Sequence[np.ndarray], dtype: Any) -> str | None:
-    """What of these times is out of the range of `dtype`, as a message says it; None where nothing is.
+    """Returns a message about times out of the range of `dtype`; None if all are in range.
 
-    Where times are in range, no positive time rounds to zero, and every plan's makespan is finite: it is at most their
-    sum.
+    In range, no positive time rounds to zero, and every plan's makespan is finite, since it is at most the sum of all
+    times.
 
     Args:
-        times: of each resource, [..., N] or [..., N, K], seconds, in float64.
-        dtype: a floating-point one.
+        times: times of each resource, [..., N] or [..., N, K], seconds, in float64.
+        dtype: a floating-point dtype.
     """
     limits, batch = np.finfo(dtype), times[0].ndim - 1
     each = np.concatenate([column.reshape(*column.shape[:batch], -1) for column in times], axis=-1)
@@ -286,7 +290,7 @@ def out_of_range(times: Sequence[np.ndarray], dtype: Any) -> str | None:
 
 
 def check_floating(dtype: Any) -> None:
-    """Raises InputError unless `dtype` is one of floating-point numbers."""
+    """Raises InputError unless `dtype` is a floating-point dtype."""
     try:
         floating = np.issubdtype(np.dtype(dtype), np.floating)
     except TypeError:
@@ -296,10 +300,10 @@ def check_floating(dtype: Any) -> None:
 
 
 def one_for_each(system: Any, count: int) -> list[System]:
-    """A system, or a sequence of as many as there are graphs, as a list of so many.
+    """Returns a list of `count` systems, from one system or from a sequence of `count`.
 
     Raises:
-        InputError: neither.
+        InputError: `system` is neither.
     """
     accepted = f"accepted: a System, or {count}, one for each graph"
     if isinstance(system, System):

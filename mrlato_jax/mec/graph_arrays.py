@@ -1,6 +1,6 @@
-"""DAGs as arrays that know no system, and what `pack` gives of them under a system that is traced.
+"""DAGs as arrays without a system, and a traceable counterpart of `pack` that adds the system.
 
-`pack_graph` runs on the host, once for an application; `arrays` may stand inside `jax.jit`, `jax.vmap` and `jax.grad`:
+`pack_graph` runs on the host, once for each application. `arrays` works inside `jax.jit`, `jax.vmap` and `jax.grad`:
 
     packed = pack_graph(graph)
     spans = jax.vmap(lambda system: makespan(arrays(packed, system), actions))(systems)
@@ -31,7 +31,7 @@ class GraphArrays:
         cycles, upload_bytes, download_bytes: float[..., N], as in `TaskGraph`; 0 on padding.
         parents: bool[..., N, N], `parents[i, j]`: task j is a parent of task i.
         mask: bool[..., N], True for tasks, False for padding.
-        at_ue, at_server: bool[..., N], whether pins let a task run there; None where no task is pinned.
+        at_ue, at_server: bool[..., N], whether pins let a task run there; None if no task is pinned.
         topological: int32[..., N], task ids, every parent before its children; padding last.
     """
 
@@ -55,19 +55,19 @@ jax.tree_util.register_dataclass(
 def pack_graph(
     graph: TaskGraph | Sequence[TaskGraph], *, num_positions: int | None = None, dtype: Any = np.float32
 ) -> GraphArrays:
-    """Packs what an application is without its system; runs on the host.
+    """Packs an application without a system; runs on the host.
 
     Args:
         graph: one DAG, or a sequence of them, any sizes.
         num_positions: N; by default the (largest) number of tasks.
-        dtype: of cycles and bytes, a floating-point one. `arrays` computes in it, in float64 where JAX's x64 is on.
+        dtype: floating-point dtype of cycles and bytes. `arrays` computes in this dtype; float64 needs JAX's x64 mode.
 
     Returns:
-        numpy-backed `GraphArrays`: of one DAG without leading axes, of a sequence with a leading axis B.
+        numpy-backed `GraphArrays`, without leading axes for one DAG, with a leading axis B for a sequence.
 
     Raises:
-        InputError: no graph, one of more than `num_positions` tasks, more than `MAX_PARENTS_BYTES` of parents, a
-            `dtype` of integers, or cycles or bytes beyond its range.
+        InputError: no graph, a graph of more than `num_positions` tasks, more than `MAX_PARENTS_BYTES` of parents, a
+            `dtype` that is not floating-point, or cycles or bytes beyond its range.
     """
     if isinstance(graph, TaskGraph):
         return jax.tree.map(lambda leaf: leaf[0], pack_graph([graph], num_positions=num_positions, dtype=dtype))
@@ -97,27 +97,27 @@ def pack_graph(
 
 
 def arrays(graph: GraphArrays, system: System, order: Any = None, *, energy_weight: Any = None) -> DagArrays:
-    """What `pack` gives of these DAGs on a system, as a function of arrays; may be traced.
+    """Computes the `DagArrays` of packed DAGs on a system; may be traced.
 
-    Times and priorities are computed in the dtype of `graph`, float32 by default, and not in float64 as `pack` does. So
-    times differ by rounding, and tasks whose priorities differ by less may change places. What overflows is infinite
-    here, and not refused, since traced values are not looked at.
+    Times and priorities are computed in the dtype of `graph`, float32 by default; `pack` uses float64. So times differ
+    from those of `pack` by rounding, and tasks of nearly equal priority may swap places. Overflowing times become
+    infinite; no error is raised, since traced values cannot be checked.
 
     Args:
-        graph: `pack_graph`'s, of one DAG or with a leading axis B.
-        system: its clocks and rates may be traced: numbers, or with a leading axis B [B], one for each DAG; of several
-            servers a sequence of such. Many systems for one DAG: `jax.vmap`.
-        order: int[..., k >= n], task ids in scheduling order; by default the priority order (13) on that system. It is
-            checked only where it and `graph` are on the host.
-        energy_weight: seconds that a joule is worth, as `Objective` has it; may be traced: a number, or [B]. By default
-            the makespan alone counts.
+        graph: result of `pack_graph`, of one DAG or with a leading axis B.
+        system: the system. Its clocks and rates may be traced. Each is a number, or [B] with a leading axis B; with
+            several servers, a sequence of these. For many systems and one DAG use `jax.vmap`.
+        order: int[..., k >= n], task ids in scheduling order; by default the priority order (13) on that system. The
+            order is checked only if both the order and `graph` are on the host.
+        energy_weight: seconds per joule, as in `Objective`; a number or [B], may be traced. By default the makespan
+            alone counts.
 
     Returns:
-        `DagArrays`, with a leading axis B where `graph` has one. Times can be differentiated by clocks and rates.
+        `DagArrays`, with a leading axis B if `graph` has one. The times are differentiable in clocks and rates.
 
     Raises:
-        InputError: an argument of another type or shape, an order on the host that is no linear extension, or a weight
-            there that is negative or not finite.
+        InputError: an argument has a wrong type or shape; or, for values on the host, the order is not a linear
+            extension, or the weight is negative or not finite.
     """
     check_type("graph", graph, GraphArrays)
     check_type("system", system, System)
@@ -156,7 +156,7 @@ def arrays(graph: GraphArrays, system: System, order: Any = None, *, energy_weig
 
 
 def _padded_order(graph: GraphArrays, order: Any) -> jax.Array:
-    """`order` as int32[..., N], once it is known to be a linear extension, where that can be seen."""
+    """Returns `order` as int32[..., N]; on the host, checks first that it is a linear extension."""
     size = graph.mask.shape[-1]
     accepted = f"accepted: integers of shape {(*graph.mask.shape[:-1], size)}, task ids in scheduling order"
     traced = isinstance(order, jax.Array)
@@ -226,7 +226,7 @@ def _of_one(graph: GraphArrays, system: System, order: jax.Array | None) -> DagA
 
 
 def _priority_order(graph: GraphArrays, own: jax.Array) -> jax.Array:
-    """`priority_order` of one DAG, int32[N], -1 on padding; `own` are the tasks' `t_i` of (13), float[N]."""
+    """Computes `priority_order` of one DAG, int32[N], -1 on padding, from the tasks' `t_i` of (13), `own` float[N]."""
 
     def rank(ranks: jax.Array, task: jax.Array) -> tuple[jax.Array, None]:
         of_children = jnp.where(graph.parents[:, task], ranks, 0)
@@ -237,7 +237,7 @@ def _priority_order(graph: GraphArrays, own: jax.Array) -> jax.Array:
     def take(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         waiting_for, left = carry
         ready = left & (waiting_for == 0)
-        task = jnp.argmax(jnp.where(ready, ranks, -jnp.inf)).astype(jnp.int32)  # of equals, the lowest id
+        task = jnp.argmax(jnp.where(ready, ranks, -jnp.inf)).astype(jnp.int32)  # a tie goes to the lowest id
         taken = (waiting_for - graph.parents[:, task], left.at[task].set(False))
         return taken, jnp.where(ready.any(), task, -1)
 

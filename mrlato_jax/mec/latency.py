@@ -1,11 +1,11 @@
-"""The latency recurrence (7)-(11), widened to K servers and to results that stay: the only one in the project.
+"""The latency recurrence (7)-(11), extended to K servers and to results that stay where they were computed.
 
-FIFO resources serve the tasks of a DAG in scheduling order: the UE, the servers, uplinks, downlinks and the link among
-the servers. `step` places one task; `run` scans it over a DAG; greedy planning, the decision process, `makespan` and
-`simulate` are all built on these.
+FIFO resources serve the tasks of a DAG in scheduling order: the UE, the servers, the uplinks, the downlinks and the
+backhaul between servers. `step` places one task, and `run` scans `step` over a DAG. Greedy planning, the decision
+process, `makespan` and `simulate` all use these two.
 
-Everything here is written for one DAG in jnp; `jax.vmap` makes batches, and so do axes that follow N, since all is
-elementwise along them. float32 on devices; `simulate` runs the same code in float64.
+The code is written in jnp for one DAG. Batches come from `jax.vmap`, or from trailing axes after N, along which all
+operations are elementwise. Devices compute in float32; `simulate` runs the same code in float64.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from mrlato_jax.mec.objective import Objective, joules
 from mrlato_jax.mec.system import CHANNELS, System
 from mrlato_jax.processes import about_to_compute
 
-LOCAL, OFFLOAD = 0, 1  # sites: the UE, and the server where there is one; in general site k is server k
+LOCAL, OFFLOAD = 0, 1  # sites: the UE, and the first server; site k is server k
 
 
 class Task(NamedTuple):
-    """The task at one position, as `step` sees it; `tasks` stacks all of a DAG for `lax.scan`."""
+    """The task at one position, the input of `step`; `tasks` stacks all tasks of a DAG for `lax.scan`."""
 
     position: jax.Array  # int32
     ue: jax.Array  # T_ue, seconds
@@ -40,72 +40,72 @@ class Task(NamedTuple):
     downlink: jax.Array  # [K], T_dl
     parents: jax.Array  # bool[N]
     valid: jax.Array  # bool, False on padding
-    comes_home: jax.Array | None  # bool, no task needs its result, so that it ends at the UE; kept where results stay
-    allowed: jax.Array | None  # bool[K + 1], the sites that a pin leaves; None where no task is pinned
+    comes_home: jax.Array | None  # bool, no task needs the result, so it goes to the UE; None unless results stay
+    allowed: jax.Array | None  # bool[K + 1], the sites that a pin allows; None if no task is pinned
 
 
 class Results(NamedTuple):
-    """Where the results of the placed tasks are, where they stay.
+    """Locations of the placed tasks' results, for channel rules under which results stay.
 
-    When a result came to a site is not kept: the task that needed it there has waited for it, and every later task of
-    the site waits for that task.
+    The arrival time of a result at a site is not stored. The task that needed the result there has waited for it, and
+    every later task of the site waits for that task.
     """
 
-    backhaul: jax.Array  # A_bh: when the link among the servers is free, seconds
-    site: jax.Array  # int32[N], where each was computed; 0 where none was
-    ended: jax.Array  # [N], ET_ue or ET_m of each, else 0
-    at_ue: jax.Array  # bool[N], whether each is there, or on its way with the tasks so far
-    at_server: jax.Array  # bool[N, K]
+    backhaul: jax.Array  # A_bh: when the link between servers is free, seconds
+    site: jax.Array  # int32[N], where each result was computed; 0 for tasks not placed
+    ended: jax.Array  # [N], ET_ue or ET_m of each placed task, else 0
+    at_ue: jax.Array  # bool[N], whether each result is at the UE, or already being sent there
+    at_server: jax.Array  # bool[N, K], the same for each server
 
 
 class Queues(NamedTuple):
-    """What the placed tasks leave behind; seconds."""
+    """State of the resources after the placed tasks; times in seconds."""
 
     uplink: jax.Array  # [L], A_ul: when each uplink is free
     vm: jax.Array  # [K], A_m
     downlink: jax.Array  # [L], A_dl
     ue: jax.Array  # A_ue
     makespan: jax.Array  # (11) over the tasks placed so far
-    result_at_ue: jax.Array  # [N], max(ET_ue, ET_dl) of each placed task, else 0; see `Schedule` where results stay
-    data_at_sender: jax.Array | None  # [N], max(ET_ue, ET_ul); kept only by channels whose uploads wait for uploads
-    computed: jax.Array | None  # [N], ET_m; kept by those where there are several servers
-    results: Results | None  # kept only where results stay
-    spent: jax.Array | None  # what computing and transfers cost so far, by `DagArrays.prices`
+    result_at_ue: jax.Array  # [N], max(ET_ue, ET_dl) of each placed task, else 0; where results stay, see `Schedule`
+    data_at_sender: jax.Array | None  # [N], max(ET_ue, ET_ul); only for channels whose uploads wait for uploads
+    computed: jax.Array | None  # [N], ET_m; only for these channels with several servers
+    results: Results | None  # only where results stay
+    spent: jax.Array | None  # cost of computing and transfers so far, by `DagArrays.prices`
 
 
 class Moves(NamedTuple):
-    """What placing a task moves, where results stay: of each server, and of the UE."""
+    """Transfers that placing a task causes where results stay, for each server and for the UE as its site."""
 
     uplink: jax.Array  # [K], when the server's uplink is free afterwards
-    backhaul: jax.Array  # [K]
-    downlink: jax.Array  # [L], when the downlinks are, if the task runs on the UE
-    homeward: jax.Array  # bool[N], whose results come to the UE then
-    sending: jax.Array  # [K], seconds of uplinks
-    receiving: jax.Array  # seconds of downlinks, if the task runs on the UE
+    backhaul: jax.Array  # [K], when the backhaul is free afterwards
+    downlink: jax.Array  # [L], when the downlinks are free afterwards, if the task runs on the UE
+    homeward: jax.Array  # bool[N], the tasks whose results are sent to the UE in that case
+    sending: jax.Array  # [K], seconds that uplinks are busy
+    receiving: jax.Array  # seconds that downlinks are busy, if the task runs on the UE
 
 
 class TaskEnds(NamedTuple):
-    """When a task leaves each resource; 0 for one that it does not use. Seconds.
+    """End times of a task on each resource, seconds; 0 for unused resources.
 
-    As candidates, upload, vm and download are of each server, [K].
+    In `candidate_ends`, `upload`, `vm` and `download` have one entry for each server, [K].
     """
 
-    upload: jax.Array  # ET_ul; where results stay, when the last that the task needs is there
+    upload: jax.Array  # ET_ul; where results stay, the arrival of the last input at the server
     vm: jax.Array  # ET_m
-    download: jax.Array  # ET_dl; where results stay and others need this one, ET_m
+    download: jax.Array  # ET_dl; where results stay and another task needs this one's, ET_m
     ue: jax.Array  # ET_ue
     moves: Moves | None = None
 
 
 def tasks(dag: DagArrays) -> Task:
-    """The positions of one DAG, stacked along axis 0."""
+    """Returns the tasks of one DAG stacked along axis 0, by position."""
     positions = jnp.arange(dag.mask.shape[0], dtype=jnp.int32)
     home = ~dag.parents.any(axis=0) if CHANNELS[dag.channel].results_stay else None
     return Task(positions, dag.ue, dag.uplink, dag.vm, dag.downlink, dag.parents, dag.mask, home, dag.allowed)
 
 
 def empty_queues(dag: DagArrays) -> Queues:
-    """All resources free at time 0, nothing placed."""
+    """Returns the state before the first task: all resources are free at time 0."""
     rules, dtype = CHANNELS[dag.channel], dag.ue.dtype
     zero, zeros = jnp.zeros(dag.ue.shape[1:], dtype), jnp.zeros(dag.ue.shape, dtype)
     servers = jnp.zeros(dag.vm.shape[1:], dtype)
@@ -129,9 +129,9 @@ def empty_queues(dag: DagArrays) -> Queues:
 
 
 def cost(dag: DagArrays, queues: Queues) -> jax.Array:
-    """What the tasks placed so far cost: their makespan, or what `DagArrays.prices` make of it and of the energy.
+    """Returns the cost of the tasks placed so far: their makespan, or the cost by `DagArrays.prices`.
 
-    A plan that misses a deadline costs more than any that meets it, and more the later it ends.
+    A plan that misses the deadline costs more than every plan that meets it; its cost grows with its makespan.
     """
     if dag.prices is None:
         return queues.makespan
@@ -143,11 +143,11 @@ def cost(dag: DagArrays, queues: Queues) -> jax.Array:
 
 
 def candidate_ends(dag: DagArrays, queues: Queues, task: Task) -> TaskEnds:
-    """(7)-(10) for one task at every site: `ue` if it ran on the UE, the other three if it ran on each server.
+    """Computes (7)-(10) for one task at every site: `ue` for the UE, the other three fields for each server.
 
-    (8)'s `max_j ET_m_j` needs no term of its own for parents on the same server: a VM serves in scheduling order, so
-    `A_m` already is the largest end time of any earlier task there. It needs none for parents elsewhere where uploads
-    wait for downloads. The first holds for the parents' uploads, too, where entry tasks queue.
+    The term `max_j ET_m_j` of (8) is implied for parents on the same server: a VM serves in scheduling order, so `A_m`
+    already is the largest end time of all earlier tasks there. For parents elsewhere the term is implied if uploads
+    wait for downloads. In the same way, the parents' uploads are implied if uploads of entry tasks queue.
     """
     rules = CHANNELS[dag.channel]
     if rules.results_stay:
@@ -167,14 +167,14 @@ def candidate_ends(dag: DagArrays, queues: Queues, task: Task) -> TaskEnds:
 
 
 def _ends_where_results_stay(dag: DagArrays, queues: Queues, task: Task) -> TaskEnds:
-    """`candidate_ends` and what is moved: each parent's result that is not at the site, from where it was computed."""
+    """`candidate_ends` where results stay, with the transfers: each missing parent result comes from its own site."""
     results = queues.results
     assert results is not None
     assert task.comes_home is not None
     parents, entry = task.parents, ~task.parents.any(axis=0)
     on_ue, ended = (results.site == LOCAL)[:, None], results.ended[:, None]
 
-    # To a server: over its uplink from the UE, over the backhaul from another server.
+    # Results reach a server from the UE over its uplink, and from another server over the backhaul.
     missing = parents[:, None] & ~results.at_server
     to_send, to_pass = missing & on_ue, missing & ~on_ue
     uplink = _served(queues.uplink + jnp.where(entry[None], task.uplink, 0), to_send, ended, dag.forward)
@@ -184,7 +184,7 @@ def _ends_where_results_stay(dag: DagArrays, queues: Queues, task: Task) -> Task
     vm = jnp.maximum(queues.vm, upload) + task.vm
     download = jnp.where(task.comes_home[None], jnp.maximum(queues.downlink, vm) + task.downlink, vm)
 
-    # To the UE: over the downlink of the server that computed it.
+    # Results reach the UE over the downlink of the server that computed them.
     homeward = parents & ~results.at_ue
     computed_at = results.site[:, None] == _servers(dag)[None]  # [N, K]
     took, through = jnp.where(computed_at, dag.downlink, 0), homeward[:, None] & computed_at
@@ -205,10 +205,10 @@ def _ends_where_results_stay(dag: DagArrays, queues: Queues, task: Task) -> Task
 
 
 def _served(free: jax.Array, needed: jax.Array, ready: jax.Array, duration: jax.Array) -> jax.Array:
-    """When a FIFO queue is free that takes those `needed` in the order of axis 0.
+    """Returns when a FIFO queue is free after it served the `needed` entries in the order of axis 0.
 
-    The recurrence `free = max(free, ready) + duration`, unrolled: the latest of what was ready, each with all that
-    comes from there on. The sums are a product with a triangle of ones, which is faster than a prefix sum.
+    This is the recurrence `free = max(free, ready) + duration`, unrolled: the maximum over all entries of `ready` plus
+    all durations from that entry on. The sums are a product with a triangle of ones, faster than a prefix sum.
     """
     taken = jnp.where(needed, duration, 0)
     triangle = jnp.triu(jnp.ones((taken.shape[0], taken.shape[0]), taken.dtype))
@@ -218,16 +218,16 @@ def _served(free: jax.Array, needed: jax.Array, ready: jax.Array, duration: jax.
 
 
 def _servers(dag: DagArrays) -> jax.Array:
-    """int32[K, 1, ...], the sites of the servers, one axis for each of `DagArrays.vm` but the first."""
+    """Returns the sites of the servers, int32[K, 1, ...], with one axis fewer than `DagArrays.vm`."""
     count, trailing = dag.vm.shape[1], dag.vm.ndim - 2
     return jnp.arange(1, count + 1, dtype=jnp.int32).reshape(count, *(1,) * trailing)
 
 
 def place(dag: DagArrays, queues: Queues, task: Task, ends: TaskEnds, action: jax.Array) -> tuple[Queues, TaskEnds]:
-    """Commits `action`, the site, for `task`, given its `candidate_ends`; padding changes nothing.
+    """Places `task` at the site `action`, given its `candidate_ends`. Placing padding has no effect.
 
     Returns:
-        The queues afterwards and the task's end times with the unused ones 0.
+        The queues afterwards, and the task's end times with 0 for unused resources.
     """
     rules = CHANNELS[dag.channel]
     offloaded = task.valid[None] & (action[None] == _servers(dag))  # [K]
@@ -263,7 +263,7 @@ def place(dag: DagArrays, queues: Queues, task: Task, ends: TaskEnds, action: ja
 
 
 def _of_radios(dag: DagArrays, of_servers: jax.Array) -> jax.Array:
-    """The latest of the servers of each radio: [K] -> [L]."""
+    """Returns the maximum over the servers of each radio: [K] -> [L]."""
     return of_servers.max(axis=0, keepdims=True) if dag.radio == "shared" else of_servers
 
 
@@ -276,7 +276,7 @@ def _move(
     local: jax.Array,
     result: jax.Array,
 ) -> Queues:
-    """The queues once the results that the task needs are where it runs, and its own where it stays."""
+    """Updates the queues where results stay: moves the inputs to the task's site and leaves its result there."""
     moves, results = ends.moves, queues.results
     assert moves is not None
     assert results is not None
@@ -305,13 +305,13 @@ def _move(
 
 
 def _put(array: jax.Array, position: jax.Array, value: jax.Array, valid: jax.Array | bool) -> jax.Array:
-    """`array` with `value` at `position` of axis 0 where it is `valid`: one entry is replaced, in place."""
+    """Returns `array` with `value` at `position` of axis 0 if `valid`; XLA replaces the one entry in place."""
     before = jax.lax.dynamic_index_in_dim(array, position, axis=0, keepdims=False)
     return jax.lax.dynamic_update_index_in_dim(array, jnp.where(valid, value, before), position, axis=0)
 
 
 def site_costs(dag: DagArrays, task: Task, ends: TaskEnds) -> tuple[jax.Array, jax.Array]:
-    """What the task's computing and transfers cost on the UE, and on each server [K], by `DagArrays.prices`."""
+    """Returns the cost of the task's computing and transfers by `DagArrays.prices`: on the UE, on each server [K]."""
     prices, moves = dag.prices, ends.moves
     assert prices is not None
     send, receive = jnp.asarray(prices.send)[None], jnp.asarray(prices.receive)[None]
@@ -333,7 +333,10 @@ def _spent(dag: DagArrays, task: Task, ends: TaskEnds, offloaded: jax.Array, loc
 def with_results(
     queues: Queues, position: jax.Array, result: jax.Array, sent: jax.Array, valid: jax.Array | bool = True
 ) -> Queues:
-    """Notes when a `valid` task at `position` has its result at the UE and its data at the sender; no queue changes."""
+    """Stores when the task at `position` has its result at the UE and its data at the sender, if it is `valid`.
+
+    No queue changes.
+    """
     data_at_sender = None if queues.data_at_sender is None else _put(queues.data_at_sender, position, sent, valid)
     return queues._replace(
         result_at_ue=_put(queues.result_at_ue, position, result, valid), data_at_sender=data_at_sender
@@ -341,7 +344,7 @@ def with_results(
 
 
 def step(dag: DagArrays, queues: Queues, task: Task, action: jax.Array) -> tuple[Queues, TaskEnds]:
-    """Places one task: (7)-(10)."""
+    """Places one task by (7)-(10)."""
     return place(dag, queues, task, candidate_ends(dag, queues, task), action)
 
 
@@ -353,7 +356,7 @@ def run(dag: DagArrays, actions: jax.Array) -> tuple[Queues, TaskEnds]:
         actions: int[N], sites in scheduling order; or bool[N], whether a task runs on the first server.
 
     Returns:
-        The final queues, whose `makespan` is (11), and the end times, each [N].
+        The final queues with the makespan (11), and the end times, each [N].
     """
 
     def body(queues: Queues, inputs: tuple[Task, jax.Array]) -> tuple[Queues, TaskEnds]:
@@ -363,19 +366,19 @@ def run(dag: DagArrays, actions: jax.Array) -> tuple[Queues, TaskEnds]:
 
 
 def makespan(arrays: DagArrays, actions: jax.Array | np.ndarray) -> jax.Array:
-    """Makespan (11) of each DAG of a batch, jitted; of a single one where arrays have no batch axis (`jax.vmap`).
+    """Computes the makespan (11) of each DAG of a batch, jitted. Also takes one DAG without a batch axis.
 
     Args:
-        arrays: `pack`'s, leading axis B.
-        actions: integers, the site of each task (0 is the UE, 1 to K are the servers), or bool where K is 1, [B, N] in
-            scheduling order; padding is ignored.
+        arrays: result of `pack`, leading axis B.
+        actions: [B, N] sites in scheduling order: integers (0 is the UE, 1 to K are the servers), or bool if K is 1.
+            Padding is ignored.
 
     Returns:
         float[B], seconds.
 
     Raises:
-        InputError: `arrays` that are not `pack`'s, or `actions` of another shape, a float dtype or other values; the
-            values of a `jax.Array` are not looked at, which would wait for the device.
+        InputError: `arrays` is no result of `pack`, or `actions` has a wrong shape, a float dtype or a wrong value. The
+            values of a `jax.Array` are not checked, since that would wait for the device.
     """
     about_to_compute()
     check_type("arrays", arrays, DagArrays)
@@ -411,12 +414,12 @@ def _makespan(arrays: DagArrays, actions: jax.Array) -> jax.Array:
     batch, size = actions.shape
     if batch < size:
         return jax.vmap(run)(arrays, actions)[0].makespan
-    # Short rows make poor vectors: the batch goes last instead.
+    # Short rows vectorise poorly, so the batch axis goes last.
     return run(*jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), (arrays, actions)))[0].makespan
 
 
 def costs(dag: DagArrays, actions: jax.Array) -> jax.Array:
-    """Costs [M] of many plans of one DAG; for use inside `jax.jit`.
+    """Returns the costs [M] of many plans of one DAG; for use inside `jax.jit`.
 
     Args:
         dag: one DAG, no leading axes.
@@ -434,21 +437,21 @@ def costs(dag: DagArrays, actions: jax.Array) -> jax.Array:
 
 
 def wide(dag: DagArrays) -> DagArrays:
-    """One DAG for many plans: leaves with a trailing axis of 1, since only what plans change has an entry for each."""
+    """Prepares one DAG for many plans: adds to each leaf a trailing axis of size 1, which broadcasts over the plans."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[..., None], dag)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-    """A simulated plan: when each task leaves each resource. A pytree of all its values.
+    """A simulated plan: the end times of each task on each resource. A pytree of all its fields.
 
     Attributes:
         makespan: (11), seconds.
-        upload_end, vm_end, download_end, ue_end: float64[n] by task id, seconds; 0 where the resource is not used.
-            Where results stay ("resident"), `upload_end` is when the last that had to be moved for a task is at its
-            server, and `download_end` when its result is at the UE, with all that came with it for the task that
-            needs them; both 0 where that never happens.
-        energy: of the UE, joules.
+        upload_end, vm_end, download_end, ue_end: float64[n] by task id, seconds; 0 for unused resources. Where results
+            stay ("resident"), `upload_end` is the arrival of the last moved input at the task's server. `download_end`
+            is then the arrival of the result at the UE, with all results sent there for the same task. Both are 0 if
+            there is no such transfer.
+        energy: energy of the UE, joules.
     """
 
     makespan: float
@@ -467,10 +470,10 @@ jax.tree_util.register_dataclass(
 
 
 def check_placement(graph: TaskGraph, placement: Any, field: str = "placement", num_sites: int = 2) -> np.ndarray:
-    """`placement` as int32[n], once it is known to hold an allowed site for each task; errors call it `field`.
+    """Checks a placement and returns it as int32[n]. Errors name it `field`.
 
     Raises:
-        InputError: wrong dtype, length or value, or a site that a pin forbids.
+        InputError: a wrong dtype, length or value, or a site that a pin forbids.
     """
     n = graph.num_tasks
     kind = "0 (local) or 1 (offload)" if num_sites == 2 else f"0 (local) to {num_sites - 1} (server {num_sites - 1})"
@@ -489,7 +492,7 @@ def check_placement(graph: TaskGraph, placement: Any, field: str = "placement", 
 
 
 def padded_size(num_tasks: int) -> int:
-    """Positions to compile for, so that graphs of similar size share one program: multiples of 8, 32, 128, ..."""
+    """Returns the padded size to compile for, a multiple of 8, 32, 128, ...; graphs of similar size share a program."""
     step_size = 8
     while num_tasks > 8 * step_size:
         step_size *= 4
@@ -497,12 +500,12 @@ def padded_size(num_tasks: int) -> int:
 
 
 def power_of_two(count: int) -> int:
-    """The least one that is no less than `count`: batches of such sizes, so that few programs serve all."""
+    """Returns the least power of two >= `count`. Batches of these sizes need few compiled programs."""
     return 1 << (count - 1).bit_length()
 
 
 def pack_float64(graph: TaskGraph, system: System, order: Any = None, objective: Objective | None = None) -> DagArrays:
-    """One DAG (no leading axis) in float64, for use inside `one_by_one`."""
+    """Packs one DAG (no leading axis) in float64, for use inside `one_by_one`."""
     orders = None if order is None else [order]
     size = padded_size(graph.num_tasks)
     batch = pack([graph], system, orders=orders, num_positions=size, dtype=np.float64, objective=objective)
@@ -510,19 +513,19 @@ def pack_float64(graph: TaskGraph, system: System, order: Any = None, objective:
 
 
 def in_joules(dags: DagArrays, systems: Sequence[System]) -> DagArrays:
-    """DAGs of leading axis B, each on its system, whose cost is the UE's energy in joules."""
+    """Returns DAGs of leading axis B, each with its system, with the UE's energy in joules as their cost."""
     prices = stacked_prices([joules(system.power) for system in systems], dags.ue.dtype)
     return dataclasses.replace(dags, prices=prices, deadline=None)
 
 
 @contextmanager
 def one_by_one() -> Iterator[None]:
-    """Within the context, in this thread, JAX computes in float64 and on the host.
+    """Context in which JAX computes in float64 on the host, in this thread.
 
-    For single DAGs: a recurrence of a few numbers a step keeps no accelerator busy and waits for it at each step.
+    For single DAGs: each step of the recurrence computes a few numbers, and an accelerator would be slower.
 
     Raises:
-        RuntimeError: the process was forked after its parent had computed; JAX would hang.
+        RuntimeError: the process was forked after its parent had used JAX; JAX would hang.
     """
     about_to_compute()
     host = None if jax.default_backend() == "cpu" else jax.local_devices(backend="cpu")[0]
@@ -536,14 +539,14 @@ def simulate(graph: TaskGraph, system: System, placement: Any, order: Any = None
     Args:
         graph: the application.
         system: the system it runs on.
-        placement: the site of each task by its id: 0 the UE, 1 to K the servers (or bool where K is 1).
+        placement: the site of each task by its id: 0 the UE, 1 to K the servers (or bool if K is 1).
         order: scheduling order, task ids; by default `priority_order(graph, system)`.
 
     Returns:
         The `Schedule`, by task id.
 
     Raises:
-        InputError: a placement that is not an allowed site for each task, or an order that is no linear extension.
+        InputError: the placement is not an allowed site for each task, or the order is not a linear extension.
     """
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
@@ -555,10 +558,10 @@ def simulate(graph: TaskGraph, system: System, placement: Any, order: Any = None
 
 
 class _Timed(NamedTuple):
-    """What a schedule is made of, in as few arrays as may be: each costs a transfer."""
+    """The values of a schedule in two arrays, since each array costs a transfer."""
 
-    ends: jax.Array  # [4, N], of uploads, servers, downloads and the UE
-    totals: jax.Array  # [2], makespan and what was spent
+    ends: jax.Array  # [4, N], end times of uploads, servers, downloads and the UE
+    totals: jax.Array  # [2], makespan and energy
 
 
 @jax.jit
@@ -567,17 +570,17 @@ class _Timed(NamedTuple):
 def _run_all(dag: DagArrays, actions: jax.Array) -> _Timed:
     queues, ends = run(dag, actions)
     upload, vm, download, ue = ends[:4]
-    if queues.results is not None:  # a result may come home when a later task needs it
+    if queues.results is not None:  # a later task may have brought the result to the UE
         download = jnp.where(queues.results.site > LOCAL, queues.result_at_ue, 0)
     assert queues.spent is not None
     return _Timed(jnp.stack([upload, vm, download, ue]), jnp.stack([queues.makespan, queues.spent]))
 
 
 def simulate_arrays(dags: DagArrays, actions: np.ndarray) -> list[list[Schedule]]:
-    """The schedules of K plans of each of many DAGs in float64, by task id.
+    """Simulates K plans of each of many DAGs in float64; the schedules are by task id.
 
     Args:
-        dags: `pack`'s in float64 and `in_joules`, leading axis B.
+        dags: result of `pack` in float64, then `in_joules`; leading axis B.
         actions: int32[B, K, N], sites in scheduling order.
     """
     with one_by_one():

@@ -1,4 +1,4 @@
-"""What a plan is to be good at: makespan, energy or both; and the prices that say so in the recurrence."""
+"""Objectives of planning: makespan, energy or both; and the prices that express them in the recurrence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLACK = 1e-12  # relative: two programs may round a makespan differently
 
 
 class Prices(NamedTuple):
-    """What a second of each costs; the cost of a plan is the sum over all four."""
+    """Cost per second of the makespan and of each activity; the cost of a plan is the sum of all four."""
 
     makespan: Any
     compute: Any  # the UE computes
@@ -23,14 +23,15 @@ class Prices(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is minimised: makespan + `energy_weight` x energy; or with a deadline the energy of plans that meet it.
+    """The cost to minimise: makespan + `energy_weight` x energy; with a deadline, the energy of plans that meet it.
 
     Attributes:
-        energy_weight: seconds that a joule is worth, >= 0.
-        deadline_s: seconds; where no plan meets it, the plan of least makespan is the answer.
+        energy_weight: seconds per joule, >= 0.
+        deadline_s: seconds; if no plan meets it, planners return the plan of least makespan.
 
     Raises:
-        InputError: a weight that is negative or not finite, a deadline that is not positive and finite, or both.
+        InputError: a weight that is negative or not finite, a deadline that is not positive and finite, or a deadline
+            with a weight.
     """
 
     energy_weight: float = 0.0
@@ -47,7 +48,7 @@ class Objective:
                 )
 
     def prices(self, power: Power) -> Prices | None:
-        """Of a UE of such power; None where the makespan alone counts. With a deadline the cost is in joules."""
+        """Returns the prices for a UE of this power; None if the makespan alone counts. A deadline prices in joules."""
         if self.deadline_s is not None:
             return joules(power)
         weight = self.energy_weight
@@ -58,26 +59,26 @@ class Objective:
         )
 
     def cost(self, makespan: float, energy: float) -> float:
-        """Of a plan, in seconds; with a deadline its energy in joules."""
+        """Returns the cost of a plan in seconds; with a deadline, its energy in joules."""
         return energy if self.deadline_s is not None else makespan + self.energy_weight * energy
 
     @property
     def latest_s(self) -> float:
-        """The deadline with the slack that rounding needs, seconds; infinite without one."""
+        """The deadline plus a margin for rounding, seconds; infinite without a deadline."""
         return math.inf if self.deadline_s is None else self.deadline_s * (1 + SLACK)
 
     def meets_deadline(self, makespan: float) -> bool:
-        """Whether a plan of so many seconds ends in time; true without a deadline."""
+        """Returns whether a plan with this makespan (seconds) meets the deadline; true without a deadline."""
         return makespan <= self.latest_s
 
     def key(self, makespan: float, energy: float) -> tuple[bool, float]:
-        """By which plans are ordered: any that meets the deadline before all that miss it."""
+        """Returns the sort key of a plan: every plan that meets the deadline sorts before all that miss it."""
         late = not self.meets_deadline(makespan)
         return late, makespan if late else self.cost(makespan, energy)
 
 
 def goal_of(objective: Objective | None) -> Objective:
-    """An objective, by default the makespan; raises InputError for something else."""
+    """Returns the objective, by default the makespan; raises InputError for another type."""
     if objective is None:
         return Objective()
     check_type("objective", objective, Objective)
@@ -85,5 +86,5 @@ def goal_of(objective: Objective | None) -> Objective:
 
 
 def joules(power: Power) -> Prices:
-    """Prices under which the cost of a plan is its energy in joules."""
+    """Returns prices under which the cost of a plan is its energy in joules."""
     return Prices(power.idle_w, power.compute_w, power.send_w, power.receive_w)

@@ -1,4 +1,4 @@
-"""Scheduling orders: the priority (13), and the check that an order is a linear extension."""
+"""Scheduling orders: the priority (13) and a check for linear extensions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ RANKS = ("total", "min")
 
 
 def ranks(graph: TaskGraph, system: System, rank: str = "total") -> np.ndarray:
-    """Priority (13): a task's own time plus the highest rank among its children.
+    """Computes the priority (13): a task's own time plus the highest rank among its children.
 
     Args:
         graph: the application.
-        system: gives the times.
-        rank: "total" takes `t_i = T_ul + T_m + T_dl` (paper); "min" takes `min(T_ue, T_ul + T_m + T_dl)` (MRLCO).
+        system: the system it runs on.
+        rank: own time of a task: "total" is `t_i = T_ul + T_m + T_dl` (paper); "min" is `min(T_ue, T_ul + T_m + T_dl)`
+            (MRLCO).
 
     Returns:
         float64[n], seconds, by task id.
 
     Raises:
-        InputError: unknown `rank`.
+        InputError: `rank` is unknown.
     """
     check_choice("rank", rank, RANKS)
     return _ranks(graph, task_times(graph, system), rank)
@@ -40,35 +41,36 @@ def _ranks(graph: TaskGraph, times: TaskTimes, rank: str) -> np.ndarray:
 
 
 def priority_order(graph: TaskGraph, system: System, rank: str = "total") -> np.ndarray:
-    """The scheduling order: of the tasks whose parents are placed, the one of highest rank, then lowest id.
+    """Returns the scheduling order: next is always the ready task of highest rank; a tie goes to the lowest id.
 
-    It decreases in rank wherever ranks differ and is a linear extension also where tasks cost nothing.
+    A task is ready when its parents are placed. So the order is a linear extension even if tasks cost nothing. Ranks
+    never increase along the order.
 
     Args:
         graph: the application.
-        system: gives the times.
-        rank: as `ranks` takes it, "total" or "min".
+        system: the system it runs on.
+        rank: "total" or "min", as in `ranks`.
 
     Returns:
         int64[n], task ids in scheduling order.
 
     Raises:
-        InputError: an argument of another type, or an unknown `rank`.
+        InputError: an argument has a wrong type, or `rank` is unknown.
     """
     priority = ranks(graph, system, rank)  # also checks the arguments
     return smallest_first(graph.edges, -priority)
 
 
 def order_by_times(graph: TaskGraph, times: TaskTimes) -> np.ndarray:
-    """`priority_order` of a graph whose times under a system are known."""
+    """Returns the `priority_order` of a graph from its task times."""
     return smallest_first(graph.edges, -_ranks(graph, times, "total"))
 
 
 def check_order(graph: TaskGraph, order: Any) -> np.ndarray:
-    """`order` as int64[n], once it is known to be a linear extension of `graph`.
+    """Checks that `order` is a linear extension of `graph` and returns it as int64[n].
 
     Raises:
-        InputError: wrong dtype or length, not a permutation of the task ids, or a child before its parent.
+        InputError: a wrong dtype or length, no permutation of the task ids, or a child before its parent.
     """
     n = graph.num_tasks
     array = as_array("order", order, f"{n} integers, each task id once")

@@ -1,4 +1,4 @@
-"""The edge system of paper III-C, widened to K servers: clocks, rates, channel rules, power, times of tasks."""
+"""The edge system of paper III-C, extended to K servers: clocks, rates, channel rules, power and task times."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ MOST_SERVERS = 64
 
 
 class ChannelRules(NamedTuple):
-    """Where results are, what an upload waits for and which transfers queue."""
+    """Rules of the channels: where results are, what an upload waits for, and which transfers queue."""
 
-    upload_waits_for_download: bool  # parents' results must be back at the UE; else parents' uploads suffice
-    downloads_queue: bool  # one download at a time; else each starts as its task's processing ends
+    upload_waits_for_download: bool  # an upload waits until the parents' results are at the UE; else for their uploads
+    downloads_queue: bool  # one download at a time; else each starts when its task is computed
     entry_uploads_queue: bool  # a task without parents occupies the uplink
-    results_stay: bool = False  # a result stays where it was computed and moves when it is needed elsewhere
+    results_stay: bool = False  # a result stays where it was computed until a task elsewhere needs it
 
 
 CHANNELS = {
     "paper": ChannelRules(True, True, True),  # MRLATO (7)-(10)
     "mrlco": ChannelRules(False, False, True),  # MRLCO's text
     "mrlco_code": ChannelRules(False, False, False),  # MRLCO's public code, with its entry-task fault
-    "resident": ChannelRules(True, True, True, results_stay=True),  # of applications whose data stay with their tasks
+    "resident": ChannelRules(True, True, True, results_stay=True),  # for applications whose data stay with their tasks
 }
 RADIOS = ("shared", "separate")
 
 QUANTITIES = ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")  # the clocks and rates of a `System`
-OF_SERVERS = QUANTITIES[1:]  # those that each server has
+OF_SERVERS = QUANTITIES[1:]  # the quantities of each server
 
 
 @dataclasses.dataclass(frozen=True)
 class Power:
-    """What the UE draws, in watts, beside what it draws when it is off.
+    """Power of the UE, in watts, above its power when off.
 
-    Energy is the sum of each power times the seconds that it is drawn: computing, sending (while the uplink is busy),
-    receiving (while the downlink is busy), and idle (the whole makespan, beside the others).
+    Energy is the sum over activities of power times duration: computing, sending (while the uplink is busy), receiving
+    (while the downlink is busy), and idle power (during the whole makespan, in addition).
 
     Attributes:
         compute_w: `kappa f^3` with kappa = 10^-27 and f = 1 GHz (Mao et al., IEEE COMST 2017, section III-A).
-        send_w: of a WLAN device (Kumar and Lu, IEEE Computer 43(4), 2010: some 1.3 W).
+        send_w: power of a WLAN device (Kumar and Lu, IEEE Computer 43(4), 2010: some 1.3 W).
         receive_w: 1.181 W (sending 1.258 W) in the code of Wang et al., IEEE Transactions on Computers 71(10), 2022.
-        idle_w: 0, so that only what a plan decides counts.
+        idle_w: 0, so only the plan's own activities count.
 
     Raises:
-        InputError: a power that is no finite number, or negative.
+        InputError: a power is negative or not a finite number.
     """
 
     compute_w: float = 1.0
@@ -69,28 +69,28 @@ class Power:
 class System:
     """One user equipment (UE), K >= 1 servers at the edge or beyond, and the channels between them.
 
-    Site 0 is the UE, sites 1 to K are the servers. A field of the servers takes a number, which holds for all of them,
-    or a sequence of K numbers.
+    Site 0 is the UE, sites 1 to K are the servers. A field of the servers takes one number for all of them, or a
+    sequence of K numbers.
 
-    A pytree: its clocks and rates are leaves, the rest is static. In JAX code they may be arrays, one system an entry,
-    and traced; then `mj.arrays` takes the system, under `jax.vmap` or not. Functions that run on the host take systems
-    of numbers.
+    A `System` is a pytree: clocks and rates are leaves, the rest is static. In JAX code the leaves may be traced, or
+    arrays with one system per entry. `mj.arrays` takes such systems, with or without `jax.vmap`. Functions that run on
+    the host take systems of numbers.
 
     Attributes:
         ue_hz: UE clock, cycles per second (paper: 1 GHz).
         vm_hz: clocks of the servers' virtual machines (VM), cycles per second (paper: 4 cores x 2.5 GHz).
         uplink_bps: uplink rates `U_k`, bit/s.
         downlink_bps: downlink rates `D_k`, bit/s.
-        channel: "paper" (MRLATO's rules), "mrlco" (of MRLCO's text), "mrlco_code" (of its public code) or "resident"
-            (results stay where they were computed): `CHANNELS`.
-        radio: "shared" (the transfers of all servers queue on one uplink and one downlink) or "separate" (on one of
-            each for each server).
-        backhaul_bps: rate of the one link among the servers, bit/s; with channel "resident" only.
-        power: of the UE.
+        channel: name of the channel rules in `CHANNELS`: "paper" (MRLATO's rules), "mrlco" (MRLCO's text),
+            "mrlco_code" (MRLCO's public code) or "resident" (results stay where they were computed).
+        radio: "shared" (the transfers of all servers queue on one uplink and one downlink) or "separate" (each server
+            has its own uplink and downlink).
+        backhaul_bps: rate of the one link between servers, bit/s; only for channel "resident".
+        power: power of the UE.
 
     Raises:
-        InputError: a clock or rate that is not a positive finite number (or an array of them; what is traced is not
-            looked at), no server, fields of different numbers of servers, or an unknown channel or radio.
+        InputError: a clock or rate is not a positive finite number (or an array of these; traced values are not
+            checked), there is no server, fields have different numbers of servers, or channel or radio is unknown.
     """
 
     ue_hz: Any = 1e9
@@ -147,7 +147,7 @@ def _check_quantity(field: str, value: Any) -> None:
 
 
 def _check_array(field: str, value: jax.Array | np.ndarray) -> None:
-    """Raises InputError where a number of the array is not positive and finite; a traced one has only a dtype."""
+    """Raises InputError unless all entries are positive and finite; checks only the dtype of traced arrays."""
     accepted = "accepted: positive finite numbers"
     if not (np.issubdtype(value.dtype, np.floating) or np.issubdtype(value.dtype, np.integer)):
         raise InputError(f"{field} is an array of {value.dtype}; {accepted}")
@@ -173,7 +173,7 @@ def _flatten_with_keys(system: System) -> tuple[_Path, tuple[Any, ...]]:
 
 
 def _unflatten(static: tuple[Any, ...], leaves: Iterable[Any]) -> System:
-    """Unchecked: JAX puts placeholders of its own where numbers were."""
+    """Rebuilds a system without checks, since JAX may put placeholders in place of numbers."""
     system = object.__new__(System)
     for name, value in (*zip(QUANTITIES, leaves, strict=True), *zip(_STATIC, static, strict=True)):
         object.__setattr__(system, name, value)
@@ -184,7 +184,7 @@ jax.tree_util.register_pytree_with_keys(System, _flatten_with_keys, _unflatten, 
 
 
 class TaskTimes(NamedTuple):
-    """How long each task occupies each resource, seconds; float64, by task id and server."""
+    """Time of each task on each resource, seconds; float64, by task id and server."""
 
     ue: np.ndarray  # [n], T_ue = C / f_ue
     uplink: np.ndarray  # [n, K], T_ul = 8 send / U_k
@@ -193,16 +193,16 @@ class TaskTimes(NamedTuple):
 
     @property
     def offloaded(self) -> np.ndarray:
-        """[n], the least T_ul + T_m + T_dl of any server, the whole remote execution without waiting."""
+        """[n], remote execution time without waiting, T_ul + T_m + T_dl, least over the servers."""
         return (self.uplink + self.vm + self.downlink).min(axis=1)
 
 
 def task_times(graph: TaskGraph, system: System) -> TaskTimes:
-    """The times of every task of `graph` under `system` (paper III-C.1).
+    """Computes the times of every task of `graph` under `system` (paper III-C.1).
 
     Raises:
-        InputError: arguments of other types (swapped, say), a system whose clocks and rates are no numbers, or a time
-            beyond float64's range.
+        InputError: an argument has a wrong type (swapped arguments, for example), a clock or rate of the system is not
+            a number, or a time exceeds float64's range.
     """
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
@@ -220,14 +220,14 @@ def task_times(graph: TaskGraph, system: System) -> TaskTimes:
 
 
 class MoveTimes(NamedTuple):
-    """How long a task's result takes from site to site where results stay, seconds; float64, by task id."""
+    """Time to send a task's result between sites where results stay, seconds; float64, by task id."""
 
     forward: np.ndarray  # [n, K], up to each server: 8 recv / U_k
     backhaul: np.ndarray  # [n], from one server to another: 8 recv / backhaul
 
 
 def move_times(graph: TaskGraph, system: System) -> MoveTimes:
-    """The times that results take; down to the UE it is `TaskTimes.downlink`. Errors as `task_times`."""
+    """Computes the transfer times of results; `TaskTimes.downlink` has those to the UE. Errors as in `task_times`."""
     bits = BITS_PER_BYTE * graph.download_bytes
     with np.errstate(over="ignore"):
         times = MoveTimes(bits[:, None] / of_servers(system, "uplink_bps"), bits / system.backhaul_bps)
@@ -236,7 +236,7 @@ def move_times(graph: TaskGraph, system: System) -> MoveTimes:
 
 
 def check_finite_times(times: dict[str, np.ndarray], system: System) -> None:
-    """Raises InputError where a time, float64[n] or [n, K] by its name, is not finite."""
+    """Raises InputError if a time is not finite; `times` maps names to float64[n] or [n, K]."""
     with np.errstate(over="ignore"):
         if np.isfinite(sum(values.sum() for values in times.values())):
             return
@@ -248,10 +248,10 @@ def check_finite_times(times: dict[str, np.ndarray], system: System) -> None:
 
 
 def of_servers(system: System, name: str) -> np.ndarray:
-    """A clock or rate of the servers of one system on the host: float64[K].
+    """Returns a clock or rate of the servers of one system on the host, float64[K].
 
     Raises:
-        InputError: traced values, or arrays of more than a number.
+        InputError: a traced value, or an array of several numbers.
     """
     value = getattr(system, name)
     if isinstance(value, tuple):
@@ -260,7 +260,7 @@ def of_servers(system: System, name: str) -> np.ndarray:
 
 
 def host_number(field: str, value: Any) -> Any:
-    """A clock or rate of one system on the host; raises InputError for a traced one and for several."""
+    """Returns a clock or rate of one system on the host; raises InputError for a traced value or for several."""
     if isinstance(value, numbers.Real):
         return value
     if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and not isinstance(value, jax.core.Tracer):

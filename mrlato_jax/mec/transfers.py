@@ -1,7 +1,7 @@
-"""What a plan sends over which link, and when: the simulator's queues told transfer by transfer.
+"""The transfers of a plan: what is sent over which link, and when.
 
-The recurrence in `mec/latency.py` keeps of each link only when the link is free. `Schedule` has all that is needed to
-say more, but where results stay the queues of the links are followed here once more.
+The recurrence in `mec/latency.py` stores for each link only when the link is free. `Schedule` holds enough to compute
+the transfer times, except where results stay: there the queues of the links are simulated here once more.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from mrlato_jax.mec.system import CHANNELS, System, move_times, task_times
 
 
 class Movement(NamedTuple):
-    """A task's input or result that is sent from one site to another."""
+    """The transfer of a task's input or result from one site to another, without times."""
 
-    task: int  # whose input or result it is
-    needed_by: int  # for which task; `task` itself for its input, and for a result that is sent home once computed
+    task: int  # the task whose input or result is sent
+    needed_by: int  # the task that needs it; `task` itself for its input, and for a result sent to the UE at once
     source: int  # site
     target: int  # site
 
 
 class Transfer(NamedTuple):
-    """A task's input or result on its way from one site to another; seconds."""
+    """The transfer of a task's input or result from one site to another; times in seconds."""
 
-    task: int  # whose input or result is sent
-    needed_by: int  # for which task; `task` itself for its input, and for a result that is sent home once computed
+    task: int  # the task whose input or result is sent
+    needed_by: int  # the task that needs it; `task` itself for its input, and for a result sent to the UE at once
     source: int  # site
     target: int  # site
     start: float
@@ -37,12 +37,12 @@ class Transfer(NamedTuple):
 
     @property
     def server(self) -> int:
-        """The server at the far end; between two servers the one that is sent to."""
+        """The server of the transfer; between two servers, the target."""
         return self.source if self.target == LOCAL else self.target
 
 
 def link_of(system: System, source: int, target: int) -> str:
-    """The link between two sites: "backhaul", "uplink" or "downlink"; separate radios have the number of the server."""
+    """Names the link between two sites: "backhaul", "uplink" or "downlink"; with separate radios, also the server."""
     if LOCAL not in (source, target):
         return "backhaul"
     kind = "uplink" if source == LOCAL else "downlink"
@@ -50,12 +50,12 @@ def link_of(system: System, source: int, target: int) -> str:
 
 
 def movements(graph: TaskGraph, results_stay: bool, sites: Sequence[int], sequence: Sequence[int]) -> list[Movement]:
-    """What a plan sends, in scheduling order of the tasks that it is for; each link serves its own in this order.
+    """Lists the transfers of a plan, in the scheduling order of the tasks that need them. Each link keeps this order.
 
     Args:
         graph: the application.
-        results_stay: whether a result stays where it was computed and goes once to each other site that needs it.
-        sites: of each task, by its id.
+        results_stay: whether a result stays where it was computed and is sent once to each other site that needs it.
+        sites: site of each task, by its id.
         sequence: task ids in scheduling order.
     """
     place = {task: position for position, task in enumerate(sequence)}
@@ -76,17 +76,17 @@ def movements(graph: TaskGraph, results_stay: bool, sites: Sequence[int], sequen
 def transfers(
     graph: TaskGraph, system: System, placement: np.ndarray, order: np.ndarray, schedule: Schedule
 ) -> list[Transfer]:
-    """`movements` of a simulated plan with their times.
+    """Returns the `movements` of a simulated plan with their times.
 
-    Where transfers queue, a link serves its own in this order. Under "mrlco" and "mrlco_code" downloads overlap; under
-    "mrlco_code" uploads of tasks without parents do, too.
+    Where transfers queue, each link serves them in this order. Under "mrlco" and "mrlco_code" downloads overlap. Under
+    "mrlco_code" uploads of tasks without parents overlap, too.
 
     Args:
         graph: the application.
         system: the system it runs on.
         placement: int[n], sites by task id.
         order: int[n], task ids in scheduling order.
-        schedule: `simulate`'s of this plan.
+        schedule: result of `simulate` for this plan.
     """
     stay, sites = CHANNELS[system.channel].results_stay, placement.tolist()
     sent = movements(graph, stay, sites, order.tolist())
@@ -104,7 +104,7 @@ def transfers(
 def _where_results_stay(
     graph: TaskGraph, system: System, sites: list[int], sent: list[Movement], schedule: Schedule
 ) -> list[Transfer]:
-    """`transfers` under "resident"."""
+    """Computes `transfers` under "resident"."""
     times, moves = task_times(graph, system), move_times(graph, system)
     computed = np.where(np.array(sites) == LOCAL, schedule.ue_end, schedule.vm_end)
     free: dict[str, float] = {}

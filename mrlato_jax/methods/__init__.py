@@ -1,4 +1,4 @@
-"""Every method of a table under one face (`face.Method`): a learned one is a record in a file here, listed below."""
+"""Every method of a table under one interface (`face.Method`). Each learned method is a record in its own file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METHODS: Mapping[str, LearnedMethod] = MappingProxyType(
         for method in (mrlato.METHOD, mrlco.METHOD, drl.METHOD, mrlato_plus.METHOD, mrlato_plus.METHOD_THAT_ORDERS)
     }
 )
-"""Every learned method by its name, read-only: a record of the settings in which it differs from the paper's."""
+"""Every learned method by its name, read-only. Its record has the settings that differ from the paper's."""
 
 __all__ = [
     "COUNTED_SEARCH",
@@ -36,19 +36,19 @@ __all__ = [
 
 
 def learned_method(name: str) -> LearnedMethod:
-    """The learned method called `name`.
+    """Returns the learned method called `name`.
 
     Raises:
-        InputError: there is none.
+        InputError: the method is unknown.
     """
     check_choice("method", name, METHODS)
     return METHODS[name]
 
 
 def label(config: TrainConfig) -> str:
-    """The method of a run with everything that its settings add, as its row in a table says it.
+    """Returns the label of a run in tables: its method and the settings that differ from the method's.
 
     Raises:
-        InputError: an unknown method.
+        InputError: the method is unknown.
     """
     return learned_method(config.method).label(config)

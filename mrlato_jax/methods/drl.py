@@ -1,4 +1,4 @@
-"""DRL (paper Table II): one policy with one attention head, pre-trained on all training sets pooled."""
+"""DRL (paper Table II): one policy with one attention head, pre-trained on all training sets together."""
 
 from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.methods.learned import LearnedMethod

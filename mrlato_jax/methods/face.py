@@ -1,7 +1,7 @@
-"""What every row of a table can do, be it learned or not: prepare, adapt, plan.
+"""The interface of every method in a table, learned or not: prepare, adapt, plan.
 
-For programs that take any method as it comes. `results.reproduction`, which trains several seeds in one program and
-measures after every update, calls what stands behind this face.
+This interface is for programs that take any method. `results.reproduction` trains several seeds in one program and
+measures after every update, so it calls the implementations directly.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Prepared(Protocol):
     """A method that is ready to plan."""
 
     def adapt(self, graphs: Sequence[TaskGraph], system: System, updates: int) -> Self:
-        """The method after `updates` gradient steps on these applications; itself where nothing is learned."""
+        """Returns the method after `updates` gradient steps on these applications; a planner returns itself."""
 
     def plan(self, graphs: Sequence[TaskGraph], system: System) -> list[Plan]:
-        """A plan for each application."""
+        """Returns a plan for each application."""
 
 
 class Method(Protocol):
@@ -29,11 +29,11 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """As the table has it."""
+        """Name in tables."""
 
     def prepare(self, train: Train) -> Prepared:
-        """Makes it ready: what is learned is learned by `train`, what is not ignores it."""
+        """Prepares the method: a learned method is trained by `train`; a planner ignores `train`."""
 
 
 Train = Callable[[Method], Prepared]
-"""Meta-trains a learned method on whatever the caller has, for as long as the caller wants."""
+"""Meta-trains a learned method; the caller chooses the data and the length of the training."""

@@ -1,4 +1,4 @@
-"""Methods that are configurations of `learning`."""
+"""Learned methods, as configurations of `learning`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class LearnedMethod:
     """A method whose policy is trained.
 
     Attributes:
-        name: as tables and `--method` have it.
+        name: name in tables and of `--method`.
         network: the network's settings.
         learning: the learning settings.
-        warm_start: how the first theta is learned from demonstrations; None where it is random.
-        warm_start_iterations: for how long.
+        warm_start: learning settings of the warm start from demonstrations; None for a random initial theta.
+        warm_start_iterations: iterations of the warm start.
     """
 
     name: str
@@ -28,15 +28,15 @@ class LearnedMethod:
     warm_start_iterations: int = 0
 
     def config(self, **run: Any) -> TrainConfig:
-        """The settings of a training run of this method; `run` has those that no method decides (seed, ...)."""
+        """Returns the settings of a training run; `run` has those that the method does not define (seed, ...)."""
         settings: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return TrainConfig(method=settings.pop("name"), **{**settings, **run})
 
     def label(self, config: TrainConfig) -> str:
-        """The method's name with everything that a run's settings add to it, as its row in a table says it.
+        """Returns the label of a run in tables: the method's name and the settings that differ from the method's.
 
-        How a setting is said, if at all, is part of its field in `config.py`. How much is spent (iterations, rollouts,
-        ...) is not said: the run's record has that. Nor is a setting that the run does not look at.
+        A setting's field in `config.py` defines its form in labels, if any. Labels omit the budget (iterations,
+        rollouts, ...), which the run's record has, and settings that the run does not use.
         """
         own = self.config()
         records = ((config.network, own.network), (config.learning, own.learning), (config, own))
@@ -49,12 +49,12 @@ class LearnedMethod:
         return "+".join([self.name, *additions])
 
     def prepare(self, train: Train) -> Prepared:
-        """The policy that `train` makes of it."""
+        """Returns the policy that `train` learns."""
         return train(self)
 
 
 def _is_said(known: Setting, record: Any) -> bool:
-    """Whether a label has the setting's value where it is not the method's own."""
+    """Returns whether a label includes the setting when its value differs from the method's."""
     if known.unread_with is not None and getattr(record, known.unread_with[0]) == known.unread_with[1]:
         return False
     return known.label != UNSAID

@@ -1,11 +1,11 @@
-"""MRLATO with what brings it near the optimum: every setting here is one that any method may have.
+"""MRLATO with extensions that bring it near the optimum. Each extension is a setting that every method can use.
 
-Warm-started by imitating the best plans known of fresh DAGs of the training families, then meta-trained by Algorithm 1
-on the policy's own plans and what each of their decisions is worth. The decoder sees the task that it decides, the
-simulator's queues, and what either decision leads to if quick rules decide the rest; the encoder reads the
-order both ways and is told what comes after each task.
+A warm start imitates the best known plans of fresh DAGs of the training families. Then Algorithm 1 meta-trains on the
+policy's own plans and on the effect of single changed decisions. The decoder sees the task being decided, the
+simulator's queues, and the outcome of each decision if quick rules decide the rest. The encoder reads the order in both
+directions, and its features describe what follows each task.
 
-`mrlato_plus_order` also chooses which of the ready tasks is next.
+`mrlato_plus_order` also chooses the next task among the ready ones.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ METHOD = LearnedMethod(
     warm_start_iterations=WARM_START_ITERATIONS,
 )
 
-ORDER_WARM_START_ITERATIONS = 150  # its looking ahead costs several times as much
+ORDER_WARM_START_ITERATIONS = 150  # fewer, since its look-ahead costs several times as much
 
 METHOD_THAT_ORDERS = dataclasses.replace(
     METHOD,

@@ -1,8 +1,8 @@
-"""MRLCO (Wang et al., IEEE TPDS 2021): meta-learned as MRLATO, with one attention head.
+"""MRLCO (Wang et al., IEEE TPDS 2021): meta-learning as in MRLATO, with one attention head.
 
-Its public code differs in ways that are no part of the method and not copied: a simulator without a download queue, in
-which tasks without parents upload all at once; moments of the inner Adam that outlive their task; one outer Adam step a
-task, in sequence.
+Its public code has differences that are not part of the method and are not copied: the simulator has no download queue,
+and tasks without parents all upload at once; the moments of the inner Adam persist across tasks; and the outer Adam
+takes one step per task, in sequence.
 """
 
 from mrlato_jax.config import NetworkConfig

@@ -1,4 +1,4 @@
-"""The planners under the face of a method: nothing to prepare, nothing to adapt."""
+"""Planners under the interface of a method; preparation and adaptation do nothing."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class PlannedMethod:
     """A planner as a row of a table.
 
     Attributes:
-        name: of the row.
-        planner: `(graph, system, index of the DAG in its set) -> plan`; the index seeds what is drawn.
-        own_order: whether its plans are in orders of their own, not the priority order.
+        name: name of the row.
+        planner: `(graph, system, index of the DAG in its set) -> plan`; the index is the random seed.
+        own_order: whether it chooses its own order instead of the priority order.
     """
 
     name: str
@@ -33,27 +33,27 @@ class PlannedMethod:
     own_order: bool = False
 
     def prepare(self, train: Train | None = None) -> Self:
-        """Nothing is learned."""
+        """Returns the planner unchanged."""
         return self
 
     def adapt(self, graphs: Sequence[TaskGraph], system: System, updates: int) -> Self:
-        """Nothing is learned."""
+        """Returns the planner unchanged."""
         return self
 
     def plan(self, graphs: Sequence[TaskGraph], system: System) -> list[Plan]:
-        """A plan for each application."""
+        """Returns a plan for each application."""
         return [self.planner(graph, system, index) for index, graph in enumerate(graphs)]
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchBudget:
-    """What the searching planners may spend on a DAG.
+    """The budget of the searching planners for one DAG.
 
     Attributes:
-        time_limit_s: seconds of branch and bound, compilation apart.
-        annealing_steps: changes that each chain of order search tries.
-        evaluations: simulated plans of a local search each, to stand beside policies whose adaptation had as many:
-            with 5 and 10 trajectories, and `mrlato_plus` with 25 and with 40 tasks a DAG.
+        time_limit_s: seconds of branch and bound, without compilation.
+        annealing_steps: number of changes that each chain of order search tries.
+        evaluations: numbers of simulated plans, one local search for each. They equal the budgets of adaptation with 5
+            and 10 trajectories, and of `mrlato_plus` with 25 and with 40 tasks per DAG.
     """
 
     time_limit_s: float = 60.0
@@ -62,7 +62,7 @@ class SearchBudget:
 
 
 def planned_methods(budget: SearchBudget | None = None) -> dict[str, PlannedMethod]:
-    """Every planner by the name of its row, in a table's order."""
+    """Returns every planner by the name of its row, in the order of tables."""
     budget = SearchBudget() if budget is None else budget
     rows = [
         *(PlannedMethod(name, partial(_baseline, name), own_order=name == "greedy") for name in QUICK_PLANNERS),
@@ -88,7 +88,7 @@ def planned_methods(budget: SearchBudget | None = None) -> dict[str, PlannedMeth
 def _local_search(graph: TaskGraph, system: System, index: int, max_evaluations: int | None = None) -> Plan:
     if max_evaluations is None:
         return local_search(graph, system, seed=index)
-    enough = max_evaluations // (graph.num_tasks + 1) + 1  # each descent looks at every single change at least once
+    enough = max_evaluations // (graph.num_tasks + 1) + 1  # each descent tries every single change at least once
     return local_search(graph, system, seed=index, max_evaluations=max_evaluations, restarts=enough)
 
 

@@ -1,4 +1,4 @@
-"""Plans without learning: one signature, `planner(graph, system) -> Plan`."""
+"""Planners without learning; all share the signature `planner(graph, system) -> Plan`."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -23,7 +23,7 @@ PLANNERS: Mapping[str, Callable[[TaskGraph, System], Plan]] = MappingProxyType(
         )
     }
 )  # fmt: skip
-"""Every planner by its name in `mrlato_jax`; each takes a graph and a system, and its docstring says what it does."""
+"""Every planner by its name in `mrlato_jax`; each takes a graph and a system. Their docstrings describe them."""
 
 __all__ = [
     "PLANNERS",

@@ -1,7 +1,7 @@
-"""Order search: placement and scheduling order together, by simulated annealing.
+"""Order search: optimises placement and scheduling order together by simulated annealing.
 
-The order is worth as much as the placement. Chains that anneal side by side change one thing at a time: a task changes
-sites, or moves to another place between its last parent and its first child.
+The order matters as much as the placement. Many chains anneal in parallel. Each step of a chain either changes the site
+of one task or moves the task to another place between its last parent and its first child.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.descent import local_search
 from mrlato_jax.planners.plan import Plan, ProvenPlan, SearchedPlan, actions_of, placement_of, simulated_plan
 
-POLISHING_WORK = 2**29  # positions squared, which is what simulating a plan costs, for each order's local search
-POLISHED, WORTH_POLISHING = 8, 1.03  # the best so many orders, if they are no worse than the best by more
-MOST_STEPS = 2**31 - 1  # what the random key of a step counts to
-CHAINS_BYTES = 2**27  # of the chains' parents
-AT_ONCE = 2**28  # positions squared, of all chains, that are simulated between two looks at an interruption
-HOT, COLD = 0.02, 1e-4  # first and last temperature, relative to the makespan that is begun with
+POLISHING_WORK = 2**29  # work of each order's local search; one simulation costs positions squared
+POLISHED, WORTH_POLISHING = 8, 1.03  # polish at most this many orders, of a cost within this factor of the least
+MOST_STEPS = 2**31 - 1  # largest step number that a random key takes
+CHAINS_BYTES = 2**27  # memory limit of the chains' parents
+AT_ONCE = 2**28  # work of all chains, in positions squared, between two checks for an interruption
+HOT, COLD = 0.02, 1e-4  # first and last temperature, relative to the cost of the first plan
 
 
 class Chains(NamedTuple):
@@ -39,15 +39,15 @@ class Chains(NamedTuple):
     order: jax.Array  # int32[N, C], the task at each position
     position: jax.Array  # int32[N, C], its inverse
     actions: jax.Array  # int32[N, C], the site of each task
-    cost: jax.Array  # [C], seconds, or joules where there is a deadline
+    cost: jax.Array  # [C], seconds, or joules with a deadline
 
 
 def in_order(dag: DagArrays, order: jax.Array) -> DagArrays:
-    """The DAG with its tasks in other orders: leaves with a trailing axis C, for `latency.run`.
+    """Returns the DAG with its tasks in C other orders, for `latency.run`; all leaves get a trailing axis C.
 
     Args:
         dag: one DAG, no leading axes.
-        order: int32[N, C], task at each position, padding last.
+        order: int32[N, C], the task at each position, padding last.
     """
     of_tasks = ("ue", "uplink", "vm", "downlink", "mask", "order", "allowed", "forward", "backhaul")
     moved = {
@@ -72,27 +72,28 @@ def order_search(
     seed: int = 0,
     objective: Objective | None = None,
 ) -> SearchedPlan:
-    """Looks for the best plan over all linear extensions; proves nothing.
+    """Searches for the best plan over all linear extensions; proves nothing.
 
-    Anneals from the optimum of the priority order, then looks for the optimum of the best orders that were met. From a
-    plan that is given it anneals instead, and improves what is met by local search, which takes less time.
+    Without `start`, annealing begins with the optimum of the priority order, and the best orders found are then solved
+    by `optimum`. With `start`, annealing begins with that plan, and local search improves the best orders, which takes
+    less time.
 
     Args:
         graph: the application.
         system: the system it runs on.
-        start: plan of this application, perhaps on another system, to begin with; by default that optimum.
-        steps: changes that each chain tries, at most `MOST_STEPS`.
-        chains: how many anneal side by side, as many as fit into memory: 131,072 for 32 tasks, 32 from 2,048 tasks on.
-        time_limit_s: seconds that each of those optima may take; not looked at with a `start`.
-        seed: of all random draws; it gives one answer where those optima are proven in time.
-        objective: what is to be minimised; by default the makespan.
+        start: first plan, of this application, perhaps for another system; by default the priority order's optimum.
+        steps: number of changes that each chain tries, at most `MOST_STEPS`.
+        chains: number of parallel chains. Memory sets the limit: 131,072 for 32 tasks, 32 from 2,048 tasks on.
+        time_limit_s: time limit of each call of `optimum`, seconds; unused with a `start`.
+        seed: seed of all random draws. The result is reproducible if each optimum is proven within its time limit.
+        objective: the cost to minimise; by default the makespan.
 
     Returns:
-        A `SearchedPlan` in the order that was found, no worse than the start; its `evaluations` are those of the chains
-        and of local search, without what optima looked at.
+        A `SearchedPlan` in the best order found, no worse than the first plan. Its `evaluations` count the chains and
+        local search, but not the nodes of `optimum`.
 
     Raises:
-        InputError: an argument of another type or out of its range.
+        InputError: an argument has a wrong type or is out of range.
     """
     check_type("graph", graph, TaskGraph)
     check_number("steps", steps, low=1, high=MOST_STEPS, integer=True)
@@ -107,7 +108,7 @@ def order_search(
         check_type("start", start, Plan)
         check_type("system", system, System)
         placement = check_placement(graph, start.placement, "start.placement", system.num_sites)
-        begin = simulated_plan(graph, system, placement, start.order)  # it may be of another system
+        begin = simulated_plan(graph, system, placement, start.order)  # `start` may be for another system
     n = graph.num_tasks
     with latency.one_by_one():
         dag = latency.pack_float64(graph, system, begin.order, objective)
@@ -143,7 +144,7 @@ def order_search(
 
 @partial(jax.jit, static_argnames=("chains",))
 def _begin(dag: DagArrays, actions: jax.Array, cost: jax.Array, chains: int) -> tuple[Chains, Chains]:
-    """Chains that all begin with one plan: where they are, and the best that each has met."""
+    """Returns the current and the best plan of each chain; all chains begin with one plan."""
 
     def repeat(leaf: jax.Array) -> jax.Array:
         return jnp.repeat(leaf[..., None], chains, axis=-1)
@@ -163,7 +164,7 @@ def _anneal(
     last: jax.Array | int,
     steps: jax.Array | int,
 ) -> tuple[Chains, Chains]:
-    """The chains after the steps from `first` up to `last` of all `steps`, and the best plan that each met."""
+    """Runs the steps from `first` up to `last` of all `steps`; returns the chains and the best plan of each."""
 
     def body(step: jax.Array, carry: tuple[Chains, Chains]) -> tuple[Chains, Chains]:
         current, best = carry
@@ -176,7 +177,7 @@ def _anneal(
 
 
 def _change(dag: DagArrays, chains: Chains, key: jax.Array, temperature: jax.Array) -> Chains:
-    """One Metropolis step of each chain."""
+    """Makes one Metropolis step of each chain."""
     size, count = chains.order.shape
     num_tasks = dag.mask.sum()
     which, where, what, luck = jax.random.uniform(key, (4, count))
@@ -184,7 +185,7 @@ def _change(dag: DagArrays, chains: Chains, key: jax.Array, temperature: jax.Arr
     index = jnp.arange(size, dtype=jnp.int32)[:, None]
     chosen = index == task[None, :]
 
-    # Between its last parent and its first child.
+    # Draw a place between the task's last parent and its first child.
     at = jnp.take_along_axis(chains.position, task[None, :], axis=0)
     low = jnp.max(jnp.where(dag.parents[task].T, chains.position, -1), axis=0) + 1
     high = jnp.min(jnp.where(dag.parents[:, task], chains.position, num_tasks), axis=0) - 1

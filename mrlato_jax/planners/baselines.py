@@ -1,4 +1,4 @@
-"""The plans that need neither learning nor searching, by the names that tables give them."""
+"""The planners without learning or search, by their names in tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Planner = Callable[[TaskGraph, System], Plan]
 
 
 def baselines(rng: np.random.Generator) -> dict[str, Planner]:
-    """Planners by name; the random one draws from `rng`."""
+    """Returns the planners by name; `random` draws from `rng`."""
     return {
         "all-local": all_local,
         "all-offload": all_offload,

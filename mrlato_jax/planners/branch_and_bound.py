@@ -1,18 +1,18 @@
-"""The proven optimum of a given order: branch and bound, a batch of nodes at a time.
+"""The proven optimum of a given order by branch and bound; nodes are expanded in batches.
 
-A node is a partial plan: the first so many tasks in scheduling order are placed, by the project's one recurrence
-(`latency.place`). The deepest nodes are expanded first, up to `WIDTH` children at once, so that memory stays small and
-whole plans are met early. A node is given up where no completion of it can be better than the best plan known:
+A node is a partial plan: the first tasks in scheduling order are placed (`latency.place`). The deepest nodes are
+expanded first, up to `WIDTH` children at once, so memory stays small and complete plans are found early. A node is
+pruned if one of these lower bounds shows that no completion beats the best known plan:
 
-    by precedence   each task that is left finishes no sooner than at the best site with every queue as it is now, given
-                    its parents' own earliest results; where results stay, at each site
-    by workload     the UE and another resource share all work that is left, split in fractions as suits best: the
-                    uplink, after which a task still is computed and downloaded; the downlink, where downloads queue,
-                    before which the first is uploaded and computed; where results stay, the servers. Several resources
-                    of a kind count as one of their joint speed.
-    by prices       each task that is left costs no less than at its cheapest site
+    precedence   Each remaining task finishes no sooner than at its best site, with the queues as they are now and its
+                 parents' results as early as possible. Where results stay, the bound is kept for each site.
+    workload     The UE and one other kind of resource share all remaining work, split into fractions in the best way.
+                 The other resource is one of three. Uplink: after the last upload, a task is still computed and
+                 downloaded. Downlink, where downloads queue: before the first download, a task is uploaded and
+                 computed. Servers, where results stay. Several resources of a kind count as one of their joint speed.
+    prices       Each remaining task costs at least as much as at its cheapest site.
 
-All are lower bounds under all channel rules, since the recurrence is monotone in the queues and in the parents' ends.
+All are valid under all channel rules, since the recurrence is monotone in the queues and in the parents' end times.
 """
 
 from __future__ import annotations
@@ -41,52 +41,55 @@ from mrlato_jax.planners.plan import ProvenPlan, SearchedPlan, actions_of, place
 SOLVERS = ("branch_and_bound", "cp_sat")
 WIDTH = 256  # children made at once
 TOLERANCE = 1e-10  # relative: a plan that is better by less may be missed
-ROUNDING = 1e-12  # relative: bounds are lowered by so much, since their sums round
-START_WORK = 2**28  # looks at a parent that local search may spend before; 40 tasks on one server end earlier
-STACK_BYTES = 2**28  # of all nodes that wait
-CHUNK_S = 0.1  # between two looks at the clock
+ROUNDING = 1e-12  # relative: margin subtracted from bounds, since their sums round
+START_WORK = 2**28  # work limit of the first local search in (task, parent) pairs; 40 tasks stay below
+STACK_BYTES = 2**28  # memory limit of all waiting nodes
+CHUNK_S = 0.1  # seconds between two checks of the time limit
 
 
 class Nodes(NamedTuple):
-    """K partial plans of one depth, or stacked: of each depth."""
+    """K partial plans of one depth; stacked along a leading axis, of every depth."""
 
-    queues: Queues  # what the placed tasks leave behind, trailing axis K
+    queues: Queues  # after the placed tasks, trailing axis K
     actions: jax.Array  # int8[N, K], sites in scheduling order
-    bound: jax.Array  # [K], no completion costs less
+    bound: jax.Array  # [K], lower bound of the cost of every completion
 
 
 class Search(NamedTuple):
-    """Everything a chunk hands to the next."""
+    """State of the search between two chunks."""
 
     waiting: Nodes  # leading axis N + 1: nodes at each depth, the most promising last
-    filled: jax.Array  # int32[N + 1], how many of them are nodes
-    best: jax.Array  # cost of the best plan known
+    filled: jax.Array  # int32[N + 1], number of nodes at each depth
+    best: jax.Array  # cost of the best known plan
     best_actions: jax.Array  # int8[N]
-    expanded: jax.Array  # int64, nodes so far
+    expanded: jax.Array  # int64, nodes expanded so far
 
 
 class Split(NamedTuple):
-    """For each depth, the ways to split what is left between the UE and a link; leading axis N."""
+    """The splits of the remaining tasks between the UE and a link, for each depth; leading axis N.
 
-    kept: jax.Array  # [N, N + 1], seconds of the UE where the first so many of those best kept stay
-    ahead: jax.Array  # [N, N + 1], that, less the link's seconds for the others; ascending
+    Tasks are sorted by UE time over UE and link time, ascending. Entry r of the last axis keeps the first r on the UE.
+    """
+
+    kept: jax.Array  # [N, N + 1], seconds of the UE for the tasks that stay
+    ahead: jax.Array  # [N, N + 1], `kept` minus the link's seconds for the other tasks; ascending
 
 
 class Shared(NamedTuple):
-    """A resource, or several of a kind taken as one, that the UE shares the work that is left with; leading axis N."""
+    """A resource, or several of a kind counted as one, that shares the remaining work with the UE; leading axis N."""
 
     split: Split
-    least: jax.Array  # [N], what the work there waits for before it, or needs after it, at the least
-    weights: jax.Array  # [number of such resources], of when each is free
+    least: jax.Array  # [N], least seconds of the steps before, or after, the work on this resource
+    weights: jax.Array  # [number of resources], weight of the time at which each is free
 
 
 class Left(NamedTuple):
-    """What the bounds need of the tasks that are left, at each depth."""
+    """Data of the remaining tasks at each depth, for the bounds."""
 
     uplink: Shared
-    downlink: Shared | None  # where downloads queue
-    servers: Shared | None  # where results stay
-    cheapest: jax.Array | None  # [N + 1], what their cheapest sites cost together; None where nothing but time costs
+    downlink: Shared | None  # None unless downloads queue
+    servers: Shared | None  # None unless results stay
+    cheapest: jax.Array | None  # [N + 1], total cost at the tasks' cheapest sites; None if the makespan alone counts
 
 
 def optimum(
@@ -98,26 +101,26 @@ def optimum(
     *,
     objective: Objective | None = None,
 ) -> ProvenPlan:
-    """The best placement in a given order, proven where the time suffices.
+    """Finds the best placement in a given order and proves it optimal if the time limit allows.
 
     Args:
         graph: the application.
         system: the system it runs on.
         order: scheduling order, task ids; by default `priority_order(graph, system)`.
-        time_limit_s: seconds of the proof, without compiling and without the local search that begins it; 0 takes
-            that one's plan and bounds it.
-        solver: "branch_and_bound"; or "cp_sat", OR-Tools, which needs the extra `exact` and is an independent check of
-            makespans on one server to which everything is sent.
-        objective: what is minimised; by default the makespan.
+        time_limit_s: time limit of the proof, seconds, without compilation and without the local search before it. 0
+            returns the plan of local search with a lower bound.
+        solver: "branch_and_bound", or "cp_sat" (OR-Tools, extra `exact`). CP-SAT is an independent check; it takes
+            makespans on one server, without pins and without results that stay.
+        objective: the cost to minimise; by default the makespan.
 
     Returns:
-        A `ProvenPlan`: where `proven`, no placement in this order costs less by more than `TOLERANCE` (with CP-SAT,
-        `cp_sat.TOLERANCE`) times its cost; else `lower_bound` says how little one could cost. `nodes` is 0 with CP-SAT.
+        A `ProvenPlan`. If `proven`, no placement in this order costs less by more than `TOLERANCE` (with CP-SAT,
+        `cp_sat.TOLERANCE`) times its cost. Otherwise `lower_bound` bounds the least cost. `nodes` is 0 with CP-SAT.
         If no plan meets a deadline, the plan of least makespan, with `meets_deadline` false.
 
     Raises:
-        InputError: an argument of another type, an order that is no linear extension, a time that is negative or not
-            finite, or an unknown solver, one that is not installed or one that cannot have the system.
+        InputError: an argument has a wrong type, the order is not a linear extension, the time limit is negative or not
+            finite, or the solver is unknown, not installed or unable to take the system.
     """
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
@@ -157,17 +160,17 @@ def optimum(
 def cheapest_in_time(
     graph: TaskGraph, system: System, fastest: ProvenPlan, goal: Objective, time_limit_s: float
 ) -> ProvenPlan:
-    """The plan of least energy that meets the deadline of `goal`, proven where the time suffices.
+    """Finds the plan of least energy that meets the deadline of `goal`; proves it if the time limit allows.
 
     Args:
         graph: the application.
         system: the system it runs on.
-        fastest: `optimum` of the makespan, in the order that is searched.
-        goal: with a deadline.
-        time_limit_s: as `optimum` takes it.
+        fastest: the `optimum` of the makespan; its order is searched.
+        goal: an objective with a deadline.
+        time_limit_s: time limit of the proof, seconds, as in `optimum`.
 
     Returns:
-        As `optimum`; `fastest` with `meets_deadline` false where that is too late.
+        A plan as from `optimum`; if `fastest` misses the deadline, `fastest` with `meets_deadline` false.
     """
     if not goal.meets_deadline(fastest.makespan):
         return dataclasses.replace(fastest, meets_deadline=False)
@@ -183,7 +186,7 @@ def cheapest_in_time(
 
 def _start(graph: TaskGraph, system: System, order: Any, goal: Objective) -> SearchedPlan:
     n = graph.num_tasks
-    one = n * system.num_servers  # work of simulating a task, beside that of one that is sent to one server
+    one = n * system.num_servers  # work of simulating one task
     if CHANNELS[system.channel].results_stay:
         one *= -(-n // 8)
     most = max(1, START_WORK // (n * one))
@@ -191,13 +194,13 @@ def _start(graph: TaskGraph, system: System, order: Any, goal: Objective) -> Sea
 
 
 def _search(dag: DagArrays, actions: np.ndarray, time_limit_s: float) -> tuple[np.ndarray, float, bool, int]:
-    """Branch and bound from a plan that is known.
+    """Runs branch and bound from a known plan.
 
     Returns:
-        The best actions, a lower bound of the cost, whether that is proven, and the nodes looked at.
+        The best sites, a lower bound of the cost, whether the plan is proven optimal, and the number of nodes expanded.
     """
     left, search = _begin(dag, actions, _width(dag))
-    search = _advance(dag, left, search, 1)  # compiles, and gives a bound
+    search = _advance(dag, left, search, 1)  # compiles, and gives a first bound
     deadline, batches = time.monotonic() + time_limit_s, 16
     while search.filled.any() and (seconds := deadline - time.monotonic()) > 0:
         began = time.monotonic()
@@ -209,9 +212,9 @@ def _search(dag: DagArrays, actions: np.ndarray, time_limit_s: float) -> tuple[n
 
 
 def _width(dag: DagArrays) -> int:
-    """K: as many children at once as the stack has room for."""
+    """Returns K, the number of children that fit into the stack at once."""
     size, servers = dag.mask.size, dag.num_sites - 1
-    node = size * 17 + 48  # bytes: results and senders' data in float64, and actions; the queues
+    node = size * 17 + 48  # bytes: results and data at the sender (float64), actions; then the queues
     if CHANNELS[dag.channel].results_stay:
         node += size * (8 * servers + 12)
     return int(np.clip(2 ** int(np.log2(max(STACK_BYTES // (size * node), 1))), 4 * dag.num_sites, WIDTH))
@@ -219,7 +222,7 @@ def _width(dag: DagArrays) -> int:
 
 @partial(jax.jit, static_argnames="width")
 def _begin(dag: DagArrays, actions: jax.Array, width: int) -> tuple[Left, Search]:
-    """Nothing decided, and what is known before."""
+    """Returns the data for the bounds and a search whose only node is the empty plan."""
     size = dag.mask.shape[0]
     levels = size + 1
     queues = jax.tree.map(
@@ -238,12 +241,12 @@ def _left(dag: DagArrays) -> Left:
         uplink = jnp.where(dag.parents.any(axis=-1)[:, None], uplink, 0)
     before, after = (dag.uplink + vm).min(axis=1), (vm + downlink).min(axis=1)
     if rules.results_stay:
-        # A task without parents is sent up, one that no task needs comes down; what others send is not known.
+        # Entry tasks are uploaded and exit tasks downloaded. The transfers of other tasks depend on the placement.
         entry, exit_ = ~dag.parents.any(axis=1), ~dag.parents.any(axis=0)
         uplink, downlink = jnp.where(entry[:, None], uplink, 0), jnp.where(exit_[:, None], downlink, 0)
         before, after = jnp.zeros_like(before), vm.min(axis=1)
     speeds = [_speeds(times) for times in (dag.uplink, dag.vm, dag.downlink)]
-    never = 16 * (ue.sum() + uplink.sum() + vm.sum() + downlink.sum())  # seconds that a pin makes a site take
+    never = 16 * (ue.sum() + uplink.sum() + vm.sum() + downlink.sum())  # seconds on a site that a pin forbids
     if dag.allowed is not None:
         pinned = ~dag.allowed[:, 1] & dag.mask
         uplink, vm, downlink = (jnp.where(pinned[:, None], never, times) for times in (uplink, vm, downlink))
@@ -269,7 +272,7 @@ def _left(dag: DagArrays) -> Left:
 
 
 def _speeds(times: jax.Array) -> jax.Array:
-    """Speeds [K], up to a factor, of the resources that serve task i in `times[i, k]`, its work over the speed of k."""
+    """Returns the relative speeds [K] of resources that serve task i in `times[i, k]` = work of i / speed of k."""
     longest = times[jnp.argmax(times[:, 0])]
     return jnp.where(longest > 0, 1 / jnp.where(longest > 0, longest, 1), 1)
 
@@ -281,14 +284,14 @@ def _split(ue: jax.Array, link: jax.Array) -> Split:
     left = by[None, :] >= jnp.arange(size)[:, None]  # [depth, rank]; padding costs nothing
     none = jnp.zeros((size, 1), ue.dtype)
     kept = jnp.concatenate([none, jnp.cumsum(jnp.where(left, ue[by], 0), axis=1)], axis=1)
-    # Summed from the other end: as a difference of sums it would take the rounding of the largest entry.
+    # Summed from the other end: a difference of sums would inherit the rounding error of the largest entry.
     sent = jnp.flip(jnp.cumsum(jnp.flip(jnp.where(left, link[by], 0), axis=1), axis=1), axis=1)
     return Split(kept, kept - jnp.concatenate([sent, none], axis=1))
 
 
 @partial(jax.jit, donate_argnames="search")
 def _advance(dag: DagArrays, left: Left, search: Search, batches: jax.Array | int) -> Search:
-    """Expands up to so many batches of nodes."""
+    """Expands up to `batches` batches of nodes."""
 
     def unfinished(carry: tuple[Search, jax.Array]) -> jax.Array:
         return (carry[1] < batches) & jnp.any(carry[0].filled > 0)
@@ -300,7 +303,7 @@ def _advance(dag: DagArrays, left: Left, search: Search, batches: jax.Array | in
 
 
 def _expand(dag: DagArrays, left: Left, search: Search) -> Search:
-    """Takes up to K / (number of sites) of the deepest nodes, and puts those children one deeper that are worth it."""
+    """Expands up to K / (number of sites) of the deepest nodes and keeps the promising children, one level deeper."""
     num_tasks = dag.mask.sum().astype(jnp.int32)
     sites, width = dag.num_sites, search.waiting.bound.shape[-1]
     depth = jnp.max(jnp.where(search.filled > 0, jnp.arange(search.filled.size), 0))
@@ -332,12 +335,12 @@ def _expand(dag: DagArrays, left: Left, search: Search) -> Search:
     best_actions = jnp.where(better, every.actions[:, index], search.best_actions)
 
     keep = _promising(bound, best) & ~whole
-    by = jnp.argsort(jnp.where(keep, -bound, jnp.inf))  # the most promising last of those that are kept
+    by = jnp.argsort(jnp.where(keep, -bound, jnp.inf))  # kept children first, the most promising last among them
     room = width - by.shape[0]
     kept = jax.tree.map(
         lambda leaf: jnp.pad(leaf[..., by], [(0, 0)] * (leaf.ndim - 1) + [(0, room)]), every._replace(bound=bound)
     )
-    waiting = jax.tree.map(  # nothing was there, since the deepest are taken first
+    waiting = jax.tree.map(  # this depth was empty, since the deepest nodes are expanded first
         lambda stack, leaf: jax.lax.dynamic_update_index_in_dim(stack, leaf, depth + 1, axis=0), search.waiting, kept
     )
     filled = filled.at[depth + 1].set(keep.sum().astype(jnp.int32))
@@ -349,18 +352,19 @@ def _promising(bound: jax.Array, best: jax.Array) -> jax.Array:
 
 
 def _at(tasks: latency.Task, position: jax.Array) -> latency.Task:
-    """The task at one position."""
+    """Returns the task at one position."""
     return jax.tree.map(lambda leaf: leaf[position], tasks)
 
 
 def _lower_bound(dag: DagArrays, left: Left, depth: jax.Array, queues: Queues) -> jax.Array:
-    """What no completion of nodes with `depth` placed tasks costs less than, [K]; of whole plans, their cost."""
+    """Lower bounds [K] of the cost of every completion of nodes with `depth` placed tasks; exact for whole plans."""
     num_tasks, shared = dag.mask.sum(), latency.wide(dag)
     stays = CHANNELS[dag.channel].results_stay
     latest = (_by_precedence_at_sites if stays else _by_precedence)(shared, depth, num_tasks, queues)
     place = jnp.minimum(depth, dag.mask.shape[0] - 1)
 
-    # Where a task that is left need not use a link, a link that none uses holds the makespan up no more than before.
+    # Unless results stay, every offloaded task uses a shared link. In the other cases a task may avoid a link. An
+    # unused link delays nothing, so its free time counts only up to the makespan so far.
     sure = not stays and dag.radio == "shared"
 
     def free(resource: jax.Array, of: Shared) -> jax.Array:
@@ -386,7 +390,7 @@ def _lower_bound(dag: DagArrays, left: Left, depth: jax.Array, queues: Queues) -
 
 
 def _by_precedence(dag: DagArrays, depth: jax.Array, num_tasks: jax.Array, queues: Queues) -> jax.Array:
-    """What no completion ends before, given the parents' earliest results and the queues as they are."""
+    """Lower bound of the makespan of every completion, from the parents' earliest results and the queues as now."""
     tasks = latency.tasks(dag)
 
     def body(position: jax.Array, carry: tuple[Queues, jax.Array]) -> tuple[Queues, jax.Array]:
@@ -402,18 +406,18 @@ def _by_precedence(dag: DagArrays, depth: jax.Array, num_tasks: jax.Array, queue
 
 
 def _by_precedence_at_sites(dag: DagArrays, depth: jax.Array, num_tasks: jax.Array, queues: Queues) -> jax.Array:
-    """`_by_precedence` where results stay: when each result can be at each site at the earliest, [N, K + 1, ...]."""
+    """`_by_precedence` where results stay: tracks the earliest arrival of each result at each site, [N, K + 1, ...]."""
     tasks, results = latency.tasks(dag), queues.results
     assert results is not None
 
     def spread(ue: jax.Array, vm: jax.Array, forward: jax.Array, passed: jax.Array, down: jax.Array) -> jax.Array:
-        """From when a result can be computed at each site, when it can be there: [K + 1, ...]."""
+        """Earliest arrival of a result at each site [K + 1, ...], given when each site can have computed it."""
         home = (jnp.maximum(queues.downlink, vm) + down).min(axis=0)
         over = jnp.maximum(results.backhaul, vm.min(axis=0)) + passed
         up = jnp.maximum(queues.uplink, ue[None]) + forward
         return jnp.concatenate([jnp.minimum(ue, home)[None], jnp.minimum(vm, jnp.minimum(up, over[None]))])
 
-    # Of the placed, where they are and where they can get.
+    # Placed tasks: where their results are, and when they can arrive elsewhere.
     count = dag.vm.shape[1]
     servers = jnp.arange(1, count + 1)[None, :, None]
     site, ended = results.site[:, None], results.ended[:, None]
@@ -421,7 +425,7 @@ def _by_precedence_at_sites(dag: DagArrays, depth: jax.Array, num_tasks: jax.Arr
     on_servers = jnp.where(site == servers, ended, jnp.inf)
     can = jax.vmap(spread)(on_ue, on_servers, dag.forward, dag.backhaul, dag.downlink)
     there = jnp.concatenate([results.at_ue[:, None], results.at_server], axis=1)
-    arrival = jnp.where(there, 0, can)  # who needs it there waits for no more than the queues
+    arrival = jnp.where(there, 0, can)  # a result already there delays a task no more than the queues do
 
     def body(position: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         arrival, latest = carry
@@ -440,7 +444,10 @@ def _by_precedence_at_sites(dag: DagArrays, depth: jax.Array, num_tasks: jax.Arr
 
 
 def _both_end(split: Split, ue: jax.Array, link: jax.Array) -> jax.Array:
-    """When UE and link end together that are free from then on; where one has all of the work, when that one ends."""
+    """Time at which UE and link end together under the best split, given when each is free.
+
+    If the link is free so late or so early that one of them takes all work, the time at which that one ends.
+    """
     lead = link - ue
     together = ue + jnp.interp(lead, split.ahead, split.kept)
     return jnp.where(lead < split.ahead[0], link - split.ahead[0], together)
@@ -448,6 +455,6 @@ def _both_end(split: Split, ue: jax.Array, link: jax.Array) -> jax.Array:
 
 @jax.jit
 def _bound(search: Search) -> jax.Array:
-    """The least bound of all nodes that wait, or the best makespan where it is less."""
+    """Returns the least bound of all waiting nodes, or the best known cost if that is less."""
     waits = jnp.arange(search.waiting.bound.shape[-1])[None, :] < search.filled[:, None]
     return jnp.minimum(jnp.where(waits, search.waiting.bound, jnp.inf).min(), search.best)

@@ -1,8 +1,8 @@
-"""The optimum of a given order by OR-Tools CP-SAT, the cross-check of `branch_and_bound`, which shares nothing with it.
+"""The optimum of a given order by OR-Tools CP-SAT, an independent check of `branch_and_bound`.
 
-(7)-(11) as constraints: integer end times that are no sooner than what they wait for, on the side that a task is on.
-Times are rounded down to ticks, so that CP-SAT's bound is one of the real problem too; the plan that it finds is timed
-by the one simulator.
+The two solvers share no code. Here (7)-(11) are constraints on integer end times: a task ends no sooner than the
+events that it waits for at its site allow. Times are rounded down to ticks, so CP-SAT's lower bound also holds for the
+real problem. The simulator times the plan that CP-SAT finds.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import CHANNELS, System
 
-ACCEPTED = "the makespan on one server to which everything is sent, no pins (branch_and_bound takes all)"
-TICKS = 10**9  # of the makespan that is known
-TOLERANCE = 1e-6  # relative: what rounding to ticks may hide, up to 250 tasks
+ACCEPTED = "the makespan, one server, channel rules without results that stay, no pins (branch_and_bound takes all)"
+TICKS = 10**9  # ticks in the known makespan
+TOLERANCE = 1e-6  # relative: largest error of rounding to ticks, up to 250 tasks
 
 
 def can(graph: TaskGraph, system: System, objective: Objective | None) -> bool:
-    """Whether the constraints below describe this: `ACCEPTED`."""
+    """Returns whether the constraints below cover this problem (`ACCEPTED`)."""
     alone = system.num_servers == 1 and not CHANNELS[system.channel].results_stay
     return alone and not graph.is_pinned and (objective is None or objective == Objective())
 
 
 def solve(dag: DagArrays, makespan: float, start: np.ndarray, time_limit_s: float) -> tuple[np.ndarray, float]:
-    """Looks for the best placement of one DAG in its order.
+    """Searches for the best placement of one DAG in its order.
 
     Args:
         dag: one DAG in float64 on the host, no leading axes.
-        makespan: of a plan that is known, seconds.
-        start: int32[N], that plan's actions.
-        time_limit_s: seconds.
+        makespan: makespan of a known plan, seconds.
+        start: int32[N], sites of the known plan.
+        time_limit_s: time limit, seconds.
 
     Returns:
-        int32[N] actions in scheduling order, and a lower bound of the makespan in seconds.
+        int32[N] sites in scheduling order, and a lower bound of the makespan in seconds.
     """
     num_tasks = int(dag.mask.sum())
     rules = CHANNELS[dag.channel]
     tick = makespan / TICKS if makespan > 0 else 1.0
-    # A side that takes longer than the known plan is out of the question; its ticks need not be exact.
+    # A time longer than the known plan rules its site out, so its ticks need not be exact.
     ue, uplink, vm, downlink = (
         np.floor(np.minimum(times[:num_tasks] / tick, TICKS + 1)).astype(int).tolist()
         for times in (dag.ue, dag.uplink[:, 0], dag.vm[:, 0], dag.downlink[:, 0])
@@ -54,7 +54,7 @@ def solve(dag: DagArrays, makespan: float, start: np.ndarray, time_limit_s: floa
         return model.new_int_var(0, 5 * TICKS, name)
 
     latest = model.new_int_var(0, TICKS, "makespan")
-    # When each queue is free after the tasks so far, and what each task is found to be.
+    # When each queue is free after the tasks so far, and the variables of each task.
     free: dict[str, Any] = dict.fromkeys(("ue", "uplink", "vm", "downlink"), 0)
     offload: list[cp_model.IntVar] = []
     result: list[cp_model.IntVar] = []

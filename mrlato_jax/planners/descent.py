@@ -1,4 +1,4 @@
-"""Local search over placements in a given order: one or two tasks change sites, the best change first."""
+"""Local search over placements in a given order: each step makes the best change of one or two tasks' sites."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from mrlato_jax.mec.system import System
 from mrlato_jax.planners.greedy import earliest_finish
 from mrlato_jax.planners.plan import Plan, SearchedPlan, actions_of, placement_of, simulated_plan
 
-BETTER = 1 - 1e-12  # what is less of an improvement is rounding
+BETTER = 1 - 1e-12  # a smaller improvement counts as rounding
 UNLIMITED = 2**62
-AT_ONCE = 4096  # plans that are simulated side by side
-MOST_PAIRS = 2**22  # changes of two tasks, which are listed
-STARTS_AT_ONCE = 2048  # random plans that are improved between two looks at an interruption
+AT_ONCE = 4096  # plans simulated in one batch
+MOST_PAIRS = 2**22  # limit of the list of two-task changes
+STARTS_AT_ONCE = 2048  # random plans improved between two checks for an interruption
 
 
 class Descent(NamedTuple):
-    """Where a descent stands."""
+    """State of a descent."""
 
     actions: jax.Array  # int32[N], sites in scheduling order
-    cost: jax.Array  # of `actions`: seconds, or joules where there is a deadline
+    cost: jax.Array  # cost of `actions`: seconds, or joules with a deadline
     evaluations: jax.Array  # int64, plans simulated so far
 
 
 @jax.jit
 def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most: jax.Array | int) -> Descent:
-    """Steepest descent: the best change of one task while one helps, else of two; ends where neither does.
+    """Steepest descent over placements.
 
-    A change takes a task to any other site that its pin allows. Changes of two tasks are left out where there are more
-    than `MOST_PAIRS`.
+    Makes the best change of one task as long as one helps, otherwise the best change of two tasks. Ends when neither
+    helps. A change moves a task to any other site that its pin allows. Changes of two tasks are skipped if there are
+    more than `MOST_PAIRS`.
 
     Args:
         dag: one DAG, no leading axes.
         start: int32[N], sites in scheduling order.
-        evaluations: spent before.
-        most: no neighbourhood is looked at that would take `evaluations` beyond it.
+        evaluations: plans simulated before.
+        most: limit of evaluations; a neighbourhood that would exceed the limit is not searched.
     """
     size, sites = dag.mask.shape[0], dag.num_sites
-    ways = sites - 1  # to change one task
+    ways = sites - 1  # changes of one task
     singles = np.stack(np.divmod(np.arange(size * ways, dtype=np.int32), ways), axis=-1)  # rows (task, shift - 1)
     few = size * (size - 1) // 2 * ways**2 <= MOST_PAIRS
     pairs = np.stack(np.triu_indices(size if few else 2, 1), axis=-1)
@@ -55,7 +56,7 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
     doubles = np.concatenate([np.repeat(pairs, len(both), axis=0), np.tile(both, (len(pairs), 1))], axis=1)
     chunks = np.resize(
         doubles, (-(-len(doubles) // AT_ONCE), min(len(doubles), AT_ONCE), 4)
-    )  # the last repeats the first
+    )  # the last chunk is filled with the first rows
     num_tasks = dag.mask.sum()
     cost_of_singles = num_tasks * ways
     cost_of_pairs = num_tasks * (num_tasks - 1) // 2 * ways**2
@@ -93,7 +94,7 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
         return after, better
 
     def body(carry: tuple[Descent, jax.Array]) -> tuple[Descent, jax.Array]:
-        state, wide = carry  # whether no single change helps
+        state, wide = carry  # wide: no single change helps
         after, better = jax.lax.cond(
             wide, lambda s: look(s, best_pair, cost_of_pairs), lambda s: look(s, best_single, cost_of_singles), state
         )
@@ -110,14 +111,14 @@ def descend(dag: DagArrays, start: jax.Array, evaluations: jax.Array | int, most
 
 @jax.jit
 def _search(dag: DagArrays, first: jax.Array | None, starts: jax.Array, most: jax.Array | int) -> Descent:
-    """`descend` from `first` (or `earliest_finish`), then `_restart`."""
+    """Runs `descend` from `first` (or from `earliest_finish`), then `_restart`."""
     first = earliest_finish(dag)[0] if first is None else first
     return _restart(dag, descend(dag, first, 0, most), starts, most)
 
 
 @jax.jit
 def _restart(dag: DagArrays, best: Descent, starts: jax.Array, most: jax.Array | int) -> Descent:
-    """The best of `best` and of what `descend` makes of each of `starts` [S, N] while evaluations are left."""
+    """Runs `descend` from each of `starts` [S, N] while evaluations are left; returns the best result or `best`."""
 
     def body(best: Descent, start: jax.Array) -> tuple[Descent, None]:
         end = jax.lax.cond(best.evaluations < most, lambda: descend(dag, start, best.evaluations, most), lambda: best)
@@ -139,24 +140,25 @@ def local_search(
     max_evaluations: int | None = None,
     objective: Objective | None = None,
 ) -> SearchedPlan:
-    """Improves a plan, and then random ones, until no change of one or two tasks helps; the best of them.
+    """Improves a plan, then random plans, until no change of one or two tasks helps; returns the best.
 
     Args:
         graph: the application.
         system: the system it runs on.
-        order: scheduling order, task ids; by default the start's, and without a start `priority_order(graph, system)`.
-        start: plan of this application, perhaps on another system or in another order, whose placement is improved
-            first; by default `earliest_finish`'s, which in the default order is HEFT-based's.
-        restarts: random plans that are improved as well.
-        seed: of those.
-        max_evaluations: plans that may be simulated, at least 1; by default any number.
-        objective: what is to be minimised; by default the makespan.
+        order: scheduling order, task ids; by default the order of `start`, or without a start
+            `priority_order(graph, system)`.
+        start: plan of this application whose placement is improved first. The plan may be for another system or in
+            another order. By default the plan of `earliest_finish`, which is the HEFT-based plan in the default order.
+        restarts: number of random plans to improve as well.
+        seed: seed of the random plans.
+        max_evaluations: limit of simulated plans, at least 1; by default none.
+        objective: the cost to minimise; by default the makespan.
 
     Returns:
-        A `SearchedPlan`, with how many plans were simulated.
+        A `SearchedPlan` with the number of simulated plans.
 
     Raises:
-        InputError: an argument of another type or out of its range, or an order that is no linear extension.
+        InputError: an argument has a wrong type or is out of range, or the order is not a linear extension.
     """
     check_type("graph", graph, TaskGraph)
     check_number("restarts", restarts, low=0, integer=True)
@@ -185,7 +187,7 @@ def local_search(
 
 
 def random_sites(dag: DagArrays, uniform: np.ndarray) -> np.ndarray:
-    """Allowed sites, all equally likely, from numbers in [0, 1): int32[..., N] in the scheduling order of one DAG."""
+    """Maps numbers in [0, 1) to equally likely allowed sites, int32[..., N], in the scheduling order of one DAG."""
     servers = dag.num_sites - 1
     sites = servers - np.floor(uniform * dag.num_sites).astype(np.int32)
     if dag.allowed is not None:

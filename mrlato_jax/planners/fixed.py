@@ -1,4 +1,4 @@
-"""Plans that do not look at the application."""
+"""Planners that ignore the application: all tasks local, all offloaded, or random sites."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from mrlato_jax.planners.plan import Plan, simulated_plan
 
 
 def all_local(graph: TaskGraph, system: System) -> Plan:
-    """Every task on the UE. Tasks that are pinned to a server all run on the server that gives the least makespan.
+    """Places every task on the UE. Tasks pinned to a server all run on the server that gives the least makespan.
 
     Args:
         graph: the application.
         system: the system it runs on.
 
     Raises:
-        InputError: an argument of another type.
+        InputError: an argument has a wrong type.
     """
     return _same_site(graph, system, offload=False)
 
 
 def all_offload(graph: TaskGraph, system: System) -> Plan:
-    """Every task that is not pinned to the UE on the server on which all of them end first. As `all_local`."""
+    """Places every task that is not pinned to the UE on one server, the one that gives the least makespan.
+
+    Arguments and errors are those of `all_local`.
+    """
     return _same_site(graph, system, offload=True)
 
 
 def random_placement(graph: TaskGraph, system: System, rng: np.random.Generator) -> Plan:
-    """Each task at any allowed site with equal probability, drawn from `rng`. Errors as `all_local`."""
+    """Draws the site of each task from `rng`, all allowed sites equally likely. Errors are those of `all_local`."""
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
     check_type("rng", rng, np.random.Generator)
@@ -43,7 +46,7 @@ def random_placement(graph: TaskGraph, system: System, rng: np.random.Generator)
 
 
 def _same_site(graph: TaskGraph, system: System, *, offload: bool) -> Plan:
-    """The best, of all servers, of the plans that use one."""
+    """Returns the best of the plans that use one server."""
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
     away = np.array([pin == "server" or (offload and pin != "ue") for pin in graph.pins])

@@ -1,4 +1,4 @@
-"""Latency against energy: plans that no other beats in both, each the proven optimum of a deadline of its own."""
+"""The Pareto front of latency and energy. Each plan on it is the proven optimum for one deadline."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from mrlato_jax.planners.branch_and_bound import cheapest_in_time, optimum
 from mrlato_jax.planners.plan import ProvenPlan
 
 MOST_POINTS = 1000
-MOST_TIES = 20  # plans of equal energy that are looked at for a faster one
-SAME = 1e-9  # relative: makespans or energies that differ by less are the same
+MOST_TIES = 20  # limit of the search for a faster plan of equal energy
+SAME = 1e-9  # relative: makespans or energies that differ by less count as equal
 
 
 def front(
     graph: TaskGraph, system: System, points: int = 11, *, order: Any = None, time_limit_s: float = 10.0
 ) -> list[ProvenPlan]:
-    """Plans in a given order that no other plan beats in both makespan and energy, by ascending makespan.
+    """Returns the plans of a given order that no other plan beats in both makespan and energy.
 
-    The first is the fastest plan, the last the one of least energy. Between them, deadlines at equal distances each
-    give the plan of least energy that meets the deadline and, of those, the fastest.
+    The first is the fastest plan, the last the plan of least energy. Between them lie equally spaced deadlines. Each
+    deadline gives the plan of least energy that meets it; among several of equal energy, the fastest.
 
     Args:
         graph: the application.
-        system: the system it runs on; its `power` says what energy is.
-        points: deadlines, the two ends among them, at least 2; plans that are met twice are there once.
+        system: the system it runs on; `system.power` defines the energy.
+        points: number of deadlines with both ends, at least 2. A plan found for several deadlines is returned once.
         order: scheduling order, task ids; by default `priority_order(graph, system)`.
-        time_limit_s: seconds that each proof may take.
+        time_limit_s: time limit of each proof, seconds.
 
     Returns:
-        At most `points` plans, by ascending makespan. One that is `proven` has the least energy of all plans that are
-        no slower; one that is not may be beaten by a plan that the time did not suffice to find.
+        At most `points` plans, by ascending makespan. A plan with `proven` true has the least energy of all plans that
+        are no slower. Without a proof, a better plan may exist that was not found within the time limit.
 
     Raises:
-        InputError: an argument of another type or out of its range, or an order that is no linear extension.
+        InputError: an argument has a wrong type or is out of range, or the order is not a linear extension.
     """
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
@@ -48,13 +48,13 @@ def front(
 
     fastest = optimum(graph, system, order, time_limit_s)
     if not any(dataclasses.astuple(system.power)):
-        return [fastest]  # no plan takes energy
+        return [fastest]  # every plan uses zero energy
 
     def within(deadline_s: float) -> ProvenPlan:
         return cheapest_in_time(graph, system, fastest, Objective(deadline_s=deadline_s), time_limit_s)
 
     def thriftiest(deadline_s: float) -> ProvenPlan:
-        """Of the plans that meet the deadline the one of least energy, and of those the fastest."""
+        """Returns the plan of least energy that meets the deadline; among several, the fastest."""
         best = within(deadline_s)
         for _ in range(MOST_TIES):
             sooner = within(best.makespan * (1 - SAME))
@@ -72,13 +72,16 @@ def front(
 
 
 def _all_one_by_one(graph: TaskGraph, system: System) -> float:
-    """Seconds that no plan takes longer than: every task uses everything, and its result goes to every site."""
+    """Returns an upper bound of every makespan, seconds: each task uses all resources and sends to all sites."""
     columns = (*task_times(graph, system), *move_times(graph, system))
     return system.num_sites * float(sum(column.sum() for column in columns)) + 1
 
 
 def _unbeaten(plans: list[ProvenPlan]) -> list[ProvenPlan]:
-    """Those that no other is at least as good as in both, by ascending makespan; of equals one."""
+    """Drops each plan that another one equals or beats in both makespan and energy; keeps one of equal plans.
+
+    The result is sorted by ascending makespan.
+    """
     kept: list[ProvenPlan] = []
     for plan in sorted(plans, key=lambda plan: (plan.makespan, plan.energy)):
         if not kept or plan.energy < kept[-1].energy * (1 - SAME):

@@ -1,4 +1,4 @@
-"""Each task in turn takes the site where it would itself finish sooner, or cost less."""
+"""Greedy planners: each task in turn takes the site where it finishes first, or costs least."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from mrlato_jax.planners.plan import Plan, placement_of, simulated_plan
 
 @jax.jit
 def earliest_finish(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
-    """Places the tasks of one DAG one by one, each where its own result costs least (`place_sooner`); ties offload.
+    """Places the tasks of one DAG one by one, each at the site of its least own cost (`place_sooner`).
+
+    A tie between the UE and a server goes to the server.
 
     Args:
         dag: one DAG, no leading axes.
 
     Returns:
-        int32[N] sites in scheduling order, and the cost that the queues reached meanwhile: the makespan, seconds,
-        but where `DagArrays.prices` say otherwise.
+        int32[N] sites in scheduling order, and the plan's cost: the makespan in seconds, unless `DagArrays.prices`
+        defines another cost.
     """
     body = partial(place_sooner, dag)
     queues, actions = jax.lax.scan(body, latency.empty_queues(dag), latency.tasks(dag))
@@ -35,27 +37,27 @@ def earliest_finish(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
 
 
 def greedy(graph: TaskGraph, system: System, *, objective: Objective | None = None) -> Plan:
-    """`earliest_finish` in topological order of the task ids (smallest ready id first).
+    """Runs `earliest_finish` in topological order of the task ids (smallest ready id first).
 
     Args:
         graph: the application.
         system: the system it runs on.
-        objective: what each task's site is chosen by; by default when its result is there.
+        objective: the cost by which each task's site is chosen; by default the time of its result.
 
     Returns:
-        A `Plan`, timed in float64 in that order.
+        A `Plan` in that order, timed in float64.
 
     Raises:
-        InputError: an argument of another type.
+        InputError: an argument has a wrong type.
     """
     check_type("graph", graph, TaskGraph)
     return _plan_in_order(graph, system, graph.topological_order(), objective)
 
 
 def heft(graph: TaskGraph, system: System, *, objective: Objective | None = None) -> Plan:
-    """HEFT-based: `earliest_finish` in `priority_order` (13), after Topcuoglu et al., IEEE TPDS 2002.
+    """HEFT-based planner: runs `earliest_finish` in `priority_order` (13), after Topcuoglu et al., IEEE TPDS 2002.
 
-    Arguments, result and errors as `greedy`.
+    Arguments, result and errors are those of `greedy`.
     """
     return _plan_in_order(graph, system, priority_order(graph, system), objective)
 

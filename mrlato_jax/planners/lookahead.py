@@ -1,7 +1,7 @@
-"""Look-ahead: each task in turn takes the site that quick rules, deciding all the rest, make the most of.
+"""Look-ahead planners: each task in turn takes the site from which quick rules reach the best complete plan.
 
-Parallel rollout (Chang, Givan and Chong, 2004): the HEFT-based rule looks only at the task it decides, so it is run
-with different tolls, and the best of what comes out speaks for a site.
+This is parallel rollout (Chang, Givan and Chong, 2004). For each site of the task, the HEFT-based rule completes the
+plan once with each of several tolls. The best of these plans is the score of the site.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ from mrlato_jax.planners.plan import SearchedPlan, placement_of, simulated_plan
 
 @jax.jit
 def best_outcome(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
-    """Places the tasks of one DAG one by one, each where `outcomes` is less; ties offload.
+    """Places the tasks of one DAG one by one, each at the site with the least of `outcomes`.
+
+    A tie between the UE and a server goes to the server.
 
     Args:
         dag: one DAG, no leading axes.
 
     Returns:
-        int32[N] sites in scheduling order, and their makespan, seconds.
+        int32[N] sites in scheduling order, and the plan's makespan in seconds.
     """
     basis = basis_of(dag)
     tasks = basis.tasks
@@ -54,23 +56,24 @@ def best_outcome(dag: DagArrays) -> tuple[jax.Array, jax.Array]:
 
 
 class FreePlan(NamedTuple):
-    """A plan in an order of its own, by the place in that order."""
+    """A plan whose order was chosen with it. Axis N follows the chosen order."""
 
-    positions: jax.Array  # int32[N], of the tasks in the scheduling order
-    actions: jax.Array  # int32[N], the site of each
-    compared: jax.Array  # int32[N], how many tasks were candidates for it
+    positions: jax.Array  # int32[N], position of each task in the scheduling order of the `DagArrays`
+    actions: jax.Array  # int32[N], the site of each task
+    compared: jax.Array  # int32[N], number of candidate tasks compared at this step
     makespan: jax.Array  # seconds
 
 
 @partial(jax.jit, static_argnames="candidates")
 def best_outcome_of_ready(dag: DagArrays, candidates: int = CANDIDATES) -> FreePlan:
-    """As `best_outcome`, but of the tasks whose parents are placed that one is next that has the least outcome.
+    """Chooses the next task, too: among the tasks whose parents are placed, the one with the least outcome.
 
-    The rules decide the rest by position, as before. Of equals the first by position, offloaded, is taken.
+    The quick rules place the remaining tasks by position, as in `best_outcome`. A tie goes to the first task by
+    position, and to a server.
 
     Args:
         dag: one DAG, no leading axes.
-        candidates: so many of them, those of the highest priority, are compared.
+        candidates: number of ready tasks to compare, those of the highest priority.
     """
     basis = basis_of(dag)
     tasks = basis.tasks
@@ -82,8 +85,8 @@ def best_outcome_of_ready(dag: DagArrays, candidates: int = CANDIDATES) -> FreeP
         left = tasks.valid & ~state.placed
         of_task = partial(outcomes, basis, len(TOLLS), state.queues, left)
         spans = jnp.where(can_be_next[positions][:, None], jax.vmap(of_task)(compared), jnp.inf)
-        least = jnp.argmin(jnp.roll(spans, -1, axis=1))  # servers first: of equals, offloaded comes first
-        # Padding is placed once nothing is ready, and changes nothing.
+        least = jnp.argmin(jnp.roll(spans, -1, axis=1))  # servers come first, so a tie goes to a server
+        # When no task is ready, padding is placed. Placing padding has no effect.
         most_promising = positions[coding.position_of(least, dag.num_sites)]
         position = jnp.where(can_be_next.any(), most_promising, jnp.argmin(state.placed)).astype(jnp.int32)
         site = (coding.site_of(least, dag.num_sites).astype(jnp.int32) + 1) % dag.num_sites
@@ -96,18 +99,18 @@ def best_outcome_of_ready(dag: DagArrays, candidates: int = CANDIDATES) -> FreeP
 
 
 def look_ahead(graph: TaskGraph, system: System, *, objective: Objective | None = None) -> SearchedPlan:
-    """`best_outcome` in `priority_order` (13): never worse than the HEFT-based plan.
+    """Runs `best_outcome` in `priority_order` (13). The plan is never worse than the HEFT-based plan.
 
     Args:
         graph: the application.
         system: the system it runs on.
-        objective: what is to be minimised; by default the makespan.
+        objective: the cost to minimise; by default the makespan.
 
     Returns:
         A `SearchedPlan`, timed in float64.
 
     Raises:
-        InputError: an argument of another type.
+        InputError: an argument has a wrong type.
     """
     check_type("graph", graph, TaskGraph)
     order = priority_order(graph, system)
@@ -119,9 +122,9 @@ def look_ahead(graph: TaskGraph, system: System, *, objective: Objective | None 
 
 
 def look_ahead_order(graph: TaskGraph, system: System, *, objective: Objective | None = None) -> SearchedPlan:
-    """`best_outcome_of_ready`: chooses the order as well, each time among the tasks whose parents are placed.
+    """Runs `best_outcome_of_ready`, which also chooses the order. The next task is one whose parents are placed.
 
-    Arguments, result and errors as `look_ahead`.
+    Arguments, result and errors are those of `look_ahead`.
     """
     check_type("graph", graph, TaskGraph)
     with latency.one_by_one():

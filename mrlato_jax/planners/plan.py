@@ -1,4 +1,4 @@
-"""What every planner returns, and the signature they share: `planner(graph, system) -> Plan`."""
+"""The plan types that planners return: `Plan`, `SearchedPlan` and `ProvenPlan`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mrlato_jax.mec.system import System
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """A decision for every task, and what it costs. A pytree of all its values, as the kinds of plans below are.
+    """A site for every task, the order, and the simulated schedule. All plan types are pytrees of all their fields.
 
     Attributes:
         placement: int32[n] by task id: 0 the UE, 1 to K the servers.
-        order: int64[n], task ids in the scheduling order the plan was made for.
-        makespan: seconds, float64, by the one simulator in `order`.
-        schedule: the end times behind it.
+        order: int64[n], task ids in the scheduling order of the plan.
+        makespan: seconds, float64, simulated in `order`.
+        schedule: end times of the tasks.
     """
 
     placement: np.ndarray
@@ -33,17 +33,17 @@ class Plan:
 
     @property
     def energy(self) -> float:
-        """Joules that the UE takes."""
+        """Energy of the UE, joules."""
         return self.schedule.energy
 
     @classmethod
     def of(cls, plan: Plan, **more: Any) -> Self:
-        """`plan` with what a kind of plan says beside."""
+        """Returns `plan` as this type, with the type's further fields in `more`."""
         return cls(plan.placement, plan.order, plan.makespan, plan.schedule, **more)
 
 
 def placement_of(order: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Sites in scheduling order, padded or not, as int32[n] by task id.
+    """Converts sites in scheduling order, padded or not, to int32[n] by task id.
 
     Args:
         order: int[n], task ids in scheduling order.
@@ -55,12 +55,12 @@ def placement_of(order: np.ndarray, actions: np.ndarray) -> np.ndarray:
 
 
 def actions_of(dag: DagArrays, placement: np.ndarray) -> np.ndarray:
-    """A placement by task id as int32[N] in the scheduling order of one (host-side) DAG; 0 on padding."""
+    """Converts a placement by task id to int32[N] in the scheduling order of one (host-side) DAG; 0 on padding."""
     return np.where(dag.mask, placement[dag.order], LOCAL).astype(np.int32)
 
 
 def simulated_plan(graph: TaskGraph, system: System, placement: Any, order: Any = None) -> Plan:
-    """Times a placement; every `Plan` is made here, so none can report a time of its own.
+    """Simulates a placement and returns its `Plan`. Every `Plan` is made here, so all times come from one simulator.
 
     Args:
         graph: the application.
@@ -74,10 +74,10 @@ def simulated_plan(graph: TaskGraph, system: System, placement: Any, order: Any 
 
 
 def plans_of_arrays(dags: DagArrays, actions: np.ndarray) -> list[list[Plan]]:
-    """`simulated_plan` of K placements of each packed DAG, in the order that it was packed in.
+    """Returns the `simulated_plan` of K placements of each packed DAG, in the packed scheduling order.
 
     Args:
-        dags: `pack`'s in float64 and `in_joules`, leading axis B.
+        dags: result of `pack` in float64, then `in_joules`; leading axis B.
         actions: int32[B, K, N], sites in scheduling order.
     """
     plans = []
@@ -90,10 +90,10 @@ def plans_of_arrays(dags: DagArrays, actions: np.ndarray) -> list[list[Plan]]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SearchedPlan(Plan):
-    """A plan that was looked for.
+    """A plan found by a search.
 
     Attributes:
-        evaluations: whole plans that were simulated to find it.
+        evaluations: number of complete plans that the search simulated.
     """
 
     evaluations: int
@@ -101,14 +101,14 @@ class SearchedPlan(Plan):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ProvenPlan(Plan):
-    """The best plan found in its order, and how good one can be there.
+    """The best plan found in its order, with a lower bound for that order.
 
     Attributes:
         proven: whether no placement in this order is better (by more than `branch_and_bound.TOLERANCE`).
-        lower_bound: no placement in this order costs less (by more than that): seconds, or joules with a deadline that
-            can be met. The cost where that is proven by branch and bound.
-        nodes: partial plans that were looked at.
-        meets_deadline: whether the plan ends by the deadline; true where there is none.
+        lower_bound: lower bound, within that tolerance, of the cost of every placement in this order: seconds, or
+            joules with a deadline that can be met. Equals the cost if branch and bound proved the plan optimal.
+        nodes: number of partial plans expanded.
+        meets_deadline: whether the plan ends by the deadline; true without a deadline.
     """
 
     proven: bool

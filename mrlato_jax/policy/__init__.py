@@ -1,1 +1,1 @@
-"""The seq2seq policy and its one autoregressive recurrence. Knows no simulator."""
+"""The seq2seq policy and its autoregressive recurrence. This package does not use the simulator."""

@@ -16,19 +16,19 @@ from mrlato_jax.policy.products import dense_product
 GATES = 4  # input, candidate, forget, output
 FORGET_BIAS = 1.0
 EPSILON = 1e-5
-LANES = 8  # numbers that a CPU adds at once
-PRE_ACTIVATIONS = "pre_activations"  # their name to `jax.checkpoint`: they cost two matrix products
+LANES = 8  # float32 numbers in a CPU's vector register
+PRE_ACTIVATIONS = "pre_activations"  # name for `jax.checkpoint`, which keeps them: they cost two matrix products
 
 
 class CellState(NamedTuple):
-    """An LSTM layer between two steps; each [B, units]."""
+    """State of an LSTM layer between two steps; each [B, units]."""
 
     cell: jax.Array
     hidden: jax.Array
 
 
 def zero_state(batch: int, units: int, dtype: DTypeLike) -> CellState:
-    """The state before the first step."""
+    """Returns the state before the first step."""
     zeros = jnp.zeros((batch, units), dtype)
     return CellState(zeros, zeros)
 
@@ -36,11 +36,11 @@ def zero_state(batch: int, units: int, dtype: DTypeLike) -> CellState:
 class LayerNormLSTMCell(nn.Module):
     """LSTM cell with layer normalisation (Ba et al., 2016) of each gate's pre-activation and of the cell state.
 
-    The normalised cell state is also what the next step starts from, as in TensorFlow 1's LayerNormBasicLSTMCell, the
-    cell of MRLCO's public code; Ba et al. normalise it only on its way to the output.
+    The next step starts from the normalised cell state, as in TensorFlow 1's LayerNormBasicLSTMCell, the cell of
+    MRLCO's public code. Ba et al. normalise the cell state only for the output.
 
-    The input's share of the pre-activations is a call of its own (`project`), so that it can be computed for many
-    steps in one matrix product; `__call__` adds the recurrent share and advances the state.
+    `project` computes the input's share of the pre-activations, so one matrix product can serve many steps. `__call__`
+    adds the recurrent share and advances the state.
     """
 
     units: int
@@ -57,11 +57,11 @@ class LayerNormLSTMCell(nn.Module):
         self.cell_bias = self.param("cell_bias", nn.initializers.zeros, (self.units,), jnp.float32)
 
     def project(self, inputs: jax.Array) -> jax.Array:
-        """The input's share of the gates' pre-activations: [..., inputs] -> [..., 4 units]."""
+        """Computes the input's share of the gates' pre-activations: [..., inputs] -> [..., 4 units]."""
         return self.input_kernel(inputs)
 
     def __call__(self, state: CellState, projected: jax.Array) -> CellState:
-        """One step from `projected` [B, 4 units]."""
+        """Advances the state by one step, given `projected` [B, 4 units]."""
         gates = checkpoint_name(projected + self.recurrent_kernel(state.hidden), PRE_ACTIVATIONS)
         gates = gates.reshape(-1, GATES, self.units)
         gates = normalise(gates) * self.gate_scale[None] + self.gate_bias[None]
@@ -72,15 +72,15 @@ class LayerNormLSTMCell(nn.Module):
 
 
 def normalise(values: jax.Array) -> jax.Array:
-    """Zero mean, unit variance along the last axis."""
+    """Normalises to zero mean and unit variance along the last axis."""
     centred = values - _mean(values)
     return centred * jax.lax.rsqrt(_mean(jnp.square(centred)) + EPSILON)
 
 
 def _mean(values: jax.Array) -> jax.Array:
-    """Along the last axis, which stays with length 1."""
+    """Averages along the last axis, which stays with length 1."""
     width = values.shape[-1]
     if jax.default_backend() == "cpu" and width % LANES == 0:
-        # XLA adds up a row there one number after the other, and takes twice as long for the whole cell.
+        # XLA's CPU backend would add a row number by number, and the whole cell would take twice as long.
         values = values.reshape(*values.shape[:-1], -1, LANES).sum(axis=-2)
     return values.sum(axis=-1, keepdims=True) / width

@@ -1,7 +1,7 @@
-"""The one autoregressive recurrence: sampling, scoring given actions, and greedy decoding.
+"""The autoregressive recurrence, used for sampling, for scoring given actions and for greedy decoding.
 
-The three differ only in how an action is chosen. What the decoder may see of its surroundings, and what comes of an
-action there, is supplied as `Surroundings`, so the policy needs no simulator.
+The three differ only in how an action is chosen. `Surroundings` supplies the decoder's observations and the effect of
+each action, so the policy needs no simulator.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from mrlato_jax.environment.interface import Surroundings
 from mrlato_jax.policy.cells import PRE_ACTIVATIONS
 from mrlato_jax.policy.seq2seq import DecoderState, Memory, Seq2SeqPolicy, start_state
 
-ACTIONS = "actions"  # their name to `jax.checkpoint`: chosen anew, a near tie could turn out otherwise
-FORBIDDEN = -1e9  # logit of an action that is not allowed; finite, lest 0 times it be NaN
-OBSERVATIONS = "observations"  # their name to `jax.checkpoint`
+ACTIONS = "actions"  # name for `jax.checkpoint`, which keeps them: recomputed, a near tie could end differently
+FORBIDDEN = -1e9  # logit of an action that is not allowed; finite, since 0 times infinity is NaN
+OBSERVATIONS = "observations"  # name for `jax.checkpoint`
 
 
 class Decisions(NamedTuple):
-    """What the policy decided and thought at each position; each [G, R, N]."""
+    """The policy's decisions with their log-probabilities, values and entropies; each [G, R, N]."""
 
-    actions: jax.Array  # int32
-    log_probs: jax.Array  # of the action taken, or of the one that was asked for
+    actions: jax.Array  # int32, actions taken
+    log_probs: jax.Array  # of the actions taken, or of `judged` in `decode`
     values: jax.Array
     entropies: jax.Array  # nats
 
 
 class Choice(NamedTuple):
-    """How the actions of R trajectories of each of G DAGs are chosen: `sampled`, `likeliest`, `given`, ....
+    """A rule that chooses the actions of R trajectories of each of G DAGs: `sampled`, `likeliest`, `given`, ....
 
     Attributes:
         choose: `(logits [G, R, A], entry of inputs) -> actions [G, R]`.
@@ -60,16 +60,16 @@ def decode(
     choice: Choice,
     judged: jax.Array | None = None,
 ) -> tuple[Decisions, Any]:
-    """Decides the tasks of G DAGs one after the other, R trajectories each.
+    """Decides the tasks of G DAGs one after the other, in R trajectories of each DAG.
 
     Args:
-        config: the network's.
-        params: its parameters.
-        memory: `encode`'s, of these DAGs.
-        surroundings: what the decoders see and what actions cause.
-        choice: how actions are chosen.
-        judged: int32[G, R, N], actions whose log-probabilities are asked for, each in the state that the actions taken
-            before it led to; by default the actions taken.
+        config: the network's settings.
+        params: the network's parameters.
+        memory: result of `encode` for these DAGs.
+        surroundings: supplies the observations and the effects of actions.
+        choice: rule that chooses the actions.
+        judged: int32[G, R, N], actions whose log-probabilities to return. Each is evaluated in the state after the
+            actions taken before it. By default the actions taken.
 
     Returns:
         `Decisions`, and the outcomes of the surroundings, [G, R, N].
@@ -101,9 +101,9 @@ def decode(
         after = DecoderState(layers, layers[-1].hidden, actions.reshape(-1))
         return (after, around), (Decisions(actions, log_probs, values, entropies), outcomes)
 
-    # The backward pass recomputes what is elementwise: kept, it would be 20 times what a step hands on, and writing it
-    # to memory costs more than the arithmetic. Observations are kept lest the surroundings be, which for the simulator
-    # are N numbers a step and trajectory.
+    # The backward pass recomputes elementwise results: stored, they would take 20 times the memory of a step's carry,
+    # and writing them costs more time than the arithmetic. Observations are stored so that the state of the
+    # surroundings need not be; for the simulator that state has N numbers per step and trajectory.
     keep = jax.checkpoint_policies.save_only_these_names(PRE_ACTIVATIONS, ACTIONS, OBSERVATIONS)
     body = jax.checkpoint(body, prevent_cse=False, policy=keep)
     entries = (
@@ -116,17 +116,17 @@ def decode(
 
 
 def likeliest(graphs: int, num_positions: int) -> Choice:
-    """The likeliest action, one trajectory of each DAG (inference)."""
+    """Chooses the likeliest action, in one trajectory of each DAG (inference)."""
     return Choice(lambda logits, _: jnp.argmax(logits, axis=-1), jnp.zeros((graphs, 1, num_positions, 0)))
 
 
 def given(actions: jax.Array) -> Choice:
-    """The actions handed in, int32[G, R, N] (teacher forcing)."""
+    """Chooses the given actions, int32[G, R, N] (teacher forcing)."""
     return Choice(lambda _, actions: actions, actions)
 
 
 def deviating(elsewhere: jax.Array) -> Choice:
-    """The likeliest action, and the second likeliest where bool[G, R, N] `elsewhere` is true and another is allowed."""
+    """Chooses the likeliest action, or where bool[G, R, N] `elsewhere` is true, the second likeliest if allowed."""
 
     def choose(logits: jax.Array, elsewhere: jax.Array) -> jax.Array:
         first = jnp.argmax(logits, axis=-1)
@@ -137,12 +137,12 @@ def deviating(elsewhere: jax.Array) -> Choice:
 
 
 def sampled(noise: jax.Array) -> Choice:
-    """Actions drawn from the policy, given `sampling_noise` [G, R, N, A]."""
+    """Draws actions from the policy, given `sampling_noise` [G, R, N, A]."""
     return Choice(lambda logits, noise: jnp.argmax(logits + noise, axis=-1), noise)
 
 
 def sampled_at_first(noise: jax.Array, actions: jax.Array, first: jax.Array | bool) -> Choice:
-    """`sampled` by `noise` where `first` is true, else the actions handed in, int32[G, R, N]."""
+    """Draws actions as `sampled` if `first` is true, otherwise chooses the given actions, int32[G, R, N]."""
 
     def choose(logits: jax.Array, entry: tuple[jax.Array, jax.Array]) -> jax.Array:
         noise, actions = entry
@@ -158,10 +158,10 @@ def sampling_noise(
     in_order: bool = True,
     num_sites: int = NUM_SIDES,
 ) -> jax.Array:
-    """Gumbel noise [*trajectories, N, A] for `sampled`, A = K + 1 or, with a free order, N (K + 1); consumes `key`.
+    """Draws Gumbel noise [*trajectories, N, A] for `sampled`; consumes `key`.
 
-    Each position (and each candidate at it) has a key of its own, so that padding a DAG does not change what is drawn
-    for its tasks.
+    A is K + 1, or N (K + 1) with a free order. Each position (and each candidate at a position) has its own key, so
+    padding a DAG does not change the draws for its tasks.
     """
 
     def each(key: jax.Array) -> jax.Array:

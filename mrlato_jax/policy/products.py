@@ -1,11 +1,11 @@
-"""The matrix products of the policy, as precise as `NetworkConfig.matmul` says, in the backward pass as well.
+"""The matrix products of the policy in the precision `NetworkConfig.matmul`, in the forward and the backward pass.
 
     float32   float32 everywhere
     tf32      on NVIDIA GPUs since Ampere, operands rounded to TF32 (10 bits of mantissa); on CPUs float32
     bfloat16  operands rounded to bfloat16 (7 bits of mantissa), sums in float32
 
-Named outright, since what JAX does by default depends on the device: TF32 on GPUs that have it, float32 on CPUs.
-Whatever is no product (parameters, layer normalisation, softmax, losses, the optimiser) is float32.
+The precision is explicit because JAX's default depends on the device: TF32 on GPUs that have it, float32 on CPUs.
+All else (parameters, layer normalisation, softmax, losses, the optimiser) is float32.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tf32": jax.lax.Precision.HI
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(matmul: str, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """`lhs @ rhs` in float32: [..., m, k] with [k, n], or with [..., k, n] of the same leading axes.
+    """Returns `lhs @ rhs` in float32: [..., m, k] with [k, n], or with [..., k, n] of the same leading axes.
 
-    For reverse-mode derivatives of any order; `jax.jvp` refuses it.
+    Supports reverse-mode derivatives of any order, but not `jax.jvp`.
     """
     return _multiply(matmul, lhs, rhs)
 
@@ -40,14 +40,14 @@ def _forward(matmul: str, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, tu
 
 
 def _backward(matmul: str, operands: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Products like the forward one: JAX's own derivative would multiply float32 with bfloat16, and round too early."""
+    """Uses the same products as the forward pass. JAX's own derivative would mix float32 and bfloat16 operands."""
     lhs, rhs = operands
     to_lhs = product(matmul, gradient, rhs.swapaxes(-1, -2))
-    if rhs.ndim == 2:  # a kernel that all rows share
+    if rhs.ndim == 2:  # all rows share the kernel
         lhs, gradient = lhs.reshape(-1, lhs.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     columns = lhs.swapaxes(-1, -2)
     if rhs.ndim == 2 and jax.default_backend() == "cpu":
-        # XLA has no fast product there that transposes its left side; elsewhere it has, and merges both.
+        # There XLA has no fast product with a transposed left operand. Elsewhere XLA fuses the transposition.
         columns = jax.lax.optimization_barrier(columns)
     return to_lhs, product(matmul, columns, gradient)
 
@@ -55,11 +55,11 @@ def _backward(matmul: str, operands: tuple[jax.Array, jax.Array], gradient: jax.
 product.defvjp(_forward, _backward)
 
 
-@cache  # one function for each setting: flax takes layers for equal only if theirs are the same
+@cache  # one function for each setting, since flax compares layers by the identity of their functions
 def dense_product(matmul: str) -> Callable[..., jax.Array]:
-    """`product` in the form of `nn.Dense`'s argument `dot_general`."""
+    """Returns `product` as the argument `dot_general` of `nn.Dense`."""
 
     def dot_general(inputs: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-        return product(matmul, inputs, kernel)  # a dense layer contracts no other axes than a product does
+        return product(matmul, inputs, kernel)  # a dense layer contracts the same axes as a product
 
     return dot_general

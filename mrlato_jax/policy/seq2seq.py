@@ -1,26 +1,26 @@
-"""The seq2seq policy with multi-head attention, (16)-(22): a network that knows no simulator.
+"""The seq2seq policy with multi-head attention, (16)-(22). The network does not use the simulator.
 
-`encode` runs once per DAG; its `Memory` is shared by all R rollouts of that DAG. The G x R trajectories of a decoder
-step are one flat axis B wherever weights are applied: a weight gradient that contracts over two axes costs XLA's CPU
-backend a transposed copy of both operands, every step.
+`encode` runs once per DAG, and all R rollouts of the DAG share its `Memory`. The G x R trajectories of a decoder step
+form one flat axis B wherever weights are applied: a weight gradient that contracts over two axes would cost XLA's CPU
+backend a transposed copy of both operands at every step.
 
-The decoder's input, `NetworkConfig.decoder_input`:
+`NetworkConfig.decoder_input` is the decoder's input; each entry adds to the one above:
     paper      previous action and attention context (17)
-    task       and the encoder output of the task being decided
-    task_sim   and the simulator's quantities for it, given by the caller
-    lookahead  and what either decision would lead to if a rule decided the rest, given by the caller
+    task       the encoder output of the task being decided
+    task_sim   the simulator's quantities for that task, from the caller
+    lookahead  the outcome of each decision if a rule decided the rest, from the caller
 
-What an action settles, `NetworkConfig.decides`:
-    placement  the site of the next task in scheduling order
-    order      which task goes next and its site (`environment.actions`). The decoder sees the task that was placed
-               last in place of the one being decided; every task is a candidate, judged by its encoding, the decoder's
-               output and the simulator's quantities for it (as in the pointer networks of Vinyals et al., 2015)
+`NetworkConfig.decides` is the scope of an action:
+    placement  The site of the next task in scheduling order.
+    order      The next task and its site (`environment.actions`). The decoder sees the task placed last, not the task
+               being decided. Every task is a candidate. The score of a candidate depends on its encoding, the decoder's
+               output and the simulator's quantities for it (as in the pointer networks of Vinyals et al., 2015).
 
-What it decides among, `NetworkConfig.servers`:
-    one_server   two sides: a head of two logits
-    any_servers  options: a site, or a ready task and a site. One small network judges each from the task's encoding,
-                 the decoder's output and the option's own quantities. In the given order, the decoder's input is told
-                 of all options by their mean
+`NetworkConfig.servers` is the set of choices:
+    one_server   Two sites: a head of two logits.
+    any_servers  Options: a site, or a ready task and a site. One small network scores each option from the task's
+                 encoding, the decoder's output and the option's own quantities. In the given order, the decoder's input
+                 includes the mean over all options.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from mrlato_jax.environment.actions import NUM_SIDES, position_of, site_of
 from mrlato_jax.policy.cells import GATES, CellState, LayerNormLSTMCell, zero_state
 from mrlato_jax.policy.products import dense_product, product
 
-START = -1  # a_0, a symbol of its own
+START = -1  # a_0, the start symbol
 
 
 class Memory(NamedTuple):
-    """What the encoder tells the decoder about each of G DAGs."""
+    """The encoder's output for each of G DAGs."""
 
-    keys: jax.Array  # [G, heads, units / heads, N], laid out as the decoder's products read them
+    keys: jax.Array  # [G, heads, units / heads, N], in the layout of the decoder's products
     values: jax.Array  # [G, heads, N, units / heads]
     mask: jax.Array  # bool[G, N]
-    tasks: jax.Array  # [G, N, 4 units], each task's share of the decoder's input; [G, N, 0] where it is shown none
-    candidates: jax.Array  # [G, N, units], each task's share of what it is judged by; [G, N, 0] with two sides in order
-    state: tuple[CellState, ...]  # of each layer after the last task, each [G, units]
+    tasks: jax.Array  # [G, N, 4 units], each task's share of the decoder's input; [G, N, 0] if tasks are no input
+    candidates: jax.Array  # [G, N, units], each task's share of its scores; [G, N, 0] with two sites in order
+    state: tuple[CellState, ...]  # state of each layer after the last task, each [G, units]
 
 
 class DecoderState(NamedTuple):
-    """The decoder between two tasks, B = G x R trajectories."""
+    """State of the decoder between two tasks, B = G x R trajectories."""
 
     layers: tuple[CellState, ...]  # each [B, units]
     output: jax.Array  # d_{j-1} [B, units], d_0 = 0
@@ -94,7 +94,7 @@ class Seq2SeqPolicy(nn.Module):
 
         Args:
             features: [G, N, F] task embeddings in scheduling order.
-            mask: bool[G, N]; padding comes last and leaves the state as the last task left it.
+            mask: bool[G, N]; padding comes last and does not change the state.
         """
         outputs = jnp.tanh(self.embedding(features))
         states = []
@@ -124,23 +124,23 @@ class Seq2SeqPolicy(nn.Module):
     def decode_step(
         self, state: DecoderState, memory: Memory, task: tuple[jax.Array, jax.Array], observations: jax.Array
     ) -> tuple[tuple[CellState, ...], jax.Array, jax.Array]:
-        """One decision of each of G x R trajectories.
+        """Makes one decision in each of G x R trajectories.
 
         Args:
             state: the decoder after the previous decision.
-            memory: of the DAGs; its `tasks` and `candidates` are read here with a free order only.
-            task: [G, ...], the columns of these two that are being decided; with a free order they are not read.
-            observations: [B, O], the simulator's quantities, [B, N, O] with a free order; where options are judged
-                [B, K + 1, O] and [B, N, K + 1, O]. O = 0 unless the decoder sees the simulator.
+            memory: the encoder's output; its `tasks` and `candidates` are used here only with a free order.
+            task: [G, ...], the entries of `tasks` and `candidates` for the next task; unused with a free order.
+            observations: the simulator's quantities: [B, O], or [B, N, O] with a free order; with `any_servers`
+                [B, K + 1, O], or [B, N, K + 1, O]. O = 0 unless the decoder sees the simulator.
 
         Returns:
-            The layers' new states, logits [B, A], and values [B]; A is K + 1, with a free order times N.
+            The layers' new states, logits [B, A], and values [B]. A is K + 1, or N (K + 1) with a free order.
         """
         any_servers, in_order = self.config.any_servers, self.config.in_order
         shown, candidate = (jnp.repeat(share, state.output.shape[0] // share.shape[0], axis=0) for share in task)
         context = self.attend(state.output, memory)
         sites = observations.shape[-2] if any_servers else NUM_SIDES
-        # Of several servers the symbol says that it was one; the queues say which.
+        # The symbol only distinguishes UE and server; with several servers, the queues show which one.
         side = jnp.where(state.action == START, NUM_SIDES, jnp.minimum(site_of(state.action, sites), 1))
         seen = [jax.nn.one_hot(side, NUM_SIDES + 1, dtype=context.dtype), context]
         options = self.outcome(observations) if any_servers else observations
@@ -163,27 +163,31 @@ class Seq2SeqPolicy(nn.Module):
         return tuple(layers), logits, self.value_head(output)[..., 0]
 
     def placed_last(self, actions: jax.Array, memory: Memory, sites: int) -> jax.Array:
-        """Of the tasks that `actions` [B] placed, what the decoder is shown: [B, 4 units]; 0 before the first."""
+        """Returns the decoder's input for the tasks that `actions` [B] placed: [B, 4 units]; 0 before the first."""
         graphs, _, width = memory.tasks.shape
         position = position_of(actions, sites).reshape(graphs, -1, 1)
         shown = jnp.take_along_axis(memory.tasks, jnp.maximum(position, 0), axis=1)
         return jnp.where(position < 0, 0, shown).reshape(-1, width)
 
     def candidates(self, outputs: jax.Array, memory: Memory) -> jax.Array:
-        """What is known of every task but its quantities, given `outputs` [B, units]: [B, N, units]."""
+        """Computes every task's pre-activation as a candidate without its quantities, from `outputs` [B, units].
+
+        Returns:
+            [B, N, units].
+        """
         graphs, size, units = memory.candidates.shape
         each = memory.candidates[:, None] + self.judge(outputs).reshape(graphs, -1, 1, units)
         return each.reshape(-1, size, units)
 
     def compare(self, outputs: jax.Array, memory: Memory, observations: jax.Array) -> jax.Array:
-        """What is known of every task as a candidate: [B, N, units]."""
+        """Computes the hidden units of every task as a candidate: [B, N, units]."""
         each = self.candidates(outputs, memory)
         if self.config.sees_simulator:
             each = each + self.outcome(observations)
         return jnp.tanh(each)
 
     def attend(self, outputs: jax.Array, memory: Memory) -> jax.Array:
-        """(18)-(22): the context vectors [B, units] for queries `outputs` [B, units]; 0 without heads."""
+        """Computes the context vectors [B, units] of (18)-(22) for queries `outputs` [B, units]; 0 without heads."""
         if not self.config.heads:
             return jnp.zeros_like(outputs)
         graphs, heads, width, _ = memory.keys.shape
@@ -194,18 +198,18 @@ class Seq2SeqPolicy(nn.Module):
         return self.context(context.reshape(outputs.shape))
 
     def __call__(self, features: jax.Array, mask: jax.Array, observations: jax.Array) -> jax.Array:
-        """Touches every parameter once; only for `init`."""
+        """Uses every parameter once; only for `init`."""
         memory = self.encode(features, mask)
         task = memory.tasks[:, 0], memory.candidates[:, 0]
         return self.decode_step(start_state(memory, 1), memory, task, observations)[1]
 
 
 def start_state(memory: Memory, rollouts: int) -> DecoderState:
-    """The decoder before its first decision: the encoder's last valid state, d_0 = 0 and the start symbol.
+    """Returns the decoder before its first decision: the encoder's last valid state, d_0 = 0 and the start symbol.
 
     Args:
-        memory: of G DAGs.
-        rollouts: R, trajectories of each.
+        memory: the encoder's output for G DAGs.
+        rollouts: R, trajectories of each DAG.
     """
     layers = jax.tree.map(lambda leaf: jnp.repeat(leaf, rollouts, axis=0), memory.state)
     output = jnp.zeros_like(layers[-1].hidden)
@@ -215,7 +219,11 @@ def start_state(memory: Memory, rollouts: int) -> DecoderState:
 def _scan_layer(
     cell: LayerNormLSTMCell, inputs: jax.Array, mask: jax.Array, reverse: bool = False
 ) -> tuple[jax.Array, CellState]:
-    """One encoder layer over all positions: outputs [G, N, units] and the states after the last valid one it read."""
+    """Runs one encoder layer over all positions.
+
+    Returns:
+        Outputs [G, N, units], and the state after the last valid position in reading order.
+    """
 
     def body(cell: LayerNormLSTMCell, state: CellState, step: Any) -> tuple[CellState, jax.Array]:
         projected, valid = step

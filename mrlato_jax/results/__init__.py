@@ -1,1 +1,1 @@
-"""What comes of runs: evaluation, references, statistics, tables, figures, reproduction and studies."""
+"""Results of runs: evaluation, references, statistics, tables, figures, reproduction and studies."""

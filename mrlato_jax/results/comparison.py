@@ -1,4 +1,4 @@
-"""What the records of an experiment say together: latencies with intervals, gaps, efficiency, who is ahead."""
+"""Comparison of an experiment's records: latencies with intervals, gaps, efficiency, and paired comparisons."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mrlato_jax.results.paper import PAPER_MS
 from mrlato_jax.results.references import Row, bound_ms
 from mrlato_jax.results.reproduction import ALL, HALF, PLANNING, TRAINING, measured_of
 
-FLOAT32 = 1e-5  # relative: so much may a latency in float32 lie off the one in float64
-WRITTEN = 1e-3  # milliseconds: records keep no more of a DAG's latency
-STEPS = (1, 30, 100)  # of Table III
+FLOAT32 = 1e-5  # relative: tolerance between a latency in float32 and in float64
+WRITTEN = 1e-3  # milliseconds: resolution of a DAG's latency in records
+STEPS = (1, 30, 100)  # numbers of updates in Table III
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Estimate:
     half_width: float
 
     def __str__(self) -> str:
-        """`612.3 ± 4.1`, or the mean alone."""
+        """Formats as `612.3 ± 4.1`, or as the mean alone."""
         return f"{self.mean:.1f}" if math.isnan(self.half_width) else f"{self.mean:.1f} ± {self.half_width:.1f}"
 
     @property
     def percent(self) -> str:
-        """`+4.3 ± 0.2 %`."""
+        """The estimate as `+4.3 ± 0.2 %`."""
         spread = "" if math.isnan(self.half_width) else f" ± {self.half_width:.1f}"
         return f"{self.mean:+.1f}{spread} %"
 
@@ -45,26 +45,26 @@ class Estimate:
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
-    """Mean and interval of one value a seed."""
+    """Computes the mean and the interval of one value per seed."""
     values = np.asarray(values, float)
     freedom = len(values) - 1
     if not freedom:
         return Estimate(float(values[0]), math.nan)
-    quantile = round(float(stdtrit(freedom, 0.975)), 3)  # Student's t, as its tables print it
+    quantile = round(float(stdtrit(freedom, 0.975)), 3)  # Student's t, rounded as in printed tables
     return Estimate(float(values.mean()), quantile * float(values.std(ddof=1)) / math.sqrt(len(values)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """One learned method on one test set, of several seeds.
+    """Results of one learned method on one test set, with several seeds.
 
     Attributes:
         latency_ms: [seeds, updates + 1], mean over the DAGs adapted to.
-        by_dag_ms: by number of updates, [seeds, DAGs].
-        held_out_ms: [seeds, updates + 1], mean over the half not adapted to; None where there is a single DAG.
-        evaluations: a DAG, of the whole adaptation.
-        plan_evaluations: a DAG, of planning it once.
-        plan_ms: to plan one DAG, median.
+        by_dag_ms: [seeds, DAGs] by number of updates.
+        held_out_ms: [seeds, updates + 1], mean over the half not adapted to; None for a single DAG.
+        evaluations: simulated plans per DAG, for the whole adaptation.
+        plan_evaluations: simulated plans per DAG, to plan it once.
+        plan_ms: median time to plan one DAG.
     """
 
     latency_ms: np.ndarray
@@ -77,14 +77,14 @@ class Learned:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One test set: what is known of it, planned and learned.
+    """Results of planners and learned methods on one test set.
 
     Attributes:
-        experiment: its name.
-        name: the test set's.
-        planners: rows of the references, in a table's order.
-        learned: by label.
-        updates: of the adaptations.
+        experiment: name of the experiment.
+        name: name of the test set.
+        planners: rows of the references, in the order of tables.
+        learned: results of learned methods by label.
+        updates: number of updates of the adaptations.
         inner_steps: updates on one collection, by label.
     """
 
@@ -97,29 +97,29 @@ class Panel:
 
     @property
     def optimum_ms(self) -> float:
-        """Mean fixed-order optimum; unproven DAGs count at their lower bound."""
+        """Mean optimum of the priority order; unproven DAGs count with their lower bound."""
         return bound_ms(self.planners)
 
     @property
     def unproven(self) -> int:
-        """DAGs whose optimum is not proven."""
+        """Number of DAGs whose optimum is not proven."""
         return self.planners["optimum"]["proven"].count(False)
 
     @property
     def best_order_ms(self) -> float:
-        """Mean of the best plan known of each DAG, whatever its order."""
+        """Mean of the best known plan of each DAG, in any order."""
         return float(np.min([row["makespan_ms"] for row in self.planners.values()], axis=0).mean())
 
     def planned_ms(self, name: str) -> float:
-        """Mean makespan of one planner."""
+        """Returns the mean makespan of one planner."""
         return float(np.mean(self.planners[name]["makespan_ms"]))
 
     def other_half_ms(self, values: Sequence[float]) -> float:
-        """Mean of one value a DAG over the DAGs that are held out."""
+        """Returns the mean over the held-out DAGs, given one value per DAG."""
         return float(np.mean(measured_of(HALF, values)))
 
     def evaluations(self, label: str, updates: int) -> float:
-        """Simulated plans a DAG that so many updates of a learned method spend, and planning after them."""
+        """Returns the simulated plans per DAG of `updates` updates of a learned method and of planning afterwards."""
         steps = self.inner_steps[label]
         rounds = [-(-count // steps) for count in (updates, self.updates)]
         adapting = self.learned[label].evaluations * rounds[0] / rounds[1] if rounds[1] else 0.0
@@ -127,7 +127,7 @@ class Panel:
 
 
 Table = tuple[str, list[str], list[list[str]]]
-"""What it shows and how to read it, header, cells."""
+"""Title with reading instructions, header, cells."""
 
 
 def panels(
@@ -139,19 +139,19 @@ def panels(
     inner_steps: Mapping[str, int],
     own_order: Collection[str] = (),
 ) -> list[Panel]:
-    """The test sets of one experiment.
+    """Builds the panels of one experiment's test sets.
 
     Args:
         experiment: its name.
         references: rows of its references, by test set.
-        planners: those of them that are shown, in order.
+        planners: planners to show, in order.
         records: complete rows of each seed's record, by label.
-        updates: of the adaptations.
+        updates: number of updates of the adaptations.
         inner_steps: updates on one collection, by label.
-        own_order: labels of methods that choose the order, which no bound of another order holds for.
+        own_order: labels of methods that choose the order; bounds of the priority order do not hold for them.
 
     Raises:
-        InputError: a latency below the bound that is proven for its DAG: the records are of different data or code.
+        InputError: a latency is below the proven bound of its DAG, so the records are of different data or code.
     """
     found = []
     for name, rows in references.items():
@@ -182,12 +182,12 @@ def panels(
 
 
 def labels_of(panels: Sequence[Panel]) -> list[str]:
-    """Learned methods of all panels, in the order of their first appearance."""
+    """Returns the labels of learned methods in all panels, in the order of their first appearance."""
     return list(dict.fromkeys(label for panel in panels for label in panel.learned))
 
 
 def table_three(panels: Sequence[Panel]) -> Table:
-    """The paper's Table III with intervals, the latency before any update, and what it is to be measured by."""
+    """Makes the paper's Table III with intervals, the latency before any update, and references to compare with."""
     steps = [step for step in (0, *STEPS) if step <= panels[0].updates]
     labels = labels_of(panels)
     published = [label for label in labels if any(label in PAPER_MS.get(panel.name, {}) for panel in panels)]
@@ -211,12 +211,12 @@ def table_three(panels: Sequence[Panel]) -> Table:
 
 
 def whole_table(panels: Sequence[Panel]) -> Table:
-    """Every method on every test set, with its gaps and its cost."""
+    """Makes a table of every method on every test set, with its gaps and its cost."""
     title = (
-        "Every method: mean latency in ms (% above the proven optimum of the priority order, % above the best plan "
-        "known in any order); simulated plans spent on a DAG, training apart; and median ms to plan one DAG, adapting "
-        "apart, as it was when the record was made: of records that were made apart, only great differences mean "
-        "anything. Local search begins with HEFT-based's plan."
+        "Every method: mean latency in ms (% above the proven optimum of the priority order, % above the best known "
+        "plan in any order); simulated plans per DAG without training; and median ms to plan one DAG without "
+        "adaptation, as measured for the record: between records of different sessions, only large differences are "
+        "meaningful. Local search starts from HEFT-based's plan."
     )
     header = ["method", *(panel.name for panel in panels), "evaluations", "ms a DAG"]
 
@@ -247,17 +247,17 @@ def whole_table(panels: Sequence[Panel]) -> Table:
 
 
 def efficiency(panels: Sequence[Panel], label: str, first: int = 1) -> dict[str, float]:
-    """The paper's optimisation efficiency ratio `(L_first - L_30) / (L_first - L_100)` of each test set that has one.
+    """Computes the paper's optimisation efficiency ratio `(L_first - L_30) / (L_first - L_100)` of each test set.
 
-    A test set whose gain from `first` to 100 is within its seeds' noise has none.
+    A test set is left out if its gain from `first` to 100 updates is within the noise between seeds.
 
     Args:
         panels: the test sets.
-        label: of the learned method.
-        first: updates before the gain counts: the paper's 1, or 0.
+        label: label of the learned method.
+        first: number of updates at which the gain starts: 1 as in the paper, or 0.
 
     Returns:
-        By the test sets' names.
+        Ratios by test set.
     """
     ratios = {}
     for panel in panels:
@@ -272,11 +272,11 @@ def efficiency(panels: Sequence[Panel], label: str, first: int = 1) -> dict[str,
 
 
 def efficiency_table(panels: Sequence[Panel]) -> Table:
-    """Efficiency ratios from L1, as the paper's, and from L0, each with the number of settings that have one."""
+    """Makes a table of efficiency ratios from L1, as in the paper, and from L0, each with its number of settings."""
     title = (
-        "Efficiency ratio: share of the gain of 100 updates that 30 bring, mean over the settings whose gain is clear "
-        "of the seeds' noise (their number). From L1, as the paper has it, the gain includes what the first step of a "
-        "fresh Adam may have spoilt; from L0 it does not."
+        "Efficiency ratio: share of the gain of 100 updates that 30 updates reach; mean over the settings whose gain "
+        "exceeds the noise between seeds (their number). From L1, as in the paper, the gain includes any loss by the "
+        "first step of a fresh Adam; from L0 it does not."
     )
     header = ["method", "from L1", "from L0", "paper, settings of ours from L1", "paper, all"]
     cells = []
@@ -294,18 +294,18 @@ def _mean_of(ratios: Mapping[str, float]) -> str:
 
 
 def won(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """Shares of DAGs on which `ours` is lower, and higher, by more than rounding."""
+    """Returns the shares of DAGs on which `ours` is lower, and higher, by more than rounding."""
     slack = FLOAT32 * theirs + WRITTEN
     return float((ours < theirs - slack).mean()), float((ours > theirs + slack).mean())
 
 
 def duel(panels: Sequence[Panel], ours: str, theirs: str, updates: int) -> tuple[Estimate, tuple[float, float]] | None:
-    """How far one learned method is below another, paired by DAG.
+    """Compares two learned methods, paired by DAG.
 
     Returns:
-        Percent by which the mean latency of `ours` exceeds that of `theirs`, mean over the test sets that both have,
-        with an interval over seeds (each pairs with the same number of the other); and, of latencies that are means
-        over seeds, the shares of DAGs won and lost. None where no test set has both.
+        Percent by which the mean latency of `ours` exceeds that of `theirs`, mean over the common test sets, with an
+        interval over seeds (equal seeds are paired); and the shares of DAGs won and lost, by latencies averaged over
+        seeds. None if no test set has both methods.
     """
     by_seed, means = [], []
     for panel in panels:
@@ -321,12 +321,12 @@ def duel(panels: Sequence[Panel], ours: str, theirs: str, updates: int) -> tuple
 
 
 def duel_table(panels: Sequence[Panel]) -> Table:
-    """Each learned method against each one after it, and against HEFT-based, at Table III's numbers of updates."""
+    """Compares each learned method with each later one and with HEFT-based, at Table III's numbers of updates."""
     updates = panels[0].updates
     shown = [mark for mark in marks(updates) if mark in (0, *STEPS, updates)]
     title = (
-        "Who is ahead: mean latency of the first against the second, mean over the settings, ± a 95 % interval over "
-        f"seeds; and the DAGs on which the first is lower / higher after {updates} updates (means over seeds)."
+        "Who is ahead: mean latency of the first relative to the second, mean over the settings, ± a 95 % interval "
+        f"over seeds; and the DAGs on which the first is lower / higher after {updates} updates (means over seeds)."
     )
     header = ["methods", *(f"after {mark}" if mark else "before any update" for mark in shown), "DAGs won / lost"]
     labels = labels_of(panels)
@@ -353,11 +353,11 @@ def _shares(shares: tuple[float, float]) -> str:
 
 
 def held_out_table(panels: Sequence[Panel]) -> Table:
-    """What adapting is worth on DAGs that it has not seen."""
+    """Makes a table of the effect of adaptation on DAGs not used for it."""
     updates = panels[0].updates
     title = (
-        "Held out: adapted to half of the DAGs, measured on the other half: % above that half's HEFT-based plans "
-        "(above its proven optimum)."
+        "Held out: adapted to half of the DAGs, measured on the other half: % above the HEFT-based plans of that half "
+        "(% above its proven optimum)."
     )
     header = ["method", *(panel.name for panel in panels)]
     cells = []
@@ -378,11 +378,10 @@ def held_out_table(panels: Sequence[Panel]) -> Table:
 
 
 def long_form(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
-    """One line for each test set, method and number of updates: latencies, intervals, gaps and their quantiles.
+    """Makes a machine-readable table: one line for each test set, method and number of updates.
 
-    For programs to read.
-
-    Quantiles are over DAGs, of learned methods over DAGs and seeds.
+    A line has latencies, intervals, gaps and quantiles of gaps. Quantiles are over DAGs; for learned methods, over DAGs
+    and seeds.
     """
     header = [
         "experiment", "setting", "method", "updates", "seeds", "latency_ms", "latency_half_width_ms", "gap_percent",
@@ -395,7 +394,7 @@ def long_form(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
         half_bound = panel.other_half_ms(bound.tolist())
 
         def gaps(latency: Estimate, by_dag: np.ndarray, panel: Panel = panel, bound: np.ndarray = bound) -> list[str]:
-            """From the latency to the gap of the best order."""
+            """Returns the cells from the latency to the gap to the best order."""
             means = [100 * (latency.mean / best - 1) for best in (panel.optimum_ms, panel.best_order_ms)]
             quantiles = np.quantile(100 * (by_dag / bound - 1), (0.1, 0.5, 0.9))
             width = "" if math.isnan(latency.half_width) else f"{latency.half_width:.3f}"
@@ -423,11 +422,11 @@ def long_form(panels: Sequence[Panel]) -> tuple[list[str], list[list[str]]]:
 
 
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By label, of each seed: means of stretches of a training by the names of its metrics, and `iteration`."""
+"""For each label and seed, the metrics of a training by name, averaged over intervals, and `iteration`."""
 
 
 def training_curves(records: Mapping[str, Sequence[Mapping[str, Any]]], unjudged: Collection[str] = ()) -> Curves:
-    """The curve of each seed's training, by label; without `value_explained` of the labels that learn no values."""
+    """Returns each seed's training curve by label; leaves out `value_explained` of methods that learn no values."""
 
     def curve(label: str, rows: Mapping[str, Any]) -> dict[str, Any]:
         left_out = ("value_explained",) if label in unjudged else ()

@@ -1,4 +1,4 @@
-"""Adapting a meta-policy to applications it has never seen, and what it is compared with."""
+"""Evaluation: adapts a meta-policy to unseen applications and compares the result with planners."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Watch = Callable[[str, float], AbstractContextManager[OnRound]]
 
 
 def evaluation_key(config: TrainConfig, setting_index: int) -> jax.Array:
-    """The key of one test set's adaptation: apart from those of training, the same whatever else is evaluated."""
+    """Returns the random key of one test set's adaptation; independent of training and of other test sets."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1), setting_index)
 
 
 def baseline_latencies(graphs: Sequence[TaskGraph], system: System) -> dict[str, float]:
-    """Mean makespan of each unlearned plan over `graphs`, milliseconds, by the names of `QUICK_PLANNERS`."""
+    """Returns the mean makespan over `graphs` of each planner in `QUICK_PLANNERS`, milliseconds, by name."""
     rows = planned_methods()
     return {
         name: MILLISECONDS * float(np.mean([plan.makespan for plan in rows[name].plan(graphs, system)]))
@@ -43,10 +43,10 @@ def optimum_latency(
     time_limit_s: float,
     on_proof: Callable[[int], None] = lambda done: None,
 ) -> tuple[float, int]:
-    """Mean optimum over `graphs` in the priority order, milliseconds, and how many of them are not proven.
+    """Returns the mean optimum over `graphs` in the priority order, milliseconds, and the number of unproven ones.
 
-    Each proof may take `time_limit_s` seconds; those that are not proven count at their lower bounds. `on_proof` is
-    told after each DAG how many are done.
+    Each proof has a limit of `time_limit_s` seconds. Unproven optima count with their lower bounds. After each DAG,
+    `on_proof` is called with the number of finished DAGs.
     """
     plans = []
     for graph in graphs:
@@ -57,13 +57,13 @@ def optimum_latency(
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationRecord:
-    """An `Adaptation` as records and tables have it, in milliseconds.
+    """An `Adaptation` in milliseconds, for records and tables.
 
     Attributes:
-        latency_ms: [updates + 1], mean argmax-decoded makespan of the measured DAGs: entry k is L(k), after k updates.
-        latency_ms_by_dag: the same for each DAG, [G], after as many updates as its key in `MARKS` says, and at the end.
-        sampled_ms: one entry a collection, mean makespan of the sampled trajectories.
-        entropy, value_explained, simulator_evaluations: as `Adaptation` has them.
+        latency_ms: [updates + 1], mean argmax-decoded makespan of the measured DAGs; entry k is L(k), after k updates.
+        latency_ms_by_dag: the same for each DAG, [G], by number of updates: those of `MARKS` and the last.
+        sampled_ms: one entry per collection, mean makespan of the sampled trajectories.
+        entropy, value_explained, simulator_evaluations: as in `Adaptation`.
     """
 
     latency_ms: list[float]
@@ -75,7 +75,7 @@ class AdaptationRecord:
 
     @classmethod
     def of(cls, adaptation: Adaptation) -> Self:
-        """The record of an adaptation."""
+        """Makes the record of an adaptation."""
         latencies = MILLISECONDS * adaptation.latency_s_by_dag
         return cls(
             latency_ms=latencies.mean(axis=1).tolist(),
@@ -89,16 +89,16 @@ class AdaptationRecord:
 
 @dataclasses.dataclass(frozen=True)
 class SetResult:
-    """Everything measured on one test set.
+    """All results on one test set.
 
     Attributes:
-        setting: its name.
-        baselines_ms: by the names of `QUICK_PLANNERS`.
-        adaptation: adapting to and measuring on all of its DAGs, the paper's protocol.
-        held_out: adapting to the first half and measuring on the second; None where that was not asked for.
-        held_out_baselines_ms: `baselines_ms` of that second half.
-        optimum_ms: mean optimum in the priority order, an unproven one at its lower bound; None where not asked for.
-        unproven: how many of those are not proven.
+        setting: name of the test set.
+        baselines_ms: mean latencies by the names of `QUICK_PLANNERS`.
+        adaptation: adaptation to and measurement on all DAGs, the paper's protocol.
+        held_out: adaptation to the first half and measurement on the second; None if not requested.
+        held_out_baselines_ms: `baselines_ms` of the second half.
+        optimum_ms: mean optimum in the priority order, unproven ones with their lower bound; None if not requested.
+        unproven: number of unproven optima.
     """
 
     setting: str
@@ -113,7 +113,7 @@ class SetResult:
 def adapt_to_all(
     config: TrainConfig, params: Any, test_set: TestSet, index: int, updates: int, on_round: OnRound = ignore
 ) -> AdaptationRecord:
-    """Adapts to and measures on all DAGs of a test set, as the paper does; arguments as `evaluate_set`."""
+    """Adapts to and measures on all DAGs of a test set, as in the paper; arguments as in `evaluate_set`."""
     task = learning_task(test_set.graphs, test_set.system, config.network)
     key, _ = jax.random.split(evaluation_key(config, index))
     return AdaptationRecord.of(adapt(config.network, config.learning, params, task, task, updates, key, on_round)[1])
@@ -122,10 +122,10 @@ def adapt_to_all(
 def adapt_to_half(
     config: TrainConfig, params: Any, test_set: TestSet, index: int, updates: int, on_round: OnRound = ignore
 ) -> AdaptationRecord:
-    """Adapts to the first half of a test set's DAGs and measures on the second; arguments as `evaluate_set`.
+    """Adapts to the first half of a test set's DAGs and measures on the second; arguments as in `evaluate_set`.
 
     Raises:
-        InputError: a single DAG.
+        InputError: the test set has a single DAG.
     """
     _check_halves(test_set)
     half, size = len(test_set.graphs) // 2, max(graph.num_tasks for graph in test_set.graphs)
@@ -147,20 +147,20 @@ def evaluate_set(
     held_out: bool = False,
     watch: Watch = lambda name, heft_ms: nullcontext(ignore),
 ) -> SetResult:
-    """Measures one test set.
+    """Evaluates a meta-policy on one test set.
 
     Args:
-        config: of the run that trained `params`.
+        config: settings of the run that trained `params`.
         params: the meta-policy.
-        test_set: what to adapt to.
-        index: the test set's place among its experiment's, which gives its random key.
-        updates: Adam steps.
+        test_set: the test set to adapt to.
+        index: index of the test set in its experiment, which determines its random key.
+        updates: number of Adam steps.
         held_out: also adapt to half of the DAGs and measure on the other half.
-        watch: called before each adaptation with its name and the mean latency of the measured DAGs' HEFT-based plans;
-            gives the context in which it runs and the `on_round` that `adapt` is given.
+        watch: called before each adaptation with its name and the mean latency of the measured DAGs' HEFT-based plans.
+            Returns the context of the adaptation, which yields the argument `on_round` of `adapt`.
 
     Raises:
-        InputError: a DAG that the policy has no room for, or a single DAG to be halved.
+        InputError: the policy cannot take a DAG, or a single DAG would have to be halved.
     """
     if held_out:
         _check_halves(test_set)

@@ -1,4 +1,4 @@
-"""The paper's Figures 4 to 6 with what the paper lacks, and the curves of the trainings behind them, as PNG files."""
+"""The paper's Figures 4 to 6 with further methods, and the training curves behind them, as PNG files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRAWN = ("greedy", "HEFT-based", "look-ahead", "look-ahead, order too", "local search", "optimum", "order search")
-LETTERS_AN_INCH = 11  # of a legend
+LETTERS_AN_INCH = 11  # in a legend
 LETTERS_A_NOTE = 48
 GAP_TICKS = (1, 2, 5, 10, 20, 50, 100)  # percent
 EXPLAINED, EXPLAINED_METRIC = "explained variance of the returns (not below -0.2)", "value_explained"
@@ -30,13 +30,13 @@ CURVES = {
 
 
 def adaptation_panels(panels: Sequence[Panel], near: float | None = None) -> Figure:
-    """Mean latency against updates, a panel for each test set.
+    """Draws mean latency over updates, one panel for each test set.
 
-    Methods are curves with bands from seed to seed, planners are lines.
+    Learned methods are curves with bands over seeds; planners are lines.
 
     Args:
         panels: the test sets.
-        near: show what stays below so many times the optimum, and name the rest.
+        near: draw only methods below `near` times the optimum, and list the others in a note; None draws all.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -67,7 +67,7 @@ def adaptation_panels(panels: Sequence[Panel], near: float | None = None) -> Fig
         if beyond:
             axis.annotate(
                 textwrap.fill(f"above: {', '.join(beyond)}", LETTERS_A_NOTE),
-                (0.98, 0.92),  # below a line that may run along the upper edge
+                (0.98, 0.92),  # below a possible line along the upper edge
                 xycoords="axes fraction",
                 ha="right",
                 va="top",
@@ -85,11 +85,11 @@ def adaptation_panels(panels: Sequence[Panel], near: float | None = None) -> Fig
 
 
 def training_panels(curves: Curves) -> Figure:
-    """What to look at when a training misses its aim, a line a seed.
+    """Draws metrics for the diagnosis of a training, one line per seed.
 
     Args:
-        curves: of each seed's training, by label, as `comparison.training_curves` gives them; of methods that learn no
-            values without `value_explained`.
+        curves: each seed's training curve by label, from `comparison.training_curves`; methods that learn no values
+            lack `value_explained`.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -111,15 +111,14 @@ def training_panels(curves: Curves) -> Figure:
 
 
 def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Gap to the optimum against iterations, a panel a group: its variants, and in each the base; means over seeds.
+    """Draws the gap to the optimum over iterations, one panel per group: the base and the group's variants.
 
-    Level lines are of what is not learned; the first panel's legend says of which.
-
-    Groups of which nothing was trained are left out.
+    Curves are means over seeds. Horizontal lines are planners, named in the first panel's legend. Groups without a
+    trained variant are left out.
 
     Args:
-        study: whose groups they are.
-        rows: of its record, by variant and seed.
+        study: the study.
+        rows: rows of its record, by variant and seed.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -161,7 +160,7 @@ def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def _figure(panels: int, width: float) -> tuple[Figure, Any]:
-    from matplotlib import figure as plots  # not pyplot: a caller's backend and open figures are theirs
+    from matplotlib import figure as plots  # pyplot would change the caller's backend and open figures
 
     figure = plots.Figure(figsize=(width * panels, 4.2), layout="constrained")
     return figure, figure.subplots(1, panels, squeeze=False)[0]
@@ -172,7 +171,7 @@ def _with_legend(figure: Figure, axes: Any) -> Figure:
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    each = 6 + max(map(len, handles))  # letters, the line before them among them
+    each = 6 + max(map(len, handles))  # letters, including the space of the line before them
     columns = max(1, min(len(handles), int(LETTERS_AN_INCH * figure.get_figwidth() / each)))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     return figure

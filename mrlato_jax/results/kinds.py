@@ -1,4 +1,4 @@
-"""How good a policy's plans are on fresh systems of every kind: servers, where results are, pins, energy."""
+"""Gap of a policy's plans to the optimum on fresh systems of every kind: servers, channel rules, pins, energy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOOKS = {  # colour and marker
 
 
 class Kind(NamedTuple):
-    """One kind of system and of what is asked for."""
+    """One kind of system and objective."""
 
     servers: int
     channel: str
@@ -42,7 +42,7 @@ class Kind(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As tables say it."""
+        """Name in tables."""
         results = "stay" if self.channel == "resident" else "return"
         more = [word for word, holds in (("pins", self.pinned), ("energy", self.energy)) if holds]
         radios = ["separate radios"] if self.radio != "shared" else []
@@ -62,21 +62,21 @@ KINDS = (
 
 
 class Asked(NamedTuple):
-    """An application on a system, and what is to be minimised."""
+    """An application, a system and an objective."""
 
     graph: TaskGraph
     system: System
     objective: Objective
 
     def cost(self, plan: Plan) -> float:
-        """Seconds."""
+        """Returns the cost of a plan, seconds."""
         return self.objective.cost(plan.makespan, plan.energy)
 
 
 def drawn(kind: Kind, seed: int = 0) -> Iterator[Asked]:
-    """Applications and systems of a kind, without end; none is one of a data set's.
+    """Yields random applications and systems of a kind without end; none is in a data set.
 
-    Every third is a workflow of stages, the others are layered. Each has a system, and a weight, of its own.
+    Every third application is a workflow of stages, the others are layered. Each has its own system and energy weight.
     """
     rng = np.random.default_rng([seed, 2**20, *(int(value) for value in kind[:1] + kind[3:]), len(kind.channel)])
     number = 0
@@ -94,16 +94,16 @@ def drawn(kind: Kind, seed: int = 0) -> Iterator[Asked]:
 
 
 def measured(policy: Offloader, asked: Sequence[Asked], time_limit_s: float) -> dict[str, Any]:
-    """How far plans are above the proven optimum.
+    """Measures how far plans are above the proven optimum.
 
     Args:
-        policy: plans in each of `MODES`.
+        policy: the policy, which plans in each of `MODES`.
         asked: applications, systems and objectives.
-        time_limit_s: of each proof.
+        time_limit_s: time limit of each proof, seconds.
 
     Returns:
-        How many were asked and how many are proven; and of each planner the fractions by which its plans cost more than
-        the optimum, of those proven.
+        The number of cases and of proven optima; and for each planner, the relative excess cost of its plans over the
+        proven optima.
     """
     above: dict[str, list[float]] = {name: [] for name in PLANNERS}
     for one in asked:
@@ -122,11 +122,11 @@ def measured(policy: Offloader, asked: Sequence[Asked], time_limit_s: float) -> 
 
 
 def forbidden(policy: Offloader, kind: Kind, plans: int, batch: int = 250) -> int:
-    """How many of so many argmax plans of a pinned kind run a task where its pin forbids it."""
+    """Counts the plans, among `plans` argmax plans of a pinned kind, that violate a pin."""
     count, source = 0, drawn(kind, seed=1)
     for begin in range(0, plans, batch):
         asked = [next(source) for _ in range(min(batch, plans - begin))]
-        # A batch has one objective: what is masked does not depend on it.
+        # A batch has one objective; the mask of allowed actions does not depend on it.
         found = policy.plan([one.graph for one in asked], [one.system for one in asked])
         for one, plan in zip(asked, found, strict=True):
             wrong = [
@@ -138,7 +138,7 @@ def forbidden(policy: Offloader, kind: Kind, plans: int, batch: int = 250) -> in
 
 
 def table(rows: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of `measured` by kind: percent above the optimum in the mean; the last line is over all."""
+    """Makes header and cells of `measured` by kind: mean percent above the optimum. The last line is over all kinds."""
     cells = [
         [
             name,
@@ -155,7 +155,7 @@ def table(rows: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def figure(rows: dict[str, dict[str, Any]]) -> Figure:
-    """Percent above the optimum in the mean, a line for each kind.
+    """Draws the mean percent above the optimum, one line for each kind.
 
     Raises:
         ImportError: matplotlib is not installed.

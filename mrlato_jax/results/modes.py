@@ -1,6 +1,6 @@
-"""What an offloader's modes are worth: gap to the optimum against simulated plans and time, beside other searches.
+"""Comparison of an offloader's modes with other searches: gap to the optimum over simulated plans and time.
 
-Every row plans the DAGs of a test set one by one, as a program that is handed them does.
+Every row plans the DAGs of a test set one by one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEPT = ("makespan_ms", "seconds", "evaluations")
 
 
 def rows(policy: Offloader) -> dict[str, PlannedMethod]:
-    """Every row by its name, in a table's order."""
+    """Returns every row by its name, in the order of tables."""
 
     def learned(mode: str, samples: int) -> Callable[[TaskGraph, System, int], Plan]:
         return lambda graph, system, index: policy.plan(graph, system, mode, samples=samples, seed=index)
@@ -53,26 +53,26 @@ def rows(policy: Offloader) -> dict[str, PlannedMethod]:
 
 
 def _searched(most: int, from_random: bool, graph: TaskGraph, system: System, index: int) -> SearchedPlan:
-    """Descents from HEFT-based's plan, or a random one, and from random ones after, as many as `most` allows."""
+    """Local search from HEFT-based's plan or a random plan, then from random plans, with up to `most` evaluations."""
     start = random_placement(graph, system, np.random.default_rng([index, 1])) if from_random else None
     restarts = most // (graph.num_tasks + 1) + 1
     return local_search(graph, system, start=start, restarts=restarts, seed=index, max_evaluations=most)
 
 
 def _order_searched(graph: TaskGraph, system: System, index: int) -> SearchedPlan:
-    """What `search_order` does, from HEFT-based's plan improved in place of the policy's."""
+    """Searches like `search_order`, but from HEFT-based's improved plan in place of the policy's."""
     start = local_search(graph, system, restarts=0)
     searched = order_search(graph, system, start=start, steps=ORDER_STEPS, seed=index)
     return SearchedPlan.of(searched, evaluations=searched.evaluations + start.evaluations)
 
 
 def first(test_set: TestSet, graphs: int) -> TestSet:
-    """The test set's first DAGs."""
+    """Returns the test set with its first `graphs` DAGs."""
     return dataclasses.replace(test_set, graphs=test_set.graphs[:graphs])
 
 
 def complete(record: GrowingRecord, test_sets: Sequence[TestSet], policy: Offloader, stop: GracefulStop) -> bool:
-    """Plans what the record lacks, with progress; False where a stop was requested before the end."""
+    """Computes the missing rows of the record; shows progress. Returns False after a stop."""
     for test_set in test_sets:
         for name, row in rows(policy).items():
             if name in record.rows.get(test_set.name, {}):
@@ -85,7 +85,7 @@ def complete(record: GrowingRecord, test_sets: Sequence[TestSet], policy: Offloa
                         raise StoppedError
 
                 try:
-                    with stop.unburdened("stopped; what was being planned is given up, the rest is written"):
+                    with stop.unburdened("stopped; the unfinished row is dropped, all finished ones are written"):
                         measured = run_planner(row, test_set, show)
                 except StoppedError:
                     return False
@@ -99,8 +99,8 @@ class Point:
 
     Attributes:
         gaps: percent above the optimum, by test set.
-        evaluations: plans simulated for a DAG, mean.
-        ms: time for a DAG, mean.
+        evaluations: mean number of simulated plans per DAG.
+        ms: mean time per DAG, milliseconds.
     """
 
     gaps: dict[str, float]
@@ -114,14 +114,14 @@ class Point:
 
 
 def points(rows: Mapping[str, Mapping[str, Any]], optima_ms: Mapping[str, float]) -> dict[str, Point]:
-    """Each row that all test sets have.
+    """Returns the points of all rows that exist for every test set.
 
     Args:
-        rows: of the record, by test set and name.
+        rows: rows of the record, by test set and name.
         optima_ms: mean optimum of each test set, milliseconds.
 
     Raises:
-        InputError: a row that is not of numbers by `KEPT`.
+        InputError: a row lacks the numbers named in `KEPT`.
     """
     for test_set, measured in rows.items():
         for name, row in measured.items():
@@ -146,7 +146,7 @@ def points(rows: Mapping[str, Mapping[str, Any]], optima_ms: Mapping[str, float]
 
 
 def modes_table(points: Mapping[str, Point]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells."""
+    """Makes header and cells of a table."""
     test_sets = list(next(iter(points.values())).gaps)
     header = ["% above the optimum", *test_sets, "plans simulated", "ms a DAG"]
     cells = [
@@ -157,9 +157,9 @@ def modes_table(points: Mapping[str, Point]) -> tuple[list[str], list[list[str]]
 
 
 def figure(points: Mapping[str, Point], title: str) -> Figure:
-    """Gap against simulated plans, and against time, a line for each way of searching.
+    """Draws the gap over simulated plans, and over time, one line for each search method.
 
-    Orders of their own are left out: they go below 0.
+    Methods that choose their own order are left out, since their gaps can be below 0.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""What the paper prints, to stand beside what is measured here."""
+"""The paper's printed results, for comparison with our measurements."""
 
 PAPER_MS = {
     # Table III, by setting and method: latency after 1, 30 and 100 updates, milliseconds. Topologies 1 to 3 come first.

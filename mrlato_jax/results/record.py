@@ -18,24 +18,24 @@ _FIELDS = {"identity": dict, "sessions": list, "rows": dict}
 
 
 class GrowingRecord:
-    """Results by setting and by name, each written as soon as it is known; an interrupted program goes on there.
+    """Results by setting and name. Each result is written at once, so an interrupted program can continue.
 
-    Several processes may add to one file: each result goes to what is in the file by then.
+    Several processes may add to one file: each addition first reads the current file.
 
     Attributes:
         path: the file.
-        rows: by setting, by name.
+        rows: results by setting and name.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Opens the record, or begins one.
+        """Opens the record, or starts a new one.
 
         Args:
-            path: the file, in a folder that exists.
-            identity: what decides the results: data hash, settings, the package's version, ...
+            path: the file, in an existing folder.
+            identity: everything that determines the results: data hash, settings, the package's version, ...
 
         Raises:
-            InputError: a record of something else, or a malformed one.
+            InputError: the file is malformed or has another identity.
         """
         self.path, self._identity = path, json.loads(json.dumps(dict(identity)))
         self.rows: dict[str, dict[str, Any]] = {}
@@ -65,15 +65,15 @@ class GrowingRecord:
         self.rows, self._sessions = rows, sessions
 
     def _settled(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """A stored identity as this version of the package would have written it."""
+        """Converts a stored identity to the form of this version of the package."""
         return identity
 
     def add(self, setting: str, name: str, row: Any) -> None:
-        """Adds one result, and writes the file."""
-        row = json.loads(json.dumps(row, allow_nan=False))  # as one reads it
+        """Adds one result and writes the file."""
+        row = json.loads(json.dumps(row, allow_nan=False))  # the same values as when read back
         with _locked(self.path.parent):
             if self.path.exists():
-                self._read()  # what another process has added
+                self._read()  # includes additions of other processes
             if not self._sessions or self._sessions[-1] != session():
                 self._sessions.append(session())
             self.rows.setdefault(setting, {})[name] = row
@@ -83,8 +83,8 @@ class GrowingRecord:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Within the context no other process is within it for the same folder."""
-    import fcntl  # not on every system; those without can still read records
+    """Context that only one process at a time can enter for a folder."""
+    import fcntl  # not available on every system; without it, records can still be read
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:

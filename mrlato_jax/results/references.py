@@ -1,4 +1,4 @@
-"""What a learned method is compared with: every plan without learning on each DAG, the proven optimum among them."""
+"""References for learned methods: the plans of all planners on each DAG, including the proven optimum."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from mrlato_jax.training.experiments import TestSet
 from mrlato_jax.training.run_folder import session
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
-COUNTED = re.compile(COUNTED_SEARCH.format(r"\d+"))  # rows of `local search` with a number of evaluations of their own
-SAME = 1e-9  # relative: a stored makespan that differs by more was simulated by other code or on other data
+COUNTED = re.compile(COUNTED_SEARCH.format(r"\d+"))  # rows of `local search` with a limit of evaluations
+SAME = 1e-9  # relative: a larger difference of a stored makespan means other code or other data
 
 
 Row = dict[str, Any]
-"""Of one planner on one test set, an entry a DAG: `makespan_ms`, `placement` (0s and 1s by task id), `seconds`; `order`
-where it is not the priority order; `evaluations` or `proven`, `lower_bound_ms` and `nodes` where the plan has them."""
+"""Results of one planner on one test set, lists with one entry per DAG: `makespan_ms`, `placement` (0s and 1s by task
+id) and `seconds`; `order` unless it is the priority order; `evaluations`, or `proven`, `lower_bound_ms` and `nodes`, if
+the plan has them."""
 
 
 def plan_entry(plan: Plan, seconds: float, in_priority_order: bool) -> Row:
-    """One DAG's entries of a `Row`."""
+    """Returns one DAG's entries of a `Row`."""
     entry: Row = {
         "makespan_ms": 1e3 * plan.makespan,
         "placement": "".join(map(str, plan.placement.tolist())),
@@ -55,11 +56,11 @@ def run_planner(
     """Plans every DAG of a test set.
 
     Args:
-        method: the planner as a row; where its plans have orders of their own, those are stored.
+        method: the planner as a row. With `own_order`, the orders are stored, too.
         test_set: the DAGs and their system.
-        on_plan: told after each, with the mean makespan so far.
+        on_plan: called after each DAG with the number of planned DAGs and the mean makespan so far.
     """
-    method.planner(test_set.graphs[0], test_set.system, 0)  # what compiles is not timed
+    method.planner(test_set.graphs[0], test_set.system, 0)  # compiles, so that compilation is not timed
     entries: list[Row] = []
     for index, graph in enumerate(test_set.graphs):
         began = time.perf_counter()
@@ -73,16 +74,17 @@ class References(GrowingRecord):
     """The record of an experiment, which grows by one planner on one test set at a time."""
 
     def __init__(self, path: Path, identity: Mapping[str, Any], test_sets: Sequence[TestSet]) -> None:
-        """Opens the record, or begins one.
+        """Opens the record, or starts a new one.
 
         Args:
-            path: the file, in a folder that exists.
-            identity: what decides the results: experiment, data hash, channel, budget, the package's version.
-            test_sets: the DAGs that the rows are of.
+            path: the file, in an existing folder.
+            identity: everything that determines the results: experiment, data hash, channel, budget, the package's
+                version.
+            test_sets: the DAGs of the rows.
 
         Raises:
-            InputError: a record of something else, a malformed one, or one with plans whose makespans are not what the
-                simulator says, or below the lower bound beside them.
+            InputError: the file is malformed or has another identity; or a stored makespan differs from the simulator's
+                or is below the lower bound of the optimum.
         """
         super().__init__(path, identity)
         known, named = planned_methods(), {test_set.name: test_set for test_set in test_sets}
@@ -102,7 +104,7 @@ class References(GrowingRecord):
                     ) from None
 
     def _check(self, what: str, row: Row, best: Row | None, test_set: TestSet) -> None:
-        """Simulates the stored plans again, and sets them beside the bounds of the optimum."""
+        """Simulates the stored plans again and compares them with the bounds of the optimum."""
         count = len(test_set.graphs)
         orders = row.get("order", [None] * count)
         bounds = best["lower_bound_ms"] if best is not None and "order" not in row else [0.0] * count
@@ -118,7 +120,7 @@ class References(GrowingRecord):
                 raise ValueError(f"{where}, and the optimum is at least {bound}")
 
     def missing(self, test_sets: Sequence[TestSet], planners: Mapping[str, Any]) -> list[tuple[TestSet, str]]:
-        """What is still to be computed."""
+        """Lists the rows still to compute."""
         return [
             (test_set, name)
             for test_set in test_sets
@@ -128,10 +130,10 @@ class References(GrowingRecord):
 
 
 def summary(rows: Mapping[str, Mapping[str, Row]], planners: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of a table: mean latency and gap to the optimum of each planner on each test set.
+    """Makes header and cells of a table: mean latency and gap to the optimum of each planner on each test set.
 
-    None of `planners` may be missing. The gap is of means, an unproven DAG counted at its lower bound, and stands in
-    brackets; then the evaluations and milliseconds a DAG, means over all test sets.
+    All of `planners` must exist. The gap, in brackets, compares means; unproven DAGs count with their lower bound. The
+    last columns are evaluations and milliseconds per DAG, means over all test sets.
     """
     header = ["mean latency, ms (gap)", *rows, "evaluations a DAG", "ms a DAG"]
     cells = []
@@ -148,16 +150,16 @@ def summary(rows: Mapping[str, Mapping[str, Row]], planners: Sequence[str]) -> t
 
 
 def bound_ms(planners: Mapping[str, Row], first: int | None = None) -> float:
-    """Mean over a test set's (first) DAGs of what no placement in the priority order is below, milliseconds."""
+    """Returns the mean lower bound in the priority order over a test set's (first) DAGs, milliseconds."""
     return float(np.mean(planners["optimum"]["lower_bound_ms"][:first]))
 
 
 def known_optima(dataset: DagDataset, channel: str, test_sets: Sequence[TestSet]) -> dict[str, tuple[float, int]]:
-    """What the record that comes with a data set says of the optima in the priority order.
+    """Reads the optima in the priority order from the record that comes with a data set.
 
     Returns:
-        For each test set on record their mean in milliseconds, an unproven one at its lower bound, and how many are not
-        proven; nothing where the record is missing or of other data, channel rules or DAGs.
+        For each recorded test set, the mean optimum in milliseconds (unproven ones with their lower bound) and the
+        number of unproven ones. Empty if the record is missing or of other data, channel rules or DAGs.
     """
     path = data_folder() / "results" / f"references-{dataset.name}.json"
     try:
@@ -176,7 +178,7 @@ def known_optima(dataset: DagDataset, channel: str, test_sets: Sequence[TestSet]
 def reference_record(
     path: Path, dataset: DagDataset, channel: str, test_sets: Sequence[TestSet], budget: SearchBudget
 ) -> References:
-    """The record of an experiment's planners at `path`, begun or continued; raises as `References`."""
+    """Opens or starts the record of an experiment's planners at `path`; raises as `References`."""
     identity = {
         "experiment": dataset.name,
         "data_hash": dataset.content_hash,
@@ -189,9 +191,9 @@ def reference_record(
 
 
 def complete(record: References, test_sets: Sequence[TestSet], budget: SearchBudget, stop: GracefulStop) -> bool:
-    """Plans what the record lacks, with progress; False where a stop was requested before the end.
+    """Computes the missing rows of the record; shows progress. Returns False after a stop.
 
-    What one planner has done on one test set is written when it is done with it.
+    Each row, one planner on one test set, is written when it is complete.
     """
     planners = planned_methods(budget)
     for test_set, name in record.missing(test_sets, planners):
@@ -204,7 +206,7 @@ def complete(record: References, test_sets: Sequence[TestSet], budget: SearchBud
                     raise StoppedError
 
             try:
-                with stop.unburdened("stopped; what was being planned is given up, the rest is written"):
+                with stop.unburdened("stopped; the unfinished row is dropped, all finished ones are written"):
                     row = run_planner(planners[name], test_set, show)
             except StoppedError:
                 return False

@@ -1,4 +1,4 @@
-"""Evaluating a whole experiment, and what that leaves behind: a record, a table and a figure."""
+"""Evaluation of a whole experiment, and its output: a record, a table and a figure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mrlato_jax.training.experiments import TestSet
 from mrlato_jax.training.run_folder import session
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
-FAR = 1.15  # times the curve's highest point
+FAR = 1.15  # limit of the vertical axis, relative to the curve's highest point
 _REFERENCE = "HEFT-based"
 
 
@@ -38,29 +38,29 @@ def evaluate(
     time_limit_s: float | None = None,
     optima: Mapping[str, tuple[float, int]] | None = None,
 ) -> list[SetResult] | None:
-    """Evaluates every test set, with progress.
+    """Evaluates every test set; shows progress.
 
     Args:
-        config: of the run that trained `params`.
+        config: settings of the run that trained `params`.
         params: the meta-policy.
-        test_sets: what to adapt to.
-        updates: Adam steps on each.
-        stop: when it is requested, the evaluation ends after the collection or proof at hand.
+        test_sets: the test sets to adapt to.
+        updates: number of Adam steps on each.
+        stop: after a request, the evaluation ends with the current collection or proof.
         held_out: also adapt to half of each test set's DAGs and measure on the other half.
-        time_limit_s: seconds that the proof of a DAG's optimum may take; None: optima are not asked for.
-        optima: those that are known, by test set: their mean in milliseconds and how many are not proven.
+        time_limit_s: time limit of each DAG's proof, seconds; None computes no optima.
+        optima: known optima by test set: their mean in milliseconds, and the number of unproven ones.
 
     Returns:
-        One result for each test set, or None where a stop was requested.
+        One result for each test set, or None after a stop.
 
     Raises:
-        InputError: as `evaluate_set`.
+        InputError: as in `evaluate_set`.
     """
 
     @contextmanager
     def watch(name: str, heft_ms: float) -> Iterator[OnRound]:
         with Progress(max(updates, 1), f"adapting to {name}") as progress:
-            progress.print(f"measuring {name} before any update; where its shape is new this compiles ...")
+            progress.print(f"measuring {name} before any update; a new shape compiles first ...")
 
             def on_round(update: int, latency_ms: float, entropy: float) -> None:
                 gap = percent(latency_ms / heft_ms - 1)
@@ -103,12 +103,12 @@ def evaluate(
 
 
 def evaluation_table(label: str, results: Sequence[SetResult]) -> str:
-    """Mean latency of each plan on each test set, and its distance from HEFT-based on the same DAGs.
+    """Formats the mean latency of each method on each test set, and its difference to HEFT-based on the same DAGs.
 
-    Where the optima are known, the learned policy's distance from them stands in brackets.
+    If the optima are known, the learned policy's gap to them is in brackets.
 
     Args:
-        label: the learned method's name.
+        label: name of the learned method.
         results: one entry for each test set.
     """
     header = ["mean latency, ms", *(result.setting for result in results), "vs HEFT-based"]
@@ -150,7 +150,7 @@ def _row(name: str, values: Sequence[float], heft: Sequence[float]) -> list[str]
 def provenance(
     config: TrainConfig, dataset: DagDataset, iteration: int, updates: int, held_out: bool
 ) -> dict[str, Any]:
-    """What a record says of its origin: what was measured, of which policy, and this session's software."""
+    """Returns the origin of a record: the measurement, the policy, and this session's software."""
     return {
         "config": config.to_json(),
         "iteration": iteration,
@@ -162,17 +162,17 @@ def provenance(
 
 
 def record(label: str, results: Sequence[SetResult], provenance: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation as JSON values: provenance, and for each test set all that was measured."""
+    """Converts the evaluation to JSON values: its provenance, and all results of each test set."""
     return {"method": label, **provenance, "settings": [dataclasses.asdict(result) for result in results]}
 
 
 def write(folder: Path, name: str, label: str, results: Sequence[SetResult], provenance: dict[str, Any]) -> str:
-    """Writes `name`.json and `name`.md into `folder`, and `name`.png where matplotlib is installed.
+    """Writes `name`.json and `name`.md into `folder`, and `name`.png if matplotlib is installed.
 
-    A record of something else that stands there already stays: then `name`-2 is written, or `name`-3 and so on.
+    An existing record of another evaluation is kept; then `name`-2 is written, or `name`-3 and so on.
 
     Returns:
-        A line on where the files are.
+        A line of text with the names of the files.
     """
     name = _free_name(folder, name, results, provenance)
     contents = json.dumps(record(label, results, provenance), allow_nan=False) + "\n"
@@ -191,7 +191,7 @@ def write(folder: Path, name: str, label: str, results: Sequence[SetResult], pro
 
 
 def _free_name(folder: Path, name: str, results: Sequence[SetResult], provenance: dict[str, Any]) -> str:
-    """`name`, or with a number behind it, such that no record of another measurement is there."""
+    """Returns `name`, if necessary with a number, such that no record of another measurement is overwritten."""
     measured = {key: provenance.get(key) for key in ("config", "iteration", "data_hash", "updates", "held_out")}
     names = [result.setting for result in results]
     candidate, number = name, 1
@@ -209,7 +209,7 @@ def _free_name(folder: Path, name: str, results: Sequence[SetResult], provenance
 
 
 def _settings_of(stored: dict[str, Any]) -> list[Any]:
-    """Names of the test sets that a record was measured on."""
+    """Returns the names of a record's test sets."""
     entries = stored.get("settings")
     if not isinstance(entries, list):
         return []
@@ -217,11 +217,10 @@ def _settings_of(stored: dict[str, Any]) -> list[Any]:
 
 
 def adaptation_figure(label: str, results: Sequence[SetResult]) -> bytes:
-    """One panel for each test set: the latency after each update, with unlearned plans and the optimum as lines.
+    """Draws one panel for each test set: the latency after each update, with planners and the optimum as lines.
 
-    A panel's title compares the curve's last point with HEFT-based.
-
-    Plans far above the curve are named in the panel's corner rather than drawn, which would flatten it.
+    The title of a panel compares the curve's last point with HEFT-based. Planners far above the curve are listed in a
+    corner of the panel, since lines for them would flatten the curve.
 
     Returns:
         A PNG file.
@@ -229,13 +228,13 @@ def adaptation_figure(label: str, results: Sequence[SetResult]) -> bytes:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from matplotlib.figure import Figure  # not pyplot: a caller's backend and open figures are theirs
+    from matplotlib.figure import Figure  # pyplot would change the caller's backend and open figures
 
     figure = Figure(figsize=(4.2 * len(results), 3.8), layout="constrained")
     axes = figure.subplots(1, len(results), squeeze=False)
     for axis, result in zip(axes[0], results, strict=True):
         curve = result.adaptation.latency_ms
-        marker = "o" if len(curve) == 1 else None  # a line of one point would not show
+        marker = "o" if len(curve) == 1 else None  # a line of one point would be invisible
         axis.plot(range(len(curve)), curve, "C0", label=label, linewidth=2, zorder=3, marker=marker)
         axis.xaxis.get_major_locator().set_params(integer=True)
         if result.optimum_ms is not None:

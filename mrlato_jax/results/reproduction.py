@@ -1,6 +1,6 @@
-"""Every learned method on the unseen sets of an experiment: trained where that is missing, adapted, recorded.
+"""Reproduction: trains, adapts and records every learned method on the unseen sets of an experiment.
 
-Whatever a record says already is not computed again; whatever a run folder holds already is not trained again.
+Existing parts of a record are not computed again, and existing runs are not trained again.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
 Value = TypeVar("Value")
 
-TRAINING = "training"  # the row of a record that is of no test set
-MEANS_AGREE = 1e-3  # milliseconds: latencies of DAGs are rounded to it
+TRAINING = "training"  # name of the row about the training, which belongs to no test set
+MEANS_AGREE = 1e-3  # milliseconds: latencies of DAGs are rounded to this
 CURVE_POINTS = 100
-STOPPED = "stopped; what was being measured is given up, the rest is written"
+STOPPED = "stopped; the unfinished measurement is dropped, all finished ones are written"
 ALL, HALF, PLANNING = "all", "half", "planning"
 PARTS = (ALL, HALF, PLANNING)
-"""What is recorded on each test set: adapting to all of its DAGs and measuring on them, as the paper does; adapting to
-half of them and measuring on the other half (of more than one); and the seconds of planning one DAG at a time."""
+"""Parts of the record on each test set: adaptation to all DAGs and measurement on them, as in the paper; adaptation to
+half of the DAGs and measurement on the other half (with more than one DAG); and the seconds to plan one DAG at a time.
+"""
 
 
 class LearnedRecord(GrowingRecord):
@@ -56,10 +57,10 @@ class LearnedRecord(GrowingRecord):
     def __init__(
         self, path: Path, config: TrainConfig, dataset: DagDataset, test_sets: Sequence[TestSet], updates: int
     ) -> None:
-        """Opens the record, or begins one.
+        """Opens the record, or starts a new one.
 
         Raises:
-            InputError: a record of other settings, data or code, or one with a part that is malformed.
+            InputError: the record is of other settings, data or code, or a part is malformed.
         """
         identity = {
             "method": label(config),
@@ -90,7 +91,7 @@ class LearnedRecord(GrowingRecord):
         return {**identity, "config": completed(identity["config"])}
 
     def missing(self) -> list[tuple[int, str]]:
-        """What is still to be measured: indices of test sets, and the part."""
+        """Lists what is still to measure: index of the test set, and the part."""
         return [
             (index, part)
             for index, test_set in enumerate(self._settings)
@@ -100,14 +101,14 @@ class LearnedRecord(GrowingRecord):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing, the training's summary included."""
+        """Returns whether all parts and the training's summary exist."""
         return not self.missing() and TRAINING in self.rows
 
     def add_training(self, summary: dict[str, Any]) -> None:
-        """Keeps what a training was, and holds that all parts are of one policy.
+        """Adds the summary of the training; checks that all parts belong to the same policy.
 
         Raises:
-            InputError: the record has parts of other parameters than the summary's.
+            InputError: the record's parts are of other parameters than the summary's.
         """
         stored = self.rows.get(TRAINING, {}).get("summary", {}).get("params_sha256")
         if stored not in (None, summary["params_sha256"]):
@@ -120,7 +121,7 @@ class LearnedRecord(GrowingRecord):
 
 
 def measured_of(part: str, values: Sequence[Value]) -> Sequence[Value]:
-    """Of one value a DAG, those of the DAGs that a part measures: all, or the half that is not adapted to."""
+    """Selects, from one value per DAG, the values of the DAGs that a part measures: all, or the held-out half."""
     return values[len(values) // 2 :] if part == HALF else values
 
 
@@ -150,11 +151,11 @@ def _check_training(row: Mapping[str, Any]) -> None:
 
 
 def check_run(path: Path, record: LearnedRecord, dataset: DagDataset) -> None:
-    """Whether an incomplete record can be completed with the run at `path`, which need not be there yet.
+    """Checks that an incomplete record can be completed with the run at `path`, which need not exist yet.
 
     Raises:
-        InputError: that run has other settings, data or code; or the record has parts of a policy whose run is gone:
-            training it anew would not give the same parameters to the bit.
+        InputError: that run has other settings, data or code; or the record has parts of a policy whose run is missing,
+            and a new training might not give bit-identical parameters.
     """
     if not RunFolder.begun(path):
         if TRAINING in record.rows:
@@ -176,19 +177,19 @@ def trained(
     checkpoint_every: int = 25,
     data_folder: Path | None = None,
 ) -> list[Offloader] | None:
-    """The trained policy of each seed, from its run folder `root`/seed<number>; what is missing there is trained.
+    """Returns the trained policy of each seed, from its run folder `root`/seed<number>; trains missing runs.
 
     Args:
-        root: of the run folders, which `check_run` accepts.
-        configs: of each seed.
-        dataset: whose training sets are learned from.
-        stop: when it is requested, training saves and ends.
-        execution: how the work is laid out on devices.
-        checkpoint_every: iterations from one checkpoint to the next.
-        data_folder: where demonstrations are; by default those that come with the package.
+        root: parent of the run folders, which `check_run` must accept.
+        configs: settings of each seed.
+        dataset: the data set with the training sets.
+        stop: after a request, training saves and ends.
+        execution: distribution of the work over devices.
+        checkpoint_every: iterations between checkpoints.
+        data_folder: folder of the demonstrations; by default the packaged ones.
 
     Returns:
-        None where a stop was requested before the end.
+        The policies, or None after a stop.
     """
     paths = {config.seed: seed_path(root, config.seed) for config in configs}
     unfinished = [config for config in configs if not _ended(paths[config.seed], config)]
@@ -205,7 +206,7 @@ def trained(
 
 
 def _ended(path: Path, config: TrainConfig) -> bool:
-    """Whether the run has a whole checkpoint of its last iteration."""
+    """Returns whether the run has an intact checkpoint of its last iteration."""
     if not RunFolder.begun(path):
         return False
     run = RunFolder.open(path)
@@ -220,9 +221,9 @@ def _policy(path: Path, config: TrainConfig) -> Offloader:
 
 
 def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader, dataset: DagDataset) -> dict[str, Any]:
-    """What a record keeps of a training: its cost, its curves in at most `CURVE_POINTS` means, and a hash of its end.
+    """Summarises a training: its cost, its curves as at most `CURVE_POINTS` means, and a hash of its parameters.
 
-    The seconds are those of an iteration of all seeds that were trained in one program.
+    The seconds of an iteration are for all seeds trained in one program.
     """
     lines = read_metrics(run.metrics, None)
     learning = config.learning
@@ -247,7 +248,7 @@ def training_summary(run: RunFolder, config: TrainConfig, policy: Offloader, dat
 
 
 def _warm_start_summary(run: RunFolder) -> dict[str, Any]:
-    """What the training before the training was."""
+    """Summarises the warm start."""
     warm = RunFolder.open(run.path / WARM_START)
     learning, seconds = warm.config.learning, [line["seconds"] for line in read_metrics(warm.timing, ["seconds"])]
     return {
@@ -259,7 +260,7 @@ def _warm_start_summary(run: RunFolder) -> dict[str, Any]:
 
 
 def params_hash(params: Any) -> str:
-    """SHA-256 of parameters: names, shapes and bytes."""
+    """Returns the SHA-256 of parameters: of their names, shapes and bytes."""
     digest = hashlib.sha256()
     for name, leaf in jax.tree_util.tree_leaves_with_path(params):
         values = np.asarray(leaf)
@@ -277,19 +278,19 @@ def adapt_missing(
     stop: GracefulStop,
     num_devices: int = 0,
 ) -> bool:
-    """Measures what the records lack, on several devices, with progress; each part is written when done.
+    """Measures the missing parts of the records on several devices; shows progress. Each part is written at once.
 
     Args:
-        records: of each seed.
-        policies: of each seed, trained.
-        test_sets: what to adapt to.
-        heft_ms: by the names of test sets: latencies of the HEFT-based plans of all DAGs, to compare with on the way.
-        updates: Adam steps.
-        stop: when it is requested, what is unfinished is given up.
-        num_devices: most devices used, each with an adaptation of its own; 0: all of this host.
+        records: record of each seed.
+        policies: trained policy of each seed.
+        test_sets: the test sets to adapt to.
+        heft_ms: latencies of the HEFT-based plans of all DAGs, by test set, for the progress line.
+        updates: number of Adam steps.
+        stop: after a request, unfinished parts are dropped.
+        num_devices: largest number of devices, with one adaptation each; 0 uses all of this host.
 
     Returns:
-        False where a stop was requested before the end.
+        False after a stop.
 
     Raises:
         InputError: a policy became NaN.
@@ -326,14 +327,14 @@ def adapt_missing(
                 progress.update(sum(done), set=test_set.name, seed=seed)
 
         if jobs:
-            progress.print("where a shape is new this compiles ...")
+            progress.print("a new shape compiles first ...")
         try:
             with stop.unburdened(STOPPED):
                 spread(run, len(jobs), num_devices)
         except StoppedError:
             progress.print(STOPPED)
             return False
-    for record, policy, index, part in lacking:  # alone, when nothing else runs
+    for record, policy, index, part in lacking:  # timed alone, after all other work
         if part == PLANNING:
             record.add(test_sets[index].name, part, planning_row(policy, test_sets[index]))
     return True
@@ -342,12 +343,12 @@ def adapt_missing(
 def spread(run: Callable[[int, jax.Device], None], count: int, num_devices: int = 0) -> None:
     """Calls `run(number, device)` for each of `count` numbers, one at a time on each of this host's devices.
 
-    The error that came first is raised when all that had begun have ended; nothing is begun after it.
+    After an error no further call starts. The first error is raised when all running calls have ended.
 
     Args:
-        run: what is called, in threads.
-        count: how often.
-        num_devices: most devices used; 0: all.
+        run: function to call, in threads.
+        count: number of calls.
+        num_devices: largest number of devices; 0 for all.
     """
     waiting, errors, lock = list(range(count)), [], threading.Lock()
 
@@ -382,7 +383,7 @@ def adapt_part(
     updates: int,
     on_round: Callable[[int, float, float], None],
 ) -> dict[str, Any]:
-    """One adaptation, to all DAGs of a test set or to half of them."""
+    """Runs one adaptation, to all DAGs of a test set or to half of them."""
     began = time.perf_counter()
     adapt = adapt_to_all if part == ALL else adapt_to_half
     row = dataclasses.asdict(adapt(config, policy.params, test_set, index, updates, on_round))
@@ -393,14 +394,14 @@ def adapt_part(
 
 
 def planning_row(policy: Offloader, test_set: TestSet) -> dict[str, Any]:
-    """What planning costs: `planning_seconds`, and the plans that are simulated for one, mean over the DAGs."""
+    """Returns the cost of planning: `planning_seconds`, and the mean number of simulated plans per DAG."""
     sites, channel = test_set.system.num_sites, test_set.system.channel
     spent = [lookahead_evaluations(policy.network, graph.num_tasks, sites, channel) for graph in test_set.graphs]
     return {"seconds": planning_seconds(policy, test_set), "evaluations": float(np.mean(spent))}
 
 
 def planning_seconds(policy: Offloader, test_set: TestSet, most: int = 30) -> list[float]:
-    """Seconds to plan each of up to `most` DAGs of a test set, one at a time; compiling apart."""
+    """Measures the seconds to plan each of up to `most` DAGs of a test set, one at a time, without compilation."""
     policy.plan(test_set.graphs[0], test_set.system)
     seconds = []
     for graph in test_set.graphs[:most]:

@@ -1,6 +1,6 @@
-"""Studies: small trainings that differ from a base in one thing each, and what must go with it; they tell causes apart.
+"""Studies: small trainings that each change one aspect of a base, to separate causes.
 
-All are validated on fresh DAGs of the training families with their proven optima; the test sets are not looked at.
+All are validated on fresh DAGs of the training families with their proven optima. The test sets are not used.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Changes = Mapping[str, Any]
 """New values of settings by dotted names: `iterations`, `network.heads`, `learning.inner_lr`, ..."""
 
 BASE = "base"
-UNLEARNED = ("HEFT-based", "look-ahead")  # rows of the same DAGs, to compare with
-LATELY = 0.1  # of the iterations: the last ones, whose mean a row has of each metric
+UNLEARNED = ("HEFT-based", "look-ahead")  # planners on the same DAGs, for comparison
+LATELY = 0.1  # share of the last iterations over which a row averages each metric
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One base and what differs from it.
+    """A base and its variants.
 
     Attributes:
-        question: that it answers, as the figure's title.
-        base: the settings that all have but for their changes.
-        groups: by a suspected cause or a part, variants by name.
+        question: the question that the study answers; title of the figure.
+        base: the settings of the base, which each variant changes.
+        groups: variants by name, grouped by a suspected cause or a part of the method.
     """
 
     question: str
@@ -47,16 +47,16 @@ class Study:
 
     @property
     def variants(self) -> dict[str, Changes]:
-        """All of them by name, the base first."""
+        """Returns all variants by name, the base first."""
         return {BASE: {}, **{name: changes for group in self.groups.values() for name, changes in group.items()}}
 
     def config(self, variant: str, seed: int = 0, smaller: Changes | None = None) -> TrainConfig:
-        """The settings of a variant.
+        """Returns the settings of a variant.
 
         Args:
-            variant: its name.
-            seed: of the run.
-            smaller: changes to the base that come before the variant's: how to run it in seconds.
+            variant: name of the variant.
+            seed: seed of the run.
+            smaller: changes of the base before the variant's own, for example to make a run take seconds.
         """
         check_choice("variant", variant, self.variants)
         config = changed(self.base, {**(smaller or {}), "seed": seed})
@@ -64,7 +64,7 @@ class Study:
 
 
 def changed(config: TrainConfig, changes: Changes) -> TrainConfig:
-    """A copy with other values; raises InputError for a setting that there is not."""
+    """Returns a copy with other values; raises InputError for an unknown setting."""
     known = {name: getattr(config, name) for name in ("network", "learning")}
     plain_names = {field.name for field in dataclasses.fields(config)} - known.keys()
     nested: dict[str, dict[str, Any]] = {}
@@ -87,7 +87,7 @@ _SMALL = {
     "learning.meta_batch": 5,
     "learning.graphs_per_task": 8,
     "learning.rollouts": 5,
-    "learning.outer_lr": 1.5e-3,  # m times the paper's, (28)'s mean displacement itself: else too little moves
+    "learning.outer_lr": 1.5e-3,  # m times the paper's, the full mean displacement of (28); less moves too little
 }
 _IMITATING = LearningConfig(
     learn_from="optimum",
@@ -160,7 +160,7 @@ STUDIES = {
                 "MAML": {"learning.meta_update": "maml", "learning.outer_lr": 5e-4},
                 "joint (no inner loop)": {"learning.meta_update": "joint"},
             },
-            "inner steps": {  # with the whole mean displacement as the outer step, too
+            "inner steps": {  # also with the full mean displacement as the outer step
                 "1 step": {"learning.inner_steps": 1, "learning.outer_lr": 5e-4},
                 "5 steps": {"learning.inner_steps": 5, "learning.outer_lr": 2.5e-3},
             },
@@ -210,27 +210,27 @@ STUDIES = {
 
 
 class StudyRecord(GrowingRecord):
-    """What came of a study's trainings: by variant and seed, `config`, `curve` and `lately`.
+    """The results of a study's trainings: `config`, `curve` and `lately` by variant and seed.
 
-    A curve has iterations (of a warm start counted, too), gaps to the optimum in percent and seconds of training.
-    Of `UNLEARNED`, in place of seeds, there is the entry `all` with its `gap_percent`.
+    A curve has iterations (including those of a warm start), gaps to the optimum in percent, and seconds of training.
+    The planners in `UNLEARNED` have one entry `all`, with its `gap_percent`, in place of seeds.
     """
 
     def __init__(
         self, path: Path, name: str, study: Study, dataset: DagDataset, smaller: Changes, validated_by: int
     ) -> None:
-        """Opens the record, or begins one.
+        """Opens the record, or starts a new one.
 
         Args:
-            path: the file, in a folder that exists.
-            name: of the study.
-            study: what it is.
-            dataset: of its experiment.
-            smaller: as `Study.config` takes it.
-            validated_by: DAGs of each training family.
+            path: the file, in an existing folder.
+            name: name of the study.
+            study: the study.
+            dataset: data set of its experiment.
+            smaller: as in `Study.config`.
+            validated_by: number of validation DAGs of each training family.
 
         Raises:
-            InputError: a record of another study, other settings, data or code.
+            InputError: the record is of another study, other settings, data or code.
         """
         identity = {
             "study": name,
@@ -260,11 +260,11 @@ class StudyRecord(GrowingRecord):
 
     @property
     def has_unlearned(self) -> bool:
-        """Whether it has all rows of what is not learned."""
+        """Returns whether all rows of `UNLEARNED` exist."""
         return all(name in self.rows for name in UNLEARNED)
 
     def add_unlearned(self, chosen: ValidationSet) -> None:
-        """Adds what the record lacks of `UNLEARNED`: the `gap_percent` of each on the validation set."""
+        """Adds the missing rows of `UNLEARNED`: the `gap_percent` of each planner on the validation set."""
         planners = planned_methods()
         for name in UNLEARNED:
             if name not in self.rows:
@@ -273,14 +273,14 @@ class StudyRecord(GrowingRecord):
                 self.add(name, "all", {"gap_percent": round(100 * gap, 3)})
 
     def missing(self, variants: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
-        """What is still to be trained."""
+        """Lists the variants and seeds still to train."""
         return [
             (variant, seed) for variant in variants for seed in seeds if str(seed) not in self.rows.get(variant, {})
         ]
 
 
 def _check_row(variant: str, row: Mapping[str, Any]) -> None:
-    """Raises an ordinary error for a row that `StudyRecord` does not describe."""
+    """Raises an exception (of any kind) for a malformed row."""
     if variant in UNLEARNED:
         numbers = [row["gap_percent"]]
     else:
@@ -293,18 +293,18 @@ def _check_row(variant: str, row: Mapping[str, Any]) -> None:
 def run_variant(
     config: TrainConfig, root: Path, dataset: DagDataset, validation: Validation, stop: GracefulStop, points: int = 10
 ) -> dict[str, Any] | None:
-    """Trains one variant in a run folder below `root`, or goes on there, and says what came of it.
+    """Trains one variant in a run folder below `root`, or continues it, and returns its row.
 
     Args:
-        config: its settings.
-        root: of the variant's runs.
-        dataset: of the experiment.
-        validation: with the variant's policy.
-        stop: when it is requested, training saves and ends.
-        points: of the curve, for each stage.
+        config: settings of the variant.
+        root: parent of the variant's run folders.
+        dataset: data set of the experiment.
+        validation: the validation, with the variant's network.
+        stop: after a request, training saves and ends.
+        points: number of points of the curve for each stage.
 
     Returns:
-        A row of the record; None where a stop was requested before the end.
+        A row of the record; None after a stop.
     """
     path = seed_path(root, config.seed)
     every = max(1, max(config.iterations, config.warm_start_iterations) // points)
@@ -336,9 +336,9 @@ def run_variant(
 
 
 def study_table(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells: the gap of each variant at half way and at the end, and how sure it then is of itself.
+    """Makes header and cells of a table: each variant's gap halfway and at the end, and its final entropy.
 
-    What is not learned comes first, its gap as that at the end.
+    Planners come first, with their gap in the column for the end.
     """
     header = ["group", "variant", "seeds", "gap half way, %", "gap at the end, %", "entropy, nats", "values explain"]
     cells = [
@@ -365,5 +365,5 @@ def study_table(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> tuple[li
 
 
 def _spread(values: np.ndarray) -> str:
-    """The value of each seed."""
+    """Formats the value of each seed."""
     return " / ".join(f"{value:.1f}" for value in values)

@@ -1,1 +1,1 @@
-"""A training run: its stages, what it learns from, its folder, checkpoints and processes."""
+"""A training run: stages, training data, run folder, checkpoints and processes."""

@@ -1,10 +1,10 @@
-"""Checkpoints: one file each, written whole or not at all, and checked bit by bit when read.
+"""Checkpoints: one file each, written atomically, and verified by a digest when read.
 
-A checkpoint is an ordinary uncompressed `.npz`: one array per leaf of the pytree, named by its key path
-(`params/params/encoder/kernel`), beside `header.json` with the format version, the step, the kinds of the typed PRNG
-keys and the caller's metadata. The archive's comment, its last 64 bytes, is the SHA-256 of every byte before it, so
-a file cut short or changed in any bit is known for what it is; so is one under the name of another step. Equal contents
-give equal files.
+A checkpoint is an uncompressed `.npz` with one array per leaf of the pytree, named by its key path
+(`params/params/encoder/kernel`). A further member, `header.json`, has the format version, the step, the kinds of the
+typed PRNG keys and the caller's metadata. The archive's comment, its last 64 bytes, is the SHA-256 of all bytes before
+it. So a truncated or changed file is detected, and a file named after another step as well. Equal contents give equal
+files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a checkpoint held, in the structure that was asked for."""
+    """The contents of a checkpoint, in the requested structure."""
 
     step: int
     tree: Any
@@ -49,29 +49,29 @@ class Restored:
 
 
 def save(folder: Path, step: int, tree: Any, meta: Mapping[str, Any], keep: int = 3) -> Path:
-    """Writes `folder/step_<step>.npz` and then deletes all but the newest `keep` up to `step`.
+    """Writes `folder/step_<step>.npz`, then deletes all but the newest `keep` checkpoints up to `step`.
 
-    The file appears under its name only when it is whole and on the disk; until then nothing older is deleted.
+    The file gets its name only when it is complete and on the disk; until then no older file is deleted.
 
     Args:
-        folder: the run's checkpoints; made if missing, in a folder that exists. One process writes it at a time (see
-            `run_folder`).
+        folder: folder of the run's checkpoints. It is created if missing; its parent must exist. Only one process may
+            write to it at a time (see `run_folder`).
         step: meta-iterations done, in [0, 99999999]; an existing checkpoint of the same step is replaced.
         tree: pytree of jax or numpy arrays of booleans or numbers, and typed PRNG keys.
-        meta: JSON values stored beside the arrays.
-        keep: how many checkpoints remain, at least 1.
+        meta: JSON values to store with the arrays.
+        keep: number of checkpoints to keep, at least 1.
 
     Returns:
         The path written.
 
     Raises:
-        InputError: a leaf, a key of the tree, `step`, `meta` or `keep` that cannot be stored.
+        InputError: a leaf, a key of the tree, `step`, `meta` or `keep` has a value that cannot be stored.
     """
     check_number("step", step, low=0, high=99_999_999, integer=True)
     check_number("keep", keep, low=1, integer=True)
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
-    for stale in folder.glob(".step_*.tmp"):  # of a writer that was killed
+    for stale in folder.glob(".step_*.tmp"):  # left by a killed process
         stale.unlink()
     path = folder / f"step_{step:08d}.npz"
     write_atomically(path, _pack(step, tree, meta))
@@ -88,20 +88,20 @@ def restore(
     at_most: int | None = None,
     completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> Restored | None:
-    """The newest whole checkpoint of `folder`, in the structure of `like`; None where there is none at all.
+    """Reads the newest intact checkpoint of `folder`, in the structure of `like`; None if there is no checkpoint.
 
-    A broken file is named in one warning and the one before it is used.
+    A broken file causes one warning, and the checkpoint before it is used.
 
     Args:
-        folder: what `save` was given; need not exist.
-        like: pytree of arrays or `jax.ShapeDtypeStruct`s with the wanted structure, shapes and dtypes. Leaves come
-            back as numpy arrays where `like` has numpy arrays (no dtype is narrowed) and as jax arrays elsewhere.
+        folder: folder given to `save`; need not exist.
+        like: pytree of arrays or `jax.ShapeDtypeStruct`s with the wanted structure, shapes and dtypes. Where `like` has
+            numpy arrays, the result has numpy arrays of full dtype; elsewhere it has jax arrays.
         expected: entries that the stored metadata must have, compared as JSON values.
-        at_most: pass over checkpoints of later steps.
-        completed: adds to stored metadata what an earlier version did not write.
+        at_most: last step to consider.
+        completed: adds entries to the stored metadata that earlier versions did not write.
 
     Raises:
-        InputError: every file is broken, the metadata differ from `expected`, or the arrays from `like`.
+        InputError: all files are broken, the metadata differ from `expected`, or the arrays differ from `like`.
     """
     newest = _newest(Path(folder), at_most=at_most)
     if newest is None:
@@ -114,16 +114,16 @@ def restore(
 
 
 def read_params(path: Path) -> Restored:
-    """Reads what the saved tree had under `params`, without knowing the network that it belongs to.
+    """Reads the part `params` of a saved tree; the network need not be known.
 
     Args:
-        path: a checkpoint, or a folder of them, of which the newest whole one is read.
+        path: a checkpoint, or a folder of checkpoints, of which the newest intact one is read.
 
     Returns:
-        The step, the parameters as nested dicts of numpy arrays, as flax gives them, and the metadata.
+        The step, the parameters as nested dicts of numpy arrays (flax's structure), and the metadata.
 
     Raises:
-        InputError: no such path, no whole checkpoint, or one without `params`.
+        InputError: the path does not exist, there is no intact checkpoint, or the checkpoint has no `params`.
     """
     path = Path(path)
     if path.is_dir():
@@ -145,7 +145,7 @@ def read_params(path: Path) -> Restored:
 
 
 def steps(folder: Path) -> list[int]:
-    """The iterations that checkpoints are named after, oldest first; one may be broken."""
+    """Lists the iterations in the names of checkpoints, oldest first. The files are not read and may be broken."""
     return [step for step, _ in _list(Path(folder))]
 
 
@@ -156,22 +156,22 @@ def drop_after(folder: Path, step: int) -> None:
 
 
 def newest_meta(folder: Path) -> dict[str, Any] | None:
-    """The metadata of the checkpoint that `restore` would use; None where there is none at all.
+    """Returns the metadata of the checkpoint that `restore` would use; None if there is no checkpoint.
 
     Raises:
-        InputError: every file is broken.
+        InputError: all files are broken.
     """
     newest = _newest(Path(folder), warn=False)
     return None if newest is None else newest[1]["meta"]
 
 
 def differing_fields(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """One phrase for each entry of `wanted`, nested ones by dotted name, that `stored` has otherwise or not at all."""
+    """Describes each entry of `wanted` that differs or is missing in `stored`; nested entries have dotted names."""
     return _compare(stored, json.loads(json.dumps(wanted)), "")
 
 
 class _BrokenError(Exception):
-    """A file that is not what `save` wrote; says how it shows."""
+    """The file is not intact; the message says why."""
 
 
 def _is_key(leaf: Any) -> bool:
@@ -179,7 +179,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """Each leaf with its key path, its parts joined by slashes, in the tree's order."""
+    """Lists each leaf with its key path, joined by slashes, in the tree's order."""
     named = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         parts = [jax.tree_util.keystr((part,), simple=True) for part in path]
@@ -206,7 +206,7 @@ def _pack(step: int, tree: Any, meta: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.comment = b" " * _DIGEST_BYTES
-        archive.writestr(zipfile.ZipInfo(_HEADER), header)  # ZipInfo: no time of writing in the file
+        archive.writestr(zipfile.ZipInfo(_HEADER), header)  # ZipInfo keeps the time of writing out of the file
         for name, array in arrays.items():
             member = io.BytesIO()
             np.lib.format.write_array(member, array, allow_pickle=False)
@@ -230,7 +230,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise _BrokenError(f"its {len(data)} bytes do not end in their SHA-256")
     try:
         header, arrays = _unpack(data)
-    except Exception as error:  # where the digest is right all the same, zipfile and numpy raise nearly anything
+    except Exception as error:  # with a correct digest but wrong contents, zipfile and numpy raise nearly anything
         raise _BrokenError(f"it holds no checkpoint: {shorten(str(error))}") from None
     if header.get("format") != FORMAT:
         raise InputError(f"format of checkpoint {path} is {shorten(header.get('format'))}; accepted: {FORMAT}")
@@ -241,10 +241,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file, none of another format; raises nearly anything where `_pack` did not make it."""
+    """Returns the header and arrays of a file, no arrays for another format.
+
+    Raises nearly any exception for a file that `_pack` did not write.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
-        if packed:  # what they unpack to may be of any size
+        if packed:  # compressed members could unpack to any size
             raise ValueError(f"{packed} is compressed")
         header = parse_json(archive.read(_HEADER), _HEADER, "what save wrote")
     if header.get("format") != FORMAT:
@@ -261,7 +264,7 @@ def _unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _list(folder: Path) -> list[tuple[int, Path]]:
-    """Step and path of each checkpoint, oldest first."""
+    """Lists the step and path of each checkpoint, oldest first."""
     matches = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
     return sorted((int(match[1]), path) for match, path in matches if match)
 
@@ -274,12 +277,12 @@ def _newest(
         try:
             return path, *_read(path)
         except FileNotFoundError:
-            continue  # the run that is being read has just deleted it
+            continue  # the running training has just deleted it
         except _BrokenError as error:
             if warn:
                 _log.warning("checkpoint %s is broken (%s); using the one before it", path, error)
     if checkpoints:
-        # Going on as if nothing had been saved would silently start the run anew.
+        # Returning None would silently start the run again from the beginning.
         raise InputError(
             f"checkpoint folder is {folder}, where all {len(checkpoints)} are broken; accepted: a whole one"
         )

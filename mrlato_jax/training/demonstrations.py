@@ -1,10 +1,10 @@
-"""Best plans known of fresh DAGs of the training families: what a policy may be shown before it explores by itself.
+"""Demonstrations: the best known plans of fresh DAGs of the training families, which a policy can imitate first.
 
-The DAGs are drawn by the generator of the data sets, at indices that neither the data sets nor the validation settings
-reach, so a file holds only which they are and their plans. Loading draws them again and simulates every plan.
+The data sets' generator draws the DAGs, at indices beyond the data sets and the validation sets. So a file stores only
+the indices and the plans. Loading draws the DAGs again and simulates every plan.
 
-Where a family's system was drawn from a kind of systems, each of its DAGs has a system of its own of that kind, with a
-weight of energy and pins: a policy is to plan for systems that it never met.
+If a family's system was drawn from a kind of systems, each of its DAGs has its own system of that kind, its own energy
+weight and its own pins, since the policy must later plan for systems that it has not seen.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ from mrlato_jax.planners import optimum
 from mrlato_jax.planners.lookahead import best_outcome_of_ready
 from mrlato_jax.training.experiments import by_kind, training_systems
 
-FIRST_FRESH = 1000  # index of the first DAG of each family that is demonstrated on
+FIRST_FRESH = 1000  # index of the first DAG of each family with a demonstration
 CHANNEL = "paper"
-OWN_SYSTEM = 20  # sets the random numbers of systems apart from those of graphs
-PLANNED_AT_ONCE = 256  # DAGs that are looked ahead in side by side: N^2 simulations each
-MIXES = 20  # most sets that the demonstrations of one number of tasks are dealt into
-MOST_BYTES = 2**25  # of all arrays of a file: some 700,000 plans
+OWN_SYSTEM = 20  # separates the random numbers of systems from those of graphs
+PLANNED_AT_ONCE = 256  # DAGs in one batch of the look-ahead; each takes N^2 simulations
+MIXES = 20  # largest number of sets for the demonstrations of one number of tasks
+MOST_BYTES = 2**25  # size limit of all arrays of a file: some 700,000 plans
 _DIMENSIONS = {
     "set_index": 1, "graph_index": 1, "rate_bps": 1, "num_tasks": 1, "offloaded": 2, "makespan": 1, "proven": 1,
 }  # fmt: skip
-SAME = 1e-4  # relative: a stored makespan that differs by more from the simulator's (in float32) is of something else
+SAME = 1e-4  # relative: larger differences of a stored cost from the simulator's (in float32) are errors
 
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
-    """A DAG by its place in the generator's sequence, the system's uplink rate, and the best plan known.
+    """The index of a DAG in the generator's sequence, the uplink rate of its system, and the best known plan.
 
     Attributes:
-        set_index: of its family.
-        graph_index: of the DAG in its family, at least `FIRST_FRESH`.
-        rate_bps: of the uplink, of several the first; in Experiments 1 to 3 of both links.
+        set_index: index of the family.
+        graph_index: index of the DAG in its family, at least `FIRST_FRESH`.
+        rate_bps: rate of the (first) uplink, bit/s; in Experiments 1 to 3, of both links.
         placement: the site of each task id.
-        cost: of the plan by the family's objective, seconds: the makespan where energy has no weight.
+        cost: cost of the plan by the family's objective, seconds: the makespan if energy has no weight.
         proven: whether no placement in the priority order is better.
     """
 
@@ -74,21 +74,21 @@ class Demonstration:
     proven: bool
 
     def graph(self, experiment: str) -> TaskGraph:
-        """The DAG, drawn again."""
+        """Draws the DAG again."""
         return _graph(experiment, self.set_index, self.graph_index)
 
     def system(self, experiment: str) -> System:
-        """What the plan was made for."""
+        """Returns the system of the plan."""
         return _system(experiment, self.set_index, self.graph_index, self.rate_bps)
 
     def objective(self, experiment: str) -> Objective:
-        """What the plan is the best by."""
+        """Returns the objective of the plan."""
         return Objective(energy_weight=_family(experiment, self.set_index, self.graph_index).energy_weight)
 
 
-@cache  # a run asks for each of thousands several times
+@cache  # a run uses each of thousands several times
 def _family(experiment: str, set_index: int, graph_index: int) -> Family:
-    """What a DAG is drawn from: its family, or of a kind of systems another one."""
+    """Returns the family that a DAG is drawn from; for a kind of systems, a redrawn one."""
     rng = np.random.default_rng([SEED, OWN_SYSTEM, set_index, graph_index])
     return redrawn(FAMILIES[experiment][set_index], rng)
 
@@ -111,9 +111,9 @@ def _made(experiment: str, set_index: int, graph_index: int, rate_bps: float) ->
 
 
 def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, float]]:
-    """Which DAGs are to be demonstrated on, under which rates: (set index, graph index, rate) in a fixed order.
+    """Yields (set index, graph index, rate) of each wanted demonstration, in a fixed order.
 
-    Every training family under every training system, `graphs_per_family` DAGs each; no DAG is met twice.
+    These are `graphs_per_family` DAGs of every training family under every training system; no DAG occurs twice.
     """
     check_choice("experiment", experiment, tuple(FAMILIES))
     check_number("graphs_per_family", graphs_per_family, low=1, integer=True)
@@ -131,7 +131,7 @@ def wanted(experiment: str, graphs_per_family: int) -> Iterator[tuple[int, int, 
 def demonstrate(
     experiment: str, set_index: int, graph_index: int, rate_bps: float, time_limit_s: float
 ) -> Demonstration:
-    """Looks for the best plan of one DAG, `time_limit_s` seconds long where it is not proven sooner."""
+    """Searches for the best plan of one DAG for at most `time_limit_s` seconds."""
     system = _system(experiment, set_index, graph_index, rate_bps)
     objective = Objective(energy_weight=_family(experiment, set_index, graph_index).energy_weight)
     graph = _graph(experiment, set_index, graph_index)
@@ -142,7 +142,7 @@ def demonstrate(
 
 
 def save(path: Path, experiment: str, demonstrations: Sequence[Demonstration]) -> None:
-    """Writes them as a compressed `.npz`: the same contents give the same bytes."""
+    """Writes demonstrations as a compressed `.npz`; equal contents give equal bytes."""
     longest = max(len(entry.placement) for entry in demonstrations)
     sites = np.zeros((len(demonstrations), longest), np.uint8)
     for row, entry in zip(sites, demonstrations, strict=True):
@@ -157,7 +157,7 @@ def save(path: Path, experiment: str, demonstrations: Sequence[Demonstration]) -
         "proven": np.array([entry.proven for entry in demonstrations], bool),
     }
     if sites.max() > 1:
-        members["site"] = sites  # which server, too
+        members["site"] = sites  # with several servers
     members["metadata"] = np.frombuffer(json.dumps(_metadata(experiment), sort_keys=True).encode(), np.uint8)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -174,15 +174,15 @@ def _metadata(experiment: str) -> dict[str, Any]:
 
 
 def find(experiment: str, folder: Path | None = None) -> Path:
-    """Where the demonstrations of an experiment are; by default those that come with the package."""
+    """Returns the path of an experiment's demonstrations; by default of the packaged ones."""
     return (data_folder() if folder is None else folder) / f"demonstrations-{experiment}.npz"
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of the file.
+    """Returns the SHA-256 of the file.
 
     Raises:
-        InputError: there is none.
+        InputError: the file cannot be read.
     """
     try:
         return hashlib.sha256(read_regular(path, MOST_BYTES, "a file of make_demonstrations.py")).hexdigest()
@@ -191,10 +191,10 @@ def content_hash(path: Path) -> str:
 
 
 def load(path: Path, experiment: str) -> list[Demonstration]:
-    """Reads what `save` wrote; that the plans are those of the DAGs shows when `demonstration_pools` simulates them.
+    """Reads a file that `save` wrote. Whether the plans fit the DAGs is checked by `demonstration_pools`.
 
     Raises:
-        InputError: naming the file and what is wrong with it.
+        InputError: the file is damaged or of other data; the message names the file and the fault.
     """
     try:
         members = read_npz(path, _check_headers, MOST_BYTES)
@@ -229,9 +229,9 @@ def load(path: Path, experiment: str) -> list[Demonstration]:
 
 
 def _check_headers(headers: Mapping[str, ArrayHeader]) -> None:
-    """Raises InputError where a file's arrays are not those that `save` writes, before they are unpacked."""
+    """Raises InputError unless a file has the arrays that `save` writes; runs before they are unpacked."""
     if sorted(set(headers) - {"site"}) != sorted((*_DIMENSIONS, "metadata")):
-        known = ", ".join((*_DIMENSIONS, "metadata", "and site where there are several servers"))
+        known = ", ".join((*_DIMENSIONS, "metadata", "and site with several servers"))
         raise InputError(f"holds {shorten(sorted(headers))}; accepted: {known}")
     rows = headers["set_index"].shape[:1]
     dimensions_of = {**_DIMENSIONS, **({"site": 2} if "site" in headers else {})}
@@ -244,23 +244,22 @@ def _check_headers(headers: Mapping[str, ArrayHeader]) -> None:
 def demonstration_pools(
     experiment: str, demonstrations: Sequence[Demonstration], network: NetworkConfig, graphs_per_task: int
 ) -> list[TaskPool]:
-    """Learning tasks with the plans as `optimum`: sets of DAGs of one number of tasks, equally many in each.
+    """Builds learning tasks with the plans as `optimum`. All DAGs of a set have the same number of tasks.
 
-    Of more plans there are more sets, at most `MIXES` of a number of tasks. Each kind of system has a pool of its own;
-    the paper's experiments have one kind.
+    The sets of one number of tasks are of equal size. More plans give more sets, at most `MIXES` for each number of
+    tasks. Each kind of system has its own pool; the paper's experiments have one kind.
 
-    A set mixes the families and the rates that its DAGs are of, in an order that does not change, so that an iteration
-    can do with few sets.
+    A set mixes families and rates in a fixed order, so that an iteration needs only a few sets.
 
     Args:
-        experiment: whose DAGs they are.
-        demonstrations: the plans; a policy that chooses the order is shown the look-ahead's, of the same DAGs.
-        network: says how DAGs are encoded, and what an action is.
-        graphs_per_task: the fewest DAGs that a set may have.
+        experiment: the experiment of the DAGs.
+        demonstrations: the plans. A policy that chooses the order gets the look-ahead's plans of the same DAGs instead.
+        network: defines how DAGs are encoded, and what an action is.
+        graphs_per_task: least number of DAGs in a set.
 
     Raises:
-        InputError: plans whose makespans are not what the simulator says; or fewer plans of some number of tasks than a
-            set needs.
+        InputError: a plan's cost differs from the simulator's, or there are too few plans of some number of tasks for a
+            set.
     """
     kinds = by_kind(demonstrations, lambda entry: entry.system(experiment))
     return [_pool_of_kind(experiment, entries, network, graphs_per_task) for entries in kinds]
@@ -319,9 +318,9 @@ def _costs(dags: DagArrays, actions: jax.Array) -> jax.Array:
 
 @jax.jit
 def _in_own_order(dags: DagArrays) -> jax.Array:
-    """The look-ahead's plans as actions of a policy that chooses the order.
+    """Returns the look-ahead's plans as actions of a policy that chooses the order.
 
-    Of every DAG: from optima of the priority order here and other orders there, a policy learns to waver.
+    Every DAG gets such a plan. A mixture with optima of the priority order would teach the policy two ways to order.
     """
     free = jax.lax.map(best_outcome_of_ready, dags, batch_size=PLANNED_AT_ONCE)
     return pack_actions(free.positions, free.actions, dags.num_sites)

@@ -1,4 +1,4 @@
-"""The paper's three experiments: what is trained on, and the nine test sets that are evaluated (V-C)."""
+"""The paper's three experiments: their training sets and their nine test sets (V-C)."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class TestSet:
     system: System
     objective: Objective = MAKESPAN
 
-    __test__ = False  # a record, whatever its name suggests to pytest
+    __test__ = False  # pytest must not collect this class
 
 
 def training_systems(experiment: str, channel: str) -> list[System]:
-    """The systems a training set of the paper's may be met under: one, or Experiment 3's seven rates (U_r = D_r)."""
+    """Returns the systems of the paper's training sets: one system, or Experiment 3's seven rates (U_r = D_r)."""
     rates = TRAIN_RATES_BPS.get(experiment, (DEFAULT_RATE_BPS,))
     return [System(uplink_bps=rate, downlink_bps=rate, channel=channel) for rate in rates]
 
 
 def systems_of(dataset: DagDataset, index: int, channel: str) -> list[System]:
-    """The systems that set `index` may be met under: its own where the data set says one, else `training_systems`.
+    """Returns the systems of set `index`: the one in the data set, or by default `training_systems`.
 
-    A system of the data set that says a channel has that one, whatever `channel` is.
+    A channel in the data set's system takes precedence over `channel`.
 
     Raises:
         InputError: the data set's `systems` cannot be used.
@@ -63,7 +63,7 @@ def systems_of(dataset: DagDataset, index: int, channel: str) -> list[System]:
 
 
 def objective_of(dataset: DagDataset, index: int) -> Objective:
-    """What is minimised in set `index`: the makespan where the data set says nothing.
+    """Returns the objective of set `index`; by default the makespan.
 
     Raises:
         InputError: the data set's `energy_weights` cannot be used.
@@ -79,7 +79,7 @@ def objective_of(dataset: DagDataset, index: int) -> Objective:
 
 
 def training_examples(dataset: DagDataset, channel: str) -> Iterator[tuple[TaskGraph, System, Objective]]:
-    """Every DAG that is trained on, with every system that it may be met under, and what is minimised."""
+    """Yields every training DAG with each of its systems and its objective."""
     for index in dataset.train_sets:
         objective = objective_of(dataset, index)
         for system in systems_of(dataset, index, channel):
@@ -87,10 +87,10 @@ def training_examples(dataset: DagDataset, channel: str) -> Iterator[tuple[TaskG
 
 
 def check_room(dataset: DagDataset, network: NetworkConfig) -> None:
-    """Raises InputError where the policy has no room for a data set.
+    """Raises InputError if the policy cannot take a data set.
 
-    That is where a task of any set has more parents or children than it is told of; or where a set has several servers,
-    or a weight of energy, and the policy knows one server and the makespan.
+    This is the case if a task has more parents or children than `neighbour_width`, or if a set has several servers or
+    an energy weight and the policy is for one server and the makespan.
     """
     limit = network.neighbour_limit
     if not network.any_servers:
@@ -112,12 +112,12 @@ def check_room(dataset: DagDataset, network: NetworkConfig) -> None:
 
 
 def kind_of(system: System) -> tuple[str, str, int]:
-    """What is compiled apart of a system: channel rules, radio and number of servers."""
+    """Returns the static part of a system, which has its own programs: channel rules, radio, number of servers."""
     return system.channel, system.radio, system.num_servers
 
 
 def by_kind(things: Iterable[Thing], system_of: Callable[[Thing], System]) -> list[list[Thing]]:
-    """What is of each kind of system, in order."""
+    """Groups things by their kind of system, in order."""
     kinds: dict[tuple[str, str, int], list[Thing]] = defaultdict(list)
     for thing in things:
         kinds[kind_of(system_of(thing))].append(thing)
@@ -125,17 +125,17 @@ def by_kind(things: Iterable[Thing], system_of: Callable[[Thing], System]) -> li
 
 
 def sets_by_kind(dataset: DagDataset, channel: str) -> list[list[int]]:
-    """The training sets of each kind of system, in order."""
+    """Groups the indices of the training sets by kind of system, in order."""
     return by_kind(dataset.train_sets, lambda index: systems_of(dataset, index, channel)[0])
 
 
 def training_pools(dataset: DagDataset, network: NetworkConfig, channel: str) -> list[TaskPool]:
-    """Every training set of an experiment under every training system, packed, encoded and on the device.
+    """Packs and encodes every training set under every training system and puts it on the device.
 
-    One pool for each kind of system. The paper's experiments have one kind.
+    There is one pool for each kind of system. The paper's experiments have one kind.
 
     Raises:
-        InputError: several servers, or tasks with more neighbours than the network has room for.
+        InputError: the network cannot take several servers, or tasks with this many neighbours.
     """
     return [_training_pool(dataset, network, channel, indices) for indices in sets_by_kind(dataset, channel)]
 
@@ -152,18 +152,19 @@ def _training_pool(dataset: DagDataset, network: NetworkConfig, channel: str, in
 
 
 def unseen_sets(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSet]:
-    """The three test sets of an experiment, in the paper's order.
+    """Returns the three test sets of an experiment, in the paper's order.
 
     Args:
-        dataset: of the experiment.
+        dataset: data set of the experiment.
         channel: channel rules.
-        rates_bps: Experiment 3's test rates if they are to be others (the paper's text has 13.5 Mbit/s as the third).
+        rates_bps: other test rates for Experiment 3 (the paper's text has 13.5 Mbit/s as the third), bit/s.
 
     Raises:
-        InputError: a data set without test sets, rates for one that is not tested by rates, none, or one twice.
+        InputError: the data set has no test sets; or `rates_bps` is given for another experiment, is empty or repeats a
+            rate.
     """
     if rates_bps is not None and dataset.name not in TEST_RATES_BPS:
-        raise InputError(f"test rates are {list(rates_bps)} bit/s for {dataset.name}; accepted: none, but for exp3")
+        raise InputError(f"test rates are {list(rates_bps)} bit/s for {dataset.name}; accepted: none, except for exp3")
     rates = TEST_RATES_BPS.get(dataset.name) if rates_bps is None else tuple(rates_bps)
     if rates is not None and (not rates or len(set(rates)) < len(rates)):
         raise InputError(f"test rates are {list(rates)} bit/s; accepted: at least one, each once")
@@ -188,10 +189,10 @@ def unseen_sets(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | 
 
 
 def validation_sets(dataset: DagDataset, channel: str) -> list[TestSet]:
-    """Fresh DAGs of the training families under training systems: what models and settings may be chosen by.
+    """Returns fresh DAGs of the training families under training systems, for the choice of models and settings.
 
-    Each family's graphs are the ones that its generator draws next after those in the data set, equally many. In
-    Experiment 3, where all families are alike, there is one test set for each training rate.
+    The DAGs of a family are the next ones of its generator, as many as the data set has. In Experiment 3, whose
+    families are all the same, there is one set for each training rate.
 
     Raises:
         InputError: the data set was not drawn by this package's generator and seed.
@@ -210,12 +211,12 @@ def validation_sets(dataset: DagDataset, channel: str) -> list[TestSet]:
 
 
 def fresh_sets(dataset: DagDataset, channel: str, rates_bps: Sequence[float] | None = None) -> list[TestSet]:
-    """`unseen_sets` with other DAGs of the same families: those that the generator draws next, equally many.
+    """Returns `unseen_sets` with the next DAGs of the same generators, as many as the data set has.
 
-    Nothing is trained on them or adapted to them, and nothing was chosen by them. Arguments as `unseen_sets`.
+    These DAGs are never used for training, adaptation or the choice of settings. Arguments are those of `unseen_sets`.
 
     Raises:
-        InputError: as `unseen_sets`; or the data set was not drawn by this package's generator and seed.
+        InputError: as in `unseen_sets`; or the data set was not drawn by this package's generator and seed.
     """
     _check_drawn_here(dataset)
     drawn = {tuple(dataset.graphs(index)): _drawn_next(dataset, index) for index in dataset.test_sets}
@@ -232,6 +233,6 @@ def _check_drawn_here(dataset: DagDataset) -> None:
 
 
 def _drawn_next(dataset: DagDataset, index: int) -> tuple[TaskGraph, ...]:
-    """Of a family, the DAGs after those in the data set, equally many."""
+    """Draws the DAGs of a family that follow those in the data set, as many as the data set has."""
     first, unit = dataset.graphs_per_set, dataset.settings["data_unit"]
     return tuple(build_graph(dataset.name, index, first + i, unit) for i in range(first))

@@ -1,7 +1,7 @@
-"""Several processes that train one run: how they find each other, agree, and learn that one of them is gone.
+"""Several processes that train one run: they connect, agree on values, and detect the loss of a process.
 
-Every process runs the same program on the same settings and data; the first one alone reads and writes the
-run's folder.
+Every process runs the same program on the same settings and data. Only the first process reads and writes the run
+folder.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from jax.experimental import multihost_utils
 from mrlato_jax.errors import InputError, check_number, shorten
 from mrlato_jax.learning import devices
 
-SAY_AFTER_S = 3  # seconds without a word while processes meet
-LOST_PEER = 75  # exit status, EX_TEMPFAIL: start all processes again
+SAY_AFTER_S = 3  # seconds of waiting before the first message
+LOST_PEER = 75  # exit status EX_TEMPFAIL: all processes can be started again
 _GONE = (
-    "error: this or another process of the run ended or cannot be reached, so all end. What was saved last stays: "
+    "error: this or another process of the run ended or cannot be reached, so all end. The last checkpoint is kept: "
     "start every process again with --resume"
 )
 
@@ -40,30 +40,30 @@ def join(
     heartbeat_timeout_s: int = 100,
     join_timeout_s: int = 100,
 ) -> None:
-    """Meets the run's other processes; call it before anything else of JAX.
+    """Connects to the run's other processes. Call this before any other use of JAX.
 
-    Where they do not all come in time, one line says who is missing and the process ends, exit status `LOST_PEER`. The
-    first process listens at the coordinator's host alone, where that is an address of its machine and
-    JAX_COORDINATOR_BIND_ADDRESS does not say otherwise.
+    If not all connect in time, the process prints who is missing and exits with status `LOST_PEER`. The first process
+    listens only at the coordinator's host if that is an address of its machine, unless JAX_COORDINATOR_BIND_ADDRESS is
+    set.
 
     Args:
-        coordinator: host:port of the first process. With this and the two below None, a scheduler (SLURM, Open MPI,
-            ...) is asked.
-        num_processes: how many there are.
-        process_id: this one's number, from 0.
+        coordinator: host:port of the first process. If this and the next two are None, a scheduler (SLURM, Open MPI,
+            ...) provides all three.
+        num_processes: number of processes.
+        process_id: number of this process, from 0.
         heartbeat_timeout_s: seconds of silence after which a process counts as lost.
-        join_timeout_s: seconds that they may take to meet.
+        join_timeout_s: seconds within which all processes must connect.
 
     Raises:
-        InputError: some but not all of the three given, a value out of range, no scheduler that tells, or a port that
-            is in use.
+        InputError: only some of the first three are given, a value is out of range, no scheduler provides them, or the
+            port is in use.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
         raise InputError(
             f"{', '.join(missing)} not given; accepted: coordinator, num_processes and process_id together, or none of "
-            "them where a scheduler such as SLURM tells"
+            "them under a scheduler such as SLURM"
         )
     if num_processes is not None and process_id is not None:
         check_number("num_processes", num_processes, low=1, integer=True)
@@ -81,7 +81,7 @@ def join(
                 coordinator,
                 num_processes,
                 process_id,
-                initialization_timeout=join_timeout_s + 60,  # where that passes, JAX aborts the process
+                initialization_timeout=join_timeout_s + 60,  # after this time, JAX aborts the process
                 coordinator_bind_address=bind_address,
                 heartbeat_timeout_seconds=heartbeat_timeout_s,
             )
@@ -89,7 +89,7 @@ def join(
         reason = str(error).splitlines()[0]
         raise InputError(
             f"cannot join the other processes ({reason}); accepted: a reachable coordinator, num_processes and "
-            "process_id, or a scheduler that tells them"
+            "process_id, or a scheduler that provides them"
         ) from None
 
 
@@ -101,13 +101,13 @@ def _host_and_port(coordinator: str) -> tuple[str, int]:
 
 
 def _listen_at(host: str, port: int) -> str:
-    """The host that the coordinator listens at: the one given, if it is of this machine; else all of them.
+    """Returns the address to listen at: that of `host` if it belongs to this machine, otherwise all addresses.
 
-    A name that stands for this machine itself (as 127.0.1.1 does in some machines' own tables) is not what the others
-    know it by, so all are listened at.
+    If the machine resolves the name to a loopback address (127.0.1.1 in some hosts files), the other processes cannot
+    reach that address, so all addresses are used.
 
     Raises:
-        InputError: something else listens there, which JAX would end in a segmentation fault for.
+        InputError: the port is in use; JAX would end with a segmentation fault.
     """
     plain = host.removeprefix("[").removesuffix("]")
     try:
@@ -119,7 +119,7 @@ def _listen_at(host: str, port: int) -> str:
         return _everywhere(host, port)
     try:
         _probe(family, address, host, port)
-    except OSError:  # an address of another machine, or one that is translated to this one's
+    except OSError:  # an address of another machine, or one that a NAT translates to this machine's
         return _everywhere(host, port)
     return f"[{address[0]}]" if family == socket.AF_INET6 else str(address[0])
 
@@ -131,9 +131,9 @@ def _everywhere(host: str, port: int) -> str:
 
 
 def _probe(family: int, address: Any, host: str, port: int) -> None:
-    """Raises InputError where something listens there already, OSError where this machine cannot listen there."""
+    """Raises InputError if the port is in use or not allowed, OSError if this machine lacks the address."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was closed a moment ago is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed counts as free
         try:
             probe.bind(address)
         except OSError as error:
@@ -147,7 +147,7 @@ def _probe(family: int, address: Any, host: str, port: int) -> None:
 def _impatience(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout_s: int
 ) -> Iterator[None]:
-    """Within, says what is waited for, and ends the process where that takes too long: JAX says nothing, and aborts."""
+    """Context that prints who is missing and ends the process after the timeout; JAX would abort without a message."""
     others = "the other processes" if num_processes is None else f"all {num_processes} processes"
     where = "" if coordinator is None else f" at {coordinator}"
     waits_for = others + where if not process_id else f"process 0{where}"
@@ -158,7 +158,7 @@ def _impatience(
     def give_up() -> None:
         missing = f"{waits_for} did not come"
         if process_id and coordinator is not None:
-            missing = f"process 0 answers{where}, and not {others} came" if _answers(coordinator) else missing
+            missing = f"process 0 answers{where}, but not {others} came" if _answers(coordinator) else missing
         print(
             f"error: {missing} within {timeout_s} s; start every process again, with the same coordinator and "
             "num_processes, or a higher join_timeout_s",
@@ -188,19 +188,19 @@ def _answers(coordinator: str) -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process reads and writes for all."""
+    """Returns whether this is the process that reads and writes files."""
     return jax.process_index() == 0
 
 
 def any_of_all(flag: bool) -> bool:
-    """Whether `flag` is true in any process; all must ask."""
+    """Returns whether `flag` is true in any process. All processes must call this."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def from_first(tree: Any) -> Any:
-    """The first process's values, in every process: arrays of the same shapes everywhere, typed keys included."""
+    """Returns the first process's values in every process; shapes must agree, and typed keys are supported."""
     if jax.process_count() == 1:
         return tree
     plain, typed = devices.without_keys(tree)
@@ -208,7 +208,7 @@ def from_first(tree: Any) -> Any:
 
 
 def text_from_first(text: str) -> str:
-    """The first process's text, in every process."""
+    """Returns the first process's text in every process."""
     if jax.process_count() == 1:
         return text
     data = np.frombuffer(text.encode(), np.uint8)
@@ -218,7 +218,7 @@ def text_from_first(text: str) -> str:
 
 @contextmanager
 def agreed() -> Iterator[None]:
-    """For a step that may fail in one process, the first's own work included: where it does, every process fails.
+    """Context for a step that may fail in one process, such as the first one: then every process fails.
 
     Raises:
         InputError: in the processes that did not fail themselves.
@@ -229,13 +229,13 @@ def agreed() -> Iterator[None]:
     except Exception as error:
         failure = error
     if any_of_all(failure is not None):
-        raise failure or InputError("another process of this run could not go on; its own output says why")
+        raise failure or InputError("another process of this run failed; its own output says why")
 
 
 class _Alarm:
-    """A small child that says `_GONE` when this process ends without having told it that all is well.
+    """A child process that prints `_GONE` if this process ends without calling `off`.
 
-    JAX may abort a process from outside Python when another is gone.
+    JAX may abort this process outside Python after the loss of another one.
     """
 
     def __init__(self) -> None:
@@ -243,7 +243,7 @@ class _Alarm:
         self._child = subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True)
 
     def off(self) -> None:
-        """Ends the child; more than once changes nothing."""
+        """Ends the child; further calls have no effect."""
         if self._child.stdin is not None and not self._child.stdin.closed:
             with suppress(BrokenPipeError):
                 self._child.stdin.write(b"ended\n")
@@ -255,16 +255,17 @@ _alarm: _Alarm | None = None
 
 
 def leave_without_alarm() -> None:
-    """For a process that ends at once and says why itself: the line on a lost process is not said for it."""
+    """Suppresses the message on a lost process, for a process that ends at once and prints its own reason."""
     if _alarm is not None:
         _alarm.off()
 
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """For all that processes do together: at its end they part, and where one ends before, all end with a clear line.
+    """Context for all work of several processes. If one ends early, all end with a clear message.
 
-    What ends a process by itself gives the exit status that it has in a single one; the loss of another `LOST_PEER`.
+    After its own failure a process exits with the same status as a single process would; after the loss of another
+    process, with `LOST_PEER`. At the end of the context the processes disconnect.
     """
     global _alarm
     if jax.process_count() == 1:
@@ -273,9 +274,9 @@ def watched() -> Iterator[None]:
     _alarm = _Alarm()
     try:
         yield
-        jax.distributed.shutdown()  # nothing is computed together any more
+        jax.distributed.shutdown()  # no joint computation follows
     except BaseException as error:
-        # The others wait for this process in a computation; leaving at once is how they hear of it.
+        # The others wait for this process in a computation; they notice when it exits.
         status = _tell(error)
         _alarm.off()
         sys.stdout.flush()
@@ -284,7 +285,7 @@ def watched() -> Iterator[None]:
 
 
 def _tell(error: BaseException) -> int:
-    """Says what ended this process, and returns its exit status."""
+    """Prints what ended this process and returns its exit status."""
     if _is_loss(error):
         print(f"{_GONE} ({str(error).splitlines()[0]})", file=sys.stderr, flush=True)
         return LOST_PEER
@@ -296,7 +297,7 @@ def _tell(error: BaseException) -> int:
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Whether another process is gone, as XLA says it or Gloo, which exchanges arrays between hosts without GPUs."""
+    """Returns whether an error of XLA, or of Gloo (which connects hosts without GPUs), means a lost process."""
     if isinstance(error, jax.errors.JaxRuntimeError):
         return "RESOURCE_EXHAUSTED" not in str(error)
     return isinstance(error, ValueError) and not isinstance(error, InputError) and "Gloo" in str(error)

@@ -40,28 +40,28 @@ def train(
     initial: Sequence[Any] | None = None,
     validation: Validation | None = None,
 ) -> list[LearnerState] | None:
-    """Meta-trains from the runs' last whole checkpoint, or from the start, to `iterations`.
+    """Meta-trains up to `iterations`, from the runs' last intact checkpoint or from the start.
 
-    All seeds are trained in one program, but for those that have no checkpoint in common: such are trained in turn.
+    One program trains all seeds that have a checkpoint of the same iteration. Several such groups are trained in turn.
 
     Args:
-        runs: one for each of `configs`, opened for writing; none in a process that is not the first.
-        configs: the settings of each run, alike but for the seed.
-        data_hash: of the data set that `pools` hold.
-        pools: the training tasks, one pool for each kind of system; iterations take them in turn.
-        stop: when it is requested (in any process), the loop saves and ends when metrics are fetched next; until the
-            end of this session's first iteration there is nothing to save, and the process may end at once.
-        checkpoint_every: iterations from one checkpoint to the next.
-        execution: how the work is laid out on devices.
-        initial: theta of each seed before its first iteration; by default random.
-        validation: measures the policies at each checkpoint; not needed in a process that is not the first.
+        runs: one for each of `configs`, opened for writing; empty in all processes but the first.
+        configs: the settings of each run; they differ only in the seed.
+        data_hash: hash of the data set in `pools`.
+        pools: the training tasks, one pool for each kind of system; iterations use the pools in turn.
+        stop: after a request (in any process), the loop saves and ends when it next fetches metrics. Before the end of
+            this session's first iteration there is nothing to save, and the process may end at once.
+        checkpoint_every: iterations between checkpoints.
+        execution: distribution of the work over devices.
+        initial: initial theta of each seed; by default random.
+        validation: measures the policies at each checkpoint; needed only in the first process.
 
     Returns:
-        The learners after the last iteration, or None where a stop was requested before it.
+        The learners after the last iteration, or None after a stop.
 
     Raises:
-        InputError: a run's checkpoint belongs to other settings, network or data, or its checkpoints are gone; or
-            training diverged, where what was saved before stays.
+        InputError: a run's checkpoint belongs to other settings, network or data; its checkpoints are missing; or
+            training diverged. Earlier checkpoints are kept.
     """
     execution = devices.resolve(execution or ExecutionConfig(), len(configs) * configs[0].learning.meta_batch)
     states: list[LearnerState | None] = [None] * len(configs)
@@ -81,7 +81,7 @@ def train(
 
 
 def _groups(runs: Sequence[RunFolder], configs: Sequence[TrainConfig]) -> list[list[int]]:
-    """Indices of the seeds that are trained in one program, as the first process's run folders have it."""
+    """Returns groups of indices of the seeds to train in one program, by the first process's run folders."""
     group_of = np.zeros(len(configs), int)
     with hosts.agreed():
         if runs:
@@ -95,13 +95,13 @@ def _groups(runs: Sequence[RunFolder], configs: Sequence[TrainConfig]) -> list[l
 
 
 def begun_together(steps: Mapping[int, Sequence[int]]) -> list[list[int]]:
-    """Seeds whose trainings can go on in one program: those that have a checkpoint after one and the same iteration.
+    """Groups the seeds that can continue in one program: those with a checkpoint of the same iteration.
 
     Args:
-        steps: by seed, the iterations after which it has checkpoints; none where nothing was trained.
+        steps: for each seed, the iterations of its checkpoints; empty for an untrained seed.
 
     Returns:
-        Groups of seeds; those without a checkpoint are one.
+        Groups of seeds; all seeds without a checkpoint form one group.
     """
     groups: list[tuple[set[int], list[int]]] = []
     for seed in sorted(steps, key=lambda seed: (max(steps[seed], default=0), seed)):
@@ -126,7 +126,7 @@ def _train_together(
     execution: ExecutionConfig,
     validation: Validation | None,
 ) -> list[LearnerState] | None:
-    """`train` of seeds that have a checkpoint in common, or all none; `execution` resolved."""
+    """Runs `train` for seeds that have a checkpoint in common, or that all have none; `execution` is resolved."""
     first = configs[0]
     metas = [checkpoint_meta(config, data_hash) for config in configs]
     versions = {"versions": session()["versions"]}
@@ -134,7 +134,9 @@ def _train_together(
     with hosts.agreed():
         if runs:
             states, done = _restore(runs, states, metas)
-            for run in runs:  # else one that was ahead, resumed alone, would lack the metrics that are dropped below
+            for (
+                run
+            ) in runs:  # otherwise a run that was ahead, resumed alone later, would lack the metrics dropped below
                 checkpoint.drop_after(run.checkpoints, done)
             if validation is not None and done:
                 validation.go_on_from(_clock_at(runs, done))
@@ -166,12 +168,12 @@ def _train_together(
             first_one = iteration == done + 1
             with stop.unburdened(before_first) if first_one else nullcontext():
                 placed, metrics = program(placed, placed_pools[(iteration - 1) % len(pools)])
-                if first_one:  # compiling and this iteration take longest, and until then all is saved
+                if first_one:  # compilation and this iteration take longest, and before their end nothing is unsaved
                     jax.block_until_ready(metrics)
             pending.append(devices.fetch(metrics, execution))
             last, due = iteration == first.iterations, iteration % checkpoint_every == 0
             if not (last or due or len(pending) == execution.metrics_every):
-                continue  # nothing is waited for, so that the devices never wait for the host
+                continue  # without waiting for metrics, so that the devices never wait for the host
             values = [[flatten(take(m, s)) for s in range(len(configs))] for m in jax.device_get(pending)]
             seconds = (time.monotonic() - started) / len(pending)
             clock_s = None if validation is None else validation.seconds
@@ -189,7 +191,7 @@ def _train_together(
             saving = last or due or stopping
             if saving:
                 states = _unstack(devices.unbound(devices.fetch(placed, execution)))
-                if validation is not None and runs and (last or due):  # not where a stop happens to fall
+                if validation is not None and runs and (last or due):  # not at an iteration where a stop was requested
                     gaps = _validate(validation, runs, states, iteration)
             progress.update(iteration, latency_ms=latency, vs_heft=percent(latency / heft - 1), **gaps, entropy=entropy)
             if saving:
@@ -205,7 +207,7 @@ def _train_together(
 
 
 def _too_few_maps(kinds: int, limit: Path = MAP_LIMIT) -> str | None:
-    """What to do where the programs of so many kinds of systems may not fit into a process of this host."""
+    """Returns advice if the programs of `kinds` kinds of systems may need more memory maps than this host allows."""
     if jax.default_backend() != "cpu" or not limit.exists():
         return None
     needed, allowed = kinds * MAPS_A_KIND, int(limit.read_text())
@@ -218,7 +220,7 @@ def _too_few_maps(kinds: int, limit: Path = MAP_LIMIT) -> str | None:
 
 
 def _clock_at(runs: Sequence[RunFolder], iteration: int) -> float:
-    """Seconds of training until the end of an iteration; 0 where no session measured them."""
+    """Returns the seconds of training until the end of an iteration; 0 if no session measured them."""
     lines = [line for run in runs for line in read_metrics(run.timing) if line["iteration"] == iteration]
     return max((line.get("clock_s", 0.0) for line in lines), default=0.0)
 
@@ -226,7 +228,7 @@ def _clock_at(runs: Sequence[RunFolder], iteration: int) -> float:
 def _validate(
     validation: Validation, runs: Sequence[RunFolder], states: Sequence[LearnerState], iteration: int
 ) -> dict[str, str]:
-    """Logs each seed's gap; their mean, as progress shows it."""
+    """Logs each seed's gap and returns their mean for the progress line."""
     seconds = validation.seconds
     gaps = [validation.gap(state.params) for state in states]
     for run, gap in zip(runs, gaps, strict=True):
@@ -237,10 +239,12 @@ def _validate(
 def _restore(
     runs: Sequence[RunFolder], states: Sequence[LearnerState], metas: Sequence[dict[str, Any]]
 ) -> tuple[list[LearnerState], int]:
-    """The newest iteration of which every run has a whole checkpoint; the states as given where none has any.
+    """Restores the newest iteration of which every run has an intact checkpoint.
+
+    Without any checkpoint, the given states are returned.
 
     Raises:
-        InputError: the runs have whole checkpoints, and none in common.
+        InputError: the runs have intact checkpoints, but no iteration in common.
     """
     newest: int | None = None
     while True:
@@ -254,7 +258,7 @@ def _restore(
                 state if restored is None else LearnerState(**restored.tree)
                 for state, restored in zip(states, stored, strict=True)
             ], steps[0]
-        newest = min(steps)  # a process that was killed between two runs' checkpoints left them apart
+        newest = min(steps)  # steps differ after a kill between the checkpoints of two runs
         if not newest:
             raise InputError(
                 f"runs {', '.join(str(run.path) for run in runs)} have no whole checkpoint in common; accepted: each "
@@ -267,7 +271,7 @@ def _unstack(states: LearnerState) -> list[LearnerState]:
 
 
 def _check_finite(values: dict[str, float], iteration: int, seed: int, alone: bool) -> None:
-    others = "" if alone else "; the other seeds can go on, each by meta_train.py --resume with its own folder as --run"
+    others = "" if alone else "; the other seeds can continue, each by meta_train.py --resume with its folder as --run"
     for name, value in values.items():
         if not math.isfinite(value):
             raise InputError(
@@ -277,7 +281,7 @@ def _check_finite(values: dict[str, float], iteration: int, seed: int, alone: bo
 
 
 def _describe(execution: ExecutionConfig) -> str:
-    """The devices of a run, for people."""
+    """Describes the devices of a run for a message."""
     count, kind = execution.num_devices, jax.devices()[0].device_kind
     if count == 1:
         return kind
@@ -286,11 +290,11 @@ def _describe(execution: ExecutionConfig) -> str:
 
 
 def flatten(metrics: MetaMetrics) -> dict[str, float]:
-    """The metrics of an iteration as they are written: plain names, milliseconds where the name says so.
+    """Flattens the metrics of an iteration for `metrics.jsonl`: plain names, with units in the names of times.
 
-    Means over the meta-batch. Of the collection: `latency_ms` (sampled), `heft_ms` (HEFT-based plans of the same DAGs),
-    `entropy` (nats a decision) and `value_explained` (variance of the returns that the values explained). Of the last
-    inner step, before it was taken: `LossMetrics`. Of the outer step: its norm.
+    All are means over the meta-batch. Of the collection: `latency_ms` (sampled plans), `heft_ms` (HEFT-based plans of
+    the same DAGs), `entropy` (nats per decision) and `value_explained` (share of the returns' variance that the values
+    explain). Of the last inner step, before the step: `LossMetrics`. Of the outer step: its norm.
     """
     inner = metrics.inner
     return {

@@ -1,15 +1,15 @@
-"""The folder of one run: what was asked, on what it ran, what each iteration gave, and its checkpoints.
+"""The folder of one run: settings, environment, metrics of each iteration, and checkpoints.
 
     config.json     settings, data hash, and for each session of the run: versions, commit, device
-    metrics.jsonl   one line an iteration and nothing of the clock: a run that was interrupted and resumed has the
-                    same lines, bit for bit, as one that was not
-    timing.jsonl    the clock's side of the same iterations
-    validation.jsonl   where training was validated: at each checkpoint, the gap to the optimum on fresh DAGs
-    ranges.json     of what was trained on, see `learning.ranges`
+    metrics.jsonl   one line per iteration, without times: an interrupted and resumed run has the same lines, bit for
+                    bit, as an uninterrupted one
+    timing.jsonl    the times of the same iterations
+    validation.jsonl   with validation: at each checkpoint, the gap to the optimum on fresh DAGs
+    ranges.json     the training range, see `learning.ranges`
     checkpoints/    see `checkpoint`
     .lock           held by the process that writes the run
 
-Figures and tables of the run go beside these.
+Figures and tables of the run are written to the same folder.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl"
 _SEEDS = "seeds.json"
 _VALIDATION, _RANGES = "validation.jsonl", "ranges.json"
 _RECORD_FIELDS = {"config": dict, "data_hash": str, "sessions": list}
-_LINE_NUMBERS = ("seconds", "iterations_per_second", "checkpoint", "clock_s", "gap")  # where a line has them
+_LINE_NUMBERS = ("seconds", "iterations_per_second", "checkpoint", "clock_s", "gap")  # optional numbers of a line
 _WRITTEN = "what the run wrote"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """One run on the disk. `create` and `resume` give a writer, which locks the run until closed; `open` a reader.
+    """One run on the disk. `create` and `resume` return a writer, which locks the run until closed; `open` a reader.
 
     Attributes:
         path: the folder.
@@ -60,16 +60,16 @@ class RunFolder:
     def __init__(self, path: Path, record: dict[str, Any], lock: int | None = None) -> None:
         self.path = path
         self.record = record
-        self._lock = lock  # file descriptor; the kernel frees the lock when the process ends, however it ends
+        self._lock = lock  # file descriptor; the kernel releases the lock at the end of the process in any case
 
     @classmethod
     def create(
         cls, path: Path, config: TrainConfig, data_hash: str, execution: ExecutionConfig | None = None
     ) -> RunFolder:
-        """Starts a run in a folder that is missing or empty; `execution`, as it was resolved, goes into the record.
+        """Starts a run in a folder that is missing or empty; records the resolved `execution`.
 
         Raises:
-            InputError: the folder holds something, or another process is at it.
+            InputError: the folder is not empty, or another process uses it.
         """
         path = Path(path)
         if path.exists() and not path.is_dir():
@@ -86,7 +86,7 @@ class RunFolder:
         }
         run = cls(path, record, _acquire(path))
         try:
-            _check_empty(path)  # nobody else can have filled it from here on
+            _check_empty(path)  # under the lock, no other run can start here
             run._write_record()
         except BaseException:
             run.close()
@@ -98,7 +98,7 @@ class RunFolder:
         """Reads an existing run, which may be in progress.
 
         Raises:
-            InputError: no such folder, or no `config.json` in it that can be used.
+            InputError: the folder does not exist, or it has no usable `config.json`.
         """
         path = Path(path)
         if not path.is_dir():
@@ -127,17 +127,17 @@ class RunFolder:
         """Continues an existing run under `config`, which `check_resumable` must accept, and records the session.
 
         Raises:
-            InputError: as `open` and `check_resumable`, or another process is at the run.
+            InputError: as in `open` and `check_resumable`, or another process writes the run.
         """
-        run = cls.open(path)  # also keeps the lock file out of a folder that is no run
+        run = cls.open(path)  # first, so that a folder without a run gets no lock file
         run._lock = _acquire(run.path)
         try:
-            run.record = cls.open(path).record  # as the last writer left it
+            run.record = cls.open(path).record  # includes the changes of the last writer
             run.check_resumable(config, data_hash)
             current, last = session(execution), run.record["sessions"][-1:]
             changes = differing_fields(last[0], current) if last else []
             if changes:
-                _log.warning("run %s continues elsewhere, bits may differ: %s", run.path, "; ".join(changes))
+                _log.warning("run %s resumes in another environment; bits may differ: %s", run.path, "; ".join(changes))
             run.record = {**run.record, "config": config.to_json(), "sessions": [*run.record["sessions"], current]}
             run._write_record()
         except BaseException:
@@ -149,12 +149,12 @@ class RunFolder:
     def begin(
         cls, path: Path, config: TrainConfig, data_hash: str, execution: ExecutionConfig | None = None
     ) -> RunFolder:
-        """`resume` where a run was begun, else `create`; raises as they do."""
+        """Calls `resume` if the run exists, otherwise `create`; raises the same errors."""
         return (cls.resume if cls.begun(path) else cls.create)(path, config, data_hash, execution)
 
     @staticmethod
     def begun(path: Path) -> bool:
-        """Whether `create` came to its end there."""
+        """Returns whether `create` has completed there."""
         return (Path(path) / _CONFIG).exists()
 
     @property
@@ -179,15 +179,15 @@ class RunFolder:
 
     @property
     def validation(self) -> Path:
-        """File of the run's gaps on fresh DAGs, for `read_metrics`; missing where it was not validated."""
+        """File of the run's gaps on fresh DAGs, for `read_metrics`; missing without validation."""
         return self.path / _VALIDATION
 
     @property
     def trained_ranges(self) -> ranges.Ranges | None:
-        """What `store_ranges` wrote; None in a run that has none.
+        """Reads the ranges that `store_ranges` wrote; None if there are none.
 
         Raises:
-            InputError: the file is not what `store_ranges` writes.
+            InputError: the file is not one of `store_ranges`.
         """
         path = self.path / _RANGES
         try:
@@ -200,23 +200,23 @@ class RunFolder:
             raise InputError(f"{path}: {error}") from None
 
     def store_ranges(self, known: ranges.Ranges) -> None:
-        """Writes the ranges of what the run is trained on, for the policies that come of it.
+        """Writes the training range of the run, for its policies.
 
         Raises:
-            InputError: as `check_writing`.
+            InputError: as in `check_writing`.
         """
         self.check_writing()
         write_atomically(self.path / _RANGES, json.dumps(ranges.to_json(known), indent=1).encode() + b"\n")
 
     def save(self, iteration: int, tree: Any, meta: Mapping[str, Any]) -> None:
-        """Writes a checkpoint, as `checkpoint.save` does; raises as that and `check_writing`."""
+        """Writes a checkpoint by `checkpoint.save`; raises the errors of that and of `check_writing`."""
         self.check_writing()
         checkpoint.save(self.checkpoints, iteration, tree, meta)
 
     def check_writing(self) -> None:
-        """Raises InputError unless this is the run's writer, and `path` still leads to the folder that it locked.
+        """Raises InputError unless this is the run's writer and `path` is still the locked folder.
 
-        A folder that is renamed keeps its lock, and what is written under its old name would begin another run.
+        A renamed folder keeps its lock, and files written under its old name would start another run.
         """
         if self._lock is None:
             raise InputError(f"run {self.path} is open for reading; accepted: one from RunFolder.create or .resume")
@@ -227,14 +227,14 @@ class RunFolder:
         if not in_place:
             raise InputError(
                 f"run folder {self.path} was renamed, replaced or lost its {_LOCK} while this process wrote it; "
-                "accepted: a folder that stays. What was saved last is in it: continue with --resume and its present "
-                "name as --run"
+                "accepted: a folder that stays. The last checkpoint is in the folder: continue with --resume and its "
+                "present name as --run"
             )
 
     def check_resumable(self, config: TrainConfig, data_hash: str) -> None:
-        """Raises InputError unless the run can go on under `config`: the same settings, or more iterations.
+        """Raises InputError unless the run can continue under `config`: the same settings, or more iterations.
 
-        A run of another version of this package cannot: what it computed may be computed otherwise now.
+        Runs of other versions of this package cannot continue, since this version may compute other numbers.
         """
         ours = _package_version()
         for entry in self.record["sessions"]:
@@ -263,13 +263,14 @@ class RunFolder:
                 )
 
     def metrics_log(self, resume_step: int = 0) -> MetricsLog:
-        """Opens the run's metrics for appending, first dropping what came after the checkpoint at `resume_step`.
+        """Opens the run's metrics for appending; first drops all lines after the checkpoint at `resume_step`.
 
-        Iterations after the checkpoint are computed again, to the same lines.
+        The dropped iterations are computed again and give the same lines.
 
         Raises:
-            InputError: as `check_writing`; or a line other than the last is malformed, an iteration up to
-            `resume_step` has no line, or that is 0 although a checkpoint was saved, so that all lines would be dropped.
+            InputError: as in `check_writing`; or a line other than the last is malformed, or an iteration up to
+                `resume_step` has no line, or `resume_step` is 0 although a checkpoint was saved, so all lines would be
+                dropped.
         """
         self.check_writing()
         for path in (self.metrics, self.timing):
@@ -288,19 +289,19 @@ class RunFolder:
         """Appends one line to `validation`.
 
         Args:
-            iteration: after which it was measured.
-            gap: to the optimum, a fraction of it.
-            seconds: of training until then, in all sessions.
+            iteration: the last iteration before the measurement.
+            gap: gap to the optimum, as a fraction of the optimum.
+            seconds: seconds of training so far, in all sessions.
 
         Raises:
-            InputError: as `check_writing`.
+            InputError: as in `check_writing`.
         """
         self.check_writing()
         with open(self.validation, "ab") as file:
             file.write(_line({"iteration": iteration, "gap": gap, "seconds": seconds}))
 
     def close(self) -> None:
-        """Lets other processes write the run."""
+        """Releases the lock, so that other processes can write the run."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -316,17 +317,17 @@ class RunFolder:
 
 
 def checkpoint_meta(config: TrainConfig, data_hash: str) -> dict[str, Any]:
-    """What a checkpoint must agree with to be continued: everything but how long the run is to last."""
+    """Returns the metadata that must agree to continue from a checkpoint: all settings except the run's length."""
     settings = config.to_json()
     del settings["iterations"]
     return {"config": settings, "data_hash": data_hash}
 
 
 def completed_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's metadata with the settings that were added since it was written.
+    """Adds to a checkpoint's metadata the settings that are newer than the checkpoint.
 
     Raises:
-        InputError: they are not of a run.
+        InputError: the metadata are not those of a run.
     """
     check_type("meta.config of the checkpoint", meta.get("config"), dict)
     settings = completed(meta["config"])
@@ -335,7 +336,7 @@ def completed_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class MetricsLog:
-    """Appends one line an iteration to each of two files; each line is out of the process before `append` returns."""
+    """Appends one line per iteration to each of two files; `append` returns when the operating system has the lines."""
 
     def __init__(self, metrics: Path, timing: Path) -> None:
         self._metrics = open(metrics, "ab")  # noqa: SIM115 - closed by close()
@@ -355,14 +356,14 @@ class MetricsLog:
         checkpoint: int = 0,
         clock_s: float | None = None,
     ) -> None:
-        """Writes what iteration number `iteration` gave.
+        """Writes the metrics and the time of one iteration.
 
         Args:
-            iteration: of the run, as the checkpoints count.
-            metrics: JSON values, numpy or jax arrays, all finite; nothing that depends on the clock or the machine.
-            seconds: wall-clock time that the iteration took, > 0.
-            checkpoint: iteration of the last checkpoint that is on the disk, 0 without one.
-            clock_s: seconds of training until then, where that is measured.
+            iteration: number of the iteration, as in the names of checkpoints.
+            metrics: JSON values, numpy or jax arrays, all finite, independent of clock and machine.
+            seconds: wall-clock time of the iteration, > 0.
+            checkpoint: iteration of the last checkpoint on the disk, 0 without one.
+            clock_s: seconds of training so far, if measured.
         """
         timing = {"iteration": iteration, "seconds": seconds, "iterations_per_second": 1.0 / seconds}
         timing["checkpoint"] = checkpoint
@@ -373,7 +374,7 @@ class MetricsLog:
             file.flush()
 
     def sync(self) -> None:
-        """Returns when all lines are on the disk: before a checkpoint, which must not outlive them in a power cut."""
+        """Writes all lines to the disk. Call this before saving a checkpoint, which needs its lines."""
         for file in (self._timing, self._metrics):
             os.fsync(file.fileno())
 
@@ -384,14 +385,16 @@ class MetricsLog:
 
 
 def read_metrics(path: Path, names: Iterable[str] | None = ()) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl` or `timing.jsonl`, oldest first, without the torn last line of a killed writer.
+    """Reads the lines of a `metrics.jsonl` or `timing.jsonl`, oldest first.
+
+    An incomplete last line of a killed writer is left out.
 
     Args:
         path: the file.
-        names: of numbers that every line must have; with None those of the first line, and there must be one.
+        names: names of the numbers that every line must have. With None, the names of the first line, which must exist.
 
     Raises:
-        InputError: no such file, a line other than the last that is malformed, or one that lacks one of `names`.
+        InputError: the file does not exist, a line other than the last is malformed, or a line lacks one of `names`.
     """
     path = Path(path)
     if not path.is_file():
@@ -408,15 +411,15 @@ def read_metrics(path: Path, names: Iterable[str] | None = ()) -> list[dict[str,
 
 
 def seed_path(root: Path, seed: int) -> Path:
-    """Folder of one seed's run where several are trained together."""
+    """Returns the folder of one seed's run when several seeds are trained together."""
     return root / f"seed{seed}"
 
 
 def stored_seeds(root: Path) -> list[int] | None:
-    """Which seeds are trained together below `root`; None where it is a run of its own, or none.
+    """Returns the seeds that are trained together below `root`; None if `root` is a single run or no run.
 
     Raises:
-        InputError: a list that cannot be used.
+        InputError: the stored list is not usable.
     """
     path = root / _SEEDS
     if not path.exists():
@@ -428,10 +431,10 @@ def stored_seeds(root: Path) -> list[int] | None:
 
 
 def store_seeds(root: Path, seeds: Sequence[int]) -> None:
-    """Starts a training of several seeds: from here on `stored_seeds` knows them, whichever of their runs exist.
+    """Starts a training of several seeds; afterwards `stored_seeds` returns them even if not all their runs exist.
 
     Raises:
-        InputError: `root` holds something, or cannot be written to.
+        InputError: `root` is not empty or not writable.
     """
     if root.is_dir():
         _check_empty(root)
@@ -440,12 +443,12 @@ def store_seeds(root: Path, seeds: Sequence[int]) -> None:
 
 
 def new_run_path(root: Path, config: TrainConfig) -> Path:
-    """Makes an empty folder `root/<date>-<time>-<experiment>-<method>` for a run.
+    """Creates an empty folder `root/<date>-<time>-<experiment>-<method>` for a run.
 
     Runs that start in the same second get `-2`, `-3` and so on.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be created.
     """
     root = Path(root)
     try:
@@ -457,7 +460,7 @@ def new_run_path(root: Path, config: TrainConfig) -> Path:
     while True:
         path = root / (name if attempt == 1 else f"{name}-{attempt}")
         try:
-            path.mkdir()  # made here: making a folder is the one test that two processes cannot both pass
+            path.mkdir()  # atomic: of two processes, only one can create the folder
         except FileExistsError:
             attempt += 1
         except OSError as error:
@@ -477,7 +480,7 @@ def _check_empty(path: Path) -> None:
 
 
 def _acquire(path: Path) -> int:
-    import fcntl  # not on every system; those without can still read runs
+    import fcntl  # not available on every system; without it, runs can still be read
 
     try:
         descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -487,12 +490,12 @@ def _acquire(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise InputError(f"run {path} is being written by another process; accepted: a run that is at rest") from None
+        raise InputError(f"run {path} is being written by another process; accepted: a run without a writer") from None
     return descriptor
 
 
 def session(execution: ExecutionConfig | None = None) -> dict[str, Any]:
-    """What rounding may depend on beside the settings: versions, commit, devices, and the layout of the work."""
+    """Describes the environment, on which rounding may depend: versions, commit, devices, `execution`."""
     versions = {"python": platform.python_version(), "mrlato_jax": _package_version()}
     versions |= {name: metadata.version(name) for name in _PACKAGES}
     device = jax.devices()[0]
@@ -506,28 +509,32 @@ def session(execution: ExecutionConfig | None = None) -> dict[str, Any]:
 
 
 def _package_version() -> str:
-    """That of the code that runs, whatever an installation recorded."""
+    """Returns the version of the running code, not that of an installed distribution."""
     version: str = sys.modules["mrlato_jax"].__version__
     return version
 
 
 @functools.cache
 def _commit_at_start() -> str | None:
-    """Asked once: what the checkout becomes while a program runs is not what runs."""
+    """Returns the commit at the first call, since the checkout may change while the program runs."""
     return _commit()
 
 
 def _commit() -> str | None:
-    """Commit of the package's code, with `-dirty` if changed since; None if git does not track the code."""
+    """Returns the commit of the package's code, with `-dirty` if changed since; None if git does not track the code."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie in another project's checkout
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # the package may be installed inside another project's checkout
         package = str(Path(__file__).parents[1])
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", package)  # records are no code
+        changed = git(
+            "status", "--porcelain", "--untracked-files=no", "--", package
+        )  # changes outside the package do not count
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -538,7 +545,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Each line with its record. Only the last can be torn, when its writer was killed; it is left out."""
+    """Lists each line with its record, without an incomplete last line, which a killed writer can leave."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     whole = []
     for number, line in enumerate(lines, start=1):

@@ -1,4 +1,4 @@
-"""The stages of a run: theta may first be learned from demonstrations, then it is meta-trained."""
+"""The stages of a run: an optional warm start, which learns theta from demonstrations, then meta-training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mrlato_jax.training.run_folder import RunFolder
 from mrlato_jax.training.stopping import GracefulStop
 from mrlato_jax.training.validation import Validation
 
-WARM_START = "warm_start"  # in a run's folder: the run that its first theta is the end of
+WARM_START = "warm_start"  # subfolder of a run: the run whose last theta is this run's first
 
 BEFORE_TRAINING = "stopped before training goes on"
 
@@ -38,23 +38,23 @@ def train_stages(
     data_folder: Path | None = None,
     validation: Validation | None = None,
 ) -> list[LearnerState] | None:
-    """Trains all seeds through all stages, from their last whole checkpoints; resumed, it goes on in whichever it was.
+    """Trains all seeds through all stages, from their last intact checkpoints; a resumed run continues its stage.
 
     Args:
-        runs: one for each of `configs`, opened for writing; none in a process that is not the first.
-        configs: the settings of each run, alike but for the seed.
-        dataset: whose training sets are learned from.
-        stop: as `train` takes it.
-        checkpoint_every: iterations from one checkpoint to the next.
-        execution: how the work is laid out on devices.
-        data_folder: where demonstrations are; by default those that come with the package.
-        validation: as `train` takes it.
+        runs: one for each of `configs`, opened for writing; empty in all processes but the first.
+        configs: the settings of each run; they differ only in the seed.
+        dataset: the data set with the training sets.
+        stop: as in `train`.
+        checkpoint_every: iterations between checkpoints.
+        execution: distribution of the work over devices.
+        data_folder: folder of the demonstrations; by default the packaged ones.
+        validation: as in `train`.
 
     Returns:
-        The learners after the last iteration, or None where a stop was requested before it.
+        The learners after the last iteration, or None after a stop.
 
     Raises:
-        InputError: as `train`; or demonstrations that are missing or not this package's.
+        InputError: as in `train`; or demonstrations are missing or not of this package version.
     """
     first = configs[0]
     with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
@@ -76,12 +76,12 @@ def train_stages(
         with stop.unburdened(BEFORE_TRAINING):
             pools = training_pools(dataset, first.network, first.channel)
     if initial is not None and len(pools) > 1:
-        drop_programs()  # the warm start's
+        drop_programs()  # of the warm start
     return train(runs, configs, dataset.content_hash, pools, stop, checkpoint_every, execution, initial, validation)
 
 
 def check_demonstrations(config: TrainConfig, data_folder: Path | None = None) -> None:
-    """Raises InputError where a run is to imitate demonstrations, from the start or throughout, and there are none."""
+    """Raises InputError if a run needs demonstrations, for its warm start or throughout, and there are none."""
     if config.warm_start_config is not None or config.learning.learn_from == "optimum":
         demonstrations.content_hash(demonstrations.find(config.experiment, data_folder))
 
@@ -96,7 +96,7 @@ def _warm_start(
     data_folder: Path | None,
     validation: Validation | None,
 ) -> list[Any] | None:
-    """The first theta of each seed; None where a stop was requested before."""
+    """Runs the warm start and returns the initial theta of each seed; None after a stop."""
     warm = [config.warm_start_config for config in configs]
     settings = [config for config in warm if config is not None]
     with stop.unburdened(BEFORE_TRAINING), hosts.agreed():
@@ -114,10 +114,10 @@ def _warm_start(
 
 
 def _as_many_as_met(config: TrainConfig, plans: list[Demonstration]) -> list[Demonstration]:
-    """Of demonstrations that a warm start could meet only a fraction of, such a fraction.
+    """Reduces the demonstrations to a random fraction if the warm start is too short to use all of them.
 
-    A run that imitates throughout keeps all, since more iterations may be asked of it when it is resumed. All are kept
-    also where there are several kinds of systems, each of which is met in a part of the iterations alone.
+    A run that imitates throughout keeps all, since a resumed run may have more iterations. With several kinds of
+    systems, all are kept as well, since each kind is used in only some of the iterations.
     """
     if len({kind_of(plan.system(config.experiment)) for plan in plans}) > 1:
         return plans

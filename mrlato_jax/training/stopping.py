@@ -1,8 +1,8 @@
-"""Ending where SIGTERM or Ctrl-C asks for it: between two steps, or at once where nothing is to be saved.
+"""Graceful end on SIGTERM or Ctrl-C: between two steps, or at once if there is nothing to save.
 
-Python runs a signal's handler between two instructions of its main thread. While that compiles, or waits for a device,
-there is none for minutes. The kernel's part of a signal also writes to a pipe (`signal.set_wakeup_fd`); a thread reads
-it and can end the process meanwhile.
+Python runs signal handlers only between two bytecode instructions of the main thread. While the main thread compiles or
+waits for a device, that can take minutes. But the signal is also written to a pipe at once (`signal.set_wakeup_fd`); a
+thread reads the pipe and can end the process.
 """
 
 from __future__ import annotations
@@ -20,29 +20,28 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(Exception):
-    """A stop was requested in the middle of something whose first part is worth nothing."""
+    """A stop was requested during work whose partial result is useless."""
 
 
 class GracefulStop:
-    """Within the context SIGTERM and SIGINT set `requested`, so that a loop can save and end between steps.
+    """Context in which SIGTERM and SIGINT set `requested`, so that a loop can save and end between steps.
 
-    Where the program says how it ends (`closing`), they end the process at once wherever it is `unburdened`. A SIGINT
-    when a stop is already requested raises KeyboardInterrupt: who presses Ctrl-C twice means it. For the main thread,
-    which alone receives signals.
+    With `closing`, these signals end the process at once inside `unburdened`. A SIGINT after a request raises
+    KeyboardInterrupt, so Ctrl-C twice aborts. Use this in the main thread, which receives the signals.
 
     Attributes:
-        requested: whether a stop was.
+        requested: whether a stop was requested.
     """
 
     _closing: Callable[[], int] | None = None
 
     def __init__(self, closing: Callable[[], int] | None = None) -> None:
-        """`closing` prints the last lines of a stopped program, in whichever thread, and returns its exit status."""
+        """`closing` prints the last lines of a stopped program, in any thread, and returns its exit status."""
         self.requested = False
         self._closing = closing
         self._previous: dict[signal.Signals, Any] = {}
-        self._line: str | None = None  # what is said where the process ends at once; None where it must not
-        self._lock = threading.RLock()  # held while that changes, while it ends, and while a part is written
+        self._line: str | None = None  # last message if the process may end at once; None if it must not
+        self._lock = threading.RLock()  # held while `_line` changes, while the process ends, and during `writing`
 
     def __enter__(self) -> Self:
         self._read, self._write = os.pipe()
@@ -64,9 +63,9 @@ class GracefulStop:
 
     @contextmanager
     def unburdened(self, line: str) -> Iterator[None]:
-        """Within, nothing is worth saving: a stop ends the process at once, after `line` on standard error.
+        """Context in which nothing needs saving: a stop prints `line` on standard error and ends the process at once.
 
-        Without `closing` a stop stays a request here too.
+        Without `closing`, a stop only sets `requested`, as elsewhere.
         """
         if self._closing is None:
             yield
@@ -83,7 +82,7 @@ class GracefulStop:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Within an unburdened stretch: what is written here is whole before the process ends. Threads take turns."""
+        """Context inside `unburdened` for writing a file: the process ends only afterwards. Threads take turns."""
         if self._closing is None:
             yield
             return
@@ -94,11 +93,13 @@ class GracefulStop:
         if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
         if not self.requested and self._line is None:
-            os.write(2, b"\nstopping at the next safe point; Ctrl-C again aborts\n")  # print is not for handlers
+            os.write(
+                2, b"\nstopping at the next safe point; Ctrl-C again aborts\n"
+            )  # print is not safe in a signal handler
         self.requested = True
 
     def _watch(self) -> None:
-        while numbers := os.read(self._read, 1):  # nothing once the other end is closed
+        while numbers := os.read(self._read, 1):  # empty once the other end is closed
             if numbers[0] in _SIGNALS:
                 with self._lock:
                     if self._line is not None:

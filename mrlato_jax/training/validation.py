@@ -1,4 +1,4 @@
-"""How near the optimum a policy in training is, on DAGs that nothing is trained on, and after how much time."""
+"""Validation during training: the policy's gap to the optimum on DAGs not used for training, over training time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from mrlato_jax.training.experiments import TestSet, by_kind, kind_of, validatio
 
 @dataclasses.dataclass(frozen=True)
 class ValidationSet:
-    """Fresh DAGs of an experiment's training families (`validation_sets`), and what is best for them.
+    """Fresh DAGs of an experiment's training families (`validation_sets`), with their mean optimum.
 
     Attributes:
         test_sets: the DAGs and their systems.
-        optimum_s: mean cost of the optima in the priority order, seconds; unproven, one counts at its lower bound.
-        unproven: how many are.
+        optimum_s: mean cost of the optima in the priority order, seconds; unproven ones count with their lower bound.
+        unproven: number of unproven optima.
     """
 
     test_sets: tuple[TestSet, ...]
@@ -40,16 +40,16 @@ class ValidationSet:
 def validation_set(
     dataset: DagDataset, channel: str, graphs_per_setting: int, time_limit_s: float = 2.0
 ) -> ValidationSet:
-    """Draws the DAGs and proves their optima, with progress.
+    """Draws the DAGs and proves their optima; shows progress.
 
     Args:
-        dataset: of the experiment.
+        dataset: data set of the experiment.
         channel: channel rules.
-        graphs_per_setting: DAGs of each family (in Experiment 3, at each rate).
-        time_limit_s: seconds that a proof may take.
+        graphs_per_setting: number of DAGs of each family (in Experiment 3, at each rate).
+        time_limit_s: time limit of each proof, seconds.
 
     Raises:
-        InputError: a number that is out of range, or data that this package did not draw.
+        InputError: a number is out of range, or the data set was not drawn by this package.
     """
     check_number("validate", graphs_per_setting, low=1, high=dataset.graphs_per_set, integer=True)
     test_sets = [
@@ -60,20 +60,20 @@ def validation_set(
     with Progress(len(test_sets), "optima to validate by") as progress:
         for number, test_set in enumerate(test_sets, start=1):
             if number > 1 and kind_of(test_set.system) != kind_of(test_sets[number - 2].system):
-                drop_programs()  # those of other kinds
+                drop_programs()  # of other kinds of systems
             prove = partial(optimum, system=test_set.system, time_limit_s=time_limit_s, objective=test_set.objective)
             plans += [prove(graph) for graph in test_set.graphs]
             progress.update(number, set=test_set.name)
         unproven = sum(not plan.proven for plan in plans)
         if unproven:
             progress.print(
-                f"{unproven} of {len(plans)} optima, not proven in {time_limit_s:g} s, count at their bounds"
+                f"{unproven} of {len(plans)} optima, not proven in {time_limit_s:g} s, count with their lower bounds"
             )
     return ValidationSet(tuple(test_sets), float(np.mean([plan.lower_bound for plan in plans])), unproven)
 
 
 class Validation:
-    """Measures policies of one kind on a validation set, with a clock that stands still meanwhile."""
+    """Measures policies of one network on a validation set; its clock excludes the time of measurements."""
 
     def __init__(
         self, chosen: ValidationSet, network: NetworkConfig, clock: Callable[[], float] = time.monotonic
@@ -81,9 +81,9 @@ class Validation:
         """Starts the clock.
 
         Args:
-            chosen: the DAGs.
-            network: whose parameters will be measured.
-            clock: seconds, monotonic.
+            chosen: the validation set.
+            network: settings of the network whose parameters are measured.
+            clock: monotonic clock, seconds.
         """
         began = clock()
         size = max(graph.num_tasks for test_set in chosen.test_sets for graph in test_set.graphs)
@@ -97,7 +97,7 @@ class Validation:
         self._started, self._measuring, self._before = began, clock() - began, 0.0
 
     def gap(self, params: Any) -> float:
-        """Mean argmax-decoded cost over that of the optima, less 1."""
+        """Returns the mean cost of argmax decoding over the mean optimum, minus 1."""
         began = self._clock()
         costs = [np.asarray(_decoded(self._policy, params, task), np.float64) for task in self._tasks]
         gap = float(np.concatenate(costs).mean()) / self._optimum_s - 1
@@ -106,16 +106,16 @@ class Validation:
 
     @property
     def seconds(self) -> float:
-        """Of training: since the start, and before what it goes on from; without what was spent on measuring."""
+        """Returns the seconds of training, including earlier sessions, without the time of measurements."""
         return self._before + self._clock() - self._started - self._measuring
 
     def go_on_from(self, seconds: float) -> None:
-        """Training goes on from a checkpoint that earlier sessions needed `seconds` for."""
+        """Adds the `seconds` that earlier sessions needed up to the checkpoint from which training continues."""
         self._before = max(self._before, seconds)
 
 
 def _joined(tasks: list[LearningTask]) -> LearningTask:
-    """The DAGs of learning tasks of one kind of system as those of one."""
+    """Joins the DAGs of learning tasks of one kind of system into one learning task."""
     joined = stack_alike(tasks)
     return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), joined)
 

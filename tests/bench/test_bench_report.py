@@ -79,7 +79,7 @@ def test_whatever_else_differs_is_a_warning() -> None:
     assert warnings == [
         "cores differs: 2 in the stored record, 8 now",
         "jax differs: 0.10.2 in the stored record, 0.11.0 now",
-        "simulator is left out: it measured other sizes (batch 1000 -> 10)",
+        "simulator is left out, since its sizes differ (batch 1000 -> 10)",
     ]
     assert "simulator." not in text
     assert "compile.cold.compile_seconds" in text

@@ -219,7 +219,7 @@ def test_an_application_whose_code_fails_is_refused_by_what_it_raises(source: st
 def test_a_flow_computes_with_nothing_that_is_not_there_yet(compute: Callable[[Any], Any]) -> None:
     app = Application("wrong")
     app.task(lambda value: value)
-    with pytest.raises(InputError, match="flow computes with a value that is not there yet; accepted: declared"):
+    with pytest.raises(InputError, match="flow computes with a placeholder; accepted: arguments"):
         app.flow(lambda x: compute(x))
 
 
@@ -231,11 +231,11 @@ def test_what_is_described_wrongly_is_refused() -> None:
         return value
 
     cases: list[tuple[Any, str]] = [
-        (lambda x: x + 1, "flow computes with a value that is not there yet"),
-        (lambda x: one(x) if x else x, "flow computes with a value that is not there yet"),
+        (lambda x: x + 1, "flow computes with a placeholder"),
+        (lambda x: one(x) if x else x, "flow computes with a placeholder"),
         (lambda x: x, "calls no task"),
         (lambda x: [one(x), 3][1], "returns 3; accepted: results of tasks"),
-        (lambda x: one(x, x), "one is called otherwise than it is declared: too many positional arguments"),
+        (lambda x: one(x, x), "one is called with other arguments than it declares: too many positional arguments"),
         (lambda x: one({"key": x}), "an argument of one is a dict that holds results of tasks"),
         (lambda x: one({"key": {"more": [x]}}), "an argument of one is a dict that holds results of tasks"),
         (lambda x: one([1, [{"a": x}]]), r"an argument of one, at \[1\]\[0\], is a dict that holds results of tasks"),

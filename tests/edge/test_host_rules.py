@@ -85,7 +85,7 @@ def test_no_run_has_more_tasks_than_the_rules_say(keys: Path) -> None:
             headers, code, text = await said(connection, additions(500))
             assert [header[0] for header in headers] == ["begun", "done", "done", "done"]
             assert (code, text) == (
-                grpc.StatusCode.INVALID_ARGUMENT, "tasks of the run are more than 3; accepted: at most so many"
+                grpc.StatusCode.INVALID_ARGUMENT, "run has more than 3 tasks; accepted: at most this number"
             )  # fmt: skip
             assert host.counts["tasks"] == 6
 

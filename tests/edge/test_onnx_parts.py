@@ -274,7 +274,7 @@ X, Y = tensor("x", [2, 2]), tensor("y", [2, 2])
     ("model", "message"),
     [
         (network([helper.make_node("RandomNormalLike", ["x"], ["n"]), helper.make_node("Add", ["x", "n"], ["y"])],
-                 [X], [Y]), "node 0 is a RandomNormalLike, which gives other results each time; accepted"),
+                 [X], [Y]), "node 0 is a RandomNormalLike, whose results are random; accepted"),
         (network([helper.make_node("Exp", ["x"], ["y"]), helper.make_node("Exp", ["w"], ["c"])], [X],
                  [Y, tensor("c", [2, 2])], [weight("w", 2, 2)]), "output 'c' is computed from no input; accepted"),
         (network([helper.make_node("Exp", ["x"], ["y"])], [X], [Y, X]), "output 'x' is computed from no input"),

@@ -217,7 +217,7 @@ def test_an_onnx_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     ("arguments", "message"),
     [
         (["--graph=none.json"], "none.json"),
-        (["--graph=app.txt"], "file is app.txt; accepted: a file that ends in .dot, .gv, .json or .onnx"),
+        (["--graph=app.txt"], "file is app.txt; accepted: a file that ends in .dot, .gv, .graphml, .gml, .json,"),
         (["--graph={app}", "--uplink_mbps=0"], "System.uplink_bps is 0.0; accepted: a finite number in (0, inf)"),
         (["--graph={app}", "--machine_hz=1e9"], "--machine_hz is given with app.json, JSON; accepted: with WfFormat"),
         (

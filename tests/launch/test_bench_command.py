@@ -23,7 +23,7 @@ def stored(place: Workplace) -> Path:
     path = place.path / "bench.json"
     ran = place.run("bench.py", "--only=matmul", f"--record={path}")
     assert ran.returncode == 0, ran.stderr
-    assert "beside" not in ran.stdout
+    assert "compared with" not in ran.stdout
     return path
 
 
@@ -77,7 +77,7 @@ def test_record_is_overwritten_when_asked(place: Workplace, stored: Path, tmp_pa
         (["--only=matmul,simulate"], f"--only is 'simulate'; accepted: {SECTIONS}"),
         (["--only=matmul", "--json=none/bench.json"], "none"),
         (["--only=matmul", "--record=none/bench.json"], "--record is 'none/bench.json'"),
-        (["--only=matmul", "--overwrite"], "--overwrite has no --record"),
+        (["--only=matmul", "--overwrite"], "--overwrite is given without --record"),
         (["--only=matmul", "--json=b.json", "--record=b.json"], "--json and --record both name"),
         (["--only=simulator", "--peer=none"], "peer is 'none', which has no env/mec_offloaing_envs/offloading_env.py"),
     ],

@@ -115,7 +115,7 @@ def test_iterations_of_a_warm_start_are_for_methods_that_have_one(values: flags.
     [
         (
             ["--outer_lr_decay=5"],
-            "outer_lr_decay is 5, after which nothing would be learned; accepted: 0",
+            "outer_lr_decay is 5, after which the learning rate is 0; accepted: 0",
         ),
         (["--channel=mrlco"], "channel is mrlco with a warm start; accepted: paper, as in demonstrations"),
         (["--baseline=leave_one_out"], "baseline is leave_one_out with learn_from=deviations; accepted: value"),
@@ -250,7 +250,7 @@ def test_search_order_of_a_bare_name(values: flags.FlagValues, folder: Path) -> 
 
 def test_a_name_with_a_folder_is_not_looked_for_beside_the_scripts(values: flags.FlagValues, folder: Path) -> None:
     message = error(values, "--flagfile=./exp3.flags")
-    assert message == f"--flagfile=./exp3.flags not found; sought: {folder / 'exp3.flags'}"
+    assert message == f"--flagfile=./exp3.flags not found; searched: {folder / 'exp3.flags'}"
     assert config(values, f"--flagfile={LAUNCH / 'exp3.flags'}").experiment == "exp3"
 
 
@@ -258,10 +258,10 @@ def test_missing_file_lists_where_it_was_sought(values: flags.FlagValues, folder
     (folder / "sub").mkdir()
     (folder / "sub" / "a.flags").write_text("--seed=1\n--flagfile=none.flags\n")
     places = [folder / "none.flags", LAUNCH / "none.flags"]
-    assert error(values, "--flagfile=none.flags").endswith("sought: " + ", ".join(map(str, places)))
+    assert error(values, "--flagfile=none.flags").endswith("searched: " + ", ".join(map(str, places)))
     nested = error(values, "--flagfile=sub/a.flags")
     assert nested.startswith(f"{folder / 'sub' / 'a.flags'}:2: --flagfile=none.flags not found")
-    assert nested.endswith("sought: " + ", ".join(map(str, [folder / "sub" / "none.flags", *places])))
+    assert nested.endswith("searched: " + ", ".join(map(str, [folder / "sub" / "none.flags", *places])))
 
 
 def test_nested_files_beside_their_parent_first(values: flags.FlagValues, folder: Path) -> None:
@@ -287,10 +287,10 @@ def test_a_file_may_come_twice_but_not_within_itself(values: flags.FlagValues, f
     ("line", "phrase"),
     [
         ("seed=3", "line is 'seed=3'; accepted: --name=value"),
-        ("--seed 3", "line is '--seed 3'; accepted: one --name=value and nothing behind it"),
-        ("--seed=3 # three", "nothing behind it"),
-        ("--seed=3 // three", "nothing behind it"),
-        ("--seed=3 --units=16", "nothing behind it"),
+        ("--seed 3", "line is '--seed 3'; accepted: one --name=value and nothing after it"),
+        ("--seed=3 # three", "nothing after it"),
+        ("--seed=3 // three", "nothing after it"),
+        ("--seed=3 --units=16", "nothing after it"),
         ("--seed=3 4", "--seed is '3 4'; accepted: an integer"),
         ("--seed", "--seed has no value; accepted: an integer"),
         ("--flagfile", "--flagfile has no value"),
@@ -348,15 +348,15 @@ def large(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("make", "phrase"),
     [
-        (doubling, "is one flag file too many; accepted: at most 100, at most 20 of them within each other"),
-        (nested, "is one flag file too many; accepted: at most 100, at most 20 of them within each other"),
+        (doubling, "is one flag file too many; accepted: at most 100, nested in at most 20 levels"),
+        (nested, "is one flag file too many; accepted: at most 100, nested in at most 20 levels"),
         (link_to_itself, "--flagfile=a.flags "),
-        (large, "a.flags is longer than 100000 bytes; accepted: at most so many"),
-        (lambda _: "a" * 5000, "aaa... cannot be looked for (File name too long); accepted: a file's name"),
-        (lambda _: "a\0b", "--flagfile=a\\x00b cannot be looked for"),
-        (lambda _: "~nobody-of-that-name/a", "cannot be looked for"),
+        (large, "a.flags is longer than 100000 bytes; accepted: at most this size"),
+        (lambda _: "a" * 5000, "aaa... cannot be searched (File name too long); accepted: a file's name"),
+        (lambda _: "a\0b", "--flagfile=a\\x00b cannot be searched"),
+        (lambda _: "~nobody-of-that-name/a", "cannot be searched"),
         (lambda _: "/dev/zero", "--flagfile=/dev/zero not found"),
-        (lambda _: "a\x1b[31m", "--flagfile=a\\x1b[31m not found; sought: "),
+        (lambda _: "a\x1b[31m", "--flagfile=a\\x1b[31m not found; searched: "),
     ],
 )
 def test_harmful_flag_files(values: flags.FlagValues, folder: Path, make: Callable[[Path], str], phrase: str) -> None:

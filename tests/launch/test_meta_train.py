@@ -335,7 +335,7 @@ def test_a_second_writer_is_refused(place: Workplace, run: Path) -> None:
     [
         (["--itertions=3"], "unknown flag --itertions; did you mean --iterations?"),
         (["--updates=-1"], "updates is -1; accepted: an integer in [0, inf)"),
-        (["--flagfile=none.flags"], "--flagfile=none.flags not found; sought: "),
+        (["--flagfile=none.flags"], "--flagfile=none.flags not found; searched: "),
         (["--resume"], "--resume needs --run"),
         (["--meta_batch=4"], "meta_batch is 4; accepted: at most 3"),
         (["--data=none"], "none/manifest.json: "),

@@ -86,7 +86,7 @@ def test_what_gets_nowhere_in_a_whole_call_is_killed_and_has_failed(tmp_path: Pa
     deaf = piece("deaf", DEAF)
     entries = call(tmp_path, [deaf], budget_s=1.5)
     assert entries["deaf"]["status"] == FAILED
-    assert str(entries["deaf"]["last"]).startswith("got nowhere in ")
+    assert str(entries["deaf"]["last"]).startswith("no progress in ")
     assert str(entries["deaf"]["last"]).endswith("deaf")
 
 
@@ -187,7 +187,7 @@ def test_a_training_goes_on_on_another_machine(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 0, errors
-    assert "pieces left: 1; the same command goes on" in printed
+    assert "pieces left: 1; the same command continues" in printed
     done = metrics.read_text().splitlines()
     assert 5 <= len(done) < 400
 

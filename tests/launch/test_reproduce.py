@@ -148,8 +148,8 @@ def test_stopped_while_a_second_method_adapts_it_goes_on_and_compares_both(case:
         finally:
             process.kill()
     assert process.returncode == 0, errors
-    assert "stopped; the same command goes on" in printed
-    assert "stopped; what was being measured is given up, the rest is written" in errors
+    assert "stopped; the same command continues" in printed
+    assert "stopped; the unfinished measurement is dropped, all finished ones are written" in errors
     stopped = parts(out / "cpu" / name)
     assert 0 < len(stopped) < 6
     untouched = (out / "cpu" / RECORDS[0]).read_bytes()

@@ -46,7 +46,7 @@ def test_a_smaller_study_runs_and_is_not_run_again(place: Workplace, tmp_path: P
         ("--study=all", "--study is 'all'; accepted: stall, imitation, parts"),
         ("--variants=base,bse", "variants is 'bse'; accepted: base, "),
         ("--seeds=0", "seeds is 0; accepted: an integer in [1, inf)"),
-        ("--smaller", "--smaller without --out; accepted: an --out that is not of the real studies"),
+        ("--smaller", "--smaller is given without --out; accepted: an --out without the real studies"),
     ],
 )
 def test_bad_values_are_named(place: Workplace, given: str, phrase: str) -> None:

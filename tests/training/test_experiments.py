@@ -187,7 +187,7 @@ def test_experiment_3_at_other_rates() -> None:
 @pytest.mark.parametrize(
     ("experiment", "rates", "phrase"),
     [
-        ("exp1", [7e6], "for exp1; accepted: none, but for exp3"),
+        ("exp1", [7e6], "for exp1; accepted: none, except for exp3"),
         ("exp3", [], "accepted: at least one, each once"),
         ("exp3", [7e6, 7e6], "accepted: at least one, each once"),
         ("exp3", [-1.0], r"uplink_bps is -1.0; accepted: a finite number in \(0, inf\)"),

@@ -67,7 +67,7 @@ def test_who_waits_in_vain_says_for_whom_and_ends() -> None:
     assert [process.returncode for process in processes] == [hosts.LOST_PEER] * 3, said
     assert f"waiting for all 3 processes at {coordinators[0]}, at most 4 s\n" in said[0]
     assert f"error: all 3 processes at {coordinators[0]} did not come within 4 s; start every process again" in said[0]
-    assert f"error: process 0 answers at {coordinators[1]}, and not all 3 processes came within 2 s" in said[1]
+    assert f"error: process 0 answers at {coordinators[1]}, but not all 3 processes came within 2 s" in said[1]
     assert f"waiting for process 0 at {coordinators[2]}, at most 2 s\n" in said[2]
     assert f"error: process 0 at {coordinators[2]} did not come within 2 s" in said[2]
 

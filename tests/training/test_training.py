@@ -466,9 +466,7 @@ def test_checkpoints_are_kept_where_the_common_one_is_broken(
 
 
 def test_where_one_seed_diverges_the_other_can_go_on(whole: Outcome, pool: TaskPool, tmp_path: Path) -> None:
-    message = (
-        "at iteration 4 of seed 4;.* the other seeds can go on, each by meta_train.py --resume with its own folder"
-    )
+    message = "at iteration 4 of seed 4;.* the other seeds can continue, each by meta_train.py --resume with its folder"
     with pytest.MonkeyPatch.context() as patch:
         diverge_at(4, patch)
         with pytest.raises(InputError, match=message):

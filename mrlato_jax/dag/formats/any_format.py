@@ -3,27 +3,76 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from mrlato_jax.dag.formats.attributed import SCALES
+from mrlato_jax.dag.formats.dax import read_dax
 from mrlato_jax.dag.formats.dot import read_dot
-from mrlato_jax.dag.formats.json_graph import MAX_FILE_BYTES, read_json
+from mrlato_jax.dag.formats.graphml import read_gml, read_graphml
+from mrlato_jax.dag.formats.json_graph import MAX_FILE_BYTES, OURS, READERS, other_kind, read_json
+from mrlato_jax.dag.formats.node_link import read_node_link
 from mrlato_jax.dag.formats.onnx_model import MAX_SIZE, read_onnx
-from mrlato_jax.dag.formats.reading import MissingValuesError, json_file
+from mrlato_jax.dag.formats.reading import MissingValuesError, json_file, read_text
+from mrlato_jax.dag.formats.saga import read_saga
+from mrlato_jax.dag.formats.stg import read_stg
 from mrlato_jax.dag.formats.wfformat import RECORDED, read_wfformat
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
-DAGGEN_CYCLES_PER_BYTE = 1000.0
-TAKEN_BY = {
-    "cycles_per_byte": ("DOT",),
-    "machine_hz": ("WfFormat",),
-    "cycles_per_mac": ("ONNX",),
-    "dimension": ("ONNX",),
-    "operator_cost": ("ONNX",),
-    "num_tasks": ("DOT", "JSON", "WfFormat", "ONNX"),
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How files of a format are read.
+
+    Attributes:
+        read: its reader, of the file and of what is said, by name.
+        takes: names of what its reader may be told.
+        needs: those of them that must be said.
+    """
+
+    read: Callable[..., TaskGraph]
+    takes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "DOT": Format(read_dot, SCALES),
+    "GraphML": Format(read_graphml, SCALES),
+    "GML": Format(read_gml, SCALES),
+    "node-link JSON": Format(read_node_link, SCALES),
+    "JSON": Format(read_json),
+    "SAGA": Format(
+        read_saga, ("cycles_per_unit", "bytes_per_unit", "num_tasks"), ("cycles_per_unit", "bytes_per_unit")
+    ),
+    "STG": Format(read_stg, ("cycles_per_unit", "bytes_per_unit", "result_bytes", "num_tasks"), ("cycles_per_unit",)),
+    "WfFormat": Format(read_wfformat, ("machine_hz", "num_tasks"), ("machine_hz",)),
+    "DAX": Format(read_dax, ("machine_hz", "num_tasks"), ("machine_hz",)),
+    "ONNX": Format(read_onnx, ("cycles_per_mac", "dimension", "operator_cost", "num_tasks"), ("cycles_per_mac",)),
 }
+ENDINGS = {
+    ".dot": "DOT", ".gv": "DOT", ".graphml": "GraphML", ".gml": "GML", ".json": "JSON", ".stg": "STG", ".dax": "DAX",
+    ".xml": "XML", ".onnx": "ONNX",
+}  # fmt: skip
+ROOTS = {"adag": "DAX", "graphml": "GraphML"}  # of XML files, by the name of the outermost element
+_TABLE = "rows of a table, which say nothing of the bytes between tasks", f"{OURS}, made of one job's rows"
+_NETWORK = "a network in another framework's format", "the same network exported as .onnx"
+_DRAWN = "a graph that networkx reads", OURS
+CONVERTED = {
+    ".csv": _TABLE, ".tsv": _TABLE, ".parquet": _TABLE, ".xlsx": _TABLE,
+    ".pb": _NETWORK, ".tflite": _NETWORK, ".h5": _NETWORK, ".keras": _NETWORK, ".pt": _NETWORK, ".pth": _NETWORK,
+    ".gexf": _DRAWN, ".net": _DRAWN, ".adjlist": _DRAWN, ".edgelist": _DRAWN,
+    ".yml": ("a workflow in YAML", "its run as WfFormat (WfCommons converts Pegasus and Nextflow runs)"),
+    ".yaml": ("a workflow in YAML", "its run as WfFormat (WfCommons converts Pegasus and Nextflow runs)"),
+    ".tgff": ("a graph of TGFF", OURS),
+}  # fmt: skip
+"""What files of other endings are, and what may be made of them."""
+
+# The outermost element, behind what may stand before it; every loop is possessive, so that no input makes it backtrack.
+_ROOT = re.compile(r"(?:[\s\ufeff]++|<\?(?:(?!\?>).)*+\?>|<!--(?:(?!-->).)*+-->)*+<(?:[\w.-]++:)?([\w.-]++)", re.DOTALL)
+MOST_BEFORE_ROOT = 64 * 2**20
 OPTIONS = {"dimensions": "dimension", "operator_costs": "operator_cost"}  # by the arguments of readers
 MOST_DIGITS = 19  # of a size
 
@@ -33,8 +82,13 @@ class Unsaid:
     """What a file does not say of its application; errors call each as a command's option.
 
     Attributes:
-        cycles_per_byte: DOT: of its sizes; by default daggen's.
-        machine_hz: WfFormat: clock of the machines that it was recorded on, a number or "recorded"; required there.
+        cycles_per_byte: of a graph's sizes in bytes; by default daggen's.
+        cycles_per_flop: of a graph's sizes in FLOP; by default 1.
+        cycles_per_unit: of costs in a file's own units: SAGA, STG, weights of graphs; required there.
+        bytes_per_unit: of sizes in a file's own units; required where there are some.
+        result_bytes: of each result of graphs that say nothing of bytes; required there.
+        machine_hz: WfFormat, DAX: clock of the machines that it was recorded on, a number or, of WfFormat, "recorded";
+            required there.
         cycles_per_mac: ONNX: cycles for a multiply-accumulate; required there.
         dimension: ONNX: NAME=SIZE or INPUT:AXIS=SIZE, of dimensions that the file leaves open.
         operator_cost: ONNX: OPERATOR=MACS, of operators whose work is not known.
@@ -42,6 +96,10 @@ class Unsaid:
     """
 
     cycles_per_byte: float | None = None
+    cycles_per_flop: float | None = None
+    cycles_per_unit: float | None = None
+    bytes_per_unit: float | None = None
+    result_bytes: float | None = None
     machine_hz: str | None = None
     cycles_per_mac: float | None = None
     dimension: tuple[str, ...] = ()
@@ -62,6 +120,27 @@ class Unsaid:
         """What files of that format take of it."""
         return Unsaid(**{name: getattr(self, name) for name in self.said() if kind in TAKEN_BY[name]})
 
+    def arguments(self) -> dict[str, Any]:
+        """What is said, as readers take it.
+
+        Raises:
+            InputError: a clock, a dimension or a cost of another form.
+        """
+        given = {name: getattr(self, name) for name in self.said()}
+        if given.get("machine_hz", RECORDED) != RECORDED:
+            given["machine_hz"] = _number("machine_hz", str(given["machine_hz"]))
+        if "dimension" in given:
+            given["dimensions"] = sizes_of(given.pop("dimension"))
+        if "operator_cost" in given:
+            given["operator_costs"] = costs_of(given.pop("operator_cost"))
+        return given
+
+
+TAKEN_BY = {
+    field.name: tuple(kind for kind, found in FORMATS.items() if field.name in (*found.takes, "num_tasks"))
+    for field in dataclasses.fields(Unsaid)
+}
+
 
 def read_any(path: Path, unsaid: Unsaid) -> TaskGraph:
     """The application, by its file's ending.
@@ -76,28 +155,47 @@ def read_any(path: Path, unsaid: Unsaid) -> TaskGraph:
             raise InputError(
                 f"--{name} is given with {path.name}, {kind}; accepted: with {' or '.join(TAKEN_BY[name])}"
             )
-    if kind == "DOT":
-        size_in_cycles = DAGGEN_CYCLES_PER_BYTE if unsaid.cycles_per_byte is None else unsaid.cycles_per_byte
-        return _coarsened(read_dot(path, cycles_per_byte=size_in_cycles), unsaid)
-    if kind == "JSON":
-        return _coarsened(read_json(path), unsaid)
-    needed = {"WfFormat": "machine_hz", "ONNX": "cycles_per_mac"}[kind]
-    if needed not in said:
-        raise InputError(f"--{needed} is missing; accepted: a number > 0, which {path.name}, {kind}, does not say")
-    if kind == "WfFormat":
-        clock = RECORDED if unsaid.machine_hz == RECORDED else _number("machine_hz", str(unsaid.machine_hz))
-        return read_wfformat(path, machine_hz=clock, num_tasks=unsaid.num_tasks)
-    assert unsaid.cycles_per_mac is not None
-    try:
-        return read_onnx(
-            path,
-            cycles_per_mac=unsaid.cycles_per_mac,
-            num_tasks=unsaid.num_tasks,
-            dimensions=sizes_of(unsaid.dimension),
-            operator_costs=costs_of(unsaid.operator_cost),
+    missing = [f"--{name}" for name in FORMATS[kind].needs if name not in said]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise InputError(
+            f"{' and '.join(missing)} {verb} missing; accepted: a number > 0, which {path.name}, {kind}, does not say"
         )
+    given = unsaid.arguments()
+    num_tasks = None if "num_tasks" in FORMATS[kind].takes else given.pop("num_tasks", None)
+    try:
+        graph = FORMATS[kind].read(path, **given)
     except MissingValuesError as error:
         raise error.in_words(f"--{OPTIONS[error.argument]}={{}}") from None
+    return graph if num_tasks is None else graph.coarsened(num_tasks)
+
+
+def kind_of(path: Path) -> str:
+    """The format of a file: a key of `FORMATS`.
+
+    Raises:
+        InputError: an ending or contents that are not known.
+    """
+    ending = path.suffix.lower()
+    if ending in CONVERTED:
+        found, instead = CONVERTED[ending]
+        raise InputError(f"file is {path}, {found}; accepted: {instead}")
+    kind = ENDINGS.get(ending)
+    if kind is None:
+        *most, last = ENDINGS
+        raise InputError(f"file is {path}; accepted: a file that ends in {', '.join(most)} or {last}, or {OURS}")
+    if kind == "XML":
+        root = _ROOT.match(read_text(path, "an XML file", MOST_BEFORE_ROOT))
+        if root is None or root[1] not in ROOTS:
+            raise InputError(
+                f"{path}: is no XML of {' or '.join(f'<{name}>' for name in ROOTS)}; accepted: DAX, GraphML"
+            )
+        return ROOTS[root[1]]
+    if kind == "JSON":
+        value = json_file(path, "a JSON file", MAX_FILE_BYTES).value
+        other = other_kind(value) if isinstance(value, dict) else None
+        return other if other in READERS else kind
+    return kind
 
 
 def sizes_of(texts: Sequence[str]) -> dict[str, int]:
@@ -122,27 +220,6 @@ def costs_of(texts: Sequence[str]) -> dict[str, float]:
         costs[name] = _number(f"operator_cost={name}", cost)
         check_number(f"--operator_cost={name}", costs[name], low=0.0)
     return costs
-
-
-def _coarsened(graph: TaskGraph, unsaid: Unsaid) -> TaskGraph:
-    return graph if unsaid.num_tasks is None else graph.coarsened(unsaid.num_tasks)
-
-
-def kind_of(path: Path) -> str:
-    """The format of a file: DOT, ONNX, JSON (ours) or WfFormat.
-
-    Raises:
-        InputError: an unknown ending, or a file that ends in .json and holds no JSON.
-    """
-    kind = {".dot": "DOT", ".gv": "DOT", ".onnx": "ONNX", ".json": "JSON"}.get(path.suffix.lower())
-    if kind is None:
-        raise InputError(f"file is {path}; accepted: a file that ends in .dot, .gv, .json or .onnx")
-    return "WfFormat" if kind == "JSON" and "schemaVersion" in _keys(path) else kind
-
-
-def _keys(path: Path) -> Sequence[str]:
-    value = json_file(path, "a JSON file", MAX_FILE_BYTES).value
-    return list(value) if isinstance(value, dict) else []
 
 
 def _number(name: str, text: str) -> float:

@@ -1,228 +1,360 @@
-"""The DOT text that the daggen tool writes with --dot.
+"""DOT text: graphs of daggen, of MRLCO and of SimGrid, and others whose attributes `attributed` knows.
 
-What is understood of DOT: `digraph name { ... }` holding node statements `1 [size="..", expect_size=".."]` and edge
-statements `1 -> 2 -> 3 [..]` in any order, quoted or bare words, the three kinds of comment, optional semicolons, and
-default statements (`node [..]`, `rankdir = LR`), which are skipped.
+The whole language is understood: named, numbered, quoted and HTML ids, subgraphs and clusters, edges between groups
+(`{a b} -> {c d}`), ports, defaults (`node [..]`) from where they stand and within their subgraph, several statements of
+a node, comments, `strict`. What is drawn (labels, colours) is left out. A numeral may have an exponent (`8e3`).
+
+No library reads it here: pydot and pygraphviz set no bounds to the time and memory that a file takes, and do not say in
+which line a wrong value stands.
+
+Source: https://graphviz.org/doc/info/lang.html.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, NoReturn
 
-from mrlato_jax.dag.formats.reading import check_count, read_text
+from mrlato_jax.dag.formats.attributed import AttributedGraph, Scales, set_defaults
+from mrlato_jax.dag.formats.reading import MAX_TASKS, read_text
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError, check_number, shorten
+from mrlato_jax.errors import InputError, shorten
 
-KIND = "a daggen DOT file"
+KIND = "a DOT file"
 MAX_FILE_BYTES = 8 * 2**20
-MAX_PIECES = 2_000_000  # words, marks and what stands between them: some 150,000 edges, a second or two
+MAX_TOKENS = 1_200_000  # words and marks: some 150,000 edges, a second or two
+MAX_EDGES = 200_000  # a short text between groups states many
+MAX_DEPTH = 64  # of subgraphs
 
-# Every alternative is linear in what it consumes (the loops over a string are possessive): no input makes it backtrack.
+# Every alternative is linear in what it consumes (the loops are possessive): no input makes it backtrack. A numeral
+# ends where no more of a word follows: what Graphviz splits in two (`5a`) is refused.
 _TOKEN = re.compile(
-    r"""(?P<skip> [\s\ufeff]+ | //[^\n]* | \#[^\n]* | /\*.*?\*/ )
-      | "(?P<quoted> (?: [^"\\]++ | \\. )*+ )"
-      | (?P<arrow> -> )
-      | (?P<mark> [{}\[\]=,;] )
-      | (?P<word> [A-Za-z_][A-Za-z0-9_]* | [-+]?[0-9.]+(?:[eE][-+]?[0-9]+)? )""",
+    r"""(?: [\s\ufeff]++ | //[^\n]*+ | \#[^\n]*+ | /\*(?:[^*]++|\*(?!/))*+\*/ )*+
+    (?: "(?P<quoted> (?: [^"\\]++ | \\. )*+ )"
+      | (?P<arrow> -> | --(?![0-9.]) )
+      | (?P<word> [A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*+
+          | [-+]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][-+]?[0-9]++)?(?![A-Za-z0-9_.\x80-\U0010ffff]) )
+      | (?P<mark> [{}\[\]=,;:+] )
+      | (?P<html> <[^<>]*+> )
+      | (?P<end> \Z )
+      | (?P<other> . ) )""",
     re.VERBOSE | re.DOTALL,
 )
-_TASK_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
-_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
-_DEFAULT_STATEMENTS = ("graph", "node", "edge")
+_BRACKET = re.compile("[<>]")
+_NUMBERED = re.compile(r"[0-9]{1,18}", re.ASCII)
+_OF_STRINGS = re.compile(r'\\(?:(")|\r?\n)')  # the only escapes that DOT itself knows
+_VALUES = ("word", "quoted", "html")
+_DEFAULTS = ("node", "edge", "graph")
+_KEYWORDS = (*_DEFAULTS, "digraph", "subgraph", "strict")
 
 
-def read_dot(path: str | os.PathLike[str], *, cycles_per_byte: float = 1000.0) -> TaskGraph:
-    """Reads one application from a daggen DOT file.
+def read_dot(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
+    """Reads one application from a DOT file.
 
-    A task's `size` gives its upload bytes and, times `cycles_per_byte`, its cycles; `expect_size` its download
-    bytes. The sizes on edges repeat the parent's `expect_size` and are not read, nor is `alpha`. An edge stated
-    more than once counts once: daggen itself writes such files.
+    Its attributes say how it is read (`mrlato_jax.dag.formats.attributed`). Where nodes have `size` and `expect_size`,
+    as in MRLCO's files, a task's `size` gives its upload bytes and, times `cycles_per_byte`, its cycles; `expect_size`
+    its download bytes; the sizes on edges repeat the parent's `expect_size` and are not read. Where no node has
+    `expect_size` and edges have `size`, as daggen's own `--dot` writes and SimGrid reads, a task's `size` is FLOP, and
+    an edge's the bytes that pass along. `alpha` is never read. An edge stated more than once counts once: daggen itself
+    writes such files.
 
     Args:
         path: the file, UTF-8, at most 8 MiB and some 150,000 edges.
-        cycles_per_byte: CPU cycles for each byte of `size`, > 0.
+        **scales: those of `cycles_per_byte` (1000), `cycles_per_flop` (1), `cycles_per_unit`, `bytes_per_unit` and
+            `result_bytes` that the file's attributes need.
 
     Returns:
-        The graph; the file's task ids sorted numerically are 0..n-1, and `.names` holds them as written.
+        The graph. If all ids are digits (at most 18), tasks are sorted by them; else they have the order in which the
+        file first names them. `.names` holds the ids, or the nodes' `name` where all have one and all differ.
 
     Raises:
-        InputError: if there is no such regular file, or it is too large, not UTF-8, no daggen DOT (with the line),
-            or describes no valid graph.
-
-    Source: daggen's `outputDOT`, and the files that MRLCO's authors published.
+        InputError: if there is no such regular file, or it is too large, not UTF-8, no digraph (with the line),
+            or describes no valid application; or scales that are out of range, missing, or not taken by such a file.
     """
-    check_number("cycles_per_byte", cycles_per_byte, low=0.0, open_low=True)
+    given = Scales(**scales)
     text = read_text(path, KIND, MAX_FILE_BYTES)
     parser = _DotParser(text, str(path))
     parser.parse()
-    ids = sorted(parser.tasks)
-    index = {task: i for i, task in enumerate(ids)}
-    sizes = [parser.tasks[task] for task in ids]
-    try:
-        return TaskGraph.from_edges(
-            cycles=[task.size * cycles_per_byte for task in sizes],
-            upload_bytes=[task.size for task in sizes],
-            download_bytes=[task.expect_size for task in sizes],
-            edges=[(index[parent], index[child]) for parent, child in parser.edges],
-            names=[task.name for task in sizes],
-        )
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    ids = list(parser.nodes)
+    if all(map(_NUMBERED.fullmatch, ids)):
+        ids.sort(key=lambda name: (int(name), name))
+    graph = AttributedGraph(
+        str(path),
+        {name: parser.nodes[name] for name in ids},
+        [(edge.parent, edge.child, edge.values) for edge in parser.edges],
+        node_place=lambda name: parser.place(name, parser.starts[name]),
+        edge_place=lambda number: parser.place(parser.edges[number].text(), parser.edges[number].start),
+        name_attributes=("name",),
+    )
+    return graph.to_task_graph(given)
 
 
-class _Token(NamedTuple):
-    kind: str  # quoted, arrow, mark, word or end
-    text: str
-    start: int  # offset in the file's text
+# What it is (word, quoted, html, arrow, end, or the mark itself), its text, and its offset in the file's. A plain
+# tuple: a file has a million of them.
+_Token = tuple[str, str, int]
 
 
-class _Task(NamedTuple):
-    name: str
-    size: float  # bytes
-    expect_size: float  # bytes
+class _Edge(NamedTuple):
+    parent: str
+    child: str
+    values: Mapping[str, str]
+    start: int
+
+    def text(self) -> str:
+        return f"{self.parent} -> {self.child}"
+
+
+class _Scope:
+    """A graph or subgraph: what nodes and edges that are made within it begin with, and which nodes it holds."""
+
+    def __init__(self, parent: _Scope | None = None) -> None:
+        self.parent = parent
+        self.nodes: dict[str, None] = {}
+        self.subgraphs: dict[str, _Scope] = {}
+        self._stated: dict[str, dict[str, str]] = {}
+        self._defaults: dict[str, dict[str, str]] = {}
+
+    def enter(self) -> None:
+        """What it states itself counts before what the graph around it has now."""
+        self._defaults = {}
+        for kind, values in self._stated.items():
+            self._set(kind, values)
+
+    def state(self, kind: str, values: Mapping[str, str]) -> None:
+        """A default statement."""
+        set_defaults(self._stated.setdefault(kind, {}), values)
+        self._set(kind, values)
+
+    def defaults(self, kind: str) -> Mapping[str, str]:
+        """What a node or an edge has that is made now."""
+        scope: _Scope | None = self
+        while scope is not None:
+            if kind in scope._defaults:
+                return scope._defaults[kind]
+            scope = scope.parent
+        return {}
+
+    def _set(self, kind: str, values: Mapping[str, str]) -> None:
+        own = dict(self.defaults(kind))
+        set_defaults(own, values)
+        self._defaults[kind] = own
+
+    def add(self, name: str) -> None:
+        """The node is in this graph, and in those around it; the outermost keeps no list."""
+        scope: _Scope | None = self
+        while scope is not None and scope.parent is not None and name not in scope.nodes:
+            scope.nodes[name] = None
+            scope = scope.parent
 
 
 class _DotParser:
-    """Recursive descent over one file's tokens; `parse` fills `tasks` by their number and `edges`."""
+    """Recursive descent over one file's tokens; `parse` fills the rest.
+
+    Attributes:
+        nodes: attributes by id, in the order in which ids first occur.
+        starts: the offset of each node's last statement, or of where an edge first names it.
+        edges: as stated; of a strict graph each once.
+    """
 
     def __init__(self, text: str, path: str) -> None:
-        self.tasks: dict[int, _Task] = {}
-        self.edges: dict[tuple[int, int], int] = {}  # to the offset, for messages
+        self.nodes: dict[str, dict[str, str]] = {}
+        self.starts: dict[str, int] = {}
+        self.edges: list[_Edge] = []
+        self._places: dict[tuple[str, str], int] = {}  # of the last edge between two nodes in `edges`
         self._text = text
         self._path = path
+        self._strict = False
         self._tokens = self._scan()
         self._next = next(self._tokens)
 
     def parse(self) -> None:
-        if self._is_word("strict"):
-            self._advance()
-        if not self._is_word("digraph"):
+        self._strict = self._take_word("strict")
+        if not self._take_word("digraph"):
             self._fail(self._next, "accepted: digraph")
-        self._advance()
-        if self._next.kind in ("word", "quoted"):
-            self._advance()
+        if self._next[0] in _VALUES:
+            self._value("the graph's name")
         self._expect("{")
-        while self._next.text != "}" or self._next.kind != "mark":
-            self._statement()
-        self._advance()
-        if self._next.kind != "end":
+        self._statements(_Scope(), 0)
+        if self._next[0] != "end":
             self._fail(self._next, "accepted: nothing after the closing }")
-        check_count(self._path, len(self.tasks))
-        for (parent, child), start in self.edges.items():
-            for task in (parent, child):
-                if task not in self.tasks:
-                    self._fail(
-                        _Token("edge", f"{parent} -> {child}", start),
-                        f"task {task} is declared nowhere; accepted: edges between declared tasks",
-                    )
 
-    def _statement(self) -> None:
-        if self._take_mark(";"):
-            return
-        first = self._take_value("a task number, or } at the end")
-        if first.kind == "word" and first.text.lower() in _DEFAULT_STATEMENTS:
-            self._attributes()
-        elif self._take_mark("="):
-            self._take_value("a value")
-        elif self._next.kind == "arrow":
-            self._edge_statement(first)
-        else:
-            self._node_statement(first)
+    def place(self, name: str, start: int) -> str:
+        """Where in the file that is, for messages."""
+        return f"{self._path}: line {self._text.count(chr(10), 0, start) + 1}, at {shorten(name)}"
 
-    def _edge_statement(self, first: _Token) -> None:
-        parent = self._task_id(first)
-        while self._next.kind == "arrow":
+    def _statements(self, scope: _Scope, depth: int) -> None:
+        """Up to and with the closing brace."""
+        if depth > MAX_DEPTH:
+            self._fail(self._next, f"subgraphs are nested deeper than {MAX_DEPTH}; accepted: fewer levels")
+        while not self._take_mark("}"):
+            if not self._take_mark(";"):
+                self._statement(scope, depth)
+
+    def _statement(self, scope: _Scope, depth: int) -> None:
+        first = self._next
+        if first[0] == "word" and first[1].lower() in _DEFAULTS:
             self._advance()
-            end = self._take_value("a task number")
-            child = self._task_id(end)
-            if parent == child:
-                self._fail(end, f"task {child} depends on itself; accepted: two different tasks")
-            self.edges.setdefault((parent, child), first.start)
-            parent = child
-        self._attributes()
+            scope.state(first[1].lower(), self._attributes())
+            return
+        if self._starts_subgraph():
+            group = self._subgraph(scope, depth)
+        else:
+            name = self._value("a node, or } at the end")
+            if self._take_mark("="):
+                self._value("a value")
+                return
+            group = self._node(name, scope, first[2])
+            if self._next[0] != "arrow":
+                self.nodes[name].update(self._attributes())
+                self.starts[name] = first[2]
+                return
+        groups = [group]
+        while self._next[0] == "arrow":
+            if self._next[1] != "->":
+                self._fail(self._next, "accepted: ->, an edge with a direction")
+            self._advance()
+            groups.append(self._end(scope, depth))
+        if len(groups) > 1:
+            own: dict[str, str] = {}
+            set_defaults(own, self._attributes())
+            values = {**scope.defaults("edge"), **own}
+            for parents, children in itertools.pairwise(groups):
+                self._connect(parents, children, values, own, first)
 
-    def _node_statement(self, first: _Token) -> None:
-        task = self._task_id(first)
-        if task in self.tasks:
-            self._fail(first, f"task {task} is declared twice; accepted: each task once")
-        attributes = self._attributes()
-        self.tasks[task] = _Task(
-            first.text, self._bytes(first, attributes, "size"), self._bytes(first, attributes, "expect_size")
-        )
+    def _end(self, scope: _Scope, depth: int) -> Mapping[str, None]:
+        if self._starts_subgraph():
+            return self._subgraph(scope, depth)
+        start = self._next[2]
+        return self._node(self._value("a node"), scope, start)
 
-    def _attributes(self) -> dict[str, _Token]:
-        """Zero or more bracketed lists `[name = value, ...]`."""
-        values: dict[str, _Token] = {}
+    def _starts_subgraph(self) -> bool:
+        kind, text, _ = self._next
+        return kind == "{" or (kind == "word" and text.lower() == "subgraph")
+
+    def _subgraph(self, scope: _Scope, depth: int) -> Mapping[str, None]:
+        """The nodes of a subgraph; one whose name its graph has used goes on where that ended."""
+        inner = _Scope(scope)
+        if self._take_word("subgraph") and self._next[0] in _VALUES:
+            inner = scope.subgraphs.setdefault(self._value("a name"), inner)
+        inner.enter()
+        self._expect("{")
+        self._statements(inner, depth + 1)
+        return inner.nodes
+
+    def _node(self, name: str, scope: _Scope, start: int) -> Mapping[str, None]:
+        """A node as the end of an edge; it is made, with its graph's defaults, where it occurs first."""
+        for _ in range(2):  # a port and a compass point, which say where lines end
+            if self._take_mark(":"):
+                self._value("a port")
+        if name not in self.nodes:
+            if len(self.nodes) == MAX_TASKS:
+                raise InputError(f"{self._path}: has more than {MAX_TASKS} tasks; accepted: 1 to {MAX_TASKS}")
+            self.nodes[name] = dict(scope.defaults("node"))
+            self.starts[name] = start
+        scope.add(name)
+        return {name: None}
+
+    def _connect(
+        self,
+        parents: Mapping[str, None],
+        children: Mapping[str, None],
+        values: Mapping[str, str],
+        own: Mapping[str, str],
+        first: _Token,
+    ) -> None:
+        """Edges from each to each; one that a strict graph has already takes the statement's own attributes."""
+        if len(self.edges) + len(parents) * len(children) > MAX_EDGES:
+            self._fail(first, f"has more than {MAX_EDGES} edges; accepted: a smaller graph")
+        for parent in parents if children else ():
+            for child in children:
+                if parent == child:
+                    self._fail(first, f"task {shorten(child)} depends on itself; accepted: two different tasks")
+                place = self._places.get((parent, child)) if self._strict else None
+                if place is not None:
+                    before = self.edges[place]
+                    self.edges[place] = before._replace(values={**before.values, **own})
+                    continue
+                self._places[parent, child] = len(self.edges)
+                self.edges.append(_Edge(parent, child, values, first[2]))
+
+    def _attributes(self) -> dict[str, str]:
+        """Zero or more bracketed lists `[name = value, ...]`; the last value of a name counts."""
+        values: dict[str, str] = {}
         while self._take_mark("["):
             while not self._take_mark("]"):
-                name = self._take_value("an attribute's name, or ]")
+                name = self._value("an attribute's name, or ]")
                 self._expect("=")
-                value = self._take_value("an attribute's value")
-                if name.text in values:
-                    self._fail(name, "the attribute is repeated; accepted: each attribute once")
-                values[name.text] = value
+                values[name] = self._value("an attribute's value")
                 if not self._take_mark(","):
                     self._take_mark(";")
         return values
 
-    def _bytes(self, task: _Token, attributes: dict[str, _Token], name: str) -> float:
-        if name not in attributes:
-            self._fail(task, f"{name} is missing; accepted: size and expect_size for every task")
-        token = attributes[name]
-        value = float(token.text) if _NUMBER.fullmatch(token.text) else float("nan")
-        if not 0.0 <= value < float("inf"):
-            self._fail(token, f"{name} is {shorten(token.text)}; accepted: a finite number of bytes >= 0")
-        return value
-
-    def _task_id(self, token: _Token) -> int:
-        if not _TASK_ID.fullmatch(token.text):
-            self._fail(token, "accepted: a task number, digits only (at most 18)")
-        return int(token.text)
-
-    def _take_value(self, accepted: str) -> _Token:
+    def _value(self, accepted: str) -> str:
+        """An id: a name, a number, strings with + between them, or HTML with its brackets."""
         token = self._next
-        if token.kind not in ("word", "quoted"):
+        if token[0] not in _VALUES or (token[0] == "word" and token[1].lower() in _KEYWORDS):
             self._fail(token, f"accepted: {accepted}")
         self._advance()
-        return token
+        if token[0] != "quoted":
+            return token[1]
+        parts = [token[1]]
+        while self._take_mark("+"):
+            if self._next[0] != "quoted":
+                self._fail(self._next, 'accepted: a string in " behind +')
+            parts.append(self._next[1])
+            self._advance()
+        return _OF_STRINGS.sub(lambda match: match[1] or "", "".join(parts))
 
-    def _take_mark(self, mark: str) -> bool:
-        found = self._next.kind == "mark" and self._next.text == mark
+    def _take_word(self, word: str) -> bool:
+        found = self._next[0] == "word" and self._next[1].lower() == word
         if found:
             self._advance()
         return found
+
+    def _take_mark(self, mark: str) -> bool:
+        if self._next[0] != mark:
+            return False
+        self._next = next(self._tokens)
+        return True
 
     def _expect(self, mark: str) -> None:
         if not self._take_mark(mark):
             self._fail(self._next, f"accepted: {mark}")
 
-    def _is_word(self, word: str) -> bool:
-        return self._next.kind == "word" and self._next.text.lower() == word
-
     def _advance(self) -> None:
         self._next = next(self._tokens)
 
     def _scan(self) -> Iterator[_Token]:
-        position = pieces = 0
-        while position < len(self._text):
-            pieces += 1
-            if pieces > MAX_PIECES:
-                raise InputError(f"{self._path}: has more than {MAX_PIECES} words and marks; accepted: a smaller graph")
-            match = _TOKEN.match(self._text, position)
-            if match is None:
-                self._fail(
-                    _Token("noise", self._text[position : position + 200], position),
-                    "not DOT text; accepted: what daggen --dot writes",
-                )
-            kind = match.lastgroup or ""
-            if kind != "skip":
-                yield _Token(kind, match[kind], position)
-            position = match.end()
-        yield _Token("end", "the end of the file", position)
+        position, left = 0, MAX_TOKENS
+        while position >= 0:
+            matches, position = _TOKEN.finditer(self._text, position), -1
+            for match in matches:
+                kind = match.lastgroup or ""
+                start = match.start(kind)
+                left -= 1
+                if left < 0:
+                    raise InputError(
+                        f"{self._path}: has more than {MAX_TOKENS} words and marks; accepted: a smaller graph"
+                    )
+                if kind == "other":
+                    position = self._end_of_html(start)
+                    yield "html", self._text[start:position], start
+                    break
+                text = match[kind] if kind != "end" else "the end of the file"
+                yield (text if kind == "mark" else kind), text, start
+
+    def _end_of_html(self, start: int) -> int:
+        """Where `<...>` with brackets in pairs ends."""
+        depth = 0
+        for match in _BRACKET.finditer(self._text, start) if self._text[start] == "<" else ():
+            depth += 1 if match[0] == "<" else -1
+            if not depth:
+                return match.end()
+        noise = self._text[start : start + 200]
+        self._fail(("noise", noise, start), "not DOT text; accepted: a digraph, ids of other letters in quotes")
 
     def _fail(self, token: _Token, message: str) -> NoReturn:
-        line = self._text.count("\n", 0, token.start) + 1
-        raise InputError(f"{self._path}: line {line}, at {shorten(token.text)}: {message}")
+        raise InputError(f"{self.place(token[1], token[2])}: {message}")

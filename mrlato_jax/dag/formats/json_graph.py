@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,24 @@ FORMAT, VERSIONS = "mrlato_jax.task_graph", (1, 2)
 KIND = f"a JSON file of format {FORMAT}"
 MAX_FILE_BYTES = 64 * 2**20
 _COSTS = ("cycles", "upload_bytes", "download_bytes")
+OTHERS = {
+    "schemaVersion": "WfFormat",
+    "task_graph": "SAGA",
+    "dependencies": "SAGA",
+    "nodes": "node-link JSON",
+    "elements": "Cytoscape JSON",
+    "adjacency": "networkx's adjacency JSON",
+    "graph": "JSON Graph Format",
+}
+READERS = {"WfFormat": "read_wfformat", "SAGA": "read_saga", "node-link JSON": "read_node_link"}
+OURS = "mj.write_json(mj.TaskGraph.from_networkx(graph), PATH) of a DiGraph with cycles, upload_bytes, download_bytes"
+
+
+def other_kind(keys: Collection[str]) -> str | None:
+    """The format of a JSON object with these members; None for ours, and for what is not known."""
+    if "format" in keys:
+        return None
+    return next((kind for key, kind in OTHERS.items() if key in keys), None)
 
 
 def read_json(path: str | os.PathLike[str]) -> TaskGraph:
@@ -43,12 +62,16 @@ def read_json(path: str | os.PathLike[str]) -> TaskGraph:
         InputError: no such file, or naming the place in it and what is accepted there.
     """
     top = json_file(path, KIND, MAX_FILE_BYTES)
+    other = other_kind(top.value) if isinstance(top.value, dict) else None
+    if other:
+        instead = f"mj.{READERS[other]}(...)" if other in READERS else f"what {OURS} writes"
+        raise InputError(f"{path}: is {other}; accepted: {KIND}; for this one {instead}")
     top.only("format", "version", "tasks", "edges")
     if top["format"].value != FORMAT:
         raise top["format"].refuse(repr(FORMAT))
     version = top["version"].value
     if isinstance(version, bool) or version not in VERSIONS:
-        raise top["version"].refuse(" or ".join(map(str, VERSIONS)))
+        raise top["version"].refuse(f"{' or '.join(map(str, VERSIONS))}; later ones need a later mrlato_jax")
     entries = top["tasks"].items()
     check_count(top["tasks"].place, len(entries))
     ids: dict[str, int] = {}

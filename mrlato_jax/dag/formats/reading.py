@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
+import re
 import shlex
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+from xml.etree import ElementTree
 
 from mrlato_jax.errors import InputError, escaped, shorten
 
 MAX_TASKS = 20_000  # of any file; a plan of more than some thousand is out of reach, and a DAG's arrays are n x n
 LONGEST_LIST = 600  # letters of what a message names
 MAX_VALUES = 1_000_000  # of a JSON file, by its commas: what takes a second or two to look at
+MAX_TAGS = 1_000_000  # of an XML file, by their brackets: likewise
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
 
 
 class AssumptionWarning(UserWarning):
@@ -131,6 +136,44 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON")
 
 
+def xml_file(path: str | os.PathLike[str], kind: str, max_bytes: int) -> ElementTree.Element:
+    """The root of an XML file; arguments and errors as `read_bytes`.
+
+    A document type is refused, and with it every entity: neither is anything fetched nor does a short text grow long.
+    One of more than `MAX_TAGS` tags is refused, too.
+    """
+    text = read_text(path, kind, max_bytes)
+    if "<!DOCTYPE" in text:
+        raise InputError(f"{path}: has a DOCTYPE; accepted: {kind} without one")
+    if text.count("<") > MAX_TAGS:
+        raise InputError(f"{path}: has more than {MAX_TAGS} tags; accepted: {kind} of fewer")
+    parser = ElementTree.XMLParser(encoding="utf-8")
+    try:
+        parser.feed(text.encode())
+        return parser.close()
+    except ElementTree.ParseError as error:
+        line = error.position[0]
+        raise InputError(f"{path}: line {line}, no XML ({error.msg.split(':')[0]}); accepted: {kind}") from None
+
+
+def local_name(element: ElementTree.Element) -> str:
+    """The name of an XML element without its namespace."""
+    return element.tag.rpartition("}")[2]
+
+
+def number_of(value: Any) -> float | None:
+    """A number, or a text of one, as a finite float; None for anything else."""
+    if isinstance(value, str):
+        usable = _NUMBER.fullmatch(value) is not None
+    else:
+        usable = isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        number = float(value) if usable else math.nan
+    except OverflowError:  # an integer beyond float's range
+        number = math.nan
+    return number if math.isfinite(number) else None
+
+
 class Node:
     """A value of a JSON file that knows where it stands, so that every refusal can say it."""
 
@@ -172,12 +215,8 @@ class Node:
 
     def number(self) -> float:
         """A number >= 0."""
-        try:
-            usable = isinstance(self.value, (int, float)) and not isinstance(self.value, bool) and self.value >= 0
-            number = float(self.value) if usable else -1.0
-        except OverflowError:  # an integer beyond float's range
-            number = -1.0
-        if not 0 <= number < float("inf"):
+        number = None if isinstance(self.value, str) else number_of(self.value)
+        if number is None or number < 0:
             raise self.refuse("a finite number >= 0")
         return number
 

@@ -1,1 +1,1 @@
-"""Applications that come with the project: each module has an `app` with an example of its arguments."""
+"""Example applications. Each module has an `app` with an example of its arguments."""

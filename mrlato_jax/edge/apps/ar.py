@@ -1,11 +1,11 @@
 """Augmented reality: one frame from the camera to the screen.
 
-The camera sees a poster, and an object of one of five shapes on it. The pose of the poster is found from corners that
-are matched with a map of known points, and the object by its outline. A ring is drawn that stands on the poster, and a
+The camera sees a poster with an object of one of five shapes. The application finds the pose of the poster by matching
+corners with a map of known points, and the object by its outline. Then it draws a ring that stands on the poster, and a
 frame around the object. Camera and screen are at the UE; the map is at the server.
 
-What a task gives depends on what it is given alone. No task uses matrix products, whose time depends on how many
-threads a BLAS takes.
+The result of a task depends only on its inputs. No task uses matrix products, since their time depends on the number of
+threads that a BLAS uses.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mrlato_jax.edge.application import Application
 
 ROWS, COLUMNS = 144, 176  # of a frame
 POSTER_ROWS, POSTER_COLUMNS = 120, 150
-NOISE = 4.0  # of the camera, in grey levels
+NOISE = 4.0  # noise of the camera, grey levels
 SHAPES = ("disc", "square", "triangle", "ring", "cross")
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 70, 230)}
 OBJECT = 11  # pixels from the middle of an object to its edge
 MAP_POINTS = 40_000
 CORNERS = 200
 BORDER = 17  # pixels at the edge of a frame without corners
-BITS = 256  # of a descriptor
+BITS = 256  # bits of a descriptor
 HYPOTHESES = 16_000
 NEAR = 2.0  # pixels
 RING = (28.0, 9.0)  # pixels: radius of the ring, and of its tube
@@ -37,14 +37,14 @@ app = Application("ar")
 
 
 class Scene(NamedTuple):
-    """What the camera sees. Places are complex numbers: columns, and rows as the imaginary part.
+    """The scene before the camera. Places are complex numbers: column + 1j * row.
 
     Attributes:
-        turn: a place on the poster, counted from its middle, is in the frame at `turn` times it plus `shift`.
-        shift: the place of its middle in the frame.
-        shape: of the object.
-        colour: of the object.
-        place: of the object, in the frame.
+        turn: a place p on the poster, relative to its centre, appears in the frame at `turn` * p + `shift`.
+        shift: place of the poster's centre in the frame.
+        shape: shape of the object.
+        colour: colour of the object.
+        place: place of the object in the frame.
     """
 
     turn: complex
@@ -55,7 +55,7 @@ class Scene(NamedTuple):
 
 
 def scene(seed: int) -> Scene:
-    """The scene of a seed."""
+    """Returns the scene of a seed."""
     random = np.random.default_rng(seed)
     scale, angle, right, down = random.uniform((0.95, -0.3, -6.0, -6.0), (1.1, 0.3, 6.0, 6.0))
     shape = SHAPES[int(random.random() * len(SHAPES))]
@@ -66,7 +66,7 @@ def scene(seed: int) -> Scene:
 
 
 def _places(rows: int, columns: int) -> np.ndarray:
-    """complex[rows, columns], the place of each pixel."""
+    """Returns complex[rows, columns], the place of each pixel."""
     return np.arange(columns)[None, :] + 1j * np.arange(rows)[:, None]
 
 
@@ -75,7 +75,7 @@ def _sum(images: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
-    """The image under a Gaussian."""
+    """Returns the image blurred by a Gaussian."""
     reach = int(3 * sigma + 0.5)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     weights /= weights.sum()
@@ -89,7 +89,7 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _poster() -> np.ndarray:
-    """float32[POSTER_ROWS, POSTER_COLUMNS], grey levels: rectangles, whose corners are easy to tell apart."""
+    """Draws the poster, float32[POSTER_ROWS, POSTER_COLUMNS] grey levels: rectangles with distinctive corners."""
     random = np.random.default_rng(1)
     image = np.full((POSTER_ROWS, POSTER_COLUMNS), 120.0, np.float32)
     for _ in range(160):
@@ -100,7 +100,7 @@ def _poster() -> np.ndarray:
 
 
 def _inside(shape: str, places: np.ndarray) -> np.ndarray:
-    """Which places, counted from the middle of an object, are in it."""
+    """Returns which places, relative to the centre of an object, are inside the object."""
     across, down, radius = np.abs(places.real), places.imag, np.abs(places)
     match shape:
         case "disc":
@@ -120,7 +120,7 @@ _POSTER = _poster()
 
 @app.task(pin="ue")
 def capture(seed: int) -> np.ndarray:
-    """uint8[ROWS, COLUMNS, 3], a frame of the camera."""
+    """Returns a frame of the camera, uint8[ROWS, COLUMNS, 3]."""
     seen = scene(seed)
     places = _places(ROWS, COLUMNS)
     middle = complex((POSTER_COLUMNS - 1) / 2, (POSTER_ROWS - 1) / 2)
@@ -142,14 +142,14 @@ def capture(seed: int) -> np.ndarray:
 
 @app.task
 def grey(frame: np.ndarray) -> np.ndarray:
-    """uint8[ROWS, COLUMNS], how bright each pixel is."""
+    """Returns the brightness of each pixel, uint8[ROWS, COLUMNS]."""
     red, green, blue = (frame[:, :, channel].astype(np.uint16) for channel in range(3))
     return ((77 * red + 151 * green + 28 * blue) >> 8).astype(np.uint8)
 
 
 @app.task
 def corners(image: np.ndarray) -> np.ndarray:
-    """float32[<= CORNERS, 3], columns, rows and strengths of corners (Harris), to half a pixel, at four scales."""
+    """Finds corners (Harris) at four scales, to half a pixel: float32[<= CORNERS, 3], column, row and strength."""
     fine = image.astype(np.float32).repeat(2, axis=0).repeat(2, axis=1)
     strength = np.zeros_like(fine)
     for scale in (2.0, 2.5, 3.0, 3.5):
@@ -158,7 +158,7 @@ def corners(image: np.ndarray) -> np.ndarray:
         strength = np.maximum(strength, (xx * yy - xy * xy - 0.05 * (xx + yy) ** 2) * np.float32(scale**4))
     highest = strength.copy()
     for axis in (0, 1):
-        for distance in (1, 2, 4):  # together seven pixels either way
+        for distance in (1, 2, 4):  # together seven pixels in each direction
             ahead, behind = np.roll(highest, distance, axis), np.roll(highest, -distance, axis)
             highest = np.maximum(highest, np.maximum(ahead, behind))
     edge = 2 * BORDER
@@ -172,7 +172,7 @@ def corners(image: np.ndarray) -> np.ndarray:
 
 @app.task
 def denoised(image: np.ndarray) -> np.ndarray:
-    """uint8, the image without the camera's noise: means of pixels whose surroundings are alike (non-local means)."""
+    """Removes the camera's noise (non-local means): averages pixels with similar surroundings; returns uint8."""
     reach, patch = 4, 2
     wide = reach + patch
     padded = np.pad(image.astype(np.float32), wide, "reflect")
@@ -192,7 +192,7 @@ def denoised(image: np.ndarray) -> np.ndarray:
 
 
 def _pairs() -> np.ndarray:
-    """complex[BITS, 2], the places around a corner that a descriptor compares."""
+    """Returns the pairs of places around a corner that a descriptor compares, complex[BITS, 2]."""
     spread = np.random.default_rng(2).uniform(-1, 1, (BITS, 2, 2, 2)).sum(axis=-1)
     return 5.5 * (spread[..., 0] + 1j * spread[..., 1])
 
@@ -204,7 +204,7 @@ _AROUND = _AROUND[np.abs(_AROUND) <= 7.5]
 
 @app.task
 def describe(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """uint8[n, BITS / 8], which of two places around a corner is brighter, turned as its surroundings are (ORB)."""
+    """Computes oriented binary descriptors (ORB), uint8[n, BITS / 8]: which place of each pair is brighter."""
     places = points[:, 0] + 1j * points[:, 1]
     smooth = _blurred(image.astype(np.float32), 1.5)
 
@@ -218,9 +218,9 @@ def describe(image: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _map() -> tuple[np.ndarray, np.ndarray]:
-    """uint64[MAP_POINTS, 4] and complex[MAP_POINTS]: what is around known points, and where on the poster they are.
+    """Builds the map: descriptors uint64[MAP_POINTS, 4] and places on the poster complex[MAP_POINTS] of known points.
 
-    The first are the poster's; the others are elsewhere, far from it.
+    The first points belong to the poster; the others lie far away from it.
     """
     wall = np.full((POSTER_ROWS + 2 * BORDER, POSTER_COLUMNS + 2 * BORDER), 140, np.uint8)
     wall[BORDER:-BORDER, BORDER:-BORDER] = _POSTER
@@ -234,12 +234,12 @@ def _map() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([known, others]).view(np.uint64), places
 
 
-_MAP = _map()  # `match` alone looks at it
+_MAP = _map()  # only `match` uses it
 
 
 @app.task(pin="server")
 def match(descriptors: np.ndarray) -> np.ndarray:
-    """float32[k, 3], corners that are known: number of the corner, and column and row on the poster."""
+    """Finds known corners: float32[k, 3], the index of the corner, and its column and row on the poster."""
     known, places = _MAP
     matches = []
     for number, one in enumerate(np.ascontiguousarray(descriptors).view(np.uint64)):
@@ -255,7 +255,7 @@ def match(descriptors: np.ndarray) -> np.ndarray:
 
 @app.task
 def pose(points: np.ndarray, matches: np.ndarray) -> np.ndarray:
-    """float64[5]: real and imaginary parts of `turn` and `shift` of the scene, and how many matches agree (RANSAC)."""
+    """Estimates the pose (RANSAC): float64[5], real and imaginary parts of `turn` and `shift`, number of inliers."""
     known = matches[:, 1].astype(float) + 1j * matches[:, 2]
     numbers = matches[:, 0].astype(int)
     seen = points[numbers, 0].astype(float) + 1j * points[numbers, 1]
@@ -269,7 +269,7 @@ def pose(points: np.ndarray, matches: np.ndarray) -> np.ndarray:
     agree = np.abs(turns[:, None] * known + shifts[:, None] - seen) <= NEAR
     chosen = agree[int(agree.sum(axis=1).argmax())]
     turn, shift = 1 + 0j, complex(COLUMNS / 2, ROWS / 2)
-    for _ in range(3):  # least squares over those that agree
+    for _ in range(3):  # least squares over the inliers
         here, there = known[chosen], seen[chosen]
         from_middle = here - here.mean()
         turn = complex((from_middle.conj() * there).sum() / (np.abs(from_middle) ** 2).sum())
@@ -281,13 +281,13 @@ def pose(points: np.ndarray, matches: np.ndarray) -> np.ndarray:
 
 @app.task
 def shrink(frame: np.ndarray) -> np.ndarray:
-    """uint8[ROWS / 2, COLUMNS / 2, 3], the frame at half its size."""
+    """Returns the frame at half its size, uint8[ROWS / 2, COLUMNS / 2, 3]."""
     wide = frame.astype(np.uint16)
     return ((wide[::2, ::2] + wide[1::2, ::2] + wide[::2, 1::2] + wide[1::2, 1::2]) >> 2).astype(np.uint8)
 
 
 def _templates() -> np.ndarray:
-    """float32[shapes, turns, 17, 17], outlines to look for, at half size; of mean 0 and length 1."""
+    """Returns templates of the outlines at half size, float32[shapes, turns, 17, 17], with mean 0 and norm 1."""
     grid = 2 * (_places(17, 17) - (8 + 8j))
     outlines = []
     for shape in SHAPES:
@@ -303,7 +303,7 @@ _TEMPLATES = _templates()
 
 @app.task
 def correlate(small: np.ndarray) -> np.ndarray:
-    """float32[shapes, ROWS / 4, COLUMNS / 4], how well each shape fits at each place."""
+    """Computes how well each shape fits at each place, float32[shapes, ROWS / 4, COLUMNS / 4]."""
     colourful = small.max(axis=2).astype(np.float32) - small.min(axis=2)
     rows, columns = colourful.shape
     padded = np.pad(colourful, 8)
@@ -320,7 +320,7 @@ def correlate(small: np.ndarray) -> np.ndarray:
 
 @app.task
 def recognise(small: np.ndarray, fits: np.ndarray) -> dict[str, Any]:
-    """Shape and colour of the object, its place in the frame, and how well the shape fits."""
+    """Returns shape and colour of the object, its place in the frame, and the quality of the fit."""
     shape, row, column = (int(place) for place in np.unravel_index(int(fits.argmax()), fits.shape))
     near = small[max(0, 2 * row - 6) : 2 * row + 7, max(0, 2 * column - 6) : 2 * column + 7].reshape(-1, 3).astype(int)
     vivid = near[(near.max(axis=1) - near.min(axis=1)) > 60]
@@ -331,7 +331,7 @@ def recognise(small: np.ndarray, fits: np.ndarray) -> dict[str, Any]:
 
 @app.task
 def render(where: np.ndarray, thing: dict[str, Any]) -> np.ndarray:
-    """uint8[ROWS, COLUMNS], what is drawn over the frame: 0 nothing, 1 the object's frame, from 2 the ring's light."""
+    """Draws the overlay, uint8[ROWS, COLUMNS]: 0 nothing, 1 the object's frame, from 2 the ring's brightness."""
     turn, shift = complex(where[0], where[1]), complex(where[2], where[3])
     around, about = np.meshgrid(np.linspace(0, 2 * np.pi, 700, False), np.linspace(0, 2 * np.pi, 200, False))
     radius = RING[0] + RING[1] * np.cos(about)
@@ -345,7 +345,9 @@ def render(where: np.ndarray, thing: dict[str, Any]) -> np.ndarray:
     order = np.argsort(nearer.ravel(), kind="stable")
     order = order[shown[order]]
     overlay = np.zeros((ROWS, COLUMNS), np.uint8)
-    overlay[rows[order], columns[order]] = 2 + (253 * light.ravel()[order]).astype(np.uint8)  # the nearest comes last
+    overlay[rows[order], columns[order]] = 2 + (253 * light.ravel()[order]).astype(
+        np.uint8
+    )  # the nearest points are drawn last
     column, row = thing["at"]
     top, left = max(0, row - 14), max(0, column - 14)
     bottom, right = min(ROWS - 1, row + 14), min(COLUMNS - 1, column + 14)
@@ -356,7 +358,7 @@ def render(where: np.ndarray, thing: dict[str, Any]) -> np.ndarray:
 
 @app.task(pin="ue")
 def display(frame: np.ndarray, overlay: np.ndarray, where: np.ndarray, thing: dict[str, Any]) -> dict[str, Any]:
-    """What is on the screen: its checksum, how many pixels are drawn over, the pose and the object."""
+    """Returns the checksum of the screen, the number of overlaid pixels, the pose and the object."""
     light = np.where(overlay > 1, overlay, 0)[:, :, None] * np.array([1.0, 0.8, 0.2])
     screen = np.where((overlay > 1)[:, :, None], 0.3 * frame + 0.7 * light, frame)
     screen[overlay == 1] = COLOURS[thing["colour"]]
@@ -370,7 +372,7 @@ def display(frame: np.ndarray, overlay: np.ndarray, where: np.ndarray, thing: di
 
 @app.flow
 def one_frame(seed: int) -> Any:
-    """From the camera to the screen."""
+    """Processes one frame from the camera to the screen."""
     seen = capture(seed)
     brightness = grey(seen)
     points = corners(brightness)
@@ -382,5 +384,5 @@ def one_frame(seed: int) -> Any:
 
 @app.example
 def example() -> dict[str, Any]:
-    """The seed of a frame."""
+    """Returns the seed of a frame."""
     return {"seed": 7}

@@ -1,7 +1,7 @@
-"""Map and reduce: how often each word is in a text, once its misspellings are mended.
+"""Map and reduce: corrects the misspelt words of a text and counts each word.
 
-The text is made from a seed at the UE, in pieces. Each piece is counted apart, each of a few shares of the words is
-added up apart, and the last task says which words are the most frequent.
+The text is generated from a seed at the UE, in pieces. Each piece is counted by its own task. The words are split into
+a few shares, and one task per share adds up the counts. The last task finds the most frequent words.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from mrlato_jax.edge.application import Application
 
 PIECES = 6
 SHARES = 3
-WORDS = 5000  # of a piece
+WORDS = 5000  # words of a piece
 VOCABULARY = 2500
-MISSPELT = 0.08  # of the words
+MISSPELT = 0.08  # share of misspelt words
 TOP = 20
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -27,7 +27,7 @@ app = Application("map_reduce")
 
 
 def _vocabulary() -> tuple[str, ...]:
-    """Words of two to four syllables, the frequent ones first."""
+    """Returns words of two to four syllables, the most frequent first."""
     syllables = ["".join(pair) for pair in itertools.product("bdfgklmnprstvz", "aeiou")]
     random = np.random.default_rng(1)
     words: dict[str, None] = {}
@@ -45,7 +45,7 @@ _SHARES /= _SHARES[-1]
 
 @app.task(pin="ue")
 def read(seed: int, piece: int) -> str:
-    """A piece of the text."""
+    """Returns a piece of the text."""
     random = np.random.default_rng([seed, piece])
     words = [_WORDS[place] for place in np.searchsorted(_SHARES, random.random(WORDS)).tolist()]
     for number in np.flatnonzero(random.random(WORDS) < MISSPELT).tolist():
@@ -58,7 +58,7 @@ def read(seed: int, piece: int) -> str:
 
 @app.task
 def count(text: str) -> dict[str, int]:
-    """How often each word is in a piece; a word that is unknown counts as the most frequent one that is like it."""
+    """Counts the words of a piece; an unknown word counts as the most frequent similar word."""
     counts: Counter[str] = Counter()
     for spelling, times in Counter(word.strip(".,").lower() for word in text.split()).items():
         counts[spelling if spelling in _KNOWN else mended(spelling)] += times
@@ -66,7 +66,7 @@ def count(text: str) -> dict[str, int]:
 
 
 def mended(word: str) -> str:
-    """The most frequent known word that one mistake makes this of; the word itself where there is none."""
+    """Returns the most frequent known word that differs by one mistake; the word itself if there is none."""
     cuts = [(word[:place], word[place:]) for place in range(len(word) + 1)]
     likely = [left + right[1:] for left, right in cuts if right]
     likely += [left + right[1] + right[0] + right[2:] for left, right in cuts if len(right) > 1]
@@ -77,7 +77,7 @@ def mended(word: str) -> str:
 
 @app.task
 def add(share: int, counts: list[dict[str, int]]) -> dict[str, list[int]]:
-    """Of one share of the words: how often each is in the text, and in how many pieces."""
+    """Adds up the counts of one share of the words: occurrences in the text, and number of pieces."""
     frequencies: dict[str, list[int]] = {}
     for one in counts:
         for word, times in one.items():
@@ -90,7 +90,7 @@ def add(share: int, counts: list[dict[str, int]]) -> dict[str, list[int]]:
 
 @app.task
 def merge(shares: list[dict[str, list[int]]]) -> dict[str, Any]:
-    """The most frequent words; how many words there are, how many different ones, how many of these in each piece."""
+    """Returns the most frequent words, and the numbers of words, of different words, and of those in each piece."""
     entries = [(word, times, pieces) for share in shares for word, (times, pieces) in share.items()]
     entries.sort(key=lambda entry: (-entry[1], entry[0]))
     return {
@@ -103,12 +103,12 @@ def merge(shares: list[dict[str, list[int]]]) -> dict[str, Any]:
 
 @app.flow
 def frequent_words(seed: int) -> Any:
-    """From the text to its most frequent words."""
+    """Finds the most frequent words of a text."""
     counts = [count(read(seed, piece)) for piece in range(PIECES)]
     return merge([add(share, counts) for share in range(SHARES)])
 
 
 @app.example
 def example() -> dict[str, Any]:
-    """The seed of a text."""
+    """Returns the seed of a text."""
     return {"seed": 3}

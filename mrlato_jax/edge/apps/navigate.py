@@ -1,9 +1,9 @@
-"""A robot that finds out where it is on a map, and its way to a goal.
+"""A robot finds its position on a map and its path to a goal.
 
-The robot has a map of a hall, a guess of where it is, and a laser that measures how far the walls around it are.
-Guesses near its own are weighed in pieces by what the laser would measure there (Monte-Carlo localisation), in two
-rounds; the second looks closer. Then it finds the shortest way that keeps clear of walls and of what the laser saw
-beside them.
+The robot has a map of a hall, a guess of its pose, and a laser that measures the distances of the walls around it.
+Poses near the guess get weights by comparing expected with measured distances (Monte-Carlo localisation). This is done
+in pieces and in two rounds, the second with a smaller spread. Then the robot finds the shortest path that keeps clear
+of walls and of other obstacles that the laser saw.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ import numpy as np
 
 from mrlato_jax.edge.application import Application
 
-SIDE = 64  # cells of the map either way
+SIDE = 64  # cells of the map in each direction
 CELL = 0.25  # metres
-BEAMS = 60  # of the laser, all around
-REACH, STEP = 8.0, 0.1  # metres: how far the laser sees, and how finely it is followed
-NOISE = 0.03  # metres, of the laser
-SPREAD = (0.6, 0.6, 0.25)  # of the first guess: metres, metres, radians
+BEAMS = 60  # beams of the laser, all around
+REACH, STEP = 8.0, 0.1  # metres: range of the laser, and step along a beam
+NOISE = 0.03  # metres, noise of the laser
+SPREAD = (0.6, 0.6, 0.25)  # spread of the first guess: metres, metres, radians
 PIECES = 4
-GUESSES = 400  # of a piece
-NARROWER = 0.2  # how much closer the second round looks
-SIGMA = 0.4  # metres: from so much on a beam speaks against a guess
+GUESSES = 400  # poses of a piece
+NARROWER = 0.2  # factor of the spread in the second round
+SIGMA = 0.4  # metres: standard deviation of a beam in the weights
 GOAL = (58, 58)  # row and column
-KEEP = 3  # cells: nearer to a wall each metre costs more
-SEEN_WITHIN = 4.0  # metres: what is seen further away does not count as an obstacle
+KEEP = 3  # cells: closer to a wall, each metre costs more
+SEEN_WITHIN = 4.0  # metres: measurements beyond do not count as obstacles
 
 app = Application("navigate")
 
 
 class Start(NamedTuple):
-    """What a seed stands for: where the robot is, and where it believes that it is; x and y in metres, and an angle."""
+    """The start of a seed: the robot's true pose and its guess; x and y in metres, and an angle in radians."""
 
     pose: np.ndarray
     guess: np.ndarray
 
 
 def _hall() -> np.ndarray:
-    """bool[SIDE, SIDE], where walls are."""
+    """Returns the walls, bool[SIDE, SIDE]."""
     walls = np.zeros((SIDE, SIDE), bool)
     walls[[0, -1]] = walls[:, [0, -1]] = True
     random = np.random.default_rng(5)
@@ -56,7 +56,7 @@ _WALLS = _hall()
 
 
 def start(seed: int) -> Start:
-    """Where the robot is: in a free place of the hall."""
+    """Draws the robot's pose in a free cell of the hall, and its guess."""
     random = np.random.default_rng([seed, 0])
     rows, columns = np.nonzero(clearance(_WALLS) >= KEEP)
     place = int(random.random() * len(rows))
@@ -65,7 +65,7 @@ def start(seed: int) -> Start:
 
 
 def ranges(poses: np.ndarray) -> np.ndarray:
-    """float32[n, BEAMS], metres to the next wall from each of float[n, 3] poses, at most REACH."""
+    """Returns the distances to the next wall, float32[n, BEAMS] metres, at most REACH, from poses float[n, 3]."""
     turns = 2 * np.pi * np.arange(BEAMS) / BEAMS + poses[:, 2:3]
     columns, rows = poses[:, :1] / CELL, poses[:, 1:2] / CELL
     across, down = (STEP / CELL * np.cos(turns)), (STEP / CELL * np.sin(turns))
@@ -81,7 +81,7 @@ def ranges(poses: np.ndarray) -> np.ndarray:
 
 
 def clearance(blocked: np.ndarray) -> np.ndarray:
-    """int[SIDE, SIDE], cells to the next blocked one, at most KEEP."""
+    """Returns the number of cells to the next blocked one, int[SIDE, SIDE], at most KEEP."""
     clear = np.zeros(blocked.shape, int)
     near = blocked.copy()
     for _ in range(KEEP):
@@ -93,13 +93,13 @@ def clearance(blocked: np.ndarray) -> np.ndarray:
 
 @app.task(pin="ue")
 def believe(seed: int) -> np.ndarray:
-    """float64[3], where the robot believes that it is."""
+    """Returns the robot's guess of its pose, float64[3]."""
     return start(seed).guess
 
 
 @app.task(pin="ue")
 def scan(seed: int) -> np.ndarray:
-    """float32[BEAMS], metres that the laser measures; a person stands in the way of three beams."""
+    """Returns the measured distances, float32[BEAMS] metres; a person blocks three beams."""
     random = np.random.default_rng([seed, 1])
     seen = ranges(start(seed).pose[None])[0] + NOISE * random.standard_normal(BEAMS).astype(np.float32)
     first = int(BEAMS * random.random())
@@ -110,7 +110,12 @@ def scan(seed: int) -> np.ndarray:
 
 @app.task
 def weigh(seen: np.ndarray, guess: np.ndarray, piece: int, narrower: float) -> np.ndarray:
-    """float64[5]: the largest logarithm of a weight, and by it the sums of weights, x, y and turns from the guess."""
+    """Weighs the poses of a piece around a guess.
+
+    Returns:
+        float64[5]: the largest log weight, and with weights relative to it, the sum of the weights and the weighted
+        sums of the offsets in x, y and angle from the guess.
+    """
     random = np.random.default_rng([2, piece])
     off = narrower * np.array(SPREAD) * random.standard_normal((GUESSES, 3))
     unlike = np.minimum(np.abs(ranges(guess + off) - seen), SIGMA) / SIGMA
@@ -121,7 +126,7 @@ def weigh(seen: np.ndarray, guess: np.ndarray, piece: int, narrower: float) -> n
 
 @app.task
 def locate(guess: np.ndarray, weighed: list[np.ndarray]) -> np.ndarray:
-    """float64[3], the mean of the guesses by their weights."""
+    """Returns the weighted mean of the poses, float64[3]."""
     parts = np.array(weighed)
     parts[:, 1:] *= np.exp(parts[:, 0] - parts[:, 0].max())[:, None]
     total = parts[:, 1:].sum(axis=0)
@@ -130,7 +135,7 @@ def locate(guess: np.ndarray, weighed: list[np.ndarray]) -> np.ndarray:
 
 @app.task
 def obstacles(pose: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """bool[SIDE, SIDE], walls, and cells in which the laser met what is on no map."""
+    """Returns blocked cells, bool[SIDE, SIDE]: walls, and cells with obstacles that are not on the map."""
     expected = ranges(pose[None])[0]
     turns = 2 * np.pi * np.arange(BEAMS) / BEAMS + pose[2]
     new = (seen < expected - 5 * STEP) & (seen < SEEN_WITHIN)
@@ -144,7 +149,7 @@ def obstacles(pose: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 @app.task
 def way(pose: np.ndarray, blocked: np.ndarray) -> np.ndarray:
-    """int32[k, 2], rows and columns from the robot to the goal; empty where there is no way (Dijkstra)."""
+    """Finds the path to the goal (Dijkstra), int32[k, 2] rows and columns; empty if there is no path."""
     clear = clearance(blocked)
     price = np.where(clear == 0, np.inf, 1.0 + 2.0 * (KEEP - clear)).tolist()
     here = (int(np.clip(pose[1] / CELL, 0, SIDE - 1)), int(np.clip(pose[0] / CELL, 0, SIDE - 1)))
@@ -174,7 +179,7 @@ def way(pose: np.ndarray, blocked: np.ndarray) -> np.ndarray:
 
 @app.task(pin="ue")
 def drive(pose: np.ndarray, path: np.ndarray) -> dict[str, Any]:
-    """Where the robot is, how far it has to go, and the first turn that it takes, in radians."""
+    """Returns the robot's pose, the length of its path, its first turn in radians, and the path."""
     steps = np.diff(path, axis=0)
     turn = 0.0
     if len(path) > 1:
@@ -185,7 +190,7 @@ def drive(pose: np.ndarray, path: np.ndarray) -> dict[str, Any]:
 
 @app.flow
 def go(seed: int) -> Any:
-    """From what the laser measures to what the wheels do."""
+    """Computes the drive command from the laser's measurement."""
     where, seen = believe(seed), scan(seed)
     for narrower in (1.0, NARROWER):
         where = locate(where, [weigh(seen, where, piece, narrower) for piece in range(PIECES)])
@@ -194,5 +199,5 @@ def go(seed: int) -> Any:
 
 @app.example
 def example() -> dict[str, Any]:
-    """The seed of a place."""
+    """Returns the seed of a place."""
     return {"seed": 11}

@@ -1,7 +1,7 @@
 """A network that classifies pictures, as an ONNX model: two blocks of four branches, as in Inception, and a head.
 
-Its weights are made from a seed when this module is loaded, so what it says of a picture means nothing. Needs the
-packages onnx and onnxruntime.
+The weights are random, from a fixed seed, so the predicted classes have no meaning. This module needs the packages onnx
+and onnxruntime.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OPSET, IR = 17, 8
 
 
 class _Builder:
-    """Operators and weights of a network that grows; `data` is a tensor's name."""
+    """Builds a network: collects its operators and weights. `data` is the name of a tensor."""
 
     def __init__(self, seed: int) -> None:
         self.nodes: list[Any] = []
@@ -28,7 +28,7 @@ class _Builder:
         self._random = np.random.default_rng(seed)
 
     def weight(self, name: str, *shape: int) -> str:
-        """Weights that keep the size of what they are applied to."""
+        """Adds random weights that preserve the scale of their input; returns their name."""
         from onnx import numpy_helper
 
         spread = np.sqrt(6.0 / np.prod(shape[1:]))
@@ -37,14 +37,14 @@ class _Builder:
         return name
 
     def add(self, kind: str, name: str, *inputs: str, **attributes: Any) -> str:
-        """An operator; gives its result."""
+        """Adds an operator; returns the name of its result."""
         from onnx import helper
 
         self.nodes.append(helper.make_node(kind, list(inputs), [f"{name}_out"], name=name, **attributes))
         return f"{name}_out"
 
     def convolved(self, name: str, data: str, channels: tuple[int, int], *kernel: int, stride: int = 1) -> str:
-        """A convolution that keeps the numbers of rows and columns, or divides them by `stride`; and a rectifier."""
+        """Adds a convolution, which divides the numbers of rows and columns by `stride`, and a rectifier."""
         weights = self.weight(f"{name}_weights", channels[1], channels[0], *kernel)
         pads = [size // 2 for size in kernel] * 2
         result = self.add("Conv", name, data, weights, pads=pads, strides=[stride] * 2)
@@ -60,7 +60,7 @@ class _Builder:
         strides: tuple[int, int] = (1, 1),
         pooled: bool = False,
     ) -> str:
-        """Convolutions between two that change the number of channels; pooling before them where it is `pooled`."""
+        """Adds convolutions between two that change the number of channels; with `pooled`, pooling before them."""
         given, width, end = channels
         data = self.convolved(f"{name}_in", data, (given, width), 1, 1, stride=strides[0])
         if pooled:
@@ -70,7 +70,7 @@ class _Builder:
         return self.convolved(f"{name}_end", data, (width, end), 1, 1, stride=strides[1])
 
     def block(self, name: str, data: str, channels: tuple[int, int, int], stride: int) -> str:
-        """Four branches side by side, of about the same work."""
+        """Adds four parallel branches of about equal work."""
         branches = (
             self.chain(f"{name}_small", data, channels, [(3, 3)] * 3, strides=(1, stride)),
             self.chain(f"{name}_large", data, channels, [(5, 5)], strides=(1, stride)),
@@ -81,7 +81,7 @@ class _Builder:
 
 
 def model() -> Any:
-    """The network, an `onnx.ModelProto`: from a picture, float32[1, 3, 64, 64], to a share for each class."""
+    """Returns the network, an `onnx.ModelProto`: maps a picture, float32[1, 3, 64, 64], to class probabilities."""
     from onnx import TensorProto, helper
 
     built = _Builder(SEED)
@@ -105,7 +105,7 @@ app = application_of_model(model(), PARTS, "network")
 
 @app.example
 def example() -> dict[str, Any]:
-    """A picture."""
+    """Returns a picture."""
     rows, columns = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     waves = [np.sin(2 * np.pi * (x * rows + y * columns)) for x, y in ((1, 3), (4, 2), (5, 7))]
     return {"picture": (0.5 + 0.5 * np.array([waves])).astype(np.float32)}

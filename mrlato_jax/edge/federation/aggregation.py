@@ -1,4 +1,4 @@
-"""What the outer step (29) is over: the updates of all UEs, or number by number the middle of them."""
+"""Aggregation of the UEs' updates for the outer step (29): their mean, elementwise median or trimmed mean."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-TRIMMED = 0.2  # of the UEs, at either end: as Flower's `FedTrimmedAvg`
+TRIMMED = 0.2  # share of the UEs cut at each end, as in Flower's `FedTrimmedAvg`
 
 
 class Aggregation(NamedTuple):
-    """One way to aggregate.
+    """One method of aggregation.
 
     Attributes:
-        least: UEs in a round from which it makes a difference.
-        middle: of rows, over the first axis; None: the rows stay.
+        least: least number of UEs in a round for which it differs from the mean.
+        middle: function of rows, over the first axis; None keeps the rows.
     """
 
     least: int
@@ -41,13 +41,13 @@ AGGREGATIONS = {
 
 
 def aggregated(aggregation: str, visited: np.ndarray) -> np.ndarray:
-    """What UEs sent, with each row replaced by the middle of all; `mean` leaves the rows as they are.
+    """Replaces each UE's row by the median or trimmed mean of all rows; `mean` keeps the rows.
 
-    (29) is then over equal rows. A UE whose numbers are far off moves a median or a trimmed mean little.
+    (29) then averages equal rows. A UE with far-off numbers has little influence on a median or a trimmed mean.
 
     Args:
         aggregation: a name in AGGREGATIONS.
-        visited: a row for each UE.
+        visited: one row for each UE.
     """
     middle = AGGREGATIONS[aggregation].middle
     if middle is None:

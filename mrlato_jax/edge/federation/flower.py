@@ -1,15 +1,15 @@
-"""Flower's own programs as a federation starts them: over TLS, and each caller of SuperLink known by what it has.
+"""Flower's programs for a federation: connections use TLS, and each caller of SuperLink is authenticated.
 
-| who calls SuperLink | what it has |
+| caller of SuperLink | credential |
 | --- | --- |
 | a SuperNode | a private key, whose public half the operator registered |
 | `flwr`, which registers keys and starts the training | the operator's token |
-| SuperExec, which runs the server | a secret that SuperLink has too |
+| SuperExec, which runs the server | a secret shared with SuperLink |
 
-Flower asks `flwr` for nothing, so that anyone who reaches SuperLink could register a key or run a program there. The
-token is ours: SuperLink is started with a check of it.
+Flower itself does not authenticate `flwr`, so anyone who reaches SuperLink could register a key or run a program there.
+Therefore SuperLink is started with a check of our own token.
 
-The programs are texts, run by `processes.start_python`: they load neither this package nor JAX.
+The programs are source texts, run by `processes.start_python`. They load neither this package nor JAX.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from mrlato_jax.edge import certificates
 from mrlato_jax.files import write_atomically, write_secret
 
 LOOPBACK = "127.0.0.1"
-DAYS = 365  # that SuperLink's certificate is valid; one that has half of that left is used again
+DAYS = 365  # validity of SuperLink's certificate; with half of it left, the certificate is used again
 SECRET_BYTES = 32
-CONNECTION = "here"  # the name of SuperLink in the file that `flwr` reads
+CONNECTION = "here"  # name of SuperLink in `flwr`'s configuration file
 
 # Arguments: a file with the operator's token, then those of `flower-superlink`.
 SUPERLINK = """
@@ -81,9 +81,9 @@ except ClickException as error:
 app(["run", folder, "{CONNECTION}"])
 """
 
-# Arguments: seconds from one look for messages to the next, then those of `flower-supernode`, which sleeps three
-# seconds where there is no message, and up to twenty where the server is away. SuperLink refuses the key of a node that
-# was killed for two heartbeats, in which it believes it to be there: the shortest that it takes have ten seconds.
+# Arguments: the polling interval in seconds, then those of `flower-supernode`. By itself, that program sleeps three
+# seconds without messages, and up to twenty without a server. After a node was killed, SuperLink takes the node for
+# alive and refuses its key for two heartbeats; the shortest heartbeat that it accepts is ten seconds.
 SUPERNODE = """
 import sys, time, types
 poll_s = float(sys.argv.pop(1))
@@ -115,17 +115,17 @@ clientapp = "mrlato_jax.edge.federation.flower_client:app"
 
 
 class ServerFiles:
-    """What SuperLink, SuperExec and the operator have, in the server's folder; made where it is missing."""
+    """Files of SuperLink, SuperExec and the operator in the server's folder; missing ones are made."""
 
     def __init__(self, folder: Path, ues: int) -> None:
         """Makes the files.
 
         Args:
-            folder: of the server; the files are below `flower/` there.
-            ues: how many SuperNodes are to be known.
+            folder: folder of the server; the files are in its subfolder `flower/`.
+            ues: number of SuperNodes to register.
 
         Raises:
-            InputError: as `certificates.make`: a damaged folder.
+            InputError: the folder is damaged, as in `certificates.make`.
         """
         self._folder = folder / "flower"
         self.app = self._folder / "app"
@@ -141,7 +141,7 @@ class ServerFiles:
             write_atomically(key.with_suffix(".pub"), public_of(key.read_bytes()))
 
     def superlink(self, port: int) -> list[str]:
-        """Arguments of `SUPERLINK`."""
+        """Returns the arguments of `SUPERLINK`."""
         return [
             *(str(self._token), "--host", LOOPBACK, "--port", str(port), "--isolation", "process"),
             *("--ssl-ca-certfile", str(self.authority), "--ssl-certfile", str(self._certificate)),
@@ -150,38 +150,38 @@ class ServerFiles:
         ]
 
     def superexec(self, port: int) -> list[str]:
-        """Arguments of `SUPEREXEC`."""
+        """Returns the arguments of `SUPEREXEC`."""
         return [
             *("--runtime-api-address", f"{LOOPBACK}:{port}", "--root-certificates", str(self.authority)),
             *("--superexec-auth-secret-file", str(self._secret)),
         ]
 
     def submit(self) -> list[str]:
-        """Arguments of `SUBMIT`."""
+        """Returns the arguments of `SUBMIT`."""
         return [str(self._token), str(self.app), *(str(key.with_suffix(".pub")) for key in self.node_keys)]
 
     def connection(self, port: int) -> bytes:
-        """The file `config.toml` that `flwr` reads."""
+        """Returns the contents of `flwr`'s configuration file, `config.toml`."""
         lines = ["[superlink]", f'default = "{CONNECTION}"', "", f"[superlink.{CONNECTION}]"]
         lines += [f'address = "{LOOPBACK}:{port}"', f"root-certificates = {json.dumps(str(self.authority))}", ""]
         return "\n".join(lines).encode()
 
 
 def new_node_key() -> bytes:
-    """A private key of a SuperNode, as Flower reads it."""
+    """Makes a private key of a SuperNode, in Flower's format."""
     return ec.generate_private_key(ec.SECP384R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
 
 
 def public_of(key: bytes) -> bytes:
-    """The public half of `new_node_key`'s, as `flwr supernode register` reads it."""
+    """Returns the public half of a `new_node_key`, in the format of `flwr supernode register`."""
     public = serialization.load_ssh_private_key(key, None).public_key()
     return public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b"\n"
 
 
 def made(path: Path, make: Callable[[], bytes]) -> Path:
-    """A file that nobody else may read, which is made where it is missing."""
+    """Makes a file that only its owner may read, if the file is missing; returns its path."""
     if not path.exists():
         write_secret(path, make())
     return path

@@ -1,17 +1,17 @@
-"""A UE's end of federated meta-training: a Flower `ClientApp`, and the process of a UE that keeps it.
+"""A UE's end of federated meta-training: a Flower `ClientApp`, and the UE's process that runs it.
 
     python -m mrlato_jax.edge.federation.flower_client FEDERATION UE SUPERLINK FOLDER
 
-FOLDER has what the UE was given, and what its processes write:
+FOLDER has the UE's credentials and the files that its processes write:
 
-    key.json         the key that it signs its answers with
+    key.json         the key that signs the UE's answers
     node.key         the private key of its SuperNode
-    ca.pem           the authority that SuperLink's certificate is of
-    supernode.log    what SuperNode wrote
+    ca.pem           the authority of SuperLink's certificate
+    supernode.log    the output of SuperNode
 
-A UE is two processes: Flower's SuperNode, which holds the connection, and this one, which runs the `ClientApp` for it.
-SuperNode would start a new process for each message; this one stays, so that the inner loop is compiled once. It runs
-the `ClientApp` that is installed here and nothing that the server sends: of Flower's app bundle not even a name.
+A UE has two processes: Flower's SuperNode, which holds the connection, and this process, which runs the `ClientApp`.
+SuperNode would start a new process for each message. This process stays, so the inner loop is compiled only once. It
+runs the locally installed `ClientApp` and no code from the server; it does not use Flower's app bundle.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from mrlato_jax.edge.federation.settings import Federation
 from mrlato_jax.errors import InputError
 from mrlato_jax.processes import end, free_port, start_python
 
-ACQUIRE = "/flwr.proto.Runtime/AcquireTask"  # which SuperNode does only for who has its secret
-START_S = 300.0  # seconds that SuperNode may take to start
-# What a UE has in its folder.
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"  # SuperNode requires its secret for this call
+START_S = 300.0  # time limit for the start of SuperNode
+# Files in a UE's folder.
 KEY, NODE_KEY, AUTHORITY, RUNTIME_SECRET = "key.json", "node.key", "ca.pem", "runtime.secret"
 
 app = ClientApp()
@@ -58,24 +58,24 @@ _trainers: dict[tuple[str, int], LocalTrainer] = {}
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Steps (a) to (c) of Fig. 3: theta comes, the inner loop runs, theta' goes."""
+    """Steps (a) to (c) of Fig. 3: receives theta, runs the inner loop, returns theta'."""
     node = context.node_config
     return reply(trainer_of(str(node["federation"]), str(node["key"]), int(node["ue"])), message)
 
 
 def reply(trainer: LocalTrainer, message: Message) -> Message:
-    """A UE's answer, as Flower carries it, to a message that Flower carried."""
+    """Returns a UE's answer to a message, both as messages of Flower."""
     answer = trainer.answer(as_bytes(message.content, codec.MOST_BYTES))
     return Message(RecordDict({RECORD: as_record(answer)}), reply_to=message)
 
 
 def trainer_of(federation: str, key: str, ue: int) -> LocalTrainer:
-    """The local trainer of this process.
+    """Returns the local trainer of this process; makes it at the first call.
 
     Args:
-        federation: the file that says what all know.
-        key: the file with this UE's key.
-        ue: which one this is.
+        federation: file with the shared settings.
+        key: file with this UE's key.
+        ue: index of this UE.
     """
     if (federation, ue) not in _trainers:
         _trainers[federation, ue] = LocalTrainer(Federation.read(Path(federation)), ue, read_keys(Path(key), 1)[0])
@@ -83,7 +83,7 @@ def trainer_of(federation: str, key: str, ue: int) -> LocalTrainer:
 
 
 class _SuperNode:
-    """Flower's SuperNode as a process that ends with this one."""
+    """Flower's SuperNode as a child process that ends with this one."""
 
     def __init__(self, superlink: str, node_config: str, folder: Path, poll_s: float) -> None:
         port = free_port(LOOPBACK)
@@ -107,29 +107,32 @@ class _SuperNode:
 
 
 def serve(federation: str, ue: int, superlink: str, folder: Path) -> None:
-    """A UE that takes part until its process is ended; SuperNode is started again where it ends.
+    """Runs a UE until its process is ended; starts SuperNode again whenever it ends.
 
     Args:
-        federation: the file that says what all know.
-        ue: which one this is.
+        federation: file with the shared settings.
+        ue: index of this UE.
         superlink: host:port of the server.
-        folder: of this UE.
+        folder: folder of this UE.
 
     Raises:
-        InputError: settings or keys that cannot be used.
+        InputError: settings or keys are not usable.
     """
     for name in (NODE_KEY, AUTHORITY):
         if not (folder / name).is_file():
-            raise InputError(f"folder is {folder}, which has no {name}; accepted: what launch/federated.py gives a UE")
+            raise InputError(f"folder is {folder}, which has no {name}; accepted: a UE's folder of launch/federated.py")
     key = str(folder / KEY)
     poll_s = Federation.read(Path(federation)).poll_s
-    trainer_of(federation, key, ue)  # bad settings show here
+    trainer_of(federation, key, ue)  # reports bad settings at once
     node_config = f'federation="{federation}" key="{key}" ue={ue}'
     while True:
         node = _SuperNode(superlink, node_config, folder, poll_s)
         try:
             _run_tasks(node, poll_s)
-        except (httpx.HTTPError, RuntimeError) as error:  # in the middle of a message, for which SuperNode would wait
+        except (
+            httpx.HTTPError,
+            RuntimeError,
+        ) as error:  # a message failed halfway, and SuperNode would wait for its answer
             print(f"SuperNode is started again: {error}", file=sys.stderr, flush=True)
         finally:
             node.end()
@@ -137,7 +140,7 @@ def serve(federation: str, ue: int, superlink: str, folder: Path) -> None:
 
 
 def _run_tasks(node: _SuperNode, poll_s: float) -> None:
-    """Runs what SuperNode has to do, until it ends."""
+    """Runs SuperNode's tasks until SuperNode ends."""
     may_ask = SuperExecAuthHttpInterceptor(master_secret=node.secret, protected_methods=[ACQUIRE])
     with _client(node, RuntimeVersionHttpInterceptor(component_name="SuperExec"), may_ask) as client:
         request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
@@ -157,7 +160,7 @@ def _run_tasks(node: _SuperNode, poll_s: float) -> None:
 
 
 def _run_task(node: _SuperNode, token: str) -> None:
-    """One message: what Flower's own `flwr-clientapp` does, in a process that stays."""
+    """Handles one message like Flower's `flwr-clientapp`, but in this lasting process."""
     versions = RuntimeVersionHttpInterceptor(component_name="flwr-clientapp")
     with _client(node, versions, RuntimeTokenHttpInterceptor(token)) as client:
         alive = HeartbeatSender(make_task_heartbeat_fn_http(client))
@@ -168,7 +171,7 @@ def _run_task(node: _SuperNode, token: str) -> None:
             try:
                 answer = app(message=message, context=context)
                 status, details = SubStatus.COMPLETED, ""
-            except Exception as error:  # what it is, the server is told; SuperNode waits for an answer of any kind
+            except Exception as error:  # the error goes to the server, since SuperNode waits for an answer
                 details = f"{type(error).__name__}: {error}"
                 print(f"error: {details}", file=sys.stderr, flush=True)
                 answer = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=details), reply_to=message)
@@ -179,14 +182,14 @@ def _run_task(node: _SuperNode, token: str) -> None:
 
 
 def _client(node: _SuperNode, *interceptors: Any) -> RuntimeHttpClient:
-    """Without retries: where SuperNode does not answer, it is started again. It is on this machine, so without TLS."""
+    """Makes a client of SuperNode without retries, since a silent SuperNode is restarted; local, so without TLS."""
     return RuntimeHttpClient.from_server_address(
         server_address=node.address, insecure=True, root_certificates=None, interceptors=list(interceptors)
     )
 
 
 def main() -> None:
-    """The command of the module."""
+    """Runs the command of this module."""
     federation, ue, superlink, folder = sys.argv[1:]
     try:
         serve(federation, int(ue), superlink, Path(folder))

@@ -1,13 +1,13 @@
 """The server's end of federated meta-training: a Flower `ServerApp` whose strategy takes the outer step (29).
 
-Flower carries the messages, this module says who is asked and when, and `global_trainer` what is accepted.
-`MRLATO_FEDERATION` names the server's folder, which has
+Flower transports the messages. This module decides which UEs to ask, and when; `global_trainer` decides which answers
+to accept. The environment variable `MRLATO_FEDERATION` names the server's folder:
 
-    federation.json   what all know
+    federation.json   the shared settings
     keys.json         the key of each UE, in hexadecimal
     flower/           certificates, keys and secrets of Flower's programs (`flower`)
     state/            the state between rounds
-    progress.json     what this server is at: for who watches it
+    progress.json     the progress of this server, for observers
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from mrlato_jax.processes import end_with_input
 
 FOLDER = "MRLATO_FEDERATION"  # environment variable
 FEDERATION, KEYS, STATE, PROGRESS = "federation.json", "keys.json", "state", "progress.json"
-RECORD, ENTRY = "arrays", "message"  # names of the one array that a Flower message has
-FORMAT = "bytes"  # of that array: its data are the message, so that nothing in it says how long it is
-LOOK_AROUND_S = 0.5  # seconds from one look at who is there to the next
+RECORD, ENTRY = "arrays", "message"  # names of the one array in a Flower message
+FORMAT = "bytes"  # type of that array: its data are the message itself, without a header
+LOOK_AROUND_S = 0.5  # seconds between two checks of the connected nodes
 PROGRAM_FAILED = (ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.UNKNOWN)
-PAUSE_S = 1.0  # seconds after which a node whose answer was refused is asked again
-GIVE_UP_S = 900.0  # seconds without an accepted answer, after which the server ends
+PAUSE_S = 1.0  # seconds before a node is asked again after a refused answer
+GIVE_UP_S = 900.0  # the server ends after this time without an accepted answer
 
 
 def as_record(data: bytes) -> ArrayRecord:
-    """A message of ours as Flower carries it: one array of bytes, so that it takes few requests."""
+    """Wraps a message for Flower as one array of bytes, which needs few requests."""
     return ArrayRecord({ENTRY: Array("uint8", (len(data),), FORMAT, data)})
 
 
 def as_bytes(content: RecordDict, most_bytes: int) -> bytes:
-    """The inverse of `as_record`.
+    """Inverse of `as_record`.
 
     Raises:
-        InputError: other records, or too many bytes.
+        InputError: the message has other records, or too many bytes.
     """
     record = content.array_records.get(RECORD)
     array = None if record is None or set(record) != {ENTRY} else record[ENTRY]
@@ -60,54 +60,54 @@ def as_bytes(content: RecordDict, most_bytes: int) -> bytes:
 
 
 class OuterStep(FedAvg):
-    """Federated averaging with (29) in place of the average, over all UEs of a round or not at all.
+    """Federated averaging with (29) in place of the average, always over all UEs of a round.
 
-    A round ends once every UE of its meta-batch has answered. Who does not answer in time is asked again, and who
-    sends what is refused, after a pause. A node that comes in the middle of a round is asked at once.
+    A round ends when every UE of its meta-batch has answered. A UE that does not answer in time is asked again; after a
+    refused answer, with a pause. A node that connects during a round is asked at once.
     """
 
     def __init__(self, trainer: GlobalTrainer, watch: Callable[[dict[str, Any]], None] = lambda progress: None) -> None:
-        """Begins with the round that `trainer` is at.
+        """Starts with the current round of `trainer`.
 
         Args:
-            trainer: what answers are offered to.
-            watch: called with what the server is at, whenever that changes.
+            trainer: the global trainer, which judges the answers.
+            watch: called with the server's progress at each change.
         """
         super().__init__(fraction_evaluate=0.0, min_train_nodes=0, min_available_nodes=0)
         self._trainer, self._watch = trainer, watch
-        self._known: dict[int, int] = {}  # which UE a node is
+        self._known: dict[int, int] = {}  # UE by node
         self._online: list[int] = []
         self._looked_s = -LOOK_AROUND_S
         self._begin()
 
     def _begin(self) -> None:
-        self._due: dict[int, float] = {}  # when a node that was asked in this round is asked again
-        self._newest: dict[int, str] = {}  # the last message that it was sent in this round
+        self._due: dict[int, float] = {}  # when to ask each asked node again in this round
+        self._newest: dict[int, str] = {}  # the last message to each node in this round
         self._sent = 0
         self._began_s = self._accepted_s = time.monotonic()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The messages of a round that are to be sent now; see `to_ask`."""
+        """Returns the messages of a round to send now; see `to_ask`."""
         now = time.monotonic()
         if now - self._looked_s >= LOOK_AROUND_S:
             self._online, self._looked_s = list(grid.get_node_ids()), now
-            # A UE that was killed comes back as the same node, which has forgotten what it was asked.
+            # A killed UE returns as the same node but has lost its message.
             self._due = {node: when for node, when in self._due.items() if node in self._online}
         patience_s = self._trainer.federation.patience_s
         nodes = to_ask(self._online, self._known, self._trainer.missing, self._due, now)
         self._due.update(dict.fromkeys(nodes, now + patience_s))
         self._sent += len(nodes)
         content = RecordDict({RECORD: arrays})
-        # A message that nobody fetches is dropped once its node would be asked again.
+        # A message that is not fetched expires when its node would be asked again.
         ttl = max(patience_s, 10.0)
         return [Message(content, node, MessageType.TRAIN, ttl=ttl, group_id=str(server_round)) for node in nodes]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Offers each answer to the trainer, and takes the outer step where none is missing any more."""
+        """Passes each answer to the trainer; takes the outer step when all answers are there."""
         for reply in replies:
             self._offer(reply)
         if self._trainer.missing:
@@ -126,7 +126,7 @@ class OuterStep(FedAvg):
                 )
                 self._trainer.count("failed", self._known.get(node))
                 self._ask_again(reply)
-            return  # else nobody fetched the message in time, or its node is gone: it is asked when it is there again
+            return  # other errors: the message expired, or the node is gone and is asked when it returns
         try:
             data = as_bytes(reply.content, self._trainer.most_bytes)
         except InputError:
@@ -146,7 +146,7 @@ class OuterStep(FedAvg):
             self._known[node] = verdict.ue
 
     def _ask_again(self, reply: Message) -> None:
-        """After a pause, where a node has nothing else to answer: not for each of a late node's old messages."""
+        """Asks a node again after a pause, but only after its newest message, not for each older one."""
         node = reply.metadata.src_node_id
         if self._newest.get(node) == reply.metadata.reply_to_message_id:
             self._due[node] = time.monotonic() + PAUSE_S
@@ -161,12 +161,13 @@ class OuterStep(FedAvg):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """The rounds that are left, one after the other.
+        """Runs the remaining rounds one after the other.
 
-        Flower's own loop looks for answers every three seconds, and takes what has come until its time is over.
+        This replaces Flower's own loop, which polls every three seconds and aggregates whatever has arrived when its
+        time is over.
 
         Raises:
-            InputError: no answer was accepted for `timeout` seconds, or as `GlobalTrainer.offer`.
+            InputError: no answer was accepted for `timeout` seconds, or as in `GlobalTrainer.offer`.
         """
         trainer, poll_s = self._trainer, self._trainer.federation.poll_s
         result, arrays = Result(), initial_arrays
@@ -207,8 +208,8 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """One server, from the state that is on the disk to the last round."""
-    end_with_input()  # whose write end the launcher has
+    """Runs the server from its state on the disk to the last round."""
+    end_with_input()  # the launcher holds the write end
     folder = Path(os.environ[FOLDER])
 
     def watch(progress: dict[str, Any]) -> None:

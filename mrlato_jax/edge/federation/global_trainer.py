@@ -1,4 +1,4 @@
-"""The paper's global trainer: which answers the server accepts, and the outer step (29) over all of them."""
+"""The paper's global trainer: accepts or refuses answers, and takes the outer step (29) over all of them."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ from mrlato_jax.learning.outer import REPTILE, LearnerState, init_state, outer_u
 from mrlato_jax.training import checkpoint
 from mrlato_jax.training.run_folder import checkpoint_meta
 
-LARGEST_METRIC = float(np.finfo(np.float32).max)  # the sum of a round's is finite
-MOST_REFUSED = 10  # answers of one UE in one round, after which the round cannot end
+LARGEST_METRIC = float(np.finfo(np.float32).max)  # keeps the sum over a round finite
+MOST_REFUSED = 10  # after this number of refused answers of one UE, the round fails
 
 
 class Verdict(NamedTuple):
-    """What the server makes of an answer."""
+    """The server's judgement of an answer."""
 
-    ue: int | None  # whose it is; None where nobody knows
-    refused: str | None  # a name in REFUSALS; None where it is accepted, or where a UE rightly has nothing to send
+    ue: int | None  # the UE of the answer; None if unknown
+    refused: str | None  # a name in REFUSALS; None for an accepted answer, or if a UE rightly has no learning task
 
 
 class GlobalTrainer:
-    """The paper's global trainer: what it accepts of an answer, the outer step (29), and the state between rounds.
+    """The paper's global trainer: judges answers, takes the outer step (29), and keeps the state between rounds.
 
-    The state is one file, written whole after each round: parameters, the optimiser's state, the round, and the record
-    of all rounds. A server that is killed goes on with the round that it was in.
+    The state is one file, written atomically after each round: parameters, the optimiser's state, the round, and the
+    record of all rounds. After a kill, the server continues with its last round.
     """
 
     def __init__(self, federation: Federation, folder: Path, keys: Sequence[bytes]) -> None:
-        """Begins, or goes on with what is in `folder`.
+        """Starts, or continues from the state in `folder`.
 
         Args:
-            federation: what all know.
-            folder: of the state; made if missing.
-            keys: of the UEs.
+            federation: the shared settings.
+            folder: folder of the state; created if missing.
+            keys: keys of the UEs.
 
         Raises:
-            InputError: as `Federation.dataset`; or the folder holds the state of another federation.
+            InputError: as in `Federation.dataset`; or the folder has the state of another federation.
         """
         if len(keys) != federation.ues:
             raise InputError(f"keys are {len(keys)}; accepted: {federation.ues}, one for each UE")
@@ -83,7 +83,7 @@ class GlobalTrainer:
             self.rounds, self.refused = restored.meta["rounds"], restored.meta["refused"]
         self._like = network_arrays(config.network)
         self._bound = bound_of(federation, self._like)
-        # Names, numbers and as much again for what is around them; a message is refused by its size before it is read.
+        # Twice the size of names and numbers, to allow for the encoding. Larger messages are refused unread.
         self.most_bytes = 2 * sum(array.nbytes + len(name) + 64 for name, array in self._like.items()) + 2**16
         self._begin()
 
@@ -98,12 +98,12 @@ class GlobalTrainer:
 
     @property
     def done(self) -> int:
-        """Rounds that are done."""
+        """Number of rounds done."""
         return int(self.state.iteration)
 
     @property
     def round(self) -> int:
-        """The round that is under way, from 1."""
+        """The current round, from 1."""
         return self.done + 1
 
     @property
@@ -113,23 +113,23 @@ class GlobalTrainer:
 
     @property
     def missing(self) -> set[int]:
-        """UEs that have yet to answer in this round."""
+        """The UEs that have not answered in this round."""
         return set(self.asked) - self._answers.keys()
 
     @property
     def params(self) -> dict[str, np.ndarray]:
-        """Theta by name."""
+        """The arrays of theta by name."""
         return dict(self._theta)
 
     def message(self) -> bytes:
-        """What every UE is sent in this round."""
+        """Returns the message to every UE in this round."""
         return codec.packed({"round": self.round, "arrays": self._theta})
 
     def offer(self, data: bytes) -> Verdict:
-        """Looks at an answer, and keeps it where it is accepted; else counts why not.
+        """Judges an answer: keeps it if accepted, otherwise counts the reason of the refusal.
 
         Raises:
-            InputError: a UE's answers to this round were refused `MOST_REFUSED` times, so that it cannot end.
+            InputError: `MOST_REFUSED` answers of one UE were refused in this round, so the round cannot end.
         """
         ue, body, wrong = opened(data, self._keys, self.most_bytes)
         wrong = wrong or self._judge(ue, body)
@@ -141,10 +141,10 @@ class GlobalTrainer:
         return Verdict(ue, None)
 
     def count(self, wrong: str, ue: int | None = None) -> None:
-        """Counts an answer that was refused.
+        """Counts a refused answer.
 
         Raises:
-            InputError: as `offer`.
+            InputError: as in `offer`.
         """
         self.refused[wrong] += 1
         if ue is None or wrong in ("stale_round", "doubled") or ue not in self.missing:
@@ -164,7 +164,7 @@ class GlobalTrainer:
             return "unreadable"
         if body["round"] != self.round or body["start"] != self._start:
             return "stale_round"
-        if body["arrays"] is None:  # the UE says that it has no learning task in this round
+        if body["arrays"] is None:  # the UE reports that it has no learning task in this round
             return "not_asked" if ue in self.asked else None
         if ue not in self.asked:
             return "not_asked"
@@ -182,17 +182,17 @@ class GlobalTrainer:
         return "norm" if update_norm(body["arrays"], start) > self._bound else None
 
     def finish(self, seconds: float, sent: int) -> dict[str, Any]:
-        """The outer step over all answers of the round; the state afterwards is on the disk.
+        """Takes the outer step over all answers of the round and saves the state.
 
         Args:
-            seconds: that the round took.
-            sent: messages that it took.
+            seconds: duration of the round.
+            sent: number of messages sent in the round.
 
         Returns:
             The record of the round.
 
         Raises:
-            InputError: a UE has yet to answer.
+            InputError: a UE has not answered.
         """
         if self.missing:
             raise InputError(
@@ -200,7 +200,7 @@ class GlobalTrainer:
             )
         learning = self.federation.config.learning
         answers = [self._answers[ue] for ue in self.asked]
-        # Flat in the order of the tree's leaves, which is not that of the names.
+        # `flat` uses the order of the tree's leaves, which differs from the order of the names.
         trees = [unflatten_dict(dict(arrays), sep="/") for arrays, _ in answers]
         visited = aggregated(self.federation.aggregation, np.stack([flat(tree) for tree in trees]))
         self.state, norm = aggregate(learning, self.state, jnp.asarray(visited), self._batch)
@@ -213,20 +213,20 @@ class GlobalTrainer:
         return record
 
     def save(self) -> None:
-        """Writes the state whole, or not at all."""
+        """Writes the state atomically."""
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         meta = {**self._meta, "rounds": self.rounds, "refused": self.refused}
         checkpoint.save(self._folder, self.done, self.state._asdict(), meta)
 
     def report(self) -> dict[str, Any]:
-        """What a run ends with."""
+        """Returns the final report of a run."""
         return {"rounds": self.rounds, "refused": self.refused, "params_sha256": params_sha256(self._theta)}
 
 
 def aggregate(
     learning: LearningConfig, state: LearnerState, visited: jax.Array, batch: MetaBatch
 ) -> tuple[LearnerState, jax.Array]:
-    """Algorithm 1, line 9, over what the UEs of a round sent, `flat` and in the order of the meta-batch.
+    """Takes the outer step (Algorithm 1, line 9) over the UEs' answers, `flat`, in the order of the meta-batch.
 
     Returns:
         The state after the round, and the norm of the step.
@@ -252,16 +252,16 @@ def to_ask(
     due: Mapping[int, float],
     now: float,
 ) -> list[int]:
-    """Which nodes are sent the round's message now.
+    """Returns the nodes to which the round's message is sent now.
 
-    A node says which UE it is only in its answers. So nodes that have not answered yet are asked, too.
+    Only its answers show which UE a node is. So nodes that have never answered are asked, too.
 
     Args:
-        online: nodes that are there.
-        known: of a node that has answered, which UE it is.
-        missing: UEs that have yet to answer.
-        due: of a node that was asked in this round, when it is asked again.
-        now: on the same clock.
+        online: connected nodes.
+        known: the UE of each node that has answered.
+        missing: UEs that have not answered in this round.
+        due: for each node asked in this round, when to ask again.
+        now: the time on the same clock.
     """
     wanted = [node for node in online if node not in known or known[node] in missing]
     return [node for node in wanted if node not in due or now >= due[node]]

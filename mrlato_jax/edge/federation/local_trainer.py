@@ -43,13 +43,13 @@ TASK_AXIS = "map"  # a UE has one learning task at a time
 
 
 class LocalTrainer:
-    """The paper's local trainer: the inner loop on the learning task of one UE, from the theta that it was sent."""
+    """The paper's local trainer: runs the inner loop on the learning task of one UE, from the received theta."""
 
     def __init__(self, federation: Federation, ue: int, key: bytes) -> None:
-        """Reads the UE's training set, and no other.
+        """Reads only the UE's own training set.
 
         Raises:
-            InputError: as `Federation.dataset`; or no such UE.
+            InputError: as in `Federation.dataset`; or the UE does not exist.
         """
         check_number("ue", ue, low=0, high=federation.ues - 1, integer=True)
         self._federation, self._ue, self._key = federation, ue, key
@@ -60,10 +60,10 @@ class LocalTrainer:
         self._done_wrong: set[Fault] = set()
 
     def answer(self, data: bytes) -> bytes:
-        """What the UE sends for a message of the server.
+        """Returns the UE's answer to a message of the server.
 
         Raises:
-            InputError: the message is none of this federation's server.
+            InputError: the message is not from this federation's server.
         """
         message = codec.unpacked(data)
         if not isinstance(message, dict) or set(message) != {"round", "arrays"}:
@@ -84,17 +84,17 @@ class LocalTrainer:
         return signed(self._ue, self._key, body)
 
     def _trained(self, arrays: Arrays, batch: MetaBatch) -> dict[str, Any]:
-        """The inner loop on the one learning task of `batch`."""
+        """Runs the inner loop on the one learning task of `batch`."""
         config = self._federation.config
         theta = unflatten_dict({name: jnp.asarray(array)[None] for name, array in arrays.items()}, sep="/")
-        batch = batch._replace(set=jnp.zeros_like(batch.set))  # the pool has this set alone
+        batch = batch._replace(set=jnp.zeros_like(batch.set))  # the pool has only this set
         visited, metrics = _adapt(config.network, config.learning, theta, self._pool, batch)
         values = flatten(MetaMetrics(InnerMetrics(*take(metrics, 0)), jnp.zeros(())))
-        del values["update_norm"]  # of the outer step
+        del values["update_norm"]  # belongs to the outer step
         return {"arrays": named(unflat(visited[0], take(theta, 0))), "metrics": values}
 
     def _wrong(self, what: str, body: dict[str, Any], theta: Arrays) -> bytes:
-        """An answer that the server must refuse, or a late one, or one that it cannot tell from an honest one."""
+        """Returns a faulty answer: one that the server must refuse, a late one, or one that looks honest."""
         ue, key = self._ue, self._key
         if what == "late":
             time.sleep(2 * self._federation.patience_s)
@@ -121,7 +121,7 @@ class LocalTrainer:
         return signed(ue, key, body)
 
     def _poisoned(self, arrays: Arrays, theta: Arrays) -> Arrays:
-        """What the UE learned, but the smallest array is as far off as the server accepts."""
+        """Returns the learned arrays with the smallest array shifted as far as the server accepts."""
         start = theta if self._federation.config.learning.meta_update in REPTILE else None
         name = min(arrays, key=lambda name: arrays[name].size)
         honest = dict(arrays, **{name: np.zeros_like(arrays[name]) if start is None else start[name]})
@@ -131,10 +131,10 @@ class LocalTrainer:
 
 
 def own_pool(config: TrainConfig, dataset: DagDataset, setting: Setting, ue: int) -> TaskPool:
-    """The learning task of one UE under each of its systems.
+    """Returns the learning task of one UE under each of its systems.
 
-    It is encoded at the size of the largest training set and then trimmed, as for `meta_iteration`: the encoding's last
-    bits follow from that size, and Adam makes much of a gradient's last bits where it is nearly 0.
+    As for `meta_iteration`, the task is encoded at the size of the largest training set and then trimmed. The last bits
+    of the encoding depend on that size, and where a gradient is nearly 0, Adam amplifies its last bits.
     """
     sizes, size_of_set = padded_sizes(setting.sizes)
     size, index = sizes[size_of_set[ue]], setting.sets[ue]

@@ -1,4 +1,4 @@
-"""What a UE sends and how the server looks at that: arrays and their norms, refusals by name, keys and signatures."""
+"""Answers of a UE and their checks at the server: arrays and norms, reasons for refusal, keys and signatures."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ from mrlato_jax.learning.outer import REPTILE
 from mrlato_jax.learning.rollout import init_params
 
 KEY_BYTES = 32
-MOST_SLOPE = 10.0  # root mean square of a gradient that is still believed
-ROOM = 1.01  # of the bound of the norm: rounding
+MOST_SLOPE = 10.0  # largest accepted root mean square of a gradient
+ROOM = 1.01  # factor on the bound of the norm, for rounding
 REFUSALS = {
-    "unreadable": "no answer that `packed` made",
-    "unknown_node": "no UE of the federation, or a signature that is not that UE's",
-    "stale_round": "of another round, or begun from another theta",
-    "doubled": "of a UE that has answered in this round",
-    "not_asked": "of a UE that has no learning task in this round, or that says so wrongly",
+    "unreadable": "an unreadable message",
+    "unknown_node": "an unknown UE, or a signature that is not that UE's",
+    "stale_round": "another round, or another theta at its start",
+    "doubled": "a second answer in this round",
+    "not_asked": "no learning task of this UE in this round, or a false report of that",
     "tree": "arrays of other names",
     "shape": "an array of another shape",
     "dtype": "an array of another type",
-    "not_finite": "a number that is NaN, infinite or none of float32",
+    "not_finite": "a number that is NaN, infinite or out of float32's range",
     "norm": "an update larger than its bound",
     "failed": "an error of the UE's program in place of an answer",
 }
 METRICS = (
     *("latency_ms", "heft_ms", "value_explained"),
     *LossMetrics._fields,
-)  # of a round, as `loop.flatten` names them
+)  # metrics of a round, named as in `loop.flatten`
 
 Arrays = Mapping[str, np.ndarray]
 
 
 def named(tree: Any) -> dict[str, np.ndarray]:
-    """A network's arrays by name, on the host."""
+    """Returns a network's arrays by name, on the host."""
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(tree, sep="/").items()}
 
 
 def params_sha256(arrays: Arrays) -> str:
-    """One text for equal arrays: of their names, types, shapes and bits."""
+    """Returns the SHA-256 of arrays: of their names, types, shapes and bits."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -64,22 +64,22 @@ def params_sha256(arrays: Arrays) -> str:
 
 
 def network_arrays(network: NetworkConfig) -> dict[str, np.ndarray]:
-    """The names, shapes and types of a network's arrays; all zero."""
+    """Returns zero arrays with the names, shapes and types of a network."""
     shapes = jax.eval_shape(partial(init_params, network), jax.random.key(0))
     return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in flatten_dict(shapes, sep="/").items()}
 
 
 def largest_difference(arrays: Arrays, others: Arrays) -> float:
-    """The largest difference of any number of two networks of the same shape."""
+    """Returns the largest absolute difference between the numbers of two networks of the same shape."""
     return max(float(np.abs(array - others[name]).max()) for name, array in arrays.items())
 
 
 def check_arrays(arrays: Any, like: Arrays) -> str | None:
-    """Why arrays cannot be those of the network, as a name in REFUSALS; None where they can.
+    """Checks whether received arrays fit the network; returns a name in REFUSALS, or None if they do.
 
     Args:
-        arrays: what somebody sent in their place.
-        like: the network's.
+        arrays: the received value, of any kind.
+        like: the network's arrays.
     """
     if not isinstance(arrays, dict) or arrays.keys() != like.keys():
         return "tree"
@@ -95,7 +95,7 @@ def check_arrays(arrays: Any, like: Arrays) -> str | None:
 
 
 def update_norm(arrays: Arrays, start: Arrays | None) -> float:
-    """The norm of arrays, or of what they are beyond `start`."""
+    """Returns the norm of arrays, or of their difference to `start`."""
     total = 0.0
     for name, array in arrays.items():
         moved = array.astype(np.float64) - (0.0 if start is None else start[name].astype(np.float64))
@@ -104,14 +104,15 @@ def update_norm(arrays: Arrays, start: Arrays | None) -> float:
 
 
 def norm_bound(learning: LearningConfig, numbers: int) -> float:
-    """The largest norm of an honest UE's update.
+    """Returns the largest norm of an honest UE's update.
 
-    Of theta' - theta it is proven: a step of Adam moves a number by alpha times a quotient of two weighted means of the
-    gradients so far, which Cauchy and Schwarz bound. Of a gradient it is `MOST_SLOPE` a number.
+    For theta' - theta the bound is proven: a step of Adam changes a number by alpha times a quotient of two weighted
+    means of the gradients so far, which the Cauchy-Schwarz inequality bounds. For a gradient the bound is `MOST_SLOPE`
+    per number.
 
     Args:
-        learning: alpha, m, and what a UE sends.
-        numbers: of the network.
+        learning: alpha, m, and the kind of update.
+        numbers: number of parameters of the network.
     """
     if learning.meta_update not in REPTILE:
         return MOST_SLOPE * math.sqrt(numbers)
@@ -125,10 +126,10 @@ def norm_bound(learning: LearningConfig, numbers: int) -> float:
 
 
 def bound_of(federation: Federation, like: Arrays) -> float:
-    """The largest norm of an update that the server accepts.
+    """Returns the largest norm of an update that the server accepts.
 
     Args:
-        federation: whose settings say it.
+        federation: the shared settings.
         like: the network's arrays.
     """
     numbers = sum(array.size for array in like.values())
@@ -136,19 +137,19 @@ def bound_of(federation: Federation, like: Arrays) -> float:
 
 
 def new_keys(ues: int) -> list[bytes]:
-    """A secret key for each UE."""
+    """Makes a secret key for each UE."""
     return [secrets.token_bytes(KEY_BYTES) for _ in range(ues)]
 
 
 def read_keys(path: Path, ues: int) -> list[bytes]:
-    """The keys of the UEs.
+    """Reads the keys of the UEs.
 
     Args:
         path: a JSON list of keys in hexadecimal.
-        ues: how many keys there must be.
+        ues: required number of keys.
 
     Raises:
-        InputError: the file has something else.
+        InputError: the file does not have these keys.
     """
     try:
         values = parse_json(path.read_bytes(), str(path), "keys of the UEs", list)
@@ -161,7 +162,7 @@ def read_keys(path: Path, ues: int) -> list[bytes]:
 
 
 def signed(ue: int, key: bytes, body: Any) -> bytes:
-    """An answer of a UE."""
+    """Returns a signed answer of a UE."""
     data = codec.packed(body)
     return codec.packed({"ue": ue, "body": data, "signature": _signature(key, ue, data)})
 
@@ -171,12 +172,12 @@ def _signature(key: bytes, ue: int, data: bytes) -> bytes:
 
 
 def opened(data: bytes, keys: Sequence[bytes], most_bytes: int) -> tuple[int | None, Any, str | None]:
-    """Who answered, what, and why that is refused; the body is read only once the signature is the UE's.
+    """Opens an answer; returns the UE, the body, and a reason for refusal. Checks the signature before the body.
 
     Args:
-        data: from anyone.
-        keys: of the UEs.
-        most_bytes: that an answer may have.
+        data: bytes from any source, trusted or not.
+        keys: keys of the UEs.
+        most_bytes: size limit of an answer.
     """
     try:
         outer = codec.unpacked(data, most_bytes)

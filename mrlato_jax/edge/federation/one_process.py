@@ -1,4 +1,4 @@
-"""The same training in one process, to compare with."""
+"""The same training in one process, for comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mrlato_jax.training.experiments import training_pools
 
 
 def in_one_process(federation: Federation, rounds: int | None = None) -> LearnerState:
-    """The learner after all rounds, or after so many, by `meta_iteration` on one device."""
+    """Returns the learner after all rounds, or after `rounds`, by `meta_iteration` on one device."""
     config = federation.config
     pool = training_pools(federation.dataset(), config.network, config.channel)[0]
     own = jax.tree.map(lambda leaf: leaf[: federation.ues], pool.learning_tasks)

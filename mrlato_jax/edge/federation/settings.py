@@ -1,4 +1,4 @@
-"""What the server and every UE of a federation know, and the learning tasks that follow from that."""
+"""The settings shared by the server and all UEs of a federation, and the learning tasks that follow from them."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ FAULTS = ("nan", "infinity", "tree", "shape", "dtype", "norm", "stale", "strange
 
 
 class Fault(NamedTuple):
-    """What a UE does wrong, once, to see what comes of it."""
+    """An injected fault: a UE misbehaves once, for a test."""
 
     round: int
     ue: int
-    what: str  # of FAULTS
+    what: str  # a name in FAULTS
 
 
 @dataclasses.dataclass(frozen=True)
 class Federation:
-    """What the server and every UE know.
+    """The settings shared by the server and all UEs.
 
     Attributes:
-        config: the settings; `iterations` are the rounds, `meta_batch` how many UEs take part in one.
-        ues: how many UEs there are; they have the first training sets of the data.
-        data: folder of the data set; None for the one that comes with the package.
-        norm_bound: largest norm of an update; 0 for the one that follows from the settings.
-        patience_s: seconds that a UE may take before it is asked again.
-        poll_s: seconds from one look for messages to the next.
-        faults: what UEs do wrong.
-        aggregation: what (29) is over: the UEs' updates, or number by number their median or trimmed mean.
+        config: the settings of the training; `iterations` is the number of rounds, `meta_batch` the number of UEs per
+            round.
+        ues: number of UEs; they have the first training sets of the data.
+        data: folder of the data set; None for the packaged one.
+        norm_bound: largest accepted norm of an update; 0 derives the bound from the settings.
+        patience_s: seconds before a UE is asked again.
+        poll_s: seconds between two polls for messages.
+        faults: injected faults of UEs.
+        aggregation: the aggregation of the UEs' updates in (29): mean, or elementwise median or trimmed mean.
     """
 
     config: TrainConfig
@@ -99,7 +100,7 @@ class Federation:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Federation:
-        """Builds the record from `to_json`'s output; raises InputError where it is something else."""
+        """Builds the record from `to_json`'s output; raises InputError for anything else."""
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
             raise InputError(f"federation has {shorten(sorted(values))}; accepted: {sorted(names)}")
@@ -108,14 +109,14 @@ class Federation:
 
     @classmethod
     def read(cls, path: Path) -> Federation:
-        """The record that is in a file as JSON; raises InputError as `from_json` and `load_json`."""
+        """Reads the record from a JSON file; raises InputError as in `from_json` and `load_json`."""
         return cls.from_json(load_json(path, "what launch/federated.py wrote"))
 
     def dataset(self) -> DagDataset:
-        """The data set, checked for what a federation needs.
+        """Loads the data set and checks that a federation can use it.
 
         Raises:
-            InputError: fewer training sets than UEs, several kinds of systems, or as `check_room`.
+            InputError: there are fewer training sets than UEs, or several kinds of systems; or as in `check_room`.
         """
         dataset = datasets.load(self.config.experiment, self.data and Path(self.data))
         learning = self.config.learning
@@ -133,16 +134,16 @@ class Federation:
 
 
 class Setting(NamedTuple):
-    """What the server and the UEs know of the learning tasks without having them."""
+    """Shared facts about the learning tasks, known without their DAGs."""
 
-    sets: tuple[int, ...]  # of each UE, in the data set
-    sizes: tuple[int, ...]  # of each UE's largest DAG
-    positions: int  # that `meta_iteration` pads all training sets to
-    variants: int  # systems that a set may be met under
+    sets: tuple[int, ...]  # index of each UE's training set in the data set
+    sizes: tuple[int, ...]  # size of each UE's largest DAG
+    positions: int  # padded size of all training sets in `meta_iteration`
+    variants: int  # number of systems of a set
 
 
 def setting_of(federation: Federation, dataset: DagDataset) -> Setting:
-    """Which training set each UE has, and how large it is."""
+    """Returns the training set of each UE and its size."""
     config = federation.config
     every = sets_by_kind(dataset, config.channel)[0]
     largest = tuple(int(dataset.task_mask[index].sum(axis=-1).max()) for index in every)
@@ -151,9 +152,9 @@ def setting_of(federation: Federation, dataset: DagDataset) -> Setting:
 
 
 def draw_round(federation: Federation, setting: Setting, done: int) -> MetaBatch:
-    """The learning tasks of the round after `done` rounds, as `meta_iteration` draws them; `set` says whose they are.
+    """Draws the learning tasks of the round after `done` rounds, as `meta_iteration` does; `set` is the UE's index.
 
-    Server and UEs draw them alike: they follow from the seed and the round.
+    The draw depends only on the seed and the round, so server and UEs get the same result.
     """
     run_key = jax.random.split(jax.random.key(federation.config.seed))[1]  # as in `init_state`
     shape = (federation.ues, setting.variants)

@@ -1,9 +1,10 @@
 """Files that are nearly right, many of them: each must give a valid graph or our own error, soon and in little memory.
 
-    python tests/dag/formats/fuzzing.py FORMAT COUNT SEED
+    python tests/dag/formats/fuzzing.py FORMAT,FORMAT COUNT SEED
 
-runs in a process of its own, whose memory is bounded, and prints how many were read and refused. A crash, another
-exception, or an input that takes longer than `MOST_SECONDS` ends it with the input's number, seed and bytes.
+runs in a process of its own, whose memory is bounded, and prints of each format how many were read and refused. A
+crash, another exception, or an input that takes longer than `MOST_SECONDS` ends it with the input's number, seed and
+bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from mrlato_jax.dag.formats import onnx_inference, onnx_model
 MOST_SECONDS = 2.0
 MOST_BYTES = 6 * 2**30  # of address space, of which importing takes most
 ONE_APART = 20  # of so many models one has its shapes inferred in a process of its own, as all have elsewhere
-FORMATS = ("dot", "json", "wfformat", "onnx")
+FORMATS = ("dot", "json", "wfformat", "onnx", "graphml", "gml", "node_link", "saga", "stg", "dax")
 ODD_VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1e308, -0.0, 10**9, 10**400, "", "x", "NaN", "\x00", [], {}, [[]], {"name": "x"},
 )  # fmt: skip
@@ -53,6 +54,65 @@ def dot_seeds() -> list[bytes]:
         lines += [f'  {parent} -> {child} [size ="7"]' for parent, child in graph.edges.tolist()]
         found.append("\n".join(["// made here", "digraph G {", *lines, "}"]).encode())
     return found
+
+
+def dot_language_seeds() -> list[bytes]:
+    """As daggen writes them, and others that use what else the language has."""
+    language = """strict digraph "g" { node [size=1, expect_size=2; pin=ue] edge [size=3]; rankdir=LR
+      subgraph cluster_a { label=<<b>x</b>>; node [size=4] a:n -> "b c":p:s; { d e } -> { f; subgraph cluster_a { } } }
+      a [color=red] /* again */ ; -1.5 -> "x" + "y" [label="a \\" b"][size=5] // end
+      # a line
+ }"""
+    upstream = 'digraph { 1 [size="2e9", alpha="0.1"] 2 [size="3e9"] 3 [size=1] 1 -> {2 3} [size ="40000"] 2 -> 3 }'
+    return [*dot_seeds(), language.encode(), upstream.encode()]
+
+
+def graphml_seeds() -> list[bytes]:
+    """As networkx writes them, and with defaults and a group."""
+    import networkx as nx
+
+    group = """<?xml version="1.0"?><graphml xmlns="u">
+      <key id="c" for="node" attr.name="cycles"><default>3</default></key><key id="b" for="edge" attr.name="bytes"/>
+      <graph edgedefault="directed">
+      <node id="g"><graph edgedefault="directed"><node id="a"><data key="c">4e7</data></node></graph></node>
+      <node id="n1"/><edge source="a" target="n1"><data key="b">20000</data></edge></graph></graphml>"""
+    return [*("\n".join(nx.generate_graphml(graph.to_networkx())).encode() for graph in graphs()), group.encode()]
+
+
+def gml_seeds() -> list[bytes]:
+    """As networkx writes them."""
+    import networkx as nx
+
+    return ["\n".join(nx.generate_gml(graph.to_networkx())).encode() for graph in graphs()]
+
+
+def node_link_seeds() -> list[bytes]:
+    """As networkx writes them."""
+    import networkx as nx
+
+    found = [nx.node_link_data(graph.to_networkx(), edges=edges) for graph in graphs() for edges in ("links", "edges")]
+    return [json.dumps(value).encode() for value in found]
+
+
+def saga_seeds() -> list[bytes]:
+    """A problem, and a task graph alone."""
+    from test_stg import SAGA
+
+    return [json.dumps(top).encode() for top in (SAGA, SAGA["task_graph"])]
+
+
+def stg_seeds() -> list[bytes]:
+    """Without communication costs and with them."""
+    from test_stg import COSTS, STG
+
+    return [STG.encode(), COSTS.encode()]
+
+
+def dax_seeds() -> list[bytes]:
+    """Files with one writer and with two."""
+    from test_dax import DAX, TWO
+
+    return [DAX.encode(), TWO.encode()]
 
 
 def json_seeds() -> list[bytes]:
@@ -188,19 +248,34 @@ def onnx_changed(data: bytes, rng: random.Random, _: list[bytes]) -> bytes:
 
 
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
-    "dot": dot_seeds, "json": json_seeds, "wfformat": wfformat_seeds, "onnx": onnx_seeds
+    "dot": dot_language_seeds, "json": json_seeds, "wfformat": wfformat_seeds, "onnx": onnx_seeds,
+    "graphml": graphml_seeds, "gml": gml_seeds, "node_link": node_link_seeds, "saga": saga_seeds, "stg": stg_seeds,
+    "dax": dax_seeds,
 }  # fmt: skip
 CHANGES = {
-    "dot": (bytes_changed,),
-    "json": (bytes_changed, json_changed),
-    "wfformat": (bytes_changed, json_changed),
+    **dict.fromkeys(SEEDS, (bytes_changed,)),
+    **dict.fromkeys(("json", "wfformat", "node_link", "saga"), (bytes_changed, json_changed)),
     "onnx": (bytes_changed, onnx_changed),
 }
+
+
+def read_stg(path: Path) -> mj.TaskGraph:
+    """With what a file of either kind leaves to be said."""
+    given = {"bytes_per_unit" if path.read_bytes().startswith(b"2") else "result_bytes": 3.0}
+    return mj.read_stg(path, cycles_per_unit=1e6, num_tasks=4, **given)
+
+
 READERS: dict[str, Callable[[Path], mj.TaskGraph]] = {
     "dot": mj.read_dot,
     "json": mj.read_json,
     "wfformat": lambda path: mj.read_wfformat(path, machine_hz=1e9, num_tasks=4),
     "onnx": lambda path: mj.read_onnx(path, cycles_per_mac=1.0, num_tasks=4),
+    "graphml": mj.read_graphml,
+    "gml": mj.read_gml,
+    "node_link": mj.read_node_link,
+    "saga": lambda path: mj.read_saga(path, cycles_per_unit=1e6, bytes_per_unit=1.0, num_tasks=4),
+    "stg": read_stg,
+    "dax": lambda path: mj.read_dax(path, machine_hz=1e9, num_tasks=4),
 }
 
 
@@ -235,4 +310,5 @@ def fuzz(kind: str, count: int, seed: int, folder: Path) -> dict[str, int]:
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     with tempfile.TemporaryDirectory() as place:
-        print(json.dumps(fuzz(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(place))))
+        kinds, count, seed = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3])
+        print(json.dumps({kind: fuzz(kind, count, seed, Path(place)) for kind in kinds}))

@@ -1,0 +1,162 @@
+"""The Standard Task Graph Set's text: tasks in units of processing time.
+
+    2
+    0 0 0
+    1 4 1 0
+    2 3 1 1
+    3 0 1 2
+
+The first line has the number of tasks; each other line a task: its number, its processing time, how many tasks come
+before it, and which. The first and the last task, of no time, are dummies: they stand for the user, who gives what
+tasks without parents take and gets what those without children return. In files with communication costs a line ends
+with the number of tasks before it, and lines `task cost` of these follow.
+
+Source: https://www.kasahara.cs.waseda.ac.jp/schedule/format_e.html.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+
+from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow
+from mrlato_jax.dag.formats.reading import check_count, number_of, read_text
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError, check_number, shorten
+
+KIND = "a file of the Standard Task Graph Set"
+MAX_FILE_BYTES = 16 * 2**20
+MAX_NUMBERS = 400_000  # what takes a second or two
+
+
+def read_stg(
+    path: str | os.PathLike[str],
+    *,
+    cycles_per_unit: float,
+    result_bytes: float | None = None,
+    bytes_per_unit: float | None = None,
+    num_tasks: int | None = None,
+) -> TaskGraph:
+    """Reads one application; tasks are called by their numbers, and the two dummies are left out.
+
+    Args:
+        path: the file, UTF-8, at most 16 MiB and 400,000 numbers.
+        cycles_per_unit: CPU cycles for a unit of processing time, > 0.
+        result_bytes: bytes of each result, and of the input of tasks without parents, >= 0; needed by files without
+            communication costs, which say nothing of bytes.
+        bytes_per_unit: bytes for a unit of communication cost, >= 0; needed by files that have these.
+        num_tasks: coarsen to at most so many (`Dataflow.coarsened`); by default all tasks as they are.
+
+    Raises:
+        InputError: no such file, or naming the line in it and what is accepted there; or an argument that is out of
+            range, missing, or not taken by such a file.
+    """
+    check_number("cycles_per_unit", cycles_per_unit, low=0.0, open_low=True)
+    for name, value in (("result_bytes", result_bytes), ("bytes_per_unit", bytes_per_unit)):
+        if value is not None:
+            check_number(name, value, low=0.0)
+    times, edges = _parsed(read_text(path, KIND, MAX_FILE_BYTES), str(path))
+    costs = [cost for _, _, cost in edges if cost is not None]
+    if 0 < len(costs) < len(edges):
+        raise InputError(
+            f"{path}: has communication costs of {len(costs)} of {len(edges)} edges; accepted: all or none"
+        )
+    size, other = (bytes_per_unit, result_bytes) if costs else (result_bytes, bytes_per_unit)
+    if size is None or other is not None:
+        found, needed = ("", "bytes_per_unit") if costs else ("no ", "result_bytes")
+        raise InputError(f"{path}: has {found}communication costs; accepted: {needed} for the bytes of edges, alone")
+    last = len(times) - 1
+    names = [str(task) for task in range(1, last)]
+    cycles = [time * cycles_per_unit for time in times[1:-1]]
+    task = {number: number - 1 for number in range(1, last)}  # of a dummy there is none
+    try:
+        if costs:
+            sized = [
+                (task.get(parent, OUTSIDE), task.get(child, OUTSIDE), (cost or 0.0) * size)
+                for parent, child, cost in edges
+                if parent in task or child in task
+            ]
+            flow = Dataflow.of_edges(names, cycles, sized)
+        else:
+            inner = [(task[parent], task[child]) for parent, child, _ in edges if parent in task and child in task]
+            flow = Dataflow.of_results(names, cycles, inner, size)
+        return (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _parsed(text: str, path: str) -> tuple[list[float], list[tuple[int, int, float | None]]]:
+    """Times of all tasks, dummies included, and (parent, child, communication cost or None)."""
+    lines = _lines(text, path)
+    number, words = next(lines, (1, []))
+    if len(words) != 1:
+        raise InputError(f"{path}: line {number} has {len(words)} words; accepted: one, the number of tasks of {KIND}")
+    count = _integer(words[0], f"{path}: line {number}: the number of tasks")
+    check_count(path, count)
+    times: list[float] = []
+    edges: list[tuple[int, int, float | None]] = []
+    for number, words in lines:
+        place = f"{path}: line {number}"
+        task = len(times)
+        if len(words) < 3 or _integer(words[0], f"{place}: task") != task or task > count + 1:
+            raise InputError(
+                f"{place} is {shorten(' '.join(words))}; accepted: tasks 0 to {count + 1} in order, each with its time,"
+                " how many come before it and which"
+            )
+        before = _integer(words[2], f"{place}: the number of tasks before it")
+        times.append(_time(words[1], place))
+        if before != len(words) - 3 and len(words) > 3:
+            raise InputError(f"{place} names {len(words) - 3} tasks before {task}; accepted: {before} as it says")
+        pairs: list[tuple[str, str, float | None]] = [(place, word, None) for word in words[3:]]
+        if before and not pairs:
+            pairs = list(_costs(lines, before, place))
+        for place, word, cost in pairs:
+            parent = _integer(word, f"{place}: a task before {task}")
+            if parent > count or task == 0:
+                raise InputError(
+                    f"{place}: task {parent} comes before {task}; accepted: 0 to {count}, and none before 0"
+                )
+            edges.append((parent, task, cost))
+    if len(times) != count + 2 or times[0] or times[-1]:
+        raise InputError(
+            f"{path}: has {len(times)} tasks; accepted: {count} as it says, and a first and a last that take no time"
+        )
+    return times, edges
+
+
+def _lines(text: str, path: str) -> Iterator[tuple[int, list[str]]]:
+    """Words of the lines that have some, with the line's number."""
+    left = MAX_NUMBERS
+    for number, line in enumerate(io.StringIO(text), start=1):
+        words = line.split()
+        if words and not words[0].startswith("#"):
+            left -= len(words)
+            if left < 0:
+                raise InputError(f"{path}: has more than {MAX_NUMBERS} numbers; accepted: a smaller graph")
+            yield number, words
+
+
+def _costs(lines: Iterator[tuple[int, list[str]]], count: int, place: str) -> Iterator[tuple[str, str, float | None]]:
+    """Place, task and communication cost of so many lines."""
+    path = place.rpartition(": line")[0]
+    for _ in range(count):
+        number, words = next(lines, (0, []))
+        if len(words) != 2:
+            raise InputError(
+                f"{place} names none of {count} tasks before it; accepted: them, or as many lines behind it"
+            )
+        yield f"{path}: line {number}", words[0], _time(words[1], f"{path}: line {number}")
+
+
+def _integer(word: str, place: str) -> int:
+    if not (word.isascii() and word.isdecimal() and len(word) <= 9):
+        raise InputError(f"{place} is {shorten(word)}; accepted: an integer >= 0")
+    return int(word)
+
+
+def _time(word: str, place: str) -> float:
+    number = number_of(word)
+    if number is None or number < 0:
+        raise InputError(f"{place}: a cost is {shorten(word)}; accepted: a finite number >= 0")
+    return number
