@@ -287,8 +287,9 @@ def _bytes_of_parts(tasks: NDArray[np.int64], traffic: Traffic) -> NDArray[np.fl
     largest = _largest(traffic)
     # A part sends an item for the first use in it, and gets back what it makes unless the last use is in it, too.
     add(before + 1, user + 1, user + 1, np.full(len(user), n + 1), traffic.sent[item] / largest)
-    made = maker != OUTSIDE
+    made = (maker != OUTSIDE) & (last > maker)
     add(np.zeros(made.sum(), int), maker[made] + 1, maker[made] + 1, last[made] + 1, traffic.returned[made] / largest)
     np.cumsum(total, axis=0, out=total)
     np.cumsum(total, axis=1, out=total)
+    total[total < ROUNDING] = 0.0  # what rounding leaves of nothing
     return total[: n + 1, : n + 1]

@@ -288,5 +288,12 @@ def test_equal_choices_are_made_in_the_order_of_the_file() -> None:
     assert parts(np.ones(6), np.zeros((0, 2), np.int64), NOTHING, 3) == [[0, 1], [2, 3], [4, 5]]
 
 
+def test_nothing_is_sent_exactly() -> None:
+    """Items that nobody uses leave no rounding behind, by which cuts would be chosen."""
+    items = tuple(Item(size, 3, frozenset()) for size in (0.7, 0.1, 0.3)) + (Item(0.0, 1, frozenset({2})),)
+    flow = Dataflow(tuple("abcdefgh"), (1.0,) * 8, items)
+    assert flow.coarsened(4).cycles == (2.0,) * 4
+
+
 def test_names_become_distinct() -> None:
     assert distinct(["a", "a", "a #2", "a"]) == ("a", "a #2", "a #2 #2", "a #3")
