@@ -376,10 +376,10 @@ def test_refuses_paths(tmp_path: Path, kind: str) -> None:
 )
 def test_noise_fails_fast_and_is_not_repeated(write: Any, noise: str | bytes) -> None:
     path = write(noise)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError) as caught:
         read_dot(path)
-    assert time.perf_counter() - start < 1.5  # measured: below 0.2 s
+    assert time.process_time() - start < 1.5  # measured: below 0.2 s
     assert len(str(caught.value)) < len(str(path)) + 200
 
 
