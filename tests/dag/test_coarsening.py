@@ -290,7 +290,7 @@ def test_equal_choices_are_made_in_the_order_of_the_file() -> None:
 
 def test_nothing_is_sent_exactly() -> None:
     """Items that nobody uses leave no rounding behind, by which cuts would be chosen."""
-    items = tuple(Item(size, 3, frozenset()) for size in (0.7, 0.1, 0.3)) + (Item(0.0, 1, frozenset({2})),)
+    items = (*(Item(size, 3, frozenset()) for size in (0.7, 0.1, 0.3)), Item(0.0, 1, frozenset({2})))
     flow = Dataflow(tuple("abcdefgh"), (1.0,) * 8, items)
     assert flow.coarsened(4).cycles == (2.0,) * 4
 
