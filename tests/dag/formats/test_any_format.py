@@ -113,8 +113,8 @@ def test_what_is_said_reaches_the_reader(tmp_path: Path, kind: str, said: Any, c
         ("DAX", {"machine_hz": "recorded"}, "machine_hz is 'recorded'; accepted: a finite number"),
         (
             "DOT",
-            {"num_tasks": 3},
-            "--num_tasks is given with a.dot, DOT; accepted: with SAGA or STG or WfFormat or DAX or",
+            {"machine_hz": "1"},
+            "--machine_hz is given with a.dot, DOT; accepted: with WfFormat or DAX",
         ),
         (
             "DAX",
