@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from mrlato_jax.dag.coarsening import BALANCE, EVENNESS, OUTSIDE, SPAN, Row, Traffic, depth_first, distinct, parts
 from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.dataflow import Dataflow, Item
+from mrlato_jax.dag.formats.any_format import Unsaid, read_any
+from mrlato_jax.dag.formats.json_graph import write_json
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError
 
@@ -251,6 +254,14 @@ def test_a_result_that_is_taken_whole_is_sent_once() -> None:
     assert merged.names == ("0", "1 (+1)")
     assert merged.upload_bytes.tolist() == [100, 20]
     assert merged.download_bytes.tolist() == [20, 7]
+
+
+def test_commands_coarsen_files_of_every_format(tmp_path: Path) -> None:
+    write_json(BY_TASK, tmp_path / "g.json")
+    assert read_any(tmp_path / "g.json", Unsaid(num_tasks=2)) == BY_TASK.coarsened(2)
+    (tmp_path / "g.gv").write_text("digraph { 0 [size=9, expect_size=2] 1 [size=9, expect_size=2] 0 -> 1 }")
+    merged = read_any(tmp_path / "g.gv", Unsaid(num_tasks=1))
+    assert (merged.cycles.tolist(), merged.upload_bytes.tolist()) == ([18000], [16])  # 9, and what the first lacks of 9
 
 
 @settings(max_examples=60, deadline=None)
