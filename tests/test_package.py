@@ -17,7 +17,7 @@ import mrlato_jax as mj
 
 ROOT = Path(__file__).resolve().parents[1]
 
-EXTRAS = ("matplotlib", "pytest", "hypothesis", "hatchling", "ortools", "onnx")
+EXTRAS = ("matplotlib", "pytest", "hypothesis", "hatchling", "ortools", "onnx", "gymnasium")
 USE = """
 import json
 import sys
