@@ -3,9 +3,9 @@
     pip install -c constraints.txt -e '.[gym,plots]' 'sb3-contrib>=2.7,<3'
     python examples/maskable_ppo.py
 
-It trains on applications that are drawn anew each episode, and plans applications that it has never met. Beside it stand
-all-local, HEFT-based and look-ahead plans and the proven optimum of the same applications. It ends with a table, and
-with a record and a figure in --out.
+It trains on applications that are drawn anew each episode, and plans applications that it has never met. Beside it
+stand all-local, HEFT-based and look-ahead plans and the proven optimum of the same applications. It ends with a table,
+and with a record and a figure in --out.
 """
 
 from __future__ import annotations
@@ -102,9 +102,7 @@ def train(seed: int, steps: int, every: int, graphs: list[mj.TaskGraph]) -> list
         latency = mean_latency(
             graphs, lambda seen, masks: model.predict(seen, action_masks=masks, deterministic=True)[0]
         )
-        curve.append(
-            {"steps": model.num_timesteps, "latency_s": latency, "training_s": started - began - measuring}
-        )
+        curve.append({"steps": model.num_timesteps, "latency_s": latency, "training_s": started - began - measuring})
         measuring += time.monotonic() - started
         print(f"seed {seed}, {model.num_timesteps:7d} steps, {curve[-1]['training_s']:4.0f} s: {1e3 * latency:.1f} ms")
 
@@ -180,8 +178,7 @@ def main() -> None:
     torch.set_num_threads(1)  # networks as small as these gain nothing from more
     graphs = held_out(given.held_out)
     record: dict[str, Any] = {
-        "command": "python examples/maskable_ppo.py "
-        f"--steps={given.steps} --every={given.every} --seeds {' '.join(map(str, given.seeds))} --held_out={given.held_out}",
+        "settings": {name: getattr(given, name) for name in ("steps", "every", "seeds", "held_out")},
         "held_out": given.held_out,
         "references": references(graphs),
         "curves": {str(seed): train(seed, given.steps, given.every, graphs) for seed in given.seeds},

@@ -6,10 +6,10 @@
     python launch/bench.py --record=bench.json              the first run writes the record, later ones compare with it
 
 Sections: matmul, the machine's rate of matrix products; simulator, beside plain Python; episodes, the environment's
-decisions side by side and one by one; meta_iteration, the workload of MRLCO's public code, whole and in parts; compile,
-cold and with a persistent cache, each in a fresh process; planning, by the argmax policy; offloader, the call that other
-programs make, its first one included; growth, against n, DAGs, rollouts, learning tasks and devices, with a figure beside
-the JSON.
+decisions side by side and one by one; meta_iteration, the workload of MRLCO's public code, whole and in parts;
+compile, cold and with a persistent cache, each in a fresh process; planning, by the argmax policy; offloader, the call
+that other programs make, its first one included; growth, against n, DAGs, rollouts, learning tasks and devices, with a
+figure beside the JSON.
 
 Where several sections run, each has a process of its own, so that peak_memory_gb (resident memory of the host,
 getrusage) is the section's alone. Every section also has the matmul rate that its process met right after it: absolute

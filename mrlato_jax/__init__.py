@@ -91,4 +91,4 @@ __all__ = [
 ]
 
 if "gymnasium" in sys.modules:  # importing it would cost every program a tenth of a second
-    import mrlato_jax.environment.gym
+    import mrlato_jax.environment.gym  # noqa: F401 (registers the environment)

@@ -90,7 +90,13 @@ unseen = draw_set(UNSEEN_TASKS, seed=100)
 # %%
 began = time.monotonic()
 trained, curve = mj.train(
-    training_sets, system, method="mrlato", iterations=ITERATIONS, network=POLICY, learning=LEARNING, progress=sys.stdout
+    training_sets,
+    system,
+    method="mrlato",
+    iterations=ITERATIONS,
+    network=POLICY,
+    learning=LEARNING,
+    progress=sys.stdout,
 )
 print(f"{ITERATIONS} iterations, the compilation before them included, in {time.monotonic() - began:.0f} s")
 print(trained.label)

@@ -83,7 +83,7 @@ class Applications:
     ccr: tuple[float, ...] = CCR_CHOICES
     cycles_per_byte: float = CYCLES_PER_BYTE
     costs: Costs | None = None
-    meant_for: System = System()
+    meant_for: System = dataclasses.field(default_factory=System)
     pinned: bool = False
 
     def __post_init__(self) -> None:
@@ -314,9 +314,7 @@ def _edges_of_stages(layers: _Layers, key: jax.Array) -> jax.Array:
     return of_next | ((span == 2) & partners & (further < FURTHER)[layers.of][:, None])
 
 
-def _costs(
-    kind: Numbers, layers: _Layers, mask: jax.Array, key: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _costs(kind: Numbers, layers: _Layers, mask: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Cycles, upload and download bytes, each [N] and 0 on padding, in whole units."""
     plain_key, deviating_key = jax.random.split(key)
     plain, deviating = _plain_costs(kind, mask, plain_key), _deviating_costs(kind, layers, mask, deviating_key)

@@ -112,8 +112,9 @@ def _info(shown: _Shown) -> dict[str, Any]:
 class OffloadingEnv(gymnasium.Env[Any, np.int64]):
     """One episode at a time.
 
-    `info` has `action_mask`, int8[A], as `action_space.sample(mask=...)` takes it, and `makespan`, seconds, of the tasks
-    placed so far. An action that the mask forbids changes nothing, earns nothing and ends the episode as truncated.
+    `info` has `action_mask`, int8[A], as `action_space.sample(mask=...)` takes it, and `makespan`, seconds, of the
+    tasks placed so far. An action that the mask forbids changes nothing, earns nothing and ends the episode as
+    truncated.
     `action_masks()` is the mask as sb3-contrib's `MaskablePPO` asks for it.
 
     Args:
@@ -233,9 +234,7 @@ class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
 
         return jax.lax.cond(done.any(), begin, lambda gone_on: gone_on, (after, shown))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begins all episodes.
 
         Args:
@@ -247,7 +246,9 @@ class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
         """
         super().reset(seed=seed)
         index = _index(options, self._episodes.env.num_episodes, self.num_envs)
-        self._state, shown = self._begin(self._seeds(), None if index is None else np.broadcast_to(index, self.num_envs))
+        self._state, shown = self._begin(
+            self._seeds(), None if index is None else np.broadcast_to(index, self.num_envs)
+        )
         observation, *_, info = self._show(shown)
         return observation, info
 

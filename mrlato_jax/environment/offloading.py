@@ -4,8 +4,8 @@
     state, observation = env.reset(jax.random.key(0))
     state, observation, reward, done = env.step(state, action)
 
-`reset`, `step` and `allowed` are pure functions of one episode, safe under `jax.jit` and `jax.vmap`. All applications are
-padded to one size, so episodes of different lengths run side by side.
+`reset`, `step` and `allowed` are pure functions of one episode, safe under `jax.jit` and `jax.vmap`. All applications
+are padded to one size, so episodes of different lengths run side by side.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class _Row(NamedTuple):
 class Offloading:
     """The environment. Each episode places the tasks of one application, one after the other.
 
-    An action is a site: 0 the UE, 1 to K the servers. With `in_order=False` it is `actions.pack` of a task's position and
-    a site, so that it chooses the next task as well. The reward is minus the growth of the makespan (of the cost), so
+    An action is a site: 0 the UE, 1 to K the servers. With `in_order=False` it is `actions.pack` of a position
+    and a site, so that it chooses the next task as well. The reward is minus the growth of the makespan (of the cost), so
     that rewards sum to minus the whole.
 
     Attributes:
@@ -98,8 +98,8 @@ class Offloading:
             likely; or a sequence of `TaskGraph`, of which each episode has one.
         system: that they run on, or a sequence of systems, each as likely; all of one channel, radio, power and number
             of servers. By default a family's own where it has one, else `System()`.
-        objective: what is minimised. By default a family's energy weight where it has one, else the makespan. Deadlines
-            need applications that are given as graphs.
+        objective: what is minimised. By default a family's energy weight where it has one, else the makespan. A
+            deadline needs applications that are given as graphs.
         in_order: whether tasks are placed in the priority order (13).
         candidates: with a free order, so many of the ready tasks of the highest priority may be next.
         reward_scale: "none", rewards are seconds; or "all_local", in shares of the cost of running all on the UE.
@@ -128,8 +128,8 @@ class Offloading:
             self._packed  # noqa: B018 (packing checks the rest)
         elif self.objective is not None and self.objective.deadline_s is not None:
             raise InputError(
-                f"objective has deadline_s {self.objective.deadline_s}; accepted with applications that are drawn: None, "
-                "since each one has its own latency (give applications as graphs)"
+                f"objective has deadline_s {self.objective.deadline_s}; accepted with applications that are drawn: "
+                "None, since each one has its own latency (give applications as graphs)"
             )
         elif self.num_positions is not None:
             most = max(kind.num_tasks[1] for kind, _, _ in self._kinds)
@@ -274,9 +274,7 @@ class Offloading:
         # The backhaul of a `System` is static; here it is data.
         return dataclasses.replace(dag, backhaul=dag.backhaul * (first.backhaul_bps / backhaul_bps))
 
-    def step(
-        self, state: EpisodeState, action: jax.Array
-    ) -> tuple[EpisodeState, Observation, jax.Array, jax.Array]:
+    def step(self, state: EpisodeState, action: jax.Array) -> tuple[EpisodeState, Observation, jax.Array, jax.Array]:
         """Takes a decision. An action that is not allowed, and any once the episode is done, changes and earns nothing.
 
         Args:

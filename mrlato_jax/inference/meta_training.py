@@ -44,7 +44,7 @@ class TrainingCurve(NamedTuple):
     """What each meta-iteration measured: float64[iterations] each, means over its meta-batch.
 
     Attributes:
-        latency_s: of the plans sampled at the start of the inner loops (their cost, where energy has a weight), seconds.
+        latency_s: of the plans sampled as inner loops begin (their cost, where energy has a weight), seconds.
         heft_s: of the HEFT-based plans of the same applications.
         entropy: of the sampling policy, nats a decision.
         value_explained: share of the variance of the returns that the learned value explains: 1 is perfect, 0 no better
@@ -260,8 +260,8 @@ def _with_plans(
             n = int((order >= 0).sum())
             if len(plan.placement) != n or (network.in_order and not np.array_equal(plan.order, order[:n])):
                 raise InputError(
-                    f"plans[...][{i}] has {len(plan.placement)} tasks in the order {shorten(plan.order)}; accepted: {n}, "
-                    "in the priority order unless the policy chooses the order"
+                    f"plans[...][{i}] has {len(plan.placement)} tasks in the order {shorten(plan.order)}; accepted: "
+                    f"{n}, in the priority order unless the policy chooses the order"
                 )
             sites = np.asarray(plan.placement)[plan.order]
             position = np.argsort(order[:n])[plan.order]

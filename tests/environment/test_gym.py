@@ -14,10 +14,8 @@ import mrlato_jax as mj
 from mrlato_jax.environment import Applications
 
 gymnasium = pytest.importorskip("gymnasium")
-
-from gymnasium.utils.env_checker import check_env
-
-from mrlato_jax.environment import gym
+check_env = pytest.importorskip("gymnasium.utils.env_checker").check_env
+gym = pytest.importorskip("mrlato_jax.environment.gym")
 
 GRAPHS = [mj.daggen(n, 0.5, 0.5, np.random.default_rng(n)) for n in (3, 6)]
 TWO = mj.System(vm_hz=[10e9, 30e9], uplink_bps=[7e6, 3e6], downlink_bps=[7e6, 3e6], channel="resident")

@@ -84,7 +84,7 @@ def test_a_new_application_each_reset() -> None:
 
 
 def test_of_many_kinds_of_systems() -> None:
-    """Families with servers, pins, energy and results that stay: allowed actions alone, and the cost is what is paid."""
+    """Families with servers, pins, energy and results that stay: allowed actions alone; the cost is what is paid."""
     kind = (2, "resident", "shared")
     families = [family for family in FAMILIES["general"] if family.kind == kind and family.num_tasks <= 12]
     assert {family.pinned for family in families} == {True, False}
@@ -105,7 +105,8 @@ def test_of_many_kinds_of_systems() -> None:
     assert paid.tolist() == [families[int(index)].energy_weight > 0 for index in indices]
     assert (np.asarray(costs)[~paid] == np.asarray(state.decisions.queues.makespan)[~paid]).all()
     bits = [
-        np.asarray(state.dag.backhaul)[i].sum() * families[int(index)].system["backhaul_bps"] for i, index in enumerate(indices)
+        np.asarray(state.dag.backhaul)[i].sum() * families[int(index)].system["backhaul_bps"]
+        for i, index in enumerate(indices)
     ]
     sent = [
         np.asarray(state.dag.downlink)[i, :, 0].sum() * families[int(index)].system["downlink_bps"][0]
