@@ -55,14 +55,18 @@ def held_out(count: int) -> list[mj.TaskGraph]:
     return [mj.daggen(NUM_TASKS, fat, density, rng) for fat, density in shapes]
 
 
-def mean_latency(graphs: list[mj.TaskGraph], decide: Decide) -> float:
-    """Mean makespan of what `decide` plans, seconds; all applications side by side."""
+def measurement(graphs: list[mj.TaskGraph]) -> Callable[[Decide], float]:
+    """A function that gives the mean makespan of what a `Decide` plans, seconds; all applications side by side."""
     envs = gymnasium.make_vec(ID, num_envs=len(graphs), applications=graphs, system=SYSTEM)
-    observations, info = envs.reset(options={"index": range(len(graphs))})
-    for _ in range(NUM_TASKS):
-        observations, _, ended, _, info = envs.step(decide(observations, info["action_mask"].astype(bool)))
-    assert ended.all()
-    return float(info["makespan"].mean())
+
+    def mean_latency(decide: Decide) -> float:
+        observations, info = envs.reset(options={"index": range(len(graphs))})
+        for _ in range(NUM_TASKS):
+            observations, _, ended, _, info = envs.step(decide(observations, info["action_mask"].astype(bool)))
+        assert ended.all()
+        return float(info["makespan"].mean())
+
+    return mean_latency
 
 
 def references(graphs: list[mj.TaskGraph]) -> dict[str, float]:
@@ -80,7 +84,7 @@ def references(graphs: list[mj.TaskGraph]) -> dict[str, float]:
     return {name: float(np.mean([plan.makespan for plan in made])) for name, made in plans.items()}
 
 
-def train(seed: int, steps: int, every: int, graphs: list[mj.TaskGraph]) -> list[dict[str, float]]:
+def train(seed: int, steps: int, every: int, mean_latency: Callable[[Decide], float]) -> list[dict[str, float]]:
     """Trains one seed; its mean latency on the held-out applications before, during and after."""
     from sb3_contrib import MaskablePPO
     from stable_baselines3.common.callbacks import BaseCallback
@@ -177,11 +181,12 @@ def main() -> None:
 
     torch.set_num_threads(1)  # networks as small as these gain nothing from more
     graphs = held_out(given.held_out)
+    mean_latency = measurement(graphs)
     record: dict[str, Any] = {
         "settings": {name: getattr(given, name) for name in ("steps", "every", "seeds", "held_out")},
         "held_out": given.held_out,
         "references": references(graphs),
-        "curves": {str(seed): train(seed, given.steps, given.every, graphs) for seed in given.seeds},
+        "curves": {str(seed): train(seed, given.steps, given.every, mean_latency) for seed in given.seeds},
     }
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "maskable_ppo.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -90,8 +90,8 @@ class Offloading:
     """The environment. Each episode places the tasks of one application, one after the other.
 
     An action is a site: 0 the UE, 1 to K the servers. With `in_order=False` it is `actions.pack` of a position
-    and a site, so that it chooses the next task as well. The reward is minus the growth of the makespan (of the cost), so
-    that rewards sum to minus the whole.
+    and a site, so that it chooses the next task as well. The reward is minus the growth of the makespan (of the cost),
+    so that rewards sum to minus the whole.
 
     Attributes:
         applications: what applications are drawn from: `Applications`, a `Family`, or a sequence of them, each as
