@@ -103,9 +103,7 @@ def train(seed: int, steps: int, every: int, mean_latency: Callable[[Decide], fl
     def measure() -> None:
         nonlocal measuring
         started = time.monotonic()
-        latency = mean_latency(
-            graphs, lambda seen, masks: model.predict(seen, action_masks=masks, deterministic=True)[0]
-        )
+        latency = mean_latency(lambda seen, masks: model.predict(seen, action_masks=masks, deterministic=True)[0])
         curve.append({"steps": model.num_timesteps, "latency_s": latency, "training_s": started - began - measuring})
         measuring += time.monotonic() - started
         print(f"seed {seed}, {model.num_timesteps:7d} steps, {curve[-1]['training_s']:4.0f} s: {1e3 * latency:.1f} ms")

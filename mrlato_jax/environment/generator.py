@@ -88,23 +88,35 @@ class Applications:
 
     def __post_init__(self) -> None:
         check_choice("shape", self.shape, SHAPES)
-        _check_pair("num_tasks", self.num_tasks, low=1, high=MOST_TASKS, integer=True)
-        _check_pair("jump", self.jump, low=1, high=MOST_TASKS, integer=True)
+        whole = {"low": 1, "high": MOST_TASKS, "integer": True}
+        for name in ("num_tasks", "jump"):
+            self._check_pair(name, **whole)
         for name in ("fat", "density"):
-            _check_pair(name, getattr(self, name), low=0.0, high=1.0)
+            self._check_pair(name, low=0.0, high=1.0)
         check_number("regularity", self.regularity, low=0.0, high=1.0)
         for name in ("upload_bytes", "download_bytes", "cycles"):
             if name == "upload_bytes" or getattr(self, name) is not None:
-                _check_pair(name, getattr(self, name), low=0.0)
+                self._check_pair(name, low=0.0)
         if not isinstance(self.ccr, Sequence) or not self.ccr:
             raise InputError(f"ccr is {shorten(self.ccr)}; accepted: a sequence of at least one positive number")
         for i, ratio in enumerate(self.ccr):
             check_number(f"ccr[{i}]", ratio, low=0.0, open_low=True)
+        object.__setattr__(self, "ccr", tuple(self.ccr))  # equal by value and hashable, whatever was given
         check_number("cycles_per_byte", self.cycles_per_byte, low=0.0)
         if self.costs is not None:
             check_type("costs", self.costs, Costs)
         check_type("meant_for", self.meant_for, System)
         check_type("pinned", self.pinned, bool)
+
+    def _check_pair(self, field: str, **bounds: Any) -> None:
+        pair = getattr(self, field)
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise InputError(f"{field} is {shorten(pair)}; accepted: the least and the most, two numbers")
+        for place, value in zip(("least", "most"), pair, strict=True):
+            check_number(f"{field} ({place})", value, **bounds)
+        if pair[0] > pair[1]:
+            raise InputError(f"{field} is {shorten(pair)}; accepted: the least first")
+        object.__setattr__(self, field, tuple(pair))
 
     @classmethod
     def of_family(cls, family: Family) -> Applications:
@@ -127,15 +139,6 @@ class Applications:
             costs = STAGED_COSTS if isinstance(family, StagedFamily) else WIDE_COSTS
             drawn |= {"costs": costs, "meant_for": System(**family.system)}
         return cls(**drawn)
-
-
-def _check_pair(field: str, pair: Any, **bounds: Any) -> None:
-    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-        raise InputError(f"{field} is {shorten(pair)}; accepted: the least and the most, two numbers")
-    for place, value in zip(("least", "most"), pair, strict=True):
-        check_number(f"{field} ({place})", value, **bounds)
-    if pair[0] > pair[1]:
-        raise InputError(f"{field} is {shorten(pair)}; accepted: the least first")
 
 
 class Numbers(NamedTuple):

@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -72,22 +74,38 @@ def _seen(env: Offloading, observation: str, seen: Observation) -> Any:
 
 
 class _Episodes:
-    """`Offloading` with what Gymnasium wants of a decision: pure functions of one episode, jitted by their users."""
+    """`Offloading` with what Gymnasium wants of a decision, in jitted programs."""
 
-    def __init__(self, observation: str, settings: dict[str, Any]) -> None:
-        check_choice("observation", observation, OBSERVATIONS)
-        self.env, self.observation = Offloading(**settings), observation
+    def __init__(self, env: Offloading, observation: str) -> None:
+        self.env, self.observation = env, observation
+        self.spaces = _spaces(env, observation)
+        self.begin, self.begin_all = jax.jit(self._begin), jax.jit(jax.vmap(self._begin))
+        self.decide, self.go_on_all = jax.jit(self._decide), jax.jit(self._go_on_all)
 
-    def begin(self, seed: jax.Array, index: jax.Array | None = None) -> tuple[EpisodeState, _Shown]:
+    def _begin(self, seed: jax.Array, index: jax.Array | None = None) -> tuple[EpisodeState, _Shown]:
         state, seen = self.env.reset(jax.random.key(seed), index)
-        return state, self.show(state, seen, jnp.zeros((), state.scale.dtype), jnp.zeros((), bool))
+        return state, self._show(state, seen, jnp.zeros((), state.scale.dtype), jnp.zeros((), bool))
 
-    def decide(self, state: EpisodeState, action: jax.Array) -> tuple[EpisodeState, _Shown]:
+    def _decide(self, state: EpisodeState, action: jax.Array) -> tuple[EpisodeState, _Shown]:
         may = state.action_mask[action]
         state, seen, reward, _ = self.env.step(state, action)
-        return state, self.show(state, seen, reward, ~may)
+        return state, self._show(state, seen, reward, ~may)
 
-    def show(self, state: EpisodeState, seen: Observation, reward: jax.Array, truncated: jax.Array) -> _Shown:
+    def _go_on_all(
+        self, state: EpisodeState, done: jax.Array, actions: jax.Array, seeds: jax.Array
+    ) -> tuple[EpisodeState, _Shown]:
+        """A decision in each episode; those that are `done` begin anew."""
+        gone_on = jax.vmap(self._decide)(state, actions)
+
+        def begin(gone_on: tuple[EpisodeState, _Shown]) -> tuple[EpisodeState, _Shown]:
+            def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
+                return jnp.where(done.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+            return jax.tree.map(chosen, jax.vmap(self._begin)(seeds), gone_on)
+
+        return jax.lax.cond(done.any(), begin, lambda gone_on: gone_on, gone_on)
+
+    def _show(self, state: EpisodeState, seen: Observation, reward: jax.Array, truncated: jax.Array) -> _Shown:
         return _Shown(
             observation=_seen(self.env, self.observation, seen),
             reward=reward,
@@ -98,8 +116,16 @@ class _Episodes:
         )
 
 
+_shared = lru_cache(maxsize=16)(_Episodes)  # environments alike share their programs: a vector of 32 compiles once
+
+
+def _episodes(observation: str, settings: dict[str, Any]) -> _Episodes:
+    check_choice("observation", observation, OBSERVATIONS)
+    return _shared(Offloading(**settings), observation)
+
+
 def _on_host(shown: _Shown) -> _Shown:
-    shown = jax.device_get(shown)
+    shown = jax.tree.map(np.array, shown)  # copies, which may be written to
     if isinstance(shown.observation, dict):  # Gymnasium's integers have 64 bits
         shown.observation["position"] = np.int64(shown.observation["position"])
     return shown
@@ -114,8 +140,7 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
 
     `info` has `action_mask`, int8[A], as `action_space.sample(mask=...)` takes it, and `makespan`, seconds, of the
     tasks placed so far. An action that the mask forbids changes nothing, earns nothing and ends the episode as
-    truncated.
-    `action_masks()` is the mask as sb3-contrib's `MaskablePPO` asks for it.
+    truncated. `action_masks()` is the mask as sb3-contrib's `MaskablePPO` asks for it.
 
     Args:
         observation: "decision", a vector of the next task's features and of what the simulator knows of each action
@@ -132,10 +157,9 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
     def __init__(self, observation: str = "decision", render_mode: str | None = None, **settings: Any) -> None:
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
-        self._episodes = _Episodes(observation, settings)
-        self.observation_space, self.action_space = _spaces(self._episodes.env, observation)
+        self._episodes = _episodes(observation, settings)
+        self.observation_space, self.action_space = copy.deepcopy(self._episodes.spaces)  # each draws on its own
         self.render_mode = render_mode
-        self._begin, self._decide = jax.jit(self._episodes.begin), jax.jit(self._episodes.decide)
         self._state: EpisodeState | None = None
         self._mask = np.ones(self._episodes.env.num_actions, bool)
 
@@ -152,7 +176,7 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
         """
         super().reset(seed=seed)
         index = _index(options, self._episodes.env.num_episodes)
-        self._state, shown = self._begin(self.np_random.integers(MOST_SEED, dtype=np.uint32), index)
+        self._state, shown = self._episodes.begin(self.np_random.integers(MOST_SEED, dtype=np.uint32), index)
         observation, *_, info = self._show(shown)
         return observation, info
 
@@ -166,7 +190,7 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
             raise InputError("step was called before reset; accepted: reset first")
         if not self.action_space.contains(action):
             raise InputError(f"action is {shorten(action)}; accepted: 0 to {self._episodes.env.num_actions - 1}")
-        self._state, shown = self._decide(self._state, action)
+        self._state, shown = self._episodes.decide(self._state, action)
         return self._show(shown)
 
     def _show(self, shown: _Shown) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -211,28 +235,13 @@ class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
         check_number("num_envs", num_envs, low=1, integer=True)
         if render_mode is not None:
             raise InputError(f"render_mode is {shorten(render_mode)}; accepted: None (a single environment renders)")
-        self._episodes = _Episodes(observation, settings)
+        self._episodes = _episodes(observation, settings)
         self.num_envs = num_envs
-        self.single_observation_space, self.single_action_space = _spaces(self._episodes.env, observation)
+        self.single_observation_space, self.single_action_space = copy.deepcopy(self._episodes.spaces)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._begin, self._go_on = jax.jit(jax.vmap(self._episodes.begin)), jax.jit(self._advance)
         self._state: EpisodeState | None = None
         self._done = jnp.zeros(num_envs, bool)
-
-    def _advance(
-        self, state: EpisodeState, done: jax.Array, actions: jax.Array, seeds: jax.Array
-    ) -> tuple[EpisodeState, _Shown]:
-        """A step of all; those that are `done` begin anew."""
-        after, shown = jax.vmap(self._episodes.decide)(state, actions)
-
-        def begin(gone_on: tuple[EpisodeState, _Shown]) -> tuple[EpisodeState, _Shown]:
-            begun = jax.vmap(self._episodes.begin)(seeds)
-            return jax.tree.map(
-                lambda new, old: jnp.where(done.reshape(-1, *[1] * (new.ndim - 1)), new, old), begun, gone_on
-            )
-
-        return jax.lax.cond(done.any(), begin, lambda gone_on: gone_on, (after, shown))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begins all episodes.
@@ -246,9 +255,8 @@ class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
         """
         super().reset(seed=seed)
         index = _index(options, self._episodes.env.num_episodes, self.num_envs)
-        self._state, shown = self._begin(
-            self._seeds(), None if index is None else np.broadcast_to(index, self.num_envs)
-        )
+        of_each = None if index is None else np.broadcast_to(index, self.num_envs)
+        self._state, shown = self._episodes.begin_all(self._seeds(), of_each)
         observation, *_, info = self._show(shown)
         return observation, info
 
@@ -271,7 +279,7 @@ class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
             or not ((actions >= 0) & (actions < most)).all()
         ):
             raise InputError(f"actions is {shorten(actions)}; accepted: {self.num_envs} integers, 0 to {most - 1}")
-        self._state, shown = self._go_on(self._state, self._done, actions, self._seeds())
+        self._state, shown = self._episodes.go_on_all(self._state, self._done, actions, self._seeds())
         return self._show(shown)
 
     def _show(self, shown: _Shown) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:

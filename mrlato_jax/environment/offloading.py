@@ -85,13 +85,15 @@ class _Row(NamedTuple):
     energy_weight: Any
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)  # equal by what its fields say
 class Offloading:
     """The environment. Each episode places the tasks of one application, one after the other.
 
     An action is a site: 0 the UE, 1 to K the servers. With `in_order=False` it is `actions.pack` of a position
     and a site, so that it chooses the next task as well. The reward is minus the growth of the makespan (of the cost),
     so that rewards sum to minus the whole.
+
+    Equal by value and hashable: programs that are compiled for one environment serve others like it.
 
     Attributes:
         applications: what applications are drawn from: `Applications`, a `Family`, or a sequence of them, each as
@@ -137,6 +139,22 @@ class Offloading:
         else:
             self._kinds  # noqa: B018
 
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Offloading) and self._value == other._value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _value(self) -> tuple[Any, ...]:
+        known = tuple(self._kinds) if self.draws else (self._things, self._systems)
+        options = (self.in_order, self.candidates, self.reward_scale, self.num_tasks)
+        return known, self.objective, *options
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._value)
+
     @cached_property
     def _things(self) -> tuple[Any, ...]:
         """What `applications` holds, all of them drawn from or all of them graphs."""
@@ -161,7 +179,7 @@ class Offloading:
             raise InputError(f"system is {shorten(systems)}; accepted: a System, or a sequence of at least one")
         for i, system in enumerate(systems):
             check_type(f"system[{i}]", system, System)
-        return tuple(systems)
+        return tuple(map(_plain, systems))
 
     @cached_property
     def _kinds(self) -> list[tuple[Applications, System, float]]:
@@ -169,7 +187,7 @@ class Offloading:
         made = []
         for one in self._things:
             own = one.system if isinstance(one, Family) else None
-            systems = self._systems or (System() if own is None else System(**own),)
+            systems = self._systems or (_plain(System() if own is None else System(**own)),)
             weight = one.energy_weight if isinstance(one, Family) else 0.0
             weight = weight if self.objective is None else self.objective.energy_weight
             kind = Applications.of_family(one) if isinstance(one, Family) else one
@@ -188,11 +206,8 @@ class Offloading:
     def _rows(self) -> _Row:
         """`_kinds` as arrays, leading axis their number."""
         kinds, systems, weights = zip(*self._kinds, strict=True)
-        rates = [
-            np.array([host_number("System.ue_hz", system.ue_hz) for system in systems], np.float32),
-            *(np.array([of_servers(system, name) for system in systems], np.float32) for name in OF_SERVERS),
-            np.array([system.backhaul_bps for system in systems], np.float32),
-        ]
+        names = ("ue_hz", *OF_SERVERS, "backhaul_bps")
+        rates = [np.array([getattr(system, name) for system in systems], np.float32) for name in names]
         return _Row(numbers(kinds), tuple(rates), np.array(weights, np.float32))
 
     @cached_property
@@ -321,6 +336,15 @@ class Offloading:
             options=jnp.where((state.action_mask & ~done)[:, None], options, 0),
             action_mask=state.action_mask,
         )
+
+
+def _plain(system: System) -> System:
+    """The system with a number for its UE and for each server; what is traced is refused."""
+    return dataclasses.replace(
+        system,
+        ue_hz=float(host_number("System.ue_hz", system.ue_hz)),
+        **{name: tuple(of_servers(system, name).tolist()) for name in OF_SERVERS},
+    )
 
 
 def _take(tree: Any, index: jax.Array) -> Any:

@@ -42,6 +42,8 @@ def test_passes_the_checker(settings: dict[str, Any]) -> None:
             assert not truncated
             if terminated:
                 observation, info = env.reset()
+    again = gymnasium.make(gym.ID, **settings).unwrapped
+    assert again._episodes is env.unwrapped._episodes  # compiled once for all that are alike
 
 
 @pytest.mark.parametrize("in_order", [True, False])
