@@ -40,6 +40,7 @@ from mrlato_jax.mec.system import BITS_PER_BYTE, System, of_servers
 
 SHAPES = ("levels", "stages")
 MOST_TASKS = 512  # padded: choosing parents compares [N, N, N] numbers
+ROWS = 48  # vectors of random numbers that an application takes, at most
 ROUNDING = 1e-6  # relative: float32 may give 4.9999995 for 25**0.5
 
 Pair = tuple[float, float]
@@ -214,6 +215,41 @@ class _Layers(NamedTuple):
     widths: jax.Array  # int32[N], of each layer, 0 where there is none
 
 
+class _Uniform:
+    """Numbers in [0, 1) of one draw, handed out one after the other.
+
+    They come of one call of the generator, since a call for each would compile ten times as long.
+    """
+
+    def __init__(self, key: jax.Array, size: int) -> None:
+        self._numbers = jax.random.uniform(key, (ROWS + 2 * size, size))
+        self._size, self._given = size, 0
+
+    def _take(self, rows: int) -> jax.Array:
+        self._given += rows
+        assert self._given <= self._numbers.shape[0], "ROWS is too small"
+        return self._numbers[self._given - rows : self._given]
+
+    def matrix(self) -> jax.Array:
+        """[N, N]."""
+        return self._take(self._size)
+
+    def vector(self) -> jax.Array:
+        """[N]."""
+        return self._take(1)[0]
+
+    def number(self) -> jax.Array:
+        return self._take(1)[0, 0]
+
+    def integer(self, least: jax.Array, most: jax.Array) -> jax.Array:
+        """int32, from the least to the most, each as likely."""
+        return least + jnp.floor((most - least + 1) * self.number()).astype(jnp.int32)
+
+    def normal(self) -> jax.Array:
+        """[N], of mean 0 and deviation 1: Box and Muller's, as in `families`."""
+        return jnp.sqrt(-2 * jnp.log1p(-self.vector())) * jnp.cos(2 * jnp.pi * self.vector())
+
+
 def draw(kind: Numbers, key: jax.Array, num_positions: int, *, most_jump: int = 1, pins: bool = False) -> GraphArrays:
     """Draws one application.
 
@@ -229,82 +265,70 @@ def draw(kind: Numbers, key: jax.Array, num_positions: int, *, most_jump: int = 
     Returns:
         `GraphArrays` of one DAG, no leading axes; float32.
     """
-    kind = jax.tree.map(jnp.asarray, kind)
-    size_key, width_key, edge_key, cost_key, pin_key = jax.random.split(key, 5)
-    n = jax.random.randint(size_key, (), kind.num_tasks[0], kind.num_tasks[1] + 1)
+    kind, uniform = jax.tree.map(jnp.asarray, kind), _Uniform(key, num_positions)
+    n = uniform.integer(*kind.num_tasks)
     ids = jnp.arange(num_positions, dtype=jnp.int32)
     mask = ids < n
-    widths = jnp.where(
-        kind.staged,
-        _widths_of_stages(n, num_positions, width_key),
-        _widths_of_levels(kind, n, num_positions, width_key),
-    )
+    widths = jnp.where(kind.staged, _widths_of_stages(n, num_positions, uniform), _widths_of_levels(kind, n, uniform))
     ends = jnp.cumsum(widths)
     of = jnp.minimum((ends[None, :] <= ids[:, None]).sum(axis=1, dtype=jnp.int32), num_positions - 1)
     starts = ends - widths
     widths = jnp.clip(n - starts, 0, widths)  # the last level is cut
     layers = _Layers(of, ids - starts[of], widths[of], widths)
-    parents = jnp.where(
-        kind.staged, _edges_of_stages(layers, edge_key), _edges_of_levels(kind, layers, edge_key, most_jump)
-    )
-    parents &= mask[:, None] & mask[None, :]
-    cycles, upload, download = _costs(kind, layers, mask, cost_key)
-    at_ue, at_server = _pins(kind, parents, pin_key) if pins else (None, None)
+    of_levels, of_stages = _edges_of_levels(kind, layers, uniform, most_jump), _edges_of_stages(layers, uniform)
+    parents = jnp.where(kind.staged, of_stages, of_levels) & mask[:, None] & mask[None, :]
+    cycles, upload, download = _costs(kind, layers, mask, uniform)
+    at_ue, at_server = _pins(kind, parents, mask, uniform) if pins else (None, None)
     return GraphArrays(cycles, upload, download, parents, mask, ids, at_ue, at_server)
 
 
-def _between(key: jax.Array, pair: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
-    return pair[0] + (pair[1] - pair[0]) * jax.random.uniform(key, shape)
+def _between(uniform: jax.Array, pair: jax.Array) -> jax.Array:
+    return pair[0] + (pair[1] - pair[0]) * uniform
 
 
-def _widths_of_levels(kind: Numbers, n: jax.Array, size: int, key: jax.Array) -> jax.Array:
+def _widths_of_levels(kind: Numbers, n: jax.Array, uniform: _Uniform) -> jax.Array:
     """int32[N], as `daggen` draws them, before the last one is cut."""
-    fat_key, key = jax.random.split(key)
-    mean = jnp.floor(n ** _between(fat_key, kind.fat) * (1 + ROUNDING))
-    deviation = kind.regularity * (2 * jax.random.uniform(key, (size,)) - 1)
+    mean = jnp.floor(n ** _between(uniform.number(), kind.fat) * (1 + ROUNDING))
+    deviation = kind.regularity * (2 * uniform.vector() - 1)
     return jnp.maximum(1, jnp.floor(mean * (1 + deviation))).astype(jnp.int32)
 
 
-def _widths_of_stages(n: jax.Array, size: int, key: jax.Array) -> jax.Array:
+def _widths_of_stages(n: jax.Array, size: int, uniform: _Uniform) -> jax.Array:
     """int32[N], as `StagedFamily` draws them, 0 beyond the last stage."""
-    count_key, key = jax.random.split(key)
     most = jnp.minimum(MOST_STAGES, n)
-    extra = jnp.floor((most - 1) * jax.random.uniform(count_key)).astype(jnp.int32)
+    extra = jnp.floor((most - 1) * uniform.number()).astype(jnp.int32)
     count = jnp.minimum(n, LEAST_STAGES + extra)
     there = jnp.arange(size) < count
-    weights = jnp.where(there, jnp.log1p(-jax.random.uniform(key, (size,))) ** 2, 0)
+    weights = jnp.where(there, jnp.log1p(-uniform.vector()) ** 2, 0)
     share = (n - count) * weights / jnp.maximum(weights.sum(), jnp.finfo(weights.dtype).tiny)
     widths = jnp.where(there, 1 + jnp.floor(share).astype(jnp.int32), 0)
     return widths.at[jnp.argmax(weights)].add(n - widths.sum())
 
 
-def _edges_of_levels(kind: Numbers, layers: _Layers, key: jax.Array, most_jump: int) -> jax.Array:
+def _edges_of_levels(kind: Numbers, layers: _Layers, uniform: _Uniform, most_jump: int) -> jax.Array:
     """bool[N, N], [child, parent]: of each level in reach, as many of its tasks as were drawn for it."""
     size = layers.of.shape[0]
-    density_key, count_key, jump_key, span_key, key = jax.random.split(key, 5)
     above = jnp.where(layers.of > 0, layers.widths[jnp.maximum(layers.of - 1, 0)], 0)
-    density = _between(density_key, kind.density)
-    count = 1 + jnp.floor(jax.random.uniform(count_key, (size,)) * density * above).astype(jnp.int32)
-    count = jnp.minimum(count, above)
+    density = _between(uniform.number(), kind.density)
+    count = jnp.minimum(1 + jnp.floor(uniform.vector() * density * above).astype(jnp.int32), above)
     drawn = jnp.arange(size)[None, :] < count[:, None]  # [child, k-th parent]
-    jump = jax.random.randint(jump_key, (), kind.jump[0], kind.jump[1] + 1)
-    spans = 1 + jnp.floor(jump * jax.random.uniform(span_key, (size, size))).astype(jnp.int32)
+    jump = uniform.integer(*kind.jump)
+    spans = 1 + jnp.floor(jump * uniform.matrix()).astype(jnp.int32)
     wanted = jnp.zeros((size, size), jnp.int32)
     for span in range(1, most_jump + 1):
         source = jnp.maximum(layers.of - span, 0)
         of_span = (drawn & (spans == span)).sum(axis=1, dtype=jnp.int32)
         wanted += jnp.where(source[:, None] == layers.of[None, :], of_span[:, None], 0)
     # A uniform subset: those of the lowest random numbers in their level.
-    lots = jax.random.uniform(key, (size, size))
+    lots = uniform.matrix()
     alike = layers.of[:, None] == layers.of[None, :]
     before = (alike[None] & (lots[:, None, :] < lots[:, :, None])).sum(axis=-1, dtype=jnp.int32)
     return before < wanted
 
 
-def _edges_of_stages(layers: _Layers, key: jax.Array) -> jax.Array:
+def _edges_of_stages(layers: _Layers, uniform: _Uniform) -> jax.Array:
     """bool[N, N], [child, parent]: piece by piece from the stage before, all of it, or from the second last too."""
-    size = layers.of.shape[0]
-    full, further = jax.random.uniform(key, (2, size))  # by stage
+    full, further = uniform.vector(), uniform.vector()  # by stage
     before = jnp.concatenate([jnp.zeros(1, jnp.int32), layers.widths[:-1]])
     in_full = (full < IN_FULL) & (before * layers.widths <= MOST_IN_FULL)
     child, parent = layers.own[:, None], layers.own[None, :]
@@ -317,68 +341,63 @@ def _edges_of_stages(layers: _Layers, key: jax.Array) -> jax.Array:
     return of_next | ((span == 2) & partners & (further < FURTHER)[layers.of][:, None])
 
 
-def _costs(kind: Numbers, layers: _Layers, mask: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _costs(
+    kind: Numbers, layers: _Layers, mask: jax.Array, uniform: _Uniform
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Cycles, upload and download bytes, each [N] and 0 on padding, in whole units."""
-    plain_key, deviating_key = jax.random.split(key)
-    plain, deviating = _plain_costs(kind, mask, plain_key), _deviating_costs(kind, layers, mask, deviating_key)
+    plain, deviating = _plain_costs(kind, uniform), _deviating_costs(kind, layers, mask, uniform)
     chosen = [jnp.where(kind.deviates, *both) for both in zip(deviating, plain, strict=True)]
     cycles, upload, download = (jnp.where(mask, jnp.rint(values), 0) for values in chosen)
     return cycles, upload, download
 
 
-def _plain_costs(kind: Numbers, mask: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    ccr_key, *keys = jax.random.split(key, 4)
+def _plain_costs(kind: Numbers, uniform: _Uniform) -> tuple[jax.Array, jax.Array, jax.Array]:
     upload, download, cycles = (
-        jnp.rint(_between(one, pair, mask.shape))
-        for one, pair in zip(keys, (kind.upload_bytes, kind.download_bytes, kind.cycles), strict=True)
+        jnp.rint(_between(uniform.vector(), pair)) for pair in (kind.upload_bytes, kind.download_bytes, kind.cycles)
     )
-    ccr = kind.ccr[jax.random.randint(ccr_key, (), 0, kind.choices)]
+    ccr = kind.ccr[uniform.integer(jnp.zeros((), jnp.int32), kind.choices - 1)]
     download = jnp.where(kind.download_bytes[0] < 0, upload, download)
     return jnp.where(kind.cycles[0] < 0, kind.cycles_per_byte * upload / ccr, cycles), upload, download
 
 
 def _deviating_costs(
-    kind: Numbers, layers: _Layers, mask: jax.Array, key: jax.Array
+    kind: Numbers, layers: _Layers, mask: jax.Array, uniform: _Uniform
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `families` draws them by `Costs`."""
-    alike_key, unusual_key, idle_key, silent_key, ratio_key, *keys = jax.random.split(key, 8)
     there = layers.widths > 0
 
-    def deviation(key: jax.Array) -> jax.Array:
-        stage_key, task_key = jax.random.split(key)
-        factors = _spread(stage_key, kind.sigmas[0], there)[layers.of] * _spread(task_key, kind.sigmas[1], mask)
-        return jnp.where(mask, factors, 0) / jnp.where(mask, factors, 0).sum() * mask.sum()
+    def deviation() -> jax.Array:
+        of_stages = _spread(uniform, kind.sigmas[0], there)[layers.of]
+        factors = jnp.where(mask, of_stages * _spread(uniform, kind.sigmas[1], mask), 0)
+        return factors / factors.sum() * mask.sum()
 
-    lows, highs = (jnp.log(jnp.stack([kind.upload[i], kind.download[i]])) for i in (0, 1))
-    ratios = jnp.exp(lows + (highs - lows) * jax.random.uniform(ratio_key, (2,)))
-    means = kind.scales * jnp.concatenate([jnp.ones(1), ratios])
-    cycles, upload, download = (mean * deviation(key) for mean, key in zip(means, keys, strict=True))
-    alike = jax.random.uniform(alike_key) < kind.alike
-    upload = jnp.where(alike, means[1] * cycles / means[0], upload)
+    def ratio(pair: jax.Array) -> jax.Array:
+        return pair[0] * (pair[1] / pair[0]) ** uniform.number()
+
+    cycles = kind.scales[0] * deviation()
+    upload_mean, download_mean = kind.scales[1] * ratio(kind.upload), kind.scales[2] * ratio(kind.download)
+    alike = uniform.number() < kind.alike
+    upload, download = upload_mean * deviation(), download_mean * deviation()
+    upload = jnp.where(alike, upload_mean * cycles / kind.scales[0], upload)
     download = jnp.where(alike, upload, download)
-    silent = jax.random.uniform(silent_key, mask.shape) < UNUSUAL
-    idle = (jax.random.uniform(idle_key, mask.shape) < UNUSUAL) & ~silent
-    unusual = (jax.random.uniform(unusual_key) < kind.unusual) & ~(idle | ~mask).all()
+    silent = uniform.vector() < UNUSUAL
+    idle = (uniform.vector() < UNUSUAL) & ~silent
+    unusual = (uniform.number() < kind.unusual) & ~(idle | ~mask).all()
     sends = ~(unusual & silent)
     return jnp.where(unusual & idle, 0, cycles), jnp.where(sends, upload, 0), jnp.where(sends, download, 0)
 
 
-def _spread(key: jax.Array, most: jax.Array, there: jax.Array) -> jax.Array:
+def _spread(uniform: _Uniform, most: jax.Array, there: jax.Array) -> jax.Array:
     """Log-normal factors of mean 1 over those that are `there`, their sigma uniform up to `most`."""
-    sigma_key, key = jax.random.split(key)
-    sigma = most * jax.random.uniform(sigma_key)
-    factors = jnp.where(there, jnp.exp(sigma * jax.random.normal(key, there.shape)), 0)
+    factors = jnp.where(there, jnp.exp(most * uniform.number() * uniform.normal()), 0)
     return factors / factors.sum() * there.sum()
 
 
-def _pins(kind: Numbers, parents: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _pins(kind: Numbers, parents: jax.Array, mask: jax.Array, uniform: _Uniform) -> tuple[jax.Array, jax.Array]:
     """Whether each task may run on the UE, and on a server: bool[N] each, drawn as `families` does."""
-    size = parents.shape[0]
-    ends_key, share_key, drawn_key, side_key = jax.random.split(key, 4)
-    on_ue = jax.random.uniform(side_key, (size,)) < 0.5
+    on_ue, of_ends = uniform.vector() < 0.5, uniform.number() < 0.5
     at_an_end = ~parents.any(axis=0) | ~parents.any(axis=1)
-    chosen = jax.random.uniform(drawn_key, (size,)) < MOST_PINNED * jax.random.uniform(share_key)
-    of_ends = jax.random.uniform(ends_key) < 0.5
-    only_ue = kind.pinned & on_ue & jnp.where(of_ends, at_an_end, chosen)
-    only_server = kind.pinned & ~on_ue & ~of_ends & chosen
+    chosen = uniform.vector() < MOST_PINNED * uniform.number()
+    pinned = kind.pinned & mask & jnp.where(of_ends, at_an_end & on_ue, chosen)
+    only_ue, only_server = pinned & on_ue, pinned & ~on_ue
     return ~only_server, ~only_ue

@@ -74,8 +74,8 @@ def measured(parents: np.ndarray, cycles: Any, upload: Any, download: Any, ue: A
 
 @pytest.mark.parametrize("kind", [DaggenFamily, WideFamily, StagedFamily])
 def test_distributed_as_numpy_draws(kind: type[Family]) -> None:
-    """Means of two samples of 600 differ by less than four standard errors, and so do spreads of the widths."""
-    source, count, rng = family(kind, 17), 600, np.random.default_rng(5)
+    """Means of two samples of 400 differ by less than four standard errors, and so do spreads of the widths."""
+    source, count, rng = family(kind, 17), 400, np.random.default_rng(5)
     ours = [
         measured(
             g.parents[:17, :17],
