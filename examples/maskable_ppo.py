@@ -41,8 +41,8 @@ PPO = {
     "gamma": 1.0,  # an episode ends after its last task
     "gae_lambda": 0.95,
     "ent_coef": 0.003,
-    "policy_kwargs": {"net_arch": [128, 128]},
 }
+UNITS = [128, 128]
 
 Decide = Callable[[np.ndarray, np.ndarray], Any]
 """(observations [B, ...], action masks [B, A]) -> actions [B]."""
@@ -86,6 +86,7 @@ def references(graphs: list[mj.TaskGraph]) -> dict[str, float]:
 
 def train(seed: int, steps: int, every: int, mean_latency: Callable[[Decide], float]) -> list[dict[str, float]]:
     """Trains one seed; its mean latency on the held-out applications before, during and after."""
+    import torch
     from sb3_contrib import MaskablePPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
@@ -94,9 +95,11 @@ def train(seed: int, steps: int, every: int, mean_latency: Callable[[Decide], fl
         ID,
         n_envs=EPISODES_AT_ONCE,
         seed=seed,
-        env_kwargs={"applications": APPLICATIONS, "system": SYSTEM, "reward_scale": SCALE},
+        env_kwargs={"applications": APPLICATIONS, "system": SYSTEM, "reward_scale": SCALE, "render_mode": None},
     )
-    model = MaskablePPO("MlpPolicy", envs, seed=seed, device="cpu", **PPO)
+    network = {"net_arch": UNITS, "activation_fn": torch.nn.ReLU}
+    torch.set_num_threads(1)  # a network as small as this gains nothing from more
+    model = MaskablePPO("MlpPolicy", envs, seed=seed, device="cpu", policy_kwargs=network, **PPO)
     curve: list[dict[str, float]] = []
     began, measuring = time.monotonic(), 0.0
 
@@ -106,7 +109,10 @@ def train(seed: int, steps: int, every: int, mean_latency: Callable[[Decide], fl
         latency = mean_latency(lambda seen, masks: model.predict(seen, action_masks=masks, deterministic=True)[0])
         curve.append({"steps": model.num_timesteps, "latency_s": latency, "training_s": started - began - measuring})
         measuring += time.monotonic() - started
-        print(f"seed {seed}, {model.num_timesteps:7d} steps, {curve[-1]['training_s']:4.0f} s: {1e3 * latency:.1f} ms")
+        print(
+            f"seed {seed}, {model.num_timesteps:7d} steps, {curve[-1]['training_s']:4.0f} s: {1e3 * latency:.1f} ms",
+            flush=True,
+        )
 
     class Measure(BaseCallback):
         """Measures between updates, as soon as so many steps have passed."""
@@ -175,9 +181,6 @@ def main() -> None:
     parser.add_argument("--held_out", type=int, default=100, help="applications that plans are measured on")
     parser.add_argument("--out", type=Path, default=Path("runs/maskable_ppo"), help="folder of the record and figure")
     given = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)  # networks as small as these gain nothing from more
     graphs = held_out(given.held_out)
     mean_latency = measurement(graphs)
     record: dict[str, Any] = {

@@ -145,7 +145,7 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
     Args:
         observation: "decision", a vector of the next task's features and of what the simulator knows of each action
             (with a free order, of all tasks' features); or "graph", a dictionary of all that `Observation` has.
-        render_mode: None, or "ansi": `render` returns a line of text.
+        render_mode: "ansi": `render` returns a line of text. With any other it returns None; Gymnasium warns of such.
         **settings: as `Offloading` takes them.
 
     Raises:
@@ -155,8 +155,6 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (Gymnasium's name)
 
     def __init__(self, observation: str = "decision", render_mode: str | None = None, **settings: Any) -> None:
-        if render_mode is not None:
-            check_choice("render_mode", render_mode, self.metadata["render_modes"])
         self._episodes = _episodes(observation, settings)
         self.observation_space, self.action_space = copy.deepcopy(self._episodes.spaces)  # each draws on its own
         self.render_mode = render_mode
@@ -205,7 +203,7 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
 
     def render(self) -> str | None:
         """How many tasks are placed and when the last of them ends, as text."""
-        if self.render_mode is None or self._state is None:
+        if self.render_mode != "ansi" or self._state is None:
             return None
         state = jax.device_get(self._state)
         placed, n = (state.decisions.placed & state.dag.mask).sum(), state.dag.mask.sum()

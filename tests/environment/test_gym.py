@@ -139,7 +139,6 @@ def test_graph_observations_of_a_vector() -> None:
         (lambda env: env.reset(options={"graph": 1}), r"options has \['graph'\]; accepted: index"),
         (lambda env: env.reset(options={"index": 2}), r"options\['index'\] is 2"),
         (lambda env: gym.OffloadingEnv("all"), "observation is 'all'"),
-        (lambda env: gym.OffloadingEnv(render_mode="human"), "render_mode is 'human'"),
         (lambda env: gym.OffloadingVectorEnv(0), "num_envs is 0"),
         (lambda env: gym.OffloadingVectorEnv(2, render_mode="ansi"), "render_mode is 'ansi'"),
         (lambda env: gym.OffloadingVectorEnv(2).step([0, 0]), "step was called before reset"),
