@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ PPO = {
     "n_steps": 4 * NUM_TASKS,  # of each environment between two updates
     "batch_size": 512,
     "n_epochs": 6,
-    "learning_rate": 1e-3,
+    "learning_rate": lambda left: 1e-3 * left,  # of what is left of training, 1 to 0
     "gamma": 1.0,  # an episode ends after its last task
     "gae_lambda": 0.95,
     "ent_coef": 0.003,
@@ -84,7 +85,7 @@ def references(graphs: list[mj.TaskGraph]) -> dict[str, float]:
     return {name: float(np.mean([plan.makespan for plan in made])) for name, made in plans.items()}
 
 
-def train(seed: int, steps: int, every: int, mean_latency: Callable[[Decide], float]) -> list[dict[str, float]]:
+def train(seed: int, steps: int, every: int, graphs: list[mj.TaskGraph]) -> list[dict[str, float]]:
     """Trains one seed; its mean latency on the held-out applications before, during and after."""
     import torch
     from sb3_contrib import MaskablePPO
@@ -100,6 +101,7 @@ def train(seed: int, steps: int, every: int, mean_latency: Callable[[Decide], fl
     network = {"net_arch": UNITS, "activation_fn": torch.nn.ReLU}
     torch.set_num_threads(1)  # a network as small as this gains nothing from more
     model = MaskablePPO("MlpPolicy", envs, seed=seed, device="cpu", policy_kwargs=network, **PPO)
+    mean_latency = measurement(graphs)
     curve: list[dict[str, float]] = []
     began, measuring = time.monotonic(), 0.0
 
@@ -175,19 +177,20 @@ def table(record: dict[str, Any]) -> str:
 def main() -> None:
     """Trains, and writes what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400_000, help="decisions in training, of each seed")
-    parser.add_argument("--every", type=int, default=20_000, help="decisions from one measurement to the next")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=120_000, help="decisions in training, of each seed")
+    parser.add_argument("--every", type=int, default=7_500, help="decisions from one measurement to the next")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each has a process")
     parser.add_argument("--held_out", type=int, default=100, help="applications that plans are measured on")
     parser.add_argument("--out", type=Path, default=Path("runs/maskable_ppo"), help="folder of the record and figure")
     given = parser.parse_args()
     graphs = held_out(given.held_out)
-    mean_latency = measurement(graphs)
+    with multiprocessing.get_context("spawn").Pool(len(given.seeds)) as side_by_side:
+        curves = side_by_side.starmap(train, [(seed, given.steps, given.every, graphs) for seed in given.seeds])
     record: dict[str, Any] = {
         "settings": {name: getattr(given, name) for name in ("steps", "every", "seeds", "held_out")},
         "held_out": given.held_out,
         "references": references(graphs),
-        "curves": {str(seed): train(seed, given.steps, given.every, mean_latency) for seed in given.seeds},
+        "curves": dict(zip(map(str, given.seeds), curves, strict=True)),
     }
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "maskable_ppo.json").write_text(json.dumps(record, indent=1) + "\n")
