@@ -35,11 +35,11 @@ class _Shown(NamedTuple):
     """What leaves the device after a decision."""
 
     observation: Any
-    reward: jax.Array
-    terminated: jax.Array
-    truncated: jax.Array
-    action_mask: jax.Array
-    makespan: jax.Array
+    reward: Any
+    terminated: Any
+    truncated: Any
+    action_mask: Any
+    makespan: Any
 
 
 def _spaces(env: Offloading, observation: str) -> tuple[spaces.Space[Any], spaces.Discrete]:
@@ -292,12 +292,13 @@ def _index(options: dict[str, Any] | None, count: int, num_envs: int = 0) -> Any
     if unknown:
         raise InputError(f"options has {shorten(unknown)}; accepted: index")
     index = (options or {}).get("index")
-    several = num_envs and isinstance(index, Sequence | np.ndarray)
-    if several and len(index) != num_envs:
-        raise InputError(f"options['index'] has {len(index)} entries; accepted: an integer, or {num_envs} of them")
-    for one in index if several else [] if index is None else [index]:
+    several = num_envs > 0 and isinstance(index, Sequence | np.ndarray)
+    given: list[Any] = list(index) if several else [] if index is None else [index]  # type: ignore[arg-type]
+    if several and len(given) != num_envs:
+        raise InputError(f"options['index'] has {len(given)} entries; accepted: an integer, or {num_envs} of them")
+    for one in given:
         check_number("options['index']", one, low=0, high=count - 1, integer=True)
-    return np.array(index, np.int32) if several else index
+    return np.array(given, np.int32) if several else index
 
 
 gymnasium.register(

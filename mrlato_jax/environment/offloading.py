@@ -81,7 +81,7 @@ class _Row(NamedTuple):
     """An application kind on a system, as arrays; of several, with a leading axis."""
 
     kind: Numbers
-    rates: tuple[Any, Any, Any, Any, Any]  # ue_hz, the three of `OF_SERVERS` [K] and backhaul_bps
+    rates: tuple[Any, ...]  # ue_hz, the three of `OF_SERVERS` [K] and backhaul_bps
     energy_weight: Any
 
 
@@ -214,7 +214,7 @@ class Offloading:
     def _packed(self) -> DagArrays:
         """Each graph on each system, on the host, leading axis their number."""
         pairs = list(itertools.product(self._things, self._systems or (System(),)))
-        graphs, systems = ([pair[i] for pair in pairs] for i in (0, 1))
+        graphs, systems = [graph for graph, _ in pairs], [system for _, system in pairs]
         return pack(graphs, systems, num_positions=self.num_positions, objective=self.objective)
 
     @property
@@ -271,14 +271,11 @@ class Offloading:
     def _drawn(self, index: jax.Array, key: jax.Array) -> DagArrays:
         row, first = _take(self._rows, index), self._kinds[0][1]
         ue_hz, *of_each, backhaul_bps = row.rates
-        system = dataclasses.replace(
-            first,
-            ue_hz=ue_hz,
-            **{
-                name: tuple(rates[server] for server in range(first.num_servers))
-                for name, rates in zip(OF_SERVERS, of_each, strict=True)
-            },
-        )
+        rates_of: dict[str, Any] = {
+            name: tuple(rates[server] for server in range(first.num_servers))
+            for name, rates in zip(OF_SERVERS, of_each, strict=True)
+        }
+        system = dataclasses.replace(first, ue_hz=ue_hz, **rates_of)
         most_jump = max(kind.jump[1] for kind, _, _ in self._kinds)
         pins = any(kind.pinned for kind, _, _ in self._kinds)
         graph = draw(row.kind, key, self.num_tasks, most_jump=most_jump, pins=pins)
@@ -340,11 +337,8 @@ class Offloading:
 
 def _plain(system: System) -> System:
     """The system with a number for its UE and for each server; what is traced is refused."""
-    return dataclasses.replace(
-        system,
-        ue_hz=float(host_number("System.ue_hz", system.ue_hz)),
-        **{name: tuple(of_servers(system, name).tolist()) for name in OF_SERVERS},
-    )
+    plain: dict[str, Any] = {name: tuple(of_servers(system, name).tolist()) for name in OF_SERVERS}
+    return dataclasses.replace(system, ue_hz=float(host_number("System.ue_hz", system.ue_hz)), **plain)
 
 
 def _take(tree: Any, index: jax.Array) -> Any:

@@ -7,7 +7,6 @@ The loop with run folders, checkpoints and several processes is `training.loop`;
 from __future__ import annotations
 
 import math
-import numbers
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -75,12 +74,40 @@ class Trained(NamedTuple):
 
 
 @overload
-def train(sets: Sets, system: System | Sequence[System] = ..., *, seed: int = ..., **settings: Any) -> Trained: ...
+def train(
+    sets: Sets,
+    system: System | Sequence[System] = ...,
+    *,
+    method: str = ...,
+    iterations: int = ...,
+    network: Mapping[str, Any] | None = ...,
+    learning: Mapping[str, Any] | None = ...,
+    imitation: int | None = ...,
+    imitation_learning: Mapping[str, Any] | None = ...,
+    plans: Sequence[Sequence[Plan]] | None = ...,
+    objective: Objective | None = ...,
+    seed: int = ...,
+    execution: ExecutionConfig | None = ...,
+    progress: bool | TextIO = ...,
+) -> Trained: ...
 
 
 @overload
 def train(
-    sets: Sets, system: System | Sequence[System] = ..., *, seed: Sequence[int], **settings: Any
+    sets: Sets,
+    system: System | Sequence[System] = ...,
+    *,
+    method: str = ...,
+    iterations: int = ...,
+    network: Mapping[str, Any] | None = ...,
+    learning: Mapping[str, Any] | None = ...,
+    imitation: int | None = ...,
+    imitation_learning: Mapping[str, Any] | None = ...,
+    plans: Sequence[Sequence[Plan]] | None = ...,
+    objective: Objective | None = ...,
+    seed: Sequence[int],
+    execution: ExecutionConfig | None = ...,
+    progress: bool | TextIO = ...,
 ) -> list[Trained]: ...
 
 
@@ -135,8 +162,8 @@ def train(
     goal = goal_of(objective)
     if goal.deadline_s is not None:
         raise InputError(f"objective is {goal}; accepted: the makespan, or an energy weight")
-    alone = isinstance(seed, numbers.Integral)
-    seeds = [seed] if alone else seed
+    alone = isinstance(seed, int | np.integer)
+    seeds: Sequence[int] = [seed] if isinstance(seed, int | np.integer) else seed
     if not isinstance(seeds, Sequence) or not seeds:
         raise InputError(f"seed is {shorten(seed)}; accepted: an integer, or a sequence of at least one")
     for one in seeds:
@@ -311,5 +338,7 @@ def _run(
 def _shown(total: int, label: str, progress: bool | TextIO) -> Iterator[Progress]:
     """A line of progress where it was asked for."""
     with ExitStack() as opened:
-        stream = None if progress is True else progress or opened.enter_context(open(os.devnull, "w"))
+        stream = None if isinstance(progress, bool) else progress
+        if progress is False:
+            stream = opened.enter_context(open(os.devnull, "w"))
         yield opened.enter_context(Progress(total, label, stream=stream))
