@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,8 @@ import mrlato_jax as mj
 
 pytest.importorskip("gymnasium")
 pytest.importorskip("matplotlib")
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "maskable_ppo.py"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "examples" / "maskable_ppo.py"
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,11 @@ def test_table_and_figure(example: ModuleType) -> None:
     ]  # fmt: skip
     assert "seed 0, after training, 9,000 decisions" in lines[-1]
     assert example.figure(record).startswith(b"\x89PNG")
+
+
+def test_the_page_has_the_table_of_the_record(example: ModuleType) -> None:
+    record = json.loads((ROOT / "data" / "results" / "maskable_ppo.json").read_text(encoding="utf-8"))
+    assert example.table(record) in (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
+    best = record["references"]
+    for curve in record["curves"].values():  # it learned
+        assert curve[-1]["latency_s"] < best["HEFT-based"] < curve[0]["latency_s"] < best["all-local"]
