@@ -5,8 +5,9 @@
     taskset -c 0 python launch/bench.py --only=simulator    one section, on one core
     python launch/bench.py --record=bench.json              the first run writes the record, later ones compare with it
 
-Sections: matmul, the machine's rate of matrix products; simulator, compared with plain Python; meta_iteration, the
-workload of MRLCO's public code, whole and in parts; compile, with an empty and with a filled persistent cache, each in
+Sections: matmul, the machine's rate of matrix products; simulator, compared with plain Python; episodes, the
+environment's decisions, side by side and one by one; meta_iteration, the workload of MRLCO's public code, whole and in
+parts; compile, with an empty and with a filled persistent cache, each in
 a fresh process; planning, argmax plans; offloader, calls of the public `plan`, including the first one; growth, over n,
 DAGs, rollouts, learning tasks and devices, with a figure next to the JSON file.
 

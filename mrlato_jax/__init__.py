@@ -1,5 +1,7 @@
 """MRLATO in JAX: meta reinforcement learning for offloading task DAGs in mobile edge computing."""
 
+import sys
+
 from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.formats.dax import read_dax
 from mrlato_jax.dag.formats.dot import read_dot
@@ -15,6 +17,7 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.process import State, allowed, is_done, reset, step
 from mrlato_jax.errors import InputError
 from mrlato_jax.inference.load import load_offloader
+from mrlato_jax.inference.meta_training import Trained, TrainingCurve, train
 from mrlato_jax.inference.offloader import Decision, Offloader
 from mrlato_jax.learning.ranges import OutsideTrainingWarning
 from mrlato_jax.mec.arrays import DagArrays, pack
@@ -62,6 +65,8 @@ __all__ = [
     "State",
     "System",
     "TaskGraph",
+    "Trained",
+    "TrainingCurve",
     "all_local",
     "all_offload",
     "allowed",
@@ -94,5 +99,9 @@ __all__ = [
     "reset",
     "simulate",
     "step",
+    "train",
     "write_json",
 ]
+
+if "gymnasium" in sys.modules:  # importing it would cost every program a tenth of a second
+    import mrlato_jax.environment.gym  # noqa: F401 (registers the environment)

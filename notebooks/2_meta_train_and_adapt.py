@@ -50,20 +50,12 @@ LEARNING = {
 }
 
 # %%
-import dataclasses
 import time
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
 import mrlato_jax as mj
-from mrlato_jax import methods
-from mrlato_jax.config import ExecutionConfig
-from mrlato_jax.learning import devices
-from mrlato_jax.learning.learning_task import learning_task, stack, take
-from mrlato_jax.learning.meta_batch import TaskPool
-from mrlato_jax.learning.outer import init_states, iteration_program
 
 plt.rcParams["figure.dpi"] = 70
 MS = 1e3  # the package computes in seconds, figures and tables show milliseconds
@@ -91,44 +83,22 @@ unseen = draw_set(UNSEEN_TASKS, seed=100)
 #
 # One iteration (Algorithm 1 of the paper) draws a batch of learning tasks; on each, a copy of the policy samples plans
 # of some DAGs and takes a few steps of PPO (the inner loop); then the policy moves towards the mean of the copies (the
-# outer loop). All of this is one jitted program, `iteration_program`; what is left to write is the loop around it.
-#
-# Every row of a result table is a *method* with one face: `prepare(train)`, then `adapt` and `plan`. For a learned
-# method `prepare` calls the `train` that we hand to it. It receives the method and returns a policy that can plan, an
-# `Offloader`. `methods.learned_method("mrlco")` or `"drl"` would be trained by the same function.
+# outer loop). `mj.train` does so again and again. It returns a policy that can plan, an `Offloader`, and the curve of
+# its training. A method is a record of settings; `network` and `learning` say what is to differ from it. `"mrlco"` and
+# `"drl"` are trained by the same call.
 
 # %%
-curves = {"latency against HEFT-based": [], "entropy": [], "explained variance": []}
-
-
-def train(method):
-    """Meta-trains a small version of a method on `training_sets`."""
-    policy = dataclasses.replace(method.network, **POLICY)
-    learning = dataclasses.replace(method.learning, **LEARNING)
-    config = dataclasses.replace(method.config(iterations=ITERATIONS), network=policy, learning=learning)
-    execution = devices.resolve(ExecutionConfig(parallel="single"), learning.meta_batch)
-
-    size = max(TRAIN_TASKS)
-    tasks = [learning_task(graphs, system, policy, size) for graphs in training_sets]
-    one_system = jax.tree.map(lambda leaf: leaf[:, None], stack(tasks))  # axes [set, system]: one system a set here
-    pool = TaskPool(one_system, TRAIN_TASKS)
-
-    states = init_states(policy, learning, [config.seed])
-    iterate = iteration_program(policy, learning, execution)
-    began = time.monotonic()
-    for iteration in range(ITERATIONS):
-        states, metrics = iterate(states, pool)
-        inner = jax.device_get(take(metrics.inner, 0))  # of the only seed
-        curves["latency against HEFT-based"].append(100 * (inner.latency / inner.heft - 1))
-        curves["entropy"].append(inner.entropy)
-        curves["explained variance"].append(inner.value_explained)
-        if iteration == 0:
-            print(f"compiled and ran the first iteration in {time.monotonic() - began:.0f} s")
-    print(f"{ITERATIONS} iterations in {time.monotonic() - began:.0f} s")
-    return mj.Offloader(policy, take(states.params, 0), methods.label(config), ITERATIONS, learning)
-
-
-trained = methods.learned_method("mrlato").prepare(train)
+began = time.monotonic()
+trained, curve = mj.train(
+    training_sets,
+    system,
+    method="mrlato",
+    iterations=ITERATIONS,
+    network=POLICY,
+    learning=LEARNING,
+    progress=sys.stdout,
+)
+print(f"{ITERATIONS} iterations, the compilation before them included, in {time.monotonic() - began:.0f} s")
 print(trained.label)
 
 # %% [markdown]
@@ -141,6 +111,11 @@ print(trained.label)
 # constant).
 
 # %%
+curves = {
+    "latency against HEFT-based": 100 * curve.above_heft,
+    "entropy": curve.entropy,
+    "explained variance": curve.value_explained,
+}
 figure, panels = plt.subplots(1, 3, figsize=(12, 3.4))
 units = ("% above HEFT-based", "nats per decision", "share of the variance")
 for axes, (name, values), unit in zip(panels, curves.items(), units, strict=True):

@@ -54,20 +54,12 @@ LEARNING = {
 }
 
 # %%
-import dataclasses
 import time
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
 import mrlato_jax as mj
-from mrlato_jax import methods
-from mrlato_jax.config import ExecutionConfig
-from mrlato_jax.learning import devices
-from mrlato_jax.learning.learning_task import learning_task, stack, take
-from mrlato_jax.learning.meta_batch import TaskPool
-from mrlato_jax.learning.outer import init_states, iteration_program
 from mrlato_jax.mec.system import CHANNELS
 from mrlato_jax.planners import random_placement, simulated_plan
 
@@ -135,28 +127,14 @@ plt.show()
 # %%
 def train_under(channel):
     """One trained policy a seed."""
-
-    def train(method):
-        policy = dataclasses.replace(method.network, **POLICY)
-        learning = dataclasses.replace(method.learning, **LEARNING)
-        config = dataclasses.replace(method.config(channel=channel), network=policy, learning=learning)
-        execution = devices.resolve(ExecutionConfig(parallel="single"), learning.meta_batch)
-        tasks = [learning_task(graphs, systems[channel], policy, NUM_TASKS) for graphs in training_sets]
-        one_system = jax.tree.map(lambda leaf: leaf[:, None], stack(tasks))  # axes [set, system]
-        pool = TaskPool(one_system, (NUM_TASKS,) * len(tasks))
-        states = init_states(policy, learning, SEEDS)
-        iterate = iteration_program(policy, learning, execution)
-        began = time.monotonic()
-        for _ in range(ITERATIONS):
-            states, metrics = iterate(states, pool)
-        sampled = np.asarray(metrics.inner.latency / metrics.inner.heft - 1)
-        gaps = ", ".join(f"{gap:+.1%}" for gap in sampled)
-        print(f"{channel:11s} {time.monotonic() - began:4.0f} s; sampled plans at the end vs HEFT-based: {gaps}")
-        label = methods.label(config)
-        params = [take(states.params, index) for index in range(len(SEEDS))]
-        return [mj.Offloader(policy, theta, label, ITERATIONS, learning) for theta in params]
-
-    return methods.learned_method("mrlato").prepare(train)
+    began = time.monotonic()
+    trained = mj.train(
+        training_sets, systems[channel], method="mrlato", iterations=ITERATIONS, network=POLICY, learning=LEARNING,
+        seed=SEEDS, progress=False,
+    )  # fmt: skip
+    gaps = ", ".join(f"{curve.above_heft[-1]:+.1%}" for _, curve in trained)
+    print(f"{channel:11s} {time.monotonic() - began:4.0f} s; sampled plans at the end vs HEFT-based: {gaps}")
+    return [policy for policy, _ in trained]
 
 
 policies = {channel: train_under(channel) for channel in TRAINED_UNDER}

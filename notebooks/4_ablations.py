@@ -51,16 +51,10 @@ LEARNING = {
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
 import mrlato_jax as mj
-from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
-from mrlato_jax.learning import devices
-from mrlato_jax.learning.learning_task import learning_task, stack, take
-from mrlato_jax.learning.meta_batch import TaskPool
-from mrlato_jax.learning.outer import init_states, iteration_program
 
 plt.rcParams["figure.dpi"] = 70
 system = mj.System()
@@ -86,46 +80,23 @@ heft_gap = 100 * (np.mean([mj.heft(graph, system).makespan for graph in unseen])
 print(f"HEFT-based: {heft_gap:.1f} % above the optimum")
 
 # %% [markdown]
-# ## The training loop, with two stages
+# ## Training, with two stages
 #
-# As in notebook 2; before it, theta may be learned by imitating the optima of the training sets (a warm start).
+# `mj.train`, as in notebook 2; before it meta-trains, theta may be learned by imitating the optima of the training sets
+# (a warm start).
 
 
 # %%
-def pool_of(policy):
-    size, tasks = max(TRAIN_TASKS), []
-    for graphs, plans in zip(training_sets, optima, strict=True):
-        task = learning_task(graphs, system, policy, size)
-        actions = np.zeros((GRAPHS, size), np.int32)
-        for row, order, plan in zip(actions, np.asarray(task.dags.order), plans, strict=True):
-            row[: len(plan.placement)] = plan.placement[order[: len(plan.placement)]]
-        tasks.append(task._replace(optimum=jnp.asarray(actions)))
-    return TaskPool(jax.tree.map(lambda leaf: leaf[:, None], stack(tasks)), TRAIN_TASKS)
-
-
 def train(policy=None, learning=None, warm=0, iterations=ITERATIONS):
     """A policy of these settings, base settings elsewhere."""
-    policy = dataclasses.replace(NetworkConfig(**SMALL), **(policy or {}))
-    learning = dataclasses.replace(LearningConfig(**LEARNING), **(learning or {}))
-    imitation = LearningConfig(
-        learn_from="optimum", meta_update="joint", inner_steps=1, inner_lr=3e-3, value_coef=0.0,
-        meta_batch=len(TRAIN_TASKS), graphs_per_task=2 if TINY else 16,
+    trained = mj.train(
+        training_sets, system, method="mrlato", iterations=iterations, network=SMALL | (policy or {}),
+        learning=LEARNING | (learning or {}), imitation=warm, plans=optima, progress=False,
+        imitation_learning={"inner_lr": 3e-3, "graphs_per_task": 2 if TINY else 16, "meta_batch": len(TRAIN_TASKS)},
     )  # fmt: skip
-    pool, params = pool_of(policy), None
-    for stage, length in ((imitation, warm), (learning, iterations)):
-        if not length:
-            continue
-        states = init_states(policy, stage, [0])
-        if params is not None:
-            states = states._replace(params=params)
-        execution = devices.resolve(ExecutionConfig(parallel="single"), stage.meta_batch)
-        iterate = iteration_program(policy, stage, execution)
-        for _ in range(length):
-            states, _ = iterate(states, pool)
-        params = states.params
     if not TINY:
         jax.clear_caches()  # dozens of programs are compiled here, and Linux bounds the memory maps of a process
-    return mj.Offloader(policy, take(params, 0), "small", iterations, learning)
+    return trained.policy
 
 
 measured = {}

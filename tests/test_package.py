@@ -17,7 +17,7 @@ import mrlato_jax as mj
 
 ROOT = Path(__file__).resolve().parents[1]
 
-EXTRAS = ("matplotlib", "pytest", "hypothesis", "hatchling", "ortools", "onnx")
+EXTRAS = ("matplotlib", "pytest", "hypothesis", "hatchling", "ortools", "onnx", "gymnasium")
 USE = """
 import json
 import sys
@@ -115,7 +115,16 @@ def test_metadata(wheel: Path) -> None:
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     names = {re.match(r"[A-Za-z-]+", line)[0] for line in required}
     assert names == {"jax", "jaxlib", "flax", "optax", "chex", "numpy", "networkx", "absl-py"}
-    assert set(metadata.get_all("Provides-Extra")) == {"edge", "exact", "export", "notebooks", "onnx", "plots", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "edge",
+        "exact",
+        "export",
+        "gym",
+        "notebooks",
+        "onnx",
+        "plots",
+        "test",
+    }
     assert metadata.get_payload().startswith("# ")  # the README
 
 

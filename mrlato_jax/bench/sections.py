@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mrlato_jax.bench import growth as growing
+from mrlato_jax.bench.episodes import episodes
 from mrlato_jax.bench.iteration import iteration
 from mrlato_jax.bench.offloading import LoadPlanner, offloading
 from mrlato_jax.bench.peer import Peer
@@ -42,6 +43,7 @@ class Options:
 SECTIONS: dict[str, Callable[[Options, Tick], dict[str, Any]]] = {
     "matmul": lambda options, tick: matmul(tick),
     "simulator": lambda options, tick: simulator(oracle=options.oracle, peer=options.peer, tick=tick),
+    "episodes": lambda options, tick: episodes(tick=tick),
     "meta_iteration": lambda options, tick: iteration(tick=tick),
     "compile": lambda options, tick: startup(tick=tick),
     "planning": lambda options, tick: planning(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,37 @@ from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.task_graph import TaskGraph
 
 TASK_SECONDS = 0.05  # mean time of a task on the UE, in the families of the policy for anything
-MOST_STAGES = 8
-MOST_IN_FULL = 64  # edges between two stages of which each task needs all of the stage before
+MOST_JUMP = 3  # levels that an edge spans at most, drawn for each DAG
+LEAST_STAGES, MOST_STAGES = 2, 8
+IN_FULL = 0.3  # share of the stages of which each task needs all of the stage before
+MOST_IN_FULL = 64  # edges between two stages where that may be
+FURTHER = 0.3  # share of the stages that take data from the second last one, too
+UNUSUAL = 0.1  # share of the tasks that compute nothing, and as many that transfer nothing, in DAGs that have such
+MOST_PINNED = 0.3  # share of the tasks, in DAGs whose pins are not at their ends
+
+
+class Costs(NamedTuple):
+    """What the tasks of a family compute and transfer, beside `TASK_SECONDS` of computing in the mean.
+
+    Attributes:
+        upload: least and most that all uploads of a DAG take, beside computing locally; log-uniform.
+        download: the same of all downloads.
+        of_stages: stages deviate by log-normal factors whose sigma is of the DAG, at most this.
+        of_tasks: so do tasks, those of a stage from one another.
+        alike: share of the DAGs that send as many bytes as they get, in proportion to the cycles.
+        unusual: share of the DAGs in which `UNUSUAL` tasks compute nothing, and as many transfer nothing.
+    """
+
+    upload: tuple[float, float]
+    download: tuple[float, float]
+    of_stages: float
+    of_tasks: float
+    alike: float
+    unusual: float
+
+
+WIDE_COSTS = Costs((1 / 30, 10), (1 / 100, 10), of_stages=0.0, of_tasks=1.5, alike=0.3, unusual=0.2)
+STAGED_COSTS = Costs((1 / 1000, 3), (1 / 1000, 3), of_stages=2.5, of_tasks=0.4, alike=0.0, unusual=0.0)
 
 # Kinds of systems, beside the paper's, that the policy for anything is trained on: servers, channel rules and radio.
 KINDS = (
@@ -98,22 +127,23 @@ class WideFamily(DaggenFamily):
         whose sigma is of the DAG, 0 to 1.5. Three in ten DAGs are like the paper's: as many bytes back as sent, in
         proportion to the cycles. In two of ten, one task in ten computes nothing or sends and gets nothing.
         """
+        costs = WIDE_COSTS
         fat, density = (low + (high - low) * rng.random() for low, high in (self.fat, self.density))
-        jump = 1 + int(3 * rng.random())
+        jump = 1 + int(MOST_JUMP * rng.random())
         shape = daggen(self.num_tasks, fat, density, rng, jump=jump, data_unit=data_unit)
-        cycles = TASK_SECONDS * self.number("ue_hz") * _spread(rng, self.num_tasks, 1.5)
+        cycles = TASK_SECONDS * self.number("ue_hz") * _spread(rng, self.num_tasks, costs.of_tasks)
         seconds = cycles.sum() / self.number("ue_hz") / self.num_tasks
-        alike = rng.random() < 0.3
-        upload = seconds * _log_uniform(rng, 1 / 30, 10) * self.number("uplink_bps") / 8
-        upload = upload * _spread(rng, self.num_tasks, 1.5)
-        download = seconds * _log_uniform(rng, 1 / 100, 10) * self.number("downlink_bps") / 8
-        download = download * _spread(rng, self.num_tasks, 1.5)
+        alike = rng.random() < costs.alike
+        upload = seconds * _log_uniform(rng, *costs.upload) * self.number("uplink_bps") / 8
+        upload = upload * _spread(rng, self.num_tasks, costs.of_tasks)
+        download = seconds * _log_uniform(rng, *costs.download) * self.number("downlink_bps") / 8
+        download = download * _spread(rng, self.num_tasks, costs.of_tasks)
         if alike:
             upload = upload.mean() * cycles / cycles.mean()
             download = upload
-        idle, silent = rng.random(self.num_tasks) < 0.1, rng.random(self.num_tasks) < 0.1
+        idle, silent = rng.random(self.num_tasks) < UNUSUAL, rng.random(self.num_tasks) < UNUSUAL
         idle &= ~silent
-        if rng.random() < 0.2 and not idle.all():
+        if rng.random() < costs.unusual and not idle.all():
             cycles = np.where(idle, 0, cycles)
             upload, download = np.where(silent, 0, upload), np.where(silent, 0, download)
         return _in_whole_units(cycles, upload, download, shape.edges, _pins(rng, shape) if self.pinned else ())
@@ -135,17 +165,17 @@ class StagedFamily(Family):
         take 1/1000 to 3 times as long. Stages deviate by log-normal factors whose sigma is of the DAG, 0 to 2.5, the
         tasks of a stage by such whose sigma is 0 to 0.4.
         """
-        n = self.num_tasks
+        n, costs = self.num_tasks, STAGED_COSTS
         most = min(MOST_STAGES, n)
-        count = min(n, 2 + int((most - 1) * rng.random()))
+        count = min(n, LEAST_STAGES + int((most - 1) * rng.random()))
         weights = np.square(np.log(1 - rng.random(count)))
         widths = 1 + np.floor((n - count) * weights / max(weights.sum(), 1e-300)).astype(np.int64)
         widths[np.argmax(weights)] += n - widths.sum()
         starts = np.concatenate([[0], np.cumsum(widths)])
         edges: set[tuple[int, int]] = set()
         for stage in range(1, count):
-            full = rng.random() < 0.3 and widths[stage - 1] * widths[stage] <= MOST_IN_FULL
-            further = rng.random() < 0.3 and stage > 1
+            full = rng.random() < IN_FULL and widths[stage - 1] * widths[stage] <= MOST_IN_FULL
+            further = rng.random() < FURTHER and stage > 1
             for source in (stage - 1, stage - 2)[: 1 + further]:
                 pairs = max(widths[source], widths[stage])
                 for pair in range(pairs):
@@ -161,12 +191,12 @@ class StagedFamily(Family):
         stage_of = np.repeat(np.arange(count), widths)
 
         def by_stage() -> NDArray[np.float64]:
-            factors = _spread(rng, count, 2.5)[stage_of] * _spread(rng, n, 0.4)
+            factors = _spread(rng, count, costs.of_stages)[stage_of] * _spread(rng, n, costs.of_tasks)
             return factors / factors.mean()
 
         cycles = TASK_SECONDS * self.number("ue_hz") * by_stage()
-        upload = TASK_SECONDS * _log_uniform(rng, 1 / 1000, 3) * self.number("uplink_bps") / 8 * by_stage()
-        download = TASK_SECONDS * _log_uniform(rng, 1 / 1000, 3) * self.number("downlink_bps") / 8 * by_stage()
+        upload = TASK_SECONDS * _log_uniform(rng, *costs.upload) * self.number("uplink_bps") / 8 * by_stage()
+        download = TASK_SECONDS * _log_uniform(rng, *costs.download) * self.number("downlink_bps") / 8 * by_stage()
         graph = _in_whole_units(cycles, upload, download, sorted(edges))
         return dataclasses.replace(graph, pins=tuple(_pins(rng, graph))) if self.pinned else graph
 
@@ -243,7 +273,7 @@ def _pins(rng: np.random.Generator, graph: TaskGraph) -> list[str]:
 
     In the other half up to three in ten tasks, wherever they are, are on the UE or on a server.
     """
-    ends, share = rng.random() < 0.5, 0.3 * rng.random()
+    ends, share = rng.random() < 0.5, MOST_PINNED * rng.random()
     drawn, on_ue = rng.random(graph.num_tasks), rng.random(graph.num_tasks) < 0.5
     if not ends:
         return ["any" if draw >= share else "ue" if ue else "server" for draw, ue in zip(drawn, on_ue, strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mrlato_jax as mj
-from mrlato_jax.bench import offloading, planning, sections, simulator, timing
+from mrlato_jax.bench import episodes, offloading, planning, sections, simulator, timing
 from mrlato_jax.bench.peer import load_peer
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.errors import InputError
@@ -64,7 +64,7 @@ def half_a_second(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             call()
         return 0.5
 
-    for module in (timing, simulator, planning, offloading):
+    for module in (timing, simulator, episodes, planning, offloading):
         monkeypatch.setattr(module, "best", best)
     return calls
 
@@ -102,6 +102,13 @@ def test_plain_python_and_the_peer_stand_beside_it(half_a_second: list[int], tmp
     assert figures["oracle_task_steps_per_second"] == figures["peer_task_steps_per_second"] == 100 * 5 / 0.5
     assert figures["speedup_over_oracle"] == figures["speedup_over_peer"] == 2.0
     assert shown == ["0/3 makespan", "1/3 plain Python", "2/3 the peer"]
+
+
+def test_decisions_are_counted_side_by_side_and_one_by_one(half_a_second: list[int]) -> None:
+    figures = episodes.episodes(batch=3, num_tasks=2)
+    assert figures["steps_per_second"] == 3 * 2 / 0.5
+    assert figures["python_loop_steps_per_second"] == 2 / 0.5
+    assert figures["speedup_over_python_loop"] == 3
 
 
 def test_peer_leaves_no_trace_among_the_modules(tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def execute(name: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = build.read_source(FOLDER / f"{name}.py")
-    notebook.cells.append(nbformat.v4.new_code_cell(f"import json\n\nprint(json.dumps({found}, default=float))"))
+    notebook.cells.append(
+        nbformat.v4.new_code_cell(f"import json\n\nimport jax\n\nprint(json.dumps({found}, default=float))")
+    )
     build.execute(notebook, tmp_path, TIMEOUT_S)
     drawn = [
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
@@ -162,7 +164,7 @@ def test_meta_train_and_adapt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = execute(
         NAMES[1],
         """{
-            "curves": curves,
+            "curves": {name: values.tolist() for name, values in curves.items()},
             "iterations": ITERATIONS,
             "marks": MARKS,
             "adapted_ms": curve_ms,

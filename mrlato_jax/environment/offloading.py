@@ -1,0 +1,345 @@
+"""An environment for reinforcement learning: the decision process of `process` on a new application each episode.
+
+    env = Offloading(Applications(num_tasks=(10, 30)), System())
+    state, observation = env.reset(jax.random.key(0))
+    state, observation, reward, done = env.step(state, action)
+
+`reset`, `step` and `allowed` are pure functions of one episode, safe under `jax.jit` and `jax.vmap`. All applications
+are padded to one size, so episodes of different lengths run side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrlato_jax.config import CANDIDATES, REWARD_SCALES
+from mrlato_jax.dag.families import Family
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.environment import process
+from mrlato_jax.environment.features import OPTION_FEATURES, Told, encode, num_features, option_features, time_scale
+from mrlato_jax.environment.generator import MOST_TASKS, Applications, Numbers, draw, numbers
+from mrlato_jax.environment.reward import all_local_cost
+from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
+from mrlato_jax.mec import latency
+from mrlato_jax.mec.arrays import DagArrays, pack, padded_to
+from mrlato_jax.mec.graph_arrays import arrays
+from mrlato_jax.mec.objective import Objective
+from mrlato_jax.mec.system import OF_SERVERS, System, host_number, of_servers
+
+TOLD = Told(outlook=True, any_servers=True)  # all that there is, for any number of parents, children and servers
+
+
+class EpisodeState(NamedTuple):
+    """One episode between two decisions. A pytree.
+
+    Attributes:
+        dag: the application on its system, no leading axes.
+        decisions: what `process.step` carries on; `decisions.queues.makespan` is that of the tasks placed so far.
+        tasks: float[N, F], `features.encode` of the DAG.
+        scale: its `features.time_scale`, seconds.
+        action_mask: bool[A], which actions may be taken next.
+    """
+
+    dag: DagArrays
+    decisions: process.State
+    tasks: jax.Array
+    scale: jax.Array
+    action_mask: jax.Array
+
+
+class Observation(NamedTuple):
+    """What is known before a decision. A pytree of arrays; N is the padded number of tasks, A of actions.
+
+    Attributes:
+        tasks: float[N, F], each task by its place in the priority order: its times, its neighbours' and what comes
+            after it (`features.encode`); 0 on padding.
+        parents: bool[N, N], `parents[i, j]`: the task at j is a parent of the one at i.
+        placed: bool[N].
+        position: int32, the task of the highest priority that is not placed: the next one in the priority order.
+        options: float[A, 9], of each action what the simulator knows (`features.option_features`); 0 where it is not
+            allowed.
+        action_mask: bool[A].
+    """
+
+    tasks: jax.Array
+    parents: jax.Array
+    placed: jax.Array
+    position: jax.Array
+    options: jax.Array
+    action_mask: jax.Array
+
+
+class _Row(NamedTuple):
+    """An application kind on a system, as arrays; of several, with a leading axis."""
+
+    kind: Numbers
+    rates: tuple[Any, ...]  # ue_hz, the three of `OF_SERVERS` [K] and backhaul_bps
+    energy_weight: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # equal by what its fields say
+class Offloading:
+    """The environment. Each episode places the tasks of one application, one after the other.
+
+    An action is a site: 0 the UE, 1 to K the servers. With `in_order=False` it is `actions.pack` of a position
+    and a site, so that it chooses the next task as well. The reward is minus the growth of the makespan (of the cost),
+    so that rewards sum to minus the whole.
+
+    Equal by value and hashable: programs that are compiled for one environment serve others like it.
+
+    Attributes:
+        applications: what applications are drawn from: `Applications`, a `Family`, or a sequence of them, each as
+            likely; or a sequence of `TaskGraph`, of which each episode has one.
+        system: that they run on, or a sequence of systems, each as likely; all of one channel, radio, power and number
+            of servers. By default a family's own where it has one, else `System()`.
+        objective: what is minimised. By default a family's energy weight where it has one, else the makespan. A
+            deadline needs applications that are given as graphs.
+        in_order: whether tasks are placed in the priority order (13).
+        candidates: with a free order, so many of the ready tasks of the highest priority may be next.
+        reward_scale: "none", rewards are seconds; or "all_local", in shares of the cost of running all on the UE.
+        num_positions: N; by default the largest number of tasks.
+
+    Raises:
+        InputError: a field that is something else, or systems that are not alike.
+    """
+
+    applications: Any = dataclasses.field(default_factory=Applications)
+    system: System | Sequence[System] | None = None
+    objective: Objective | None = None
+    in_order: bool = True
+    candidates: int = CANDIDATES
+    reward_scale: str = "none"
+    num_positions: int | None = None
+
+    def __post_init__(self) -> None:
+        check_type("in_order", self.in_order, bool)
+        check_number("candidates", self.candidates, low=1, integer=True)
+        check_choice("reward_scale", self.reward_scale, REWARD_SCALES)
+        if self.objective is not None:
+            check_type("objective", self.objective, Objective)
+        if not self.draws:
+            padded_to("applications", self._things, self.num_positions)
+            self._packed  # noqa: B018 (packing checks the rest)
+        elif self.objective is not None and self.objective.deadline_s is not None:
+            raise InputError(
+                f"objective has deadline_s {self.objective.deadline_s}; accepted with applications that are drawn: "
+                "None, since each one has its own latency (give applications as graphs)"
+            )
+        elif self.num_positions is not None:
+            most = max(kind.num_tasks[1] for kind, _, _ in self._kinds)
+            check_number("num_positions", self.num_positions, low=most, high=MOST_TASKS, integer=True)
+        else:
+            self._kinds  # noqa: B018
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Offloading) and self._value == other._value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _value(self) -> tuple[Any, ...]:
+        known = tuple(self._kinds) if self.draws else (self._things, self._systems)
+        options = (self.in_order, self.candidates, self.reward_scale, self.num_tasks)
+        return known, self.objective, *options
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._value)
+
+    @cached_property
+    def _things(self) -> tuple[Any, ...]:
+        """What `applications` holds, all of them drawn from or all of them graphs."""
+        accepted = "accepted: Applications, a Family, or a sequence of them or of TaskGraph"
+        given = self.applications
+        things = [given] if isinstance(given, Applications | Family) else given
+        if not isinstance(things, Sequence) or not things:
+            raise InputError(f"applications is {shorten(things)}; {accepted}")
+        kinds = (TaskGraph,) if isinstance(things[0], TaskGraph) else (Applications, Family)
+        for i, one in enumerate(things):
+            if not isinstance(one, kinds):
+                raise InputError(f"applications[{i}] is {shorten(one)}; {accepted}")
+        return tuple(things)
+
+    @cached_property
+    def _systems(self) -> tuple[System, ...]:
+        """What `system` holds; empty where nothing was said."""
+        if self.system is None:
+            return ()
+        systems = (self.system,) if isinstance(self.system, System) else self.system
+        if not isinstance(systems, Sequence) or not systems:
+            raise InputError(f"system is {shorten(systems)}; accepted: a System, or a sequence of at least one")
+        for i, system in enumerate(systems):
+            check_type(f"system[{i}]", system, System)
+        return tuple(map(_plain, systems))
+
+    @cached_property
+    def _kinds(self) -> list[tuple[Applications, System, float]]:
+        """Each kind of application with each system that it is met on, and its weight of energy."""
+        made = []
+        for one in self._things:
+            own = one.system if isinstance(one, Family) else None
+            systems = self._systems or (_plain(System() if own is None else System(**own)),)
+            weight = one.energy_weight if isinstance(one, Family) else 0.0
+            weight = weight if self.objective is None else self.objective.energy_weight
+            kind = Applications.of_family(one) if isinstance(one, Family) else one
+            made += [(kind, system, weight) for system in systems]
+        first = made[0][1]
+        for _, system, _ in made:
+            for name in ("channel", "radio", "num_servers", "power"):
+                if getattr(system, name) != getattr(first, name):
+                    raise InputError(
+                        f"system has {name} {getattr(system, name)!r} for some episodes; accepted: "
+                        f"{getattr(first, name)!r}, as for the first (of applications that are drawn)"
+                    )
+        return made
+
+    @cached_property
+    def _rows(self) -> _Row:
+        """`_kinds` as arrays, leading axis their number."""
+        kinds, systems, weights = zip(*self._kinds, strict=True)
+        names = ("ue_hz", *OF_SERVERS, "backhaul_bps")
+        rates = [np.array([getattr(system, name) for system in systems], np.float32) for name in names]
+        return _Row(numbers(kinds), tuple(rates), np.array(weights, np.float32))
+
+    @cached_property
+    def _packed(self) -> DagArrays:
+        """Each graph on each system, on the host, leading axis their number."""
+        pairs = list(itertools.product(self._things, self._systems or (System(),)))
+        graphs, systems = [graph for graph, _ in pairs], [system for _, system in pairs]
+        return pack(graphs, systems, num_positions=self.num_positions, objective=self.objective)
+
+    @property
+    def draws(self) -> bool:
+        """Whether applications are drawn; if not, they are given as graphs."""
+        return not isinstance(self._things[0], TaskGraph)
+
+    @property
+    def num_sites(self) -> int:
+        """K + 1: the UE and the servers."""
+        return self._kinds[0][1].num_sites if self.draws else self._packed.num_sites
+
+    @property
+    def num_tasks(self) -> int:
+        """N: the padded number of tasks, and the most decisions of an episode."""
+        if not self.draws:
+            return self._packed.mask.shape[1]
+        return self.num_positions or max(kind.num_tasks[1] for kind, _, _ in self._kinds)
+
+    @property
+    def num_actions(self) -> int:
+        """A: sites, or with a free order tasks times sites."""
+        return self.num_sites * (1 if self.in_order else self.num_tasks)
+
+    @property
+    def num_episodes(self) -> int:
+        """Of which `reset` draws: kinds of applications, or graphs, each on each system."""
+        return len(self._kinds) if self.draws else self._packed.mask.shape[0]
+
+    @property
+    def num_features(self) -> tuple[int, int]:
+        """Of a task and of an option, the last axes of `Observation.tasks` and `Observation.options`."""
+        return num_features(TOLD), OPTION_FEATURES
+
+    def reset(self, key: jax.Array, index: jax.Array | int | None = None) -> tuple[EpisodeState, Observation]:
+        """Begins an episode.
+
+        Args:
+            key: decides the application and its system.
+            index: of `num_episodes`: which kind of application on which system, graph by graph; by default drawn.
+
+        Returns:
+            The state before the first decision, and what is known there.
+        """
+        index_key, key = jax.random.split(key)
+        if index is None:
+            index = jax.random.randint(index_key, (), 0, self.num_episodes)
+        index = jnp.asarray(index)
+        dag = self._drawn(index, key) if self.draws else _take(self._packed, index)
+        decisions = process.reset(dag)
+        state = EpisodeState(dag, decisions, encode(dag, TOLD), time_scale(dag), self._allowed(dag, decisions))
+        return state, self.observe(state)
+
+    def _drawn(self, index: jax.Array, key: jax.Array) -> DagArrays:
+        row, first = _take(self._rows, index), self._kinds[0][1]
+        ue_hz, *of_each, backhaul_bps = row.rates
+        rates_of: dict[str, Any] = {
+            name: tuple(rates[server] for server in range(first.num_servers))
+            for name, rates in zip(OF_SERVERS, of_each, strict=True)
+        }
+        system = dataclasses.replace(first, ue_hz=ue_hz, **rates_of)
+        most_jump = max(kind.jump[1] for kind, _, _ in self._kinds)
+        pins = any(kind.pinned for kind, _, _ in self._kinds)
+        graph = draw(row.kind, key, self.num_tasks, most_jump=most_jump, pins=pins)
+        priced = any(weight for _, _, weight in self._kinds)
+        dag = arrays(graph, system, energy_weight=row.energy_weight if priced else None)
+        if dag.backhaul is None:
+            return dag
+        # The backhaul of a `System` is static; here it is data.
+        return dataclasses.replace(dag, backhaul=dag.backhaul * (first.backhaul_bps / backhaul_bps))
+
+    def step(self, state: EpisodeState, action: jax.Array) -> tuple[EpisodeState, Observation, jax.Array, jax.Array]:
+        """Takes a decision. An action that is not allowed, and any once the episode is done, changes and earns nothing.
+
+        Args:
+            state: before the decision.
+            action: int32.
+
+        Returns:
+            The state afterwards; what is known there; the reward, float; and whether all tasks are placed, bool.
+        """
+        may = state.action_mask[action] & ~process.is_done(state.dag, state.decisions)
+        after, reward = process.step(state.dag, state.decisions, action, in_order=self.in_order)
+        after = jax.tree.map(lambda new, old: jnp.where(may, new, old), after, state.decisions)
+        if self.reward_scale == "all_local":
+            reward = reward / all_local_cost(state.dag)
+        state = state._replace(decisions=after, action_mask=self._allowed(state.dag, after))
+        return state, self.observe(state), jnp.where(may, reward, 0), process.is_done(state.dag, after)
+
+    def allowed(self, state: EpisodeState) -> jax.Array:
+        """Which actions may be taken: bool[A]; all of them once the episode is done."""
+        return state.action_mask
+
+    def _allowed(self, dag: DagArrays, decisions: process.State) -> jax.Array:
+        return process.allowed(dag, decisions, in_order=self.in_order, candidates=self.candidates)
+
+    def observe(self, state: EpisodeState) -> Observation:
+        """What is known before the next decision."""
+        dag, queues = state.dag, state.decisions.queues
+        tasks = jax.tree.map(jnp.asarray, latency.tasks(dag))
+        done = process.is_done(dag, state.decisions)
+        position = jnp.argmin(state.decisions.placed | ~dag.mask).astype(jnp.int32)
+
+        def options_of(task: latency.Task) -> jax.Array:
+            return option_features(dag, state.scale, queues, task, latency.candidate_ends(dag, queues, task))
+
+        if self.in_order:
+            options = options_of(jax.tree.map(lambda leaf: leaf[position], tasks))
+        else:
+            options = jax.vmap(options_of)(tasks).reshape(self.num_actions, -1)
+        return Observation(
+            tasks=state.tasks,
+            parents=dag.parents,
+            placed=state.decisions.placed & dag.mask,
+            position=position,
+            options=jnp.where((state.action_mask & ~done)[:, None], options, 0),
+            action_mask=state.action_mask,
+        )
+
+
+def _plain(system: System) -> System:
+    """The system with a number for its UE and for each server; what is traced is refused."""
+    plain: dict[str, Any] = {name: tuple(of_servers(system, name).tolist()) for name in OF_SERVERS}
+    return dataclasses.replace(system, ue_hz=float(host_number("System.ue_hz", system.ue_hz)), **plain)
+
+
+def _take(tree: Any, index: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], tree)
