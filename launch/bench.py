@@ -7,9 +7,9 @@
 
 Sections: matmul, the machine's rate of matrix products; simulator, compared with plain Python; episodes, the
 environment's decisions, side by side and one by one; meta_iteration, the workload of MRLCO's public code, whole and in
-parts; compile, with an empty and with a filled persistent cache, each in
-a fresh process; planning, argmax plans; offloader, calls of the public `plan`, including the first one; growth, over n,
-DAGs, rollouts, learning tasks and devices, with a figure next to the JSON file.
+parts; compile, with an empty and with a filled persistent cache, each in a fresh process; planning, argmax plans;
+offloader, calls of the public `plan`, including the first one; growth, over n, DAGs, rollouts, learning tasks and
+devices, with a figure next to the JSON file.
 
 With several sections, each runs in its own process, so that peak_memory_gb (resident memory of the host, getrusage)
 belongs to that section alone. Every section also has the matmul rate of its process, measured right after it. Absolute
