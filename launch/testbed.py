@@ -128,7 +128,7 @@ def measured(bed: Bed, case: Case, system: System, scheduler: Scheduler) -> tupl
     middle = of_chosen[len(of_chosen) // 2]
     model = comparison.predicted(middle, case.graph, system)
     title = f"{case.name}, {chosen}, {system.channel}"
-    return row, comparison.both_schedules(middle, model, case.graph.num_tasks, title)
+    return row, comparison.both_schedules(middle, model, case.graph.names, title)
 
 
 def table(rows: Sequence[Mapping[str, Any]], bed: Bed) -> str:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self, TextIO, TypeVar
 
 from mrlato_jax.errors import InputError, check_number, shorten
 
 _WINDOW = 30  # number of updates in the moving average of the rate
 _REDRAW_SECONDS = 0.1
+WORTH_SAYING_S = 5.0  # what takes less needs no line where it cannot be redrawn
+MOST_PACE = 10.0  # how far an estimate is believed to be wrong by
+
+T = TypeVar("T")
 
 
 class Progress:
@@ -129,13 +136,139 @@ class Progress:
         self._stream.write("\r" + line[:width].ljust(width))
 
     def _width(self) -> int:
-        """Returns the number of columns that can be written without wrapping."""
+        return _columns(self._stream)
+
+
+class OutOfTimeError(Exception):
+    """The time that all work together was given has ended before a piece of it."""
+
+
+class Attended:
+    """Does one piece of work after another in a thread, while the calling one tells of it and watches the time.
+
+    What takes long gets a line on standard error: how long it has taken, and about how long it will. On a terminal the
+    line is redrawn in place; elsewhere one is printed as the work begins, and then now and then. Signals are heard at
+    once, whatever the thread does: Ctrl-C raises KeyboardInterrupt out of `do`.
+
+    Attributes:
+        left_behind: whether a thread still works on what nobody waits for. Only the end of the process ends it.
+    """
+
+    def __init__(
+        self,
+        seconds: float | None = None,
+        *,
+        stream: TextIO | None = None,
+        interval: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+            seconds: that all work together may take; None: as long as it takes.
+            stream: where to write; standard error by default.
+            interval: seconds between lines where the stream is no terminal.
+            clock: seconds, monotonic.
+        """
+        self.left_behind = False
+        self._stream, self._clock = stream, clock
+        self._ends = None if seconds is None else clock() + seconds
+        self._interval = interval
+        self._pace = 1.0  # of this machine: how much longer work has taken than was estimated
+        self._line = ""
+        self._lock = threading.RLock()  # held while something is written
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left; infinite where no time was given."""
+        return math.inf if self._ends is None else max(0.0, self._ends - self._clock())
+
+    def do(self, label: str, work: Callable[[], T], estimate_s: float = 0.0) -> T:
+        """The result of `work`; its exceptions are raised here.
+
+        Args:
+            label: what begins its line.
+            work: is done in a thread of its own.
+            estimate_s: about how long it takes; 0 where that is not known.
+
+        Raises:
+            OutOfTimeError: no time was left, or the time ended first; `work` is then left behind.
+        """
+        if not self.left_s:
+            raise OutOfTimeError(label)
+        began = self._clock()
+        future = _begun(work)
+        expected = estimate_s * self._pace
+        shown_at = -math.inf if expected >= WORTH_SAYING_S else began + WORTH_SAYING_S - self._interval
         try:
-            columns = os.get_terminal_size(self._stream.fileno()).columns
-        except (OSError, ValueError):  # the stream only claims to be a terminal
-            columns = 0
-        columns = columns or shutil.get_terminal_size().columns  # some terminals report 0
-        return max(columns, 2) - 1  # some terminals wrap when the last column is filled
+            while not wait([future], _REDRAW_SECONDS).done:
+                now = self._clock()
+                if not self.left_s:
+                    raise OutOfTimeError(label)
+                if self._output().isatty():
+                    if max(expected, now - began) >= 1:
+                        self._redraw(_taking(label, now - began, expected))
+                elif now - shown_at >= self._interval:
+                    self.say(_taking(label, now - began, expected))
+                    shown_at = now
+        finally:
+            self.left_behind = self.left_behind or not future.done()
+            self._redraw("")
+        took = self._clock() - began
+        if estimate_s >= 1:
+            self._pace = min(max(took / estimate_s, 1 / MOST_PACE), MOST_PACE)
+        return future.result()
+
+    def say(self, text: str) -> None:
+        """Writes `text` on a line of its own, above the line that tells of the work; any thread may."""
+        with self._lock:
+            line = self._line
+            self._redraw("")
+            print(text, file=self._output(), flush=True)
+            self._redraw(line)
+
+    def _redraw(self, line: str) -> None:
+        with self._lock:
+            if line != self._line:
+                stream, width = self._output(), _columns(self._output())
+                stream.write("\r" + (line[:width] or " " * width).ljust(width) + ("" if line else "\r"))
+                stream.flush()
+                self._line = line
+
+    def _output(self) -> TextIO:
+        return sys.stderr if self._stream is None else self._stream
+
+
+def _begun(work: Callable[[], T]) -> Future[T]:
+    """What comes of `work`, which a thread does that does not keep the process."""
+    future: Future[T] = Future()
+
+    def do() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=do, daemon=True).start()
+    return future
+
+
+def _taking(label: str, took: float, expected: float) -> str:
+    """How long it has taken, and about how long it will."""
+    about = f"about {format_duration(expected)}" if expected >= 1 else ""
+    if took < 1:
+        return f"{label}: {about}"
+    return f"{label}: {format_duration(took)}" + (f" of {about}" if about and took < expected else " so far")
+
+
+def _columns(stream: TextIO) -> int:
+    """Columns that can be written without wrapping."""
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # a terminal in name only
+        columns = 0
+    columns = columns or shutil.get_terminal_size().columns  # some say 0
+    return max(columns, 2) - 1  # some terminals wrap when the last column is filled
 
 
 def format_duration(seconds: float) -> str:
@@ -179,12 +312,25 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             raise InputError(f"table row is {shorten(list(row))}; accepted: {len(header)} cells")
     lines = [[cell.replace("|", r"\|") for cell in line] for line in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    rule = [("-" * width if i == 0 else "-" * (width - 1) + ":") for i, width in enumerate(widths)]
+    return "\n".join([*table_head(header, widths), *(table_line(row, widths) for row in rows)])
+
+
+def table_head(header: Sequence[str], widths: Sequence[int]) -> tuple[str, str]:
+    """The first two lines of `format_table`, where rows follow one by one.
+
+    Args:
+        header: names of the columns.
+        widths: letters of each column, at least 3.
+    """
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return table_line(header, widths), table_line(rule, widths)
+
+
+def table_line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """A row of such a table; a cell that is longer than its column makes the row longer."""
+    escaped = [cell.replace("|", r"\|") for cell in cells]
     padded = [
-        [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in lines
+        cell.ljust(width) if i == 0 else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(escaped, widths, strict=True))
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]])
+    return "| " + " | ".join(padded) + " |"

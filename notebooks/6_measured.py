@@ -83,7 +83,7 @@ print(f"link: {bed.link}; isolation: {bed.vm}; the phone's clock: by {bed.clock}
 last = cases[-1]
 shown = next(run for mode, _, run in runs[last.name] if mode == "search")
 model = comparison.predicted(shown, last.graph, last.system)
-display(Image(png(comparison.both_schedules(shown, model, last.graph.num_tasks, f"{last.name}, search"))))
+display(Image(png(comparison.both_schedules(shown, model, last.graph.names, f"{last.name}, search"))))
 
 # %% [markdown]
 # ## All runs

@@ -7,13 +7,23 @@ import os
 import pty
 import select
 import termios
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mrlato_jax import progress as module
 from mrlato_jax.errors import InputError
-from mrlato_jax.progress import Progress, format_duration, format_table
+from mrlato_jax.progress import (
+    Attended,
+    OutOfTimeError,
+    Progress,
+    format_duration,
+    format_table,
+    table_head,
+    table_line,
+)
 
 
 class Clock:
@@ -202,3 +212,104 @@ def test_table() -> None:
 def test_table_with_a_ragged_row() -> None:
     with pytest.raises(InputError, match=r"row is \['x'\]; accepted: 2 cells"):
         format_table(["a", "b"], [["x"]])
+
+
+# Work in a thread that another one attends to.
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at the clock a thousand times a second."""
+    monkeypatch.setattr(module, "_REDRAW_SECONDS", 0.001)
+
+
+class Ticking(Clock):
+    """A clock that goes on by a second each time that it is looked at."""
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+class Work:
+    """Work that ends once the clock has gone so far; an hour of it is a moment here."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock, self.until = clock, clock.now + seconds
+
+    def __call__(self) -> str:
+        while self.clock.now < self.until:
+            threading.Event().wait(0.0005)
+        return "done"
+
+
+def test_work_gives_its_result_or_its_error() -> None:
+    attended = Attended(stream=io.StringIO())
+    assert attended.do("sum", lambda: 1 + 1) == 2
+    with pytest.raises(InputError, match="bad"):
+        attended.do("bad", lambda: (_ for _ in ()).throw(InputError("bad")))
+    assert not attended.left_behind
+    assert attended.left_s == float("inf")
+
+
+def test_time_ends_work_that_goes_on_behind(fast: None) -> None:
+    free, stream = threading.Event(), io.StringIO()
+    attended = Attended(0.05, stream=stream)
+    with pytest.raises(OutOfTimeError):
+        attended.do("long", free.wait)
+    assert attended.left_behind
+    assert attended.left_s == 0
+    with pytest.raises(OutOfTimeError):
+        attended.do("next", lambda: pytest.fail("it was begun"))
+    free.set()
+
+
+def test_long_work_is_told_of_before_and_during_it_and_short_work_is_not(fast: None) -> None:
+    clock, stream = Ticking(), io.StringIO()
+    attended = Attended(stream=stream, interval=30.0, clock=clock)
+    attended.do("short", lambda: None, 1.0)
+    assert stream.getvalue() == ""
+    attended.do("long", Work(clock, 100), 90.0)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "long: 1.0s of about 1m30s"
+    assert 3 <= len(lines) <= 5
+    assert lines[-1].endswith(" so far") or lines[-1].endswith(" of about 1m30s")
+    attended.do("unknown", Work(clock, 20))
+    assert "unknown: " in stream.getvalue().splitlines()[-1]
+    assert stream.getvalue().endswith(" so far\n")
+
+
+def test_estimates_follow_the_pace_of_the_machine(fast: None) -> None:
+    clock, stream = Ticking(), io.StringIO()
+    attended = Attended(stream=stream, clock=clock)
+    attended.do("first", Work(clock, 40), 10.0)
+    attended.do("second", Work(clock, 40), 10.0)
+    (line,) = [line for line in stream.getvalue().splitlines() if line.startswith("second: 1.0s")]
+    about = line.removeprefix("second: 1.0s of about ").removesuffix("s")
+    assert 38 <= float(about) <= 50
+
+
+def test_the_line_of_work_is_gone_behind_it(fast: None, terminal: Terminal) -> None:
+    clock = Ticking()
+    attended = Attended(stream=terminal, clock=clock)
+    work, seen = Work(clock, 50), []
+
+    def noting() -> str:
+        while clock.now < work.until - 20:
+            threading.Event().wait(0.0005)
+        seen.extend(terminal.screen())
+        attended.say("a note")
+        return work()
+
+    assert attended.do("work", noting, 60.0) == "done"
+    assert seen[-1].startswith("work: ")
+    assert seen[-1].endswith("of about 1m00s")
+    assert terminal.screen() == ["a note", ""]
+
+
+def test_a_table_line_by_line_is_the_table() -> None:
+    header, rows = ["plan", "ms"], [["all|local", "1"], ["b", "1234"]]
+    widths = [10, 4]
+    assert [*table_head(header, widths), *(table_line(row, widths) for row in rows)] == format_table(
+        header, rows
+    ).splitlines()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.drawing import LIGHT, LINK_COLOURS, SERVER_COLOURS, UE_COLOUR, Bar, Strip, labels_of, mixed
 from mrlato_jax.edge.calibrate import size_of, took
 from mrlato_jax.edge.cases import Case, one
 from mrlato_jax.edge.ue import RESOURCES, Run, Span
-from mrlato_jax.inference.pictures import LOCAL_COLOUR, MOST_NAMED, OFFLOAD_COLOUR
+from mrlato_jax.inference.pictures import gantt_figure
 from mrlato_jax.mec.latency import LOCAL, simulate
 from mrlato_jax.mec.system import BITS_PER_BYTE, System, task_times
 from mrlato_jax.mec.transfers import transfers
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CLEARLY = 0.05  # share of the makespan: least advantage in the model for which measurements are compared
-NARROW = 0.012  # share of the makespan: narrower bars have no number
 
 
 class Predicted(NamedTuple):
@@ -139,44 +139,38 @@ def promises_kept(rows: Sequence[Mapping[str, Any]], planned: str, others: Seque
     return kept, asked
 
 
-def both_schedules(run: Run, model: Predicted, num_tasks: int, title: str = "") -> Figure:
+def both_schedules(run: Run, model: Predicted, names: Sequence[str], title: str = "") -> Figure:
     """Draws one row for each resource: the prediction above, pale, and the measurement below.
+
+    Args:
+        run: as it was.
+        model: what the model says of the run.
+        names: of the tasks.
+        title: of the figure.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from matplotlib import figure as plots
     from matplotlib.patches import Patch
 
-    width = min(16.0, 8 + 0.08 * num_tasks)
-    figure = plots.Figure(figsize=(width, 4.2), layout="constrained")
-    axes = figure.subplots()
-    longest = max(run.makespan, model.makespan)
+    labels = labels_of(names)
+    colours = {"UE": UE_COLOUR, "VM": SERVER_COLOURS[0], **LINK_COLOURS}
+    strips = []
     for line, resource in enumerate(RESOURCES):
-        colour = LOCAL_COLOUR if resource == "UE" else OFFLOAD_COLOUR
-        for spans, place, alpha in ((model.spans, line - 0.2, 0.4), (run.spans, line + 0.2, 1.0)):
-            bars = [span for span in spans if span.resource == resource and span.end > span.start]
-            axes.barh(
-                [place] * len(bars), [1e3 * (span.end - span.start) for span in bars],
-                left=[1e3 * span.start for span in bars], height=0.36, color=colour, alpha=alpha, edgecolor="white",
-                linewidth=0.6,
-            )  # fmt: skip
-            for span in bars:
-                if num_tasks <= MOST_NAMED and span.end - span.start > NARROW * longest:
-                    axes.text(
-                        500 * (span.start + span.end), place, str(span.task), ha="center", va="center", fontsize=6.5,
-                        color="0.2" if alpha < 1 else "white",
-                    )  # fmt: skip
-    axes.axvline(1e3 * model.makespan, color="0.45", linewidth=1.2, linestyle=":")
-    axes.axvline(1e3 * run.makespan, color="0.1", linewidth=1.2)
-    axes.set_yticks(range(len(RESOURCES)), RESOURCES)
-    axes.set_ylim(len(RESOURCES) - 0.5, -0.5)
-    axes.set_xlim(0, 1.02e3 * longest or 1)
-    axes.set_xlabel("ms" + ("; numbers are tasks" if num_tasks <= MOST_NAMED else ""))
-    axes.spines[["top", "right"]].set_visible(False)
+        for spans, place, pale in ((model.spans, line - 0.22, True), (run.spans, line + 0.22, False)):
+            bars = [
+                Bar(span.start, span.end, labels.texts[span.task], colours[resource])
+                for span in spans
+                if span.resource == resource and span.end > span.start
+            ]
+            strips.append(Strip(place, 0.4, bars, "tasks" if resource in ("UE", "VM") else "transfers", pale))
     off = 100 * (run.makespan / model.makespan - 1) if model.makespan else 0.0
     says = f"predicted {1e3 * model.makespan:.0f} ms (pale), measured {1e3 * run.makespan:.0f} ms ({off:+.1f} %)"
-    handles = [Patch(color="0.45", alpha=0.4, label="predicted"), Patch(color="0.45", label="measured")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(f"{title}: {says}" if title else says, fontsize=11)
+    title = f"{title}: {says}" if title else says
+    figure = gantt_figure(RESOURCES, strips, max(run.makespan, model.makespan), labels, title)
+    axes = figure.axes[0]
+    axes.axvline(1e3 * model.makespan, color="0.45", linewidth=1.2, linestyle=":")
+    axes.axvline(1e3 * run.makespan, color="0.1", linewidth=1.2)
+    handles = [Patch(color=mixed(UE_COLOUR, LIGHT), label="predicted"), Patch(color=UE_COLOUR, label="measured")]
+    figure.legend(handles=handles, loc="lower right", ncols=2, frameon=False, fontsize=8)
     return figure

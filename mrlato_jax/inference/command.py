@@ -1,90 +1,160 @@
-"""The command `mrlato-offload`: a file of an application in, plans, their makespans and pictures out.
-
-    mrlato-offload --graph=app.json --uplink_mbps=7 --downlink_mbps=7
-    mrlato-offload --graph=app.json --server=10,20,60 --server=40,8,8 --pin=camera=ue --energy_weight=0.5 --front=9
-    mrlato-offload --graph=model.onnx --cycles_per_mac=0.25 --num_tasks=30 --uplink_mbps=100 --downlink_mbps=100
-    mrlato-offload --graph=workflow.json --machine_hz=2.4e9 --num_tasks=30 --uplink_mbps=100 --downlink_mbps=100 --json
-    mrlato-offload --graph=rand0001.stg --cycles_per_unit=1e7 --result_bytes=20000 --uplink_mbps=7 --downlink_mbps=7
-
-A result stays where it was computed until it is needed elsewhere (--results=resident); --results=return sends all of
-them back to the UE, as the paper has it.
-
-Reads DOT (.dot, .gv), GraphML, GML, the Standard Task Graph Set (.stg), Pegasus DAX (.dax, .xml), ONNX models (.onnx),
-and in JSON our own format, WfCommons' WfFormat, networkx's node-link data and SAGA's graphs. Prints a table of plans
-and where the best of them runs each task, and draws NAME-dag.png and NAME-schedule.png into --out.
-
-Most of the time goes into compiling; JAX_COMPILATION_CACHE_DIR=FOLDER in the environment keeps what is compiled.
-"""
+"""The command `mrlato-offload`: a file of an application in, plans, their makespans and pictures out."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
+import os
+import platform
 import sys
-import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mrlato_jax.dag.formats.any_format import Unsaid, read_any
+import jax
+
+from mrlato_jax.dag.formats.any_format import ENDINGS, Unsaid, kind_of
 from mrlato_jax.dag.formats.wfformat import RECORDED
-from mrlato_jax.dag.task_graph import PINS, TaskGraph
+from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.drawing import png
-from mrlato_jax.errors import InputError, check_choice, check_number, escaped, shorten
+from mrlato_jax.errors import InputError, check_number, escaped, shorten
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference import pictures
+from mrlato_jax.inference.comparing import (
+    AT_ONCE,
+    MEANINGS,
+    MOST_PROVEN,
+    Case,
+    Wanted,
+    as_found,
+    as_good_as,
+    best_of,
+    find,
+    long_planners,
+    names_of,
+    quick_planners,
+    read_case,
+)
 from mrlato_jax.inference.load import GENERAL, load_offloader
-from mrlato_jax.inference.offloader import MODES, Offloader
+from mrlato_jax.inference.offloader import MODES, check_decides
 from mrlato_jax.mec.latency import LOCAL
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import CHANNELS, RADIOS, Power, System
-from mrlato_jax.planners import (
-    Plan,
-    ProvenPlan,
-    SearchedPlan,
-    all_local,
-    all_offload,
-    front,
-    greedy,
-    heft,
-    local_search,
-    look_ahead,
-    optimum,
-)
+from mrlato_jax.planners import Plan, ProvenPlan, SearchedPlan, front
 from mrlato_jax.planners.front import MOST_POINTS
-from mrlato_jax.progress import format_table
+from mrlato_jax.progress import Attended, OutOfTimeError, format_table, table_head, table_line
 
-BAD_INPUT = 2  # exit status
+HELP = """Decides which tasks of an application to run on a device and which to offload to an edge server.
+
+An application is a set of tasks, some of which need results of others. The command reads it from a file, compares
+plans for it, and says where the best plan runs each task:
+
+    mrlato-offload --graph=app.json --uplink_mbps=7 --downlink_mbps=7
+
+Files: our own JSON, WfCommons' WfFormat, networkx's node-link data and SAGA's graphs (.json), DOT (.dot, .gv), GraphML,
+GML, the Standard Task Graph Set (.stg), Pegasus DAX (.dax, .xml), ONNX models (.onnx). With a folder, every file in it is
+planned, and the others are named.
+
+A plan's makespan is the time from the start until the last result is at the device. UE (user equipment) is the device,
+VM (virtual machine) what runs tasks on a server.
+"""
+EXAMPLES = """examples:
+  a network, with the multiply-accumulates that the device does in a cycle
+    mrlato-offload --graph=model.onnx --cycles_per_mac=0.25 --uplink_mbps=100 --downlink_mbps=100
+  a recorded workflow, for another program
+    mrlato-offload --graph=workflow.json --machine_hz=2.4e9 --uplink_mbps=100 --downlink_mbps=100 --json
+  two servers, a task that stays on the device, energy, and nine plans from the fastest to the thriftiest
+    mrlato-offload --graph=app.json --server=10,20,60 --server=40,8,8 --pin=camera=ue --energy_weight=0.5 --front=9
+  a folder of applications, in a minute at most
+    mrlato-offload --graph=apps --uplink_mbps=7 --downlink_mbps=7 --seconds=60
+
+Programs that JAX compiles are kept in ~/.cache/mrlato_jax, so that the next command starts sooner.
+JAX_COMPILATION_CACHE_DIR=FOLDER in the environment names another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+"""
+BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # exit statuses; the last two as shells have them
 RESULTS = ("resident", "return")
+FOLDER = f"a folder with files that end in {', '.join(ENDINGS)}"
 MOST_SHOWN = 60  # tasks, in the table of placements
-SAME = 1e-9  # relative: makespans that differ by less are the same
-MOST_PROVEN = 100  # tasks of which an optimum is looked for: of more, none is proven in seconds
+HEADER = ("plan", "makespan, ms", "vs all-local", "energy, J", "offloaded", "plans simulated", "found in, s")
+SUMMARY = ("file", "tasks", "best plan", "makespan, ms", "vs all-local", "energy, J", "offloaded")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; its exit status: 2 for bad input, which is one line on standard error.
 
+    Where a thread still computes what nobody waits for (`--seconds` has ended, or Ctrl-C), the process ends here.
+
     Args:
         arguments: words of the command line, without the program's name; by default those of this process.
     """
     options = parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: print(f"note: {escaped(str(message))}", file=sys.stderr)
-    return reported(lambda: offload(options))
+    attended = Attended(options.seconds)
+    warnings.showwarning = lambda message, *_, **__: attended.say(f"note: {escaped(str(message))}")
+    keep_compiled()
+    status = reported(lambda: offload(options, attended))
+    if attended.left_behind:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def reported(work: Callable[[], int]) -> int:
-    """The exit status of a command's work; bad input, and a file that cannot be read, become one line and a status."""
+    """The exit status of a command's work; bad input, and a file that cannot be read, become one line and a status.
+
+    Ctrl-C becomes one, too. Where nobody reads what is written any more, as behind `| head`, nothing is said.
+    """
     try:
-        return work()
+        status = work()
+        sys.stdout.flush()
+        return status
     except (InputError, ImportError) as error:
         print(f"error: {escaped(str(error))}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes as it ends
+        return PIPE_CLOSED
     except OSError as error:
         print(f"error: {escaped(str(error))}", file=sys.stderr)
         return 1
+
+
+def keep_compiled() -> None:
+    """Has JAX keep compiled programs in a folder of the user's, unless the environment says where, or it cannot.
+
+    A folder is for one kind of processor: what is compiled for one may not run on another that shares the home.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "mrlato_jax" / f"xla-{processor()}"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or nothing may be written there
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        for name, least in (("min_compile_time_secs", 0), ("min_entry_size_bytes", -1)):
+            if f"JAX_PERSISTENT_CACHE_{name.upper()}" not in os.environ:
+                jax.config.update(f"jax_persistent_cache_{name}", least)
+
+
+def processor() -> str:
+    """A short name for this kind of processor: eight digits of what it says it can."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:8]
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -98,120 +168,270 @@ class OneLineParser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     made = OneLineParser(
-        prog="mrlato-offload", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog="mrlato-offload", description=HELP, epilog=EXAMPLES, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     system = System()
-    made.add_argument("--graph", required=True, metavar="FILE", help="the application")
-    made.add_argument("--uplink_mbps", type=float, metavar="X", help="uplink rate, Mbit/s")
-    made.add_argument("--downlink_mbps", type=float, metavar="X", help="downlink rate, Mbit/s")
-    made.add_argument("--ue_ghz", type=float, default=system.ue_hz / 1e9, metavar="X", help="clock of the UE [1]")
-    made.add_argument("--vm_ghz", type=float, metavar="X", help="clock of the server's VM [10]")
-    made.add_argument(
+    app = made.add_argument_group("the application")
+    app.add_argument("--graph", required=True, metavar="FILE", help="the application, or a folder of applications")
+    app.add_argument(
+        "--pin", action="append", default=[], metavar="TASK=SITE",
+        help="where a task must run, by its name: ue (on the device), server, or any; may be repeated",
+    )  # fmt: skip
+    app.add_argument(
+        "--num_tasks", type=int, metavar="N",
+        help="merge tasks until at most N are left [where merging is exact, several N are tried, and the best is planned]",
+    )  # fmt: skip
+    app.add_argument(
+        "--cycles_per_byte", type=float, metavar="X", help="graphs with sizes in bytes: cycles for a byte [1000]"
+    )
+    app.add_argument(
+        "--cycles_per_flop", type=float, metavar="X", help="graphs with sizes in FLOP: cycles for a FLOP [1]"
+    )
+    app.add_argument("--cycles_per_unit", type=float, metavar="X", help="STG, SAGA, weights: cycles for a unit of work")
+    app.add_argument("--bytes_per_unit", type=float, metavar="X", help="SAGA, weights: bytes for a unit of data")
+    app.add_argument(
+        "--result_bytes", type=float, metavar="X", help="STG, graphs without bytes: bytes of each result and input"
+    )
+    app.add_argument(
+        "--machine_hz", metavar="X",
+        help=f"WfFormat, DAX: clock in Hz of the machine that the workflow ran on; WfFormat: or '{RECORDED}' for what "
+        "the file says",
+    )  # fmt: skip
+    app.add_argument(
+        "--cycles_per_mac", type=float, metavar="X", help="ONNX: processor cycles for a multiply-accumulate"
+    )
+    app.add_argument(
+        "--dimension", action="append", default=[], metavar="NAME=SIZE",
+        help="ONNX: size of a dimension that the model leaves open, by its name or as INPUT:AXIS; may be repeated",
+    )  # fmt: skip
+    app.add_argument(
+        "--operator_cost", action="append", default=[], metavar="OPERATOR=MACS",
+        help="ONNX: multiply-accumulates for each element of the result of an operator whose work is not known; may be "
+        "repeated",
+    )  # fmt: skip
+
+    world = made.add_argument_group("the device, the server and the links between them")
+    world.add_argument("--uplink_mbps", type=float, metavar="X", help="rate from the device to the server, Mbit/s")
+    world.add_argument("--downlink_mbps", type=float, metavar="X", help="rate from the server to the device, Mbit/s")
+    world.add_argument("--ue_ghz", type=float, default=system.ue_hz / 1e9, metavar="X", help="device's clock, GHz [1]")
+    world.add_argument("--vm_ghz", type=float, metavar="X", help="server's clock, GHz [10]")
+    world.add_argument(
         "--server", action="append", default=[], metavar="GHZ,UP,DOWN",
-        help="one of several servers, in place of the three above: clock, uplink and downlink rate in Mbit/s",
+        help="one of several servers, in place of the two rates and --vm_ghz: its clock, uplink and downlink rate; "
+        "repeat it for each",
     )  # fmt: skip
-    made.add_argument(
-        "--radio", choices=RADIOS, default=system.radio, help="whether servers share up- and downlink [shared]"
+    world.add_argument(
+        "--radio", choices=RADIOS, default=system.radio,
+        help="whether all servers share one uplink and one downlink [shared]",
+    )  # fmt: skip
+    world.add_argument(
+        "--backhaul_mbps", type=float, default=1000.0, metavar="X", help="rate between servers, Mbit/s [1000]"
     )
-    made.add_argument("--backhaul_mbps", type=float, default=1000.0, metavar="X", help="between servers [1000]")
-    made.add_argument(
+    world.add_argument(
         "--results", choices=RESULTS,
-        help="resident: a result stays where it was computed until it is needed elsewhere; return: all results are "
-        "sent back to the UE, as the paper has it [resident, or return with --channel]",
+        help="resident: a result stays where it was computed until it is needed elsewhere; return: every result is "
+        "sent back to the device, as in the paper [resident, or return with --channel]",
     )  # fmt: skip
-    made.add_argument(
+    world.add_argument(
         "--channel", choices=[name for name, rules in CHANNELS.items() if not rules.results_stay],
-        help="rules of the links where results return [paper]",
+        help="what transfers wait for where results return; docs/offloader.md has the rules [paper]",
     )  # fmt: skip
-    made.add_argument(
-        "--pin", action="append", default=[], metavar="TASK=SITE", help="task by its name: ue, server or any"
+    world.add_argument(
+        "--power", metavar="C,S,R,I",
+        help="watts that the device takes: computing, sending, receiving, and all the time [1,1.3,1.2,0]",
+    )  # fmt: skip
+
+    goal = made.add_argument_group("what the best plan is")
+    goal.add_argument(
+        "--energy_weight", type=float, default=0.0, metavar="X",
+        help="least makespan + X seconds for each joule that the device takes [0: least makespan]",
+    )  # fmt: skip
+    goal.add_argument(
+        "--deadline_ms", type=float, metavar="X", help="least energy among plans with at most this makespan"
     )
-    made.add_argument(
-        "--power", metavar="C,S,R,I", help="watts of the UE: computing, sending, receiving, idle [1,1.3,1.2,0]"
+    goal.add_argument(
+        "--front", type=int, default=0, metavar="N",
+        help="also show up to N plans, from the fastest to the one of least energy [0]",
+    )  # fmt: skip
+
+    effort = made.add_argument_group("how much is spent on it")
+    effort.add_argument(
+        "--seconds", type=float, metavar="X",
+        help="end planning after so many seconds, with the best plan so far [as long as it takes]",
+    )  # fmt: skip
+    effort.add_argument(
+        "--mode", choices=MODES, default="search",
+        help="of the trained policy: its likeliest plan (argmax); the best of many (sample); these improved (search); "
+        "their order, too (search_order) [search]",
+    )  # fmt: skip
+    effort.add_argument("--samples", type=int, default=64, metavar="N", help="plans drawn, except by argmax [64]")
+    effort.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws [0]")
+    effort.add_argument(
+        "--policy", default=GENERAL, help="trained policy: the name of shipped weights, or a run folder [general]"
     )
-    made.add_argument("--energy_weight", type=float, default=0.0, metavar="X", help="seconds that a joule is worth [0]")
-    made.add_argument("--deadline_ms", type=float, metavar="X", help="least energy of the plans that meet it")
-    made.add_argument(
-        "--front", type=int, default=0, metavar="N", help="also N plans from the fastest to that of least energy [0]"
-    )
-    made.add_argument("--policy", default=GENERAL, help="shipped weights by name, or a run folder [general]")
-    made.add_argument("--mode", choices=MODES, default="search", help="what is spent on the learned plan [search]")
-    made.add_argument("--samples", type=int, default=64, metavar="N", help="plans drawn, but by argmax [64]")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws [0]")
-    made.add_argument(
+    effort.add_argument(
         "--optimum_s", type=float, default=5.0, metavar="X",
-        help=f"seconds for the proof of the optimum; 0, or more than {MOST_PROVEN} tasks: none is asked for [5]",
+        help=f"seconds for a proof that no plan in the same order is better; 0 asks for none, and with more than "
+        f"{MOST_PROVEN} tasks none is tried [5]",
     )  # fmt: skip
-    made.add_argument("--cycles_per_byte", type=float, metavar="X", help="graphs with sizes in bytes: of these [1000]")
-    made.add_argument("--cycles_per_flop", type=float, metavar="X", help="graphs with sizes in FLOP: of these [1]")
-    made.add_argument(
-        "--cycles_per_unit", type=float, metavar="X", help="STG, SAGA, weights: cycles for a unit of work"
-    )
-    made.add_argument("--bytes_per_unit", type=float, metavar="X", help="SAGA, weights: bytes for a unit of data")
-    made.add_argument(
-        "--result_bytes", type=float, metavar="X", help="STG, graphs without bytes: of each result, and of an input"
-    )
-    made.add_argument("--machine_hz", metavar="X", help=f"WfFormat, DAX: clock it ran at; WfFormat: or {RECORDED}")
-    made.add_argument("--cycles_per_mac", type=float, metavar="X", help="ONNX: cycles for a multiply-accumulate")
-    made.add_argument(
-        "--dimension",
-        action="append",
-        default=[],
-        metavar="NAME=SIZE",
-        help="ONNX: of a dimension that the model leaves open, by its name or as INPUT:AXIS",
-    )
-    made.add_argument(
-        "--operator_cost",
-        action="append",
-        default=[],
-        metavar="OPERATOR=MACS",
-        help="ONNX: multiply-accumulates for each element of an operator's result, where they are not known",
-    )
-    made.add_argument("--num_tasks", type=int, metavar="N", help="coarsen to at most N tasks")
-    made.add_argument("--out", default=".", metavar="DIR", help="folder of the pictures [.]")
-    made.add_argument("--nofigures", action="store_true", help="draw none")
-    made.add_argument("--json", action="store_true", help="print JSON and nothing else, and draw no pictures")
+
+    output = made.add_argument_group("output")
+    output.add_argument("--out", default=".", metavar="DIR", help="folder of the pictures [.]")
+    output.add_argument("--nofigures", action="store_true", help="draw no pictures")
+    output.add_argument("--json", action="store_true", help="print JSON and nothing else, and draw no pictures")
     return made
 
 
-def offload(options: argparse.Namespace) -> int:
+def offload(options: argparse.Namespace, attended: Attended) -> int:
     """What `main` does, once options are parsed."""
-    check_number("optimum_s", options.optimum_s, low=0.0)
     system, goal = system_of(options), objective_of(options)
-    if options.front and options.optimum_s == 0:
-        raise InputError(f"front is {options.front} with --optimum_s=0; accepted: seconds for each proof")
-    if options.front:
-        check_number("front", options.front, low=2, high=MOST_POINTS, integer=True)
-    graph = pinned(read_any(Path(options.graph), Unsaid.of_options(partial(getattr, options))), options.pin)
+    check_options(options)
+    path = Path(options.graph)
+    unsaid = Unsaid.of_options(partial(getattr, options))
+    if not path.is_dir():
+        kind_of(path)  # an unknown ending is said before anything is loaded
     drawing = not (options.json or options.nofigures)
     if drawing:
         check_writable(Path(options.out))
     policy = load_offloader(options.policy)
-    plans = compared(graph, system, goal, options, policy)
-    trade_off = front(graph, system, options.front, time_limit_s=options.optimum_s) if options.front else []
-    best = min(plans, key=lambda name: (key_of(goal, plans[name][0]), not name.startswith("learned")))
+    check_decides(policy, options.mode, goal)
+    wanted = Wanted(system, goal, policy, options.mode, options.samples, options.seed, options.optimum_s)
+    if path.is_dir():
+        return offload_folder(path, unsaid, options, wanted, attended)
+    try:
+        case = read_case(path, unsaid, options.pin, wanted, attended)
+    except OutOfTimeError:
+        raise InputError(f"seconds is {options.seconds}, which is too short to read {path.name}") from None
+    if not options.json:
+        print(f"{about(case)}\n{rule_of(system)}; {aim_of(goal)}\n", flush=True)
+    plan_one(case, wanted, attended, show=not options.json)
+    trade_off = plans_of_front(case, wanted, options.front, attended)
+    best = best_of(case.found, wanted)
     if options.json:
-        print(json.dumps(described(graph, system, goal, plans, best, trade_off)))
+        print(json.dumps(described(case, wanted, best, trade_off)))
         return 0
-    up, down = graph.upload_bytes.sum() / 1e6, graph.download_bytes.sum() / 1e6
-    print(
-        f"{escaped(options.graph)}: {graph.num_tasks} tasks, {len(graph.edges)} edges, "
-        f"{graph.cycles.sum() / 1e9:.4g} Gcycles; if all results return and all is offloaded {up:.4g} MB up, "
-        f"{down:.4g} MB down"
-    )
-    print(f"{rule_of(system)}; {aim_of(goal)}\n")
-    print(plans_table(plans, goal), end="\n\n")
-    title = as_found(best, plans[best][0])
-    print(f"the best is {title}{tied_with(goal, plans, best)}:\n")
-    print(placements(graph, plans[best][0], system.num_servers > 1))
-    if not goal.meets_deadline(plans[best][0].makespan):
+    print(conclusion(case, wanted, best, options.seconds), end="\n\n")
+    chosen = case.found[best]
+    print(placements(chosen.graph, chosen.plan, system.num_servers > 1))
+    if not goal.meets_deadline(chosen.plan.makespan):
         print(f"\nno plan was found that meets the deadline of {1e3 * (goal.deadline_s or 0):g} ms")
     if trade_off:
         print(f"\n{front_table(trade_off)}")
     if drawing:
+        print(flush=True)
+        draw(case, wanted, best, trade_off, Path(options.out) / path.stem)
+    return 0
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raises InputError for numbers out of their range, before anything is computed."""
+    check_number("optimum_s", options.optimum_s, low=0.0)
+    check_number("samples", options.samples, low=1, integer=True)
+    check_number("seed", options.seed, low=0, high=2**32 - 1, integer=True)
+    if options.seconds is not None:
+        check_number("seconds", options.seconds, low=0.0, open_low=True)
+    if options.front and options.optimum_s == 0:
+        raise InputError(f"front is {options.front} with --optimum_s=0; accepted: seconds for each proof")
+    if options.front:
+        check_number("front", options.front, low=2, high=MOST_POINTS, integer=True)
+
+
+def plan_one(case: Case, wanted: Wanted, attended: Attended, *, show: bool) -> None:
+    """Finds the plans of a case; each is shown as a row as soon as it is found.
+
+    Raises:
+        InputError: the time did not suffice for any plan.
+    """
+    if show and case.sizes:
+        print(sizes_table(case, wanted), end="\n\n", flush=True)
+    widths = [max(map(len, names_of(case.graph, wanted, attended))), *(max(len(name), 8) for name in HEADER[1:])]
+    if show:
+        print(*table_head(HEADER, widths), sep="\n", flush=True)
+
+    def row(name: str) -> None:
+        if show:
+            print(table_line(cells(name, case, wanted), widths), flush=True)
+
+    for planners in (quick_planners, partial(long_planners, attended=attended)):
+        for name, _ in find(case, planners(case.graph, wanted), attended):
+            row(name)
+            if name == "all-offload" and AT_ONCE in case.found:
+                row(AT_ONCE)
+    if show:
         print()
-        draw(graph, system, plans, best, title, trade_off, Path(options.out) / Path(options.graph).stem)
+    if not case.found:
+        raise InputError("seconds is too few for any plan; accepted: more of them")
+
+
+def plans_of_front(case: Case, wanted: Wanted, points: int, attended: Attended) -> list[ProvenPlan]:
+    """Plans from the fastest to that of least energy; none where none are asked for, or the time has ended."""
+    if not points:
+        return []
+    search = partial(front, case.graph, wanted.system, points, time_limit_s=wanted.optimum_s)
+    try:
+        return attended.do("plans from the fastest to that of least energy", search, points * wanted.optimum_s)
+    except OutOfTimeError:
+        case.unfinished.append("front")
+        return []
+
+
+def offload_folder(
+    folder: Path, unsaid: Unsaid, options: argparse.Namespace, wanted: Wanted, attended: Attended
+) -> int:
+    """Plans every file of a folder that holds an application: quick plans of all first, then the others."""
+    cases: list[Case] = []
+    skipped: dict[str, str] = {}
+    late: list[str] = []
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.is_dir():
+                raise InputError("a folder; accepted: files")
+            case = read_case(path, unsaid.of(kind_of(path)), options.pin, wanted, attended)
+            for _ in find(case, quick_planners(case.graph, wanted), attended):
+                pass
+            cases.append(case)
+        except InputError as error:
+            skipped[path.name] = str(error)
+            attended.say(f"skipped: {escaped(path.name)}: {error}")
+        except OutOfTimeError:
+            late.append(path.name)
+            attended.say(f"not reached: {escaped(path.name)}")
+    cases = [case for case in cases if case.found]
+    if not cases:
+        raise InputError(f"graph is {folder}, a folder without an application; accepted: {FOLDER}")
+    twice = {stem for stem, uses in Counter(case.path.stem for case in cases).items() if uses > 1}
+    drawing = not (options.json or options.nofigures)
+    widths = [max(len(escaped(case.path.name)) for case in cases), *(max(len(name), 8) for name in SUMMARY[1:])]
+    widths[2] = max(map(len, MEANINGS))
+    if not options.json:
+        print(f"{rule_of(wanted.system)}; {aim_of(wanted.goal)}\n")
+        print(*table_head(SUMMARY, widths), sep="\n", flush=True)
+    entries, faster = [], 0
+    for case in cases:
+        for _ in find(case, long_planners(case.graph, wanted, attended), attended):
+            pass
+        trade_off = plans_of_front(case, wanted, options.front, attended)
+        best = best_of(case.found, wanted)
+        faster += wanted.key(case.found[best].plan) < wanted.key(case.found.get("all-local", case.found[best]).plan)
+        if options.json:
+            entries.append({"file": case.path.name, **described(case, wanted, best, trade_off)})
+            continue
+        print(table_line(summary(case, wanted, best), widths), flush=True)
+        if drawing:
+            name = case.path.name if case.path.stem in twice else case.path.stem
+            draw(case, wanted, best, trade_off, Path(options.out) / name, tell=False)
+    if options.json:
+        print(json.dumps({"files": entries, "skipped": skipped, "not_reached": late}))
+        return 0
+    print(f"\n{len(cases)} planned, {faster} of them better than all on the device; {len(skipped)} skipped", end="")
+    print(f"; {len(late)} not reached in {options.seconds:g} s" if late else "")
+    unfinished = sum(bool(case.unfinished) for case in cases)
+    if unfinished:
+        print(f"time ended (--seconds={options.seconds:g}) before all plans of {unfinished} of them were looked at")
+    if drawing:
+        print(f"drawn: pictures of each in {escaped(str(options.out))}")
+    print("(with one file in place of a folder, or with --json, the command says where each task runs)")
     return 0
 
 
@@ -273,28 +493,12 @@ def objective_of(options: argparse.Namespace) -> Objective:
     return Objective(options.energy_weight, deadline_s)
 
 
-def pinned(graph: TaskGraph, pins: Sequence[str]) -> TaskGraph:
-    """The graph with tasks pinned as words like NAME=ue say.
-
-    Raises:
-        InputError: another form, or a name that no task has.
-    """
-    sites = dict(zip(graph.names, graph.pins, strict=True))
-    for word in pins:
-        name, _, site = word.rpartition("=")
-        if name not in sites:
-            raise InputError(f"pin is {shorten(word)}; accepted: TASK=SITE with the name of a task of the graph")
-        check_choice(f"pin of {shorten(name)}", site, PINS)
-        sites[name] = site
-    return dataclasses.replace(graph, pins=tuple(sites.values()))
-
-
 def rule_of(system: System) -> str:
     """Which rule for results the plans follow, for people."""
     if CHANNELS[system.channel].results_stay:
         rule = "resident: a result stays where it was computed until it is needed elsewhere"
     else:
-        rule = f"return ({system.channel}): all results are sent back to the UE"
+        rule = f"return ({system.channel}): all results are sent back to the device"
     servers = f"; {system.num_servers} servers, radio {system.radio}" if system.num_servers > 1 else ""
     return f"results {rule}{servers}"
 
@@ -302,83 +506,81 @@ def rule_of(system: System) -> str:
 def aim_of(goal: Objective) -> str:
     """What the best plan is, for people."""
     if goal.deadline_s is not None:
-        return f"least energy within {1e3 * goal.deadline_s:g} ms"
-    return f"least makespan + {goal.energy_weight:g} s/J x energy" if goal.energy_weight else "least makespan"
+        return f"best is the least energy within {1e3 * goal.deadline_s:g} ms"
+    return f"best is the least makespan{f' + {goal.energy_weight:g} s/J x energy' if goal.energy_weight else ''}"
 
 
-def key_of(goal: Objective, plan: Plan) -> tuple[bool, float]:
-    """By which plans are ordered."""
-    return goal.key(plan.makespan, plan.energy)
+def about(case: Case) -> str:
+    """A line on the application, for people."""
+    graph = case.graph
+    up, down = graph.upload_bytes.sum() / 1e6, graph.download_bytes.sum() / 1e6
+    merged = f" (the file has {case.file_tasks})" if case.file_tasks not in (None, graph.num_tasks) else ""
+    return (
+        f"{escaped(str(case.path))}: {graph.num_tasks} tasks{merged}, {len(graph.edges)} edges, "
+        f"{graph.cycles.sum() / 1e9:.4g} Gcycles; if all results return and all is offloaded {up:.4g} MB up, "
+        f"{down:.4g} MB down"
+    )
 
 
-Timed = tuple[Plan, float]
-"""A plan, and the seconds that it took to find."""
+def sizes_table(case: Case, wanted: Wanted) -> str:
+    """The best quick plan in each number of tasks, and all at once, which is what else this file can be."""
+    rows = [(found.graph.num_tasks, name, found) for name, found in case.sizes]
+    rows += [(1, AT_ONCE, case.found[AT_ONCE])] if AT_ONCE in case.found else []
+    table = format_table(
+        ["tasks", "best quick plan", "makespan, ms", "energy, J"],
+        [[str(size), name, f"{1e3 * found.plan.makespan:.1f}", f"{found.plan.energy:.3g}"]
+         for size, name, found in rows],
+    )  # fmt: skip
+    planned = f"{case.graph.num_tasks} are planned; --num_tasks=N plans N"
+    return f"{table}\n(tasks are merged until so many are left; {planned})"
 
 
-def compared(
-    graph: TaskGraph,
-    system: System,
-    goal: Objective,
-    options: argparse.Namespace,
-    policy: Offloader,
-) -> dict[str, Timed]:
-    """Every plan by its name; the optimum, and the learned plan, only where they can be asked for."""
-    planners: dict[str, Callable[[], Plan]] = {
-        "all-local": lambda: all_local(graph, system),
-        "all-offload": lambda: all_offload(graph, system),
-        "greedy": lambda: greedy(graph, system, objective=goal),
-        "HEFT-based": lambda: heft(graph, system, objective=goal),
-        "look-ahead": lambda: look_ahead(graph, system, objective=goal),
-    }
-    if system.num_servers == 1 or policy.network.any_servers:
-        planners[f"learned ({options.mode})"] = lambda: policy.plan(
-            graph, system, options.mode, samples=options.samples, seed=options.seed, objective=goal
-        )
-    else:
-        planners["local search"] = lambda: local_search(graph, system, objective=goal)
-    if options.optimum_s > 0 and graph.num_tasks <= MOST_PROVEN:
-        planners["optimum"] = lambda: optimum(graph, system, time_limit_s=options.optimum_s, objective=goal)
-    timed = {}
-    for name, planner in planners.items():
-        began = time.perf_counter()
-        plan = planner()
-        timed[name] = plan, time.perf_counter() - began
-    return timed
-
-
-def plans_table(plans: dict[str, Timed], goal: Objective | None = None) -> str:
-    """A line a plan."""
-    local = plans["all-local"][0].makespan
-    rows = []
-    for name, (plan, seconds) in plans.items():
-        name = as_found(name, plan)
-        if isinstance(plan, ProvenPlan) and not plan.proven:
-            bound = (
-                f"{1e3 * plan.lower_bound:.1f} ms" if goal in (None, Objective()) else f"cost {plan.lower_bound:.4g}"
-            )
-            name += f": at least {bound}"
-        share = f"{100 * (plan.makespan / local - 1):+.1f} %" if local > 0 else ""
-        tried = f"{plan.evaluations:,}" if isinstance(plan, SearchedPlan) else ""
-        offloaded = f"{int((plan.placement > 0).sum())} of {len(plan.placement)}"
-        rows.append(
-            [name, f"{1e3 * plan.makespan:.1f}", share, f"{plan.energy:.3g}", offloaded, tried, f"{seconds:.2f}"]
-        )
-    header = ["plan", "makespan, ms", "vs all-local", "energy, J", "offloaded", "plans simulated", "found in, s"]
-    return format_table(header, rows) + "\n(seconds with what is compiled first)"
-
-
-def as_found(name: str, plan: Plan) -> str:
-    """A plan's name for people: an optimum that is not proven is none."""
-    return "branch and bound, not proven" if isinstance(plan, ProvenPlan) and not plan.proven else name
-
-
-def tied_with(goal: Objective, plans: dict[str, Timed], best: str) -> str:
-    """Which others are as good, as a sentence goes on."""
-    late, least = key_of(goal, plans[best][0])
-    names = [
-        name for name, (plan, _) in plans.items() if name != best and key_of(goal, plan) <= (late, least * (1 + SAME))
+def cells(name: str, case: Case, wanted: Wanted) -> list[str]:
+    """A row of the table of plans."""
+    plan, seconds, _ = case.found[name]
+    local = case.found["all-local"].plan.makespan if "all-local" in case.found else 0.0
+    return [
+        as_found(name, plan),
+        f"{1e3 * plan.makespan:.1f}",
+        f"{100 * (plan.makespan / local - 1):+.1f} %" if local > 0 else "",
+        f"{plan.energy:.3g}",
+        f"{int((plan.placement > 0).sum())} of {len(plan.placement)}",
+        f"{plan.evaluations:,}" if isinstance(plan, SearchedPlan) else "",
+        f"{seconds:.2f}",
     ]
-    return f"; as good: {', '.join(as_found(name, plans[name][0]) for name in names)}" if names else ""
+
+
+def summary(case: Case, wanted: Wanted, best: str) -> list[str]:
+    """A row of the table of files."""
+    row = cells(best, case, wanted)
+    return [escaped(case.path.name), str(len(case.found[best].plan.placement)), *row[:5]]
+
+
+def conclusion(case: Case, wanted: Wanted, best: str, seconds: float | None = None) -> str:
+    """What the rows mean, what time has left out, and which plan is best."""
+    bound = unproven(case, wanted)
+    lines = ["makespan: from the start until the last result is at the device; found in: with compiling"]
+    known = [name for name in MEANINGS if any(row.split(" (")[0] == name for row in case.found)]
+    lines += [f"{name}: {MEANINGS[name]}" for name in known if not (bound and name == "optimum")]
+    if bound:
+        lines.append(bound)
+    if case.unfinished:
+        lines.append(f"\ntime ended (--seconds={seconds:g}) before: {', '.join(case.unfinished)}")
+    equal = [as_found(name, case.found[name].plan) for name in as_good_as(best, case.found, wanted)]
+    others = f"; as good: {', '.join(equal)}" if equal else ""
+    lines.append(
+        f"\nthe best{' so far' if case.unfinished else ''} is {as_found(best, case.found[best].plan)}{others}:"
+    )
+    return "\n".join(lines)
+
+
+def unproven(case: Case, wanted: Wanted) -> str:
+    """What is known where the optimum is not proven; empty where it is, or was not looked for."""
+    plan = case.found["optimum"].plan if "optimum" in case.found else None
+    if not isinstance(plan, ProvenPlan) or plan.proven:
+        return ""
+    bound = f"{1e3 * plan.lower_bound:.1f} ms" if wanted.goal == Objective() else f"cost {plan.lower_bound:.4g}"
+    return f"branch and bound, not proven: no plan in priority order is below {bound} (--optimum_s gives it more time)"
 
 
 def placements(graph: TaskGraph, plan: Plan, several: bool = False) -> str:
@@ -389,7 +591,7 @@ def placements(graph: TaskGraph, plan: Plan, several: bool = False) -> str:
          f"{1e3 * done[task]:.1f}" if done[task] or not plan.placement[task] else ""]
         for place, task in enumerate(plan.order[:MOST_SHOWN].tolist(), start=1)
     ]  # fmt: skip
-    table = format_table(["place", "task", "name", "where", "result at the UE, ms"], rows)
+    table = format_table(["place", "task", "name", "where", "result at the device, ms"], rows)
     left = graph.num_tasks - len(rows)
     return table + (f"\n... and {left} more (--json has all)" if left else "")
 
@@ -409,12 +611,11 @@ def front_table(plans: Sequence[ProvenPlan]) -> str:
     return format_table(["makespan, ms", "energy, J", "offloaded", "proven"], rows)
 
 
-def described(
-    graph: TaskGraph, system: System, goal: Objective, plans: dict[str, Timed], best: str, trade_off: Sequence[Plan]
-) -> dict[str, Any]:
-    """All of it for machines; seconds, joules, task ids in the order of the file."""
+def described(case: Case, wanted: Wanted, best: str, trade_off: Sequence[Plan]) -> dict[str, Any]:
+    """All of it for machines; seconds, joules, task ids in the order of the tasks."""
+    goal = wanted.goal
 
-    def entry(plan: Plan, seconds: float | None = None) -> dict[str, Any]:
+    def entry(plan: Plan, seconds: float | None = None, graph: TaskGraph = case.graph) -> dict[str, Any]:
         values: dict[str, Any] = {
             "makespan_s": plan.makespan,
             "energy_j": plan.energy,
@@ -422,6 +623,8 @@ def described(
             "placement": plan.placement.tolist(),
             "order": plan.order.tolist(),
         }
+        if graph is not case.graph:
+            values["tasks"] = list(graph.names)
         if seconds is not None:
             values["found_in_s"] = seconds
         if isinstance(plan, SearchedPlan):
@@ -431,36 +634,35 @@ def described(
             values |= {"proven": plan.proven, bound: plan.lower_bound}
         return values
 
-    schedule = plans[best][0].schedule
+    schedule = case.found[best].plan.schedule
     ends = ("upload_end", "vm_end", "download_end", "ue_end")
     return {
-        "tasks": list(graph.names),
-        "pins": list(graph.pins),
-        "system": dataclasses.asdict(system),
+        "tasks": list(case.graph.names),
+        "pins": list(case.graph.pins),
+        "system": dataclasses.asdict(wanted.system),
         "objective": dataclasses.asdict(goal),
-        "plans": {name: entry(*timed) for name, timed in plans.items()},
+        "plans": {name: entry(*found) for name, found in case.found.items()},
         "best": best,
         "schedule_of_best_s": {name: getattr(schedule, name).tolist() for name in ends},
+        "sizes": [
+            {"tasks": found.graph.num_tasks, "plan": name, "makespan_s": found.plan.makespan}
+            for name, found in case.sizes
+        ],
+        "unfinished": case.unfinished,
         "front": [entry(plan) for plan in trade_off],
     }
 
 
 def draw(
-    graph: TaskGraph,
-    system: System,
-    plans: dict[str, Timed],
-    best: str,
-    name: str,
-    trade_off: Sequence[ProvenPlan],
-    stem: Path,
+    case: Case, wanted: Wanted, best: str, trade_off: Sequence[ProvenPlan], stem: Path, *, tell: bool = True
 ) -> None:
     """Writes STEM-dag.png, STEM-schedule.png and of a front STEM-front.png, or says what to install."""
-    plan = plans[best][0]
-    title = f"{name}: {1e3 * plan.makespan:.1f} ms, {plan.energy:.3g} J"
+    plan, _, graph = case.found[best]
+    title = f"{escaped(case.path.name)}, {as_found(best, plan)}: {1e3 * plan.makespan:.1f} ms, {plan.energy:.3g} J"
     made = {"dag": lambda: pictures.dag_figure(graph, plan, title)}
-    made["schedule"] = lambda: pictures.schedule_figure(graph, system, plan, title)
+    made["schedule"] = lambda: pictures.schedule_figure(graph, wanted.system, plan, title)
     if trade_off:
-        named = {as_found(other, timed[0]): timed[0] for other, timed in plans.items()}
+        named = {as_found(other, found.plan): found.plan for other, found in case.found.items()}
         made["front"] = lambda: pictures.front_figure(trade_off, named)
     for what, figure in made.items():
         path = stem.with_name(f"{stem.name}-{what}.png")
@@ -469,4 +671,5 @@ def draw(
         except ImportError:
             print("no pictures: matplotlib is not installed (pip install 'mrlato-jax[plots]')")
             return
-        print(f"drawn: {escaped(str(path))}")
+        if tell:
+            print(f"drawn: {escaped(str(path))}", flush=True)

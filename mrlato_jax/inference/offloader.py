@@ -185,9 +185,7 @@ class Offloader:
         about_to_compute()
         check_choice("mode", mode, MODES)
         goal = goal_of(objective)
-        if mode == "argmax" and goal != Objective() and not self.network.any_servers:
-            accepted = "accepted: the makespan, which this policy decides by ('general' knows energy), or another mode"
-            raise InputError(f"objective is {goal} with mode 'argmax'; {accepted}")
+        check_decides(self, mode, goal)
         check_number("samples", samples, low=1, integer=True)
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
         if isinstance(graph, TaskGraph):
@@ -394,6 +392,13 @@ class Offloader:
         rows_of_one = site_of(actions, sites).reshape(-1, 1, size)
         plans = [plan for (plan,) in plans_of_arrays(in_joules(in_order, systems), rows_of_one)]
         return [plans[i : i + count] for i in range(0, len(plans), count)]
+
+
+def check_decides(policy: Offloader, mode: str, goal: Objective) -> None:
+    """Raises InputError for an objective other than the makespan with argmax, where the policy knows nothing else."""
+    if mode == "argmax" and goal != Objective() and not policy.network.any_servers:
+        accepted = "accepted: the makespan, which this policy decides by ('general' knows energy), or another mode"
+        raise InputError(f"objective is {goal} with mode 'argmax'; {accepted}")
 
 
 class _About:

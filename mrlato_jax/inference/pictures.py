@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrlato_jax.dag.arrangement import DOTS, NAMED, Arrangement, arranged
 from mrlato_jax.dag.task_graph import TaskGraph, levels
-from mrlato_jax.drawing import COLOURS, LINES
+from mrlato_jax.drawing import (
+    COLOURS,
+    FAMILY,
+    LABEL_POINTS,
+    LINES,
+    LINK_COLOURS,
+    LONGEST_LABEL,
+    POINTS,
+    SERVER_COLOURS,
+    SMALL_POINTS,
+    UE_COLOUR,
+    Bar,
+    Labels,
+    Strip,
+    common_beginning,
+    families_for,
+    gantt,
+    ink_on,
+    labels_of,
+    widths_of,
+)
 from mrlato_jax.errors import escaped
 from mrlato_jax.mec.latency import LOCAL
 from mrlato_jax.mec.system import CHANNELS, System, task_times
@@ -16,83 +38,162 @@ from mrlato_jax.mec.transfers import link_of, transfers
 from mrlato_jax.planners import Plan
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOCAL_COLOUR, OFFLOAD_COLOUR = "#4C78A8", "#F58518"
-SERVER_COLOURS = (OFFLOAD_COLOUR, "#54A24B", "#B279A2", "#E45756", "#72B7B2")  # again from the first for more servers
-MOST_NAMED = 60  # tasks; of more, names would cover one another
-MOST_ARROWS = 500  # edges; heads of more are too small to be seen, and take seconds to draw
-LONGEST_NAME = 14
+FOOT = "the line along the foot of a transfer has the colour of its server"
+UNNAMED = "too many tasks for names; the command's table, or --json, has them"
+AROUND_LABEL = 0.14  # inches, on both sides together
+MOST_NAMED = 60  # tasks; of more, names would be too small to be read
+NARROWEST = 6.2  # inches: room for the legend
+ABOVE, BESIDE, BELOW, NOTED = 0.45, 0.2, 0.55, 0.15  # inches around an application; the last for a line of text
+EDGE_COLOUR, MANY_EDGES = "#8A8A8A", "#C4C4C4"  # the second for more than `MOST_DARK`
+MOST_DARK = 1500
+GANTT_LEFT, GANTT_RIGHT, GANTT_BELOW, GANTT_ABOVE = 1.05, 0.98, 0.75, 0.42  # inches around the bars
+
+LOW_ROW, HIGH_ROW = 0.55, 1.3  # inches, of a resource
+MARKERS = "sD^vP*Xp"  # of plans beside a front
+ROW_NAMES = {"UE": "device (UE)", "VM": "server (VM)"}  # where a resource is called otherwise
 
 
 def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
     """The application from left to right, a column a level, each task coloured by where it runs.
 
+    Columns that find no room continue in a row below, where dotted lines enter that left the row above. An edge that
+    skips columns passes them beside their tasks. More than `MOST_NAMED` tasks are dots without names.
+
     Raises:
         ImportError: matplotlib is not installed.
     """
     from matplotlib import figure as plots
-    from matplotlib.collections import LineCollection
+
+    figure = plots.Figure()
+    named = graph.num_tasks <= MOST_NAMED
+    labels = labels_of(graph.names) if named else Labels(("",) * graph.num_tasks, (FAMILY,), UNNAMED)
+    sizes, widths = DOTS, [DOTS.height] * graph.num_tasks
+    if named:
+        room = widths_of(figure, labels.texts, labels.families, LABEL_POINTS)
+        sizes, widths = NAMED, [max(NAMED.height, room[text] / POINTS + AROUND_LABEL) for text in labels.texts]
+    drawing = arranged(graph, widths, sizes)
+    below = BELOW + NOTED * (bool(labels.note) + (not named))
+    spare = max(0.0, NARROWEST - drawing.width) / 2 + BESIDE
+    figure.set_size_inches(drawing.width + 2 * spare, drawing.height + below + ABOVE)
+    axes = figure.add_axes((0, 0, 1, 1))  # in inches
+    axes.set_xlim(-spare, drawing.width + spare)
+    axes.set_ylim(drawing.height + below, -ABOVE)
+    axes.set_axis_off()
+    _draw_edges(axes, drawing, np.unique(graph.edges[:, 1]).tolist(), sizes.head)
+    sites = plan.placement.tolist()
+    if named:
+        _draw_boxes(axes, drawing, sites, labels)
+    else:
+        axes.scatter(
+            [box.left + box.width / 2 for box in drawing.boxes], [box.middle for box in drawing.boxes],
+            s=(sizes.height * POINTS) ** 2, c=[colour_of(site) for site in sites], linewidths=0, zorder=3,
+        )  # fmt: skip
+        _caption_columns(axes, graph, drawing)
+    _draw_legend(figure, sites)
+    _note(figure, 0.5, 0.45, labels, labels.note, ha="center")
+    _head(figure, title)
+    return figure
+
+
+def _draw_edges(axes: Axes, drawing: Arrangement, children: Sequence[int], head: float) -> None:
+    """Lines, and an arrow's head of so many inches at each child."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    grey = EDGE_COLOUR if len(drawing.lines) <= MOST_DARK else MANY_EDGES
+    thin = float(np.clip(60 / max(1, len(drawing.lines)), 0.35, 1.0))
+    codes = (Path.MOVETO, Path.LINETO, Path.CURVE4, Path.CURVE4, Path.CURVE4, Path.LINETO)
+    for lines, style in ((drawing.lines, "-"), (drawing.breaks, ":")):
+        path = Path(np.reshape(lines, (-1, 2)), codes * len(lines))
+        axes.add_patch(PathPatch(path, fill=False, edgecolor=grey, linewidth=thin, linestyle=style, zorder=1))
+    boxes = [drawing.boxes[child] for child in children]
+    axes.scatter(
+        [box.left - head / 2 for box in boxes], [box.middle for box in boxes], marker=">", s=(head * POINTS) ** 2,
+        c=EDGE_COLOUR, linewidths=0, zorder=2,
+    )  # fmt: skip
+
+
+def _draw_boxes(axes: Axes, drawing: Arrangement, sites: Sequence[int], labels: Labels) -> None:
+    """A box with a name for each task, in the colour of its site."""
+    from matplotlib.patches import FancyBboxPatch
+
+    look: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.06", "edgecolor": "none", "zorder": 3}
+    for box, site, text in zip(drawing.boxes, sites, labels.texts, strict=True):
+        colour = colour_of(site)
+        axes.add_patch(FancyBboxPatch((box.left, box.top), box.width, box.height, facecolor=colour, **look))
+        axes.text(
+            box.left + box.width / 2, box.middle, text, ha="center", va="center", zorder=4, fontsize=LABEL_POINTS,
+            color=ink_on(colour), family=list(labels.families), parse_math=False,
+        )  # fmt: skip
+
+
+def _caption_columns(axes: Axes, graph: TaskGraph, drawing: Arrangement) -> None:
+    """Below each column what its names begin with and how many tasks it has, where that has room."""
+    level = levels(graph)
+    free = -axes.get_xlim()[1]
+    for column in range(0 if drawing.breaks else int(level.max()) + 1):
+        tasks = np.flatnonzero(level == column).tolist()
+        boxes = [drawing.boxes[task] for task in tasks]
+        stem = common_beginning([escaped(graph.names[task]) for task in tasks]).rstrip("0123456789_-. ([")
+        told = len(tasks) > 1 and len(stem) > 1
+        text = f"{stem[:LONGEST_LABEL]}: {len(tasks)}" if told else f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
+        middle = (boxes[0].left + max(box.left + box.width for box in boxes)) / 2
+        half = widths_of(axes.figure, [text], (FAMILY,), SMALL_POINTS)[text] / POINTS / 2
+        if middle - half > free:
+            axes.text(
+                middle, drawing.height + 0.05, text, ha="center", va="top", fontsize=SMALL_POINTS, color="0.35",
+                parse_math=False,
+            )  # fmt: skip
+            free = middle + half + 0.05
+
+
+def _draw_legend(figure: Figure, sites: Sequence[int]) -> None:
+    """How many tasks are where, and what an arrow is."""
     from matplotlib.lines import Line2D
 
-    level = levels(graph)
-    widths = np.bincount(level)
-    across = np.zeros(graph.num_tasks)
-    for column in range(len(widths)):
-        members = np.flatnonzero(level == column)
-        if column:  # under the mean of its parents, so that edges cross less
-            wanted = [across[graph.parents(int(task))].mean() for task in members]
-            members = members[np.argsort(wanted, kind="stable")]
-        across[members] = np.arange(len(members)) - (len(members) - 1) / 2
-    named = graph.num_tasks <= MOST_NAMED
-    size = (min(16.0, 2 + 1.1 * len(widths)), min(10.0, 1.6 + 0.55 * widths.max()))
-    figure = plots.Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    gap = 7 if named else 3  # points between an edge and the middle of a task
-    thin = max(0.2, min(1.0, 60 / max(1, len(graph.edges))))
-    if len(graph.edges) > MOST_ARROWS:
-        ends = np.stack([level, -across], axis=-1)
-        axes.add_collection(LineCollection(list(ends[graph.edges]), colors="0.55", linewidths=thin, zorder=1))
-    for parent, child in graph.edges.tolist() if len(graph.edges) <= MOST_ARROWS else ():
-        axes.annotate(
-            "",
-            (level[child], -across[child]),
-            (level[parent], -across[parent]),
-            arrowprops={"arrowstyle": "-|>", "color": "0.55", "linewidth": thin, "shrinkA": gap, "shrinkB": gap},
-        )
-    colours = [colour_of(site) for site in plan.placement.tolist()]
-    axes.scatter(level, -across, s=150 if named else 24, c=colours, zorder=3, edgecolors="white", linewidths=0.8)
-    if named:
-        for task, name in enumerate(graph.names):
-            axes.annotate(
-                shortened(name), (level[task], -across[task]), (0, -12), textcoords="offset points", ha="center",
-                va="center", fontsize=6.5, zorder=4, parse_math=False,
-            )  # fmt: skip
-    axes.margins(0.08, 0.12)
-    axes.set_axis_off()
-    sites = range(max(2, int(plan.placement.max()) + 1))
+    counts = np.bincount(sites, minlength=2).tolist()
     handles = [
-        Line2D([], [], marker="o", linestyle="", color=colour_of(site), label=name_of(site, len(sites) > 2))
-        for site in sites
+        Line2D([], [], marker="s", linestyle="", color=colour_of(site), label=counted(site, count, len(counts) > 2))
+        for site, count in enumerate(counts)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(sites), frameon=False)
+    handles.append(Line2D([], [], color=EDGE_COLOUR, marker=">", markersize=4, label="result goes to"))
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8, columnspacing=1.2)
+
+
+def _note(figure: Figure, x: float, inches: float, labels: Labels, text: str, **alignment: Any) -> None:
+    """A line of small text, so many inches above the lower end."""
+    if text:
+        figure.text(
+            x, inches / figure.get_figheight(), text, fontsize=7, color="0.35", family=list(labels.families),
+            parse_math=False, **alignment,
+        )  # fmt: skip
+
+
+def _head(figure: Figure, title: str) -> None:
+    """The title, at the top."""
     if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+        families, missing = families_for(title)
+        shown = "".join("?" if letter in missing else letter for letter in title)
+        text = figure.suptitle(shown, fontsize=11, y=1 - 0.12 / figure.get_figheight(), va="top", family=families)
+        text.set_parse_math(False)
 
 
 def colour_of(site: int) -> str:
     """The UE's, or a server's."""
-    return LOCAL_COLOUR if site == LOCAL else SERVER_COLOURS[(site - 1) % len(SERVER_COLOURS)]
+    return UE_COLOUR if site == LOCAL else SERVER_COLOURS[(site - 1) % len(SERVER_COLOURS)]
 
 
-def name_of(site: int, several: bool) -> str:
+def counted(site: int, tasks: int, several: bool) -> str:
     """A site in a legend."""
-    return "local" if site == LOCAL else f"server {site}" if several else "offloaded"
+    where = "on the device" if site == LOCAL else f"on server {site}" if several else "on the server"
+    return f"{where}: {tasks} task{'s' * (tasks != 1)}"
 
 
 def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str = "") -> Figure:
-    """Energy against makespan: the front as a line, other plans as points with their names.
+    """Energy against makespan: the front as a line, other plans as points that a legend names.
 
     Args:
         plans: `mj.front`'s, by ascending makespan.
@@ -104,53 +205,49 @@ def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str =
     """
     from matplotlib import figure as plots
 
-    figure = plots.Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = plots.Figure(figsize=(7.4, 4.4), layout="constrained")
     axes = figure.subplots()
     spans, joules = [1e3 * plan.makespan for plan in plans], [plan.energy for plan in plans]
-    axes.plot(spans, joules, "o-", color="0.2", markersize=5, linewidth=1.6, drawstyle="steps-post", label="front")
+    front = "no other plan is better in both"
+    axes.plot(spans, joules, "o-", color="0.2", markersize=4, linewidth=1.4, drawstyle="steps-post", label=front)
     places: dict[tuple[float, float], list[str]] = {}
     for name, plan in others.items():
         places.setdefault((round(1e3 * plan.makespan, 6), round(plan.energy, 9)), []).append(name)
-    for (span, energy), names in places.items():
-        axes.plot(span, energy, "s", color=LINES.get(names[0], (COLOURS[0], "-"))[0], markersize=7)
-        axes.annotate(
-            ", ".join(names), (span, energy), (6, 6), textcoords="offset points", fontsize=8, parse_math=False
-        )
+    for ((span, energy), names), marker in zip(places.items(), cycle(MARKERS), strict=False):
+        colour = LINES.get(names[0], (COLOURS[0], "-"))[0]
+        axes.plot(
+            span, energy, marker, color=colour, markersize=9, markerfacecolor="none", markeredgewidth=1.8,
+            label=",\n".join(names),
+        )  # fmt: skip
     axes.set_xlabel("makespan, ms")
-    axes.set_ylabel("energy of the UE, J")
+    axes.set_ylabel("energy of the device, J")
+    axes.margins(0.08, 0.12)
     axes.set_xlim(0)
     axes.set_ylim(0)
-    axes.margins(0.12)
-    axes.set_title(title or "no plan on the line is beaten in both", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.suptitle(title or "makespan against energy", fontsize=11).set_parse_math(False)
     return figure
-
-
-class _Bar(NamedTuple):
-    """A task on a resource; seconds."""
-
-    task: int
-    end: float
-    seconds: float
-    site: int  # that colours it
 
 
 def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "") -> Figure:
     """When each task is on the UE and the servers, and its input or result on the links, milliseconds.
 
-    A bar has the colour of its server, on the backhaul of the one that is sent to.
+    Each resource has a row and a colour. To its right is how often it is used, and the share of the makespan that it is
+    busy. Where there are several servers, a line along the foot of a transfer has the colour of its server, on the
+    backhaul of the one that is sent to.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from matplotlib import figure as plots
-
     times, schedule = task_times(graph, system), plan.schedule
+    labels = labels_of(graph.names)
     servers = range(1, system.num_sites)
-    computing = ["UE", *(f"server {k}" if system.num_servers > 1 else "VM" for k in servers)]  # by site
-    rows: dict[str, list[_Bar]] = {name: [] for name in ("UE", *(link_of(system, LOCAL, k) for k in servers))}
+    several = system.num_servers > 1
+    computing = ["UE", *(f"server {k}" if several else "VM" for k in servers)]  # by site
+    rows: dict[str, list[Bar]] = {name: [] for name in ("UE", *(link_of(system, LOCAL, k) for k in servers))}
     rows |= {name: [] for name in computing[1:]}
-    if system.num_servers > 1 and CHANNELS[system.channel].results_stay:
+    if several and CHANNELS[system.channel].results_stay:
         rows[link_of(system, 1, 2)] = []
     rows |= {link_of(system, k, LOCAL): [] for k in servers}
     for task, site in enumerate(plan.placement.tolist()):
@@ -159,34 +256,68 @@ def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "
             if site == LOCAL
             else (schedule.vm_end[task], times.vm[task, site - 1])
         )
-        rows[computing[site]].append(_Bar(task, end, seconds, site))
+        rows[computing[site]].append(Bar(end - seconds, end, labels.texts[task], colour_of(site)))
     for sent in transfers(graph, system, plan.placement, plan.order, schedule):
-        row = rows[link_of(system, sent.source, sent.target)]
-        row.append(_Bar(sent.task, sent.end, sent.end - sent.start, sent.server))
-    figure = plots.Figure(figsize=(min(16.0, 7 + 0.12 * graph.num_tasks), 1.2 + 0.5 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    narrow = 0.012 * plan.makespan  # of a bar that still holds a number
-    for line, bars in enumerate(rows.values()):
-        axes.barh(
-            np.full(len(bars), line), [1e3 * bar.seconds for bar in bars],
-            left=[1e3 * (bar.end - bar.seconds) for bar in bars], height=0.7,
-            color=[colour_of(bar.site) for bar in bars], edgecolor="white", linewidth=0.6,
+        link = link_of(system, sent.source, sent.target)
+        stripe = colour_of(sent.server) if several else None
+        rows[link].append(Bar(sent.start, sent.end, labels.texts[sent.task], LINK_COLOURS[link.split()[0]], stripe))
+    strips = [
+        Strip(line, 0.72, bars, "tasks" if name in computing else "transfers")
+        for line, (name, bars) in enumerate(rows.items())
+    ]
+    if several:
+        labels = labels._replace(note="; ".join(filter(None, [labels.note, FOOT])))
+    figure = gantt_figure(list(rows), strips, plan.makespan, labels, title)
+    for line, strip in enumerate(strips):
+        count = len(strip.bars)
+        used = f"{count} {strip.noun if count != 1 else strip.noun[:-1]}"
+        busy = sum(bar.end - bar.start for bar in strip.bars) / (plan.makespan or 1)
+        figure.axes[0].annotate(
+            f"{used},\nbusy {100 * busy:.0f} %", (1.0, line), (6, 0), ("axes fraction", "data"), "offset points",
+            va="center", fontsize=8, color="0.35",
         )  # fmt: skip
-        for bar in bars:
-            if graph.num_tasks <= MOST_NAMED and bar.seconds > narrow:
-                middle = 1e3 * bar.end - 500 * bar.seconds
-                axes.text(middle, line, str(bar.task), ha="center", va="center", fontsize=6.5, color="white")
-    axes.axvline(1e3 * plan.makespan, color="0.3", linewidth=1, linestyle=":")
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(0, 1e3 * plan.makespan * 1.02 or 1)
-    axes.set_xlabel("ms" + ("; numbers are tasks by their place in the file" if graph.num_tasks <= MOST_NAMED else ""))
-    if title:
-        figure.suptitle(title, fontsize=11)
+    figure.axes[0].axvline(1e3 * plan.makespan, color="0.3", linewidth=1, linestyle=":")
     return figure
 
 
-def shortened(name: str) -> str:
-    """A task's name as a picture has room for it."""
-    name = escaped(name)
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+def gantt_figure(
+    rows: Sequence[str], strips: Sequence[Strip], latest: float, labels: Labels, title: str = ""
+) -> Figure:
+    """Bars against milliseconds, a row for each resource.
+
+    Args:
+        rows: their names, from the top.
+        strips: the bars in them.
+        latest: when the last of them ends, seconds.
+        labels: of the tasks.
+        title: of the figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib import figure as plots
+
+    most = max(len(strip.bars) for strip in strips)
+    width, tall = float(np.clip(6 + 0.3 * most, 7.5, 15)), LOW_ROW
+    figure = plots.Figure()
+    if len(labels.texts) <= MOST_NAMED:  # the longest name has room upright in the lowest strip
+        longest = max(widths_of(figure, labels.texts, labels.families, SMALL_POINTS).values()) + 3
+        tall = float(np.clip(longest / POINTS / min(strip.height for strip in strips), LOW_ROW, HIGH_ROW))
+    height = GANTT_ABOVE + GANTT_BELOW + tall * len(rows)
+    figure.set_size_inches(width, height)
+    axes = figure.add_axes(
+        (GANTT_LEFT / width, GANTT_BELOW / height, 1 - (GANTT_LEFT + GANTT_RIGHT) / width,
+         1 - (GANTT_ABOVE + GANTT_BELOW) / height)
+    )  # fmt: skip
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    gantt(axes, strips, 1.01 * latest, labels.families)
+    axes.set_yticks(range(len(rows)), [ROW_NAMES.get(name, name) for name in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("milliseconds from the start")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    for line in range(1, len(rows)):
+        axes.axhline(line - 0.5, color="0.9", linewidth=0.8, zorder=0)
+    notes = [labels.note, "the bars have the tasks' names where there is room"]
+    _note(figure, GANTT_LEFT / width, 0.08, labels, "; ".join(filter(None, notes)))
+    _head(figure, title)
+    return figure

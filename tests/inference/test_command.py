@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import signal
 import subprocess
 import sys
-from itertools import pairwise
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 import mrlato_jax as mj
 from mrlato_jax.dag.formats import any_format
-from mrlato_jax.dag.task_graph import levels
-from mrlato_jax.drawing import png
-from mrlato_jax.inference import command, pictures
-from mrlato_jax.mec.system import task_times
-from mrlato_jax.mec.transfers import link_of, transfers
+from mrlato_jax.inference import command, comparing
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = ["--uplink_mbps=7", "--downlink_mbps=5"]
@@ -83,7 +82,7 @@ def test_the_papers_rule_is_one_flag_away(app: Path, capsys: pytest.CaptureFixtu
     for flag, channel in (("--results=return", "paper"), ("--channel=mrlco", "mrlco")):
         status, out, _ = run(capsys, f"--graph={app}", *LINK, flag, "--nofigures", "--mode=argmax", "--optimum_s=0")
         assert status == 0
-        assert f"results return ({channel}): all results are sent back to the UE" in out
+        assert f"results return ({channel}): all results are sent back to the device" in out
         want = mj.heft(graph, dataclasses.replace(SYSTEM, channel=channel)).makespan
         assert f"| HEFT-based      | {1e3 * want:>12.1f} |".replace(" ", "") in out.replace(" ", "")
 
@@ -115,7 +114,7 @@ def test_servers_pins_energy_and_a_front(app: Path, tmp_path: Path, capsys: pyte
     status, out, _ = run(capsys, *arguments, f"--out={tmp_path}")
     assert status == 0
     assert "results resident: a result stays where it was computed" in out
-    assert "2 servers, radio shared; least makespan + 0.25 s/J x energy" in out
+    assert "2 servers, radio shared; best is the least makespan + 0.25 s/J x energy" in out
     for what in ("dag", "schedule", "front"):
         assert (tmp_path / f"app-{what}.png").read_bytes().startswith(PNG)
 
@@ -254,66 +253,19 @@ def test_the_script_and_its_help() -> None:
         assert word in ran.stdout
 
 
-# Pictures, by what is drawn.
+def test_what_formats_take_is_what_may_be_said() -> None:
+    assert [field.name for field in dataclasses.fields(any_format.Unsaid)] == list(any_format.TAKEN_BY)
 
 
-def drawn(graph: mj.TaskGraph, plan: mj.Plan, system: mj.System) -> Any:
-    pytest.importorskip("matplotlib")
-    return pictures.schedule_figure(graph, system, plan).axes[0]
+# What is called the best.
 
 
-def test_a_schedule_of_several_servers_has_a_row_for_each() -> None:
-    graph = mj.daggen(8, 0.6, 0.6, np.random.default_rng(2))
-    system = mj.System(vm_hz=[10e9, 20e9], channel="resident")
-    plan = mj.optimum(graph, system)
-    axes = drawn(graph, plan, system)
-    rows = ["UE", "uplink", "server 1", "server 2", "backhaul", "downlink"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == rows
-    wanted = [
-        (rows.index(link_of(system, one.source, one.target)), one.start, one.end)
-        for one in transfers(graph, system, plan.placement, plan.order, plan.schedule)
-    ]
-    times = task_times(graph, system)
-    for task, site in enumerate(plan.placement.tolist()):
-        end = (plan.schedule.vm_end if site else plan.schedule.ue_end)[task]
-        wanted.append(((0, 2, 3)[site], end - (times.vm[task, site - 1] if site else times.ue[task]), end))
-    shown = [(middle(bar), bar.get_x() / 1e3, (bar.get_x() + bar.get_width()) / 1e3) for bar in axes.patches]
-    np.testing.assert_allclose(sorted(shown), sorted(wanted), atol=1e-9)
-    assert max(end for *_, end in shown) == pytest.approx(plan.makespan)
-    apart = dataclasses.replace(system, radio="separate")
-    labels = [label.get_text() for label in drawn(graph, mj.heft(graph, apart), apart).get_yticklabels()]
-    assert labels == [
-        "UE", "uplink 1", "uplink 2", "server 1", "server 2", "backhaul", "downlink 1", "downlink 2"
-    ]  # fmt: skip
+def wanted(goal: mj.Objective | None = None, system: mj.System = SYSTEM) -> comparing.Wanted:
+    return comparing.Wanted(system, goal or mj.Objective(), cast(Any, None), "search", 64, 0, 5.0)
 
 
-def test_the_schedule_has_a_bar_for_each_use_of_a_resource() -> None:
-    graph = mj.daggen(8, 0.6, 0.6, np.random.default_rng(2))
-    plan = mj.heft(graph, RETURNS)
-    offloaded = int(plan.placement.sum())
-    assert 0 < offloaded < 8
-    bars = drawn(graph, plan, RETURNS).patches
-    assert len(bars) == 8 - offloaded + 3 * offloaded
-    last = max(bar.get_x() + bar.get_width() for bar in bars)
-    assert last == pytest.approx(1e3 * plan.makespan)
-    assert {middle(bar) for bar in bars} == {0, 1, 2, 3}
-    for row in range(4):  # each resource serves one task at a time
-        spans = sorted((bar.get_x(), bar.get_width()) for bar in bars if middle(bar) == row)
-        for (start, width), (following, _) in pairwise(spans):
-            assert start + width <= following + 1e-6
-
-
-def middle(bar: Any) -> int:
-    """The row that a bar is in."""
-    return round(bar.get_y() + bar.get_height() / 2)
-
-
-def test_levels_by_hand() -> None:
-    ones = [1.0] * 5
-    graph = mj.TaskGraph.from_edges(
-        cycles=ones, upload_bytes=ones, download_bytes=ones, edges=[(0, 1), (1, 2), (0, 2), (3, 2)]
-    )
-    assert levels(graph).tolist() == [0, 1, 2, 0, 0]
+def found(plan: mj.Plan, graph: mj.TaskGraph) -> comparing.Found:
+    return comparing.Found(plan, 0.0, graph)
 
 
 def test_a_plan_is_called_what_it_is() -> None:
@@ -321,39 +273,231 @@ def test_a_plan_is_called_what_it_is() -> None:
     graph = mj.daggen(8, 0.6, 0.6, np.random.default_rng(2))
     proven, plan = mj.optimum(graph, SYSTEM), mj.heft(graph, SYSTEM)
     guess = dataclasses.replace(proven, proven=False, lower_bound=0.5 * proven.makespan)
-    assert command.as_found("optimum", proven) == "optimum"
-    assert command.as_found("optimum", guess) == "branch and bound, not proven"
-    plans = {"all-local": (mj.all_local(graph, SYSTEM), 0.0), "HEFT-based": (plan, 0.0), "optimum": (guess, 0.0)}
-    assert f"not proven: at least {500 * proven.makespan:.1f} ms" in command.plans_table(plans)
+    assert comparing.as_found("optimum", proven) == "optimum"
+    assert comparing.as_found("optimum", guess) == "branch and bound, not proven"
+    case = comparing.Case(Path("app.json"), graph)
+    case.found = {"all-local": found(mj.all_local(graph, SYSTEM), graph), "optimum": found(guess, graph)}
+    said = command.conclusion(case, wanted(), "optimum")
+    assert f"not proven: no plan in priority order is below {500 * proven.makespan:.1f} ms" in said
+    assert "optimum: proven" not in said
     worse = dataclasses.replace(plan, makespan=1.1 * proven.makespan)
-    assert command.tied_with(mj.Objective(), {**plans, "HEFT-based": (worse, 0.0)}, "optimum") == ""
-    same = {**plans, "HEFT-based": (proven, 0.0)}
-    assert command.tied_with(mj.Objective(), same, "HEFT-based") == "; as good: branch and bound, not proven"
-
-
-def test_edges_of_a_large_picture_are_drawn_at_once() -> None:
-    pytest.importorskip("matplotlib")
-    graph = mj.daggen(120, 0.6, 0.9, np.random.default_rng(0))
-    assert len(graph.edges) > pictures.MOST_ARROWS
-    axes = pictures.dag_figure(graph, mj.all_local(graph, SYSTEM)).axes[0]
-    lines, dots = axes.collections
-    assert len(lines.get_segments()) == len(graph.edges)
-    assert not axes.texts
-    places = np.asarray(dots.get_offsets())
-    for (parent, child), (start, end) in zip(graph.edges, lines.get_segments(), strict=True):
-        assert (start == places[parent]).all()
-        assert (end == places[child]).all()
-
-
-def test_what_formats_take_is_what_may_be_said() -> None:
-    assert [field.name for field in dataclasses.fields(any_format.Unsaid)] == list(any_format.TAKEN_BY)
-
-
-def test_names_are_drawn_as_they_are() -> None:
-    pytest.importorskip("matplotlib")
-    ones = [1e7, 1e7]
-    graph = mj.TaskGraph.from_edges(
-        cycles=ones, upload_bytes=ones, download_bytes=ones, edges=[], names=["a$\\q$", "\ud800\x1b[2J"]
+    plans = {**case.found, "HEFT-based": found(worse, graph)}
+    assert comparing.as_good_as("optimum", plans, wanted()) == []
+    case.found["HEFT-based"] = found(proven, graph)
+    assert "the best is HEFT-based; as good: branch and bound, not proven:" in command.conclusion(
+        case, wanted(), "HEFT-based"
     )
-    assert png(pictures.dag_figure(graph, mj.all_local(graph, SYSTEM))).startswith(PNG)
-    assert command.placements(graph, mj.all_local(graph, SYSTEM)).isascii()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_equal_plans_the_simplest_is_the_best(order: int) -> None:
+    graph = mj.daggen(8, 0.6, 0.6, np.random.default_rng(2))
+    local = mj.all_local(graph, SYSTEM)
+    rounded = dataclasses.replace(local, makespan=local.makespan * (1 - 1e-12))
+    plans = {"all-local": local, "HEFT-based": rounded, "optimum": rounded, "learned (search)": rounded}
+    case = {name: found(plan, graph) for name, plan in list(plans.items())[::order]}
+    assert comparing.best_of(case, wanted()) == "all-local"
+    better = dataclasses.replace(local, makespan=0.999 * local.makespan)
+    case |= {"learned (search)": found(better, graph), "HEFT-based": found(better, graph)}
+    assert comparing.best_of(case, wanted()) == "HEFT-based"
+    assert comparing.as_good_as("HEFT-based", case, wanted()) == ["learned (search)"]
+    late = wanted(mj.Objective(deadline_s=0.9995 * local.makespan))
+    thrifty = dataclasses.replace(better, schedule=dataclasses.replace(better.schedule, energy=0.0))
+    assert comparing.best_of({"all-local": found(local, graph), "optimum": found(thrifty, graph)}, late) == "optimum"
+
+
+# Several numbers of tasks, and the whole application at once.
+
+
+def workflow(path: Path, num_tasks: int) -> None:
+    """A chain whose tasks pass on much more than comes in and goes out."""
+    tasks = []
+    for i in range(num_tasks):
+        files = [{"link": "output", "name": f"f{i}", "sizeInBytes": 1e6 if i < num_tasks - 1 else 1e3}]
+        files.append(
+            {"link": "input", "name": f"f{i - 1}", "sizeInBytes": 1e6}
+            if i
+            else {"link": "input", "name": "in", "sizeInBytes": 1e3}
+        )
+        parents = [f"t{i - 1}"] if i else []
+        tasks.append({"name": f"t{i}", "runtimeInSeconds": 0.5, "files": files, "parents": parents})
+    path.write_text(json.dumps({"schemaVersion": "1.4", "workflow": {"tasks": tasks}}))
+
+
+def test_the_whole_application_at_once_is_a_row_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where every result returns, a chain is best sent once: by hand 1 kB up, 12 x 0.5 s at a tenth, 1 kB down."""
+    workflow(tmp_path / "w.json", 12)
+    arguments = [f"--graph={tmp_path / 'w.json'}", "--machine_hz=1e9", *LINK, "--results=return", "--mode=argmax"]
+    arguments += ["--policy=exp2", "--optimum_s=0"]
+    status, out, _ = run(capsys, *arguments, "--json")
+    assert status == 0
+    told = json.loads(out)
+    assert [size["tasks"] for size in told["sizes"]] == [12, 10]
+    assert told["best"] == "whole application at once"
+    whole = told["plans"]["whole application at once"]
+    assert whole["makespan_s"] == pytest.approx(8e3 / 7e6 + 0.6 + 8e3 / 5e6)
+    assert (len(whole["tasks"]), len(told["tasks"])) == (1, 12)
+    status, out, _ = run(capsys, *arguments, "--nofigures")
+    assert "12 are planned; --num_tasks=N plans N" in out
+    assert "the best is whole application at once" in out
+    status, out, _ = run(capsys, *arguments, "--json", "--num_tasks=4")
+    told = json.loads(out)
+    assert (told["sizes"], len(told["tasks"])) == ([], 4)
+    assert told["best"] == "whole application at once"
+
+
+# A folder.
+
+
+def test_a_folder_is_planned_file_by_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    apps, out = tmp_path / "apps", tmp_path / "out"
+    apps.mkdir()
+    for seed, name in enumerate(("a.json", "b.json")):
+        mj.write_json(mj.daggen(8, 0.6, 0.6, np.random.default_rng(seed)), apps / name)
+    (apps / "b.gv").write_text(
+        'digraph G { 1 [size="4000", expect_size="2000"] 2 [size="6000", expect_size="1"] 1 -> 2 }'
+    )
+    (apps / "notes.txt").write_text("not an application")
+    (apps / "broken.json").write_text("{")
+    (apps / "sub").mkdir()
+    arguments = [f"--graph={apps}", *LINK, "--mode=argmax", "--policy=exp2", "--optimum_s=0", "--cycles_per_byte=1e4"]
+    status, printed, err = run(capsys, *arguments, f"--out={out}")
+    assert status == 0
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines()[4:7]]
+    assert [row[0] for row in rows] == ["a.json", "b.gv", "b.json"]
+    assert [row[1] for row in rows] == ["8", "2", "8"]
+    assert "3 planned, " in printed
+    assert "3 skipped" in printed
+    skipped = [line.split(": ")[1] for line in err.splitlines() if line.startswith("skipped: ")]
+    assert skipped == ["broken.json", "notes.txt", "sub"]
+    drawn = sorted(path.name for path in out.iterdir())
+    assert drawn == [f"{stem}-{what}.png" for stem in ("a", "b.gv", "b.json") for what in ("dag", "schedule")]
+    status, printed, _ = run(capsys, *arguments, "--json")
+    told = json.loads(printed)
+    assert [each["file"] for each in told["files"]] == ["a.json", "b.gv", "b.json"]
+    best = [each["plans"][each["best"]]["makespan_s"] for each in told["files"]]
+    assert [f"{1e3 * seconds:.1f}" for seconds in best] == [row[3] for row in rows]
+    assert list(told["skipped"]) == skipped
+
+
+def test_a_folder_without_an_application(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    status, out, err = run(capsys, f"--graph={tmp_path}", *LINK, "--json")
+    assert (status, out, err.count("\n")) == (2, "", 2)
+    assert err.startswith("skipped: notes.txt: file is ")
+    assert "a folder without an application; accepted: a folder with files that end in .dot, .gv" in err
+
+
+# Time, signals and pipes.
+
+
+def test_time_ends_planning_with_the_best_plan_so_far(
+    app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The policy takes for ever; the process would end at once, since its thread is left behind."""
+    free = threading.Event()
+
+    class Slow:
+        def plan(self, graph: mj.TaskGraph, system: mj.System, mode: str, **_: object) -> mj.Plan:
+            return mj.greedy(graph, system) if mode == "argmax" else free.wait() and mj.greedy(graph, system)
+
+    ended: list[int] = []
+    monkeypatch.setattr(command, "load_offloader", lambda _: Slow())
+    monkeypatch.setattr(command.os, "_exit", ended.append)
+    arguments = [f"--graph={app}", *LINK, "--seconds=8", "--optimum_s=0", "--nofigures"]
+    began = time.monotonic()
+    status, out, _ = run(capsys, *arguments)
+    assert time.monotonic() - began < 12
+    assert (status, ended) == (0, [0])
+    assert "| learned (argmax)" in out
+    assert "| learned (search)" not in out
+    assert "time ended (--seconds=8) before: learned (search)" in out
+    assert "the best so far is " in out
+    free.set()
+
+
+def test_too_little_time_for_any_plan_is_one_line(app: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr(command.os, "_exit", lambda status: None)
+    status, out, err = run(capsys, f"--graph={app}", *LINK, "--seconds=1e-6", "--json")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "seconds is 1e-06, which is too short to read app.json" in err
+
+
+COMPILES = """
+import hashlib, sys
+from mrlato_jax.inference import command, comparing
+
+
+def compiling(*_, **__):  # as XLA does: for a minute the thread that it is in hears no signal
+    print("compiling", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**8)
+
+
+comparing.all_local = compiling
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_the_command_while_it_compiles(app: Path, number: signal.Signals, status: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMPILES, f"--graph={app}", *LINK, "--nofigures", "--json"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "compiling\n"
+    began = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert process.returncode == status
+    assert "Traceback" not in err
+    assert err.endswith("stopped\n") == (number == signal.SIGINT)
+
+
+def test_head_ends_the_command_quietly(app: Path) -> None:
+    words = [sys.executable, "launch/offload.py", f"--graph={app}", *LINK, "--nofigures", "--mode=argmax"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(str(app))
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 141
+    assert "Error" not in err
+
+
+# What is compiled is kept.
+
+
+def test_programs_are_kept_for_the_next_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to: dict[str, object] = {}
+    monkeypatch.setattr(command.jax.config, "update", lambda name, value: set_to.update({name: value}))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    command.keep_compiled()
+    assert set_to == {}
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    command.keep_compiled()
+    folder = Path(str(set_to["jax_compilation_cache_dir"]))
+    assert folder.parent == tmp_path / "mrlato_jax"
+    assert folder.is_dir()
+    assert set_to["jax_persistent_cache_min_compile_time_secs"] == 0
+    assert "jax_persistent_cache_min_entry_size_bytes" not in set_to  # the environment says it
+    set_to.clear()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    command.keep_compiled()
+    assert set_to == {}
+
+
+def test_help_defines_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for first, meaning in (("makespan", "is the time from"), ("UE", "(user equipment)"), ("VM", "(virtual machine)")):
+        where = re.search(rf"\b{first}\b", text)
+        assert where is not None
+        assert meaning in text[where.start() : where.start() + 80]
