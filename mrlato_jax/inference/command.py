@@ -57,8 +57,8 @@ plans for it, and says where the best plan runs each task:
     mrlato-offload --graph=app.json --uplink_mbps=7 --downlink_mbps=7
 
 Files: our own JSON, WfCommons' WfFormat, networkx's node-link data and SAGA's graphs (.json), DOT (.dot, .gv), GraphML,
-GML, the Standard Task Graph Set (.stg), Pegasus DAX (.dax, .xml), ONNX models (.onnx). With a folder, every file in it is
-planned, and the others are named.
+GML, the Standard Task Graph Set (.stg), Pegasus DAX (.dax, .xml), ONNX models (.onnx). With a folder, the command plans
+every application in it and names the other files.
 
 A plan's makespan is the time from the start until the last result is at the device. UE (user equipment) is the device,
 VM (virtual machine) what runs tasks on a server.
@@ -180,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     app.add_argument(
         "--num_tasks", type=int, metavar="N",
-        help="merge tasks until at most N are left [where merging is exact, several N are tried, and the best is planned]",
+        help="merge tasks until at most N are left [several N are tried where merging is exact; the best is planned]",
     )  # fmt: skip
     app.add_argument(
         "--cycles_per_byte", type=float, metavar="X", help="graphs with sizes in bytes: cycles for a byte [1000]"
