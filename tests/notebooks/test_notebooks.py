@@ -62,7 +62,8 @@ def execute(name: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]
     assert len(drawn) == sum("plt.show()" in cell.source or "display(" in cell.source for cell in notebook.cells)
-    (last,) = notebook.cells[-1].outputs
+    # At tiny sizes a policy may warn, on standard error, that an application is unlike those of its training.
+    (last,) = [output for output in notebook.cells[-1].outputs if output.get("name") == "stdout"]
     return json.loads(last.text)
 
 
