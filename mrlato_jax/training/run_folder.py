@@ -413,7 +413,8 @@ class MetricsLog:
             file.write(_line(record))
             file.flush()
         if self._events is not None:
-            self._events.add(iteration, {**metrics, "seconds": seconds})
+            scalars = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+            self._events.add(iteration, {**scalars, "seconds": seconds})
 
     def sync(self) -> None:
         """Returns when all lines are on the disk: before a checkpoint, which must not outlive them in a power cut."""

@@ -148,7 +148,7 @@ def test_layout_flags_reach_their_settings(values: flags.FlagValues) -> None:
     assert sorted(LAYOUT_FLAGS) == sorted(field.name for field in dataclasses.fields(ExecutionConfig))
     assert not set(LAYOUT_FLAGS) & SETTINGS.keys()
     assert execution_config(values) == ExecutionConfig()
-    other = ExecutionConfig(parallel="pmap", num_devices=2, task_axis="vmap", metrics_every=7)
+    other = ExecutionConfig(parallel="pmap", num_devices=2, task_axis="vmap", metrics_every=7, tensorboard=True)
     parse(["prog", *(f"--{name}={value}" for name, value in other.to_json().items())], values)
     assert execution_config(values) == other
 
