@@ -22,7 +22,9 @@ INDEX, REFERENCE = "README.md", "reference.md"
 ELSEWHERE = "checkout"  # in the site: files from outside docs/
 
 # The first two alternatives are code, in which nothing is a link.
-_LINK = re.compile(r"^ *(```+).*?^ *\1$|`[^`\n]+`|\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(
+    r"^ *(```+).*?^ *\1$|`(?:(?!\n\n)[^`])+`|\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)", re.DOTALL | re.MULTILINE
+)
 _DOCUMENTED = re.compile(r"`(mj|mrlato_jax)\.([\w.]+)`")
 _SECTION = re.compile(r"^## (.+)\n", re.MULTILINE)
 

@@ -303,7 +303,8 @@ class RunFolder:
 
         Raises:
             InputError: as `check_writing`; or a line other than the last is malformed, an iteration up to
-            `resume_step` has no line, or that is 0 although a checkpoint was saved, so that all lines would be dropped.
+                `resume_step` has no line, or that is 0 although a checkpoint was saved, so that all lines would be
+                dropped.
         """
         self.check_writing()
         for path in (self.metrics, self.timing):
