@@ -86,7 +86,9 @@ def menu(index: str) -> list[Any]:
     _, *parts = _SECTION.split(index)
     for title, text in zip(parts[::2], parts[1::2], strict=True):
         pages = [link["target"] for link in _LINK.finditer(text) if link["target"] and not link["anchor"]]
-        pages = [page for page in dict.fromkeys(pages) if page.endswith(".md") and ".." not in page and page not in seen]
+        pages = [
+            page for page in dict.fromkeys(pages) if page.endswith(".md") and ".." not in page and page not in seen
+        ]
         seen.update(pages)
         if pages:
             found.append({title: pages})

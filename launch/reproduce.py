@@ -231,7 +231,9 @@ def complete_method(work: Work, records: Sequence[LearnedRecord], stop: Graceful
 
 def caption(records: Sequence[LearnedRecord]) -> str:
     """How much was trained, without which no row of a learned method means anything."""
-    lines = [f"Learned methods, preset {FLAGS.preset}, {FLAGS.seeds} seed{'s' if FLAGS.seeds > 1 else ''} each, trained with"]
+    lines = [
+        f"Learned methods, preset {FLAGS.preset}, {FLAGS.seeds} seed{'s' if FLAGS.seeds > 1 else ''} each, trained with"
+    ]
     for record in records:
         config, learning = record.config, record.config.learning
         each = f"{learning.rollouts} {'plans' if learning.learn_from == 'deviations' else 'trajectories'}"

@@ -1,4 +1,4 @@
-"""The site that `make docs` makes: its strict build, every link and anchor in its pages, the docstrings of every name."""
+"""The site that `make docs` makes: its strict build, every link and anchor, the docstring of every public name."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def test_every_public_name_has_its_docstring(site: dict[Path, Page]) -> None:
     (reference,) = [page for path, page in site.items() if path.name == "reference.html"]
     assert {f"mrlato_jax.{name}" for name in mj.__all__} <= reference.anchors
     for name in ("heft", "load_offloader"):
-        assert re.sub(r"<[^>]+>", "", getattr(mj, name).__doc__.splitlines()[0]).split(".")[0][:30] in re.sub(r"<[^>]+>", "", reference.text)
+        assert re.sub(r"<[^>]+>", "", getattr(mj, name).__doc__.splitlines()[0]).split(".")[0][:30] in re.sub(
+            r"<[^>]+>", "", reference.text
+        )
 
 
 def test_lists_and_tables_are_some(site: dict[Path, Page]) -> None:

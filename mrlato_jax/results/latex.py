@@ -20,7 +20,7 @@ _NEEDS = "% The preamble needs \\usepackage{booktabs}."
 def latex_tables(tables: Sequence[Table]) -> str:
     """One `table` environment for each table, in the style of booktabs: text to the left, numbers to the right.
 
-    A wide table may need `\\resizebox` or a landscape page.
+    A wide table may need a smaller font or a landscape page.
 
     Args:
         tables: caption, header and cells of each.

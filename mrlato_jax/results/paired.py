@@ -170,8 +170,8 @@ def long_form(
         for parts in (*([name] for name in sets), *([sets] if len(sets) > 1 else [])):
             one = len(parts) == 1
             latency = estimate(np.mean([method.latency_ms[name].mean(axis=1) for name in parts], axis=0))
-            numbers: list[float | None] = [latency.mean, None if np.isnan(latency.half_width) else latency.half_width]
-            numbers.append(None if optima_ms is None else _gap(method, {name: optima_ms[name] for name in parts}))
+            gap = None if optima_ms is None else _gap(method, {name: optima_ms[name] for name in parts})
+            numbers = [latency.mean, None if np.isnan(latency.half_width) else latency.half_width, gap]
             line = [method.name, parts[0] if one else ALL, str(method.seeds)]
             line.append(str(sum(method.latency_ms[name].shape[1] for name in parts)))
             line += ["" if number is None else f"{number:.4f}" for number in numbers]

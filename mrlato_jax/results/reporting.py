@@ -190,9 +190,7 @@ def write(folder: Path, name: str, label: str, results: Sequence[SetResult], pro
     return f"in {folder}: {', '.join(files)}{note}"
 
 
-def find(
-    folder: Path, name: str, test_sets: Sequence[TestSet], provenance: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def find(folder: Path, name: str, test_sets: Sequence[TestSet], provenance: Mapping[str, Any]) -> dict[str, Any] | None:
     """The record that `write` left in `folder` of the same measurement; None where there is none.
 
     What else was measured, as on held-out DAGs, does not count. A record of another version of this package does not

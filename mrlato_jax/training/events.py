@@ -22,7 +22,7 @@ def check_events(execution: ExecutionConfig | None) -> None:
 
 
 class EventLog:
-    """Writes scalars by iteration. TensorBoard forgets what earlier sessions wrote of the iterations from the first on."""
+    """Writes scalars by iteration. Of iterations that are done again TensorBoard forgets what was written before."""
 
     def __init__(self, folder: Path, first: int) -> None:
         """Begins a file.

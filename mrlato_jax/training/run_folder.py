@@ -145,8 +145,8 @@ class RunFolder:
         """Continues an existing run under `config`, which `check_resumable` must accept, and records the session.
 
         Raises:
-            InputError: as `open` and `check_resumable`, another process is at the run, or event files are asked for that
-                cannot be written.
+            InputError: as `open` and `check_resumable`, another process is at the run, or event files that are asked
+                for cannot be written.
         """
         check_events(execution)
         run = cls.open(path)  # also keeps the lock file out of a folder that is no run

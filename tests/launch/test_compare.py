@@ -67,8 +67,8 @@ def test_seeds_are_one_row_and_differences_are_paired(place: Workplace, tmp_path
     before = tiny_run.hashes(tmp_path)
     given = ",".join(map(str, (*runs, mine)))
     ran = tiny_run.run_here(
-        "compare.py", f"--runs={given}", f"--reference={runs[0]}", f"--updates={UPDATES}", "--planners=HEFT-based,optimum",
-        cwd=tmp_path,
+        "compare.py", f"--runs={given}", f"--reference={runs[0]}", f"--updates={UPDATES}",
+        "--planners=HEFT-based,optimum", cwd=tmp_path,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     after = tiny_run.hashes(tmp_path)
@@ -120,7 +120,9 @@ def test_what_is_missing_is_measured_and_recorded(place: Workplace, tmp_path: Pa
     ran = place.run("compare.py", f"--runs={run}", "--updates=2", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     record = json.loads((run / "evaluation-2.json").read_text())
-    latency = {setting["setting"]: np.mean(setting["adaptation"]["latency_ms_by_dag"]["2"]) for setting in record["settings"]}
+    latency = {
+        setting["setting"]: np.mean(setting["adaptation"]["latency_ms_by_dag"]["2"]) for setting in record["settings"]
+    }
     for row in rows(tmp_path / "comparison"):
         if row["updates"] == "2" and row["setting"] in latency and row["method"].startswith("mrlato"):
             assert float(row["latency_ms"]) == pytest.approx(latency[row["setting"]], abs=1e-3)

@@ -64,7 +64,11 @@ def test_the_interval_holds_as_often_as_it_says() -> None:
         theirs = rng.uniform(500, 700, 40)
         ours = theirs * (1 + rng.normal(-0.02, 0.01, (12, 1))) * rng.normal(1, 0.03, (12, 40))
         found = difference(
-            Measured("m", {"s": ours}), Measured("r", {"s": theirs[None]}), ["s"], resamples=500, seed=int(rng.integers(9**9))
+            Measured("m", {"s": ours}),
+            Measured("r", {"s": theirs[None]}),
+            ["s"],
+            resamples=500,
+            seed=int(rng.integers(9**9)),
         )
         held += found.low <= -2.0 <= found.high
     assert 0.87 <= held / 200 <= 0.99
