@@ -139,8 +139,8 @@ def difference_table(methods: Sequence[Measured], reference: Measured) -> Table:
     """Each method against the reference: on each set, and over all of them."""
     sets = list(reference.latency_ms)
     title = (
-        f"Latency against {reference.name}, paired by DAG, in % with a 95 % bootstrap interval over DAGs and seeds; and "
-        "the DAGs on which the method is lower / higher, in means over seeds."
+        f"Latency against {reference.name}, paired by DAG, in % with a 95 % bootstrap interval over DAGs and seeds; "
+        "and the DAGs on which the method is lower / higher, in means over seeds."
     )
     header = ["method", *sets, *([ALL] if len(sets) > 1 else []), "DAGs won / lost"]
     cells = []
