@@ -37,6 +37,14 @@ def text_of(page: str) -> str:
     return PAGES[page].read_text(encoding="utf-8")
 
 
+def rows_after(text: str, header: str) -> list[list[str]]:
+    """The cells of the table that begins with a header; its rows without asterisks."""
+    table = text[text.index(header) :].partition("\n\n")[0]
+    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert len(rows) >= 5
+    return rows
+
+
 def anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     made: set[str] = set()
@@ -71,7 +79,7 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_paths_exist(page: str) -> None:
     text = LINK.sub("]", text_of(page))  # links are relative to the page
     named = [path.rstrip("./") for path in PATH.findall(text)]
-    yours = re.findall(r"`([\w-]+\.flags)` is a file of yours", text)
+    yours = [name for other in PAGES for name in re.findall(r"`([\w-]+\.flags)` is a file of yours", text_of(other))]
     named += [f"launch/{name}" for name in (*FLAG_FILE.findall(text), *SCRIPT.findall(text)) if name not in yours]
     for path in named:
         # NAME and the like in capitals stand for what the reader writes there.
@@ -121,14 +129,8 @@ def test_bibtex_and_citation_agree() -> None:
 
 def test_the_papers_figures_beside_ours() -> None:
     """The rows of the small table are the paper's module and the records of the cpu preset."""
-    section = text_of("docs/results.md").partition("### The paper's figures beside ours")[2].partition("\n## ")[0]
-    rows = {
-        cells[0].replace("*", ""): [float(cell.strip("* ")) for cell in cells[1:]]
-        for line in section.splitlines()
-        if line.startswith("| ")
-        and (cells := [cell.strip() for cell in line.strip("|").split("|")])[1][:1] in "*0123456789"
-        and not line.startswith("| mean")
-    }
+    table = rows_after(text_of("docs/results.md"), "| mean latency, ms | 0.7, 0.4")
+    rows = {name.replace("*", ""): [float(cell) for cell in cells] for name, *cells in table}
     assert rows["MRLATO in the paper, 100 updates"] == [figures["mrlato"][-1] for figures in PAPER_MS.values()]
     found: dict[str, list[float]] = {"mrlato here, 100 updates": [], "HEFT-based here": []}
     with (ROOT / "data" / "results" / "cpu" / "all.csv").open(encoding="utf-8", newline="") as file:
@@ -161,22 +163,33 @@ def test_the_readme_begins_with_its_two_commands() -> None:
     assert command in text_of("README.md"), f"make run is {command}, which the README does not say"
 
 
-def test_the_readme_has_the_figures_of_the_records() -> None:
-    """Each number of the table is the mean over the three settings of an experiment."""
+@pytest.fixture(scope="module")
+def mean_gaps() -> dict[tuple[str, str], list[str]]:
+    """By method and number of updates, the gap in each experiment: the mean over its three settings, in %."""
     gaps: dict[tuple[str, str], dict[str, list[float]]] = {}
     with (ROOT / "data" / "results" / "cpu" / "all.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             of_row = gaps.setdefault((row["method"], row["updates"]), {})
             of_row.setdefault(row["experiment"], []).append(float(row["gap_percent"]))
-    table = re.search(r"^\| plan \|.*?\n\n", text_of("README.md"), re.MULTILINE | re.DOTALL)
-    assert table is not None
-    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table[0].strip().splitlines()[2:]]
-    assert len(rows) > 5
-    for name, *shown, _ in rows:
+    return {key: [f"{np.mean(of_row[name]):.1f}" for name in sorted(of_row)] for key, of_row in gaps.items()}
+
+
+def test_the_readme_has_the_figures_of_the_records(mean_gaps: dict[tuple[str, str], list[str]]) -> None:
+    for name, *shown, _ in rows_after(text_of("README.md"), "| plan |"):
         method, _, spent = name.replace("*", "").partition(", ")
         if method == "local search":
             key = (f"{method}, {spent.replace(',', '')}", "")
         else:
             key = (method, {"100 updates": "100", "no update": "0"}.get(spent, ""))
-        means = [sum(gaps[key][experiment]) / 3 for experiment in ("exp1", "exp2", "exp3")]
-        assert shown == [f"{mean:.1f}" for mean in means], name
+        assert shown == mean_gaps[key], name
+
+
+def test_the_papers_comparison_has_the_figures_of_the_records(mean_gaps: dict[tuple[str, str], list[str]]) -> None:
+    method = ""
+    for name, *shown, _, _ in rows_after(text_of("docs/results.md"), "| % above the optimum | Exp. 1: shapes"):
+        means = [cell.partition(" ")[0].removeprefix("+") for cell in shown]
+        *of, when = name.replace("*", "").split(": ")
+        method = of[0] if of else method
+        updates = {"before any update": "0"}.get(when, when.removeprefix("after "))
+        key = (method, updates) if updates.isdecimal() else (when.replace("evaluations a DAG", "evaluations"), "")
+        assert means == mean_gaps[key], name
