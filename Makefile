@@ -26,7 +26,7 @@ lint: $(READY)
 
 # The pages of docs/ and an API reference as a site: open site/index.html.
 docs: $(READY)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Each .ipynb anew from the .py beside it, with the outputs of a run at full size: minutes a notebook.
 notebooks: $(READY)

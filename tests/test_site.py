@@ -14,6 +14,8 @@ import pytest
 import mrlato_jax as mj
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow  # ten seconds; test_docs.py follows the links of the pages themselves
+
 NOT_LISTS = re.compile(r"<p>[^<]*\n(?:[-*]|\d+\.) ")  # Markdown that only code-hosting sites take for a list
 
 
