@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 import tiny_run
 from test_docs import FENCED, PAGES, ROOT, text_of
-from tiny_run import Workplace
 
 # Pages whose Python compiles a policy or proves many optima; those that the quick tests run take a second or two.
-SLOW = {"README.md", "docs/offloader.md", "docs/system.md", "docs/tutorial/reproduce.md", "docs/tutorial/train.md"}
+SLOW = {"README.md", "docs/offloader.md", "docs/system.md"} | {
+    f"docs/tutorial/{name}.md" for name in ("method", "reproduce", "train")
+}
 SHELL = ("sh", "bash")
 COMMAND = re.compile(r"(?:^|\s)(?:launch/)?\w+\.py\s+--|^launch/\w+\.py$|^make\b|\bmrlato-\w+\s")
 CONSOLE = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
@@ -130,23 +131,21 @@ def test_python_compiles(page: str) -> None:
         compile(block, page, "exec")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return tiny_run.make_workplace(tmp_path_factory)
-
-
 @pytest.mark.parametrize(
     "page",
     [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in PAGES if blocks(page, "python")],
 )
-def test_python_runs(page: str, place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs(
+    page: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One block after the other, as a reader does, beside the files that the page speaks of."""
     for block in blocks(page, "json"):
         (tmp_path / "app.json").write_text(block, encoding="utf-8")
     shutil.copy(ROOT / "mrlato_jax" / "inference" / "portable.py", tmp_path)
     for weights in (ROOT / "data" / "weights").glob("general.*"):
         shutil.copy(weights, tmp_path)
-    shutil.copytree(place.reference, tmp_path / "runs" / "mine")
+    if "runs/mine" in "".join(blocks(page, "python")):
+        shutil.copytree(tiny_run.make_workplace(tmp_path_factory).reference, tmp_path / "runs" / "mine")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", "agg")

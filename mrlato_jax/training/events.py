@@ -33,7 +33,9 @@ class EventLog:
         """
         from tensorboardX import SummaryWriter  # an extra
 
-        self._writer = SummaryWriter(str(folder), purge_step=first, flush_secs=_FLUSH_S)
+        # Names have the second: without the suffix a session that begins in the same one would replace the last.
+        suffix = f".from{first}"
+        self._writer = SummaryWriter(str(folder), purge_step=first, flush_secs=_FLUSH_S, filename_suffix=suffix)
 
     def add(self, iteration: int, values: Mapping[str, float]) -> None:
         """Writes the values of an iteration, by the names that they have in the run's metrics."""

@@ -625,8 +625,9 @@ def test_help_of_a_program(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("Trains a toy.\n\npython toy.py --out=FOLDER\n\nflags:\n")
     listed = [line.split("=")[0].split()[0] for line in ran.stdout.splitlines() if line.startswith("  --")]
-    own = ["--[no]normalise_advantages" if name == "normalise_advantages" else f"--{name}" for name in SETTINGS]
-    assert sorted(listed) == sorted(["--out", "--flagfile", *own, *(f"--{name}" for name in LAYOUT_FLAGS)])
+    yes_or_no = ("normalise_advantages", "tensorboard")
+    own = [f"--[no]{name}" if name in yes_or_no else f"--{name}" for name in (*SETTINGS, *LAYOUT_FLAGS)]
+    assert sorted(listed) == sorted(["--out", "--flagfile", *own])
     assert "  --channel=<paper, mrlco, mrlco_code, resident>  (default: paper)\n      Channel rules" in ran.stdout
     assert "beside the scripts" in " ".join(ran.stdout.split())
 
