@@ -24,7 +24,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The pages of docs/ and an API reference as a site: open site/index.html.
+# The pages of docs/ and an API reference as a site: python3 -m http.server --directory site
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
