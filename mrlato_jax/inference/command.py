@@ -173,7 +173,8 @@ def offload(options: argparse.Namespace) -> int:
     policy = load_offloader(options.policy)
     plans = compared(graph, system, goal, options, policy)
     trade_off = front(graph, system, options.front, time_limit_s=options.optimum_s) if options.front else []
-    best = min(plans, key=lambda name: (key_of(goal, plans[name][0]), not name.startswith("learned")))
+    late, least = min(key_of(goal, plan) for plan, _ in plans.values())
+    best = next(name for name, (plan, _) in plans.items() if key_of(goal, plan) <= (late, least * (1 + SAME)))
     if options.json:
         print(json.dumps(described(graph, system, goal, plans, best, trade_off)))
         return 0
