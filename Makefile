@@ -8,7 +8,7 @@ METHOD ?= mrlato_plus
 # The best method has a first run of its own; the paper's methods run at their settings, only smaller.
 SIZE := $(if $(filter mrlato_plus,$(METHOD)),first_run.flags,cpu_table.flags --method=$(METHOD))
 
-.PHONY: run test test-slow lint notebooks clean
+.PHONY: run test test-slow lint docs notebooks clean
 
 run: $(READY)
 	$(BIN)/python launch/meta_train.py --flagfile=exp2.flags --flagfile=$(SIZE)
@@ -24,6 +24,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The pages of docs/ and an API reference as a site: python3 -m http.server --directory site
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Each .ipynb anew from the .py beside it, with the outputs of a run at full size: minutes a notebook.
 notebooks: $(READY)
 	$(BIN)/python notebooks/_build.py
@@ -37,4 +41,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@ && echo "environment ready after $$(($$(date +%s) - start)) s"
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
+from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.errors import InputError
 from mrlato_jax.training.experiments import (
     TEST_RATES_BPS,
     TestSet,
@@ -14,7 +17,9 @@ from mrlato_jax.training.experiments import (
     unseen_sets,
     validation_sets,
 )
+from mrlato_jax.training.run_folder import RunFolder
 
+RECORDS = {"test": "evaluation", "fresh": "fresh", "validation": "validation"}  # what files of each are called
 _DEFAULT = ",".join(f"{rate / 1e6:g}" for rate in TEST_RATES_BPS["exp3"])
 
 
@@ -36,6 +41,43 @@ def define_test_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values=flag_values,
         serializer=flags.CsvListSerializer(","),
     )
+
+
+def define_measuring_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Declares them for scripts that measure runs that have ended."""
+    flags.DEFINE_integer(
+        "updates",
+        100,
+        "Gradient steps of the adaptation to each test set; 0 only measures.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "on",
+        "test",
+        list(RECORDS),
+        "Which DAGs: the test sets, fresh ones like them, or of the training families.",
+        flag_values=flag_values,
+    )
+    define_test_flags(flag_values)
+    flags.DEFINE_string(
+        "data", None, "Folder of the data set. Default: the one that the run was trained on.", flag_values=flag_values
+    )
+
+
+def data_of(run: RunFolder, flag_values: flags.FlagValues = flags.FLAGS) -> DagDataset:
+    """The data set of a run, in the folder of `--data` or in the one that the run was begun with.
+
+    Raises:
+        InputError: no such data set, or another one.
+    """
+    given = flag_values["data"].value
+    dataset = datasets.load(run.config.experiment, Path(given) if given else run.data_folder)
+    stored = run.record["data_hash"]
+    if stored != dataset.content_hash:
+        raise InputError(
+            f"data has hash {dataset.content_hash[:12]}; accepted: {stored[:12]}, what run {run.path} was trained on"
+        )
+    return dataset
 
 
 def sets_on(name: str, dataset: DagDataset, channel: str, flag_values: flags.FlagValues = flags.FLAGS) -> list[TestSet]:

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import jax
 from _cli import run
-from _test_flags import define_test_flags, sets_on
+from _test_flags import RECORDS, data_of, define_measuring_flags, sets_on
 from absl import flags
 
-from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.errors import InputError, check_number
 from mrlato_jax.files import check_writable
 from mrlato_jax.inference.load import load_offloader
@@ -29,26 +28,17 @@ from mrlato_jax.results import reporting
 from mrlato_jax.training.run_folder import RunFolder
 from mrlato_jax.training.stopping import GracefulStop
 
-RECORDS = {"test": "evaluation", "fresh": "fresh", "validation": "validation"}
 STOPPED = 1  # exit status
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Run folder of meta_train.py. Required.")
-flags.DEFINE_integer("updates", 100, "Gradient steps of the adaptation to each test set; 0 only measures.")
-flags.DEFINE_enum(
-    "on",
-    "test",
-    list(RECORDS),
-    "DAGs to use: the test sets, fresh DAGs of their families, or fresh DAGs of the training families.",
-)
-define_test_flags()
+define_measuring_flags()
 flags.DEFINE_float(
     "optimum_s",
     None,
     "Also prove the optima, each within this time limit in seconds, and show the policy's gap to them.",
 )
 flags.DEFINE_bool("held_out", True, "Also adapt to half of each set's DAGs and measure on the other half.")
-flags.DEFINE_string("data", None, "Folder of the data sets. Default: the packaged ones.")
 
 
 def main(_: list[str]) -> int:
@@ -59,12 +49,7 @@ def main(_: list[str]) -> int:
         check_number("optimum_s", FLAGS.optimum_s, low=0.0)
     folder = RunFolder.open(Path(FLAGS.run))
     config = folder.config
-    dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
-    stored = folder.record["data_hash"]
-    if stored != dataset.content_hash:
-        raise InputError(
-            f"data has hash {dataset.content_hash[:12]}; accepted: {stored[:12]}, what run {folder.path} was trained on"
-        )
+    dataset = data_of(folder)
     name, test_sets = f"{RECORDS[FLAGS.on]}-{FLAGS.updates}", sets_on(FLAGS.on, dataset, config.channel)
     policy = load_offloader(folder.path)
     print(f"data: {dataset.summary()}", flush=True)

@@ -37,7 +37,7 @@ def main(_: list[str]) -> int:
         raise InputError(f"--name is {FLAGS.name}; accepted: a name without a folder")
     folder = RunFolder.open(Path(FLAGS.run))
     config = folder.config
-    dataset = datasets.load(config.experiment)
+    dataset = datasets.load(config.experiment, folder.data_folder)
     if dataset.content_hash != folder.record["data_hash"]:
         raise InputError(f"run {folder.path} was trained on other data than {config.experiment} now has; accepted: it")
     for size in FLAGS.programs:

@@ -203,10 +203,14 @@ def _open_runs(
         if not FLAGS.resume:
             store_seeds(root, [config.seed for config in configs])
     runs = []
+    data_folder = Path(FLAGS.data) if FLAGS.data else None
     for config, path in zip(configs, paths, strict=True):
         # A killed process may not have made all folders. Missing ones are made now, since training starts after that.
-        begin = RunFolder.resume if FLAGS.resume and (RunFolder.begun(path) or len(paths) == 1) else RunFolder.create
-        runs.append(folders.enter_context(begin(path, config, data_hash, execution)))
+        if FLAGS.resume and (RunFolder.begun(path) or len(paths) == 1):
+            run = RunFolder.resume(path, config, data_hash, execution)
+        else:
+            run = RunFolder.create(path, config, data_hash, execution, data_folder)
+        runs.append(folders.enter_context(run))
     return runs
 
 

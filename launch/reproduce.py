@@ -40,6 +40,7 @@ from mrlato_jax.methods import METHODS, SearchBudget, label, planned_methods
 from mrlato_jax.progress import format_duration, format_table
 from mrlato_jax.results import comparison, figures, reproduction
 from mrlato_jax.results.comparison import Panel
+from mrlato_jax.results.latex import latex_tables
 from mrlato_jax.results.references import References, complete, reference_record
 from mrlato_jax.results.reproduction import LearnedRecord
 from mrlato_jax.training.experiments import TestSet, check_room, sets_by_kind
@@ -230,7 +231,9 @@ def complete_method(work: Work, records: Sequence[LearnedRecord], stop: Graceful
 
 def caption(records: Sequence[LearnedRecord]) -> str:
     """Describes the amount of training, which readers need to interpret the rows of learned methods."""
-    lines = [f"Learned methods, preset {FLAGS.preset}, {FLAGS.seeds} seeds each, trained with"]
+    lines = [
+        f"Learned methods, preset {FLAGS.preset}, {FLAGS.seeds} seed{'s' if FLAGS.seeds > 1 else ''} each, trained with"
+    ]
     for record in records:
         config, learning = record.config, record.config.learning
         each = f"{learning.rollouts} {'plans' if learning.learn_from == 'deviations' else 'trajectories'}"
@@ -243,7 +246,7 @@ def caption(records: Sequence[LearnedRecord]) -> str:
 
 
 def write_tables(out: Path, name: str, panels: Sequence[Panel], records: Sequence[LearnedRecord]) -> None:
-    """Prints the tables; writes them as `name`.md, and in machine-readable form as `name`.csv."""
+    """Prints the tables; writes them as `name`.md, for papers as `name`.tex, and for programs as `name`.csv."""
     tables = [
         comparison.table_three(panels),
         comparison.whole_table(panels),
@@ -255,11 +258,12 @@ def write_tables(out: Path, name: str, panels: Sequence[Panel], records: Sequenc
     text = "\n\n".join([f"# {name}", caption(records), *sections])
     print(f"\n{text}\n", flush=True)
     write_atomically(out / f"{name}.md", f"{text}\n".encode())
+    write_atomically(out / f"{name}.tex", latex_tables(tables).encode())
     lines = io.StringIO()
     header, cells = comparison.long_form(panels)
     csv.writer(lines, lineterminator="\n").writerows([header, *cells])
     write_atomically(out / f"{name}.csv", lines.getvalue().encode())
-    print(f"in {out}: {name}.md, {name}.csv", flush=True)
+    print(f"in {out}: {name}.md, {name}.tex, {name}.csv", flush=True)
 
 
 def write_figures(out: Path, name: str, panels: Sequence[Panel], curves: comparison.Curves) -> None:

@@ -461,6 +461,11 @@ class ExecutionConfig(_Settings):
         low=0,
         label=UNSAID,
     )
+    tensorboard: bool = setting(
+        False,
+        help="Also write the curves as an event file for TensorBoard into the run folder. Needs the extra tensorboard.",
+        label=UNSAID,
+    )
 
     def _check_together(self) -> None:
         if self.parallel == "single" and self.num_devices > 1:

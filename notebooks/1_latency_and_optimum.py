@@ -1,22 +1,24 @@
 # %% [markdown]
 # # 1. What a plan costs, and how good one could be
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/mrlato_jax/blob/main/notebooks/1_latency_and_optimum.ipynb)
-#
-# *The badge works once `OWNER` in its address, and `<this repository>` in the next cell, are replaced by the address of
-# the repository or of your fork: it has no public address yet.*
+# *To run it in Colab, open it there by File, Open notebook, GitHub, and set `REPOSITORY` in the next cell.*
 #
 # An application is a directed acyclic graph (DAG) of tasks. Each task runs on the phone (the user equipment, UE) or is
 # offloaded to a virtual machine (VM) at the edge of the network. This notebook shows what follows from such decisions:
 # the schedule, its latency, the best latency there is, and what the order of the tasks has to do with it.
 
 # %%
+import importlib.util
+import subprocess
 import sys
 
-if "google.colab" in sys.modules:
-    import subprocess
+REPOSITORY = ""  # the address that `git clone` takes; needed only where the package is not installed
 
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "git+<this repository>"], check=True)
+if importlib.util.find_spec("mrlato_jax") is None:
+    if not REPOSITORY:
+        sys.exit("mrlato_jax is not installed here: set REPOSITORY above to its address, and run this cell again")
+    package = f"mrlato_jax[plots] @ git+{REPOSITORY}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% [markdown]
 # All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.

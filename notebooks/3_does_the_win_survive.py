@@ -1,10 +1,7 @@
 # %% [markdown]
 # # 3. Does the win survive?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/mrlato_jax/blob/main/notebooks/3_does_the_win_survive.ipynb)
-#
-# *The badge works once `OWNER` in its address, and `<this repository>` in the next cell, are replaced by the address of
-# the repository or of your fork: it has no public address yet.*
+# *To run it in Colab, open it there by File, Open notebook, GitHub, and set `REPOSITORY` in the next cell.*
 #
 # MRLCO (Wang et al., IEEE TPDS 2021), the method that MRLATO builds on, is reported to beat a greedy heuristic. Its
 # public code has a fault in the simulator: tasks without parents ("entry tasks") never queue on the uplink, so that any
@@ -13,12 +10,17 @@
 # faulty simulator once they run under correct rules.
 
 # %%
+import importlib.util
+import subprocess
 import sys
 
-if "google.colab" in sys.modules:
-    import subprocess
+REPOSITORY = ""  # the address that `git clone` takes; needed only where the package is not installed
 
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "git+<this repository>"], check=True)
+if importlib.util.find_spec("mrlato_jax") is None:
+    if not REPOSITORY:
+        sys.exit("mrlato_jax is not installed here: set REPOSITORY above to its address, and run this cell again")
+    package = f"mrlato_jax[plots] @ git+{REPOSITORY}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% [markdown]
 # All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.

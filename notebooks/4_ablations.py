@@ -1,10 +1,7 @@
 # %% [markdown]
 # # 4. What is each setting worth?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/mrlato_jax/blob/main/notebooks/4_ablations.ipynb)
-#
-# *The badge works once `OWNER` in its address, and `<this repository>` in the next cell, are replaced by the address of
-# the repository or of your fork: it has no public address yet.*
+# *To run it in Colab, open it there by File, Open notebook, GitHub, and set `REPOSITORY` in the next cell.*
 #
 # Every method of this package is one training step with settings. Here small policies are trained that differ from a
 # base in one of them: the number of attention heads, the meta-update, the inner steps, each part of `mrlato_plus` alone
@@ -16,12 +13,17 @@
 # in `data/results/studies/`.
 
 # %%
+import importlib.util
+import subprocess
 import sys
 
-if "google.colab" in sys.modules:
-    import subprocess
+REPOSITORY = ""  # the address that `git clone` takes; needed only where the package is not installed
 
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "git+<this repository>"], check=True)
+if importlib.util.find_spec("mrlato_jax") is None:
+    if not REPOSITORY:
+        sys.exit("mrlato_jax is not installed here: set REPOSITORY above to its address, and run this cell again")
+    package = f"mrlato_jax[plots] @ git+{REPOSITORY}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% [markdown]
 # All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.
@@ -255,5 +257,13 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# What the parts are worth at the paper's size is in `docs/results.md`, section "What each part is worth", and in
+# ## What this shows
+#
+# In the run whose outputs are stored here, one thing decides: what the decoder sees. The base is 16 % above the
+# optimum. When the decoder also sees its task it is 14 %, with the simulator 6 %, and with what either decision leads
+# to 1 %. Nothing else alone changes the base by more than two or three percent, which one seed cannot tell from
+# nothing; only `maml` does worse (44 %). Taken from all parts together, the look-ahead costs 3.8 points and the warm
+# start 1.2; the rest cost nothing that can be seen. A learning rate between 0.001 and 0.01 adapts best.
+#
+# The same at the paper's size is in `docs/results.md`, section "What each part is worth", and in
 # `data/results/studies/`.

@@ -1,22 +1,23 @@
 # %% [markdown]
 # # 6. Measured beside predicted
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/mrlato_jax/blob/main/notebooks/6_measured.ipynb)
-#
-# *The badge works once `OWNER` in its address, and `<this repository>` in the next cell, are replaced by the address of
-# the repository or of your fork: it has no public address yet.*
+# *To run it in Colab, open it there by File, Open notebook, GitHub, and set `REPOSITORY` in the next cell.*
 #
 # The other notebooks compute what a plan takes. This one runs plans: a device and a server are processes of this
 # machine, with a link of 7 Mbit/s between them. It shows how far the model is from what was measured, and what
 # calibration changes.
 
 # %%
+import importlib.util
+import subprocess
 import sys
 
-if "google.colab" in sys.modules:
-    import subprocess
+REPOSITORY = ""  # the address that `git clone` takes; needed only where the package is not installed
 
-    package = "mrlato_jax[edge,plots] @ git+<this repository>"
+if importlib.util.find_spec("mrlato_jax") is None:
+    if not REPOSITORY:
+        sys.exit("mrlato_jax is not installed here: set REPOSITORY above to its address, and run this cell again")
+    package = f"mrlato_jax[edge,plots] @ git+{REPOSITORY}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% [markdown]

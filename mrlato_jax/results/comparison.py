@@ -335,7 +335,7 @@ def duel_table(panels: Sequence[Panel]) -> Table:
         for theirs in labels[i + 1 :]:
             found = [result for mark in shown if (result := duel(panels, ours, theirs, mark)) is not None]
             if len(found) == len(shown):
-                cells.append([f"{ours} / {theirs}", *(result[0].percent for result in found), _shares(found[-1][1])])
+                cells.append([f"{ours} / {theirs}", *(result[0].percent for result in found), shares(found[-1][1])])
         have = [panel for panel in panels if ours in panel.learned]
         ratios = [
             [100 * (panel.learned[ours].latency_ms[:, mark] / panel.planned_ms("HEFT-based") - 1) for panel in have]
@@ -344,12 +344,13 @@ def duel_table(panels: Sequence[Panel]) -> Table:
         mine = np.concatenate([panel.learned[ours].by_dag_ms[updates].mean(axis=0) for panel in have])
         heft = np.concatenate([panel.planners["HEFT-based"]["makespan_ms"] for panel in have])
         percents = [estimate(np.mean(values, axis=0)).percent for values in ratios]
-        cells.append([f"{ours} / HEFT-based", *percents, _shares(won(mine, heft))])
+        cells.append([f"{ours} / HEFT-based", *percents, shares(won(mine, heft))])
     return title, header, cells
 
 
-def _shares(shares: tuple[float, float]) -> str:
-    return " / ".join(f"{100 * share:.0f} %" for share in shares)
+def shares(parts: tuple[float, float]) -> str:
+    """Shares of DAGs as a table shows them: `94 % / 6 %`."""
+    return " / ".join(f"{100 * part:.0f} %" for part in parts)
 
 
 def held_out_table(panels: Sequence[Panel]) -> Table:

@@ -190,9 +190,37 @@ def write(folder: Path, name: str, label: str, results: Sequence[SetResult], pro
     return f"in {folder}: {', '.join(files)}{note}"
 
 
+def find(folder: Path, name: str, test_sets: Sequence[TestSet], provenance: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record that `write` left in `folder` of the same measurement; None where there is none.
+
+    What else was measured, as on held-out DAGs, does not count. A record of another version of this package does not
+    count either.
+
+    Args:
+        folder: of the run.
+        name: that the names of its records begin with.
+        test_sets: what was measured on.
+        provenance: as `write` takes it.
+    """
+    names = [test_set.name for test_set in test_sets]
+
+    def measured(values: Mapping[str, Any]) -> dict[str, Any]:
+        return _measured({**values, "held_out": None})
+
+    for path in sorted(folder.glob(f"{name}*.json")):
+        try:
+            stored = load_json(path, AS_WRITTEN)
+        except InputError:
+            continue
+        versions = stored.get("versions")
+        same = isinstance(versions, dict) and versions.get("mrlato_jax") == provenance["versions"]["mrlato_jax"]
+        if same and measured(stored) == measured(provenance) and _settings_of(stored) == names:
+            return stored
+    return None
+
+
 def _free_name(folder: Path, name: str, results: Sequence[SetResult], provenance: dict[str, Any]) -> str:
     """Returns `name`, if necessary with a number, such that no record of another measurement is overwritten."""
-    measured = {key: provenance.get(key) for key in ("config", "iteration", "data_hash", "updates", "held_out")}
     names = [result.setting for result in results]
     candidate, number = name, 1
     while (folder / f"{candidate}.json").exists():
@@ -200,12 +228,16 @@ def _free_name(folder: Path, name: str, results: Sequence[SetResult], provenance
             stored = load_json(folder / f"{candidate}.json", AS_WRITTEN)
         except InputError:
             stored = {}
-        same = {key: stored.get(key) for key in measured} == measured
-        if same and _settings_of(stored) == names:
+        if _measured(stored) == _measured(provenance) and _settings_of(stored) == names:
             break
         number += 1
         candidate = f"{name}-{number}"
     return candidate
+
+
+def _measured(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of which policy."""
+    return {key: provenance.get(key) for key in ("config", "iteration", "data_hash", "updates", "held_out")}
 
 
 def _settings_of(stored: dict[str, Any]) -> list[Any]:

@@ -198,7 +198,7 @@ def trained(
         with ExitStack() as folders:
             runs = []
             for config in unfinished:
-                run = RunFolder.begin(paths[config.seed], config, dataset.content_hash, layout)
+                run = RunFolder.begin(paths[config.seed], config, dataset.content_hash, layout, data_folder)
                 runs.append(folders.enter_context(run))
             if train_stages(runs, unfinished, dataset, stop, checkpoint_every, layout, data_folder) is None:
                 return None

@@ -146,7 +146,7 @@ def _train_together(
         return _unstack(stacked)
     with ExitStack() as opened:
         with hosts.agreed():
-            logs = [opened.enter_context(run.metrics_log(done)) for run in runs]
+            logs = [opened.enter_context(run.metrics_log(done, execution.tensorboard)) for run in runs]
         stream = None if hosts.is_first() else opened.enter_context(open(os.devnull, "w"))
         progress = opened.enter_context(Progress(first.iterations, "meta-training", start=done, stream=stream))
         if hosts.any_of_all(stop.requested):

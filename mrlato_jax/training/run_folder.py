@@ -6,6 +6,7 @@
     timing.jsonl    the times of the same iterations
     validation.jsonl   with validation: at each checkpoint, the gap to the optimum on fresh DAGs
     ranges.json     the training range, see `learning.ranges`
+    events.out.tfevents.*   the same curves for TensorBoard, with `--tensorboard`
     checkpoints/    see `checkpoint`
     .lock           held by the process that writes the run
 
@@ -38,6 +39,7 @@ from mrlato_jax.files import check_writable, load_json, parse_json, write_atomic
 from mrlato_jax.learning import ranges
 from mrlato_jax.training import checkpoint
 from mrlato_jax.training.checkpoint import differing_fields, newest_meta
+from mrlato_jax.training.events import EventLog, check_events
 
 _CONFIG, _METRICS, _TIMING, _CHECKPOINTS, _LOCK = "config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", ".lock"
 _SEEDS = "seeds.json"
@@ -61,17 +63,32 @@ class RunFolder:
         self.path = path
         self.record = record
         self._lock = lock  # file descriptor; the kernel releases the lock at the end of the process in any case
+        self._events: EventLog | None = None
 
     @classmethod
     def create(
-        cls, path: Path, config: TrainConfig, data_hash: str, execution: ExecutionConfig | None = None
+        cls,
+        path: Path,
+        config: TrainConfig,
+        data_hash: str,
+        execution: ExecutionConfig | None = None,
+        data_folder: Path | None = None,
     ) -> RunFolder:
         """Starts a run in a folder that is missing or empty; records the resolved `execution`.
 
+        Args:
+            path: the folder.
+            config: the settings of the run.
+            data_hash: hash of the training data.
+            execution: the resolved layout of the work on devices, for the record.
+            data_folder: folder of the data set, for the record; None for data that come with the package.
+
         Raises:
-            InputError: the folder is not empty, or another process uses it.
+            InputError: the folder is not empty, another process uses it, or event files are asked for and cannot be
+                written.
         """
         path = Path(path)
+        check_events(execution)
         if path.exists() and not path.is_dir():
             raise InputError(f"run folder is {path}, which is a file; accepted: a folder that is new or empty")
         try:
@@ -83,6 +100,7 @@ class RunFolder:
             "config": config.to_json(),
             "data_hash": data_hash,
             "sessions": [session(execution)],
+            **({} if data_folder is None else {"data_folder": str(Path(data_folder).absolute())}),
         }
         run = cls(path, record, _acquire(path))
         try:
@@ -127,8 +145,10 @@ class RunFolder:
         """Continues an existing run under `config`, which `check_resumable` must accept, and records the session.
 
         Raises:
-            InputError: as in `open` and `check_resumable`, or another process writes the run.
+            InputError: as in `open` and `check_resumable`, another process writes the run, or event files are asked for
+                and cannot be written.
         """
+        check_events(execution)
         run = cls.open(path)  # first, so that a folder without a run gets no lock file
         run._lock = _acquire(run.path)
         try:
@@ -147,10 +167,17 @@ class RunFolder:
 
     @classmethod
     def begin(
-        cls, path: Path, config: TrainConfig, data_hash: str, execution: ExecutionConfig | None = None
+        cls,
+        path: Path,
+        config: TrainConfig,
+        data_hash: str,
+        execution: ExecutionConfig | None = None,
+        data_folder: Path | None = None,
     ) -> RunFolder:
         """Calls `resume` if the run exists, otherwise `create`; raises the same errors."""
-        return (cls.resume if cls.begun(path) else cls.create)(path, config, data_hash, execution)
+        if cls.begun(path):
+            return cls.resume(path, config, data_hash, execution)
+        return cls.create(path, config, data_hash, execution, data_folder)
 
     @staticmethod
     def begun(path: Path) -> bool:
@@ -161,6 +188,12 @@ class RunFolder:
     def config(self) -> TrainConfig:
         """The settings of the run."""
         return TrainConfig.from_json(self.record["config"])
+
+    @property
+    def data_folder(self) -> Path | None:
+        """Where the data set was that the run began with; None where it came with the package."""
+        stored = self.record.get("data_folder")
+        return None if stored is None else Path(stored)
 
     @property
     def checkpoints(self) -> Path:
@@ -262,10 +295,11 @@ class RunFolder:
                     f"{self.checkpoints} was saved under other settings: {'; '.join(differences)}; accepted: the run's"
                 )
 
-    def metrics_log(self, resume_step: int = 0) -> MetricsLog:
+    def metrics_log(self, resume_step: int = 0, tensorboard: bool = False) -> MetricsLog:
         """Opens the run's metrics for appending; first drops all lines after the checkpoint at `resume_step`.
 
-        The dropped iterations are computed again and give the same lines.
+        The dropped iterations are computed again and give the same lines. With `tensorboard` the metrics, and the gaps
+        of `log_validation`, also go into an event file.
 
         Raises:
             InputError: as in `check_writing`; or a line other than the last is malformed, or an iteration up to
@@ -283,7 +317,8 @@ class RunFolder:
             )
         for path in (self.metrics, self.timing, self.validation):
             _truncate(path, resume_step)
-        return MetricsLog(self.metrics, self.timing)
+        self._events = EventLog(self.path, resume_step + 1) if tensorboard else None
+        return MetricsLog(self.metrics, self.timing, self._events)
 
     def log_validation(self, iteration: int, gap: float, seconds: float) -> None:
         """Appends one line to `validation`.
@@ -299,6 +334,8 @@ class RunFolder:
         self.check_writing()
         with open(self.validation, "ab") as file:
             file.write(_line({"iteration": iteration, "gap": gap, "seconds": seconds}))
+        if self._events is not None:
+            self._events.add(iteration, {"gap": gap})
 
     def close(self) -> None:
         """Releases the lock, so that other processes can write the run."""
@@ -336,11 +373,15 @@ def completed_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class MetricsLog:
-    """Appends one line per iteration to each of two files; `append` returns when the operating system has the lines."""
+    """Appends one line per iteration to each of two files; `append` returns when the system has the lines.
 
-    def __init__(self, metrics: Path, timing: Path) -> None:
+    An event file, where there is one, follows within seconds.
+    """
+
+    def __init__(self, metrics: Path, timing: Path, events: EventLog | None = None) -> None:
         self._metrics = open(metrics, "ab")  # noqa: SIM115 - closed by close()
         self._timing = open(timing, "ab")  # noqa: SIM115
+        self._events = events
 
     def __enter__(self) -> Self:
         return self
@@ -372,6 +413,9 @@ class MetricsLog:
         for file, record in ((self._timing, timing), (self._metrics, {"iteration": iteration, **metrics})):
             file.write(_line(record))
             file.flush()
+        if self._events is not None:
+            scalars = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+            self._events.add(iteration, {**scalars, "seconds": seconds})
 
     def sync(self) -> None:
         """Writes all lines to the disk. Call this before saving a checkpoint, which needs its lines."""
@@ -379,9 +423,11 @@ class MetricsLog:
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes the files."""
         self._metrics.close()
         self._timing.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def read_metrics(path: Path, names: Iterable[str] | None = ()) -> list[dict[str, Any]]:

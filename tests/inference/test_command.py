@@ -72,7 +72,11 @@ def test_json_is_all_that_is_printed(app: Path, tmp_path: Path, capsys: pytest.C
         assert again.makespan == pytest.approx(plan["makespan_s"], rel=1e-12)
     assert found["plans"]["optimum"]["proven"] is True
     best = found["plans"][found["best"]]
-    assert best["makespan_s"] == min(plan["makespan_s"] for plan in found["plans"].values())
+    least = min(plan["makespan_s"] for plan in found["plans"].values())
+    assert best["makespan_s"] == pytest.approx(least)
+    assert best is next(
+        plan for plan in found["plans"].values() if plan["makespan_s"] <= least * (1 + 1e-9)
+    )  # the simplest
     ends = found["schedule_of_best_s"]
     assert max(max(values) for values in ends.values()) == pytest.approx(best["makespan_s"])
 

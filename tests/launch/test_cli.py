@@ -148,7 +148,7 @@ def test_layout_flags_reach_their_settings(values: flags.FlagValues) -> None:
     assert sorted(LAYOUT_FLAGS) == sorted(field.name for field in dataclasses.fields(ExecutionConfig))
     assert not set(LAYOUT_FLAGS) & SETTINGS.keys()
     assert execution_config(values) == ExecutionConfig()
-    other = ExecutionConfig(parallel="pmap", num_devices=2, task_axis="vmap", metrics_every=7)
+    other = ExecutionConfig(parallel="pmap", num_devices=2, task_axis="vmap", metrics_every=7, tensorboard=True)
     parse(["prog", *(f"--{name}={value}" for name, value in other.to_json().items())], values)
     assert execution_config(values) == other
 
@@ -625,8 +625,9 @@ def test_help_of_a_program(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("Trains a toy.\n\npython toy.py --out=FOLDER\n\nflags:\n")
     listed = [line.split("=")[0].split()[0] for line in ran.stdout.splitlines() if line.startswith("  --")]
-    own = ["--[no]normalise_advantages" if name == "normalise_advantages" else f"--{name}" for name in SETTINGS]
-    assert sorted(listed) == sorted(["--out", "--flagfile", *own, *(f"--{name}" for name in LAYOUT_FLAGS)])
+    yes_or_no = ("normalise_advantages", "tensorboard")
+    own = [f"--[no]{name}" if name in yes_or_no else f"--{name}" for name in (*SETTINGS, *LAYOUT_FLAGS)]
+    assert sorted(listed) == sorted(["--out", "--flagfile", *own])
     assert "  --channel=<paper, mrlco, mrlco_code, resident>  (default: paper)\n      Channel rules" in ran.stdout
     assert "beside the scripts" in " ".join(ran.stdout.split())
 

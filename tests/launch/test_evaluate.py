@@ -49,9 +49,8 @@ def test_writes_beside_what_is_there(place: Workplace, run: Path) -> None:
 
 
 def test_optima_are_proven_where_that_is_asked_for(place: Workplace, run: Path) -> None:
-    ran = place.run(
-        "evaluate.py", f"--run={run}", f"--data={place.data}", "--updates=0", "--noheld_out", "--optimum_s=5"
-    )
+    """The run knows where its data are."""
+    ran = place.run("evaluate.py", f"--run={run}", "--updates=0", "--noheld_out", "--optimum_s=5")
     assert ran.returncode == 0, ran.stderr
     for setting in json.loads((run / "evaluation-0.json").read_text())["settings"]:
         assert 0 < setting["optimum_ms"] <= min(*setting["baselines_ms"].values(), *setting["adaptation"]["latency_ms"])

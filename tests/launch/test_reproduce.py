@@ -26,7 +26,7 @@ DRL = methods.label(
 OWN_ORDER = {name for name, planner in planned_methods().items() if planner.own_order}
 UPDATES = 4
 RECORDS = [f"exp2-{LABEL}-seed{seed}.json" for seed in (0, 1)]
-TABLES = ["exp2.md", "exp2.csv"]
+TABLES = ["exp2.md", "exp2.tex", "exp2.csv"]
 
 
 class Case:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,15 +81,22 @@ def test_notebook_is_its_source(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_badge_and_set_up(name: str) -> None:
+def test_set_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the package is missing, the first cell says what to do or installs it; no address is made up."""
     cells = committed(name).cells
     first = next(cell for cell in cells if cell.cell_type == "markdown")
-    address = f"https://colab.research.google.com/github/OWNER/mrlato_jax/blob/main/notebooks/{name}.ipynb"
-    assert f"({address})" in first.source
-    assert "`OWNER`" in first.source  # and says what to put there
-    set_up = next(cell for cell in cells if cell.cell_type == "code")
-    assert '"google.colab" in sys.modules' in set_up.source
-    assert "git+<this repository>" in set_up.source
+    assert "`REPOSITORY`" in first.source
+    assert "OWNER" not in json.dumps(cells)
+    set_up = next(cell for cell in cells if cell.cell_type == "code").source
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    exec(set_up, {})
+    assert commands == []  # it is installed
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(SystemExit, match="mrlato_jax is not installed here: set REPOSITORY above"):
+        exec(set_up, {})
+    exec(set_up.replace('REPOSITORY = ""', 'REPOSITORY = "https://example.org/r.git"'), {})
+    assert commands[0][-1].endswith("] @ git+https://example.org/r.git")
     assert (
         "MRLATO_NOTEBOOK_TINY"
         in next(cell for cell in cells if cell.cell_type == "code" and "TINY" in cell.source).source

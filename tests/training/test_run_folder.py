@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import math
 import re
+import struct
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mrlato_jax
-from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
+from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.training import checkpoint, run_folder
 from mrlato_jax.training.run_folder import RunFolder, new_run_path, read_metrics
@@ -243,6 +245,57 @@ def test_lines_are_complete_at_once(tmp_path: Path) -> None:
             {"iteration": 1, "seconds": 0.25, "iterations_per_second": 4.0, "checkpoint": 0},
             {"iteration": 2, "seconds": 0.5, "iterations_per_second": 2.0, "checkpoint": 1},
         ]
+
+
+def events_in(folder: Path) -> list[tuple[int, dict[str, float], bool]]:
+    """Step, scalars and whether a session begins, of each event in a folder's files, read as TensorBoard does."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = []
+    for file in sorted(folder.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime_ns):
+        contents = file.read_bytes()
+        while contents:  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack_from("<Q", contents)
+            event = event_pb2.Event.FromString(contents[12 : 12 + length])
+            values = {value.tag: value.simple_value for value in event.summary.value}
+            found.append((event.step, values, event.HasField("session_log")))
+            contents = contents[12 + length + 4 :]
+    return found
+
+
+def test_curves_for_tensorboard(tmp_path: Path) -> None:
+    """Two sessions: what the first one wrote after the checkpoint is purged by the second one's start."""
+    pytest.importorskip("tensorboardX")
+    watched = ExecutionConfig(tensorboard=True)
+    with RunFolder.create(tmp_path, CONFIG, HASH, watched) as run, run.metrics_log(tensorboard=True) as log:
+        for i in (1, 2, 3):
+            log.append(i, {"latency_ms": 10.5 - i, "entropy": np.float32(0.5)}, seconds=0.25)
+        run.log_validation(2, gap=0.125, seconds=3.0)
+    scalars = [(step, values) for step, values, _ in events_in(tmp_path) if values]
+    assert scalars.count((2, {"latency_ms": 8.5})) == scalars.count((3, {"entropy": 0.5})) == 1
+    assert (2, {"gap": 0.125}) in scalars
+    assert {name for _, values in scalars for name in values} == {"latency_ms", "entropy", "seconds", "gap"}
+    first = len(events_in(tmp_path))
+    with RunFolder.resume(tmp_path, CONFIG, HASH, watched) as run, run.metrics_log(2, tensorboard=True) as log:
+        log.append(3, {"latency_ms": 1.5}, seconds=0.25)
+    later = events_in(tmp_path)[first:]
+    assert [step for step, _, begins in later if begins] == [3]
+    assert (3, {"latency_ms": 1.5}) in [(step, values) for step, values, _ in later]
+    assert [line["iteration"] for line in read_metrics(run.metrics)] == [1, 2, 3]
+
+
+def test_without_the_writer_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="tensorboard is True, and tensorboardX is not installed; accepted: False, or"):
+        RunFolder.create(tmp_path / "run", CONFIG, HASH, ExecutionConfig(tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_knows_where_its_data_are(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "a", CONFIG, HASH, data_folder=Path("mine")) as run:
+        assert run.data_folder == Path("mine").absolute()
+    assert RunFolder.open(tmp_path / "a").data_folder == Path("mine").absolute()
+    RunFolder.create(tmp_path / "b", CONFIG, HASH).close()
+    assert RunFolder.open(tmp_path / "b").data_folder is None
 
 
 @pytest.mark.parametrize("lost", ["metrics", "timing"])
