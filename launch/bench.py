@@ -41,7 +41,7 @@ from mrlato_jax.processes import run_python
 ORACLE = Path(__file__).resolve().parents[1] / "tests" / "oracle.py"
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("only", list(SECTIONS), "Sections to run, comma-separated.")
+flags.DEFINE_list("only", [], "Sections to run, comma-separated; by default all.")
 flags.DEFINE_string("json", None, "File for the record; - prints it as the last line of standard output.")
 flags.DEFINE_string(
     "record",
@@ -64,7 +64,8 @@ flags.DEFINE_string(
 
 
 def main(_: list[str]) -> int:
-    for name in FLAGS.only:
+    chosen = FLAGS.only or list(SECTIONS)
+    for name in chosen:
         check_choice("--only", name, tuple(SECTIONS))
     output = None if FLAGS.json in (None, "-") else _output("json")
     record_file = None if FLAGS.record is None else _output("record")
@@ -75,16 +76,16 @@ def main(_: list[str]) -> int:
     stored = read_record(record_file) if record_file is not None and record_file.exists() else None
     peer = None if FLAGS.peer is None else load_peer(Path(FLAGS.peer))
     oracle = ORACLE if ORACLE.is_file() else None
-    if oracle is None and "simulator" in FLAGS.only:
+    if oracle is None and "simulator" in chosen:
         print(f"plain Python is not timed: {ORACLE} is missing", file=sys.stderr)
 
     failed: list[str] = []
-    if len(FLAGS.only) == 1:
+    if len(chosen) == 1:
         make_planner = lambda policy, params: partial(Offloader(policy, params, "bench").plan, system=System())  # noqa: E731
         load_planner = lambda: partial(load_offloader().plan, system=System())  # noqa: E731
-        record = run_section(FLAGS.only[0], Options(make_planner, load_planner, FLAGS.full, oracle, peer))
+        record = run_section(chosen[0], Options(make_planner, load_planner, FLAGS.full, oracle, peer))
     else:
-        record, failed = _run_apart(FLAGS.only)
+        record, failed = _run_apart(chosen)
     print(bench_table(record), flush=True)
     if stored is not None:
         ratios, warnings = compare(stored, record)
