@@ -19,7 +19,7 @@ import pytest
 import tiny_run
 from test_docs import FENCED, PAGES, ROOT, text_of
 
-# Pages whose Python trains or compiles a policy, or proves many optima; those that the quick tests run take a second or two.
+# Pages whose Python trains or compiles a policy, or proves many optima; the others take a second or two.
 SLOW = {"README.md", "docs/data.md", "docs/environment.md", "docs/offloader.md", "docs/system.md"} | {
     f"docs/tutorial/{name}.md" for name in ("method", "reproduce", "train")
 }
