@@ -220,6 +220,11 @@ class Machine:
             raise
         return machine
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a task has started and has not ended; only a machine with a time limit of tasks reports starts."""
+        return not self.lost and self._running is not None
+
     def open(self) -> RunOnMachine:
         """Opens a new run.
 
