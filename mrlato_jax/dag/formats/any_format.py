@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from mrlato_jax.dag.dataflow import Dataflow
 from mrlato_jax.dag.formats.attributed import SCALES
-from mrlato_jax.dag.formats.dax import read_dax
+from mrlato_jax.dag.formats.dax import dax_dataflow
 from mrlato_jax.dag.formats.dot import read_dot
 from mrlato_jax.dag.formats.graphml import read_gml, read_graphml
 from mrlato_jax.dag.formats.json_graph import MAX_FILE_BYTES, OURS, READERS, other_kind, read_json
 from mrlato_jax.dag.formats.node_link import read_node_link
-from mrlato_jax.dag.formats.onnx_model import MAX_SIZE, read_onnx
-from mrlato_jax.dag.formats.reading import MissingValuesError, json_file, read_text
-from mrlato_jax.dag.formats.saga import read_saga
-from mrlato_jax.dag.formats.stg import read_stg
-from mrlato_jax.dag.formats.wfformat import RECORDED, read_wfformat
+from mrlato_jax.dag.formats.onnx_model import MAX_SIZE, onnx_dataflow
+from mrlato_jax.dag.formats.reading import MissingValuesError, in_tasks, json_file, read_text
+from mrlato_jax.dag.formats.saga import saga_dataflow
+from mrlato_jax.dag.formats.stg import stg_dataflow
+from mrlato_jax.dag.formats.wfformat import RECORDED, wfformat_dataflow
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
@@ -28,12 +29,12 @@ class Format:
     """How files of a format are read.
 
     Attributes:
-        read: its reader, of the file and of what is said, by name.
-        takes: names of what may be said; with `num_tasks` where the reader itself coarsens, by items of data.
+        read: its reader, of the file and of what is said, by name; gives a `Dataflow` where the file has items of data.
+        takes: names of what may be said; of every format also `num_tasks`.
         needs: those of them that must be said.
     """
 
-    read: Callable[..., TaskGraph]
+    read: Callable[..., TaskGraph | Dataflow]
     takes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
@@ -44,13 +45,11 @@ FORMATS = {
     "GML": Format(read_gml, SCALES),
     "node-link JSON": Format(read_node_link, SCALES),
     "JSON": Format(read_json),
-    "SAGA": Format(
-        read_saga, ("cycles_per_unit", "bytes_per_unit", "num_tasks"), ("cycles_per_unit", "bytes_per_unit")
-    ),
-    "STG": Format(read_stg, ("cycles_per_unit", "bytes_per_unit", "result_bytes", "num_tasks"), ("cycles_per_unit",)),
-    "WfFormat": Format(read_wfformat, ("machine_hz", "num_tasks"), ("machine_hz",)),
-    "DAX": Format(read_dax, ("machine_hz", "num_tasks"), ("machine_hz",)),
-    "ONNX": Format(read_onnx, ("cycles_per_mac", "dimension", "operator_cost", "num_tasks"), ("cycles_per_mac",)),
+    "SAGA": Format(saga_dataflow, ("cycles_per_unit", "bytes_per_unit"), ("cycles_per_unit", "bytes_per_unit")),
+    "STG": Format(stg_dataflow, ("cycles_per_unit", "bytes_per_unit", "result_bytes"), ("cycles_per_unit",)),
+    "WfFormat": Format(wfformat_dataflow, ("machine_hz",), ("machine_hz",)),
+    "DAX": Format(dax_dataflow, ("machine_hz",), ("machine_hz",)),
+    "ONNX": Format(onnx_dataflow, ("cycles_per_mac", "dimension", "operator_cost"), ("cycles_per_mac",)),
 }
 ENDINGS = {
     ".dot": "DOT", ".gv": "DOT", ".graphml": "GraphML", ".gml": "GML", ".json": "JSON", ".stg": "STG", ".dax": "DAX",
@@ -143,7 +142,12 @@ MOST_DIGITS = 19  # of a size
 
 
 def read_any(path: Path, unsaid: Unsaid) -> TaskGraph:
-    """The application, by its file's ending.
+    """The application, by its file's ending; raises InputError as `parsed_any`, or as `coarsened`."""
+    return in_tasks(parsed_any(path, unsaid), unsaid.num_tasks, path)
+
+
+def parsed_any(path: Path, unsaid: Unsaid) -> TaskGraph | Dataflow:
+    """The application with all tasks of the file, by the file's ending; merging tasks of a `Dataflow` is exact.
 
     Raises:
         InputError: an ending that is not known, what its format needs and is not said or does not take and is, or as
@@ -162,12 +166,11 @@ def read_any(path: Path, unsaid: Unsaid) -> TaskGraph:
             f"{' and '.join(missing)} {verb} missing; accepted: a number > 0, which {path.name}, {kind}, does not say"
         )
     given = unsaid.arguments()
-    num_tasks = None if "num_tasks" in FORMATS[kind].takes else given.pop("num_tasks", None)
+    given.pop("num_tasks", None)
     try:
-        graph = FORMATS[kind].read(path, **given)
+        return FORMATS[kind].read(path, **given)
     except MissingValuesError as error:
         raise error.in_words(f"--{OPTIONS[error.argument]}={{}}") from None
-    return graph if num_tasks is None else graph.coarsened(num_tasks)
 
 
 def kind_of(path: Path) -> str:
