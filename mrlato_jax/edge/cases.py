@@ -18,7 +18,7 @@ from mrlato_jax.edge.application import Application, Program
 from mrlato_jax.edge.dags import program_of
 from mrlato_jax.edge.installed import load
 from mrlato_jax.edge.machine import local_executor
-from mrlato_jax.edge.parser import Measured, measure_at
+from mrlato_jax.edge.parser import Measured, measure
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.mec.system import System
 
@@ -104,7 +104,7 @@ async def _measured(
 ) -> Measured:
     machine = await local_executor([where], place.share, place.core)
     try:
-        return await measure_at(machine, app, arguments, machine_hz=machine_hz)
+        return await measure(machine, app, arguments, machine_hz=machine_hz)
     finally:
         await machine.stop()
 
