@@ -342,7 +342,7 @@ def test_the_whole_application_at_once_is_a_row_of_its_own(tmp_path: Path, capsy
     assert whole["makespan_s"] == pytest.approx(8e3 / 7e6 + 0.6 + 8e3 / 5e6)
     assert (len(whole["tasks"]), len(told["tasks"])) == (1, 12)
     status, out, _ = run(capsys, *arguments, "--nofigures")
-    assert "12 are planned; --num_tasks=N plans N" in out
+    assert "12 tasks are planned; --num_tasks=N plans N" in out
     assert "the best is whole application at once" in out
     status, out, _ = run(capsys, *arguments, "--json", "--num_tasks=4")
     told = json.loads(out)
