@@ -1,11 +1,11 @@
 # %% [markdown]
-# # 1. What a plan costs, and how good one could be
+# # 1. The cost of a plan, and the best cost
 #
 # *To run it in Colab, open it there by File, Open notebook, GitHub, and set `REPOSITORY` in the next cell.*
 #
 # An application is a directed acyclic graph (DAG) of tasks. Each task runs on the phone (the user equipment, UE) or is
-# offloaded to a virtual machine (VM) at the edge of the network. This notebook shows what follows from such decisions:
-# the schedule, its latency, the best latency there is, and what the order of the tasks has to do with it.
+# offloaded to a virtual machine (VM) at the edge of the network. This notebook shows the effects of these decisions:
+# the schedule, its latency, the lowest possible latency, and the influence of the order of the tasks.
 
 # %%
 import importlib.util
@@ -21,7 +21,7 @@ if importlib.util.find_spec("mrlato_jax") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% [markdown]
-# All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.
+# The next cell sets all sizes. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes for a test of the notebook.
 
 # %%
 import os
@@ -50,9 +50,9 @@ MS = 1e3  # the package computes in seconds, figures and tables show millisecond
 # %% [markdown]
 # ## One application
 #
-# `mj.daggen` draws a DAG level by level: `fat` says how wide, `density` how many tasks of the level above a task needs.
-# `mj.System` holds the two clocks and the two rates; its defaults are a UE of 1 GHz, a VM of 10 GHz, and 7 Mbit/s each
-# way.
+# `mj.daggen` draws a DAG level by level. `fat` sets the width of a level, `density` the number of tasks of the level
+# above that a task needs. `mj.System` holds the two clocks and the two rates. Its defaults are a UE of 1 GHz, a VM of
+# 10 GHz, and 7 Mbit/s each way.
 
 # %%
 system = mj.System()
@@ -71,10 +71,9 @@ plt.axis("off")
 plt.show()
 
 # %% [markdown]
-# A task occupies up to four resources: the UE for `ue` if it stays; if it is offloaded the uplink, the VM and the
-# downlink, one after another. The VM is ten times as fast as the UE, but all data has to pass the channel. Where the
-# last column is above the first, a task that is alone ends sooner on the phone: what offloading gains is that the phone
-# and the server work side by side.
+# A local task occupies the UE for `ue`. An offloaded task occupies the uplink, the VM and the downlink, one after
+# another. The VM is ten times as fast as the UE, but all data pass the channel. Where the last column is above the
+# first, a task alone ends sooner on the phone. Offloading gains because the phone and the server work side by side.
 
 # %%
 times = task_times(graph, system)
@@ -88,14 +87,14 @@ print(f"{np.mean(times.offloaded < times.ue):.0%} of the tasks are faster offloa
 # %% [markdown]
 # ## Schedules
 #
-# Each resource serves one task at a time, in the *scheduling order*. By default that is the priority order: tasks with
-# much work after them first. A task starts when its resource is free and its parents' results are there. `mj.simulate`
-# follows these rules, and every planner below returns a plan that was timed by it:
+# Each resource serves one task at a time, in the *scheduling order*. The default is the priority order: tasks with much
+# work after them come first. A task starts when its resource is free and its parents' results are there. `mj.simulate`
+# follows these rules, and times the plans of all planners below:
 #
 # - **all-local** offloads nothing;
-# - **HEFT-based** walks through the priority order and gives each task to the side where this task ends sooner;
+# - **HEFT-based** goes through the priority order and puts each task on the side where this task ends sooner;
 # - **optimum** is the best placement in the priority order, proven by branch and bound;
-# - **order search** looks for a better order as well. It proves nothing.
+# - **order search** also looks for a better order. It proves nothing.
 
 # %%
 plans = {
@@ -141,15 +140,15 @@ for name, plan in plans.items():
     print(f"{name:13s} order {plan.order.tolist()}")
 
 # %% [markdown]
-# HEFT-based decides task by task: what is best for one task may leave the uplink or the UE busy when a later task needs
-# it. The optimum looks ahead, in the same order. Order search may also let a task go first that the priority order has
-# later, and so fill a gap on a resource. (This DAG was picked from two dozen because these differences can be seen in
-# it; the table at the end has means.)
+# HEFT-based decides task by task. The best side for one task may keep the uplink or the UE busy when a later task needs
+# it. The optimum looks ahead, in the same order. Order search may also move a task forward in the order, and so fill a
+# gap on a resource. (This DAG was chosen from two dozen because it shows these differences; the table at the end has
+# means.)
 #
 # ## Every placement
 #
 # A small DAG has few enough placements to simulate all of them. `mj.makespan` is the same simulator, jitted, for a
-# batch of packed DAGs: here the same DAG again and again, with another placement each time.
+# batch of packed DAGs. Here the batch repeats one DAG, with another placement in each entry.
 
 # %%
 placements = np.array(list(itertools.product((0, 1), repeat=NUM_TASKS)), np.int32)  # in scheduling order
@@ -187,8 +186,8 @@ plt.show()
 # %% [markdown]
 # ## The value of another order
 #
-# The optimum is the best placement *in one order*. Here is the best placement of each of many random orders (every task
-# after its parents), again by simulating all placements.
+# The optimum is the best placement *in one order*. The next cell finds the best placement in each of many random orders
+# (every task after its parents), again by simulating all placements.
 
 
 # %%
@@ -220,7 +219,7 @@ print(f"{better:.0%} of {RANDOM_ORDERS} random orders allow a better plan than t
 print(f"order search against the optimum of the priority order: {searched_ms / optimum_ms - 1:+.1%}")
 
 # %% [markdown]
-# The other way round: one placement in many orders. The placement alone does not fix the latency.
+# The reverse: one placement in many orders. The placement alone does not determine the latency.
 
 # %%
 placement = plans["HEFT-based"].placement
@@ -231,8 +230,9 @@ print(f"in 50 random orders: {min(replayed):.1f} to {max(replayed):.1f} ms")
 # %% [markdown]
 # ## More than one DAG
 #
-# A single DAG may be lucky. The same comparison over several larger ones, as the mean distance from the proven optimum
-# of each DAG's priority order. A negative number is possible only for a plan in another order.
+# A single DAG may be an exception. The next cell makes the same comparison on several larger DAGs. It prints the mean
+# distance from the proven optimum of each DAG's priority order. A distance can be negative only for a plan in another
+# order.
 
 # %%
 rng = np.random.default_rng(1)
@@ -255,11 +255,11 @@ for name, gap in gaps.items():
     print(f"{name:13s} {gap.mean():+8.1%}  {gap.min():+8.1%}  {gap.max():+8.1%}")
 
 # %% [markdown]
-# ## What a resident result is worth
+# ## The value of resident results
 #
-# In the paper's model every result returns to the UE, and a task sends its own input up even if the server has it
-# already. With `channel="resident"` a result stays where it was computed and moves only when a task elsewhere needs it.
-# The optima of the same DAGs under both rules:
+# In the paper's model every result returns to the UE, and a task sends its own input even if the server already has it.
+# With `channel="resident"` a result stays where it was computed and moves only when a task elsewhere needs it. The
+# optima of the same DAGs under both rules:
 
 # %%
 stays = mj.System(channel="resident")
@@ -268,7 +268,7 @@ print(f"results return: {MS * optima.mean():.1f} ms in the mean;  results stay: 
 print(f"results that stay are worth {1 - np.mean(resident / optima):.0%} of the latency of the optimum")
 
 # %% [markdown]
-# Energy, several servers and pins are in the [fifth notebook](5_energy_and_several_servers.ipynb).
+# The [fifth notebook](5_energy_and_several_servers.ipynb) is about energy, several servers and pins.
 #
-# The gap between HEFT-based and the optimum is all that a policy can gain as long as it keeps the priority order, which
-# the method of the paper does. The next notebook trains such a policy.
+# The gap between HEFT-based and the optimum is the most that a policy can gain in the priority order, which the method
+# of the paper keeps. The next notebook trains such a policy.

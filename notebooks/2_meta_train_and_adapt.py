@@ -3,9 +3,9 @@
 #
 # *To run it in Colab, open it there by File, Open notebook, GitHub, and set `REPOSITORY` in the next cell.*
 #
-# MRLATO learns a policy that decides task by task, in the priority order, whether to offload. It learns from many sets
-# of DAGs ("learning tasks") not one good policy but a *starting point*, from which a few gradient steps lead to a good
-# policy for a set that it has never seen. This notebook trains a small one, adapts it, and plans with it.
+# MRLATO learns a policy that decides task by task, in the priority order, whether to offload. From many sets of DAGs
+# ("learning tasks") it learns a *starting point*: a few gradient steps from there lead to a good policy for an unseen
+# set. This notebook trains a small policy, adapts it, and plans with it.
 
 # %%
 import importlib.util
@@ -21,8 +21,8 @@ if importlib.util.find_spec("mrlato_jax") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% [markdown]
-# All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.
-# The others are far below a full run's too (there: 2 layers of 128 units, 1000 trajectories a learning task, 2000
+# The next cell sets all sizes. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes for a test of the notebook.
+# The other sizes are also far below a full run's (2 layers of 128 units, 1000 trajectories a learning task, 2000
 # iterations), so that training takes minutes on a laptop.
 
 # %%
@@ -65,8 +65,8 @@ MS = 1e3  # the package computes in seconds, figures and tables show millisecond
 # %% [markdown]
 # ## Learning tasks
 #
-# A learning task is a set of DAGs under one system. The training sets here differ in the number of tasks a DAG; the
-# unseen set has a number that none of them has. Width and density are drawn anew for each DAG.
+# A learning task is a set of DAGs under one system. The training sets here differ in the number of tasks a DAG. The
+# unseen set has a number that no training set has. Width and density are drawn anew for each DAG.
 
 # %%
 system = mj.System()
@@ -83,11 +83,11 @@ unseen = draw_set(UNSEEN_TASKS, seed=100)
 # %% [markdown]
 # ## Meta-training
 #
-# One iteration (Algorithm 1 of the paper) draws a batch of learning tasks; on each, a copy of the policy samples plans
-# of some DAGs and takes a few steps of PPO (the inner loop); then the policy moves towards the mean of the copies (the
-# outer loop). `mj.train` does so again and again. It returns a policy that can plan, an `Offloader`, and the curve of
-# its training. A method is a record of settings; `network` and `learning` say what is to differ from it. `"mrlco"` and
-# `"drl"` are trained by the same call.
+# One iteration (Algorithm 1 of the paper) draws a batch of learning tasks. On each, a copy of the policy samples plans
+# of some DAGs and takes a few steps of PPO (the inner loop). Then the policy moves towards the mean of the copies (the
+# outer loop). `mj.train` repeats this iteration. It returns a policy that can plan, an `Offloader`, and the curve of
+# its training. A method is a record of settings; `network` and `learning` hold the settings that differ from it. The
+# same call trains `"mrlco"` and `"drl"`.
 
 # %%
 began = time.monotonic()
@@ -104,13 +104,13 @@ print(f"{ITERATIONS} iterations, the compilation before them included, in {time.
 print(trained.label)
 
 # %% [markdown]
-# The name says what was changed: with `task_sim` the decoder also sees the task that it is deciding and the simulator's
-# queues. The bare method of the paper learns much more slowly.
+# The name lists the changed settings. With `task_sim` the decoder also sees the task that it decides and the
+# simulator's queues. The paper's method without this change learns much more slowly.
 #
-# The curves are those of the plans that are *sampled* in training, at the start of each inner loop. The orange line is
-# HEFT-based. Sampling explores, so it is worse than the policy's likeliest plan, and less so as the entropy falls. The
-# explained variance says how well the learned value predicts what is still to come (1 is perfect, 0 no better than a
-# constant).
+# The curves show the plans that are *sampled* in training, at the start of each inner loop. The orange line is
+# HEFT-based. Sampling explores, so the sampled plans are worse than the policy's likeliest plan; the difference shrinks
+# as the entropy falls. The explained variance measures how well the learned value predicts the future rewards (1 is
+# perfect, 0 no better than a constant).
 
 # %%
 curves = {
@@ -132,17 +132,17 @@ plt.show()
 # %% [markdown]
 # ## Adapting to the unseen set
 #
-# `adapt` takes gradient steps on fresh samples of the given DAGs and returns another policy; the first one stays as it
-# is. `plan` decides every DAG by argmax. An update is one gradient step.
+# `adapt` takes gradient steps on fresh samples of the given DAGs and returns another policy. The first policy does not
+# change. `plan` decides every DAG by argmax. An update is one gradient step.
 
 # %%
 adapted = {updates: trained.adapt(unseen, system, updates=updates) for updates in MARKS}
 curve_ms = [MS * np.mean([plan.makespan for plan in adapted[updates].plan(unseen, system)]) for updates in MARKS]
 
 # %% [markdown]
-# What to compare with? The heuristic, and two that search each DAG: adaptation simulates plans of the very DAGs that
-# are scored, so it is in part a search too. `local_search` may simulate as many plans of a DAG as the longest
-# adaptation did, or as many as it wants. And no plan in this order can be below the optimum.
+# The figure compares with the heuristic and with local search on each DAG. Adaptation simulates plans of the scored
+# DAGs, so it is in part a search, too. `local_search` may simulate as many plans of a DAG as the longest adaptation
+# did, or any number of plans. No plan in this order can be below the optimum.
 
 # %%
 rounds = -(-max(MARKS) // trained.learning.inner_steps)
@@ -183,12 +183,12 @@ for name, value in {**rows, **{name: value for name, (value, *_) in references.i
     print(f"{name:32s} {value:7.1f}  {value / optimum_ms - 1:+13.1%}  {value / heft_ms - 1:+14.1%}")
 
 # %% [markdown]
-# ## Adapted to some, scored on others
+# ## Adapted to some DAGs, scored on others
 #
-# Now the adapted policies plan another set of the same kind, of which no gradient step has seen a DAG. (Nor has anybody
-# who wrote this: the number of iterations was raised from 150 to 350 after the first unseen set had been looked at, so
-# that one is no longer quite unseen.) If the gain above is a search over the scored DAGs, it is missing here; if it is
-# knowledge of such DAGs, it stays. With so few DAGs and one seed, a percent more or less says nothing.
+# Now the adapted policies plan another set of the same kind. No gradient step has used its DAGs. (This set is also
+# unseen by the authors. The number of iterations was raised from 150 to 350 after a look at the first unseen set, so
+# the first set is no longer quite unseen.) If the gain above is a search over the scored DAGs, it is missing here. If
+# it is knowledge of such DAGs, it stays. With so few DAGs and one seed, a difference of a percent is not significant.
 
 # %%
 others = draw_set(UNSEEN_TASKS, seed=101)
@@ -201,7 +201,7 @@ for updates in (0, most):
 # %% [markdown]
 # ## Planning one DAG
 #
-# What a program would do: one graph, one call.
+# A program plans one graph with one call.
 
 # %%
 graph = unseen[0]
@@ -216,11 +216,11 @@ for name, value in (
     print(f"{name:11s} {MS * value:6.1f} ms")
 
 # %% [markdown]
-# ## What this shows
+# ## Results
 #
 # In the run whose outputs are stored here, the small policy is level with HEFT-based before any update (0.2 % above)
-# and 0.9 % below after 30. Local search with as many simulated plans is further below, by 2.3 %. On DAGs that it was
-# not adapted to, the policy gains nothing by adapting: the 0.9 % were a search over the scored DAGs. So at this size
-# nobody would take the policy for its plans. What makes one that is worth it is in `docs/results.md`, section
-# "Closing the gap", and `launch/meta_train.py` trains it. Whether such a result survives a change of the simulator's
-# rules is the question of the next notebook.
+# and 0.9 % below after 30. Local search with as many simulated plans is 2.3 % below. On DAGs that it was not adapted
+# to, the policy gains nothing by adapting: the 0.9 % were a search over the scored DAGs. So a policy of this size is
+# not worth using for its plans. `docs/results.md`, section "Closing the gap", describes a policy that is, and
+# `launch/meta_train.py` trains it. The next notebook asks whether such a result survives a change of the simulator's
+# rules.

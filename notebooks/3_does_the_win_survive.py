@@ -4,10 +4,10 @@
 # *To run it in Colab, open it there by File, Open notebook, GitHub, and set `REPOSITORY` in the next cell.*
 #
 # MRLCO (Wang et al., IEEE TPDS 2021), the method that MRLATO builds on, is reported to beat a greedy heuristic. Its
-# public code has a fault in the simulator: tasks without parents ("entry tasks") never queue on the uplink, so that any
-# number of them upload at the same time, each at the full rate. A learner finds out what a simulator gives away. This
-# notebook asks how the standing of each method changes with the rules, and what remains of plans that were made for the
-# faulty simulator once they run under correct rules.
+# public code has a fault in the simulator: tasks without parents ("entry tasks") never queue on the uplink, so any
+# number of them upload at the same time, each at the full rate. A learner exploits such a fault. This notebook measures
+# how the standing of each method changes with the rules, and how plans made for the faulty simulator perform under
+# correct rules.
 
 # %%
 import importlib.util
@@ -23,7 +23,7 @@ if importlib.util.find_spec("mrlato_jax") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% [markdown]
-# All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.
+# The next cell sets all sizes. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes for a test of the notebook.
 # The DAGs are wide (`fat` 0.8), where the fault matters most: about half of all tasks are entry tasks.
 
 # %%
@@ -73,10 +73,10 @@ MS = 1e3  # the package computes in seconds, figures and tables show millisecond
 #
 # - `paper`: MRLATO's equations (7) to (10). One upload and one download at a time, and a child is uploaded only when
 #   its parents' results are back.
-# - `mrlco`: the text of MRLCO. A child may be uploaded once its parents are, and downloads do not queue.
+# - `mrlco`: the text of MRLCO. A child may be uploaded once its parents are uploaded, and downloads do not queue.
 # - `mrlco_code`: MRLCO's public code, which is `mrlco` with the fault.
 #
-# All else (clocks, rates, DAGs, scheduling order) is the same.
+# Clocks, rates, DAGs and the scheduling order are the same.
 
 # %%
 RETURNING = {channel: rules for channel, rules in CHANNELS.items() if not rules.results_stay}
@@ -96,7 +96,7 @@ entries = [~graph.adjacency.any(axis=0) for graph in unseen]  # of each DAG: whi
 print(f"{np.mean([entry.sum() for entry in entries]):.1f} of {NUM_TASKS} tasks of an unseen DAG are entry tasks")
 
 # %% [markdown]
-# What the fault does to one DAG of which every task is offloaded: the uplink carries several uploads at once.
+# The effect of the fault on one DAG with all tasks offloaded: the uplink carries several uploads at once.
 
 # %%
 graph = unseen[0]
@@ -122,8 +122,8 @@ plt.show()
 # %% [markdown]
 # ## A policy for each set of rules
 #
-# The same small policy is trained under each, with the same settings and seeds (notebook 2 explains the steps). It is
-# not MRLCO's network: what it shares with it is that it learns from the simulator that it is given.
+# The same small policy is trained under each set of rules, with the same settings and seeds (notebook 2 explains the
+# steps). It is not MRLCO's network; both learn from the simulator that they are given.
 
 
 # %%
@@ -145,11 +145,11 @@ print(policies["mrlco_code"][0].label)
 # %% [markdown]
 # ## (a) Standing under each set of rules
 #
-# Every method plans the unseen DAGs knowing the rules, and is timed by the same rules. Shown is the mean latency above
-# the mean of the proven optima *under these rules*. What MRLCO calls greedy is called HEFT-based here: the side where
-# the task at hand ends sooner, in the priority order. (Our greedy takes the tasks in the order of their ids.) But
-# MRLCO's own heuristic is a second copy of the rules *without* the fault, so it does not know what the simulator gives
-# away. That is the row "HEFT-based, planned under mrlco".
+# Every method plans the unseen DAGs with knowledge of the rules, and the same rules time its plans. The table shows the
+# mean latency above the mean of the proven optima *under these rules*. MRLCO's greedy is called HEFT-based here: in the
+# priority order, each task takes the side where it ends sooner. (Our greedy takes the tasks in the order of their ids.)
+# MRLCO's own heuristic is a second copy of the rules *without* the fault, so it does not know of the fault. It is the
+# row "HEFT-based, planned under mrlco".
 
 
 # %%
@@ -258,7 +258,7 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# The same in words, for the plans made under `mrlco_code`. The second heuristic is MRLCO's, which does not know of the
+# The same as text, for the plans made under `mrlco_code`. The second heuristic is MRLCO's, which does not know of the
 # fault.
 
 # %%
@@ -277,8 +277,8 @@ for name in replayed:
         print(f"   run by {run_by:11s} {gap:+6.1%} vs {heuristic:32s} better on {better:2d} of {GRAPHS} DAGs")
 
 # %% [markdown]
-# A replayed plan is fixed. A policy could do better: it sees the simulator's queues (`task_sim`), so it may react when
-# uploads begin to queue, though it has never been trained where they do.
+# A replayed plan is fixed. A policy could do better: it sees the simulator's queues (`task_sim`). So it may react when
+# uploads begin to queue, although it was never trained under such rules.
 
 # %%
 for channel in TRAINED_UNDER:
@@ -288,9 +288,9 @@ for channel in TRAINED_UNDER:
         print(f"trained under {channel:11s} seed {seed}, planning under paper: {gap:+6.1%} vs HEFT-based")
 
 # %% [markdown]
-# ## (c) What the fault rewards
+# ## (c) The behaviour that the fault rewards
 #
-# The share of tasks that each method offloads, entry tasks and others apart.
+# The share of tasks that each method offloads, separately for entry tasks and other tasks.
 
 
 # %%
@@ -323,24 +323,23 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# ## What this shows, and what it does not
+# ## Results and limits
 #
-# In the run of default size whose outputs stand above:
+# In the run of default size whose outputs are stored above:
 #
-# - The standing depends on the rules. Trained in the same way, the policies beat HEFT-based under `mrlco_code` and
-#   under neither of the other two. HEFT-based itself stands further from the optimum under `mrlco_code`: there is more
-#   to win.
-# - MRLCO's heuristic, which does not know of the fault, is the weaker opponent. Most of the distance from it is had
-#   without learning: HEFT-based plans that know of the fault have it as well.
-# - Nothing of the win survives. Plans made for `mrlco_code`, the proven optima of that simulator among them, are in the
-#   mean slower than HEFT-based under `mrlco`, which differs by the fault alone, and fall further behind under `paper`.
-# - What the fault rewards is offloading entry tasks: from `mrlco` to `mrlco_code` every method shown offloads more of
-#   them, and the increase is larger than that among the other tasks.
+# - The standing depends on the rules. Trained in the same way, the policies beat HEFT-based under `mrlco_code`, and do
+#   not under the other two. Under `mrlco_code`, HEFT-based itself is further from the optimum: there is more to win.
+# - MRLCO's heuristic, which does not know of the fault, is the weaker opponent. Most of the distance from it needs no
+#   learning: HEFT-based plans that know of the fault have it as well.
+# - The win does not survive. Plans made for `mrlco_code`, and also the proven optima of that simulator, are in the mean
+#   slower than HEFT-based under `mrlco`, which differs only by the fault, and fall further behind under `paper`.
+# - The fault rewards offloading entry tasks: from `mrlco` to `mrlco_code`, every method shown offloads more of them,
+#   and the increase is larger than the increase among the other tasks.
 # - A policy is less brittle than its plans: it sees the queues, and loses less when it plans anew under `paper`. Its
-#   two seeds differ widely in that.
+#   two seeds differ widely in this loss.
 #
-# It does not show what MRLCO's own network learns under correct rules, or would with as long a training. The policy
-# here is small, sees the simulator's queues, which MRLCO's does not, and is trained briefly, with two seeds, on one
-# family of wide DAGs that was chosen because the fault matters most there. Nor does it show that learning cannot win
-# under `paper`: `docs/results.md` has longer runs. It shows that a win measured under `mrlco_code` is no evidence of
-# one under the others.
+# The notebook does not show what MRLCO's own network learns under correct rules, or would learn with as long a
+# training. The policy here is small, sees the simulator's queues, which MRLCO's policy does not, and is trained
+# briefly, with two seeds. Its one family of wide DAGs was chosen because the fault matters most there. The notebook
+# also does not show that learning cannot win under `paper`: `docs/results.md` has longer runs. It shows that a win
+# measured under `mrlco_code` is no evidence of a win under the other rules.

@@ -1,16 +1,16 @@
 # %% [markdown]
-# # 4. What is each setting worth?
+# # 4. The value of each setting
 #
 # *To run it in Colab, open it there by File, Open notebook, GitHub, and set `REPOSITORY` in the next cell.*
 #
-# Every method of this package is one training step with settings. Here small policies are trained that differ from a
-# base in one of them: the number of attention heads, the meta-update, the inner steps, each part of `mrlato_plus` alone
-# and left out; then the rank that orders the tasks, and the learning rate of adaptation. All are measured by how far
-# their plans are above the proven optimum, on DAGs that nothing was trained on.
+# Every method of this package is one training step with settings. This notebook trains small policies that differ from
+# a base in one setting: the number of attention heads, the meta-update, the inner steps, and each part of
+# `mrlato_plus`, added alone and left out alone. It also varies the rank that orders the tasks, and the learning rate of
+# adaptation. The measure is the distance of the plans from the proven optimum, on DAGs that no policy was trained on.
 #
-# Networks, sets and iterations are small, one seed each, so that all of it runs in minutes: a difference of a percent
-# or two says nothing here. `launch/study.py` does the same with the paper's network on Experiment 1; its records are
-# in `data/results/studies/`.
+# Networks, sets and iterations are small, with one seed each, so that all of it runs in minutes. So a difference of a
+# percent or two is not significant. `launch/study.py` does the same with the paper's network on Experiment 1; its
+# records are in `data/results/studies/`.
 
 # %%
 import importlib.util
@@ -26,7 +26,7 @@ if importlib.util.find_spec("mrlato_jax") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% [markdown]
-# All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.
+# The next cell sets all sizes. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes for a test of the notebook.
 
 # %%
 import os
@@ -82,10 +82,10 @@ heft_gap = 100 * (np.mean([mj.heft(graph, system).makespan for graph in unseen])
 print(f"HEFT-based: {heft_gap:.1f} % above the optimum")
 
 # %% [markdown]
-# ## Training, with two stages
+# ## Training in two stages
 #
-# `mj.train`, as in notebook 2; before it meta-trains, theta may be learned by imitating the optima of the training sets
-# (a warm start).
+# `mj.train` works as in notebook 2. Before meta-training, theta may be learned by imitating the optima of the training
+# sets (a warm start).
 
 
 # %%
@@ -124,7 +124,7 @@ def bars(title, results):
 # %% [markdown]
 # ## Attention heads
 #
-# 8 are the paper's, 1 is MRLCO's and DRL's. Without attention the decoder knows the encoder's last state alone.
+# The paper has 8 heads; MRLCO and DRL have 1. Without attention the decoder gets only the encoder's last state.
 
 # %%
 base = train()
@@ -135,8 +135,8 @@ plt.show()
 # %% [markdown]
 # ## The outer loop, and the inner steps
 #
-# `reptile` is the paper's (28)-(29), with 3 inner steps. `joint` has no inner loop: it is how DRL is trained. The last
-# three take outer steps of another kind, so they have a rate of their own.
+# `reptile` is the paper's (28)-(29), with 3 inner steps. `joint` has no inner loop; DRL is trained this way. The last
+# three take another kind of outer step, so they have their own rate.
 
 # %%
 updates = {"reptile_adam": {"outer_lr": 3e-3}, "fomaml": {"outer_lr": 3e-3}, "maml": {"outer_lr": 3e-3}, "joint": {}}
@@ -152,7 +152,7 @@ plt.show()
 # %% [markdown]
 # ## Each part of `mrlato_plus`, alone
 #
-# Added to the base: what the decoder sees, what the encoder is told and how it reads, what is learned from, a warm
+# Parts added to the base: inputs of the decoder, inputs and direction of the encoder, the source of learning, a warm
 # start, the outer step.
 
 # %%
@@ -174,7 +174,7 @@ plt.show()
 # %% [markdown]
 # ## Each part left out
 #
-# From all of them together.
+# Parts left out of the whole, one at a time.
 
 # %%
 whole_policy = {
@@ -202,9 +202,9 @@ plt.show()
 # %% [markdown]
 # ## The rank that orders the tasks
 #
-# The paper's rank sums `T_ul + T_m + T_dl`; MRLCO's takes the lesser of that and `T_ue`. On the paper's data, where all
-# tasks of a DAG have one ratio of bytes to cycles, both give the same order. So here each task has a ratio of its own,
-# and results are not as large as inputs. What is best in either order, proven:
+# The paper's rank sums `T_ul + T_m + T_dl`; MRLCO's rank takes the lesser of this sum and `T_ue`. On the paper's data,
+# all tasks of a DAG have one ratio of bytes to cycles, and both ranks give the same order. So here each task has its
+# own ratio, and results differ in size from inputs. The proven best placement in either order:
 
 
 # %%
@@ -233,9 +233,9 @@ for rank, span in ranks.items():
     print(f"optimum in the order of rank {rank}: {1e3 * span:.1f} ms, {above:+.1f} % vs order search")
 
 # %% [markdown]
-# ## How fast to adapt
+# ## The learning rate of adaptation
 #
-# The base and the whole, each adapted with other learning rates than it was trained with.
+# The base and the whole, each adapted with learning rates other than that of its training.
 
 # %%
 adapted = {}
@@ -257,13 +257,12 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# ## What this shows
+# ## Results
 #
-# In the run whose outputs are stored here, one thing decides: what the decoder sees. The base is 16 % above the
-# optimum. When the decoder also sees its task it is 14 %, with the simulator 6 %, and with what either decision leads
-# to 1 %. Nothing else alone changes the base by more than two or three percent, which one seed cannot tell from
-# nothing; only `maml` does worse (44 %). Taken from all parts together, the look-ahead costs 3.8 points and the warm
-# start 1.2; the rest cost nothing that can be seen. A learning rate between 0.001 and 0.01 adapts best.
+# In the run whose outputs are stored here, the input of the decoder decides. The base is 16 % above the optimum. The
+# distance is 14 % when the decoder also sees its task, 6 % with the simulator, and 1 % with the outcome of either
+# decision. No other part alone changes the base by more than two or three percent, which is not significant with one
+# seed; only `maml` does worse (44 %). Left out of the whole, the look-ahead costs 3.8 points and the warm start 1.2;
+# the other parts cost nothing visible. A learning rate between 0.001 and 0.01 adapts best.
 #
-# The same at the paper's size is in `docs/results.md`, section "What each part is worth", and in
-# `data/results/studies/`.
+# `docs/results.md`, section "What each part is worth", and `data/results/studies/` have the same at the paper's size.

@@ -3,9 +3,9 @@
 #
 # *To run it in Colab, open it there by File, Open notebook, GitHub, and set `REPOSITORY` in the next cell.*
 #
-# The paper's system is one phone and one server, and every result returns to the phone. This notebook plans for what
-# many users have instead: a camera that cannot be offloaded, tensors that should stay on the server, a near edge and a
-# far cloud, and a battery. Every plan is beside the proven optimum.
+# The paper's system is one phone and one server, and every result returns to the phone. Many users have other systems,
+# and this notebook plans for them: a camera that cannot be offloaded, tensors that should stay on the server, a near
+# edge and a far cloud, and a battery. Every plan is compared with the proven optimum.
 
 # %%
 import importlib.util
@@ -21,7 +21,7 @@ if importlib.util.find_spec("mrlato_jax") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% [markdown]
-# All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.
+# The next cell sets all sizes. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes for a test of the notebook.
 
 # %%
 import os
@@ -43,9 +43,9 @@ MS = 1e3  # the package computes in seconds, figures and tables show millisecond
 # %% [markdown]
 # ## An application with a camera
 #
-# Frames come from the camera, pass three stages of a network, and end on the screen. The camera and the screen are
-# pinned to the phone. The near server has 10 GHz and a fast link, the far one 40 GHz and a slow one. They share the
-# phone's radio, and a link of 1 Gbit/s joins them.
+# Frames come from the camera, pass three stages of a neural network, and end on the screen. The camera and the screen
+# are pinned to the phone. The near server has 10 GHz and a fast link, the far server 40 GHz and a slow link. They share
+# the phone's radio, and a link of 1 Gbit/s connects them.
 
 # %%
 names = ["camera", "resize", "features", "detect", "screen"]
@@ -66,10 +66,10 @@ systems = {
 }
 
 # %% [markdown]
-# ## What a resident result is worth
+# ## The value of resident results
 #
-# Where results return (the paper's rule), each stage downloads its result and the next one sends it up again. Where
-# they stay, the image goes up once and the boxes come down once.
+# Where results return (the paper's rule), each stage downloads its result and the next stage uploads it again. Where
+# results stay, the image is uploaded once and the boxes are downloaded once.
 
 # %%
 pipeline_plans = {name: mj.optimum(pipeline, system) for name, system in systems.items()}
@@ -90,8 +90,8 @@ for name, plan in pipeline_plans.items():
 # %% [markdown]
 # ## Latency against energy
 #
-# `mj.front` returns plans that no other plan beats in both latency and energy, each proven. Here on slow links, where
-# sending costs much, under both rules for results. The squares are methods that look at latency alone.
+# `mj.front` returns plans that no other plan beats in both latency and energy, each proven. The figure shows slow
+# links, where sending costs much, under both rules for results. The squares are methods that consider only latency.
 
 # %%
 rng = np.random.default_rng(3)
@@ -128,9 +128,9 @@ for name, front in fronts.items():
     )
 
 # %% [markdown]
-# ## How far quick rules and the policy are from the optimum
+# ## Distance of quick rules and the policy from the optimum
 #
-# The mean over several applications of what plans cost above the proven optimum, for several weights of energy. Cost is
+# The mean cost of plans above the proven optimum, over several applications and for several weights of energy. Cost is
 # latency + weight x energy. One trained policy, `general`, serves all weights: the weight is one of its inputs.
 
 # %%
@@ -164,5 +164,5 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# HEFT-based looks at one task at a time: it does not see that a result that stays on a server pulls the next task
-# there. The look-ahead, which completes the plan from every site before it decides, sees more of that.
+# HEFT-based considers one task at a time. So it does not see that a result that stays on a server draws the next task
+# there. The look-ahead completes the plan from every site before it decides, and sees more of this effect.

@@ -1,11 +1,11 @@
 # %% [markdown]
-# # 6. Measured beside predicted
+# # 6. Measured and predicted latency
 #
 # *To run it in Colab, open it there by File, Open notebook, GitHub, and set `REPOSITORY` in the next cell.*
 #
-# The other notebooks compute what a plan takes. This one runs plans: a device and a server are processes of this
-# machine, with a link of 7 Mbit/s between them. It shows how far the model is from what was measured, and what
-# calibration changes.
+# The other notebooks compute the latency of a plan. This notebook runs plans: a device and a server are processes of
+# this machine, with a link of 7 Mbit/s between them. It shows the difference between the model and the measurement, and
+# the effect of calibration.
 
 # %%
 import importlib.util
@@ -21,7 +21,7 @@ if importlib.util.find_spec("mrlato_jax") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
 
 # %% [markdown]
-# All sizes stand here. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes that only show that the notebook runs.
+# The next cell sets all sizes. `MRLATO_NOTEBOOK_TINY=1` in the environment selects sizes for a test of the notebook.
 
 # %%
 import os
@@ -52,9 +52,9 @@ MS = 1e3  # the package computes in seconds, figures and tables show millisecond
 # ## Applications, measured
 #
 # `Bed` is a testbed: a phone and a server on this machine. Its `case` runs an application a few times at both ends and
-# measures each task's work and the bytes of its result. A DAG of the data sets has both already: its tasks burn their
-# cycles and carry their bytes. The phone gets a tenth of the processor's time. Programs that compute on much data
-# find the caches cold after each pause, so that their phone is slower than a tenth.
+# measures each task's work and the bytes of its result. A DAG of the data sets already has both: its tasks burn their
+# cycles and carry their bytes. The phone gets a tenth of the processor's time. Programs that compute on much data find
+# the caches cold after each pause, so their phone is slower than a tenth.
 
 # %%
 system = mj.System(channel="resident")
@@ -71,9 +71,9 @@ for chosen in cases:
 # %% [markdown]
 # ## Both ends, and a run
 #
-# `with bed` starts the server and makes the link: network namespaces and the kernel's shaping where this machine allows
-# them, else a proxy. Each application runs under four plans. The picture has one run of the last application: above,
-# pale, what the model says; below what was measured.
+# `with bed` starts the server and makes the link, with network namespaces and the kernel's shaping where this machine
+# allows them, else with a proxy. Each application runs under four plans. The figure shows one run of the last
+# application: the upper, pale bars are the model's, the lower bars are measured.
 
 # %%
 scheduler = Scheduler()
@@ -89,7 +89,7 @@ display(Image(png(comparison.both_schedules(shown, model, last.graph.names, f"{l
 # %% [markdown]
 # ## All runs
 #
-# A point is a run. On the line the model is right.
+# Each point is a run. On the line, the model is exact.
 
 # %%
 rows = [comparison.as_row(chosen, chosen.system, *run) for chosen in cases for run in runs[chosen.name]]
@@ -126,9 +126,9 @@ kept, asked = comparison.promises_kept(rows, "search", ("all_local", "all_offloa
 print(f"the plan of search was faster than all-local and all-offload in {kept} of {asked} runs where the model says so")
 
 # %% [markdown]
-# ## Where the time goes that the model does not have
+# ## Time that the model does not have
 #
-# By resource: how much longer a task or a transfer took than in the model.
+# By resource: the additional time of a task or a transfer, compared with the model.
 
 # %%
 for chosen in cases:
@@ -142,7 +142,7 @@ for chosen in cases:
 # ## Calibration
 #
 # `calibrate` turns measured runs into the graph and the system that they imply: the clocks, the rates, each task's work
-# and the time of each message. Each application is planned and run again with what its runs imply.
+# and the time of each message. Each application is planned and run again with the calibrated graph and system.
 
 # %%
 known = {
@@ -174,5 +174,6 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# What is left are the machine's other jobs, and tasks that ran at one end only: their work at the other end is taken
-# from the ratio of the clocks. [docs/edge.md](../docs/edge.md) has the figures of a large measurement.
+# The remaining differences come from the machine's other jobs, and from tasks that ran at one end only: their work at
+# the other end follows from the ratio of the clocks. [docs/edge.md](../docs/edge.md) has the figures of a large
+# measurement.

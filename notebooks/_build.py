@@ -1,7 +1,7 @@
 """Makes each notebook of this folder from its source, NAME.py in jupytext's percent format, and runs it.
 
-`make notebooks` calls it; with names of sources it makes those only. What a machine would leave in a notebook (the
-times of its cells, the interpreter's version) is left out.
+`make notebooks` calls it. With names of sources, it makes only those notebooks. The notebooks hold nothing that depends
+on the machine (times of cells, the interpreter's version).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ METADATA = {
 
 
 def read_source(source: Path) -> NotebookNode:
-    """The notebook that a source says, without outputs."""
+    """Returns the notebook of a source, without outputs."""
     notebook = jupytext.read(source, fmt="py:percent")
     notebook.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(notebook.cells):
@@ -35,9 +35,9 @@ def execute(notebook: NotebookNode, folder: Path, timeout_s: int) -> NotebookNod
     """Runs all cells in a fresh kernel, in place.
 
     Args:
-        notebook: to run; its cells get their outputs.
-        folder: where the kernel runs.
-        timeout_s: most seconds a cell may take.
+        notebook: notebook to run; its cells get their outputs.
+        folder: folder in which the kernel runs.
+        timeout_s: time limit of a cell, seconds.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.

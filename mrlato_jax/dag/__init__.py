@@ -1,1 +1,1 @@
-"""Applications as task graphs: record, generator, file readers and stored data sets (host side, numpy only)."""
+"""Applications as task graphs: the record, generators, file readers and stored data sets (on the host, without JAX)."""

@@ -1,4 +1,4 @@
-"""Where a picture puts the tasks and edges of an application, in inches: columns in rows, or blocks of tasks."""
+"""Positions of tasks and edges in a picture of an application, in inches: columns in rows, or blocks of tasks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from mrlato_jax.dag.layered import Knot, Lane, Layered, layered
 from mrlato_jax.dag.task_graph import TaskGraph, levels
 
-WIDEST = 15.0  # inches, of all columns of a row
-TALLEST = 9.0  # inches: dots whose edges would take more are drawn without lanes
-MOST_ACROSS = 48  # dots one above the other where edges have no lanes
+WIDEST = 15.0  # greatest width of a row of columns, inches
+TALLEST = 9.0  # greatest height of dots with lanes, inches; taller drawings have no lanes
+MOST_ACROSS = 48  # most dots in a column of a block, where edges have no lanes
 MOST_BETWEEN = 1.2  # inches between blocks
 Line = list[tuple[float, float]]
-"""A piece of an edge: its start, the end of its column, a curve with two points that draw it to its end, its end."""
+"""A piece of an edge: its start, the end of its column, a Bezier curve (two control points and an end), its end."""
 
 
 class Box(NamedTuple):
-    """Where a task is drawn; inches from the upper left corner."""
+    """The box of a task; inches from the upper left corner."""
 
     left: float
     top: float
@@ -28,19 +28,19 @@ class Box(NamedTuple):
 
     @property
     def middle(self) -> float:
-        """Inches from the top."""
+        """Middle of the box, inches from the top."""
         return self.top + self.height / 2
 
 
 class Sizes(NamedTuple):
-    """How large tasks and edges are drawn, inches."""
+    """Sizes of tasks and edges in a picture, inches."""
 
-    height: float  # of a task
-    gap: float  # between two of a column
-    lane: float  # of an edge that passes a column
-    between: float  # columns
-    below: float  # a row of columns
-    head: float  # of an arrow
+    height: float  # height of a task
+    gap: float  # gap between two tasks of a column
+    lane: float  # width of the lane of an edge that passes a column
+    between: float  # gap between columns
+    below: float  # gap below a row of columns
+    head: float  # length of an arrowhead
 
 
 NAMED, DOTS = Sizes(0.23, 0.11, 0.05, 0.42, 0.4, 0.07), Sizes(0.11, 0.04, 0.02, 0.2, 0.25, 0.04)
@@ -50,11 +50,11 @@ class Arrangement(NamedTuple):
     """A drawing of an application; inches from its upper left corner.
 
     Attributes:
-        width: of all of it.
-        height: of all of it.
-        boxes: of the tasks.
+        width: width of the drawing.
+        height: height of the drawing.
+        boxes: boxes of the tasks.
         lines: pieces of edges.
-        breaks: alike, of edges that leave a row at its end and enter the next one at its beginning.
+        breaks: pieces of edges that leave a row at its end or enter the next row at its beginning.
     """
 
     width: float
@@ -65,12 +65,12 @@ class Arrangement(NamedTuple):
 
 
 def arranged(graph: TaskGraph, widths: Sequence[float], sizes: Sizes) -> Arrangement:
-    """Places tasks and edges: in lanes where there is room for them, else straight.
+    """Places tasks and edges. Edges run in lanes where there is room, else straight.
 
     Args:
         graph: the application.
-        widths: of the tasks, inches.
-        sizes: of all else.
+        widths: widths of the tasks, inches.
+        sizes: the other sizes.
     """
     layout = layered(graph, [sizes.height] * graph.num_tasks, sizes.lane, sizes.gap)
     crowded = max(layout.across.values()) > TALLEST or np.bincount(levels(graph)).max() > MOST_ACROSS
@@ -78,7 +78,7 @@ def arranged(graph: TaskGraph, widths: Sequence[float], sizes: Sizes) -> Arrange
 
 
 def _in_rows(layout: Layered, widths: Sequence[float], sizes: Sizes) -> Arrangement:
-    """Columns from left to right, in as many rows as the width asks for."""
+    """Places columns from left to right; a column beyond `WIDEST` begins a new row."""
     wide = [max(widths[knot] for knot in column if not isinstance(knot, Lane)) for column in layout.columns]
     left, row, at, number = [], [], 0.0, 0
     for width in wide:
@@ -99,7 +99,7 @@ def _in_rows(layout: Layered, widths: Sequence[float], sizes: Sizes) -> Arrangem
         return tops[row[layout.column[knot]]] + layout.across[knot]
 
     def span(knot: Knot) -> tuple[float, float]:
-        """Where lines end at the left of it, and begin at its right."""
+        """Returns the ends of lines at the left and at the right of a task or lane."""
         column = layout.column[knot]
         width = wide[column] if isinstance(knot, Lane) else widths[knot]
         begin = left[column] + (wide[column] - width) / 2
@@ -125,7 +125,7 @@ def _in_rows(layout: Layered, widths: Sequence[float], sizes: Sizes) -> Arrangem
     for lane in (knot for knot in layout.column if isinstance(knot, Lane)):
         begin, finish = span(lane)
         lines.append([(begin, middle(lane)), *[(finish, middle(lane))] * 5])
-    if breaks:  # room for what leaves a row and enters one
+    if breaks:  # room for edges that leave or enter a row
         boxes = [box._replace(left=box.left + sizes.between) for box in boxes]
         lines, breaks = (_moved(kind, sizes.between) for kind in (lines, breaks))
         end += 2 * sizes.between
@@ -137,7 +137,7 @@ def _moved(lines: Sequence[Line], right: float) -> list[Line]:
 
 
 def _in_blocks(graph: TaskGraph, layout: Layered, sizes: Sizes) -> Arrangement:
-    """A block of tasks for each level, and edges straight from one to the other."""
+    """Places a block of tasks for each level, and straight edges between blocks."""
     pitch = sizes.height + sizes.gap
     boxes: dict[int, Box] = {}
     left = 0.0

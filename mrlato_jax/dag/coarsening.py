@@ -1,10 +1,10 @@
 """Merges the tasks of an application into a few parts.
 
-The tasks stand in a row, each behind its parents, and the row is cut into parts: no cycle can arise between them. What
-a part sends and gets back depends on that part alone, so dynamic programming finds the best cuts of a row: those of
-least bytes, among parts that `BALANCE` and `SPAN` bound, with a price on uneven ones. Two rows are tried, both depth
-first: one from the ends of the application, where trees that grow together stay together, and one from its beginnings,
-where trees that branch out do.
+The tasks stand in a row, each after its parents, and cuts divide the row into parts. So the parts form no cycle. The
+bytes that a part sends and gets back depend on this part alone, so dynamic programming finds the best cuts of a row.
+The best cuts have the fewest bytes, plus a price on uneven parts; `BALANCE` and `SPAN` bound the parts. Two depth-first
+rows are tried. The row from the ends of the application keeps in-trees together, the row from its beginnings keeps
+out-trees together.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from numpy.typing import NDArray
 
 from mrlato_jax.errors import InputError, check_number
 
-OUTSIDE = -1  # maker of what is there before any task runs
-MOST_COARSENED = 3000  # tasks
-MOST_EDGES = 200_000  # between them
-BALANCE = 1.5  # times the mean: most cycles of a part, where single tasks allow it
-SPAN = 4  # times the mean: most tasks of a part
-EVENNESS = 0.02  # what parts of equal work are worth: a share of the bytes of all tasks apart
-ROUNDING = 1e-9  # relative: sums that differ by less are the same
-HALVINGS = 40  # of the range in which the least bound of work is sought
+OUTSIDE = -1  # maker of data that exist before any task runs
+MOST_COARSENED = 3000  # most tasks to merge
+MOST_EDGES = 200_000  # most edges between them
+BALANCE = 1.5  # most cycles of a part, as a multiple of the mean, where single tasks allow it
+SPAN = 4  # most tasks of a part, as a multiple of the mean
+EVENNESS = 0.02  # price on uneven work, as a share of the bytes of all tasks when none are merged
+ROUNDING = 1e-9  # relative difference below which sums count as equal
+HALVINGS = 40  # bisection steps for the least bound on work
 
 
 class Traffic(NamedTuple):
-    """Items of data, and which tasks use them.
+    """Items of data, and the tasks that use them. A use is a pair of an item and a task that does not make the item.
 
     Attributes:
         maker: int64[items], ids of tasks, or `OUTSIDE`.
         sent: float64[items], bytes that a part sends once if it uses the item and does not make it.
-        returned: float64[items], bytes that the part which makes it gets back, if another part or the user needs it.
-        delivered: bool[items], whether the user needs it.
-        item: int64[uses], of each use by a task that does not make it.
-        user: int64[uses], ids of tasks.
+        returned: float64[items], bytes that the part which makes the item gets back, if another part or the user needs
+            the item.
+        delivered: bool[items], whether the user needs the item.
+        item: int64[uses], item of each use.
+        user: int64[uses], task id of each use.
     """
 
     maker: NDArray[np.int64]
@@ -49,7 +50,7 @@ class Traffic(NamedTuple):
     user: NDArray[np.int64]
 
     def bytes_of(self, part: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """float64[parts] twice, what each part sends and what it gets back; `part` is int64[n], of each task."""
+        """Returns the bytes that each part sends and gets back, float64[parts] each; `part` is int64[n], by task."""
         home = np.append(part, OUTSIDE)[self.maker]
         away = part[self.user] != home[self.item]
         item, user = np.unique(np.stack([self.item[away], part[self.user[away]]]), axis=1)
@@ -66,7 +67,7 @@ class Traffic(NamedTuple):
 def traffic_by_task(
     upload_bytes: NDArray[np.float64], download_bytes: NDArray[np.float64], edges: NDArray[np.int64]
 ) -> Traffic:
-    """Items of tasks of which only the bytes in sum are known, as `TaskGraph.coarsened` assumes them."""
+    """Returns the items that `TaskGraph.coarsened` assumes for tasks with known sums of bytes."""
     tasks = np.arange(len(upload_bytes))
     parent, child = edges.T
     scale = download_bytes.max() or 1.0  # sums stay within float64
@@ -76,7 +77,7 @@ def traffic_by_task(
     rest = np.where((results > 0) & (share < 1), 0.0, np.maximum(upload_bytes - scale * results, 0.0))
     whole, in_part = np.flatnonzero(share[child] == 1), np.flatnonzero(share[child] < 1)
     nothing, n = np.zeros(len(tasks)), len(tasks)
-    # Results as they come back, results as they are sent whole, shares of results, and what comes from the UE.
+    # Four groups of items: results that come back, results sent whole, shares of results, and data from the UE.
     return Traffic(
         maker=np.concatenate([tasks, tasks, parent[in_part], np.full(n, OUTSIDE)]),
         sent=np.concatenate([nothing, download_bytes, (download_bytes[parent] * share[child])[in_part], rest]),
@@ -94,18 +95,18 @@ def parts(
     num_tasks: int,
     pins: Sequence[str] = (),
 ) -> list[list[int]]:
-    """The ids of each part's tasks, ascending; parts in the order of their first ids.
+    """Returns the ids of each part's tasks, ascending; parts in the order of their first ids.
 
     Args:
         cycles: float64[n].
         edges: int64[m, 2], rows (parent, child) in lexicographic order, without cycles.
-        traffic: what the tasks need of each other.
-        num_tasks: of parts, at least 1; with n or more every task is one.
-        pins: n strings; tasks whose strings differ are not merged. By default all are alike.
+        traffic: the data between the tasks.
+        num_tasks: most parts, at least 1; with n or more, every task is a part.
+        pins: n strings; tasks with different strings are not merged. By default all strings are equal.
 
     Raises:
-        InputError: a number below 1, or one of fewer parts than pins allow; more than `MOST_COARSENED` tasks or
-            `MOST_EDGES` edges.
+        InputError: `num_tasks` is below 1 or below the number of parts that pins keep apart, or there are more than
+            `MOST_COARSENED` tasks or `MOST_EDGES` edges.
     """
     check_number("num_tasks", num_tasks, low=1, integer=True)
     n = len(cycles)
@@ -128,23 +129,23 @@ def parts(
             f"num_tasks is {num_tasks}, where tasks with other pins keep {fewest} parts apart; accepted: at least "
             f"{fewest}"
         )
-    _, found = min((row.cut(num_tasks) for row in rows if row.fewest <= num_tasks), key=lambda cut: cut[0])
-    return sorted((sorted(part) for part in found), key=min)
+    _, best = min((row.cut(num_tasks) for row in rows if row.fewest <= num_tasks), key=lambda cut: cut[0])
+    return sorted((sorted(part) for part in best), key=min)
 
 
 def sums(index: NDArray[np.int64], amounts: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """float64[count], the amounts that have each index."""
+    """Returns the sum of the amounts of each index: float64[count]."""
     return np.bincount(index, amounts, minlength=count).astype(np.float64)
 
 
 def names_of(names: Sequence[str], merged: Iterable[Sequence[int]]) -> tuple[str, ...]:
-    """Of each part the name of its first task and how many others there are; distinct."""
+    """Returns a distinct name for each part: the name of its first task and the number of its other tasks."""
     return distinct(names[part[0]] + (f" (+{len(part) - 1})" if len(part) > 1 else "") for part in merged)
 
 
 def distinct(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, each that has come before with a number behind it."""
-    next_number: dict[str, int] = {}  # to the number that is tried next
+    """Returns the names, with a number appended to each name that has occurred before."""
+    next_number: dict[str, int] = {}  # by name, the number to try next
     for name in names:
         unique, number = name, next_number.get(name, 2)
         while unique in next_number:
@@ -155,7 +156,7 @@ def distinct(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _bytes_of_edges(n: int, edges: NDArray[np.int64], traffic: Traffic) -> NDArray[np.float64]:
-    """float64[m], as a share of the largest item."""
+    """Returns the bytes of each edge as a share of the largest item: float64[m]."""
     inside = traffic.maker[traffic.item] != OUTSIDE
     item, user = traffic.item[inside], traffic.user[inside]
     edge = np.searchsorted(edges[:, 0] * n + edges[:, 1], traffic.maker[item] * n + user)
@@ -167,7 +168,7 @@ def _largest(traffic: Traffic) -> float:
 
 
 def depth_first(n: int, edges: NDArray[np.int64], size: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The tasks, each behind its parents and as near as can be to the one that it gets most bytes from."""
+    """Returns the tasks in a row, each after its parents and close to the parent that sends it most bytes."""
     parents: list[list[tuple[float, int]]] = [[] for _ in range(n)]
     for (parent, child), share in zip(edges.tolist(), size.tolist(), strict=True):
         parents[child].append((-share, -parent))
@@ -180,16 +181,16 @@ def depth_first(n: int, edges: NDArray[np.int64], size: NDArray[np.float64]) -> 
             continue
         if is_ready:
             row[task] = None
-        else:  # the parent of least bytes lies on top, that of most is the last before the task
+        else:  # the parent of fewest bytes lies on top; the parent of most bytes comes last before the task
             pile += [(task, True), *((-parent, False) for _, parent in sorted(parents[task]))]
     return np.array(list(row), np.int64)
 
 
 class Row:
-    """Tasks in a row, by their places 0 to n - 1. A part [begin, end) has the places from `begin` to `end` - 1.
+    """Tasks in a row, at places 0 to n - 1. A part [begin, end) has the places from `begin` to `end` - 1.
 
     Attributes:
-        fewest: parts into which the row can be cut.
+        fewest: the fewest parts that the row can be cut into.
     """
 
     def __init__(
@@ -198,13 +199,13 @@ class Row:
         self._tasks, self._traffic = tasks, traffic
         work = cycles[tasks] / (cycles.max() or 1.0)
         self._until = np.concatenate([[0.0], np.cumsum(work if work.any() else np.ones(len(tasks)))])
-        # Of each place the end of the tasks of its kind.
+        # For each place, the end of the run of tasks of its kind.
         changes = np.append(np.flatnonzero(np.diff(kinds[tasks])) + 1, len(tasks))
         self._kind_ends = changes[np.searchsorted(changes, np.arange(len(tasks)), side="right")]
         self.fewest = len(changes)
 
     def cut(self, num_parts: int) -> tuple[float, list[list[int]]]:
-        """What the best cuts into so many parts cost, and the tasks of each part along the row."""
+        """Returns the cost of the best cuts into `num_parts` parts, and the tasks of each part along the row."""
         n = len(self._tasks)
         longest = min(n, -(-SPAN * n // num_parts))
         cost = self._costs(num_parts, longest)
@@ -214,15 +215,15 @@ class Row:
             total = before + cost
             chosen.append(total.argmin(axis=1))
             cheapest = np.take_along_axis(total, chosen[-1][:, None], axis=1)[:, 0]
-        found, end = [], n
+        cut_parts, end = [], n
         for choice in reversed(chosen):
             begin = end - longest + int(choice[end])
-            found.append(self._tasks[begin:end].tolist())
+            cut_parts.append(self._tasks[begin:end].tolist())
             end = begin
-        return float(cheapest[n]), found[::-1]
+        return float(cheapest[n]), cut_parts[::-1]
 
     def _costs(self, num_parts: int, longest: int) -> NDArray[np.float64]:
-        """[n + 1, longest]: at [end, k] of the part that begins at end - longest + k; infinite where there is none."""
+        """Returns [n + 1, longest]: at [end, k], the cost of the part from end - longest + k; infinite for no part."""
         until, n = self._until, len(self._tasks)
         mean = until[-1] / num_parts
         end = np.arange(n + 1)[:, None]
@@ -240,7 +241,7 @@ class Row:
         return cost
 
     def _most_work(self, num_parts: int, longest: int, wanted: float) -> float:
-        """The least bound on a part's work, `wanted` or more, within which so many parts take all tasks."""
+        """Returns the least bound on a part's work, at least `wanted`, with which `num_parts` parts hold all tasks."""
         until, kind_ends = self._until.tolist(), self._kind_ends.tolist()
 
         def suffices(most: float) -> bool:
@@ -262,7 +263,7 @@ class Row:
 
 
 def _bytes_of_parts(tasks: NDArray[np.int64], traffic: Traffic) -> NDArray[np.float64]:
-    """[n + 1, n + 1], at [begin, end] what that part sends and gets back, as a share of the largest item."""
+    """Returns [n + 1, n + 1]: at [begin, end], the part's bytes sent and got back, as a share of the largest item."""
     n = len(tasks)
     place = np.full(n + 1, OUTSIDE)
     place[tasks] = np.arange(n)
@@ -274,7 +275,7 @@ def _bytes_of_parts(tasks: NDArray[np.int64], traffic: Traffic) -> NDArray[np.fl
     last = np.copy(maker)
     last[item] = user
     last[traffic.delivered] = n
-    total = np.zeros((n + 2, n + 2))  # differences between neighbours, until they are summed
+    total = np.zeros((n + 2, n + 2))  # differences between neighbours; the cumulative sums below give the totals
 
     def add(
         begin: NDArray[np.int64], to: NDArray[np.int64], end: NDArray[np.int64], till: NDArray[np.int64],
@@ -285,11 +286,12 @@ def _bytes_of_parts(tasks: NDArray[np.int64], traffic: Traffic) -> NDArray[np.fl
             np.add.at(total, (row, column), sign * size)
 
     largest = _largest(traffic)
-    # A part sends an item for the first use in it, and gets back what it makes unless the last use is in it, too.
+    # A part sends an item for the first use within the part. It gets back an item of its own, unless the item's last
+    # use is within the part, too.
     add(before + 1, user + 1, user + 1, np.full(len(user), n + 1), traffic.sent[item] / largest)
     made = (maker != OUTSIDE) & (last > maker)
     add(np.zeros(made.sum(), int), maker[made] + 1, maker[made] + 1, last[made] + 1, traffic.returned[made] / largest)
     np.cumsum(total, axis=0, out=total)
     np.cumsum(total, axis=1, out=total)
-    total[total < ROUNDING] = 0.0  # what rounding leaves of nothing
+    total[total < ROUNDING] = 0.0  # rounding errors
     return total[: n + 1, : n + 1]

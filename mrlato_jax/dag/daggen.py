@@ -1,8 +1,7 @@
-"""Random applications after the logic of the daggen tool (Suter and Hunold), written anew for numpy.
+"""Random applications with the logic of the daggen tool (Suter and Hunold), written anew for numpy.
 
-A graph is built level by level: `fat` sets how wide a level is, `density` how many tasks of the level above a task
-depends on. The sizes are those of the paper's section V-A as this project reads them: KB instead of MB (see
-`DATA_UNITS`).
+A graph is built level by level. `fat` sets the width of a level, `density` the number of tasks of the level above that
+a task depends on. The sizes are those of the paper's section V-A, in KB instead of MB (see `DATA_UNITS`).
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_choice, check_number, shorten
 
-GENERATOR_VERSION = 1  # raised when the same seed would give another graph
+GENERATOR_VERSION = 1  # raised when a change makes the same seed give another graph
 CCR_CHOICES = (0.3, 0.4, 0.5)
 SEND_KB = (5.0, 50.0)  # range of a task's data
-DATA_UNITS = {"KB": 1e3, "MB": 1e6}  # bytes; MB is the paper's literal text, KB the one its results agree with
+DATA_UNITS = {"KB": 1e3, "MB": 1e6}  # bytes; the paper's text says MB, its results agree with KB
 CYCLES_PER_BYTE = 1e3  # at ccr 1 and with KB: 5 KB at ccr 0.5 are 1e7 cycles
 MAX_TASKS = 100_000
 
@@ -33,32 +32,31 @@ def daggen(
 ) -> TaskGraph:
     """Draws one application.
 
-    A level has `max(1, int(x * (1 + r)))` tasks with `x = int(num_tasks**fat)` and r uniform in
-    +-regularity; the last one is cut. A task below the first level draws `min(1 + int(U(0, density * w)), w)`
-    parents, w being the width of the level above it. For each parent a level is drawn uniformly 1..jump levels
-    above (beyond the first level: the first), and within a level the parents are a uniform subset; where a level
-    has fewer tasks than were drawn for it, all of them are parents. Ids run level by level, so every edge goes
-    from a lower to a higher id.
+    A level has `max(1, int(x * (1 + r)))` tasks with `x = int(num_tasks**fat)` and r uniform in +-regularity; the last
+    level is cut. A task below the first level draws `min(1 + int(U(0, density * w)), w)` parents, where w is the width
+    of the level above. Each parent's level is drawn uniformly 1..jump levels above (beyond the first level: the first).
+    Within a level the parents are a uniform subset. If more parents are drawn for a level than it has tasks, all its
+    tasks are parents. Ids ascend level by level, so every edge goes from a lower to a higher id.
 
     A task's data is uniform in [5, 50] KB in whole bytes, `download_bytes = upload_bytes`, and
-    `cycles = 1000 * upload_bytes / ccr`. With "MB" the data is 1000 times larger and the cycles stay.
+    `cycles = 1000 * upload_bytes / ccr`. With "MB" the data is 1000 times larger and the cycles stay the same.
 
-    Only `rng.random` is drawn from (its stream is the same in every numpy), in the order topology, data, ccr: the
-    same seed gives the same topology and data whatever `ccr` and `data_unit` are.
+    Only `rng.random` is used (its stream is the same in every numpy), in the order topology, data, ccr. So the same
+    seed gives the same topology and data for every `ccr` and `data_unit`.
 
     Args:
         num_tasks: number of tasks, in [1, 100000].
-        fat: width, in [0, 1]: 0 is a chain, 1 about as wide as there are tasks.
+        fat: width, in [0, 1]: 0 is a chain; with 1, a level is about as wide as there are tasks.
         density: share of the level above that a task may depend on, in [0, 1].
         rng: source of randomness; advanced.
         ccr: communication-to-computation ratio of the graph, > 0; None draws one of 0.3, 0.4, 0.5.
-        regularity: how far a level's width may deviate, in [0, 1]; 0 gives levels of equal width. (The tool's own
+        regularity: greatest deviation of a level's width, in [0, 1]; 0 gives levels of equal width. (The tool's own
             argument is 1 minus this; at the default both are the same.)
-        jump: how many levels an edge may span, >= 1.
+        jump: most levels that an edge may span, >= 1.
         data_unit: "KB" or "MB".
 
     Raises:
-        InputError: if an argument is outside what is said above.
+        InputError: an argument is out of its range.
 
     Source: the paper's section V-A; daggen's `generateTasks` and `generateDependencies`.
     """
@@ -100,7 +98,7 @@ def _draw_level_widths(num_tasks: int, fat: float, regularity: float, rng: np.ra
 
 
 def _draw_edges(widths: list[int], density: float, jump: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """int64[m, 2] of (parent, child)."""
+    """Draws edges: int64[m, 2], rows (parent, child)."""
     starts = np.concatenate([[0], np.cumsum(widths)])
     parents, children = [], []
     for level in range(1, len(widths)):

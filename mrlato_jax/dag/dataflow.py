@@ -1,8 +1,8 @@
-"""Applications whose data have names: which task makes each item, which use it, and how large it is.
+"""Applications with named data: the task that makes each item, the tasks that use it, and its size.
 
-What files of workflows and networks say. A `TaskGraph` has bytes by task instead: a task sends every item that it uses
-and gets back every item that it makes for others or for the user. Merging tasks is exact here: what is made and used
-within one is sent nowhere.
+Files of workflows and neural networks have such data. A `TaskGraph` has bytes by task instead: a task sends every item
+that it uses, and gets back every item that it makes for other tasks or for the user. So merging is exact here: an item
+made and used within a merged task is not sent.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Item:
     Attributes:
         size: bytes.
         maker: task id, or `OUTSIDE`.
-        users: ids of the tasks that read it.
-        delivered: whether the user gets it in the end.
+        users: ids of the tasks that read the item.
+        delivered: whether the user gets the item.
     """
 
     size: float
@@ -39,13 +39,13 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Dataflow:
-    """Tasks and the items between them.
+    """Tasks and the items of data between them.
 
     Attributes:
-        names: of the tasks, distinct.
-        cycles: CPU cycles of each.
-        items: the data.
-        after: pairs (parent, child) of tasks in order without data between them.
+        names: distinct names of the tasks.
+        cycles: CPU cycles of each task.
+        items: the items of data.
+        after: pairs (parent, child) of tasks that have an order and no data between them.
     """
 
     names: tuple[str, ...]
@@ -60,21 +60,21 @@ class Dataflow:
         cycles: Iterable[float],
         edges: Iterable[tuple[int, int, float | None]],
     ) -> Self:
-        """Of edges that say how many bytes pass along them.
+        """Builds a dataflow from edges with bytes.
 
-        Edges of one task that pass equally many bytes pass the same result; those that pass others, other results.
+        Edges of one task with equal bytes pass the same result; edges with other bytes pass other results.
 
         Args:
-            names: of the tasks, distinct.
-            cycles: CPU cycles of each.
-            edges: (parent, child, bytes); from `OUTSIDE` come inputs, each of its own, and to it goes what the user
-                gets; None for bytes: an order without data. An edge that is stated again counts once.
+            names: distinct names of the tasks.
+            cycles: CPU cycles of each task.
+            edges: (parent, child, bytes). An edge from `OUTSIDE` is an input of its own, an edge to `OUTSIDE` a result
+                for the user. None for bytes means an order without data. A repeated edge counts once.
 
         Raises:
-            InputError: an edge from a task to itself.
+            InputError: an edge goes from a task to itself.
         """
         names = tuple(names)
-        users: dict[tuple[int, float, int], set[int]] = {}  # by maker, size, and of an input the task that takes it
+        users: dict[tuple[int, float, int], set[int]] = {}  # by maker, size, and for an input the task that takes it
         after: set[tuple[int, int]] = set()
         for parent, child, size in edges:
             if parent == child:
@@ -84,8 +84,8 @@ class Dataflow:
             else:
                 users.setdefault((parent, size, child if parent == OUTSIDE else OUTSIDE), set()).add(child)
         items = [
-            Item(size, maker, frozenset(found - {OUTSIDE}), delivered=OUTSIDE in found)
-            for (maker, size, _), found in users.items()
+            Item(size, maker, frozenset(takers - {OUTSIDE}), delivered=OUTSIDE in takers)
+            for (maker, size, _), takers in users.items()
         ]
         return cls(names, tuple(cycles), tuple(items), frozenset(after))
 
@@ -97,16 +97,16 @@ class Dataflow:
         edges: Iterable[tuple[int, int]],
         result_bytes: float,
     ) -> Self:
-        """Of edges that say nothing of bytes: all results are equally large, and so is the input of a first task.
+        """Builds a dataflow from edges without bytes: all results, and the inputs of first tasks, have equal size.
 
         Args:
-            names: of the tasks, distinct.
-            cycles: CPU cycles of each.
-            edges: (parent, child).
-            result_bytes: of each result and input, >= 0.
+            names: distinct names of the tasks.
+            cycles: CPU cycles of each task.
+            edges: pairs (parent, child).
+            result_bytes: bytes of each result and input, >= 0.
 
         Raises:
-            InputError: an edge from a task to itself, or a size out of range.
+            InputError: an edge goes from a task to itself, or the size is out of range.
         """
         check_number("result_bytes", result_bytes, low=0.0)
         names, edges = tuple(names), list(edges)
@@ -117,15 +117,18 @@ class Dataflow:
 
     @property
     def edges(self) -> set[tuple[int, int]]:
-        """(parent, child) of tasks, whether by data or by order alone."""
+        """Pairs (parent, child) of tasks, with data or with an order only."""
         by_data = {(item.maker, user) for item in self.items if item.maker != OUTSIDE for user in item.users}
         return {(parent, child) for parent, child in by_data | self.after if parent != child}
 
     def to_task_graph(self) -> TaskGraph:
-        """Bytes by task: up goes what it uses of others' and of the outside's, down comes what others or the user need.
+        """Converts to a graph with bytes by task.
+
+        A task uploads the items that it uses and does not make. It downloads the items that it makes and that other
+        tasks or the user need.
 
         Raises:
-            InputError: a cycle, or bytes or cycles beyond float64.
+            InputError: there is a cycle, or bytes or cycles are beyond float64.
         """
         upload, download = [0.0] * len(self.names), [0.0] * len(self.names)
         for item in self.items:
@@ -143,17 +146,18 @@ class Dataflow:
         )
 
     def coarsened(self, num_tasks: int) -> Dataflow:
-        """The same work and data in at most `num_tasks` tasks.
+        """Returns the same work and data in at most `num_tasks` tasks.
 
-        Tasks are merged so that no cycle arises and few bytes are left between them. A merged task has at most
-        `BALANCE` times the mean work, or the mean and a third and the work of the heaviest task, if that is more. It
-        is called after the first of its tasks. `mrlato_jax.dag.coarsening` says how they are found.
+        Merging leaves no cycle and few bytes between the tasks. A merged task has at most `BALANCE` times the mean
+        work, or the mean and a third plus the work of the heaviest task, if that is more. It has the name of the first
+        of its tasks. `mrlato_jax.dag.coarsening` has the algorithm.
 
         Args:
-            num_tasks: at least 1.
+            num_tasks: most tasks, at least 1.
 
         Raises:
-            InputError: a number below 1, a cycle, more than `MOST_COARSENED` tasks or `MOST_EDGES` edges.
+            InputError: `num_tasks` is below 1, there is a cycle, or there are more than `MOST_COARSENED` tasks or
+                `MOST_EDGES` edges.
         """
         self.to_task_graph()
         edges = np.array(sorted(self.edges), np.int64).reshape(-1, 2)

@@ -1,12 +1,11 @@
-"""The paper's DAG sets (section V-A) as padded arrays: defined, drawn, stored and verified.
+"""The paper's DAG sets (section V-A) as padded arrays: definition, drawing, storage and verification.
 
-A data set is one experiment: S sets (learning tasks) of G graphs each, padded to N tasks. It holds nothing of a
-system; clocks and rates enter when a set is used. Every graph has a generator of its own, seeded by (seed,
-experiment, set, graph), so any part can be drawn again and compared.
+A data set is one experiment: S sets (learning tasks) of G graphs each, padded to N tasks. A data set is independent of
+the system; clocks and rates enter when a set is used. Every graph has its own generator, seeded by (seed, experiment,
+set, graph), so any part can be drawn again and compared.
 
-Storage is one compressed `.npz` per experiment, which describes itself, beside `manifest.json`, which holds the hash
-of each one's contents. `load` believes nothing that it has not checked, and unpacks nothing before it has looked at
-what each array says of its size.
+Each experiment is stored as one compressed `.npz`, which describes itself. `manifest.json` holds the hash of the
+contents of each. `load` checks all contents, and checks the stated size of each array before it unpacks the array.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ SPLITS = ("train", "test")
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 
-# Stored with the package in a wheel, beside it in a checkout.
+# The data folder is inside the package in a wheel, beside the package in a checkout.
 _FOLDERS = (Path(__file__).resolve().parents[1] / "data", Path(__file__).resolve().parents[2] / "data")
 _DTYPES = {
     "cycles": np.dtype("<f8"),
@@ -48,38 +47,38 @@ _DTYPES = {
     "task_mask": np.dtype("bool"),
 }
 _PINS = "pins"
-_ALL_DTYPES = {**_DTYPES, _PINS: np.dtype("|u1")}  # pins are there where a task is pinned
+_ALL_DTYPES = {**_DTYPES, _PINS: np.dtype("|u1")}  # pins are stored only where a task is pinned
 _COSTS = ("cycles", "upload_bytes", "download_bytes")
-MOST_BYTES = 2**30  # of all arrays together
-_MOST_METADATA = 2**24  # bytes, of the description beside them
-_METADATA = "metadata"  # uint8 array in the file: UTF-8 JSON of everything that is no array
+MOST_BYTES = 2**30  # limit of all arrays together
+_MOST_METADATA = 2**24  # limit of the description, bytes
+_METADATA = "metadata"  # uint8 array in the file: UTF-8 JSON of the fields that are no arrays
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DagDataset:
-    """S sets of G graphs padded to N tasks. Compared by identity; by contents through `content_hash`.
+    """S sets of G graphs padded to N tasks. Compared by identity; compare contents by `content_hash`.
 
-    Tasks stand in the order of their ids, which is topological. The valid tasks of a graph come first; padding is
-    zero and has no edges. Every graph has a task with cycles: latencies are compared with that of running all tasks
-    locally. The arrays have at most 1 GiB together. The constructor checks all that is
-    said here. Its arrays are read-only, copied where somebody could change them.
+    Tasks have the order of their ids, which is topological. The valid tasks of a graph come first; padding is zero and
+    has no edges. Every graph has a task with cycles, since latencies are compared with the latency of all tasks on the
+    UE. The arrays have at most 1 GiB together. The constructor checks all these rules. The arrays are read-only; arrays
+    that others could change are copied.
 
     Attributes:
-        name: names the file: letters, digits, _ and -.
+        name: name of the file: letters, digits, _ and -.
         set_names: S distinct strings.
-        splits: S of "train" or "test".
-        settings: JSON object saying how the sets were drawn; where each is for one system, `systems` has their fields,
-            named as `System` names them, and `energy_weights` those of the sets' objectives where one is not 0.
+        splits: S strings "train" or "test".
+        settings: JSON object of the settings of drawing. Where each set is for one system, `systems` has the systems'
+            fields, named as in `System`, and `energy_weights` the weights of the sets' objectives if any is not 0.
         cycles: float64[S, G, N], CPU cycles.
         upload_bytes: float64[S, G, N], bytes.
         download_bytes: float64[S, G, N], bytes.
         adjacency: bool[S, G, N, N], true at [..., parent, child].
         task_mask: bool[S, G, N], true where there is a task.
-        pins: uint8[S, G, N], of each task the place of its pin in `task_graph.PINS`; None where no task is pinned.
+        pins: uint8[S, G, N], index of each task's pin in `task_graph.PINS`; None where no task is pinned.
 
     Raises:
-        InputError: naming the array, and the set, graph and task where there is one.
+        InputError: a field breaks a rule; the message names the array, and the set, graph and task if there is one.
     """
 
     name: str
@@ -109,11 +108,11 @@ class DagDataset:
         splits: tuple[str, ...],
         settings: Mapping[str, Any],
     ) -> Self:
-        """Pads graphs, equally many in each set, to the largest one's number of tasks. Task names are not kept.
+        """Pads graphs, equally many in each set, to the number of tasks of the largest graph; drops names of tasks.
 
         Raises:
-            InputError: if the sets are empty or unequal, ids are not in topological order, a graph has no cycles, or
-                the arrays would be too large.
+            InputError: sets are empty or have different numbers of graphs, ids are not in topological order, a graph
+                has no cycles, or the arrays would be too large.
         """
         counts = {set_name: len(graphs) for set_name, graphs in sets.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
@@ -154,16 +153,16 @@ class DagDataset:
 
     @property
     def train_sets(self) -> tuple[int, ...]:
-        """Indices of the sets to train on."""
+        """Indices of the training sets."""
         return tuple(i for i, split in enumerate(self.splits) if split == "train")
 
     @property
     def test_sets(self) -> tuple[int, ...]:
-        """Indices of the sets that nothing may be chosen by."""
+        """Indices of the test sets; no setting may be chosen on them."""
         return tuple(i for i, split in enumerate(self.splits) if split == "test")
 
     def graph(self, set_index: int, graph_index: int) -> TaskGraph:
-        """One graph without its padding."""
+        """Returns one graph without its padding."""
         here = (
             check_index("set_index", set_index, self.num_sets),
             check_index("graph_index", graph_index, self.graphs_per_set),
@@ -176,7 +175,7 @@ class DagDataset:
         )
 
     def graphs(self, set_name_or_index: str | int) -> list[TaskGraph]:
-        """All graphs of one set."""
+        """Returns all graphs of one set."""
         set_index = set_name_or_index
         if isinstance(set_index, str):
             check_choice("set_name", set_index, self.set_names)
@@ -185,7 +184,7 @@ class DagDataset:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256, hexadecimal, of the arrays and of what they mean; the same on every platform."""
+        """SHA-256, hexadecimal, of the arrays and their description; the same on every platform."""
         digest = hashlib.sha256()
         for field, array in sorted(self._arrays.items()):
             array = np.ascontiguousarray(array, dtype=_ALL_DTYPES[field])
@@ -196,7 +195,7 @@ class DagDataset:
 
     @property
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        """All that there are, by name."""
+        """All arrays by name, without missing pins."""
         return {field: getattr(self, field) for field in _ALL_DTYPES if getattr(self, field) is not None}
 
     @cached_property
@@ -210,7 +209,7 @@ class DagDataset:
         }
 
     def summary(self) -> str:
-        """What a reader of a log must know of it, on one line."""
+        """Returns a line about the data set for a log."""
         return (
             f"{self.name} verified, {len(self.train_sets)} training, {len(self.test_sets)} test sets of "
             f"{self.graphs_per_set} DAGs, sha256 {self.content_hash[:12]}"
@@ -232,7 +231,7 @@ class DagDataset:
         if not isinstance(self.settings, Mapping):
             raise InputError(f"settings is {shorten(self.settings)}; accepted: a JSON object")
         try:
-            # A copy of our own, in the form in which it comes back from a file.
+            # A copy in the form that a file gives back.
             object.__setattr__(self, "settings", json.loads(_canonical_json(self.settings)))
         except (TypeError, ValueError) as error:
             raise InputError(f"settings is {shorten(self.settings)} ({error}); accepted: a JSON object") from None
@@ -241,8 +240,8 @@ class DagDataset:
         for field, dtype in _ALL_DTYPES.items():
             absent = field == _PINS and self.pins is None
             if not absent and not isinstance(getattr(self, field), np.ndarray):
-                found = type(getattr(self, field)).__name__
-                raise InputError(f"{field} is of type {found}; accepted: an array of {dtype.name}")
+                type_name = type(getattr(self, field)).__name__
+                raise InputError(f"{field} is of type {type_name}; accepted: an array of {dtype.name}")
         _check_headers(self._arrays, len(self.set_names))
         if self.pins is not None and not self.pins.any():
             object.__setattr__(self, _PINS, None)
@@ -265,7 +264,7 @@ class DagDataset:
         downwards = np.tri(self.max_tasks, dtype=bool)
         for index, (edges, tasks) in enumerate(
             zip(adjacency, mask, strict=True)
-        ):  # all at once would take several times 100 MB
+        ):  # set by set, since all sets at once would take several times 100 MB
             padding = ~(tasks[:, :, None] & tasks[:, None, :])
             self._refuse("adjacency", edges & padding, "no edges of padding", index)
             self._refuse(
@@ -273,7 +272,7 @@ class DagDataset:
             )
 
     def _refuse(self, field: str, wrong: NDArray[np.bool_], accepted: str, set_index: int | None = None) -> None:
-        """Raises InputError where anything is wrong, in one set where `set_index` names it."""
+        """Raises InputError where any entry is wrong; `set_index` names the set of an array without that axis."""
         if wrong.any():
             place = [int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape)]
             set_index = place.pop(0) if set_index is None else set_index
@@ -285,9 +284,9 @@ class DagDataset:
 
 
 def _own(array: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
-    """A read-only copy, or the array itself where it lies in bytes, which nobody can change."""
+    """Returns a read-only copy, or the array itself where its data are immutable bytes."""
     flags = array.flags
-    fixed = type(array) is np.ndarray and isinstance(array.base, bytes) and not flags.writeable  # unpickled ones are
+    fixed = type(array) is np.ndarray and isinstance(array.base, bytes) and not flags.writeable  # unpickled: writable
     if fixed and flags.c_contiguous and flags.aligned and array.dtype == dtype:
         return array
     copy = np.array(array, dtype=dtype, order="C")
@@ -296,7 +295,7 @@ def _own(array: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
 
 
 def _check_headers(arrays: Mapping[str, NDArray[Any] | ArrayHeader], num_sets: int) -> None:
-    """Raises InputError unless all arrays have the types and shapes of a data set of so many sets."""
+    """Raises InputError unless all arrays have the types and shapes of a data set of `num_sets` sets."""
     shape: tuple[int, ...] | None = None
     for field, dtype in _ALL_DTYPES.items():
         if field == _PINS and field not in arrays:
@@ -315,7 +314,7 @@ def _check_headers(arrays: Mapping[str, NDArray[Any] | ArrayHeader], num_sets: i
 
 
 def _check_size(shape: tuple[int, ...]) -> None:
-    """Raises InputError where arrays of (sets, graphs, tasks) are too large to be handled."""
+    """Raises InputError where arrays of (sets, graphs, tasks) have more than `MOST_BYTES`."""
     values = math.prod(shape)
     size = sum(
         dtype.itemsize * values * (shape[-1] if field == "adjacency" else 1) for field, dtype in _ALL_DTYPES.items()
@@ -325,7 +324,7 @@ def _check_size(shape: tuple[int, ...]) -> None:
 
 
 def in_topological_order(graph: TaskGraph) -> TaskGraph:
-    """The same application with its tasks numbered in topological order, as data sets have them."""
+    """Returns the application with its tasks numbered in topological order, as in data sets."""
     order = graph.topological_order()
     place = np.empty(graph.num_tasks, np.int64)
     place[order] = np.arange(graph.num_tasks)
@@ -338,10 +337,10 @@ def in_topological_order(graph: TaskGraph) -> TaskGraph:
 
 
 def build_graph(experiment: str, set_index: int, graph_index: int, data_unit: str = "KB") -> TaskGraph:
-    """Draws one graph of an experiment: the one that `build` puts at [set_index, graph_index].
+    """Draws the graph of an experiment that `build` puts at [set_index, graph_index].
 
     Raises:
-        InputError: for an unknown experiment, set or unit.
+        InputError: the experiment, set or unit is unknown.
     """
     check_choice("experiment", experiment, tuple(FAMILIES))
     families = FAMILIES[experiment]
@@ -351,10 +350,10 @@ def build_graph(experiment: str, set_index: int, graph_index: int, data_unit: st
 
 
 def generator_of(experiment: str, set_index: int, graph_index: int) -> np.random.Generator:
-    """The random numbers of one graph of an experiment.
+    """Returns the random generator of one graph of an experiment.
 
     Raises:
-        InputError: for a graph index below 0.
+        InputError: the graph index is below 0.
     """
     check_number("graph_index", graph_index, low=0, integer=True)
     number = list(FAMILIES).index(experiment) + 1
@@ -367,7 +366,7 @@ def build(
     graphs_per_set: int = 100,
     progress: Callable[[int, int], None] | None = None,
 ) -> DagDataset:
-    """Draws all sets of an experiment: always the same ones, whatever the platform.
+    """Draws all sets of an experiment; they are the same in every call and on every platform.
 
     Args:
         experiment: "exp1", "exp2" or "exp3".
@@ -376,7 +375,7 @@ def build(
         progress: called with (sets drawn, sets in all) after each set.
 
     Raises:
-        InputError: for an unknown experiment or unit, or a number of graphs below 1.
+        InputError: the experiment or unit is unknown, or the number of graphs is below 1.
     """
     check_choice("experiment", experiment, tuple(FAMILIES))
     check_choice("data_unit", data_unit, tuple(DATA_UNITS))
@@ -408,13 +407,13 @@ def build(
 def save(dataset: DagDataset, folder: str | os.PathLike[str]) -> Path:
     """Writes `<name>.npz` and the data set's entry in `manifest.json`; other entries stay.
 
-    Each file is written beside its place and then moved there, so neither is ever half written.
+    Each file is written beside its place and then moved there, so no file is ever half written.
 
     Returns:
         The path of the `.npz`.
 
     Raises:
-        InputError: if the folder cannot be written, or its manifest cannot be read.
+        InputError: the folder cannot be written to, or its manifest cannot be read.
     """
     folder = Path(folder)
     target = folder / _file_name(dataset.name)
@@ -426,19 +425,20 @@ def save(dataset: DagDataset, folder: str | os.PathLike[str]) -> Path:
         write_atomically(target, _npz_bytes(dataset))
         write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     except OSError as error:
-        raise InputError(f"folder is {shorten(str(folder))}: {error.strerror}; accepted: one to write in") from None
+        accepted = "accepted: a folder to write in"
+        raise InputError(f"folder is {shorten(str(folder))}: {error.strerror}; {accepted}") from None
     return target
 
 
 def load(experiment: str, folder: str | os.PathLike[str] | None = None) -> DagDataset:
-    """Reads a stored data set and verifies all of it against its own rules and the manifest.
+    """Reads a stored data set and checks it against its own rules and the manifest.
 
     Args:
-        experiment: its name in the manifest.
-        folder: where the manifest is; None finds the data that comes with the package.
+        experiment: name of the data set in the manifest.
+        folder: folder of the manifest; None: the data that comes with the package.
 
     Raises:
-        InputError: naming the file and what is wrong with it.
+        InputError: a file is missing or breaks a rule; the message names the file and the fault.
     """
     folder = data_folder() if folder is None else Path(folder)
     entries = _read_manifest(folder)
@@ -448,10 +448,11 @@ def load(experiment: str, folder: str | os.PathLike[str] | None = None) -> DagDa
         dataset = _read_npz(path, experiment, entries[experiment])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    expected, found = entries[experiment], _manifest_entry(dataset)
-    if not isinstance(expected, dict) or sorted(expected) != sorted(found):
-        raise InputError(f"{folder / MANIFEST}: entry {experiment} is {shorten(expected)}; accepted: {sorted(found)}")
-    for field, value in found.items():
+    expected, actual = entries[experiment], _manifest_entry(dataset)
+    if not isinstance(expected, dict) or sorted(expected) != sorted(actual):
+        accepted = f"accepted: {sorted(actual)}"
+        raise InputError(f"{folder / MANIFEST}: entry {experiment} is {shorten(expected)}; {accepted}")
+    for field, value in actual.items():
         if expected[field] != value:
             raise InputError(
                 f"{path}: {field} is {shorten(value)}, not as in {MANIFEST} ({shorten(expected[field])});"
@@ -469,7 +470,7 @@ def _file_name(name: str) -> str:
 
 
 def data_folder() -> Path:
-    """Where the data is that comes with the package; raises InputError where there is none."""
+    """Returns the folder of the data that comes with the package; raises InputError where there is none."""
     for folder in _FOLDERS:
         if (folder / MANIFEST).is_file():
             return folder
@@ -486,11 +487,11 @@ def _manifest_entry(dataset: DagDataset) -> dict[str, Any]:
         "settings": dataset.settings,
         "counts": dataset.counts,
     }
-    return json.loads(_canonical_json(entry))  # as it comes back from the file
+    return json.loads(_canonical_json(entry))  # in the form that a file gives back
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest's entries by name."""
+    """Returns the manifest's entries by name."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(read_regular(path, MOST_JSON_BYTES, "a manifest of stored data"))
@@ -500,12 +501,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is not JSON; accepted: a manifest of stored data") from None
     entries = manifest.get("experiments") if isinstance(manifest, dict) else None
     if not isinstance(entries, dict) or manifest.get("format") != MANIFEST_FORMAT:
-        raise InputError(f"{path}: is no manifest of format {MANIFEST_FORMAT}; accepted: one that make_data.py wrote")
+        raise InputError(
+            f"{path}: is no manifest of format {MANIFEST_FORMAT}; accepted: a manifest that make_data.py wrote"
+        )
     return entries
 
 
 def _npz_bytes(dataset: DagDataset) -> bytes:
-    """A compressed `.npz` with fixed time stamps: the same contents give the same bytes (under the same zlib)."""
+    """Returns a compressed `.npz` with fixed time stamps: equal contents give equal bytes (with the same zlib)."""
     description = {"set_names": dataset.set_names, "splits": dataset.splits, "settings": dataset.settings}
     members = {field: np.asarray(array, _ALL_DTYPES[field]) for field, array in dataset._arrays.items()}
     members[_METADATA] = np.frombuffer(_canonical_json(description), np.uint8)
@@ -523,14 +526,14 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 def _read_npz(path: Path, name: str, entry: Any) -> DagDataset:
-    """Reads one file; `entry` is what the manifest says of it."""
+    """Reads one file; `entry` is its entry in the manifest."""
     set_names = entry.get("set_names") if isinstance(entry, dict) else None
 
     def check(headers: Mapping[str, ArrayHeader]) -> None:
         expected = sorted([*_DTYPES, _METADATA])
         if sorted(set(headers) - {_PINS}) != expected:
             raise InputError(f"holds {shorten(sorted(headers))}; accepted: {', '.join(expected)}")
-        # Where the manifest has no list, the arrays decide here, and `load` refuses the entry.
+        # Without a list in the manifest, the arrays give the number here, and `load` refuses the entry.
         num_sets = len(set_names) if isinstance(set_names, list) else max(1, *headers["cycles"].shape[:1])
         _check_headers(headers, num_sets)
 
@@ -540,6 +543,6 @@ def _read_npz(path: Path, name: str, entry: Any) -> DagDataset:
         set_names, splits = (tuple(description.get(field, ())) for field in ("set_names", "splits"))
     except InputError:
         raise
-    except Exception as error:  # a damaged file makes zipfile, zlib, numpy and json raise nearly anything
+    except Exception as error:  # for a damaged file, zipfile, zlib, numpy and json raise many types of errors
         raise InputError(f"cannot be read ({shorten(str(error))}); accepted: a file that make_data.py wrote") from error
     return DagDataset(name, set_names, splits, description.get("settings"), **members)

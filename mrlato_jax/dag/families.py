@@ -1,4 +1,4 @@
-"""What the graphs of the data sets are drawn from: the paper's families, and those of the policy for anything."""
+"""Families of graphs, from which the data sets are drawn: the paper's, and those of the policy `general`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from numpy.typing import NDArray
 from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.task_graph import TaskGraph
 
-TASK_SECONDS = 0.05  # mean time of a task on the UE, in the families of the policy for anything
-MOST_JUMP = 3  # levels that an edge spans at most, drawn for each DAG
+TASK_SECONDS = 0.05  # mean time of a task on the UE, in the families of the policy `general`
+MOST_JUMP = 3  # most levels that an edge spans, drawn for each DAG
 LEAST_STAGES, MOST_STAGES = 2, 8
-IN_FULL = 0.3  # share of the stages of which each task needs all of the stage before
-MOST_IN_FULL = 64  # edges between two stages where that may be
-FURTHER = 0.3  # share of the stages that take data from the second last one, too
-UNUSUAL = 0.1  # share of the tasks that compute nothing, and as many that transfer nothing, in DAGs that have such
-MOST_PINNED = 0.3  # share of the tasks, in DAGs whose pins are not at their ends
+IN_FULL = 0.3  # share of the stages in which each task needs all tasks of the stage before
+MOST_IN_FULL = 64  # most edges between two such stages
+FURTHER = 0.3  # share of the stages that also take data from the stage before the previous stage
+UNUSUAL = 0.1  # in DAGs with unusual tasks: share of tasks that compute nothing, and again that transfer nothing
+MOST_PINNED = 0.3  # greatest share of pinned tasks, in DAGs whose pins are not at their ends
 
 
 class Costs(NamedTuple):
-    """What the tasks of a family compute and transfer, beside `TASK_SECONDS` of computing in the mean.
+    """Costs of the tasks of a family. The mean task computes for `TASK_SECONDS` on the UE.
 
     Attributes:
-        upload: least and most that all uploads of a DAG take, beside computing locally; log-uniform.
-        download: the same of all downloads.
-        of_stages: stages deviate by log-normal factors whose sigma is of the DAG, at most this.
-        of_tasks: so do tasks, those of a stage from one another.
-        alike: share of the DAGs that send as many bytes as they get, in proportion to the cycles.
-        unusual: share of the DAGs in which `UNUSUAL` tasks compute nothing, and as many transfer nothing.
+        upload: least and greatest time of all uploads of a DAG, relative to computing locally; log-uniform.
+        download: least and greatest time of all downloads, in the same way.
+        of_stages: greatest sigma of the log-normal factors between stages; each DAG draws its sigma.
+        of_tasks: greatest sigma of the log-normal factors between tasks (of a stage); each DAG draws its sigma.
+        alike: share of the DAGs whose tasks upload and download equal bytes, in proportion to their cycles.
+        unusual: share of the DAGs in which a share `UNUSUAL` of the tasks computes nothing, and again transfers
+            nothing.
     """
 
     upload: tuple[float, float]
@@ -46,7 +47,7 @@ class Costs(NamedTuple):
 WIDE_COSTS = Costs((1 / 30, 10), (1 / 100, 10), of_stages=0.0, of_tasks=1.5, alike=0.3, unusual=0.2)
 STAGED_COSTS = Costs((1 / 1000, 3), (1 / 1000, 3), of_stages=2.5, of_tasks=0.4, alike=0.0, unusual=0.0)
 
-# Kinds of systems, beside the paper's, that the policy for anything is trained on: servers, channel rules and radio.
+# Further kinds of systems that the policy `general` is trained on: servers, channel rules and radio.
 KINDS = (
     (1, "paper", "shared"),
     (1, "resident", "shared"),
@@ -61,16 +62,16 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family(abc.ABC):
-    """What the graphs of one set are drawn from.
+    """A distribution of graphs, from which one set is drawn.
 
     Attributes:
-        set_name: of the set.
+        set_name: name of the set.
         split: "train" or "test".
-        num_tasks: of every graph.
-        system: what the graphs are meant for, its fields named as `System` names them; None where the experiment says.
-        energy_weight: of the objective, seconds that a joule is worth.
+        num_tasks: number of tasks of every graph.
+        system: the system of the graphs, with fields named as in `System`; None where the experiment has the system.
+        energy_weight: energy weight of the objective, seconds per joule.
         pinned: whether graphs have pins.
-        kind: of `KINDS`, where the system was drawn from one.
+        kind: entry of `KINDS` that the system was drawn from, if any.
     """
 
     set_name: str
@@ -83,49 +84,50 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
-        """Draws one graph; of `rng` only `random` is used, whose stream is the same in every numpy."""
+        """Draws one graph with `rng.random` only, whose stream is the same in every numpy."""
 
     def number(self, name: str) -> float:
-        """A clock or rate of the system; where it has several servers, the first one's."""
+        """Returns a clock or rate of the system; with several servers, that of the first."""
         assert self.system is not None
         value = self.system[name]
         return float(value[0] if isinstance(value, list | tuple) else value)
 
     def described(self) -> dict[str, Any]:
-        """What a data set's settings say of it."""
+        """Returns the family's entry in a data set's settings."""
         return {"num_tasks": self.num_tasks}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DaggenFamily(Family):
-    """The paper's: uniform ranges of fat and density."""
+    """The paper's families: uniform ranges of fat and density."""
 
     fat: tuple[float, float]
     density: tuple[float, float]
 
     def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
-        """Draws one graph: its fat, its density, then `daggen` with ccr drawn as well."""
+        """Draws one graph: its fat, its density, then `daggen`, which also draws the ccr."""
         fat, density = (low + (high - low) * rng.random() for low, high in (self.fat, self.density))
         return daggen(self.num_tasks, fat, density, rng, data_unit=data_unit)
 
     def described(self) -> dict[str, Any]:
-        """What a data set's settings say of it."""
+        """Returns the family's entry in a data set's settings."""
         return {**super().described(), "fat": self.fat, "density": self.density}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WideFamily(DaggenFamily):
-    """Applications of one number of tasks that have little else in common, for one system."""
+    """Applications with one number of tasks and widely different costs, for one system."""
 
     system: Mapping[str, Any] = dataclasses.field()  # required here
 
     def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
-        """Draws one graph: its shape, how much transferring takes beside computing, and how unlike its tasks are.
+        """Draws one graph: its shape, the ratio of transfers to computing, and the spread of its tasks.
 
-        Computing locally takes 50 ms a task in the mean. Of the whole DAG uploads take 1/30 to 10 times as long as
-        computing locally does, downloads 1/100 to 10 times; single tasks deviate from either by a log-normal factor
-        whose sigma is of the DAG, 0 to 1.5. Three in ten DAGs are like the paper's: as many bytes back as sent, in
-        proportion to the cycles. In two of ten, one task in ten computes nothing or sends and gets nothing.
+        Computing locally takes 50 ms per task in the mean. All uploads of the DAG take 1/30 to 10 times as long as
+        computing locally, all downloads 1/100 to 10 times. Single tasks deviate by log-normal factors, whose sigma each
+        DAG draws from 0 to 1.5. Three in ten DAGs are like the paper's: tasks download as many bytes as they upload, in
+        proportion to the cycles. In two of ten DAGs, one task in ten computes nothing, and one in ten sends and gets
+        nothing.
         """
         costs = WIDE_COSTS
         fat, density = (low + (high - low) * rng.random() for low, high in (self.fat, self.density))
@@ -151,19 +153,20 @@ class WideFamily(DaggenFamily):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StagedFamily(Family):
-    """Workflows of stages, for one system: the tasks of a stage do the same to different data."""
+    """Workflows of stages, for one system: the tasks of a stage do the same work on different data."""
 
     system: Mapping[str, Any] = dataclasses.field()  # required here
 
     def sample(self, rng: np.random.Generator, data_unit: str = "KB") -> TaskGraph:
-        """Draws one graph: its stages, what each needs of those before it, and what each computes and transfers.
+        """Draws one graph: its stages, the edges between stages, and the costs of its tasks.
 
         There are 2 to `MOST_STAGES` stages, of widths in proportion to the squares of exponential draws. A stage takes
-        its data from the one before it, piece by piece (each task of the wider one has one partner in the narrower one)
-        or, three in ten times and where that is few edges, every task from all; three in ten stages take some from the
-        second last one, too. Computing locally takes 50 ms a task in the mean; of the whole DAG transfers either way
-        take 1/1000 to 3 times as long. Stages deviate by log-normal factors whose sigma is of the DAG, 0 to 2.5, the
-        tasks of a stage by such whose sigma is 0 to 0.4.
+        its data from the stage before, piece by piece: each task of the wider stage has one partner in the narrower
+        stage. In three of ten stages, if the edges are at most `MOST_IN_FULL`, every task needs all tasks of the stage
+        before. Three of ten stages also take data from the stage before the previous stage. Computing locally takes
+        50 ms per task in the mean. All uploads of the DAG, and all downloads, take 1/1000 to 3 times as long. Stages
+        deviate by log-normal factors, whose sigma each DAG draws from 0 to 2.5, and the tasks of a stage by factors
+        with a sigma from 0 to 0.4.
         """
         n, costs = self.num_tasks, STAGED_COSTS
         most = min(MOST_STAGES, n)
@@ -204,7 +207,7 @@ class StagedFamily(Family):
 def family_of_kind(
     kind: tuple[int, str, str], num_tasks: int, rng: np.random.Generator, *, staged: bool, energy: bool, pinned: bool
 ) -> Family:
-    """A training family of a kind of `KINDS`: draws its system, and its weight of energy where `energy` holds."""
+    """Returns a training family of a kind of `KINDS`: draws its system, and with `energy` its weight of energy."""
     servers, channel, radio = kind
     system = draw_system(rng, *kind)
     return (StagedFamily if staged else WideFamily)(
@@ -220,10 +223,10 @@ def family_of_kind(
 
 
 def redrawn(family: Family, rng: np.random.Generator) -> Family:
-    """Another family of the same kind and size; `family` itself where the family is of no kind.
+    """Returns another family of the same kind and size, or `family` itself where it has no kind.
 
-    Its system, weight of energy, pins and shape are drawn anew: of three families one is of stages, of two one has pins
-    and one has a weight.
+    The system, weight of energy, pins and shape are drawn anew. One in three families is of stages, one in two has
+    pins, and one in two has a weight.
     """
     if family.kind is None:
         return family
@@ -232,7 +235,7 @@ def redrawn(family: Family, rng: np.random.Generator) -> Family:
 
 
 def draw_system(rng: np.random.Generator, servers: int, channel: str, radio: str) -> dict[str, Any]:
-    """Fields of a `System` whose servers are up to 20 times as fast, and 10 times as near, as one another."""
+    """Draws the fields of a `System`; servers differ by factors of up to 20 in clock, 10 and 20 in the rates."""
     return {
         "ue_hz": 1e9,
         "vm_hz": [_log_uniform(rng, 3e9, 60e9) for _ in range(servers)],
@@ -245,13 +248,13 @@ def draw_system(rng: np.random.Generator, servers: int, channel: str, radio: str
 
 
 def draw_weight(rng: np.random.Generator) -> float:
-    """Seconds that a joule is worth: from a little to nearly all that counts, with the default `Power`."""
+    """Draws a weight of energy, seconds per joule. With the default `Power`, energy counts a little to nearly alone."""
     return _log_uniform(rng, 0.05, 20)
 
 
 def _spread(rng: np.random.Generator, count: int, most: float) -> NDArray[np.float64]:
-    """Log-normal factors of mean 1, their sigma uniform up to `most`."""
-    # Box and Muller's: `rng.random` alone gives the same stream in every numpy.
+    """Draws log-normal factors of mean 1; their sigma is uniform up to `most`."""
+    # The method of Box and Muller: only `rng.random` gives the same stream in every numpy.
     radius = np.sqrt(-2 * np.log(1 - rng.random(count)))
     normal = radius * np.cos(2 * np.pi * rng.random(count))
     factors = np.exp(most * rng.random() * normal)
@@ -269,9 +272,10 @@ def _in_whole_units(cycles: Any, upload: Any, download: Any, edges: Any, pins: A
 
 
 def _pins(rng: np.random.Generator, graph: TaskGraph) -> list[str]:
-    """In half of the graphs cameras and screens: tasks without parents, or without children, are on the UE.
+    """Draws pins.
 
-    In the other half up to three in ten tasks, wherever they are, are on the UE or on a server.
+    In half of the graphs, about half of the tasks without parents or without children run on the UE, as cameras and
+    screens do. In the other half, up to three in ten of all tasks run on the UE or on a server.
     """
     ends, share = rng.random() < 0.5, MOST_PINNED * rng.random()
     drawn, on_ue = rng.random(graph.num_tasks), rng.random(graph.num_tasks) < 0.5
@@ -299,7 +303,7 @@ def _topology_families() -> tuple[Family, ...]:
 
 
 def _size_families() -> tuple[Family, ...]:
-    """Experiment 2: numbers of tasks."""
+    """Experiment 2: a grid of numbers of tasks."""
     return tuple(
         DaggenFamily(
             set_name=f"n{n}",
@@ -313,7 +317,7 @@ def _size_families() -> tuple[Family, ...]:
 
 
 def _rate_families() -> tuple[Family, ...]:
-    """Experiment 3: one family throughout; what differs is the rate, which belongs to the system."""
+    """Experiment 3: the same family in every set; the sets differ in the rate, which belongs to the system."""
     names = [*(f"train{i:02d}" for i in range(24)), "test"]
     return tuple(
         DaggenFamily(
@@ -328,10 +332,10 @@ def _rate_families() -> tuple[Family, ...]:
 
 
 def _general_families() -> tuple[Family, ...]:
-    """For the policy that is to plan anything: many sizes, on systems whose links and servers differ."""
+    """The policy `general`: many sizes, on systems whose links and servers differ."""
     names = ("ue_hz", "vm_hz", "uplink_bps", "downlink_bps")
     numbers = ((1e9, 10e9, 7e6, 7e6), (1.5e9, 4e9, 20e6, 60e6), (2e9, 80e9, 100e6, 300e6))
-    systems = [dict(zip(names, each, strict=True)) for each in numbers]
+    systems = [dict(zip(names, row, strict=True)) for row in numbers]
 
     def wide(n: int, number: int, split: str) -> Family:
         return WideFamily(
@@ -347,14 +351,14 @@ def _general_families() -> tuple[Family, ...]:
         return StagedFamily(set_name=f"staged_n{n}_system{number}", split=split, num_tasks=n, system=systems[number])
 
     def of_kind(kind: int, place: int, n: int) -> Family:
-        """Sizes meet both shapes, weights and pins in turn, otherwise in each kind."""
+        """Returns a family; shapes, weights and pins alternate over the sizes, shifted in each kind."""
         turn = place + kind
         staged, energy, pinned = place % 3 == 2, turn % 2 == 1, turn // 2 % 2 == 1
         rng = np.random.default_rng([kind, place])
         return family_of_kind(KINDS[kind], n, rng, staged=staged, energy=energy, pinned=pinned)
 
     sizes = (5, 8, 10, 12, 14, 16, 19, 22, 25, 30)
-    # New families come last: the DAGs of a family are drawn by its place.
+    # New families come last, since the place of a family seeds its DAGs.
     return (
         *(wide(n, i, "train") for n in (2, 3, 5, 8, 12, 16, 20, 25, 30, 36, 42, 50, 60) for i in range(3)),
         *(wide(n, i, "test") for n, i in ((10, 0), (22, 1), (28, 2), (46, 0))),

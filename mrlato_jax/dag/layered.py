@@ -1,7 +1,7 @@
-"""Where a picture of an application puts tasks and edges: a column for each level, a lane for what passes a column.
+"""Layered layout of an application: a column for each level, and a lane for each edge that passes a column.
 
-Layered drawing after Sugiyama, Tagawa and Toda (1981). An edge that skips levels passes each column between in a lane,
-which takes room as a task does, so that no edge runs behind a task. All edges of one task share its lanes.
+The method is that of Sugiyama, Tagawa and Toda (1981). An edge that skips levels passes each column between in a lane.
+A lane takes room as a task does, so no edge runs behind a task. All edges of one task share its lanes.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from numpy.typing import NDArray
 
 from mrlato_jax.dag.task_graph import TaskGraph, children_of, levels
 
-SWEEPS = 8  # there and back, over all columns
+SWEEPS = 8  # sweeps forward and back over all columns
 
 
 class Lane(NamedTuple):
-    """Where edges of a task pass a column."""
+    """A lane in which the edges of a task pass a column."""
 
-    parent: int  # whose result passes
+    parent: int  # task id
     column: int
 
 
 Knot = int | Lane
-"""What an edge runs through: a task by its id, or a lane."""
+"""A point of an edge: a task by its id, or a lane."""
 
 
 class Layered(NamedTuple):
-    """A layered drawing; `across` is measured from one end of the columns to the other, from 0 on."""
+    """A layered drawing; `across` is the position along a column, from 0."""
 
     columns: list[list[Knot]]  # tasks and lanes of each column, in the order of `across`
     column: dict[Knot, int]
-    across: dict[Knot, float]  # the middle of each
-    links: list[tuple[Knot, Knot]]  # pieces of edges, each between two columns that are neighbours
+    across: dict[Knot, float]  # middles of tasks and lanes
+    links: list[tuple[Knot, Knot]]  # pieces of edges, each between two adjacent columns
 
 
 def layered(graph: TaskGraph, sizes: Sequence[float], lane: float, gap: float) -> Layered:
@@ -45,21 +45,21 @@ def layered(graph: TaskGraph, sizes: Sequence[float], lane: float, gap: float) -
         graph: the application.
         sizes: room that each task takes in its column.
         lane: room that a lane takes.
-        gap: room between two of a column.
+        gap: gap between two neighbours of a column.
     """
     level, children = levels(graph).tolist(), children_of(graph)
     column: dict[Knot, int] = dict(enumerate(level))
     before: dict[Knot, list[Knot]] = {task: [] for task in range(graph.num_tasks)}
     links: list[tuple[Knot, Knot]] = []
     for parent, own in enumerate(children):
-        way: list[Knot] = [parent]
+        path: list[Knot] = [parent]
         for place in range(level[parent] + 1, max((level[child] for child in own), default=0)):
-            way.append(Lane(parent, place))
-            column[way[-1]] = place
-            before[way[-1]] = [way[-2]]
-            links.append((way[-2], way[-1]))
+            path.append(Lane(parent, place))
+            column[path[-1]] = place
+            before[path[-1]] = [path[-2]]
+            links.append((path[-2], path[-1]))
         for child in own:
-            last = way[level[child] - level[parent] - 1]
+            last = path[level[child] - level[parent] - 1]
             before[child].append(last)
             links.append((last, child))
     after: dict[Knot, list[Knot]] = {knot: [] for knot in column}
@@ -81,7 +81,7 @@ def layered(graph: TaskGraph, sizes: Sequence[float], lane: float, gap: float) -
 def _ordered(
     columns: list[list[Knot]], before: dict[Knot, list[Knot]], after: dict[Knot, list[Knot]]
 ) -> list[list[Knot]]:
-    """The columns in an order with few crossings: each by the mean place of its neighbours, there and back."""
+    """Returns the columns in an order with few crossings: sorts each by the mean place of its neighbours."""
     place = {knot: float(i) for column in columns for i, knot in enumerate(column)}
 
     def sort(column: list[Knot], neighbours: dict[Knot, list[Knot]]) -> list[Knot]:
@@ -104,7 +104,7 @@ def _ordered(
 
 
 def _crossings(columns: list[list[Knot]], after: dict[Knot, list[Knot]], place: dict[Knot, float]) -> int:
-    """How many pairs of links cross."""
+    """Returns the number of pairs of links that cross."""
     crossings = 0
     for column in columns:
         met: list[float] = []
@@ -123,7 +123,7 @@ def _straightened(
     sizes: dict[Knot, float],
     gap: float,
 ) -> dict[Knot, float]:
-    """The middle of each, as near to its neighbours' as the order of its column and the room in it permit."""
+    """Returns the middles of tasks and lanes, as near to their neighbours' as the order of the column permits."""
     across: dict[Knot, float] = {}
     for column in columns:
         middles = spaced(np.zeros(len(column)), [sizes[knot] for knot in column], gap)
@@ -148,16 +148,16 @@ def _straightened(
 
 
 def spaced(wanted: NDArray[np.float64], sizes: Sequence[float], gap: float) -> NDArray[np.float64]:
-    """Middles in the given order, `gap` apart at least, with the least sum of squared distances from those wanted.
+    """Returns middles in the given order, at least `gap` apart, with least squared distances from `wanted`.
 
     Args:
-        wanted: float64[n], in the order of the result.
-        sizes: of each.
-        gap: between two neighbours.
+        wanted: float64[n], wanted middles, in the order of the result.
+        sizes: size of each entry.
+        gap: gap between two neighbours.
     """
     half = np.asarray(sizes, np.float64) / 2
     offsets = np.concatenate([[0.0], np.cumsum(half[:-1] + half[1:] + gap)])
-    pools: list[tuple[float, int]] = []  # sums and counts of neighbours that touch: isotonic regression
+    pools: list[tuple[float, int]] = []  # isotonic regression: sums and counts of touching neighbours
     for value in (wanted - offsets).tolist():
         pool = (value, 1)
         while pools and pools[-1][0] * pool[1] > pool[0] * pools[-1][1]:

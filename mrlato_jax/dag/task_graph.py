@@ -1,7 +1,7 @@
-"""The record of one application: a directed acyclic graph of tasks.
+"""The record of one application: a directed acyclic graph (DAG) of tasks.
 
-An edge (parent, child) says that the child needs the parent's result. Costs are in SI units: CPU cycles and bytes.
-Nothing here knows a system: clocks and rates belong to `mrlato_jax.mec`.
+An edge (parent, child) means that the child needs the parent's result. Costs are in CPU cycles and bytes. Clocks and
+rates belong to the system, in `mrlato_jax.mec`.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from mrlato_jax.dag.coarsening import names_of, parts, sums, traffic_by_task
 from mrlato_jax.errors import InputError, check_choice, shorten
 
 if TYPE_CHECKING:
-    import networkx as nx  # at run time where it is used: a fifth of this package's import
+    import networkx as nx  # functions import it when they run, since it is a fifth of this package's import time
 
 _COSTS = ("cycles", "upload_bytes", "download_bytes")
 PINS = ("any", "ue", "server")  # where a task may run
-_TASKS_NAMED = 8  # at most so many tasks of a cycle are named in a message
+_TASKS_NAMED = 8  # most tasks of a cycle that a message names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TaskGraph:
-    """A DAG of n tasks (ids 0..n-1) with m edges. Equal by value, hashable, its arrays read-only.
+    """A DAG of n tasks (ids 0..n-1) with m edges. Equal by value and hashable; its arrays are read-only.
 
-    The constructor takes anything `numpy.asarray` turns into the stated shapes, copies it and checks all of it.
+    The constructor takes values that `numpy.asarray` turns into the stated shapes, copies them and checks them.
 
     Attributes:
         cycles: float64[n], CPU cycles of each task (paper III-C: C_i), finite and >= 0.
         upload_bytes: float64[n], bytes sent to the edge server when a task is offloaded (send_i), finite and >= 0.
         download_bytes: float64[n], bytes of its result sent back (recv_i), finite and >= 0.
         edges: int64[m, 2], rows (parent, child) in lexicographic order, each once.
-        names: n distinct strings; the ids as strings where a graph is given without names.
-        pins: n of "any", "ue" (the task runs on the UE alone: a camera, a screen, private data) and "server" (on a
-            server alone: its code or model is only there); by default "any".
+        names: n distinct strings; by default the ids.
+        pins: n strings: "any", "ue" (the task runs only on the UE: a camera, a screen, private data) or "server" (only
+            on a server: its code or model is only there); by default "any".
 
     Raises:
-        InputError: for a wrong dtype, shape or range, an edge to a missing task, a self-loop, a repeated edge, a
-            cycle (its tasks are named), names that are not n distinct strings, or unknown pins.
+        InputError: a dtype, shape or range is wrong; an edge names a missing task, is a self-loop or is repeated; there
+            is a cycle (the message names its tasks); names are not n distinct strings; or a pin is unknown.
     """
 
     cycles: NDArray[np.float64]
@@ -83,18 +83,18 @@ class TaskGraph:
         names: Iterable[str] | None = None,
         pins: Iterable[str] = (),
     ) -> Self:
-        """Builds a graph from per-task costs and (parent, child) pairs in any order.
+        """Builds a graph from costs by task and (parent, child) pairs in any order.
 
         Args:
             cycles: n numbers, CPU cycles.
             upload_bytes: n numbers, bytes.
             download_bytes: n numbers, bytes.
             edges: m pairs of task ids: an int[m, 2] array or an iterable of pairs; may be empty.
-            names: n distinct strings, by default the ids.
-            pins: n of "any", "ue" and "server"; by default every task may run anywhere.
+            names: n distinct strings; by default the ids.
+            pins: n strings "any", "ue" or "server"; by default every task may run anywhere.
 
         Raises:
-            InputError: as the class says.
+            InputError: as `TaskGraph`.
         """
         if names is None:
             names = map(str, range(len(_cost_vector("cycles", cycles))))
@@ -111,7 +111,7 @@ class TaskGraph:
 
     @cached_property
     def is_pinned(self) -> bool:
-        """Whether any task may not run everywhere."""
+        """Whether any task has a pin other than "any"."""
         return any(pin != PINS[0] for pin in self.pins)
 
     @cached_property
@@ -122,34 +122,35 @@ class TaskGraph:
         return _read_only(adjacency)
 
     def parents(self, task: int) -> NDArray[np.int64]:
-        """Ascending ids of the tasks whose results `task` needs."""
+        """Returns the ascending ids of the tasks whose results `task` needs."""
         return self.edges[self.edges[:, 1] == check_index("task", task, self.num_tasks), 0]
 
     def children(self, task: int) -> NDArray[np.int64]:
-        """Ascending ids of the tasks that need the result of `task`."""
+        """Returns the ascending ids of the tasks that need the result of `task`."""
         return self.edges[self.edges[:, 0] == check_index("task", task, self.num_tasks), 1]
 
     def topological_order(self) -> NDArray[np.int64]:
-        """int64[n], every parent before its children: repeatedly the smallest id whose parents are all placed."""
+        """Returns int64[n], every parent before its children; the smallest id whose parents are placed comes next."""
         return self._kahn
 
     def coarsened(self, num_tasks: int) -> Self:
-        """The same work in at most `num_tasks` tasks; tasks of different pins stay apart.
+        """Returns the same work in at most `num_tasks` tasks; tasks with different pins stay apart.
 
-        A graph has bytes by task, so that what merged tasks need not send is an assumption. A task's result, its
-        `download_bytes`, is one piece of data: all children need it, and the user does where there are none. What a
-        task with parents sends are their results, all of each where its `upload_bytes` suffice, and else the same
-        share of each; what is left over comes from the UE. Tasks that are merged send a result once that they take
-        whole. Files of workflows and networks say which task uses what: `num_tasks=` of their readers assumes nothing.
+        A graph has bytes by task, so the bytes that merged tasks need not send are an assumption. A task's result, its
+        `download_bytes`, is one piece of data. All children need the result, or the user if there are no children. A
+        task with parents sends their results: all of each result if its `upload_bytes` suffice, else the same share of
+        each. Its remaining bytes come from the UE. Merged tasks send a result once if they need all of it. Files of
+        workflows and networks name the data of each task, so `num_tasks=` of their readers needs no assumption.
 
-        How tasks are merged is that of `Dataflow.coarsened`: without cycles, even, with few bytes between them. A
-        merged task is called after the first of its tasks.
+        The algorithm is that of `Dataflow.coarsened`: it leaves no cycle and few bytes between tasks of similar work. A
+        merged task has the name of the first of its tasks.
 
         Args:
-            num_tasks: at least 1; a graph of no more tasks stays as it is.
+            num_tasks: most tasks, at least 1; a graph with no more tasks stays the same.
 
         Raises:
-            InputError: a number below 1, or one of fewer tasks than pins allow; a graph that is too large.
+            InputError: `num_tasks` is below 1 or below the number of parts that pins keep apart, or the graph is too
+                large.
         """
         traffic = traffic_by_task(self.upload_bytes, self.download_bytes, self.edges)
         merged = parts(self.cycles, self.edges, traffic, num_tasks, self.pins)
@@ -170,7 +171,7 @@ class TaskGraph:
         )
 
     def to_networkx(self) -> nx.DiGraph:
-        """A DiGraph on nodes 0..n-1 with attributes cycles, upload_bytes, download_bytes, name, and the pin if any."""
+        """Returns a DiGraph on nodes 0..n-1 with cycles, upload_bytes, download_bytes, name, and the pin if any."""
         import networkx as nx
 
         graph = nx.DiGraph()
@@ -186,12 +187,11 @@ class TaskGraph:
     def from_networkx(cls, graph: nx.DiGraph) -> Self:
         """Builds a graph from a DiGraph whose nodes carry cycles, upload_bytes and download_bytes.
 
-        The order of the nodes in `graph` gives the ids. A task's name is its node's attribute `name` where there is
-        one (so that `to_networkx` loses nothing), else the node itself as a string; its pin is the attribute `pin`,
-        else "any".
+        The order of the nodes in `graph` gives the ids. A task's name is the node's attribute `name` if there is one
+        (so `to_networkx` loses nothing), else the node as a string. A task's pin is the attribute `pin`, else "any".
 
         Raises:
-            InputError: if `graph` is no DiGraph, a node lacks an attribute, or the graph is none the class accepts.
+            InputError: `graph` is no DiGraph, a node lacks an attribute, or `TaskGraph` refuses the values.
         """
         import networkx as nx
 
@@ -220,18 +220,18 @@ class TaskGraph:
         return hash((self.names, self.pins, *(getattr(self, field).tobytes() for field in (*_COSTS, "edges"))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Through the constructor: a plain copy or unpickling would give writable, unchecked arrays.
+        # The constructor checks the arrays and makes them read-only; a plain copy or unpickling would not.
         return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     @cached_property
     def _kahn(self) -> NDArray[np.int64]:
         if (self.edges[:, 0] < self.edges[:, 1]).all():
-            return _read_only(np.arange(self.num_tasks))  # already topological: the smallest ready id is the next one
+            return _read_only(np.arange(self.num_tasks))  # already topological: the smallest ready id comes next
         return _read_only(smallest_first(self.edges, np.arange(self.num_tasks)))
 
 
 def levels(graph: TaskGraph) -> NDArray[np.int64]:
-    """int64[n], the most edges on a way to each task."""
+    """Returns the level of each task: the most edges on a path to the task, int64[n]."""
     level, children = [0] * graph.num_tasks, children_of(graph)
     for task in graph.topological_order().tolist():
         for child in children[task]:
@@ -240,7 +240,7 @@ def levels(graph: TaskGraph) -> NDArray[np.int64]:
 
 
 def children_of(graph: TaskGraph) -> list[list[int]]:
-    """Of every task the ascending ids of those that need its result."""
+    """Returns for every task the ascending ids of the tasks that need its result."""
     children: list[list[int]] = [[] for _ in range(graph.num_tasks)]
     for parent, child in graph.edges.tolist():
         children[parent].append(child)
@@ -248,7 +248,7 @@ def children_of(graph: TaskGraph) -> list[list[int]]:
 
 
 def check_index(field: str, value: Any, size: int) -> int:
-    """`value`, a Python or numpy integer in [0, size), as an int; raises InputError for anything else."""
+    """Returns `value`, a Python or numpy integer in [0, size), as an int; raises InputError for other values."""
     try:
         index = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -264,28 +264,28 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _number_array(field: str, values: Any, kinds: str, accepted: str) -> NDArray[Any]:
-    """`values` as an array whose dtype is of one of `kinds`; an empty one may have any dtype."""
+    """Returns `values` as an array with a dtype of one of `kinds`; an empty array may have any dtype."""
     try:
         array = np.asarray(values)
-        # numpy reads [1, True] as two integers; an array's own dtype says what its values are.
+        # numpy reads [1, True] as two integers; an array needs no look at its entries.
         has_bool = not hasattr(values, "__array__") and any(
             isinstance(value, (bool, np.bool_)) for value in np.asarray(values, dtype=object).flat
         )
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{field} is {shorten(values)}; accepted: {accepted}") from None
     if has_bool or (array.size and array.dtype.kind not in kinds):
-        type_found = "bool" if has_bool else array.dtype
-        raise InputError(f"{field} has values of type {type_found} ({shorten(values)}); accepted: {accepted}")
+        dtype = "bool" if has_bool else array.dtype
+        raise InputError(f"{field} has values of type {dtype} ({shorten(values)}); accepted: {accepted}")
     return array
 
 
 def _cost_vector(field: str, values: Any) -> NDArray[np.float64]:
-    """A checked read-only copy of `values`."""
+    """Returns a checked read-only copy of `values`."""
     accepted = "a vector of finite numbers >= 0, one per task"
     array = _number_array(field, values, "iuf", accepted)
     if array.ndim != 1 or not array.size:
         raise InputError(f"{field} has shape {array.shape}; accepted: {accepted} (at least one task)")
-    with np.errstate(over="ignore"):  # a long double beyond float64 becomes inf, and is refused as such
+    with np.errstate(over="ignore"):  # a long double beyond float64 becomes inf, which is refused below
         costs = array.astype(np.float64) + 0.0  # -0.0 becomes 0.0, so that equal graphs have equal bytes
     wrong = ~(np.isfinite(costs) & (costs >= 0))
     if wrong.any():
@@ -318,7 +318,7 @@ def _check_pins(pins: Any, num_tasks: int) -> tuple[str, ...]:
 
 
 def _edge_array(values: Any, num_tasks: int) -> NDArray[np.int64]:
-    """A checked, sorted, read-only copy of `values`."""
+    """Returns a checked, sorted, read-only copy of `values`."""
     accepted = f"(parent, child) pairs of integers in [0, {num_tasks - 1}]"
     if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) and not hasattr(values, "__array__"):
         values = list(values)  # a set, a generator, a networkx edge view
@@ -345,14 +345,16 @@ def _edge_array(values: Any, num_tasks: int) -> NDArray[np.int64]:
 
 
 def smallest_first(edges: NDArray[np.int64], keys: NDArray[Any]) -> NDArray[np.int64]:
-    """Kahn's algorithm with a heap: of the tasks whose parents are placed, the one of smallest key, then smallest id.
+    """Returns a topological order by Kahn's algorithm with a heap, O(m + n log n).
+
+    Of the tasks whose parents are placed, the task of smallest key comes next; on ties, the smallest id.
 
     Args:
         edges: int64[m, 2], rows (parent, child) in lexicographic order.
         keys: [n], one for each task.
 
     Returns:
-        int64[n] task ids, fewer if there is a cycle. O(m + n log n).
+        int64[n] task ids; fewer than n if there is a cycle.
     """
     num_tasks, keys = len(keys), keys.tolist()
     starts = np.searchsorted(edges[:, 0], np.arange(num_tasks + 1)).tolist()
@@ -372,9 +374,9 @@ def smallest_first(edges: NDArray[np.int64], keys: NDArray[Any]) -> NDArray[np.i
 
 
 def _find_cycle(edges: NDArray[np.int64], placed: NDArray[np.int64]) -> list[int]:
-    """The tasks of one cycle in the direction of its edges; `placed` are those that Kahn's algorithm could order."""
+    """Returns the tasks of one cycle along its edges; `placed` are the tasks that Kahn's algorithm could order."""
     left = edges[~np.isin(edges, placed).any(axis=1)]
-    # Every task left over has a parent that is left over, so walking up must come back to a task seen before.
+    # Every unplaced task has an unplaced parent, so a walk from parent to parent comes back to a task seen before.
     parent_of = dict(left[:, ::-1].tolist())
     task = next(iter(parent_of))
     walk: dict[int, int] = {}

@@ -1,8 +1,8 @@
 """Offloading one DAG as a decision process: actions, features, reward, `reset` and `step`.
 
-`process` has the transitions, `reward` what they earn, `features` what a policy is told, `rules` how the rest of a plan
-is completed quickly, and `actions` the one encoding of a decision as a number. `offloading` makes an environment of it,
-with a new application each episode that `generator` draws; `gym` has it for Gymnasium.
+`process` has the transitions, `reward` their rewards, `features` the inputs of a policy, `rules` the quick rules that
+complete a plan, and `actions` the encoding of a decision as a number. `offloading` is the environment for reinforcement
+learning; `generator` draws its applications, a new one each episode. `gym` is the environment for Gymnasium.
 """
 
 from mrlato_jax.environment.generator import Applications

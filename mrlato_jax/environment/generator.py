@@ -1,8 +1,8 @@
-"""Applications drawn in JAX, a new one for each key: what `dag.daggen` and `dag.families` draw with numpy.
+"""A generator of applications in JAX, with the distributions of `dag.daggen` and `dag.families`.
 
-`Applications` says what is drawn. `numbers` turns that into arrays, so that one program draws from any family, or from
-many of them in turn. `draw` is pure and safe under `jax.jit` and `jax.vmap`; the padded size is fixed. The same key
-gives the same application; numpy's generator gives other ones, of the same distribution.
+`Applications` describes a distribution. `numbers` converts it to arrays, so that one program draws from any family, or
+from several in turn. `draw` is pure and safe under `jax.jit` and `jax.vmap`; the padded size is fixed. The same key
+gives the same application. The numpy generators of `dag` draw other applications of the same distribution.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ from mrlato_jax.mec.graph_arrays import GraphArrays
 from mrlato_jax.mec.system import BITS_PER_BYTE, System, of_servers
 
 SHAPES = ("levels", "stages")
-MOST_TASKS = 512  # padded: choosing parents compares [N, N, N] numbers
-ROWS = 48  # vectors of random numbers that an application takes, at most
-ROUNDING = 1e-6  # relative: float32 may give 4.9999995 for 25**0.5
+MOST_TASKS = 512  # limit of the padded size N: the choice of parents compares [N, N, N] numbers
+ROWS = 48  # most vectors of random numbers for an application
+ROUNDING = 1e-6  # relative tolerance: float32 may give 4.9999995 for 25**0.5
 
 Pair = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Applications:
-    """What applications are drawn from. Each pair is the least and the most, between which each one draws uniformly.
+    """A distribution of applications. Each pair is (least, most) of a uniform draw.
 
     The defaults are the paper's Experiment 2 with 20 tasks.
 
     Attributes:
-        num_tasks: integers; the second is the padded size N where no more is asked for.
-        shape: "levels" (`daggen`, with the five settings that follow) or "stages" (`StagedFamily`).
+        num_tasks: integers; the second is the default padded size N.
+        shape: "levels" (`daggen`, with the four settings below) or "stages" (`StagedFamily`).
         fat: width of the levels, in [0, 1].
         density: share of the level above that a task may depend on, in [0, 1].
-        regularity: how far a level's width may deviate, in [0, 1].
-        jump: integers; how many levels an edge of an application may span at most.
-        upload_bytes: of each task, whole bytes.
-        download_bytes: of each task; None: as many as it uploads.
-        cycles: of each task; None: `cycles_per_byte` times its upload bytes, divided by the application's ccr.
-        ccr: ratios of communication to computation, one of which each application has.
-        cycles_per_byte: at ccr 1.
-        costs: in place of the five before, by how much tasks and stages deviate; `meant_for` gives the scale.
-        meant_for: the system that `costs` refer to, of which the first server counts.
-        pinned: whether some tasks may run on the UE alone or on servers alone, as in `families`.
+        regularity: greatest deviation of a level's width, in [0, 1].
+        jump: integers; most levels that an edge of an application may span.
+        upload_bytes: bytes that each task uploads, whole bytes.
+        download_bytes: bytes that each task downloads; None: as many as it uploads.
+        cycles: cycles of each task; None: `cycles_per_byte` times its upload bytes, divided by the application's ccr.
+        ccr: ratios of communication to computation; each application has one of them.
+        cycles_per_byte: cycles per byte at ccr 1.
+        costs: deviations of tasks and stages, in place of the five fields above; `meant_for` gives the scale.
+        meant_for: the system that `costs` refer to; its first server counts.
+        pinned: whether some tasks may run only on the UE or only on servers, as in `families`.
 
     Raises:
-        InputError: a field outside of what is said here.
+        InputError: a field is outside its range.
     """
 
     num_tasks: tuple[int, int] = (20, 20)
@@ -102,7 +102,7 @@ class Applications:
             raise InputError(f"ccr is {shorten(self.ccr)}; accepted: a sequence of at least one positive number")
         for i, ratio in enumerate(self.ccr):
             check_number(f"ccr[{i}]", ratio, low=0.0, open_low=True)
-        object.__setattr__(self, "ccr", tuple(self.ccr))  # equal by value and hashable, whatever was given
+        object.__setattr__(self, "ccr", tuple(self.ccr))  # a tuple is equal by value and hashable
         check_number("cycles_per_byte", self.cycles_per_byte, low=0.0)
         if self.costs is not None:
             check_type("costs", self.costs, Costs)
@@ -112,38 +112,38 @@ class Applications:
     def _check_pair(self, field: str, **bounds: Any) -> None:
         pair = getattr(self, field)
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise InputError(f"{field} is {shorten(pair)}; accepted: the least and the most, two numbers")
+            raise InputError(f"{field} is {shorten(pair)}; accepted: two numbers, the least and the most")
         for place, value in zip(("least", "most"), pair, strict=True):
             check_number(f"{field} ({place})", value, **bounds)
         if pair[0] > pair[1]:
-            raise InputError(f"{field} is {shorten(pair)}; accepted: the least first")
+            raise InputError(f"{field} is {shorten(pair)}; accepted: the least before the most")
         object.__setattr__(self, field, tuple(pair))
 
     @classmethod
     def of_family(cls, family: Family) -> Applications:
-        """What `family.sample` draws from; its system is `families`' matter, and here only scales its costs.
+        """Returns the distribution that `family.sample` draws from. The family's system only scales its costs.
 
         Raises:
-            InputError: a family of a class that is not known here.
+            InputError: the family is of an unknown class.
         """
-        drawn: dict[str, Any] = {"num_tasks": (family.num_tasks, family.num_tasks), "pinned": family.pinned}
+        fields: dict[str, Any] = {"num_tasks": (family.num_tasks, family.num_tasks), "pinned": family.pinned}
         if isinstance(family, DaggenFamily):
-            drawn |= {"fat": family.fat, "density": family.density}
+            fields |= {"fat": family.fat, "density": family.density}
         elif isinstance(family, StagedFamily):
-            drawn |= {"shape": "stages"}
+            fields |= {"shape": "stages"}
         else:
             accepted = ", ".join(kind.__name__ for kind in (DaggenFamily, WideFamily, StagedFamily))
             raise InputError(f"family is {shorten(family)}; accepted: {accepted}")
         if isinstance(family, WideFamily):
-            drawn |= {"jump": (1, MOST_JUMP)}
+            fields |= {"jump": (1, MOST_JUMP)}
         if family.system is not None:
             costs = STAGED_COSTS if isinstance(family, StagedFamily) else WIDE_COSTS
-            drawn |= {"costs": costs, "meant_for": System(**family.system)}
-        return cls(**drawn)
+            fields |= {"costs": costs, "meant_for": System(**family.system)}
+        return cls(**fields)
 
 
 class Numbers(NamedTuple):
-    """`Applications` as arrays; of several, with a leading axis."""
+    """`Applications` as arrays; several kinds have a leading axis."""
 
     num_tasks: Any  # int32[2]
     staged: Any  # bool
@@ -152,25 +152,25 @@ class Numbers(NamedTuple):
     regularity: Any
     jump: Any  # int32[2]
     upload_bytes: Any  # [2]
-    download_bytes: Any  # [2], negative where as many as uploaded
-    cycles: Any  # [2], negative where in proportion to bytes
-    ccr: Any  # [C], the choices, filled up with the last
-    choices: Any  # int32, how many they are
+    download_bytes: Any  # [2], negative: as many bytes as uploaded
+    cycles: Any  # [2], negative: in proportion to bytes
+    ccr: Any  # [C], the choices, padded with the last choice
+    choices: Any  # int32, number of choices
     cycles_per_byte: Any
     deviates: Any  # bool, whether there are `Costs`
     upload: Any  # [2]
     download: Any  # [2]
-    sigmas: Any  # [2], the most of stages and of tasks
+    sigmas: Any  # [2], greatest sigma of stages and of tasks
     alike: Any
     unusual: Any
-    scales: Any  # [3], of `TASK_SECONDS`: cycles, upload bytes, download bytes
+    scales: Any  # [3], cycles, upload bytes and download bytes of `TASK_SECONDS`
     pinned: Any  # bool
 
 
 def numbers(kinds: Sequence[Applications]) -> Numbers:
-    """What `draw` needs of each kind of application, on the host; leading axis `len(kinds)`."""
+    """Converts each kind of application to arrays for `draw`, on the host; leading axis `len(kinds)`."""
     most_choices = max(len(kind.ccr) for kind in kinds)
-    unasked = (-1.0, -1.0)
+    by_default = (-1.0, -1.0)
 
     def of(kind: Applications) -> Numbers:
         costs, system = kind.costs or WIDE_COSTS, kind.meant_for
@@ -183,8 +183,8 @@ def numbers(kinds: Sequence[Applications]) -> Numbers:
             regularity=kind.regularity,
             jump=kind.jump,
             upload_bytes=kind.upload_bytes,
-            download_bytes=kind.download_bytes or unasked,
-            cycles=kind.cycles or unasked,
+            download_bytes=kind.download_bytes or by_default,
+            cycles=kind.cycles or by_default,
             ccr=(*kind.ccr, *[kind.ccr[-1]] * (most_choices - len(kind.ccr))),
             choices=len(kind.ccr),
             cycles_per_byte=kind.cycles_per_byte,
@@ -207,18 +207,18 @@ def _narrow(values: np.ndarray) -> np.ndarray:
 
 
 class _Layers(NamedTuple):
-    """The levels or stages of one application, and where each task is."""
+    """The levels or stages of one application, and the place of each task."""
 
-    of: jax.Array  # int32[N], of each task
+    of: jax.Array  # int32[N], layer of each task
     own: jax.Array  # int32[N], place of each task in its layer
-    width: jax.Array  # int32[N], of the layer of each task
-    widths: jax.Array  # int32[N], of each layer, 0 where there is none
+    width: jax.Array  # int32[N], width of each task's layer
+    widths: jax.Array  # int32[N], width of each layer, 0 beyond the last layer
 
 
 class _Uniform:
-    """Numbers in [0, 1) of one draw, handed out one after the other.
+    """Random numbers in [0, 1), handed out one after the other.
 
-    They come of one call of the generator, since a call for each would compile ten times as long.
+    One call of the generator draws all of them, since a call for each would take ten times as long to compile.
     """
 
     def __init__(self, key: jax.Array, size: int) -> None:
@@ -242,25 +242,25 @@ class _Uniform:
         return self._take(1)[0, 0]
 
     def integer(self, least: jax.Array, most: jax.Array) -> jax.Array:
-        """int32, from the least to the most, each as likely."""
+        """int32, uniform from the least to the most."""
         return least + jnp.floor((most - least + 1) * self.number()).astype(jnp.int32)
 
     def normal(self) -> jax.Array:
-        """[N], of mean 0 and deviation 1: Box and Muller's, as in `families`."""
+        """[N], normal with mean 0 and deviation 1, by the method of Box and Muller, as in `families`."""
         return jnp.sqrt(-2 * jnp.log1p(-self.vector())) * jnp.cos(2 * jnp.pi * self.vector())
 
 
 def draw(kind: Numbers, key: jax.Array, num_positions: int, *, most_jump: int = 1, pins: bool = False) -> GraphArrays:
     """Draws one application.
 
-    Ids run layer by layer, so that each edge goes from a lower to a higher id.
+    Task ids ascend layer by layer, so that each edge goes from a lower to a higher id.
 
     Args:
         kind: `numbers` of one kind, no leading axis.
-        key: decides the application.
+        key: random key of the application.
         num_positions: N, at least the most tasks of the kind; static.
         most_jump: the most levels that an edge of any kind spans; static.
-        pins: whether to draw pins, where the kind has such; static.
+        pins: whether to draw pins, where the kind has pins; static.
 
     Returns:
         `GraphArrays` of one DAG, no leading axes; float32.
@@ -273,7 +273,7 @@ def draw(kind: Numbers, key: jax.Array, num_positions: int, *, most_jump: int = 
     ends = jnp.cumsum(widths)
     of = jnp.minimum((ends[None, :] <= ids[:, None]).sum(axis=1, dtype=jnp.int32), num_positions - 1)
     starts = ends - widths
-    widths = jnp.clip(n - starts, 0, widths)  # the last level is cut
+    widths = jnp.clip(n - starts, 0, widths)  # cuts the last level
     layers = _Layers(of, ids - starts[of], widths[of], widths)
     of_levels, of_stages = _edges_of_levels(kind, layers, uniform, most_jump), _edges_of_stages(layers, uniform)
     parents = jnp.where(kind.staged, of_stages, of_levels) & mask[:, None] & mask[None, :]
@@ -287,14 +287,14 @@ def _between(uniform: jax.Array, pair: jax.Array) -> jax.Array:
 
 
 def _widths_of_levels(kind: Numbers, n: jax.Array, uniform: _Uniform) -> jax.Array:
-    """int32[N], as `daggen` draws them, before the last one is cut."""
+    """Returns the widths of levels as `daggen` draws them, before the last level is cut: int32[N]."""
     mean = jnp.floor(n ** _between(uniform.number(), kind.fat) * (1 + ROUNDING))
     deviation = kind.regularity * (2 * uniform.vector() - 1)
     return jnp.maximum(1, jnp.floor(mean * (1 + deviation))).astype(jnp.int32)
 
 
 def _widths_of_stages(n: jax.Array, size: int, uniform: _Uniform) -> jax.Array:
-    """int32[N], as `StagedFamily` draws them, 0 beyond the last stage."""
+    """Returns the widths of stages as `StagedFamily` draws them: int32[N], 0 beyond the last stage."""
     most = jnp.minimum(MOST_STAGES, n)
     extra = jnp.floor((most - 1) * uniform.number()).astype(jnp.int32)
     count = jnp.minimum(n, LEAST_STAGES + extra)
@@ -306,7 +306,7 @@ def _widths_of_stages(n: jax.Array, size: int, uniform: _Uniform) -> jax.Array:
 
 
 def _edges_of_levels(kind: Numbers, layers: _Layers, uniform: _Uniform, most_jump: int) -> jax.Array:
-    """bool[N, N], [child, parent]: of each level in reach, as many of its tasks as were drawn for it."""
+    """Returns bool[N, N], [child, parent]. Each child draws how many parents it takes of each level in reach."""
     size = layers.of.shape[0]
     above = jnp.where(layers.of > 0, layers.widths[jnp.maximum(layers.of - 1, 0)], 0)
     density = _between(uniform.number(), kind.density)
@@ -319,7 +319,7 @@ def _edges_of_levels(kind: Numbers, layers: _Layers, uniform: _Uniform, most_jum
         source = jnp.maximum(layers.of - span, 0)
         of_span = (drawn & (spans == span)).sum(axis=1, dtype=jnp.int32)
         wanted += jnp.where(source[:, None] == layers.of[None, :], of_span[:, None], 0)
-    # A uniform subset: those of the lowest random numbers in their level.
+    # The tasks with the lowest random numbers of their level are a uniform subset.
     lots = uniform.matrix()
     alike = layers.of[:, None] == layers.of[None, :]
     before = (alike[None] & (lots[:, None, :] < lots[:, :, None])).sum(axis=-1, dtype=jnp.int32)
@@ -327,7 +327,11 @@ def _edges_of_levels(kind: Numbers, layers: _Layers, uniform: _Uniform, most_jum
 
 
 def _edges_of_stages(layers: _Layers, uniform: _Uniform) -> jax.Array:
-    """bool[N, N], [child, parent]: piece by piece from the stage before, all of it, or from the second last too."""
+    """Returns bool[N, N], [child, parent].
+
+    Parents are the partners in the stage before, or all tasks of that stage, and in some stages also the partners two
+    stages before.
+    """
     full, further = uniform.vector(), uniform.vector()  # by stage
     before = jnp.concatenate([jnp.zeros(1, jnp.int32), layers.widths[:-1]])
     in_full = (full < IN_FULL) & (before * layers.widths <= MOST_IN_FULL)
@@ -344,7 +348,7 @@ def _edges_of_stages(layers: _Layers, uniform: _Uniform) -> jax.Array:
 def _costs(
     kind: Numbers, layers: _Layers, mask: jax.Array, uniform: _Uniform
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Cycles, upload and download bytes, each [N] and 0 on padding, in whole units."""
+    """Returns cycles, upload and download bytes, each [N], 0 on padding, in whole units."""
     plain, deviating = _plain_costs(kind, uniform), _deviating_costs(kind, layers, mask, uniform)
     chosen = [jnp.where(kind.deviates, *both) for both in zip(deviating, plain, strict=True)]
     cycles, upload, download = (jnp.where(mask, jnp.rint(values), 0) for values in chosen)
@@ -363,11 +367,11 @@ def _plain_costs(kind: Numbers, uniform: _Uniform) -> tuple[jax.Array, jax.Array
 def _deviating_costs(
     kind: Numbers, layers: _Layers, mask: jax.Array, uniform: _Uniform
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As `families` draws them by `Costs`."""
-    there = layers.widths > 0
+    """Returns costs as `families` draws them by `Costs`."""
+    exists = layers.widths > 0
 
     def deviation() -> jax.Array:
-        of_stages = _spread(uniform, kind.sigmas[0], there)[layers.of]
+        of_stages = _spread(uniform, kind.sigmas[0], exists)[layers.of]
         factors = jnp.where(mask, of_stages * _spread(uniform, kind.sigmas[1], mask), 0)
         return factors / factors.sum() * mask.sum()
 
@@ -387,14 +391,14 @@ def _deviating_costs(
     return jnp.where(unusual & idle, 0, cycles), jnp.where(sends, upload, 0), jnp.where(sends, download, 0)
 
 
-def _spread(uniform: _Uniform, most: jax.Array, there: jax.Array) -> jax.Array:
-    """Log-normal factors of mean 1 over those that are `there`, their sigma uniform up to `most`."""
-    factors = jnp.where(there, jnp.exp(most * uniform.number() * uniform.normal()), 0)
-    return factors / factors.sum() * there.sum()
+def _spread(uniform: _Uniform, most: jax.Array, exists: jax.Array) -> jax.Array:
+    """Returns log-normal factors of mean 1 over the entries that exist; their sigma is uniform up to `most`."""
+    factors = jnp.where(exists, jnp.exp(most * uniform.number() * uniform.normal()), 0)
+    return factors / factors.sum() * exists.sum()
 
 
 def _pins(kind: Numbers, parents: jax.Array, mask: jax.Array, uniform: _Uniform) -> tuple[jax.Array, jax.Array]:
-    """Whether each task may run on the UE, and on a server: bool[N] each, drawn as `families` does."""
+    """Returns whether each task may run on the UE, and on a server: bool[N] each, drawn as in `families`."""
     on_ue, of_ends = uniform.vector() < 0.5, uniform.number() < 0.5
     at_an_end = ~parents.any(axis=0) | ~parents.any(axis=1)
     chosen = uniform.vector() < MOST_PINNED * uniform.number()

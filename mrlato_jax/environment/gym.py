@@ -1,10 +1,10 @@
-"""The environment for Gymnasium: importing this module registers `mrlato_jax/Offloading-v0`, alone and as a vector.
+"""The environment for Gymnasium. Importing this module registers `mrlato_jax/Offloading-v0`, single and vectorised.
 
     env = gymnasium.make("mrlato_jax/Offloading-v0", applications=Applications(num_tasks=(10, 30)))
     envs = gymnasium.make_vec("mrlato_jax/Offloading-v0", num_envs=64)
 
-`import mrlato_jax` does the same where Gymnasium is imported before it, and `gymnasium.make` of the id
-`mrlato_jax:mrlato_jax/Offloading-v0` without any import. The extra `gym` installs Gymnasium.
+`import mrlato_jax` after `import gymnasium` also registers it. `gymnasium.make` of the id
+`mrlato_jax:mrlato_jax/Offloading-v0` needs no import. The extra `gym` installs Gymnasium.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from mrlato_jax.errors import InputError, check_choice, check_number, shorten
 
 ID = "mrlato_jax/Offloading-v0"
 OBSERVATIONS = ("decision", "graph")
-MOST_SHOWN = 1e6  # in size: quantities are in shares of a DAG's mean local time, and beyond are cut
+MOST_SHOWN = 1e6  # limit of observed quantities, in units of a DAG's mean local time; larger quantities are clipped
 MOST_SEED = 2**32
 
 
 class _Shown(NamedTuple):
-    """What leaves the device after a decision."""
+    """The values that leave the device after a decision."""
 
     observation: Any
     reward: Any
@@ -43,7 +43,7 @@ class _Shown(NamedTuple):
 
 
 def _spaces(env: Offloading, observation: str) -> tuple[spaces.Space[Any], spaces.Discrete]:
-    """Of observations and actions of one episode."""
+    """Returns the spaces of observations and actions of one episode."""
     of_task, of_option = env.num_features
     tasks, actions = env.num_tasks, env.num_actions
 
@@ -64,7 +64,7 @@ def _spaces(env: Offloading, observation: str) -> tuple[spaces.Space[Any], space
 
 
 def _seen(env: Offloading, observation: str, seen: Observation) -> Any:
-    """An observation as its space has it."""
+    """Returns an observation in the form of its space."""
     tasks, options = (jnp.clip(part, -MOST_SHOWN, MOST_SHOWN) for part in (seen.tasks, seen.options))
     if observation == "decision":
         of_decision = tasks[seen.position] * (~seen.placed[seen.position]) if env.in_order else tasks.reshape(-1)
@@ -74,7 +74,7 @@ def _seen(env: Offloading, observation: str, seen: Observation) -> Any:
 
 
 class _Episodes:
-    """`Offloading` with what Gymnasium wants of a decision, in jitted programs."""
+    """`Offloading` in jitted programs that return the values Gymnasium needs."""
 
     def __init__(self, env: Offloading, observation: str) -> None:
         self.env, self.observation = env, observation
@@ -87,14 +87,14 @@ class _Episodes:
         return state, self._show(state, seen, jnp.zeros((), state.scale.dtype), jnp.zeros((), bool))
 
     def _decide(self, state: EpisodeState, action: jax.Array) -> tuple[EpisodeState, _Shown]:
-        may = state.action_mask[action]
+        is_allowed = state.action_mask[action]
         state, seen, reward, _ = self.env.step(state, action)
-        return state, self._show(state, seen, reward, ~may)
+        return state, self._show(state, seen, reward, ~is_allowed)
 
     def _go_on_all(
         self, state: EpisodeState, done: jax.Array, actions: jax.Array, seeds: jax.Array
     ) -> tuple[EpisodeState, _Shown]:
-        """A decision in each episode; those that are `done` begin anew."""
+        """Takes a decision in each episode; episodes that are `done` begin anew."""
         gone_on = jax.vmap(self._decide)(state, actions)
 
         def begin(gone_on: tuple[EpisodeState, _Shown]) -> tuple[EpisodeState, _Shown]:
@@ -116,7 +116,7 @@ class _Episodes:
         )
 
 
-_shared = lru_cache(maxsize=16)(_Episodes)  # environments alike share their programs: a vector of 32 compiles once
+_shared = lru_cache(maxsize=16)(_Episodes)  # equal environments share their programs: 32 of them compile once
 
 
 def _episodes(observation: str, settings: dict[str, Any]) -> _Episodes:
@@ -125,7 +125,7 @@ def _episodes(observation: str, settings: dict[str, Any]) -> _Episodes:
 
 
 def _on_host(shown: _Shown) -> _Shown:
-    shown = jax.tree.map(np.array, shown)  # copies, which may be written to
+    shown = jax.tree.map(np.array, shown)  # writable copies
     if isinstance(shown.observation, dict):  # Gymnasium's integers have 64 bits
         shown.observation["position"] = np.int64(shown.observation["position"])
     return shown
@@ -136,27 +136,28 @@ def _info(shown: _Shown) -> dict[str, Any]:
 
 
 class OffloadingEnv(gymnasium.Env[Any, np.int64]):
-    """One episode at a time.
+    """The environment with one episode at a time.
 
-    `info` has `action_mask`, int8[A], as `action_space.sample(mask=...)` takes it, and `makespan`, seconds, of the
-    tasks placed so far. An action that the mask forbids changes nothing, earns nothing and ends the episode as
-    truncated. `action_masks()` is the mask as sb3-contrib's `MaskablePPO` asks for it.
+    `info` has `action_mask`, int8[A], for `action_space.sample(mask=...)`, and `makespan`, seconds, of the tasks placed
+    so far. An action that the mask forbids changes nothing, earns nothing and ends the episode as truncated.
+    `action_masks()` returns the mask for sb3-contrib's `MaskablePPO`.
 
     Args:
-        observation: "decision", a vector of the next task's features and of what the simulator knows of each action
-            (with a free order, of all tasks' features); or "graph", a dictionary of all that `Observation` has.
-        render_mode: "ansi": `render` returns a line of text. With any other it returns None; Gymnasium warns of such.
-        **settings: as `Offloading` takes them.
+        observation: "decision": a vector of the next task's features (with a free order, of all tasks' features) and of
+            the simulator's quantities of each action. "graph": a dictionary of all fields of `Observation`.
+        render_mode: "ansi": `render` returns a line of text. With any other mode, `render` returns None; Gymnasium
+            warns about such modes.
+        **settings: arguments of `Offloading`.
 
     Raises:
-        InputError: as `Offloading`; or another `observation`.
+        InputError: as `Offloading`, or `observation` is unknown.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (Gymnasium's name)
 
     def __init__(self, observation: str = "decision", render_mode: str | None = None, **settings: Any) -> None:
         self._episodes = _episodes(observation, settings)
-        self.observation_space, self.action_space = copy.deepcopy(self._episodes.spaces)  # each draws on its own
+        self.observation_space, self.action_space = copy.deepcopy(self._episodes.spaces)  # own random state
         self.render_mode = render_mode
         self._state: EpisodeState | None = None
         self._mask = np.ones(self._episodes.env.num_actions, bool)
@@ -165,12 +166,12 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
         """Begins an episode.
 
         Args:
-            seed: of the applications of this and the following episodes.
-            options: {"index": i} takes kind i of the applications, or graph i (system by system for each), instead of
-                drawing one.
+            seed: seed of the applications of this and the later episodes.
+            options: {"index": i} takes kind i of the applications, or graph i, instead of a draw. Indices run through
+                the systems of each kind or graph first.
 
         Raises:
-            InputError: another option, or an index that is not there.
+            InputError: an option is unknown, or the index is out of range.
         """
         super().reset(seed=seed)
         index = _index(options, self._episodes.env.num_episodes)
@@ -182,10 +183,10 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
         """Takes a decision.
 
         Raises:
-            InputError: an action that is not in the action space, or no episode has begun.
+            InputError: the action is not in the action space, or no episode has begun.
         """
         if self._state is None:
-            raise InputError("step was called before reset; accepted: reset first")
+            raise InputError("step was called before reset; accepted: reset before step")
         if not self.action_space.contains(action):
             raise InputError(f"action is {shorten(action)}; accepted: 0 to {self._episodes.env.num_actions - 1}")
         self._state, shown = self._episodes.decide(self._state, action)
@@ -198,11 +199,11 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
         return shown.observation, float(shown.reward), bool(shown.terminated), bool(shown.truncated), info
 
     def action_masks(self) -> np.ndarray:
-        """Which actions may be taken next: bool[A]."""
+        """Returns whether each action is allowed next: bool[A]."""
         return self._mask
 
     def render(self) -> str | None:
-        """How many tasks are placed and when the last of them ends, as text."""
+        """Returns a line of text: the number of placed tasks, and the makespan of these tasks."""
         if self.render_mode != "ansi" or self._state is None:
             return None
         state = jax.device_get(self._state)
@@ -211,14 +212,14 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
 
 
 class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
-    """Many episodes side by side, in one jitted program.
+    """The environment with many episodes side by side, in one jitted program.
 
-    After an episode ends, the next step ignores its action and begins another one (`AutoresetMode.NEXT_STEP`). `info`
+    After an episode ends, the next step ignores the action and begins a new episode (`AutoresetMode.NEXT_STEP`). `info`
     has `action_mask`, int8[B, A], and `makespan`, float[B], seconds.
 
     Args:
         num_envs: B.
-        observation, **settings: as `OffloadingEnv` takes them.
+        observation, **settings: as in `OffloadingEnv`.
         render_mode: None.
 
     Raises:
@@ -245,11 +246,11 @@ class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
         """Begins all episodes.
 
         Args:
-            seed: of all of them.
-            options: {"index": i} as `OffloadingEnv.reset` takes it, or with a sequence of B, one for each episode.
+            seed: seed of all episodes.
+            options: {"index": i} as in `OffloadingEnv.reset`, or with a sequence of B indices, one for each episode.
 
         Raises:
-            InputError: as there.
+            InputError: as `OffloadingEnv.reset`.
         """
         super().reset(seed=seed)
         index = _index(options, self._episodes.env.num_episodes, self.num_envs)
@@ -265,10 +266,10 @@ class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
         """Takes a decision in each episode.
 
         Raises:
-            InputError: actions that are not in the action space, or no episode has begun.
+            InputError: an action is not in the action space, or no episode has begun.
         """
         if self._state is None:
-            raise InputError("step was called before reset; accepted: reset first")
+            raise InputError("step was called before reset; accepted: reset before step")
         actions = np.asarray(actions)
         most = self._episodes.env.num_actions
         if (
@@ -287,18 +288,18 @@ class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
 
 
 def _index(options: dict[str, Any] | None, count: int, num_envs: int = 0) -> Any:
-    """The index that options ask for, or as many as there are environments; None where they do not."""
+    """Returns the index in the options, or `num_envs` indices; None without an index."""
     unknown = sorted(set(options or ()) - {"index"})
     if unknown:
         raise InputError(f"options has {shorten(unknown)}; accepted: index")
     index = (options or {}).get("index")
     several = num_envs > 0 and isinstance(index, Sequence | np.ndarray)
-    given: list[Any] = list(index) if several else [] if index is None else [index]  # type: ignore[arg-type]
-    if several and len(given) != num_envs:
-        raise InputError(f"options['index'] has {len(given)} entries; accepted: an integer, or {num_envs} of them")
-    for one in given:
+    indices: list[Any] = list(index) if several else [] if index is None else [index]  # type: ignore[arg-type]
+    if several and len(indices) != num_envs:
+        raise InputError(f"options['index'] has {len(indices)} entries; accepted: an integer, or {num_envs} integers")
+    for one in indices:
         check_number("options['index']", one, low=0, high=count - 1, integer=True)
-    return np.array(given, np.int32) if several else index
+    return np.array(indices, np.int32) if several else index
 
 
 gymnasium.register(

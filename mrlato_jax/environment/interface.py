@@ -1,4 +1,4 @@
-"""What a decoder needs of the surroundings that it decides in; the policy knows no more of the simulator."""
+"""The decoder's interface to the decision process. The policy uses nothing else of the simulator."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ class Surroundings(NamedTuple):
     """The decision processes of R trajectories of each of G DAGs.
 
     Attributes:
-        state: before the first decision; pytree with leading axes [G, R].
+        state: state before the first decision; pytree with leading axes [G, R].
         inputs: pytree with leading axes [G, N], one entry per position.
-        observe: `(state, input [G, ...]) -> [G, R, O]`, what the decoder sees before deciding; with a free order
-            [G, R, N, O], of each task; where servers may be any, of each site besides: [G, R, K + 1, O] and
+        observe: `(state, input [G, ...]) -> [G, R, O]`, the decoder's observation before a decision. With a free order,
+            [G, R, N, O], one for each task. With any_servers, also one for each site: [G, R, K + 1, O] and
             [G, R, N, K + 1, O].
         advance: `(state, input [G, ...], actions [G, R]) -> (state, outcome [G, R])`.
-        allowed: `(state, input [G, ...]) -> bool[G, R, A]`, at least one true; None where all actions always are.
+        allowed: `(state, input [G, ...]) -> bool[G, R, A]`, at least one true; None where all actions are always
+            allowed.
     """
 
     state: Any

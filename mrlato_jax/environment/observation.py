@@ -1,4 +1,4 @@
-"""What the decoder of a policy is told by the simulator before a decision."""
+"""The simulator's quantities that the decoder of a policy sees before a decision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mrlato_jax.mec import latency
 
 
 def num_observed(network: NetworkConfig) -> int:
-    """How many numbers the decoder is told by the simulator; where servers may be any, of each option."""
+    """Returns the number of quantities that the decoder sees; with any_servers, their number for each option."""
     if network.any_servers:
         ahead = features.OPTION_LOOKAHEAD_FEATURES if network.decoder_input == "lookahead" else 0
         return features.OPTION_FEATURES + ahead
@@ -20,7 +20,7 @@ def num_observed(network: NetworkConfig) -> int:
 
 
 def lookahead_evaluations(network: NetworkConfig, num_tasks: int, num_sites: int, channel: str) -> int:
-    """Plans that are simulated to tell the decoder of one trajectory what its decisions lead to."""
+    """Returns the number of plans simulated for the look-ahead quantities of one trajectory."""
     if network.decoder_input != "lookahead":
         return 0
     candidates = 1 if network.in_order else CANDIDATES
@@ -35,11 +35,13 @@ def quantities(
     task: latency.Task,
     steps: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """What a decoder that sees the simulator may be told of `task`: `network` says what, the rest is `rules.outcomes`'.
+    """Returns the simulator's quantities of `task` that a decoder sees.
+
+    The settings of the network select the quantities. The other arguments are those of `rules.outcomes`.
 
     Returns:
-        `features.simulator_features`, or where servers may be any `features.option_features`; and what each site leads
-        to, float[K + 1], 0 for a decoder that does not look ahead.
+        `features.simulator_features`, or with any_servers `features.option_features`; and the outcomes of the sites,
+        float[K + 1], 0 for a decoder that does not look ahead.
     """
     dag, scale = basis.dag, basis.scale
     ends = latency.candidate_ends(dag, queues, task)

@@ -1,4 +1,4 @@
-"""An environment for reinforcement learning: the decision process of `process` on a new application each episode.
+"""The environment for reinforcement learning: the decision process of `process` with a new application each episode.
 
     env = Offloading(Applications(num_tasks=(10, 30)), System())
     state, observation = env.reset(jax.random.key(0))
@@ -24,7 +24,14 @@ from mrlato_jax.config import CANDIDATES, REWARD_SCALES
 from mrlato_jax.dag.families import Family
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment import process
-from mrlato_jax.environment.features import OPTION_FEATURES, Told, encode, num_features, option_features, time_scale
+from mrlato_jax.environment.features import (
+    OPTION_FEATURES,
+    FeatureSettings,
+    encode,
+    num_features,
+    option_features,
+    time_scale,
+)
 from mrlato_jax.environment.generator import MOST_TASKS, Applications, Numbers, draw, numbers
 from mrlato_jax.environment.reward import all_local_cost
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
@@ -34,7 +41,7 @@ from mrlato_jax.mec.graph_arrays import arrays
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import OF_SERVERS, System, host_number, of_servers
 
-TOLD = Told(outlook=True, any_servers=True)  # all that there is, for any number of parents, children and servers
+ALL_FEATURES = FeatureSettings(outlook=True, any_servers=True)  # for any number of parents, children and servers
 
 
 class EpisodeState(NamedTuple):
@@ -42,10 +49,10 @@ class EpisodeState(NamedTuple):
 
     Attributes:
         dag: the application on its system, no leading axes.
-        decisions: what `process.step` carries on; `decisions.queues.makespan` is that of the tasks placed so far.
+        decisions: state of `process.step`; `decisions.queues.makespan` is the makespan of the tasks placed so far.
         tasks: float[N, F], `features.encode` of the DAG.
-        scale: its `features.time_scale`, seconds.
-        action_mask: bool[A], which actions may be taken next.
+        scale: `features.time_scale` of the DAG, seconds.
+        action_mask: bool[A], the actions allowed next.
     """
 
     dag: DagArrays
@@ -56,17 +63,17 @@ class EpisodeState(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What is known before a decision. A pytree of arrays; N is the padded number of tasks, A of actions.
+    """Observation before a decision. A pytree of arrays; N is the padded number of tasks, A the number of actions.
 
     Attributes:
-        tasks: float[N, F], each task by its place in the priority order: its times, its neighbours' and what comes
-            after it (`features.encode`); 0 on padding.
-        parents: bool[N, N], `parents[i, j]`: the task at j is a parent of the one at i.
-        placed: bool[N].
-        position: int32, the task of the highest priority that is not placed: the next one in the priority order.
-        options: float[A, 9], of each action what the simulator knows (`features.option_features`); 0 where it is not
-            allowed.
-        action_mask: bool[A].
+        tasks: float[N, F], features of each task, by place in the priority order: its times, its neighbours' times,
+            and the tasks after it (`features.encode`); 0 on padding.
+        parents: bool[N, N], `parents[i, j]`: the task at j is a parent of the task at i.
+        placed: bool[N], whether each task is placed.
+        position: int32, position of the unplaced task of the highest priority, the next in the priority order.
+        options: float[A, 9], the simulator's quantities of each action (`features.option_features`); 0 where the action
+            is not allowed.
+        action_mask: bool[A], the allowed actions.
     """
 
     tasks: jax.Array
@@ -78,37 +85,37 @@ class Observation(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """An application kind on a system, as arrays; of several, with a leading axis."""
+    """An application kind on a system, as arrays; several have a leading axis."""
 
     kind: Numbers
     rates: tuple[Any, ...]  # ue_hz, the three of `OF_SERVERS` [K] and backhaul_bps
     energy_weight: Any
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # equal by what its fields say
+@dataclasses.dataclass(frozen=True, eq=False)  # `__eq__` below compares the meaning of the fields
 class Offloading:
     """The environment. Each episode places the tasks of one application, one after the other.
 
-    An action is a site: 0 the UE, 1 to K the servers. With `in_order=False` it is `actions.pack` of a position
-    and a site, so that it chooses the next task as well. The reward is minus the growth of the makespan (of the cost),
-    so that rewards sum to minus the whole.
+    An action is a site: 0 the UE, 1 to K the servers. With `in_order=False`, an action is `actions.pack` of a position
+    and a site, and also chooses the next task. The reward is minus the growth of the makespan (of the cost). So the
+    rewards sum to minus the makespan (the cost).
 
-    Equal by value and hashable: programs that are compiled for one environment serve others like it.
+    Environments are equal by value and hashable: a program compiled for one environment serves all equal environments.
 
     Attributes:
-        applications: what applications are drawn from: `Applications`, a `Family`, or a sequence of them, each as
-            likely; or a sequence of `TaskGraph`, of which each episode has one.
-        system: that they run on, or a sequence of systems, each as likely; all of one channel, radio, power and number
-            of servers. By default a family's own where it has one, else `System()`.
-        objective: what is minimised. By default a family's energy weight where it has one, else the makespan. A
-            deadline needs applications that are given as graphs.
+        applications: distribution of the applications: `Applications`, a `Family`, or a sequence of them with equal
+            probabilities; or a sequence of `TaskGraph`, one of them in each episode.
+        system: the system of the applications, or a sequence of systems with equal probabilities; all have the same
+            channel, radio, power and number of servers. By default a family's own system, else `System()`.
+        objective: the objective to minimise. By default a family's energy weight, else the makespan. A deadline needs
+            applications given as graphs.
         in_order: whether tasks are placed in the priority order (13).
-        candidates: with a free order, so many of the ready tasks of the highest priority may be next.
-        reward_scale: "none", rewards are seconds; or "all_local", in shares of the cost of running all on the UE.
+        candidates: with a free order, number of ready tasks, those of the highest priority, that may be next.
+        reward_scale: "none": rewards are seconds; "all_local": rewards are shares of the cost of all tasks on the UE.
         num_positions: N; by default the largest number of tasks.
 
     Raises:
-        InputError: a field that is something else, or systems that are not alike.
+        InputError: a field is out of its range, or systems differ in channel, radio, power or number of servers.
     """
 
     applications: Any = dataclasses.field(default_factory=Applications)
@@ -126,12 +133,12 @@ class Offloading:
         if self.objective is not None:
             check_type("objective", self.objective, Objective)
         if not self.draws:
-            padded_to("applications", self._things, self.num_positions)
-            self._packed  # noqa: B018 (packing checks the rest)
+            padded_to("applications", self._entries, self.num_positions)
+            self._packed  # noqa: B018 (packing checks the other fields)
         elif self.objective is not None and self.objective.deadline_s is not None:
             raise InputError(
                 f"objective has deadline_s {self.objective.deadline_s}; accepted with applications that are drawn: "
-                "None, since each one has its own latency (give applications as graphs)"
+                "None, since each application has its own latency (give applications as graphs)"
             )
         elif self.num_positions is not None:
             most = max(kind.num_tasks[1] for kind, _, _ in self._kinds)
@@ -147,7 +154,7 @@ class Offloading:
 
     @cached_property
     def _value(self) -> tuple[Any, ...]:
-        known = tuple(self._kinds) if self.draws else (self._things, self._systems)
+        known = tuple(self._kinds) if self.draws else (self._entries, self._systems)
         options = (self.in_order, self.candidates, self.reward_scale, self.num_tasks)
         return known, self.objective, *options
 
@@ -156,22 +163,22 @@ class Offloading:
         return hash(self._value)
 
     @cached_property
-    def _things(self) -> tuple[Any, ...]:
-        """What `applications` holds, all of them drawn from or all of them graphs."""
+    def _entries(self) -> tuple[Any, ...]:
+        """The entries of `applications`: all distributions, or all graphs."""
         accepted = "accepted: Applications, a Family, or a sequence of them or of TaskGraph"
         given = self.applications
-        things = [given] if isinstance(given, Applications | Family) else given
-        if not isinstance(things, Sequence) or not things:
-            raise InputError(f"applications is {shorten(things)}; {accepted}")
-        kinds = (TaskGraph,) if isinstance(things[0], TaskGraph) else (Applications, Family)
-        for i, one in enumerate(things):
-            if not isinstance(one, kinds):
-                raise InputError(f"applications[{i}] is {shorten(one)}; {accepted}")
-        return tuple(things)
+        entries = [given] if isinstance(given, Applications | Family) else given
+        if not isinstance(entries, Sequence) or not entries:
+            raise InputError(f"applications is {shorten(entries)}; {accepted}")
+        kinds = (TaskGraph,) if isinstance(entries[0], TaskGraph) else (Applications, Family)
+        for i, entry in enumerate(entries):
+            if not isinstance(entry, kinds):
+                raise InputError(f"applications[{i}] is {shorten(entry)}; {accepted}")
+        return tuple(entries)
 
     @cached_property
     def _systems(self) -> tuple[System, ...]:
-        """What `system` holds; empty where nothing was said."""
+        """The entries of `system`; empty where `system` is None."""
         if self.system is None:
             return ()
         systems = (self.system,) if isinstance(self.system, System) else self.system
@@ -183,28 +190,28 @@ class Offloading:
 
     @cached_property
     def _kinds(self) -> list[tuple[Applications, System, float]]:
-        """Each kind of application with each system that it is met on, and its weight of energy."""
-        made = []
-        for one in self._things:
-            own = one.system if isinstance(one, Family) else None
+        """Each kind of application with each of its systems, and its weight of energy."""
+        kinds = []
+        for entry in self._entries:
+            own = entry.system if isinstance(entry, Family) else None
             systems = self._systems or (_plain(System() if own is None else System(**own)),)
-            weight = one.energy_weight if isinstance(one, Family) else 0.0
+            weight = entry.energy_weight if isinstance(entry, Family) else 0.0
             weight = weight if self.objective is None else self.objective.energy_weight
-            kind = Applications.of_family(one) if isinstance(one, Family) else one
-            made += [(kind, system, weight) for system in systems]
-        first = made[0][1]
-        for _, system, _ in made:
+            kind = Applications.of_family(entry) if isinstance(entry, Family) else entry
+            kinds += [(kind, system, weight) for system in systems]
+        first = kinds[0][1]
+        for _, system, _ in kinds:
             for name in ("channel", "radio", "num_servers", "power"):
                 if getattr(system, name) != getattr(first, name):
                     raise InputError(
                         f"system has {name} {getattr(system, name)!r} for some episodes; accepted: "
-                        f"{getattr(first, name)!r}, as for the first (of applications that are drawn)"
+                        f"{getattr(first, name)!r}, as in the first (with applications that are drawn)"
                     )
-        return made
+        return kinds
 
     @cached_property
     def _rows(self) -> _Row:
-        """`_kinds` as arrays, leading axis their number."""
+        """`_kinds` as arrays; the leading axis is their number."""
         kinds, systems, weights = zip(*self._kinds, strict=True)
         names = ("ue_hz", *OF_SERVERS, "backhaul_bps")
         rates = [np.array([getattr(system, name) for system in systems], np.float32) for name in names]
@@ -212,15 +219,15 @@ class Offloading:
 
     @cached_property
     def _packed(self) -> DagArrays:
-        """Each graph on each system, on the host, leading axis their number."""
-        pairs = list(itertools.product(self._things, self._systems or (System(),)))
+        """Each graph on each system, on the host; the leading axis is their number."""
+        pairs = list(itertools.product(self._entries, self._systems or (System(),)))
         graphs, systems = [graph for graph, _ in pairs], [system for _, system in pairs]
         return pack(graphs, systems, num_positions=self.num_positions, objective=self.objective)
 
     @property
     def draws(self) -> bool:
-        """Whether applications are drawn; if not, they are given as graphs."""
-        return not isinstance(self._things[0], TaskGraph)
+        """Whether applications are drawn from distributions; otherwise they are given as graphs."""
+        return not isinstance(self._entries[0], TaskGraph)
 
     @property
     def num_sites(self) -> int:
@@ -236,28 +243,28 @@ class Offloading:
 
     @property
     def num_actions(self) -> int:
-        """A: sites, or with a free order tasks times sites."""
+        """A: the number of sites; with a free order, the number of tasks times sites."""
         return self.num_sites * (1 if self.in_order else self.num_tasks)
 
     @property
     def num_episodes(self) -> int:
-        """Of which `reset` draws: kinds of applications, or graphs, each on each system."""
+        """Number of entries that `reset` draws from: kinds of applications, or graphs, each on each system."""
         return len(self._kinds) if self.draws else self._packed.mask.shape[0]
 
     @property
     def num_features(self) -> tuple[int, int]:
-        """Of a task and of an option, the last axes of `Observation.tasks` and `Observation.options`."""
-        return num_features(TOLD), OPTION_FEATURES
+        """Numbers of features of a task and of an option: last axes of `Observation.tasks` and of its `options`."""
+        return num_features(ALL_FEATURES), OPTION_FEATURES
 
     def reset(self, key: jax.Array, index: jax.Array | int | None = None) -> tuple[EpisodeState, Observation]:
         """Begins an episode.
 
         Args:
-            key: decides the application and its system.
-            index: of `num_episodes`: which kind of application on which system, graph by graph; by default drawn.
+            key: random key of the application and its system.
+            index: index below `num_episodes` of the kind of application (or graph) and the system; by default drawn.
 
         Returns:
-            The state before the first decision, and what is known there.
+            The state before the first decision, and its observation.
         """
         index_key, key = jax.random.split(key)
         if index is None:
@@ -265,7 +272,7 @@ class Offloading:
         index = jnp.asarray(index)
         dag = self._drawn(index, key) if self.draws else _take(self._packed, index)
         decisions = process.reset(dag)
-        state = EpisodeState(dag, decisions, encode(dag, TOLD), time_scale(dag), self._allowed(dag, decisions))
+        state = EpisodeState(dag, decisions, encode(dag, ALL_FEATURES), time_scale(dag), self._allowed(dag, decisions))
         return state, self.observe(state)
 
     def _drawn(self, index: jax.Array, key: jax.Array) -> DagArrays:
@@ -283,36 +290,36 @@ class Offloading:
         dag = arrays(graph, system, energy_weight=row.energy_weight if priced else None)
         if dag.backhaul is None:
             return dag
-        # The backhaul of a `System` is static; here it is data.
+        # The backhaul rate of a `System` is static; here the rate is data.
         return dataclasses.replace(dag, backhaul=dag.backhaul * (first.backhaul_bps / backhaul_bps))
 
     def step(self, state: EpisodeState, action: jax.Array) -> tuple[EpisodeState, Observation, jax.Array, jax.Array]:
-        """Takes a decision. An action that is not allowed, and any once the episode is done, changes and earns nothing.
+        """Takes a decision. An action that is not allowed changes nothing and earns nothing, as does any after the end.
 
         Args:
-            state: before the decision.
+            state: state before the decision.
             action: int32.
 
         Returns:
-            The state afterwards; what is known there; the reward, float; and whether all tasks are placed, bool.
+            The state after the decision; its observation; the reward, float; and whether all tasks are placed, bool.
         """
-        may = state.action_mask[action] & ~process.is_done(state.dag, state.decisions)
+        counts = state.action_mask[action] & ~process.is_done(state.dag, state.decisions)
         after, reward = process.step(state.dag, state.decisions, action, in_order=self.in_order)
-        after = jax.tree.map(lambda new, old: jnp.where(may, new, old), after, state.decisions)
+        after = jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, state.decisions)
         if self.reward_scale == "all_local":
             reward = reward / all_local_cost(state.dag)
         state = state._replace(decisions=after, action_mask=self._allowed(state.dag, after))
-        return state, self.observe(state), jnp.where(may, reward, 0), process.is_done(state.dag, after)
+        return state, self.observe(state), jnp.where(counts, reward, 0), process.is_done(state.dag, after)
 
     def allowed(self, state: EpisodeState) -> jax.Array:
-        """Which actions may be taken: bool[A]; all of them once the episode is done."""
+        """Returns the allowed actions: bool[A]; all actions after the end of the episode."""
         return state.action_mask
 
     def _allowed(self, dag: DagArrays, decisions: process.State) -> jax.Array:
         return process.allowed(dag, decisions, in_order=self.in_order, candidates=self.candidates)
 
     def observe(self, state: EpisodeState) -> Observation:
-        """What is known before the next decision."""
+        """Returns the observation before the next decision."""
         dag, queues = state.dag, state.decisions.queues
         tasks = jax.tree.map(jnp.asarray, latency.tasks(dag))
         done = process.is_done(dag, state.decisions)
@@ -336,7 +343,7 @@ class Offloading:
 
 
 def _plain(system: System) -> System:
-    """The system with a number for its UE and for each server; what is traced is refused."""
+    """Returns the system with a number for its UE and for each server; refuses traced values."""
     plain: dict[str, Any] = {name: tuple(of_servers(system, name).tolist()) for name in OF_SERVERS}
     return dataclasses.replace(system, ue_hz=float(host_number("System.ue_hz", system.ue_hz)), **plain)
 

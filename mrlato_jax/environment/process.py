@@ -1,9 +1,9 @@
 """The decision process of one DAG: `reset`, `step`, and the actions that are `allowed`.
 
-Pure functions for one DAG, safe under `jax.jit` and `jax.vmap`: a DAG without leading axes, as `mj.arrays` of one
-packed graph gives it, or `jax.vmap` over those of `mj.pack`. Where `in_order` is true, the tasks are placed in the
-priority order (13) and an action is a site; where it is false, an action chooses one of the ready tasks as well
-(`actions`). The state (12) is the DAG and the decisions so far, as the simulator's queues hold them.
+The functions are pure, take one DAG, and are safe under `jax.jit` and `jax.vmap`. One DAG has no leading axes:
+`mj.arrays` of one packed graph, or an entry of `mj.pack` under `jax.vmap`. With `in_order`, the tasks are placed in the
+priority order (13) and an action is a site. Without `in_order`, an action also chooses one of the ready tasks
+(`actions`). The state (12) is the DAG and the decisions so far, which the simulator's queues hold.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from mrlato_jax.mec.arrays import DagArrays
 
 
 class State(NamedTuple):
-    """One DAG between two decisions: what `reset` and `step` return. A pytree.
+    """State of one DAG between two decisions, from `reset` and `step`. A pytree.
 
     Attributes:
-        queues: what the placed tasks leave behind, seconds; `queues.makespan` is that of the tasks placed so far.
-        placed: bool[N], by position in the priority order.
+        queues: state of the resources after the tasks placed so far, seconds; `queues.makespan` is the makespan of
+            these tasks.
+        placed: bool[N], whether each task is placed, by position in the priority order.
     """
 
     queues: latency.Queues
@@ -35,13 +36,13 @@ class State(NamedTuple):
 
 
 def reset(dag: DagArrays) -> State:
-    """The state before the first decision.
+    """Returns the state before the first decision.
 
     Args:
         dag: one DAG, no leading axes.
 
     Raises:
-        InputError: something else.
+        InputError: `dag` is no `DagArrays` or has leading axes.
     """
     _check_one(dag)
     return State(latency.empty_queues(dag), jnp.zeros(dag.mask.shape, bool))
@@ -54,22 +55,22 @@ def _check_one(dag: DagArrays) -> None:
 
 
 def is_done(dag: DagArrays, state: State) -> jax.Array:
-    """Whether every task is placed: bool[], of one DAG without leading axes. Errors as `reset`."""
+    """Returns whether every task is placed: bool[], for one DAG without leading axes. Errors as `reset`."""
     _check_one(dag)
     return (state.placed | ~dag.mask).all()
 
 
 def step(dag: DagArrays, state: State, action: jax.Array, *, in_order: bool = True) -> tuple[State, jax.Array]:
-    """Places one task; once all are placed, nothing changes.
+    """Places one task. After the last task, nothing changes.
 
     Args:
         dag: one DAG, no leading axes.
-        state: before the decision.
-        action: int32, as `actions` packs it; one that is not `allowed` is not refused.
-        in_order: whether the next task of the priority order is placed, and the action is its site.
+        state: state before the decision.
+        action: int32, encoded as in `actions`. An action that is not `allowed` is not refused.
+        in_order: whether the next task of the priority order is placed and the action is its site.
 
     Returns:
-        The state afterwards, and the reward (14): minus the growth of the makespan (of the cost), seconds.
+        The state after the decision, and the reward (14): minus the growth of the makespan (of the cost), seconds.
 
     Raises:
         InputError: as `reset`.
@@ -85,15 +86,15 @@ def step(dag: DagArrays, state: State, action: jax.Array, *, in_order: bool = Tr
 
 
 def allowed(dag: DagArrays, state: State, *, in_order: bool = True, candidates: int = CANDIDATES) -> jax.Array:
-    """Which actions may be taken: bool[A], A = K + 1 or, with a free order, (K + 1) N.
+    """Returns the allowed actions: bool[A], A = K + 1 or, with a free order, (K + 1) N.
 
-    All of them once every task is placed.
+    After the last task, all actions are allowed.
 
     Args:
         dag: one DAG, no leading axes.
-        state: before the decision.
-        in_order: as `step` takes it.
-        candidates: of the ready tasks, so many of the highest priority may be next; with a free order only.
+        state: state before the decision.
+        in_order: as in `step`.
+        candidates: number of ready tasks, those of the highest priority, that may be next; with a free order only.
 
     Raises:
         InputError: as `reset`.
@@ -109,7 +110,7 @@ def allowed(dag: DagArrays, state: State, *, in_order: bool = True, candidates: 
 def place_next(
     dag: DagArrays, queues: latency.Queues, task: latency.Task, site: jax.Array
 ) -> tuple[latency.Queues, jax.Array]:
-    """The one transition: places `task` at `site`; the queues afterwards and the reward (14)."""
+    """Places `task` at `site` and returns the queues after it and the reward (14). All transitions call it."""
     after, _ = latency.step(dag, queues, task, site)
     return after, reward(dag, queues, after)
 
@@ -117,7 +118,7 @@ def place_next(
 def place_at(
     dag: DagArrays, tasks: latency.Task, state: State, position: jax.Array, site: jax.Array
 ) -> tuple[State, jax.Array]:
-    """`place_next` of the task at `position`; nothing changes where it is placed already."""
+    """Places the task at `position` as `place_next`; changes nothing where the task is already placed."""
     task = jax.tree.map(lambda leaf: leaf[position], tasks)
     task = task._replace(valid=task.valid & ~state.placed[position])
     after, earned = place_next(dag, state.queues, task, site)
@@ -125,44 +126,44 @@ def place_at(
 
 
 def makespan_of(dag: DagArrays, actions: jax.Array, *, in_order: bool = True) -> jax.Array:
-    """Makespan of a whole plan, seconds, whatever `DagArrays.prices` say.
+    """Returns the makespan of a whole plan, seconds, independent of `DagArrays.prices`.
 
     Args:
         dag: one DAG, no leading axes.
-        actions: int32[N], as `step` takes them one by one.
-        in_order: as `step` takes it.
+        actions: int32[N], the actions for `step`, one after the other.
+        in_order: as in `step`.
     """
     return jax.lax.scan(partial(step, dag, in_order=in_order), reset(dag), actions)[0].queues.makespan
 
 
 def allowed_tasks(tasks: latency.Task, state: State, candidates: int) -> jax.Array:
-    """`allowed` with a free order, from `latency.tasks` of the DAG."""
+    """Returns `allowed` with a free order, from `latency.tasks` of the DAG."""
     can_be_next = ready(tasks, state.placed)
     positions = most_urgent(can_be_next, candidates)
     compared = jnp.zeros(state.placed.shape, bool).at[positions].set(can_be_next[positions])
     sites = jnp.ones((compared.shape[0], tasks.vm.shape[1] + 1), bool) if tasks.allowed is None else tasks.allowed
-    # Once all are placed, padding is met.
+    # After the last task, a decoder goes on over padding.
     return (jnp.where(compared[:, None], sites, False) | ~can_be_next.any()).reshape(-1)
 
 
 def ready(tasks: latency.Task, placed: jax.Array) -> jax.Array:
-    """Which tasks of one DAG may be placed next: bool[N], those that are not `placed`, bool[N], but whose parents are.
+    """Returns the tasks of one DAG that may be placed next: bool[N], unplaced tasks whose parents are placed.
 
     Args:
         tasks: `latency.tasks` of the DAG.
-        placed: by position in the priority order.
+        placed: bool[N], by position in the priority order.
     """
     waiting = tasks.parents & ~placed[None, :]
     return tasks.valid & ~placed & ~waiting.any(axis=1)
 
 
 def most_urgent(ready: jax.Array, most: int) -> jax.Array:
-    """Positions of the ready tasks of the highest priority: int32[min(most, N)].
+    """Returns the positions of the ready tasks of the highest priority: int32[min(most, N)].
 
-    Where fewer are ready, positions of others fill up.
+    Where fewer tasks are ready, positions of other tasks fill the array.
 
     Args:
         ready: bool[N], by position in the priority order.
-        most: at least 1.
+        most: number of positions, at least 1.
     """
     return jnp.argsort(~ready, stable=True)[:most].astype(jnp.int32)

@@ -10,14 +10,17 @@ from mrlato_jax.mec.latency import Queues, cost
 
 
 def reward(dag: DagArrays, before: Queues, after: Queues) -> jax.Array:
-    """(14) with its sign mended: minus the growth of the makespan (of the cost), seconds. Sums to minus the whole."""
+    """Returns (14) with the corrected sign: minus the growth of the makespan (of the cost), seconds.
+
+    The rewards of a plan sum to minus its makespan (its cost).
+    """
     return cost(dag, before) - cost(dag, after)
 
 
 def all_local_cost(dag: DagArrays) -> jax.Array:
-    """The scale of a DAG's rewards: the UE runs one task after the other, so the sum of `T_ue`, at its price.
+    """Returns the scale of a DAG's rewards: the cost of all tasks on the UE, which is the sum of `T_ue` at its price.
 
-    1 where that is 0.
+    The scale is 1 where this cost is 0.
     """
     total = dag.ue.sum()
     if dag.prices is not None:

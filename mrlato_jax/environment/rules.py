@@ -1,8 +1,8 @@
-"""Quick rules that complete a plan, and what either decision about a task leads to if they decide the rest.
+"""Quick rules that complete a plan, and the outcome of each decision about a task when a rule decides the later tasks.
 
-Parallel rollout (Chang, Givan and Chong, 2004): the HEFT-based rule looks only at the task it decides, so it is run
-with different tolls, and the best result speaks for a decision. The look-ahead planner decides by these outcomes; a
-policy may be shown them.
+This is parallel rollout (Chang, Givan and Chong, 2004). The HEFT-based rule considers only the task that it places. So
+the rule runs with several tolls, and the best result is the outcome of the decision. The look-ahead planner decides by
+these outcomes, and a policy may see them.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.objective import Prices
 from mrlato_jax.mec.system import CHANNELS
 
-# What a rule charges for offloading: so many times the DAG's mean T_ue, and so many times the task's T_ul. The first is
-# the HEFT-based rule; each one after it did most beside those before it, on fresh DAGs of Experiment 1's and 3's
-# training families.
+# Each rule charges for offloading: the first factor times the DAG's mean T_ue plus the second times the task's T_ul.
+# The first rule is the HEFT-based rule. Each later rule added most to the rules before it, on fresh DAGs of the
+# training families of Experiments 1 and 3.
 TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))
-# Where results stay, what a site costs later depends on the site: further rules charge so many times `onward`. The
-# first is that of PEFT. Chosen among a dozen sets on 110 applications as `results.kinds` draws them, with seed 7.
+# Where results stay, the later cost of a site depends on the site. Further rules charge these factors times `onward`.
+# The first is PEFT's rule. Chosen among a dozen sets on 110 applications that `results.kinds` draws with seed 7.
 ONWARD_TOLLS = (1.0, 0.5, 2.0)
 
 
 def tried(rules: int, channel: str) -> int:
-    """How many rules `outcomes` tries under these channel rules: where results stay, `ONWARD_TOLLS` as well."""
+    """Returns the number of rules that `outcomes` tries; where results stay, with those of `ONWARD_TOLLS`."""
     return rules + len(ONWARD_TOLLS) * CHANNELS[channel].results_stay
 
 
 def onward(dag: DagArrays) -> jax.Array | None:
-    """What comes after each task at the least, from each site, if nothing ever waits; None where results return.
+    """Returns the least cost after each task from each site if nothing waits; None where results return.
 
-    The optimistic cost table of PEFT (Arabnejad and Barbosa, IEEE TPDS 2014): of each child the site where its moving,
-    computing and what comes after it cost least; of these the most over the children.
+    This is the optimistic cost table of PEFT (Arabnejad and Barbosa, IEEE TPDS 2014). Each child takes the site with
+    the least cost of moving, computing and the tasks after it. The child of greatest cost counts.
 
     Args:
         dag: one DAG, no leading axes.
@@ -56,8 +56,8 @@ def onward(dag: DagArrays) -> jax.Array | None:
     )
     if dag.allowed is not None:
         computing = jnp.where(dag.allowed, computing, jnp.inf)
-    comes_home = ~dag.parents.any(axis=0)
-    returning = jnp.pad(jnp.where(comes_home[:, None], receiving * dag.downlink, 0), ((0, 0), (1, 0)))
+    without_children = ~dag.parents.any(axis=0)
+    returning = jnp.pad(jnp.where(without_children[:, None], receiving * dag.downlink, 0), ((0, 0), (1, 0)))
     stays = jnp.eye(servers + 1, dtype=bool)
 
     def body(table: jax.Array, position: jax.Array) -> tuple[jax.Array, None]:
@@ -74,10 +74,10 @@ def onward(dag: DagArrays) -> jax.Array | None:
 
 
 class Basis(NamedTuple):
-    """What the rules use of one DAG at each decision, worked out once.
+    """Values of one DAG that the rules use at each decision, computed once.
 
     Attributes:
-        dag: no leading axes.
+        dag: one DAG, no leading axes.
         tasks: its `latency.tasks`.
         scale: its `features.time_scale`, seconds.
         onward: its `onward`, [N, K + 1]; None where results return, and for a decoder that does not look ahead.
@@ -90,7 +90,7 @@ class Basis(NamedTuple):
 
 
 def basis_of(dag: DagArrays) -> Basis:
-    """The `Basis` of one DAG, no leading axes."""
+    """Returns the `Basis` of one DAG without leading axes."""
     return Basis(dag, latency.tasks(dag), time_scale(dag), onward(dag))
 
 
@@ -103,9 +103,12 @@ def place_sooner(
 ) -> tuple[latency.Queues, jax.Array]:
     """Places one task where its own result costs least, ties at a server.
 
-    The cost is when the result is at the UE (or where it stays); with `DagArrays.prices`, what they make of that time,
-    of computing and of transfers. A server's result counts as `toll` seconds later than it is, and each site costs
-    `later` [K + 1] more.
+    The cost is the time at which the result is at the UE (or where the result stays). With `DagArrays.prices`, the cost
+    is the price of this time, of computing and of transfers. `toll` seconds are added to the time of a server's result,
+    and `later` [K + 1] to the cost of each site.
+
+    Returns:
+        The queues after the task, and its site.
     """
     ends = latency.candidate_ends(dag, queues, task)
     local, offloaded = ends.ue, ends.download + toll
@@ -122,7 +125,7 @@ def place_sooner(
 
 
 def where_allowed(task: latency.Task, local: jax.Array, offloaded: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What the UE and each server cost or take, infinite where a pin forbids the site."""
+    """Returns the costs or times of the UE and of each server, infinite where a pin forbids the site."""
     if task.allowed is None:
         return local, offloaded
     return jnp.where(task.allowed[0], local, jnp.inf), jnp.where(task.allowed[1:], offloaded, jnp.inf)
@@ -136,18 +139,20 @@ def outcomes(
     task: latency.Task,
     steps: tuple[jax.Array | int, jax.Array | int] | None = None,
 ) -> jax.Array:
-    """The least cost, mostly the makespan, that any of the rules reaches from each decision about one task.
+    """Returns the least cost, mostly the makespan, that any of the rules reaches from each decision about one task.
 
     Args:
-        basis: of one DAG.
-        rules: how many of `TOLLS` are tried.
-        queues: what the placed tasks left behind.
-        left: bool[N], what is not placed, `task` among it; no parent of a placed one is. Decided by position.
-        task: the one to be decided.
-        steps: (first, last + 1), positions between which all lies that is left beside `task`; by default any.
+        basis: `Basis` of one DAG.
+        rules: number of `TOLLS` to try.
+        queues: state after the placed tasks.
+        left: bool[N], the unplaced tasks, with `task`; all parents of placed tasks are placed. The rules place them in
+            order of position.
+        task: the task to decide.
+        steps: (first, last + 1), a range of positions that holds all unplaced tasks but `task`; by default all
+            positions.
 
     Returns:
-        float[K + 1], seconds, of each site; infinite where a pin forbids it.
+        float[K + 1], seconds, for each site; infinite where a pin forbids the site.
     """
     dag, tasks = basis.dag, basis.tasks
     ends = latency.candidate_ends(dag, queues, task)
@@ -160,9 +165,9 @@ def outcomes(
 
     def completed(queues: latency.Queues, toll: jax.Array) -> jax.Array:
         def body(position: jax.Array, queues: latency.Queues) -> latency.Queues:
-            next_one = jax.tree.map(lambda leaf: leaf[position], tasks)._replace(valid=others[position])
+            next_task = jax.tree.map(lambda leaf: leaf[position], tasks)._replace(valid=others[position])
             later = None if basis.onward is None else toll[2] * basis.onward[position]
-            return place_sooner(dag, queues, next_one, toll[0] * basis.scale + toll[1] * next_one.uplink, later)[0]
+            return place_sooner(dag, queues, next_task, toll[0] * basis.scale + toll[1] * next_task.uplink, later)[0]
 
         return latency.cost(dag, jax.lax.fori_loop(first, end, body, queues))
 
@@ -176,15 +181,15 @@ def outcomes(
 
 @cache
 def evaluations(rules: int, num_tasks: int, candidates: int = 1, num_sites: int = 2) -> int:
-    """Plans that `outcomes` simulates along one DAG, by their steps.
+    """Returns the number of plans that `outcomes` simulates along one DAG: its simulated steps / `num_tasks`.
 
-    In the given order each rule completes n - 1, then n - 2, ... further tasks for each site: with two sites as many as
-    n - 1 plans have.
+    In the priority order, each rule places n - 1, then n - 2, ... further tasks for each site. With two sites, these
+    are the steps of n - 1 plans.
 
     Args:
-        rules: that are tried (`tried`).
+        rules: number of rules (`tried`).
         num_tasks: n.
-        candidates: the most tasks that are compared at each step; as many as are left are taken to be.
+        candidates: most tasks compared at each step. All unplaced tasks are assumed to be ready.
         num_sites: K + 1.
     """
     steps = sum(min(candidates, left) * num_sites * rules * (left - 1) for left in range(1, num_tasks + 1))

@@ -1,4 +1,4 @@
-"""The decision process as a decoder meets it: R trajectories of each of G DAGs, side by side."""
+"""The decision process for a decoder: R trajectories of each of G DAGs, side by side."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mrlato_jax.mec.arrays import DagArrays
 
 
 def surroundings(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
-    """The decision processes of R trajectories of each DAG; outcomes are rewards (14).
+    """Returns the decision processes of R trajectories of each DAG; outcomes are rewards (14).
 
     Args:
-        network: says whether actions choose the order, and what the decoder sees of the simulator.
-        dags: leading axis G.
+        network: settings of the network: whether actions choose the order, and the decoder's view of the simulator.
+        dags: DAGs with leading axis G.
         rollouts: R.
     """
     return (_in_priority_order if network.in_order else _in_free_order)(network, dags, rollouts)
 
 
 def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
-    """All DAGs are at the same position of their priority order, whose task is the input of each step."""
+    """Returns processes in the priority order; all DAGs are at the same position, whose task is the step's input."""
     bases = _bases(network, dags)
     last = dags.mask.sum(axis=-1, dtype=jnp.int32).max()
 
@@ -49,13 +49,13 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
     def observe(queues: latency.Queues, tasks: latency.Task) -> jax.Array:
         if not network.sees_simulator:
             return jnp.zeros((*queues.makespan.shape, 0), bases.scale.dtype)
-        # What is seen depends on the times piecewise, as plans do: nothing is to be differentiated.
+        # Observations are piecewise functions of the times, as plans are. So no gradient passes through them.
         state = jax.lax.stop_gradient((bases, queues, tasks))
         all_seen = jax.vmap(jax.vmap(seen, in_axes=(None, 0, None, None)), in_axes=(0, 0, 0, None))
         return jax.lax.platform_dependent(
-            # A number for all, the position can bound a loop.
+            # The position is the same for all DAGs, so it can bound a loop.
             cpu=lambda: all_seen(*state, (tasks.position[0] + 1, last)),
-            # An accelerator waits for the host at each step of a loop whose length is not known when it is compiled.
+            # On an accelerator, a loop of a length unknown at compile time waits for the host at each step.
             default=lambda: all_seen(*state, None),
         )
 
@@ -71,7 +71,7 @@ def _in_priority_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -
 
 
 def _bases(network: NetworkConfig, dags: DagArrays) -> rules.Basis:
-    """`rules.basis_of` each DAG; without `onward`, where the decoder does not look ahead."""
+    """Returns `rules.basis_of` of each DAG, without `onward` where the decoder does not look ahead."""
     bases = jax.vmap(rules.basis_of)(dags)
     return bases if network.decoder_input == "lookahead" else bases._replace(onward=None)
 
@@ -82,16 +82,16 @@ def _ahead_of_options(basis: rules.Basis, queues: latency.Queues, outcomes: jax.
 
 
 def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Surroundings:
-    """Actions choose the order too, among `CANDIDATES` tasks whose parents are placed."""
+    """Returns processes whose actions choose the order too, among `CANDIDATES` ready tasks."""
     bases = _bases(network, dags)
     graphs, size = dags.mask.shape
 
     def observe(basis: rules.Basis, state: State) -> jax.Array:
         tasks, scale = basis.tasks, basis.scale
         of_sites = (basis.dag.num_sites,) if network.any_servers else ()
-        untold = jnp.zeros((size, *of_sites, num_observed(network)), scale.dtype)
+        nothing = jnp.zeros((size, *of_sites, num_observed(network)), scale.dtype)
         if not network.sees_simulator:
-            return untold
+            return nothing
         can_be_next = ready(tasks, state.placed)
         positions = most_urgent(can_be_next, CANDIDATES)
         compared = jax.tree.map(lambda leaf: leaf[positions], tasks)
@@ -106,7 +106,7 @@ def _in_free_order(network: NetworkConfig, dags: DagArrays, rollouts: int) -> Su
             seen = jnp.concatenate([seen, ahead], axis=-1)
         elif network.decoder_input == "lookahead":
             seen = jnp.concatenate([seen, features.candidate_features(scale, outcomes, candidates)], axis=1)
-        return untold.at[positions].set(seen)
+        return nothing.at[positions].set(seen)
 
     def advance(dag: DagArrays, tasks: latency.Task, state: State, action: jax.Array) -> tuple[State, jax.Array]:
         position, site = coding.position_of(action, dag.num_sites), coding.site_of(action, dag.num_sites)

@@ -1,1 +1,1 @@
-"""A trained policy for other programs: load, plan, adapt, save, export, pictures, and the command."""
+"""Trained policies in other programs: loading, planning, adapting, saving, export, pictures and the command."""

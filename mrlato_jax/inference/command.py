@@ -1,4 +1,4 @@
-"""The command `mrlato-offload`: a file of an application in, plans, their makespans and pictures out."""
+"""The command `mrlato-offload`: reads an application from a file, prints plans with makespans, and draws pictures."""
 
 from __future__ import annotations
 
@@ -51,32 +51,32 @@ from mrlato_jax.progress import Attended, OutOfTimeError, format_table, table_he
 
 HELP = """Decides which tasks of an application to run on a device and which to offload to an edge server.
 
-An application is a set of tasks, some of which need results of others. The command reads it from a file, compares
-plans for it, and says where the best plan runs each task:
+An application is a set of tasks, some of which need results of others. The command reads the application from a file,
+compares plans, and prints where the best plan runs each task:
 
     mrlato-offload --graph=app.json --uplink_mbps=7 --downlink_mbps=7
 
 Files: our own JSON, WfCommons' WfFormat, networkx's node-link data and SAGA's graphs (.json), DOT (.dot, .gv), GraphML,
-GML, the Standard Task Graph Set (.stg), Pegasus DAX (.dax, .xml), ONNX models (.onnx). With a folder, the command plans
-every application in it and names the other files.
+GML, the Standard Task Graph Set (.stg), Pegasus DAX (.dax, .xml), ONNX models (.onnx). Given a folder, the command
+plans every application in the folder and names the other files.
 
-A plan's makespan is the time from the start until the last result is at the device. UE (user equipment) is the device,
-VM (virtual machine) what runs tasks on a server.
+A plan's makespan is the time from the start until the last result is at the device. UE (user equipment) is the device.
+VM (virtual machine) is the machine that runs tasks on a server.
 """
 EXAMPLES = """examples:
-  a network, with the multiply-accumulates that the device does in a cycle
+  a neural network; the device takes 0.25 cycles for a multiply-accumulate
     mrlato-offload --graph=model.onnx --cycles_per_mac=0.25 --uplink_mbps=100 --downlink_mbps=100
-  a recorded workflow, for another program
+  a recorded workflow; prints JSON
     mrlato-offload --graph=workflow.json --machine_hz=2.4e9 --uplink_mbps=100 --downlink_mbps=100 --json
-  two servers, a task that stays on the device, energy, and nine plans from the fastest to the thriftiest
+  two servers, a task that stays on the device, energy, and nine plans from the fastest to that of least energy
     mrlato-offload --graph=app.json --server=10,20,60 --server=40,8,8 --pin=camera=ue --energy_weight=0.5 --front=9
-  a folder of applications, in a minute at most
+  a folder of applications, in at most a minute
     mrlato-offload --graph=apps --uplink_mbps=7 --downlink_mbps=7 --seconds=60
 
-Programs that JAX compiles are kept in ~/.cache/mrlato_jax, so that the next command starts sooner.
-JAX_COMPILATION_CACHE_DIR=FOLDER in the environment names another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+The command keeps compiled programs in ~/.cache/mrlato_jax, so that the next command starts sooner. The environment
+variable JAX_COMPILATION_CACHE_DIR=FOLDER names another folder. JAX_ENABLE_COMPILATION_CACHE=false keeps no programs.
 """
-BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # exit statuses; the last two as shells have them
+BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # exit statuses; the last two are those of shells
 RESULTS = ("resident", "return")
 FOLDER = f"a folder with files that end in {', '.join(ENDINGS)}"
 MOST_SHOWN = 60  # tasks, in the table of placements
@@ -85,9 +85,10 @@ SUMMARY = ("file", "tasks", "best plan", "makespan, ms", "vs all-local", "energy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit status: 2 for bad input, which is one line on standard error.
+    """Runs the command and returns its exit status.
 
-    Where a thread still computes what nobody waits for (`--seconds` has ended, or Ctrl-C), the process ends here.
+    Bad input gives status 2 and one line on standard error. After the end of `--seconds` or Ctrl-C, a thread may still
+    compute a plan that is no longer needed. Then this function ends the process.
 
     Args:
         arguments: words of the command line, without the program's name; by default those of this process.
@@ -105,9 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def reported(work: Callable[[], int]) -> int:
-    """The exit status of a command's work; bad input, and a file that cannot be read, become one line and a status.
+    """Runs a command's work and returns the exit status.
 
-    Ctrl-C becomes one, too. Where nobody reads what is written any more, as behind `| head`, nothing is said.
+    Bad input, an unreadable file and Ctrl-C each give one line on standard error and their status. A closed output
+    pipe, as behind `| head`, gives a status and no line.
     """
     try:
         status = work()
@@ -120,7 +122,7 @@ def reported(work: Callable[[], int]) -> int:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit
         return PIPE_CLOSED
     except OSError as error:
         print(f"error: {escaped(str(error))}", file=sys.stderr)
@@ -128,9 +130,11 @@ def reported(work: Callable[[], int]) -> int:
 
 
 def keep_compiled() -> None:
-    """Has JAX keep compiled programs in a folder of the user's, unless the environment says where, or it cannot.
+    """Makes JAX keep compiled programs in the user's cache folder.
 
-    A folder is for one kind of processor: what is compiled for one may not run on another that shares the home.
+    Does nothing where the environment names a folder, or where the cache folder cannot be written to. Each kind of
+    processor has its own folder, since a program compiled for one kind may not run on another kind that shares the home
+    folder.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -138,7 +142,7 @@ def keep_compiled() -> None:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = base / "mrlato_jax" / f"xla-{processor()}"
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no home, or nothing may be written there
+    except (OSError, RuntimeError):  # no home folder, or no permission to write
         return
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -148,7 +152,7 @@ def keep_compiled() -> None:
 
 
 def processor() -> str:
-    """A short name for this kind of processor: eight digits of what it says it can."""
+    """Returns a short name of this kind of processor: eight hexadecimal digits of the hash of its feature list."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -158,7 +162,7 @@ def processor() -> str:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """One whose errors are one printable line, whatever words it was given."""
+    """A parser whose errors are one printable line, whatever words it was given."""
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with the message."""
@@ -166,131 +170,130 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    made = OneLineParser(
+    """Returns the parser of the command's options."""
+    command_parser = OneLineParser(
         prog="mrlato-offload", description=HELP, epilog=EXAMPLES, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     system = System()
-    app = made.add_argument_group("the application")
+    app = command_parser.add_argument_group("the application")
     app.add_argument("--graph", required=True, metavar="FILE", help="the application, or a folder of applications")
     app.add_argument(
         "--pin", action="append", default=[], metavar="TASK=SITE",
-        help="where a task must run, by its name: ue (on the device), server, or any; may be repeated",
+        help="where the named task must run: ue (on the device), server, or any; may be repeated",
     )  # fmt: skip
     app.add_argument(
         "--num_tasks", type=int, metavar="N",
-        help="merge tasks until at most N are left [several N are tried where merging is exact; the best is planned]",
+        help="merge tasks until at most N are left [where merging is exact: tries several N and plans the best]",
     )  # fmt: skip
     app.add_argument(
-        "--cycles_per_byte", type=float, metavar="X", help="graphs with sizes in bytes: cycles for a byte [1000]"
+        "--cycles_per_byte", type=float, metavar="X", help="graphs with sizes in bytes: cycles per byte [1000]"
     )
     app.add_argument(
-        "--cycles_per_flop", type=float, metavar="X", help="graphs with sizes in FLOP: cycles for a FLOP [1]"
+        "--cycles_per_flop", type=float, metavar="X", help="graphs with sizes in FLOP: cycles per FLOP [1]"
     )
-    app.add_argument("--cycles_per_unit", type=float, metavar="X", help="STG, SAGA, weights: cycles for a unit of work")
-    app.add_argument("--bytes_per_unit", type=float, metavar="X", help="SAGA, weights: bytes for a unit of data")
+    app.add_argument("--cycles_per_unit", type=float, metavar="X", help="STG, SAGA, weights: cycles per unit of work")
+    app.add_argument("--bytes_per_unit", type=float, metavar="X", help="SAGA, weights: bytes per unit of data")
     app.add_argument(
         "--result_bytes", type=float, metavar="X", help="STG, graphs without bytes: bytes of each result and input"
     )
     app.add_argument(
         "--machine_hz", metavar="X",
-        help=f"WfFormat, DAX: clock in Hz of the machine that the workflow ran on; WfFormat: or '{RECORDED}' for what "
-        "the file says",
+        help="WfFormat, DAX: clock in Hz of the machine that ran the workflow; "
+        f"WfFormat: or '{RECORDED}', the clock in the file",
     )  # fmt: skip
-    app.add_argument(
-        "--cycles_per_mac", type=float, metavar="X", help="ONNX: processor cycles for a multiply-accumulate"
-    )
+    app.add_argument("--cycles_per_mac", type=float, metavar="X", help="ONNX: processor cycles per multiply-accumulate")
     app.add_argument(
         "--dimension", action="append", default=[], metavar="NAME=SIZE",
-        help="ONNX: size of a dimension that the model leaves open, by its name or as INPUT:AXIS; may be repeated",
+        help="ONNX: size of a dimension that the model leaves open; NAME is the dimension's name or INPUT:AXIS; may be "
+        "repeated",
     )  # fmt: skip
     app.add_argument(
         "--operator_cost", action="append", default=[], metavar="OPERATOR=MACS",
-        help="ONNX: multiply-accumulates for each element of the result of an operator whose work is not known; may be "
+        help="ONNX: multiply-accumulates per element of the result of an operator whose work is unknown; may be "
         "repeated",
     )  # fmt: skip
 
-    world = made.add_argument_group("the device, the server and the links between them")
-    world.add_argument("--uplink_mbps", type=float, metavar="X", help="rate from the device to the server, Mbit/s")
-    world.add_argument("--downlink_mbps", type=float, metavar="X", help="rate from the server to the device, Mbit/s")
-    world.add_argument("--ue_ghz", type=float, default=system.ue_hz / 1e9, metavar="X", help="device's clock, GHz [1]")
-    world.add_argument("--vm_ghz", type=float, metavar="X", help="server's clock, GHz [10]")
-    world.add_argument(
+    edge = command_parser.add_argument_group("the device, the server and the links between them")
+    edge.add_argument("--uplink_mbps", type=float, metavar="X", help="rate from the device to the server, Mbit/s")
+    edge.add_argument("--downlink_mbps", type=float, metavar="X", help="rate from the server to the device, Mbit/s")
+    edge.add_argument("--ue_ghz", type=float, default=system.ue_hz / 1e9, metavar="X", help="device's clock, GHz [1]")
+    edge.add_argument("--vm_ghz", type=float, metavar="X", help="server's clock, GHz [10]")
+    edge.add_argument(
         "--server", action="append", default=[], metavar="GHZ,UP,DOWN",
-        help="one of several servers, in place of the two rates and --vm_ghz: its clock, uplink and downlink rate; "
-        "repeat it for each",
+        help="clock (GHz), uplink and downlink rate (Mbit/s) of one of several servers, in place of the two rates and "
+        "--vm_ghz; repeat for each server",
     )  # fmt: skip
-    world.add_argument(
+    edge.add_argument(
         "--radio", choices=RADIOS, default=system.radio,
         help="whether all servers share one uplink and one downlink [shared]",
     )  # fmt: skip
-    world.add_argument(
+    edge.add_argument(
         "--backhaul_mbps", type=float, default=1000.0, metavar="X", help="rate between servers, Mbit/s [1000]"
     )
-    world.add_argument(
+    edge.add_argument(
         "--results", choices=RESULTS,
-        help="resident: a result stays where it was computed until it is needed elsewhere; return: every result is "
+        help="resident: a result stays where it was computed until a task elsewhere needs it; return: every result is "
         "sent back to the device, as in the paper [resident, or return with --channel]",
     )  # fmt: skip
-    world.add_argument(
+    edge.add_argument(
         "--channel", choices=[name for name, rules in CHANNELS.items() if not rules.results_stay],
         help="what transfers wait for where results return; docs/offloader.md has the rules [paper]",
     )  # fmt: skip
-    world.add_argument(
+    edge.add_argument(
         "--power", metavar="C,S,R,I",
-        help="watts that the device takes: computing, sending, receiving, and all the time [1,1.3,1.2,0]",
+        help="power of the device in watts: computing, sending, receiving, and idle power all the time [1,1.3,1.2,0]",
     )  # fmt: skip
 
-    goal = made.add_argument_group("what the best plan is")
+    goal = command_parser.add_argument_group("objective of the best plan")
     goal.add_argument(
         "--energy_weight", type=float, default=0.0, metavar="X",
-        help="least makespan + X seconds for each joule that the device takes [0: least makespan]",
+        help="least makespan + X seconds per joule of the device's energy [0: least makespan]",
     )  # fmt: skip
     goal.add_argument(
         "--deadline_ms", type=float, metavar="X", help="least energy among plans with at most this makespan"
     )
     goal.add_argument(
         "--front", type=int, default=0, metavar="N",
-        help="also show up to N plans, from the fastest to the one of least energy [0]",
+        help="also show up to N plans, from the fastest to that of least energy [0]",
     )  # fmt: skip
 
-    effort = made.add_argument_group("how much is spent on it")
+    effort = command_parser.add_argument_group("effort")
     effort.add_argument(
         "--seconds", type=float, metavar="X",
-        help="end planning after so many seconds, with the best plan so far [as long as it takes]",
+        help="end planning after X seconds with the best plan so far [no limit]",
     )  # fmt: skip
     effort.add_argument(
         "--mode", choices=MODES, default="search",
-        help="of the trained policy: its likeliest plan (argmax); the best of many (sample); these improved (search); "
-        "their order, too (search_order) [search]",
+        help="the trained policy's plan: the likeliest (argmax); the best of many (sample); those improved by local "
+        "search (search); also in improved order (search_order) [search]",
     )  # fmt: skip
-    effort.add_argument("--samples", type=int, default=64, metavar="N", help="plans drawn, except by argmax [64]")
-    effort.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draws [0]")
+    effort.add_argument("--samples", type=int, default=64, metavar="N", help="plans to draw, except by argmax [64]")
+    effort.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random draws [0]")
     effort.add_argument(
         "--policy", default=GENERAL, help="trained policy: the name of shipped weights, or a run folder [general]"
     )
     effort.add_argument(
         "--optimum_s", type=float, default=5.0, metavar="X",
-        help=f"seconds for a proof that no plan in the same order is better; 0 asks for none, and with more than "
-        f"{MOST_PROVEN} tasks none is tried [5]",
+        help=f"seconds for a proof that no plan in the same order is better; 0: no proof; with more than "
+        f"{MOST_PROVEN} tasks no proof is tried [5]",
     )  # fmt: skip
 
-    output = made.add_argument_group("output")
+    output = command_parser.add_argument_group("output")
     output.add_argument("--out", default=".", metavar="DIR", help="folder of the pictures [.]")
     output.add_argument("--nofigures", action="store_true", help="draw no pictures")
     output.add_argument("--json", action="store_true", help="print JSON and nothing else, and draw no pictures")
-    return made
+    return command_parser
 
 
 def offload(options: argparse.Namespace, attended: Attended) -> int:
-    """What `main` does, once options are parsed."""
+    """Does the work of `main` with parsed options and returns the exit status."""
     system, goal = system_of(options), objective_of(options)
     check_options(options)
     path = Path(options.graph)
     unsaid = Unsaid.of_options(partial(getattr, options))
     if not path.is_dir():
-        kind_of(path)  # an unknown ending is said before anything is loaded
+        kind_of(path)  # an unknown ending is reported before the policy is loaded
     drawing = not (options.json or options.nofigures)
     if drawing:
         check_writable(Path(options.out))
@@ -325,7 +328,7 @@ def offload(options: argparse.Namespace, attended: Attended) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raises InputError for numbers out of their range, before anything is computed."""
+    """Raises InputError for numbers out of their range, before any computation."""
     check_number("optimum_s", options.optimum_s, low=0.0)
     check_number("samples", options.samples, low=1, integer=True)
     check_number("seed", options.seed, low=0, high=2**32 - 1, integer=True)
@@ -338,7 +341,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def plan_one(case: Case, wanted: Wanted, attended: Attended, *, show: bool) -> None:
-    """Finds the plans of a case; each is shown as a row as soon as it is found.
+    """Finds the plans of a case, and with `show` prints a row for each plan when it is found.
 
     Raises:
         InputError: the time did not suffice for any plan.
@@ -361,11 +364,11 @@ def plan_one(case: Case, wanted: Wanted, attended: Attended, *, show: bool) -> N
     if show:
         print()
     if not case.found:
-        raise InputError("seconds is too few for any plan; accepted: more of them")
+        raise InputError("seconds is too few for any plan; accepted: more seconds")
 
 
 def plans_of_front(case: Case, wanted: Wanted, points: int, attended: Attended) -> list[ProvenPlan]:
-    """Plans from the fastest to that of least energy; none where none are asked for, or the time has ended."""
+    """Returns up to `points` plans from the fastest to that of least energy; none where the time does not suffice."""
     if not points:
         return []
     search = partial(front, case.graph, wanted.system, points, time_limit_s=wanted.optimum_s)
@@ -379,10 +382,13 @@ def plans_of_front(case: Case, wanted: Wanted, points: int, attended: Attended) 
 def offload_folder(
     folder: Path, unsaid: Unsaid, options: argparse.Namespace, wanted: Wanted, attended: Attended
 ) -> int:
-    """Plans every file of a folder that holds an application: quick plans of all first, then the others."""
+    """Plans every application of a folder and returns the exit status.
+
+    Finds the quick plans of all applications first, then the other plans.
+    """
     cases: list[Case] = []
     skipped: dict[str, str] = {}
-    late: list[str] = []
+    not_reached: list[str] = []
     for path in sorted(folder.iterdir()):
         try:
             if path.is_dir():
@@ -395,12 +401,12 @@ def offload_folder(
             skipped[path.name] = str(error)
             attended.say(f"skipped: {escaped(path.name)}: {error}")
         except OutOfTimeError:
-            late.append(path.name)
+            not_reached.append(path.name)
             attended.say(f"not reached: {escaped(path.name)}")
     cases = [case for case in cases if case.found]
     if not cases:
         raise InputError(f"graph is {folder}, a folder without an application; accepted: {FOLDER}")
-    twice = {stem for stem, uses in Counter(case.path.stem for case in cases).items() if uses > 1}
+    ambiguous_stems = {stem for stem, uses in Counter(case.path.stem for case in cases).items() if uses > 1}
     drawing = not (options.json or options.nofigures)
     widths = [max(len(escaped(case.path.name)) for case in cases), *(max(len(name), 8) for name in SUMMARY[1:])]
     widths[2] = max(map(len, MEANINGS))
@@ -419,28 +425,28 @@ def offload_folder(
             continue
         print(table_line(summary(case, wanted, best), widths), flush=True)
         if drawing:
-            name = case.path.name if case.path.stem in twice else case.path.stem
+            name = case.path.name if case.path.stem in ambiguous_stems else case.path.stem
             draw(case, wanted, best, trade_off, Path(options.out) / name, tell=False)
     if options.json:
-        print(json.dumps({"files": entries, "skipped": skipped, "not_reached": late}))
+        print(json.dumps({"files": entries, "skipped": skipped, "not_reached": not_reached}))
         return 0
-    print(f"\n{len(cases)} planned, {faster} of them better than all on the device; {len(skipped)} skipped", end="")
-    print(f"; {len(late)} not reached in {options.seconds:g} s" if late else "")
+    print(f"\n{len(cases)} planned, {faster} of them better than all-local; {len(skipped)} skipped", end="")
+    print(f"; {len(not_reached)} not reached in {options.seconds:g} s" if not_reached else "")
     unfinished = sum(bool(case.unfinished) for case in cases)
     if unfinished:
-        print(f"time ended (--seconds={options.seconds:g}) before all plans of {unfinished} of them were looked at")
+        print(f"time ended (--seconds={options.seconds:g}) before {unfinished} of them had all plans")
     if drawing:
-        print(f"drawn: pictures of each in {escaped(str(options.out))}")
-    print("(with one file in place of a folder, or with --json, the command says where each task runs)")
+        print(f"drawn: pictures of each application in {escaped(str(options.out))}")
+    print("(with one file in place of a folder, or with --json, the command prints where each task runs)")
     return 0
 
 
 def system_of(options: argparse.Namespace) -> System:
-    """The system that the options describe.
+    """Returns the system that the options describe.
 
     Raises:
-        InputError: rates that are missing or given twice, a server or powers that are not numbers, or rules that do not
-            go together.
+        InputError: rates are missing or given twice, a server or powers are not numbers, or rules contradict each
+            other.
     """
     given: dict[str, Any]
     if options.server:
@@ -464,11 +470,11 @@ def system_of(options: argparse.Namespace) -> System:
         }
     if options.channel is not None and options.results == RESULTS[0]:
         raise InputError(f"channel is {options.channel} with --results=resident; accepted: --results=return")
-    stays = options.channel is None and options.results != RESULTS[1]
+    results_stay = options.channel is None and options.results != RESULTS[1]
     power = Power() if options.power is None else Power(*numbers_of("power", options.power, "C,S,R,I"))
     return System(
         ue_hz=1e9 * options.ue_ghz,
-        channel="resident" if stays else options.channel or "paper",
+        channel="resident" if results_stay else options.channel or "paper",
         radio=options.radio,
         backhaul_bps=1e6 * options.backhaul_mbps,
         power=power,
@@ -477,26 +483,26 @@ def system_of(options: argparse.Namespace) -> System:
 
 
 def numbers_of(field: str, text: str, form: str) -> list[float]:
-    """The numbers of a text like `form`; raises InputError for another."""
+    """Returns the numbers of a text of the form `form`; raises InputError for any other text."""
     try:
         values = [float(word) for word in text.split(",")]
     except ValueError:
         values = []
     if len(values) != len(form.split(",")):
-        raise InputError(f"{field} is {shorten(text)}; accepted: {form}, numbers")
+        raise InputError(f"{field} is {shorten(text)}; accepted: numbers {form}")
     return values
 
 
 def objective_of(options: argparse.Namespace) -> Objective:
-    """What the options ask for; raises InputError as `Objective`."""
+    """Returns the objective that the options describe; raises InputError as `Objective`."""
     deadline_s = None if options.deadline_ms is None else options.deadline_ms / 1e3
     return Objective(options.energy_weight, deadline_s)
 
 
 def rule_of(system: System) -> str:
-    """Which rule for results the plans follow, for people."""
+    """Returns the line that says which rule for results the plans follow."""
     if CHANNELS[system.channel].results_stay:
-        rule = "resident: a result stays where it was computed until it is needed elsewhere"
+        rule = "resident: a result stays where it was computed until a task elsewhere needs it"
     else:
         rule = f"return ({system.channel}): all results are sent back to the device"
     servers = f"; {system.num_servers} servers, radio {system.radio}" if system.num_servers > 1 else ""
@@ -504,26 +510,26 @@ def rule_of(system: System) -> str:
 
 
 def aim_of(goal: Objective) -> str:
-    """What the best plan is, for people."""
+    """Returns the line that says which plan is best."""
     if goal.deadline_s is not None:
         return f"best is the least energy within {1e3 * goal.deadline_s:g} ms"
     return f"best is the least makespan{f' + {goal.energy_weight:g} s/J x energy' if goal.energy_weight else ''}"
 
 
 def about(case: Case) -> str:
-    """A line on the application, for people."""
+    """Returns the line that describes the application."""
     graph = case.graph
     up, down = graph.upload_bytes.sum() / 1e6, graph.download_bytes.sum() / 1e6
     merged = f" (the file has {case.file_tasks})" if case.file_tasks not in (None, graph.num_tasks) else ""
     return (
         f"{escaped(str(case.path))}: {graph.num_tasks} tasks{merged}, {len(graph.edges)} edges, "
-        f"{graph.cycles.sum() / 1e9:.4g} Gcycles; if all results return and all is offloaded {up:.4g} MB up, "
+        f"{graph.cycles.sum() / 1e9:.4g} Gcycles; all offloaded, with all results returned: {up:.4g} MB up, "
         f"{down:.4g} MB down"
     )
 
 
 def sizes_table(case: Case, wanted: Wanted) -> str:
-    """The best quick plan in each number of tasks, and all at once, which is what else this file can be."""
+    """Returns a table of the best quick plan for each number of tasks that the application can be merged into."""
     rows = [(found.graph.num_tasks, name, found) for name, found in case.sizes]
     rows += [(1, AT_ONCE, case.found[AT_ONCE])] if AT_ONCE in case.found else []
     table = format_table(
@@ -531,12 +537,12 @@ def sizes_table(case: Case, wanted: Wanted) -> str:
         [[str(size), name, f"{1e3 * found.plan.makespan:.1f}", f"{found.plan.energy:.3g}"]
          for size, name, found in rows],
     )  # fmt: skip
-    planned = f"{case.graph.num_tasks} are planned; --num_tasks=N plans N"
-    return f"{table}\n(tasks are merged until so many are left; {planned})"
+    planned = f"{case.graph.num_tasks} tasks are planned; --num_tasks=N plans N"
+    return f"{table}\n(tasks are merged until at most this number is left; {planned})"
 
 
 def cells(name: str, case: Case, wanted: Wanted) -> list[str]:
-    """A row of the table of plans."""
+    """Returns a row of the table of plans."""
     plan, seconds, _ = case.found[name]
     local = case.found["all-local"].plan.makespan if "all-local" in case.found else 0.0
     return [
@@ -551,15 +557,15 @@ def cells(name: str, case: Case, wanted: Wanted) -> list[str]:
 
 
 def summary(case: Case, wanted: Wanted, best: str) -> list[str]:
-    """A row of the table of files."""
+    """Returns a row of the table of files."""
     row = cells(best, case, wanted)
     return [escaped(case.path.name), str(len(case.found[best].plan.placement)), *row[:5]]
 
 
 def conclusion(case: Case, wanted: Wanted, best: str, seconds: float | None = None) -> str:
-    """What the rows mean, what time has left out, and which plan is best."""
+    """Returns the lines below the table: what the rows mean, which plans time left out, and which plan is best."""
     bound = unproven(case, wanted)
-    lines = ["makespan: from the start until the last result is at the device; found in: with compiling"]
+    lines = ["makespan: from the start until the last result is at the device; found in: time with compiling"]
     known = [name for name in MEANINGS if any(row.split(" (")[0] == name for row in case.found)]
     lines += [f"{name}: {MEANINGS[name]}" for name in known if not (bound and name == "optimum")]
     if bound:
@@ -575,16 +581,16 @@ def conclusion(case: Case, wanted: Wanted, best: str, seconds: float | None = No
 
 
 def unproven(case: Case, wanted: Wanted) -> str:
-    """What is known where the optimum is not proven; empty where it is, or was not looked for."""
+    """Returns the lower bound that an unfinished proof gave; empty after a proof or where none was tried."""
     plan = case.found["optimum"].plan if "optimum" in case.found else None
     if not isinstance(plan, ProvenPlan) or plan.proven:
         return ""
     bound = f"{1e3 * plan.lower_bound:.1f} ms" if wanted.goal == Objective() else f"cost {plan.lower_bound:.4g}"
-    return f"branch and bound, not proven: no plan in priority order is below {bound} (--optimum_s gives it more time)"
+    return f"branch and bound, not proven: no plan in priority order is below {bound} (--optimum_s gives more time)"
 
 
 def placements(graph: TaskGraph, plan: Plan, several: bool = False) -> str:
-    """Where each task runs and when it is done, in scheduling order; of many tasks the first."""
+    """Returns a table of where each task runs and when it ends, in scheduling order; at most `MOST_SHOWN` rows."""
     done = plan.schedule.ue_end + plan.schedule.download_end
     rows = [
         [str(place), str(task), escaped(graph.names[task]), where(plan.placement[task], several),
@@ -593,16 +599,16 @@ def placements(graph: TaskGraph, plan: Plan, several: bool = False) -> str:
     ]  # fmt: skip
     table = format_table(["place", "task", "name", "where", "result at the device, ms"], rows)
     left = graph.num_tasks - len(rows)
-    return table + (f"\n... and {left} more (--json has all)" if left else "")
+    return table + (f"\n... and {left} more (--json prints all)" if left else "")
 
 
 def where(site: int, several: bool) -> str:
-    """A site, for people."""
+    """Returns the name of a site."""
     return "local" if site == LOCAL else f"server {site}" if several else "offload"
 
 
 def front_table(plans: Sequence[ProvenPlan]) -> str:
-    """Makespan against energy, a line for each plan."""
+    """Returns a table of makespan and energy with a row for each plan."""
     rows = [
         [f"{1e3 * plan.makespan:.1f}", f"{plan.energy:.4g}", f"{int((plan.placement > 0).sum())}",
          "yes" if plan.proven else "no"]
@@ -612,7 +618,7 @@ def front_table(plans: Sequence[ProvenPlan]) -> str:
 
 
 def described(case: Case, wanted: Wanted, best: str, trade_off: Sequence[Plan]) -> dict[str, Any]:
-    """All of it for machines; seconds, joules, task ids in the order of the tasks."""
+    """Returns the JSON output of a case: seconds, joules, and task ids that index `tasks`."""
     goal = wanted.goal
 
     def entry(plan: Plan, seconds: float | None = None, graph: TaskGraph = case.graph) -> dict[str, Any]:
@@ -656,16 +662,19 @@ def described(case: Case, wanted: Wanted, best: str, trade_off: Sequence[Plan]) 
 def draw(
     case: Case, wanted: Wanted, best: str, trade_off: Sequence[ProvenPlan], stem: Path, *, tell: bool = True
 ) -> None:
-    """Writes STEM-dag.png, STEM-schedule.png and of a front STEM-front.png, or says what to install."""
+    """Writes STEM-dag.png, STEM-schedule.png and, for a front, STEM-front.png; without matplotlib says what to install.
+
+    With `tell`, prints the path of each picture.
+    """
     plan, _, graph = case.found[best]
     title = f"{escaped(case.path.name)}, {as_found(best, plan)}: {1e3 * plan.makespan:.1f} ms, {plan.energy:.3g} J"
-    made = {"dag": lambda: pictures.dag_figure(graph, plan, title)}
-    made["schedule"] = lambda: pictures.schedule_figure(graph, wanted.system, plan, title)
+    figures = {"dag": lambda: pictures.dag_figure(graph, plan, title)}
+    figures["schedule"] = lambda: pictures.schedule_figure(graph, wanted.system, plan, title)
     if trade_off:
         named = {as_found(other, found.plan): found.plan for other, found in case.found.items()}
-        made["front"] = lambda: pictures.front_figure(trade_off, named)
-    for what, figure in made.items():
-        path = stem.with_name(f"{stem.name}-{what}.png")
+        figures["front"] = lambda: pictures.front_figure(trade_off, named)
+    for kind, figure in figures.items():
+        path = stem.with_name(f"{stem.name}-{kind}.png")
         try:
             write_atomically(path, png(figure()))
         except ImportError:

@@ -1,4 +1,4 @@
-"""Which plans the command compares, about how long each takes to find, and which of them is best."""
+"""The plans that the command compares, estimates of the time to find each, and the choice of the best."""
 
 from __future__ import annotations
 
@@ -33,44 +33,45 @@ from mrlato_jax.progress import Attended, OutOfTimeError
 
 AT_ONCE = "whole application at once"
 LEARNED = "learned"
-MEANINGS = {  # of the rows, simplest plans first
+MEANINGS = {  # meanings of the rows, simplest plans first
     "all-local": "every task on the device",
     "all-offload": "every task on a server",
-    AT_ONCE: "all-offload with all tasks merged into one: only its input and its results are sent",
-    "greedy": "each task, in the file's order, where its own result is ready first",
-    "HEFT-based": "the same in priority order: the task with the longest way to the end first",
-    "look-ahead": "each task in priority order where the application ends first, the rest by rules like HEFT-based's",
-    "local search": "HEFT-based, and random plans, improved by changing one or two tasks",
-    "optimum": "proven: in priority order no placement is better (other orders may be)",
+    AT_ONCE: "all-offload with all tasks merged into one; only the input and the results are sent",
+    "greedy": "in the file's order, each task runs where its own result is ready first",
+    "HEFT-based": "greedy in priority order: the task with the longest path to the end comes first",
+    "look-ahead": "in priority order, each task runs where the application ends first; rules like HEFT-based's place "
+    "the later tasks",
+    "local search": "HEFT-based and random plans, improved by changing one or two tasks",
+    "optimum": "proven: no placement in priority order is better; plans in other orders may be",
     LEARNED: "the trained policy's plan, or the best of its plans and those above, improved (--mode)",
 }
-SAME = 1e-9  # relative: costs that differ by less are the same
-MOST_PROVEN = 100  # tasks of which an optimum is looked for: of more, none is proven in seconds
-PROVING = 0.25  # of the time that is left: what a proof may take
-COARSE = (30, 10)  # tasks that large applications are merged into
-LESS_COARSE = 60  # alike, of those with more than `MOST_PROVEN`
-TRIED = ("all-local", "all-offload", "HEFT-based")  # in each number of tasks
+SAME = 1e-9  # relative difference below which costs count as equal
+MOST_PROVEN = 100  # tasks; for more tasks no optimum is proven in seconds
+PROVING = 0.25  # a proof's share of the remaining time
+COARSE = (30, 10)  # numbers of tasks to merge an application into
+LESS_COARSE = 60  # a further number, in place of an application's own number above `MOST_PROVEN`
+TRIED = ("all-local", "all-offload", "HEFT-based")  # plans tried for each number of tasks
 AT_ONCE_PLAN = "all-offload"
-MERGING_S = 1.0  # of the tasks of a file
+MERGING_S = 1.0  # seconds to merge the tasks of a file
 
 
 class Estimate(NamedTuple):
-    """About how long a plan takes to find, on one core of a machine of today."""
+    """An estimate of the time to find a plan, on one core of a machine of today."""
 
     compiling_s: float
     of_hundred_s: float  # seconds for 100 tasks, once compiled
     growth: float  # exponent of the number of tasks
 
     def seconds(self, num_tasks: int) -> float:
-        """For so many tasks, the first time."""
+        """Returns the seconds for `num_tasks` tasks, with compiling."""
         return self.compiling_s + self.of_hundred_s * (num_tasks / 100) ** self.growth
 
 
-ESTIMATES = {  # the policy's from data/results/bench-offloader.json, one core; compiling without stored programs
+ESTIMATES = {  # those of the policy's modes: data/results/bench-offloader.json, one core, no stored programs
     "quick": Estimate(1.0, 0.01, 1.0),
     "look-ahead": Estimate(2.0, 0.02, 2.0),
     "local search": Estimate(3.0, 1.0, 2.5),
-    "optimum": Estimate(5.0, 0.0, 0.0),  # beside the time of the proof
+    "optimum": Estimate(5.0, 0.0, 0.0),  # the time of the proof comes in addition
     "argmax": Estimate(5.0, 0.02, 2.0),
     "sample": Estimate(12.0, 0.3, 2.5),
     "search": Estimate(15.0, 0.3, 2.5),
@@ -79,7 +80,7 @@ ESTIMATES = {  # the policy's from data/results/bench-offloader.json, one core; 
 
 
 class Planner(NamedTuple):
-    """A way to a plan."""
+    """A named way to find a plan."""
 
     name: str
     find: Callable[[], Plan]
@@ -87,25 +88,25 @@ class Planner(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A plan, and how it was found."""
+    """A plan, the time to find it, and the graph that it plans."""
 
     plan: Plan
     seconds: float
-    graph: TaskGraph  # what it plans: the application, or the same with its tasks merged
+    graph: TaskGraph  # the application, or the application with merged tasks
 
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What is planned for, and how.
+    """What to plan for, and how.
 
     Attributes:
         system: the system.
-        goal: what is minimised.
-        policy: that plans.
-        mode: of its plan.
-        samples: plans that it draws.
-        seed: of these.
-        optimum_s: seconds for the proof of the optimum; 0: none is asked for.
+        goal: the objective to minimise.
+        policy: the policy that plans.
+        mode: the policy's mode, one of `MODES`.
+        samples: number of plans that the policy draws.
+        seed: seed of the draws.
+        optimum_s: seconds for the proof of the optimum; 0: no proof.
     """
 
     system: System
@@ -117,21 +118,21 @@ class Wanted:
     optimum_s: float
 
     def key(self, plan: Plan) -> tuple[bool, float]:
-        """By which plans are ordered."""
+        """Returns the sorting key of a plan; a better plan has a smaller key."""
         return self.goal.key(plan.makespan, plan.energy)
 
 
 @dataclasses.dataclass
 class Case:
-    """An application, and the plans that were found for it so far.
+    """An application and the plans found so far.
 
     Attributes:
-        path: its file.
-        graph: what is planned, perhaps with tasks merged.
-        file_tasks: how many tasks the file has, where that is known to be more.
-        sizes: best quick plans of the application merged into fewer tasks, by the name of the plan.
-        found: the plans by their names.
-        unfinished: names of those that the time did not suffice for.
+        path: the application's file.
+        graph: the graph to plan; its tasks may be merged.
+        file_tasks: number of tasks in the file, where several numbers of tasks were tried.
+        sizes: (name of the plan, plan) of the best quick plan for each number of tasks that was tried.
+        found: the plans, by name.
+        unfinished: names of the plans for which the time did not suffice.
     """
 
     path: Path
@@ -143,7 +144,7 @@ class Case:
 
 
 def quick_planners(graph: TaskGraph, wanted: Wanted) -> list[Planner]:
-    """Those that take a moment once compiled."""
+    """Returns the planners that take a moment once compiled."""
     system, goal = wanted.system, wanted.goal
     quick, ahead = (ESTIMATES[name].seconds(graph.num_tasks) for name in ("quick", "look-ahead"))
     return [
@@ -156,7 +157,11 @@ def quick_planners(graph: TaskGraph, wanted: Wanted) -> list[Planner]:
 
 
 def long_planners(graph: TaskGraph, wanted: Wanted, attended: Attended) -> list[Planner]:
-    """Those that take longer: the proof, and the policy; first its quickest plan where time is limited."""
+    """Returns the planners that take longer: the proof, and the policy or local search.
+
+    Where time is limited, the policy's quickest mode comes before the wanted mode. Local search takes the place of a
+    policy that does not know several servers.
+    """
     system, goal, policy = wanted.system, wanted.goal, wanted.policy
     planners = []
     if wanted.optimum_s > 0 and graph.num_tasks <= MOST_PROVEN:
@@ -181,7 +186,10 @@ def long_planners(graph: TaskGraph, wanted: Wanted, attended: Attended) -> list[
 
 
 def find(case: Case, planners: Sequence[Planner], attended: Attended) -> Iterator[tuple[str, Found]]:
-    """Adds a plan of each planner to the case, and says so; those that the time does not suffice for are noted."""
+    """Adds the plan of each planner to `case.found` and yields it.
+
+    The names of planners for which the time does not suffice go to `case.unfinished`.
+    """
     for planner in planners:
         began = time.perf_counter()
         try:
@@ -194,20 +202,23 @@ def find(case: Case, planners: Sequence[Planner], attended: Attended) -> Iterato
 
 
 def names_of(graph: TaskGraph, wanted: Wanted, attended: Attended) -> list[str]:
-    """What the plans of a case may be called."""
+    """Returns the names that the plans of a case may have."""
     planners = [*quick_planners(graph, wanted), *long_planners(graph, wanted, attended)]
     return [AT_ONCE, *(planner.name for planner in planners)]
 
 
 def read_case(path: Path, unsaid: Unsaid, pins: Sequence[str], wanted: Wanted, attended: Attended) -> Case:
-    """The application of a file. Where tasks can be merged, in as many as quick plans are best for, and as one.
+    """Reads the application of a file.
+
+    Where the format allows merging, the case takes the number of tasks with the best quick plan, and also has the plan
+    of the application merged into one task.
 
     Args:
         path: the file.
-        unsaid: what it does not say. A number of tasks that is said is kept.
-        pins: words like NAME=ue; tasks that have pins are not merged by themselves.
-        wanted: what is planned for.
-        attended: does the work.
+        unsaid: values that the file leaves open. A given number of tasks is kept.
+        pins: words like NAME=ue; with pins, no other number of tasks is tried.
+        wanted: what to plan for.
+        attended: does the work within the time.
 
     Raises:
         InputError: as `read_any`, or a pin of another form.
@@ -225,7 +236,7 @@ def read_case(path: Path, unsaid: Unsaid, pins: Sequence[str], wanted: Wanted, a
         return case
 
     def merged(num_tasks: int) -> tuple[str, Found]:
-        """The best of few quick plans."""
+        """Returns the best of the plans in `TRIED` for this number of tasks, with its name."""
         coarse = in_tasks(source, num_tasks, path)
         found = {}
         for planner in quick_planners(coarse, wanted):
@@ -252,7 +263,7 @@ def read_case(path: Path, unsaid: Unsaid, pins: Sequence[str], wanted: Wanted, a
         attended.say(f"note: {name} is planned as it is: {error}")
     except OutOfTimeError:
         case.unfinished.append("other numbers of tasks")
-    if case.sizes:  # the finest of the best: more may be gained there
+    if case.sizes:  # of equally good numbers the largest, where other planners may gain more
         least = min(wanted.key(found.plan) for _, found in case.sizes)
         case.graph = next(
             found.graph for _, found in case.sizes if wanted.key(found.plan) <= (least[0], least[1] * (1 + SAME))
@@ -262,44 +273,44 @@ def read_case(path: Path, unsaid: Unsaid, pins: Sequence[str], wanted: Wanted, a
 
 
 def pinned(graph: TaskGraph, pins: Sequence[str]) -> TaskGraph:
-    """The graph with tasks pinned as words like NAME=ue say.
+    """Returns the graph with the pins of words like NAME=ue.
 
     Raises:
-        InputError: another form, or a name that no task has.
+        InputError: a word of another form, or a name that no task has.
     """
     sites = dict(zip(graph.names, graph.pins, strict=True))
     for word in pins:
         name, _, site = word.rpartition("=")
         if name not in sites:
-            raise InputError(f"pin is {shorten(word)}; accepted: TASK=SITE with the name of a task of the graph")
+            raise InputError(f"pin is {shorten(word)}; accepted: TASK=SITE with the name of a task in the graph")
         check_choice(f"pin of {shorten(name)}", site, PINS)
         sites[name] = site
     return dataclasses.replace(graph, pins=tuple(sites.values()))
 
 
 def best_of(found: Mapping[str, Found], wanted: Wanted) -> str:
-    """The name of the best plan; of equal ones the simplest, which is the first in `MEANINGS`."""
-    late, least = min(wanted.key(each.plan) for each in found.values())
+    """Returns the name of the best plan; of equally good plans the simplest, which comes first in `MEANINGS`."""
+    late, least = min(wanted.key(entry.plan) for entry in found.values())
     return min(
-        (name for name, each in found.items() if wanted.key(each.plan) <= (late, least * (1 + SAME))), key=simplicity
+        (name for name, entry in found.items() if wanted.key(entry.plan) <= (late, least * (1 + SAME))), key=simplicity
     )
 
 
 def simplicity(name: str) -> int:
-    """The place of a plan's name in `MEANINGS`."""
+    """Returns the place of a plan's name in `MEANINGS`."""
     return list(MEANINGS).index(name.split(" (")[0])
 
 
 def as_good_as(best: str, found: Mapping[str, Found], wanted: Wanted) -> list[str]:
-    """Names of the other plans that are as good as the best, simplest first."""
+    """Returns the names of the other plans that are as good as the best, simplest first."""
     late, least = wanted.key(found[best].plan)
     return sorted(
-        (name for name, each in found.items()
-         if name != best and wanted.key(each.plan) <= (late, least * (1 + SAME))),
+        (name for name, entry in found.items()
+         if name != best and wanted.key(entry.plan) <= (late, least * (1 + SAME))),
         key=simplicity,
     )  # fmt: skip
 
 
 def as_found(name: str, plan: Plan) -> str:
-    """A plan's name for people: an optimum that is not proven is none."""
+    """Returns the name to print for a plan; an unproven optimum is called "branch and bound, not proven"."""
     return "branch and bound, not proven" if isinstance(plan, ProvenPlan) and not plan.proven else name

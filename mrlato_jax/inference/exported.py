@@ -1,7 +1,7 @@
-"""A policy as a compiled program's source: `jax.export` bytes that need JAX alone, not this package.
+"""A policy as a `jax.export` program, which runs with JAX and without this package. Needs the extra `export`.
 
-The durable form of a policy is its weights (`inference.weights`); this one is a cache of it, for a JAX at most six
-months away from the one that wrote it. Needs the extra `export`.
+The durable form of a policy is its weights (`inference.weights`). A program is a cache: it runs only with a JAX at most
+six months older or newer than the JAX that wrote it.
 """
 
 from __future__ import annotations
@@ -32,39 +32,43 @@ def to_program(
     pins: bool = False,
     energy: bool = False,
 ) -> bytes:
-    """Writes `Offloader.decide` for any number of DAGs of at most so many tasks.
+    """Exports `Offloader.decide` for any number of DAGs of at most `num_positions` tasks.
 
-    In another process, with JAX alone:
+    Another process runs the program with JAX alone:
 
         program = jax.export.deserialize(data)
         placement, order, makespans = program.call(ue, uplink, vm, downlink, parents, mask)
 
-    The first four are seconds in scheduling order, 0 on padding: float32[B, N], and where there are K > 1 servers the
-    last three float32[B, N, K]. parents is bool[B, N, N], true at [b, i, j] where the task at position j is a parent of
-    the one at i; mask is bool[B, N]. After these come, in this order, those that apply:
+    The first four arguments are seconds in scheduling order, 0 on padding: ue is float32[B, N]; uplink, vm and downlink
+    are float32[B, N], or float32[B, N, K] for K > 1 servers. parents is bool[B, N, N], true at [b, i, j] where the task
+    at position j is a parent of the task at position i. mask is bool[B, N]. Further arguments, where they apply, follow
+    in this order:
 
-        forward    float32, of the shape of uplink, seconds that a task's result takes up to a server; with "resident"
-        backhaul   float32[B, N], seconds that it takes from one server to another; with "resident"
-        allowed    bool[B, N, K + 1], the sites that pins leave to each task (0 the UE, 1 to K the servers); with `pins`
-        prices     float32[B, 4], what a second of the makespan, of computing on the UE, of sending and of receiving
-                   costs; with `energy`
+        forward    float32, of the shape of uplink, seconds to send a task's result up to a server; with "resident"
+        backhaul   float32[B, N], seconds to send a task's result from one server to another; with "resident"
+        allowed    bool[B, N, K + 1], the sites that pins allow to each task (0 the UE, 1 to K the servers); with `pins`
+        prices     float32[B, 4], costs of a second of makespan, of computing on the UE, of sending and of receiving;
+                   with `energy`
 
-    What comes back is the three arrays of a `Decision`, int32[B, N], int32[B, N] and float32[B]; its order has
+    The program returns the three arrays of a `Decision`: int32[B, N], int32[B, N] and float32[B]. Its order has
     positions in place of task ids.
 
     Args:
         policy: the policy.
         num_positions: N, at least 1.
         channel: the channel rules.
-        platforms: that the program can run on.
+        platforms: platforms that the program can run on.
         num_servers: K.
         radio: "shared" or "separate".
-        pins: whether the program takes `allowed`; without it every task may run anywhere.
-        energy: whether it takes `prices`; without them the makespan alone counts.
+        pins: whether the program takes `allowed`; without `allowed`, every task may run anywhere.
+        energy: whether the program takes `prices`; without `prices`, the makespan alone counts.
+
+    Returns:
+        The serialized program.
 
     Raises:
-        InputError: an argument out of its range; several servers, or energy, where the policy knows one server and the
-            makespan.
+        InputError: an argument is out of its range, or there are several servers or energy and the policy knows one
+            server and the makespan.
         ImportError: the package `flatbuffers` is not installed.
     """
     check_type("policy", policy, Offloader)
@@ -79,7 +83,7 @@ def to_program(
     if not policy.network.any_servers and num_servers > 1:
         raise InputError(f"num_servers is {num_servers}; accepted: 1, which this policy knows")
     if not policy.network.any_servers and energy:
-        raise InputError("energy is True; accepted: False, since this policy knows the makespan alone")
+        raise InputError("energy is True; accepted: False, since this policy knows only the makespan")
     size, stays = num_positions, CHANNELS[channel].results_stay
 
     def of_servers(times: jax.Array) -> jax.Array:

@@ -17,21 +17,23 @@ GENERAL = "general"
 
 
 def load_offloader(source: str | Path = GENERAL) -> Offloader:
-    """A policy that plans: one that comes with the package, or one of yours.
+    """Loads a policy that comes with the package, or one of yours.
+
+    A server that forks its workers (gunicorn's `--preload`, `multiprocessing` by fork) must load the policy in each
+    worker: JAX's threads do not survive a fork.
 
     Args:
-        source: "general", `mrlato_plus` trained on applications and systems of all kinds; "exp1", "exp2" or "exp3", the
-            same trained on that experiment's training sets; a run folder, as `launch/meta_train.py` leaves it, whose
-            newest whole checkpoint counts (./exp1 where its name is one of those); or a file of
-            `Offloader.save` or `launch/export_weights.py`, NAME.safetensors with NAME.json beside it.
-
-    A server that forks its workers (gunicorn's `--preload`, `multiprocessing` by fork) must load in each worker: JAX's
-    threads do not survive a fork.
+        source: one of
+            "general": `mrlato_plus`, trained on applications and systems of all kinds;
+            "exp1", "exp2" or "exp3": `mrlato_plus`, trained on the training sets of that experiment;
+            a run folder of `launch/meta_train.py`, with its newest complete checkpoint (write ./exp1 for a folder that
+            has the name of shipped weights);
+            the file NAME.safetensors of `Offloader.save` or `launch/export_weights.py`, with NAME.json beside it.
 
     Raises:
         RuntimeError: the process was forked after its parent had computed.
-        InputError: no weights of that name and no run there, no whole checkpoint in it, or one of other settings or
-            data.
+        InputError: there are no weights of that name and no run at that path, or the run has no complete checkpoint, or
+            its checkpoint belongs to other settings or data.
     """
     about_to_compute()
     if not isinstance(source, (str, Path)):
@@ -45,7 +47,7 @@ def load_offloader(source: str | Path = GENERAL) -> Offloader:
     if not path.exists():
         accepted = f"{', '.join(shipped)}, a run folder, or NAME.safetensors"
         raise InputError(f"source is {shorten(source)}; accepted: {accepted}")
-    # Loaded here and not above: a program that plans with shipped weights needs nothing of training.
+    # Imported here, so that a program with shipped weights does not load the training packages.
     from mrlato_jax.inference.trained_run import trained_policy
     from mrlato_jax.training.run_folder import RunFolder
 

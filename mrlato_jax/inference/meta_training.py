@@ -1,6 +1,6 @@
 """Meta-training on given applications in one call, in memory.
 
-The loop with run folders, checkpoints and several processes is `training.loop`; both run the same meta-iteration,
+`training.loop` is the loop with run folders, checkpoints and several processes. Both loops run the same meta-iteration,
 `learning.outer.iteration_program`.
 """
 
@@ -36,16 +36,17 @@ from mrlato_jax.progress import Progress, percent
 Sets = Sequence[Sequence[TaskGraph]]
 
 IMITATION = LearningConfig(learn_from="optimum", meta_update="joint", inner_steps=1, inner_lr=1e-3, value_coef=0.0)
-PROOF_S = 2.0  # seconds that the proof of a plan to imitate may take; unproven, the best plan found is imitated
+PROOF_S = 2.0  # time limit of a proof, seconds; without a proof, the policy imitates the best plan found
 
 
 class TrainingCurve(NamedTuple):
-    """What each meta-iteration measured: float64[iterations] each, means over its meta-batch.
+    """Measurements of each meta-iteration: float64[iterations] each, means over the meta-batch.
 
     Attributes:
-        latency_s: of the plans sampled as inner loops begin (their cost, where energy has a weight), seconds.
-        heft_s: of the HEFT-based plans of the same applications.
-        entropy: of the sampling policy, nats a decision.
+        latency_s: latency of the plans sampled at the start of the inner loops, seconds; their cost where energy has a
+            weight.
+        heft_s: latency of the HEFT-based plans of the same applications, seconds.
+        entropy: entropy of the sampling policy, nats per decision.
         value_explained: share of the variance of the returns that the learned value explains: 1 is perfect, 0 no better
             than a constant.
     """
@@ -62,11 +63,11 @@ class TrainingCurve(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What `train` returns.
+    """Result of `train`.
 
     Attributes:
-        policy: plans applications, adapts to others, and is saved.
-        curve: of its meta-iterations, imitation not counted.
+        policy: the trained policy.
+        curve: measurements of its meta-iterations, without imitation.
     """
 
     policy: Offloader
@@ -119,39 +120,41 @@ def train(
     """Meta-trains a policy on sets of applications (Algorithm 1): each set is a learning task.
 
     Args:
-        sets: equally many applications in each set; the sets may differ in their sizes.
-        system: that all sets run on, or one for each set; all of one channel, radio and number of servers.
-        method: a name of `mj.METHODS`. Where the method is warm-started, the policy first imitates.
+        sets: sets of applications. All sets have the same number of applications; the sizes of the applications may
+            differ.
+        system: the system of all sets, or one system for each set; all have the same channel, radio and number of
+            servers.
+        method: a name in `mj.METHODS`. Where the method has a warm start, the policy first imitates plans.
         iterations: meta-iterations (the paper: 2,000).
         network: settings of the network that differ from the method's, by the names of `config.NetworkConfig`.
         learning: settings of learning that differ from the method's, by the names of `config.LearningConfig`. Where
-            there are fewer sets, or applications in a set, than the method draws, all are drawn.
-        imitation: iterations of imitating plans before the first meta-iteration; by default the method's, mostly 0.
+            there are fewer sets, or fewer applications in a set, than the method draws, all are drawn.
+        imitation: iterations of imitation before the first meta-iteration; by default the method's, mostly 0.
         imitation_learning: settings of imitation that differ from the method's, or from `IMITATION` where the method
             does not imitate.
-        plans: to imitate, one for each application; by default proven optima (`mj.optimum`, `PROOF_S` each), or with a
-            free order the look-ahead's.
-        objective: what is minimised; by default the makespan. No deadline.
-        seed: decides every draw; of several seeds, each has a policy of its own and all are trained in one program.
-        execution: how the work is laid out on devices; by default all that there are.
-        progress: whether to show a line of progress on standard error; or where else to show it.
+        plans: plans to imitate, one for each application; by default proven optima (`mj.optimum`, at most `PROOF_S`
+            each), or the look-ahead's plans where the policy chooses the order.
+        objective: the objective to minimise, without a deadline; by default the makespan.
+        seed: seed of every draw. Several seeds give one policy each; one program trains all of them.
+        execution: distribution of the work over devices; by default over all devices.
+        progress: whether to show a line of progress on standard error, or the stream to write the line to.
 
     Returns:
         The trained policy and its curve; one for each seed, where `seed` is a sequence.
 
     Raises:
         RuntimeError: the process was forked after its parent had computed; JAX would hang.
-        InputError: no sets, sets of different lengths, applications that the network has no room for, unknown settings,
-            more learning tasks in a meta-batch than there are sets; or training diverged.
+        InputError: there are no sets, sets have different lengths, the network has no room for an application, settings
+            are unknown, a meta-batch has more learning tasks than there are sets, or training diverged.
     """
     about_to_compute()
     chosen = learned_method(method)
-    given = [list(graphs) for graphs in _check_sets(sets)]
-    systems = _one_for_each_set(system, len(given))
+    graph_sets = [list(graphs) for graphs in _check_sets(sets)]
+    systems = _one_for_each_set(system, len(graph_sets))
     goal = goal_of(objective)
     if goal.deadline_s is not None:
         raise InputError(f"objective is {goal}; accepted: the makespan, or an energy weight")
-    alone = isinstance(seed, int | np.integer)
+    single_seed = isinstance(seed, int | np.integer)
     seeds: Sequence[int] = [seed] if isinstance(seed, int | np.integer) else seed
     if not isinstance(seeds, Sequence) or not seeds:
         raise InputError(f"seed is {shorten(seed)}; accepted: an integer, or a sequence of at least one")
@@ -162,31 +165,31 @@ def train(
     config = chosen.config(
         iterations=iterations,
         network=_changed(chosen.network, network),
-        learning=_fitted(chosen.learning, learning, given),
-        warm_start=_fitted(chosen.warm_start or IMITATION, imitation_learning, given),
+        learning=_fitted(chosen.learning, learning, graph_sets),
+        warm_start=_fitted(chosen.warm_start or IMITATION, imitation_learning, graph_sets),
         warm_start_iterations=chosen.warm_start_iterations if imitation is None else imitation,
     )
     stages = [stage for stage in (config.warm_start_config, config) if stage is not None]
-    tasks = _learning_tasks(given, systems, config.network, goal)
+    tasks = _learning_tasks(graph_sets, systems, config.network, goal)
     if any(stage.learning.learn_from == "optimum" for stage in stages):
-        made = _plans(given, systems, config.network, goal, progress) if plans is None else plans
-        tasks = _with_plans(tasks, made, config.network)
-    sizes = tuple(max(graph.num_tasks for graph in graphs) for graphs in given)
+        to_imitate = _plans(graph_sets, systems, config.network, goal, progress) if plans is None else plans
+        tasks = _with_plans(tasks, to_imitate, config.network)
+    sizes = tuple(max(graph.num_tasks for graph in graphs) for graphs in graph_sets)
     pool = TaskPool(jax.tree.map(lambda leaf: leaf[:, None], stack_alike(tasks)), sizes)  # axes [set, system]
     thetas: Sequence[Any] = [None] * len(seeds)
     for stage in stages:
         thetas, curves = _run(stage, seeds, thetas, pool, execution, progress)
-    ranges = ranges_of((graph, one, goal) for graphs, one in zip(given, systems, strict=True) for graph in graphs)
+    ranges = ranges_of((graph, one, goal) for graphs, one in zip(graph_sets, systems, strict=True) for graph in graphs)
     label = chosen.label(config)
     trained = [
         Trained(Offloader(config.network, theta, label, iterations, config.learning, ranges), curve)
         for theta, curve in zip(thetas, curves, strict=True)
     ]
-    return trained[0] if alone else trained
+    return trained[0] if single_seed else trained
 
 
 def _check_sets(sets: Any) -> Sets:
-    accepted = "accepted: a sequence of sets of equally many TaskGraph"
+    accepted = "accepted: a sequence of sets, each with the same number of TaskGraph"
     if not isinstance(sets, Sequence) or not sets:
         raise InputError(f"sets is {shorten(sets)}; {accepted}")
     for i, graphs in enumerate(sets):
@@ -203,7 +206,7 @@ def _one_for_each_set(system: Any, count: int) -> list[System]:
     if isinstance(system, System):
         return [system] * count
     if not isinstance(system, Sequence) or len(system) != count:
-        raise InputError(f"system is {shorten(system)}; accepted: a System, or {count}, one for each set")
+        raise InputError(f"system is {shorten(system)}; accepted: a System, or {count} of them, one for each set")
     for i, one in enumerate(system):
         check_type(f"system[{i}]", one, System)
         for name in ("channel", "radio", "num_servers"):
@@ -214,14 +217,14 @@ def _one_for_each_set(system: Any, count: int) -> list[System]:
 
 
 def _changed(settings: Any, changes: Mapping[str, Any] | None) -> Any:
-    """A record of settings with others in their places; unknown names are an InputError."""
+    """Returns the record of settings with the changes; raises InputError for unknown names."""
     return type(settings).from_json(settings.to_json() | dict(changes or {}))
 
 
 def _fitted(settings: LearningConfig, changes: Mapping[str, Any] | None, sets: Sets) -> LearningConfig:
-    """`_changed`, drawing no more sets and applications than there are, where nothing else was said."""
-    most = {"meta_batch": len(sets), "graphs_per_task": len(sets[0])}
-    fit = {name: min(getattr(settings, name), value) for name, value in most.items()}
+    """Returns `_changed` settings that by default draw no more sets and applications than there are."""
+    available = {"meta_batch": len(sets), "graphs_per_task": len(sets[0])}
+    fit = {name: min(getattr(settings, name), value) for name, value in available.items()}
     fitted: LearningConfig = _changed(settings, fit | dict(changes or {}))
     check_meta_batch(fitted.meta_batch, len(sets))
     check_number("graphs_per_task", fitted.graphs_per_task, low=1, high=len(sets[0]), integer=True)
@@ -240,30 +243,31 @@ def _learning_tasks(
 def _plans(
     sets: Sets, systems: Sequence[System], network: NetworkConfig, goal: Objective, progress: bool | TextIO
 ) -> list[list[Plan]]:
-    """What is imitated where nothing else was given."""
+    """Returns the default plans to imitate, for each application of each set."""
 
     def best(graph: TaskGraph, system: System) -> Plan:
         if network.in_order:
             return optimum(graph, system, time_limit_s=PROOF_S, objective=goal)
         return look_ahead_order(graph, system, objective=goal)
 
-    made: list[list[Plan]] = []
+    plans: list[list[Plan]] = []
     with _shown(len(sets) * len(sets[0]), "plans to imitate", progress) as line:
         for graphs, system in zip(sets, systems, strict=True):
-            made.append([])
+            plans.append([])
             for graph in graphs:
-                made[-1].append(best(graph, system))
-                line.update(sum(map(len, made)))
-    return made
+                plans[-1].append(best(graph, system))
+                line.update(sum(map(len, plans)))
+    return plans
 
 
 def _with_plans(
     tasks: Sequence[LearningTask], plans: Sequence[Sequence[Plan]], network: NetworkConfig
 ) -> list[LearningTask]:
-    """The learning tasks with the plans as actions.
+    """Returns the learning tasks with the plans as actions.
 
     Raises:
-        InputError: other numbers of plans than of applications, or plans in another order than the policy decides in.
+        InputError: the number of plans differs from the number of applications, or a plan has another order than the
+            policy decides in.
     """
     shape = (len(tasks), tasks[0].num_graphs)
     if len(plans) != shape[0] or any(len(of_set) != shape[1] for of_set in plans):
@@ -294,7 +298,7 @@ def _run(
     execution: ExecutionConfig | None,
     progress: bool | TextIO,
 ) -> tuple[list[Any], list[TrainingCurve]]:
-    """Trains through one stage; theta and the curve of each seed."""
+    """Trains one stage and returns theta and the curve of each seed."""
     layout = devices.resolve(execution or ExecutionConfig(), len(seeds) * stage.learning.meta_batch)
     first = stack([init_state(stage.network, stage.learning, s, theta) for s, theta in zip(seeds, thetas, strict=True)])
     states, placed = devices.place(first, layout), devices.place(pool, layout)
@@ -307,7 +311,7 @@ def _run(
             states, metrics = program(states, placed)
             pending.append(devices.fetch(metrics, layout))
             if len(pending) < layout.metrics_every and iteration < stage.iterations:
-                continue  # nothing is waited for, so that the devices never wait for the host
+                continue  # the host fetches no metrics yet, so that the devices never wait for the host
             for inner in (one.inner for one in jax.device_get(pending)):
                 measured.append(np.array([inner.latency, inner.heft, inner.entropy, inner.value_explained], np.float64))
             pending = []
@@ -325,7 +329,7 @@ def _run(
 
 @contextmanager
 def _shown(total: int, label: str, progress: bool | TextIO) -> Iterator[Progress]:
-    """A line of progress where it was asked for."""
+    """Yields the line of progress; it goes to `progress`, standard error or nowhere."""
     with ExitStack() as opened:
         stream = None if isinstance(progress, bool) else progress
         if progress is False:

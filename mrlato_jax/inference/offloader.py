@@ -1,4 +1,4 @@
-"""A trained policy as other programs call it: plans for applications, and adapting to them."""
+"""A trained policy for other programs: planning, adapting and saving."""
 
 from __future__ import annotations
 
@@ -47,35 +47,36 @@ from mrlato_jax.processes import about_to_compute
 
 MODES = ("argmax", "sample", "search", "search_order")
 MOST_AT_ONCE = 256  # DAGs decoded side by side
-MOST_PAIRS = 2**22  # of positions, in all DAGs that are decoded side by side
+MOST_PAIRS = 2**22  # pairs of positions in all DAGs decoded side by side
 SAMPLES = 64
-SAMPLED_WORK = 2**26  # positions squared times samples of one DAG: what fits into memory
+SAMPLED_WORK = 2**26  # memory limit: positions squared times samples of one DAG
 MOST_UPDATES = 2**31 - 1
 TEMPERATURES = (0.7, 2.0)  # of the first and of the last sample: best of several ranges on the training families
 IMPROVED = 16  # samples that `search` improves, beside the best candidate
-# Random plans that `search` improves as well where results stay, where changes of one or two tasks end early. On 12
-# applications of `results.kinds` whose look-ahead plans local search does not take to the optimum, it finds 9 of the
-# optima from five random plans more, and all from twenty.
+# Where results stay, changes of one or two tasks reach a local optimum early. So `search` also improves this number of
+# random plans. Local search misses the optimum from the look-ahead plans of 12 applications of `results.kinds`. With
+# five random plans more it finds 9 of these optima, with twenty all.
 RESTARTS = 5
-# Of positions squared, which is what simulating a plan costs: both bind from some hundred tasks on, and keep 500 tasks
-# to seconds.
+# Limits of the simulated plans times positions squared, the cost of simulating a plan. Both limits bind from some
+# hundred tasks on, and plan 500 tasks in seconds.
 IMPROVING_WORK = 2**32
 ORDER_WORK = 2**27  # for each chain
-# What the energy of a second of computing, sending and receiving costs beside the second, where a policy decides
-# for a deadline: ratios, since with a deadline the plan does not depend on the unit of power.
+# Weights of energy for a policy that decides under a deadline: costs of the energy of a second of computing, sending
+# and receiving together, relative to the cost of the second. They are ratios, since with a deadline the plan does not
+# depend on the unit of power.
 DEADLINE_PRICES = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
 ORDER_STEPS = 3000  # changes that each chain of `search_order` tries
 
 
 class Decision(NamedTuple):
-    """What `Offloader.decide` returns of B DAGs: where each task runs, and in which order. A pytree.
+    """Result of `Offloader.decide` for B DAGs: where each task runs, and in which order. A pytree.
 
     Attributes:
         placement: int32[B, N], the site (0 the UE, 1 to K the servers) of the task at each place of `order`; 0 on
             padding.
-        order: int32[B, N], task ids in scheduling order, -1 on padding: the arrays' order, or the one that the policy
-            chose.
-        makespan: float[B], seconds, of that placement in that order.
+        order: int32[B, N], task ids in scheduling order, -1 on padding. The order of the arrays, or the order that the
+            policy chose.
+        makespan: float[B], seconds, of this placement in this order.
     """
 
     placement: jax.Array
@@ -87,20 +88,21 @@ class Decision(NamedTuple):
 class Offloader:
     """A trained policy. A pytree whose leaves are the parameters, so it can be an argument of jitted functions.
 
-    Nothing of it ever changes: any number of threads may plan with one.
+    A policy is immutable: any number of threads may plan with it.
 
-    A jitted function is traced once for all policies of the same `network` and `learning`; other parameters, labels,
-    iterations, ranges and curves do not trace it again. So a policy that such a function *returns* has these four of
-    the policy that the function was traced with.
+    A jitted function is traced once for all policies of the same `network` and `learning`. Other parameters, labels,
+    iterations, ranges and curves do not trace it again. So a policy that a jitted function *returns* has the label,
+    iteration, ranges and curve of the policy that the function was traced with.
 
     Attributes:
-        network: the network's settings.
-        params: its parameters.
-        label: the method that trained it.
-        iteration: how many meta-iterations did.
-        learning: the learning settings, by which it adapts.
-        ranges: of applications and systems that it was trained on (`ranges.measure`); None where that is not known.
-        curve: what each update of `adapt` did, measured on the applications that it adapted to; None before that.
+        network: settings of the network.
+        params: parameters of the network.
+        label: the method that trained the policy.
+        iteration: number of meta-iterations of training.
+        learning: learning settings; `adapt` uses them.
+        ranges: ranges of the training applications and systems (`ranges.measure`); None where they are unknown.
+        curve: the effect of each update of `adapt`, measured on the applications that the policy adapted to; None
+            without `adapt`.
     """
 
     network: NetworkConfig
@@ -145,42 +147,43 @@ class Offloader:
         seed: int = 0,
         objective: Objective | None = None,
     ) -> SearchedPlan | list[SearchedPlan]:
-        """Decides every task of one application, or of each of several.
+        """Decides every task of one application, or of each of several applications.
 
-        The network is compiled once for each padded size, channel, batch size (a power of two) and number of samples,
-        so a program that plans similar applications again and again compiles once. What a graph is decided with does
-        not depend on the others.
+        The network is compiled once for each padded size, channel, batch size (a power of two) and number of samples.
+        So a program that plans similar applications repeatedly compiles once. The decisions for a graph do not depend
+        on the other graphs.
 
         Args:
-            graph: one graph or a sequence of them, any sizes.
-            system: the system they run on, or a sequence with one for each graph.
-            mode: what is spent on a plan:
-                argmax        the likeliest decisions, one after the other
-                sample        also `samples` plans drawn from the policy, and the greedy, HEFT-based, all-local,
-                              all-offload and look-ahead ones: the best of all by the simulator
-                search        the best of these and of the samples, improved by local search. Where results stay,
-                              five random plans are improved as well
-                search_order  and from there by order search
+            graph: one graph or a sequence of graphs, of any sizes.
+            system: the system of all graphs, or a sequence with one system for each graph.
+            mode: the effort for a plan:
+                argmax        the likeliest decision for each task
+                sample        the best, by the simulator, of the argmax plan, of `samples` plans drawn from the policy,
+                              and of the greedy, HEFT-based, all-local, all-offload and look-ahead plans
+                search        the best of these plans and the best of the drawn plans, improved by local search; where
+                              results stay, also five random plans
+                search_order  the plan of search, improved by order search
             samples: plans drawn for each application; argmax draws none. Accepted: up to 64, or more where they fit
                 into memory: 65,536 for 32 tasks, 256 for 512.
-            seed: of the draws, of the random plans, and of order search.
-            objective: what is to be minimised; by default the makespan. A policy that knows energy (`general`, and
-                what is trained with servers=any_servers) decides by it. With a deadline it decides under several
-                weights of energy, and the best plan that is in time counts. Of other policies, the objective chooses
-                among plans that they made for the makespan.
+            seed: seed of the draws, of the random plans, and of order search.
+            objective: the objective to minimise; by default the makespan. A policy that knows energy (`general`, and
+                policies trained with servers=any_servers) decides by the objective. With a deadline, such a policy
+                decides under several weights of energy, and the best plan within the deadline counts. Other policies
+                decide by the makespan, and the objective chooses among their plans.
 
         Returns:
-            A `SearchedPlan` for each graph, timed in float64 by the one simulator, with how many plans were simulated
-            to find it.
+            A `SearchedPlan` for each graph, timed in float64 by the simulator, with the number of plans simulated in
+            the search.
 
         Warns:
-            OutsideTrainingWarning: an application or system unlike those of training; it names in what.
+            OutsideTrainingWarning: an application or system is outside the training range; the warning names the
+                quantities.
 
         Raises:
             RuntimeError: the process was forked after its parent had computed; JAX would hang.
-            InputError: no graph, systems of another number, an unknown mode, a task with more parents or children than
-                the policy has room for; or of a policy that knows one server and the makespan alone, several servers,
-                or another objective with argmax.
+            InputError: there is no graph, the number of systems differs from that of graphs, the mode is unknown, or a
+                task has more parents or children than the policy has room for. For a policy that knows one server and
+                only the makespan: there are several servers, or another objective with argmax.
         """
         about_to_compute()
         check_choice("mode", mode, MODES)
@@ -198,7 +201,7 @@ class Offloader:
     def _plan(
         self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, seed: int, goal: Objective
     ) -> list[SearchedPlan]:
-        """`plan` of arguments whose kinds are checked."""
+        """Does the work of `plan` with arguments of checked types."""
         largest = max(graph.num_tasks for graph in graphs)
         if mode != "argmax" and samples > (most := max(SAMPLES, SAMPLED_WORK // padded_size(largest) ** 2)):
             raise InputError(f"samples is {samples} for a graph of {largest} tasks; accepted: at most {most}")
@@ -208,7 +211,7 @@ class Offloader:
         decided_by = self._decided_by(goal, systems)
         if self.ranges is not None:
             examples = [list(zip(graphs, systems, objectives, strict=True)) for objectives in decided_by]
-            if unlike := next(filter(None, (outside(self.ranges, each) for each in examples)), None):
+            if unlike := next(filter(None, (outside(self.ranges, example) for example in examples)), None):
                 warnings.warn(OutsideTrainingWarning(unlike), stacklevel=3)
         plans: dict[int, SearchedPlan] = {}
         drawn = 0 if mode == "argmax" else samples
@@ -225,7 +228,7 @@ class Offloader:
         return [plans[i] for i in range(len(graphs))]
 
     def _decided_by(self, goal: Objective, systems: Sequence[System]) -> list[list[Objective]]:
-        """What the policy decides by on each system where `goal` is to be reached; several where it is a deadline."""
+        """Returns lists of the objectives, one for each system, to decide by; several lists for a deadline."""
         if not self.network.any_servers:
             return [[Objective()] * len(systems)]
         if goal.deadline_s is None:
@@ -238,19 +241,19 @@ class Offloader:
         return [[weighing(price, system.power) for system in systems] for price in DEADLINE_PRICES]
 
     def decide(self, arrays: DagArrays) -> Decision:
-        """The likeliest decisions as a function of arrays, for use inside `jax.jit`, `vmap` over systems, ...
+        """Returns the likeliest decisions as a function of arrays, for use inside `jax.jit`, `vmap` over systems, ...
 
         Args:
-            arrays: `mj.pack`'s, or `mj.arrays`' with its leading axis B; a task with more neighbours than the policy
-                has room for gives NaN. Prices (of `mj.pack(..., objective=)`) are decided by where the policy knows
-                energy, and else not looked at.
+            arrays: arrays of `mj.pack`, or of `mj.arrays` with a leading axis B. A task with more neighbours than the
+                policy has room for gives NaN. A policy that knows energy decides by the prices (of
+                `mj.pack(..., objective=)`); other policies ignore the prices.
 
         Returns:
-            A `Decision`, also of a policy that chooses the order.
+            A `Decision`, also for a policy that chooses the order.
 
         Raises:
-            InputError: something else, times on the host that float32 does not hold; several servers or a deadline
-                where the policy knows one server, or no deadline.
+            InputError: the argument is no such `DagArrays`; float32 does not hold the times on the host; there are
+                several servers and the policy knows one; or a policy that knows energy gets a deadline.
         """
         about_to_compute()
         check_type("arrays", arrays, DagArrays)
@@ -284,23 +287,23 @@ class Offloader:
         *,
         objective: Objective | None = None,
     ) -> Offloader:
-        """The policy after gradient steps on applications like the ones it is to plan.
+        """Returns the policy after gradient steps on applications like those to plan.
 
         Args:
-            graphs: one application or several, any sizes.
-            system: the system they run on.
-            updates: Adam steps, from a fresh optimiser, at most `MOST_UPDATES`; trajectories of every graph are drawn
-                anew after each `learning.inner_steps` of them. 0 changes nothing.
-            seed: of those draws.
-            objective: what is to be minimised; by default the makespan.
+            graphs: one application or several, of any sizes.
+            system: the system of all applications.
+            updates: Adam steps, from a fresh optimiser, at most `MOST_UPDATES`. After each `learning.inner_steps`
+                steps, new trajectories of every graph are drawn. 0 changes nothing.
+            seed: seed of the draws.
+            objective: the objective to minimise; by default the makespan.
 
         Returns:
-            The adapted policy, with its `curve`; this one stays as it is.
+            The adapted policy, with its `curve`. This policy does not change.
 
         Raises:
             RuntimeError: as `plan`.
-            InputError: no graph, one that the policy has no room for, a policy that became NaN, an objective with a
-                deadline, or one other than the makespan where the policy knows nothing else.
+            InputError: there is no graph, the policy has no room for a graph, the policy became NaN, the objective has
+                a deadline, or the objective is not the makespan and the policy knows only the makespan.
         """
         about_to_compute()
         check_number("updates", updates, low=0, high=MOST_UPDATES, integer=True)
@@ -321,21 +324,21 @@ class Offloader:
 
     @property
     def stored(self) -> weights.StoredPolicy:
-        """What files keep of the policy."""
+        """The fields of the policy that files keep."""
         return weights.StoredPolicy(self.network, self.params, self.label, self.iteration, self.learning, self.ranges)
 
     def save(self, stem: str | Path) -> Path:
-        """Writes the policy as two files, which `mj.load_offloader` loads again; its `curve` is not kept.
+        """Writes the policy, without its `curve`, as two files that `mj.load_offloader` loads.
 
         Args:
-            stem: path without an ending: NAME gives NAME.safetensors and NAME.json. Such files that are there are
-                replaced; the folder is made if it is missing.
+            stem: path without an ending: NAME gives NAME.safetensors and NAME.json. Existing files of these names are
+                replaced; a missing folder is made.
 
         Returns:
             The path of NAME.safetensors, which `mj.load_offloader` takes.
 
         Raises:
-            InputError: no path of a file, a folder that cannot be written to, or parameters that are not finite.
+            InputError: the path names no file, the folder cannot be written to, or parameters are not finite.
         """
         if not isinstance(stem, str | Path) or not Path(stem).name:
             raise InputError(f"stem is {shorten(stem)}; accepted: a path without an ending, NAME or FOLDER/NAME")
@@ -353,10 +356,10 @@ class Offloader:
         samples: int,
         seed: int,
     ) -> list[list[SearchedPlan]]:
-        """Of each graph, under each of its objectives, the likeliest plan and then the best of those drawn."""
+        """Returns for each graph, under each of its objectives, the likeliest plan and the best of the drawn plans."""
         count = len(graphs)
         short = power_of_two(count) - count
-        graphs, systems = ([*each, *[each[-1]] * short] for each in (graphs, systems))
+        graphs, systems = ([*sequence, *[sequence[-1]] * short] for sequence in (graphs, systems))
         arrays, actions = pack(graphs, systems, num_positions=size, dtype=np.float64), []
         check_times(arrays)
         for objectives in decided_by:
@@ -377,7 +380,7 @@ class Offloader:
     def _timed(
         self, graphs: Sequence[TaskGraph], systems: Sequence[System], arrays: DagArrays, actions: np.ndarray
     ) -> list[list[Plan]]:
-        """The plans that rows of actions [B, K, N] make of each graph, in float64, each in its own order."""
+        """Returns the plans of the rows of actions [B, K, N] of each graph, in float64, each in its own order."""
         if self.network.in_order:
             return plans_of_arrays(in_joules(arrays, systems), actions)
         (_, count, size), sites = actions.shape, arrays.num_sites
@@ -395,14 +398,14 @@ class Offloader:
 
 
 def check_decides(policy: Offloader, mode: str, goal: Objective) -> None:
-    """Raises InputError for an objective other than the makespan with argmax, where the policy knows nothing else."""
+    """Raises InputError for argmax with an energy weight or a deadline where the policy knows only the makespan."""
     if mode == "argmax" and goal != Objective() and not policy.network.any_servers:
         accepted = "accepted: the makespan, which this policy decides by ('general' knows energy), or another mode"
         raise InputError(f"objective is {goal} with mode 'argmax'; {accepted}")
 
 
 class _About:
-    """What a policy says of itself that shapes no program: any two are equal, so that nothing is traced again."""
+    """The fields of a policy that shape no program. Any two are equal, so that no function is traced again."""
 
     def __init__(self, policy: Offloader) -> None:
         self.fields = {name: getattr(policy, name) for name in ("label", "iteration", "ranges", "curve")}
@@ -436,13 +439,13 @@ jax.tree_util.register_pytree_with_keys(Offloader, _flatten_with_keys, _unflatte
 
 
 class _Improved(NamedTuple):
-    """A plan in search of a better one."""
+    """The best plan so far, and the evaluations so far."""
 
     plan: SearchedPlan
     evaluations: int
 
     def or_else(self, other: SearchedPlan, goal: Objective) -> _Improved:
-        """The better of both, at the cost of both."""
+        """Returns the better of both plans, with the sum of the evaluations."""
         best = min(self.plan, other, key=lambda plan: goal.key(plan.makespan, plan.energy))
         return _Improved(best, self.evaluations + other.evaluations)
 
@@ -450,7 +453,7 @@ class _Improved(NamedTuple):
 def _best_of(
     graph: TaskGraph, system: System, decoded: Sequence[SearchedPlan], mode: str, seed: int, goal: Objective
 ) -> SearchedPlan:
-    """The best of the policy's plans and of the simple ones, improved as `mode` says."""
+    """Returns the best of the policy's plans and of the simple plans, improved as `mode` says."""
     simple = [heft(graph, system, objective=goal), greedy(graph, system, objective=goal)]
     simple += [all_local(graph, system), all_offload(graph, system)]
     ahead = look_ahead(graph, system, objective=goal)
@@ -482,7 +485,7 @@ def _check_one_server(systems: Sequence[System]) -> None:
 
 
 def _batches(graphs: Sequence[TaskGraph], systems: Sequence[System], samples: int) -> Iterator[tuple[list[int], int]]:
-    """Graphs that are decoded side by side, by their indices, and the size that they are padded to."""
+    """Yields the indices of graphs that are decoded side by side, and the size that they are padded to."""
     alike: Mapping[tuple[int, str, str, int], list[int]] = defaultdict(list)
     for i, (graph, system) in enumerate(zip(graphs, systems, strict=True)):
         alike[padded_size(graph.num_tasks), system.channel, system.radio, system.num_servers].append(i)
@@ -513,7 +516,7 @@ def _decode(network: NetworkConfig, params: Any, arrays: DagArrays) -> jax.Array
 def _sampled(
     network: NetworkConfig, params: Any, arrays: DagArrays, key: jax.Array, samples: int, kept: int
 ) -> jax.Array:
-    """Actions int32[G, kept, N] of the best of the plans that are drawn of each DAG, the best first."""
+    """Returns the actions int32[G, kept, N] of the best drawn plans of each DAG, the best first."""
     temperatures = jnp.linspace(*TEMPERATURES, samples) if samples > 1 else jnp.ones(1)
     drawn = rollout.sample(network, params, encoded(arrays, network), key, samples, temperatures, alike=True)
     _, best = jax.lax.top_k(-drawn.costs, kept)

@@ -42,25 +42,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOOT = "the line along the foot of a transfer has the colour of its server"
-UNNAMED = "too many tasks for names; the command's table, or --json, has them"
+UNNAMED = "too many tasks for names; the command's table, or --json, has the names"
 AROUND_LABEL = 0.14  # inches, on both sides together
-MOST_NAMED = 60  # tasks; of more, names would be too small to be read
+MOST_NAMED = 60  # tasks; with more tasks the names would be too small to read
 NARROWEST = 6.2  # inches: room for the legend
 ABOVE, BESIDE, BELOW, NOTED = 0.45, 0.2, 0.55, 0.15  # inches around an application; the last for a line of text
-EDGE_COLOUR, MANY_EDGES = "#8A8A8A", "#C4C4C4"  # the second for more than `MOST_DARK`
+EDGE_COLOUR, MANY_EDGES = "#8A8A8A", "#C4C4C4"  # the second for more than `MOST_DARK` edges
 MOST_DARK = 1500
 GANTT_LEFT, GANTT_RIGHT, GANTT_BELOW, GANTT_ABOVE = 1.05, 0.98, 0.75, 0.42  # inches around the bars
 
-LOW_ROW, HIGH_ROW = 0.55, 1.3  # inches, of a resource
-MARKERS = "sD^vP*Xp"  # of plans beside a front
-ROW_NAMES = {"UE": "device (UE)", "VM": "server (VM)"}  # where a resource is called otherwise
+LOW_ROW, HIGH_ROW = 0.55, 1.3  # least and greatest height of a resource's row, inches
+MARKERS = "sD^vP*Xp"  # markers of the plans beside a front
+ROW_NAMES = {"UE": "device (UE)", "VM": "server (VM)"}  # printed names of resources, where they differ
 
 
 def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
-    """The application from left to right, a column a level, each task coloured by where it runs.
+    """Draws the application from left to right, with a column for each level and a colour for each site.
 
-    Columns that find no room continue in a row below, where dotted lines enter that left the row above. An edge that
-    skips columns passes them beside their tasks. More than `MOST_NAMED` tasks are dots without names.
+    Columns without room continue in a row below; dotted lines lead from the row above to the row below. An edge that
+    skips columns passes beside their tasks. More than `MOST_NAMED` tasks are dots without names.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -99,7 +99,7 @@ def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
 
 
 def _draw_edges(axes: Axes, drawing: Arrangement, children: Sequence[int], head: float) -> None:
-    """Lines, and an arrow's head of so many inches at each child."""
+    """Draws the lines, and at each child an arrowhead of `head` inches."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -117,7 +117,7 @@ def _draw_edges(axes: Axes, drawing: Arrangement, children: Sequence[int], head:
 
 
 def _draw_boxes(axes: Axes, drawing: Arrangement, sites: Sequence[int], labels: Labels) -> None:
-    """A box with a name for each task, in the colour of its site."""
+    """Draws a box with a name for each task, in the colour of its site."""
     from matplotlib.patches import FancyBboxPatch
 
     look: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.06", "edgecolor": "none", "zorder": 3}
@@ -131,15 +131,15 @@ def _draw_boxes(axes: Axes, drawing: Arrangement, sites: Sequence[int], labels: 
 
 
 def _caption_columns(axes: Axes, graph: TaskGraph, drawing: Arrangement) -> None:
-    """Below each column what its names begin with and how many tasks it has, where that has room."""
+    """Writes below each column, where there is room, the common beginning of its names and its number of tasks."""
     level = levels(graph)
     free = -axes.get_xlim()[1]
     for column in range(0 if drawing.breaks else int(level.max()) + 1):
         tasks = np.flatnonzero(level == column).tolist()
         boxes = [drawing.boxes[task] for task in tasks]
         stem = common_beginning([escaped(graph.names[task]) for task in tasks]).rstrip("0123456789_-. ([")
-        told = len(tasks) > 1 and len(stem) > 1
-        text = f"{stem[:LONGEST_LABEL]}: {len(tasks)}" if told else f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
+        common = len(tasks) > 1 and len(stem) > 1
+        text = f"{stem[:LONGEST_LABEL]}: {len(tasks)}" if common else f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
         middle = (boxes[0].left + max(box.left + box.width for box in boxes)) / 2
         half = widths_of(axes.figure, [text], (FAMILY,), SMALL_POINTS)[text] / POINTS / 2
         if middle - half > free:
@@ -151,7 +151,7 @@ def _caption_columns(axes: Axes, graph: TaskGraph, drawing: Arrangement) -> None
 
 
 def _draw_legend(figure: Figure, sites: Sequence[int]) -> None:
-    """How many tasks are where, and what an arrow is."""
+    """Draws the legend: the number of tasks at each site, and the meaning of an arrow."""
     from matplotlib.lines import Line2D
 
     counts = np.bincount(sites, minlength=2).tolist()
@@ -164,7 +164,7 @@ def _draw_legend(figure: Figure, sites: Sequence[int]) -> None:
 
 
 def _note(figure: Figure, x: float, inches: float, labels: Labels, text: str, **alignment: Any) -> None:
-    """A line of small text, so many inches above the lower end."""
+    """Writes a line of small text, `inches` above the lower end."""
     if text:
         figure.text(
             x, inches / figure.get_figheight(), text, fontsize=7, color="0.35", family=list(labels.families),
@@ -173,7 +173,7 @@ def _note(figure: Figure, x: float, inches: float, labels: Labels, text: str, **
 
 
 def _head(figure: Figure, title: str) -> None:
-    """The title, at the top."""
+    """Writes the title at the top."""
     if title:
         families, missing = families_for(title)
         shown = "".join("?" if letter in missing else letter for letter in title)
@@ -182,23 +182,23 @@ def _head(figure: Figure, title: str) -> None:
 
 
 def colour_of(site: int) -> str:
-    """The UE's, or a server's."""
+    """Returns the colour of a site."""
     return UE_COLOUR if site == LOCAL else SERVER_COLOURS[(site - 1) % len(SERVER_COLOURS)]
 
 
 def counted(site: int, tasks: int, several: bool) -> str:
-    """A site in a legend."""
+    """Returns the legend's text for a site."""
     where = "on the device" if site == LOCAL else f"on server {site}" if several else "on the server"
     return f"{where}: {tasks} task{'s' * (tasks != 1)}"
 
 
 def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str = "") -> Figure:
-    """Energy against makespan: the front as a line, other plans as points that a legend names.
+    """Draws energy against makespan: the front as a line, other plans as points that a legend names.
 
     Args:
-        plans: `mj.front`'s, by ascending makespan.
+        plans: plans of `mj.front`, by ascending makespan.
         others: plans to compare, by name.
-        title: of the figure.
+        title: title of the figure.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -231,11 +231,11 @@ def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str =
 
 
 def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "") -> Figure:
-    """When each task is on the UE and the servers, and its input or result on the links, milliseconds.
+    """Draws when each task is on the UE or a server, and its input or result on the links, in milliseconds.
 
-    Each resource has a row and a colour. To its right is how often it is used, and the share of the makespan that it is
-    busy. Where there are several servers, a line along the foot of a transfer has the colour of its server, on the
-    backhaul of the one that is sent to.
+    Each resource has a row and a colour. To the right of a row are the number of its uses and the share of the makespan
+    in which the resource is busy. With several servers, a line along the foot of a transfer has the colour of its
+    server, on the backhaul that of the receiving server.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -283,14 +283,14 @@ def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "
 def gantt_figure(
     rows: Sequence[str], strips: Sequence[Strip], latest: float, labels: Labels, title: str = ""
 ) -> Figure:
-    """Bars against milliseconds, a row for each resource.
+    """Draws bars against milliseconds, with a row for each resource.
 
     Args:
-        rows: their names, from the top.
-        strips: the bars in them.
-        latest: when the last of them ends, seconds.
-        labels: of the tasks.
-        title: of the figure.
+        rows: names of the rows, from the top.
+        strips: the bars of the rows.
+        latest: end of the last bar, seconds.
+        labels: labels of the tasks.
+        title: title of the figure.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,18 +1,18 @@
-"""A trained policy without JAX: NumPy and the standard library, nothing of this package.
+"""A trained policy with NumPy and the standard library only, without JAX and without the rest of this package.
 
-For machines where JAX is not to be had, and to hold the JAX policy to. The file may be copied and stands alone:
+It is for machines without JAX, and the tests compare the JAX policy with it. The file stands alone and may be copied:
 
     policy = load("general")                       # general.safetensors and general.json
     times = task_times(cycles, upload_bytes, download_bytes, ue_hz=1e9, vm_hz=10e9, uplink_bps=7e6, downlink_bps=7e6)
     placement, order, makespan = policy.plan(times, edges=[(0, 1), (0, 2)])
 
-A policy that was trained with servers=any_servers also plans for several servers and for what energy costs:
+A policy that was trained with servers=any_servers also plans for several servers and for the cost of energy:
 
     times = task_times(..., vm_hz=[10e9, 30e9], uplink_bps=[20e6, 8e6], downlink_bps=[20e6, 8e6])
     policy.plan(times, edges, "resident", pins=["ue", "any", "any"], radio="separate", prices=prices(0.5))
 
-Written for one application at a time and for being read beside the paper; `mrlato_jax.Offloader` is the fast one.
-Deadlines are not written here.
+The code plans one application at a time and is meant to be read beside the paper; `mrlato_jax.Offloader` is fast.
+Deadlines are not supported.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ import numpy as np
 Array = Any  # numpy.ndarray
 LOCAL = 0  # the site of the UE; those of the servers are 1 to K
 FLOAT32 = "F32"
-SIZE_BYTES = 8  # of a safetensors header's length, little-endian
+SIZE_BYTES = 8  # width of the length field of a safetensors header, little-endian
 MOST_HEADER_BYTES = 2**20
-DECODER_INPUTS = {
+DECODER_INPUTS = {  # numbers of the simulator's quantities that the decoder sees
     "paper": 0,
     "task": 0,
     "task_sim": 7,
     "lookahead": 9,
-}  # and how much the decoder sees of the simulator
-OPTION_INPUTS = {"task_sim": 9, "lookahead": 11}  # the same of each option, where servers may be any
-TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))  # of the look-ahead's rules
-ONWARD_TOLLS = (1.0, 0.5, 2.0)  # of further ones, where results stay
+}
+OPTION_INPUTS = {"task_sim": 9, "lookahead": 11}  # the same for each option of a policy with any_servers
+TOLLS = ((0.0, 0.0), (-0.4, -0.5), (0.0, -0.5), (0.0, 1.0), (-1.0, -0.25))  # tolls of the look-ahead's rules
+ONWARD_TOLLS = (1.0, 0.5, 2.0)  # tolls of the further rules where results stay
 PINS = ("any", "ue", "server")
 RADIOS = ("shared", "separate")
 
 
 class Rules(NamedTuple):
-    """Where results are, what an upload waits for and which transfers queue."""
+    """Rules of the channels: where results are, what an upload waits for, and which transfers queue."""
 
-    upload_waits_for_download: bool  # parents' results must be back at the UE; else parents' uploads suffice
-    downloads_queue: bool  # one download at a time; else each starts as its task's processing ends
+    upload_waits_for_download: bool  # an upload waits until the parents' results are at the UE; else for their uploads
+    downloads_queue: bool  # one download at a time; else each starts when its task is computed
     entry_uploads_queue: bool  # a task without parents occupies the uplink
-    results_stay: bool  # a result stays where it was computed and moves when it is needed elsewhere
+    results_stay: bool  # a result stays where it was computed until a task elsewhere needs it
 
 
 CHANNELS = {
@@ -65,7 +65,7 @@ CHANNELS = {
 
 
 class Prices(NamedTuple):
-    """What a second of each costs; the cost of a plan is the sum over all four."""
+    """Costs of a second of each quantity; the cost of a plan is the sum over all four."""
 
     makespan: float
     compute: float  # the UE computes
@@ -73,7 +73,7 @@ class Prices(NamedTuple):
     receive: float  # a downlink is busy
 
 
-MAKESPAN = Prices(1.0, 0.0, 0.0, 0.0)  # it alone counts
+MAKESPAN = Prices(1.0, 0.0, 0.0, 0.0)  # the makespan alone counts
 
 
 def prices(
@@ -83,29 +83,29 @@ def prices(
     receive_w: float = 1.2,
     idle_w: float = 0.0,
 ) -> Prices | None:
-    """The prices under which a plan costs its makespan + `energy_weight` x the UE's energy.
+    """Returns the prices under which a plan costs its makespan + `energy_weight` x the UE's energy.
 
     Args:
-        energy_weight: seconds that a joule is worth, >= 0.
-        compute_w: what the UE draws while it computes, watts.
-        send_w: what it draws while an uplink is busy, watts.
-        receive_w: what it draws while a downlink is busy, watts.
-        idle_w: what it draws all the time, beside the others, watts.
+        energy_weight: seconds per joule, >= 0.
+        compute_w: power of the UE while it computes, watts.
+        send_w: power of the UE while an uplink is busy, watts.
+        receive_w: power of the UE while a downlink is busy, watts.
+        idle_w: power of the UE all the time, in addition to the others, watts.
 
     Returns:
-        Four `Prices`; None where the makespan alone counts.
+        The `Prices`; None where the makespan alone counts.
 
     Raises:
-        ValueError: a number that is negative or not finite.
+        ValueError: a number is negative or not finite.
     """
-    given = {
+    arguments = {
         "energy_weight": energy_weight,
         "compute_w": compute_w,
         "send_w": send_w,
         "receive_w": receive_w,
         "idle_w": idle_w,
     }
-    for name, value in given.items():
+    for name, value in arguments.items():
         if not (isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} is {_short(value)}; accepted: a finite number >= 0")
     if not energy_weight or not any((compute_w, send_w, receive_w, idle_w)):
@@ -116,17 +116,17 @@ def prices(
 
 
 class Times(NamedTuple):
-    """Seconds that each task takes on each resource, by task id.
+    """Seconds of each task on each resource, by task id.
 
-    Those of servers are [n, K] for K servers, or [n] where all servers are alike or there is one.
+    Times of servers are [n, K] for K servers, or [n] where all servers are alike or there is one server.
     """
 
-    ue: Array  # [n], to compute it on the UE
+    ue: Array  # [n], to compute the task on the UE
     uplink: Array  # to send its input to a server
-    vm: Array  # to compute it there
-    downlink: Array  # to bring its result from there to the UE
+    vm: Array  # to compute the task on a server
+    downlink: Array  # to send its result from a server to the UE
     forward: Array = None  # to send its result from the UE up to a server; needed with "resident" only
-    backhaul: Array = None  # [n], to pass its result from one server to another; with "resident" only
+    backhaul: Array = None  # [n], to send its result from one server to another; needed with "resident" only
 
 
 def task_times(
@@ -140,17 +140,17 @@ def task_times(
     downlink_bps: float | Sequence[float],
     backhaul_bps: float = 1e9,
 ) -> Times:
-    """The times of every task under a system; measured times may stand in their place.
+    """Computes the times of every task under a system. Measured times may take their place.
 
     Args:
-        cycles: of each task, by its id.
-        upload_bytes: its input; where results stay it counts for tasks without parents only.
-        download_bytes: its result.
+        cycles: cycles of each task, by task id.
+        upload_bytes: bytes of each task's input; where results stay, used only for tasks without parents.
+        download_bytes: bytes of each task's result.
         ue_hz: clock of the UE, cycles per second.
-        vm_hz: of the servers, a number or one for each.
-        uplink_bps: rates to the servers, bit/s, a number or one for each.
-        downlink_bps: rates from them, alike.
-        backhaul_bps: of the link among the servers, bit/s; it counts with "resident" only.
+        vm_hz: clocks of the servers, cycles per second; one number, or one for each server.
+        uplink_bps: rates to the servers, bit/s; one number, or one for each server.
+        downlink_bps: rates from the servers, bit/s; one number, or one for each server.
+        backhaul_bps: rate of the link between servers, bit/s; used with "resident" only.
     """
     work, up, down = (np.asarray(values, float) for values in (cycles, upload_bytes, download_bytes))
 
@@ -168,17 +168,17 @@ def task_times(
 
 
 def checked(times: Times, results_stay: bool = False) -> Times:
-    """The times as arrays, [n] or [n, K]; the last two are 0 where results return.
+    """Returns the times as arrays, [n] or [n, K]; `forward` and `backhaul` are 0 where results return.
 
     Raises:
-        ValueError: times that are not finite numbers >= 0, equally many of each, or a missing one.
+        ValueError: times are missing, are not finite numbers >= 0, or have different lengths.
     """
-    given = times._asdict()
+    fields = times._asdict()
     n = len(np.atleast_1d(times.ue))
     if not results_stay:
-        given |= dict.fromkeys(("forward", "backhaul"), np.zeros(n))
+        fields |= dict.fromkeys(("forward", "backhaul"), np.zeros(n))
     arrays = {}
-    for name, values in given.items():
+    for name, values in fields.items():
         if values is None:
             raise ValueError(f"times.{name} is None; accepted: finite seconds >= 0, one for each task")
         array = arrays[name] = np.asarray(values, float)
@@ -189,7 +189,7 @@ def checked(times: Times, results_stay: bool = False) -> Times:
             raise ValueError(f"times.{name} is {_short(array.tolist())}; accepted: {accepted}")
     servers = {name: array.shape[1] for name, array in arrays.items() if array.ndim == 2}
     if len(set(servers.values())) > 1:
-        raise ValueError(f"times are of different numbers of servers, {servers}; accepted: equally many")
+        raise ValueError(f"times has different numbers of servers, {servers}; accepted: equally many")
     shape = (n, *set(servers.values())) if servers else (n, 1)
     for name in ("uplink", "vm", "downlink", "forward"):
         array = arrays[name]
@@ -198,22 +198,23 @@ def checked(times: Times, results_stay: bool = False) -> Times:
 
 
 def priority_order(times: Times, edges: Iterable[tuple[int, int]]) -> list[int]:
-    """(13): of the tasks whose parents are placed, the one with the longest offloaded way to the end, then lowest id.
+    """Returns the priority order (13).
 
-    A task's part of the way is its time on the server where it takes least.
+    Of the tasks whose parents are placed, the task with the longest offloaded path to the end comes first; on ties, the
+    lowest id. Each task on the path counts with its time on the server where it takes least.
 
     Raises:
-        ValueError: the edges hold a cycle, or a task that there is not.
+        ValueError: the edges have a cycle, an edge occurs twice, or an edge names an unknown task.
     """
     times, edges = checked(times), list(edges)
     n = len(times.ue)
     if len(set(edges)) < len(edges):
-        raise ValueError("edges hold one twice; accepted: each once")
+        raise ValueError("edges hold an edge twice; accepted: each edge once")
     children: list[list[int]] = [[] for _ in range(n)]
     waiting = [0] * n
     for parent, child in edges:
         if not (0 <= parent < n and 0 <= child < n):
-            raise ValueError(f"edge ({parent}, {child}) names a task that there is not; accepted: 0 to {n - 1}")
+            raise ValueError(f"edge ({parent}, {child}) names an unknown task; accepted: 0 to {n - 1}")
         children[parent].append(child)
         waiting[child] += 1
 
@@ -221,15 +222,15 @@ def priority_order(times: Times, edges: Iterable[tuple[int, int]]) -> list[int]:
         left = list(waiting)
         ready = [(keys[task], task) for task in range(n) if not left[task]]
         heapq.heapify(ready)
-        found = []
+        ordered = []
         while ready:
             _, task = heapq.heappop(ready)
-            found.append(task)
+            ordered.append(task)
             for child in children[task]:
                 left[child] -= 1
                 if not left[child]:
                     heapq.heappush(ready, (keys[child], child))
-        return found
+        return ordered
 
     topological = kahn([0.0] * n)
     if len(topological) < n:
@@ -245,10 +246,10 @@ class Problem(NamedTuple):
     """An application on its system, in scheduling order; K servers."""
 
     order: list[int]  # task ids
-    times: Times  # [n] and [n, K], by position, as all that follows
+    times: Times  # [n] and [n, K], by position, as all fields below
     parents: list[list[int]]  # positions, ascending
     children: list[list[int]]
-    allowed: Array  # bool[n, K + 1], the sites that pins leave
+    allowed: Array  # bool[n, K + 1], the sites that pins allow
     rules: Rules
     radio: str
     prices: Prices
@@ -260,14 +261,14 @@ class Problem(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """What times are divided by: the mean local one; where nothing computes, of the least times on any server."""
-        own = self.times
-        total = own.ue.sum() or sum(values.min(axis=1).sum() for values in (own.uplink, own.vm, own.downlink))
-        return float(total) / len(own.ue) or 1.0
+        """Divisor of times: the mean local time, or if all are 0 the mean of the least times on any server."""
+        times = self.times
+        total = times.ue.sum() or sum(values.min(axis=1).sum() for values in (times.uplink, times.vm, times.downlink))
+        return float(total) / len(times.ue) or 1.0
 
     @property
     def cost_scale(self) -> float:
-        """What costs are divided by: what computing on the UE, and waiting for it, costs a task in the mean."""
+        """Divisor of costs: the mean cost per task of computing on the UE, with the cost of the makespan."""
         price = self.prices.makespan + self.prices.compute or sum(self.prices) or 1.0
         return self.scale * price
 
@@ -281,16 +282,16 @@ def problem(
     radio: str = "shared",
     prices: Sequence[float] | None = None,
 ) -> Problem:
-    """What is to be planned. Arguments and errors as those of `Portable.plan`."""
+    """Returns the application on its system; arguments and errors as of `Portable.plan`."""
     _one_of("channel", channel, tuple(CHANNELS))
     _one_of("radio", radio, RADIOS)
     edges = [(int(parent), int(child)) for parent, child in edges]
     times = checked(times, CHANNELS[channel].results_stay)
     order = priority_order(times, edges)
-    n, place = len(order), {task: k for k, task in enumerate(order)}
+    n, position = len(order), {task: k for k, task in enumerate(order)}
     parents: list[list[int]] = [[] for _ in range(n)]
     children: list[list[int]] = [[] for _ in range(n)]
-    for parent, child in sorted((place[parent], place[child]) for parent, child in edges):
+    for parent, child in sorted((position[parent], position[child]) for parent, child in edges):
         parents[child].append(parent)
         children[parent].append(child)
     pins = ["any"] * n if pins is None else pins
@@ -309,35 +310,37 @@ def problem(
 
 
 class Ends(NamedTuple):
-    """When a task is through, in each of M plans; seconds, [M]."""
+    """End times of a task in each of M plans; seconds, [M]."""
 
-    upload: Array  # what it needs is at its server; 0 where nothing had to be sent there
-    done: Array  # it is computed
-    result: Array  # its result is at the UE, or where it stays
+    upload: Array  # its input is at its server; 0 where nothing had to be sent there
+    done: Array  # the task is computed
+    result: Array  # its result is at the UE, or where the result stays
 
 
 class Queues:
-    """What the placed tasks leave behind, of M plans side by side: (7)-(11), for any number of servers.
+    """State of M plans side by side after the tasks placed so far: (7)-(11), for any number of servers.
 
-    A site is a number that each plan chooses for itself. Arrays have an entry for each plan on their last axis.
+    Each plan chooses its own sites. Arrays have an entry for each plan on their last axis.
 
     Attributes:
-        uplink, downlink: [K + 1, M], when the links are free; which one is a site's, `radio` says.
-        processor: [K + 1, M], when the UE and the servers are free.
-        backhaul: [1, M], when the link among the servers is.
+        uplink, downlink: [K + 1, M], seconds at which the links become free; `radio` maps sites to links.
+        processor: [K + 1, M], seconds at which the UE and the servers become free.
+        backhaul: [1, M], seconds at which the link between servers becomes free.
         makespan: [M], (11) over the tasks placed so far.
-        spent: [M], what computing and transfers cost so far.
-        onward: [n, K + 1], what comes after each task from each site, the same in all plans; 0 where results return.
-        done: [n, M], of each placed task, as `Ends` has it.
-        result, sent: [n, M], the same, and when its data were at the sender; kept where results return.
-        site: int[n, M], where it ran; kept where results stay.
-        there: bool[n, K + 1, M], the sites where its result is for those that need it, or on its way; kept alike.
+        spent: [M], cost of computing and transfers so far.
+        onward: [n, K + 1], least cost after each task from each site (`_onward`); 0 where results return.
+        done: [n, M], `Ends.done` of each placed task.
+        result, sent: [n, M], `Ends.result` of each placed task, and the time at which its data were at the sender; kept
+            where results return.
+        site: int[n, M], the site of each placed task; kept where results stay.
+        there: bool[n, K + 1, M], the sites that have the result of each placed task, or will get the result; kept where
+            results stay.
     """
 
     def __init__(self, problem: Problem) -> None:
         """One plan, with all resources free."""
         n, sites, times = len(problem.order), problem.num_sites, problem.times
-        nothing = np.zeros((n, 1))  # what the UE takes of links
+        nothing = np.zeros((n, 1))  # the UE's times on links
         self.problem = problem
         self.onward = _onward(problem) if problem.rules.results_stay else np.zeros((n, sites))
         self.compute = np.hstack([times.ue[:, None], times.vm])
@@ -352,11 +355,11 @@ class Queues:
 
     @property
     def cost(self) -> Array:
-        """[M], of the tasks placed so far."""
+        """[M], cost of the tasks placed so far."""
         return self.problem.prices.makespan * self.makespan + self.spent
 
     def take(self, plans: Array) -> Queues:
-        """Copies of some of the plans, by their numbers; one may be taken again and again."""
+        """Returns copies of the plans of these indices; an index may occur several times."""
         other, stays = copy.copy(self), self.problem.rules.results_stay
         of_tasks = ("site", "done", "there") if stays else ("done", "result", "sent")
         for name in ("uplink", "downlink", "processor", "backhaul", "makespan", "spent", *of_tasks):
@@ -364,13 +367,13 @@ class Queues:
         return other
 
     def tried(self, k: int) -> tuple[Queues, Ends]:
-        """Each plan with task k at each site: (K + 1) x M plans, those with the task on the UE first."""
+        """Returns each plan with task k at each site: (K + 1) x M plans, those with the task on the UE first."""
         plans, sites = len(self.makespan), self.problem.num_sites
         other = self.take(np.tile(np.arange(plans), sites))
         return other, other.place(k, np.repeat(np.arange(sites), plans))
 
     def place(self, k: int, site: Array) -> Ends:
-        """Commits task k of each plan to a site, int[M]."""
+        """Places task k of each plan at a site, int[M], and returns its end times."""
         rules, paid, away = self.problem.rules, self.problem.prices, site != LOCAL
         plans = np.arange(len(site))
         upload, begin = (self._gather if rules.results_stay else self._upload)(k, site)
@@ -393,7 +396,7 @@ class Queues:
         return Ends(upload, done, result)
 
     def _upload(self, k: int, site: Array) -> tuple[Array, Array]:
-        """(7) where results return: when the task's input is at its server, and when the task may be computed."""
+        """(7) where results return: the times at which the input is at the server and the task may be computed."""
         rules, parents, away = self.problem.rules, self.problem.parents[k], site != LOCAL
         ready, sent, done = (values[parents].max(axis=0, initial=0) for values in (self.result, self.sent, self.done))
         upload = self._serve(
@@ -408,7 +411,7 @@ class Queues:
         return upload, np.where(away, np.maximum(upload, done), ready)
 
     def _gather(self, k: int, site: Array) -> tuple[Array, Array]:
-        """The same where results stay: those of parents that are not at the site come from where they were computed."""
+        """As `_upload` where results stay: missing results of parents come from the sites that computed them."""
         paid, away, plans = self.problem.prices, site != LOCAL, np.arange(len(site))
         upload = begin = np.zeros(len(site))
         if not self.problem.parents[k]:
@@ -440,9 +443,9 @@ class Queues:
         waits: bool = True,
         occupies: bool = True,
     ) -> Array:
-        """When a transfer ends that is `ready` and takes `seconds` of a link; 0 in plans where it is not `used`.
+        """Returns the end of a transfer that is `ready` and takes `seconds` of a link; 0 in plans where not `used`.
 
-        Links are first in, first out: a transfer waits for those before it, and those after it wait for it.
+        Links are first in, first out: each transfer waits for the earlier transfers.
         """
         plans = np.arange(len(used))
         free = link[radio, plans]
@@ -458,8 +461,8 @@ class Portable:
     """A policy that places tasks in the priority order.
 
     Attributes:
-        settings: the network's, as NAME.json has them under config.policy.
-        any_servers: whether it knows any number of servers and energy, and not one server and the makespan alone.
+        settings: settings of the network, `config.policy` of NAME.json.
+        any_servers: whether the policy knows any number of servers and energy, or one server and only the makespan.
         weights: arrays by their names in NAME.safetensors.
     """
 
@@ -467,26 +470,26 @@ class Portable:
         """Keeps float64 copies of the weights.
 
         Raises:
-            ValueError: a policy that chooses the order, which is not written here; or settings that cannot be read, or
-                that the weights do not fit.
+            ValueError: the policy chooses the order, which is not supported; the settings cannot be read; or the
+                weights do not fit the settings.
         """
         decides = settings.get("decides", "placement")
         if decides != "placement":
             raise ValueError(
-                f"decides is {_short(decides)}; accepted: 'placement', of a policy that decides that alone"
+                f"decides is {_short(decides)}; accepted: 'placement', a policy that decides only placements"
             )
         self.settings = settings
         self.any_servers = settings.get("servers", "one_server") == "any_servers"
         self.weights = {name.removeprefix("params/"): np.asarray(array, float) for name, array in weights.items()}
         layers = sum(name.startswith("decoder_") and name.endswith("/cell_scale") for name in self.weights)
         stated = settings.get("layers")
-        if type(stated) is not int or stated != layers or not layers:  # before anything of that size is made
+        if type(stated) is not int or stated != layers or not layers:  # before arrays of that size are made
             raise ValueError(f"layers is {_short(stated)} and the weights have {layers}; accepted: as many, at least 1")
         for name, shape in _shapes(settings).items():
             array = self.weights.get(name)
             if array is None or array.shape != shape:
                 has = "missing" if array is None else f"of shape {array.shape}"
-                raise ValueError(f"{name} is {has}; accepted: shape {shape}, as the settings have it")
+                raise ValueError(f"{name} is {has}; accepted: shape {shape}, which follows from the settings")
 
     def plan(
         self,
@@ -498,48 +501,48 @@ class Portable:
         radio: str = "shared",
         prices: Sequence[float] | None = None,
     ) -> tuple[list[int], list[int], float]:
-        """The likeliest decisions.
+        """Returns the likeliest plan.
 
         Args:
-            times: of each task, by its id.
-            edges: (parent, child).
-            channel: a name of `CHANNELS`.
-            pins: where each task may run, by its id: "any"where, on the "ue" alone or on a "server" alone; by default
-                anywhere.
-            radio: "shared", one uplink and one downlink for all servers, or "separate".
-            prices: what a second of each costs, as `Prices` has them; by default the makespan alone counts.
+            times: times of each task, by task id.
+            edges: pairs (parent, child) of task ids.
+            channel: a name in `CHANNELS`.
+            pins: where each task may run, by task id: "any" (everywhere), "ue" (only the UE) or "server" (only a
+                server); by default "any".
+            radio: "shared" (one uplink and one downlink for all servers) or "separate".
+            prices: four costs in the order of `Prices`; by default the makespan alone counts.
 
         Returns:
             Placement by task id (0 the UE, 1 to K the servers), the scheduling order, and the makespan in seconds.
 
         Raises:
-            ValueError: times that are no numbers, edges that hold a cycle or name no task, an unknown channel, radio or
-                pin, prices that are no numbers, or more neighbours of a task than the policy has room for; or several
-                servers or prices where the policy knows one server and the makespan.
+            ValueError: times or prices are no numbers, edges have a cycle or name an unknown task, the channel, the
+                radio or a pin is unknown, or a task has more neighbours than the policy has room for. For a policy that
+                knows one server and only the makespan: there are several servers or prices.
         """
         given = problem(times, edges, channel, pins=pins, radio=radio, prices=prices)
         if not self.any_servers and given.num_sites > 2:
-            raise ValueError(f"times are of {given.num_sites - 1} servers; accepted: 1, which this policy knows")
+            raise ValueError(f"times has {given.num_sites - 1} servers; accepted: 1, which this policy knows")
         if not self.any_servers and prices is not None:
-            raise ValueError(f"prices is {_short(prices)}; accepted: None, since this policy knows the makespan alone")
+            raise ValueError(f"prices is {_short(prices)}; accepted: None, since this policy knows only the makespan")
         outputs, states = self._encode(self._features(given))
         queues, placement = Queues(given), [LOCAL] * len(given.order)
         previous, hidden = 2, np.zeros(self.settings["units"])  # the start symbol, and d_0
         for k, task in enumerate(given.order):
             tried, ends = queues.tried(k)
-            told = self._told(queues, k, tried, ends)
+            seen = self._quantities(queues, k, tried, ends)
             if self.any_servers:
-                options = told @ self.weights["outcome/kernel"]
-                told = np.tanh(options).mean(axis=0)
-            entry = np.concatenate([np.eye(3)[previous], self._attend(hidden, outputs), told])
-            shown = entry @ self.weights["decoder_0/input_kernel/kernel"]
+                options = seen @ self.weights["outcome/kernel"]
+                seen = np.tanh(options).mean(axis=0)
+            inputs = np.concatenate([np.eye(3)[previous], self._attend(hidden, outputs), seen])
+            gates = inputs @ self.weights["decoder_0/input_kernel/kernel"]
             if self.settings["decoder_input"] != "paper":
-                shown = shown + outputs[k] @ self.weights["task_input/kernel"]
+                gates = gates + outputs[k] @ self.weights["task_input/kernel"]
             for layer in range(self.settings["layers"]):
                 name = f"decoder_{layer}"
                 if layer:
-                    shown = hidden @ self.weights[f"{name}/input_kernel/kernel"]
-                states[layer] = self._cell(name, *states[layer], shown)
+                    gates = hidden @ self.weights[f"{name}/input_kernel/kernel"]
+                states[layer] = self._cell(name, *states[layer], gates)
                 hidden = states[layer][1]
             judged = hidden
             if self.any_servers:
@@ -548,31 +551,31 @@ class Portable:
             logits = (judged @ self.weights["logits_head/kernel"] + self.weights["logits_head/bias"]).reshape(-1)
             placement[task] = int(np.argmax(np.where(given.allowed[k], logits, -np.inf)))
             queues = tried.take([placement[task]])
-            previous = min(placement[task], 1)  # of several servers the symbol says that it was one
+            previous = min(placement[task], 1)  # one symbol stands for all servers
         return placement, given.order, float(queues.makespan[0])
 
     def _features(self, given: Problem) -> Array:
         n = len(given.order)
         position = np.arange(1, n + 1) / n
-        each = _times(given, self.any_servers) / given.scale
+        times = _times(given, self.any_servers) / given.scale
         rows = []
         for k in range(n):
-            row = [position[k], *each[k]]
+            row = [position[k], *times[k]]
             for near, kind in ((given.parents[k], max), (given.children[k], min)):
                 if self.settings.get("neighbours", "listed") == "pooled":
-                    row += _pooled(near, position, each, kind)
+                    row += _pooled(near, position, times, kind)
                 else:
                     width = self.settings["neighbour_width"]
                     if len(near) > width:
                         raise ValueError(f"a task has {len(near)} neighbours; accepted: at most {width}")
                     row += [*position[near], *[0.0] * (width - len(near))]
             rows.append(row)
-        told = [np.array(rows)]
+        blocks = [np.array(rows)]
         if self.settings.get("task_features", "paper") == "outlook":
-            told.append(_outlook(given, self.any_servers))
+            blocks.append(_outlook(given, self.any_servers))
         if self.any_servers:
-            told.append(_of_system(given))
-        return np.concatenate(told, axis=1)
+            blocks.append(_of_system(given))
+        return np.concatenate(blocks, axis=1)
 
     def _encode(self, features: Array) -> tuple[Array, list[tuple[Array, Array]]]:
         outputs = np.tanh(features @ self.weights["embedding/kernel"] + self.weights["embedding/bias"])
@@ -615,39 +618,39 @@ class Portable:
         shares /= shares.sum(axis=1, keepdims=True)
         return np.einsum("hn,nhw->hw", shares, v).reshape(-1) @ self.weights["context/kernel"]
 
-    def _told(self, queues: Queues, k: int, tried: Queues, ends: Ends) -> Array:
-        """What the simulator knows of task k, given what comes of it at each site; where servers may be any, of each.
+    def _quantities(self, queues: Queues, k: int, tried: Queues, ends: Ends) -> Array:
+        """Returns the simulator's quantities of task k, from the plans that tried the task at each site.
 
         Returns:
-            [O], or [K + 1, O].
+            [O]; with any_servers [K + 1, O], quantities of each site.
         """
-        shown, given = self.settings["decoder_input"], queues.problem
-        if shown not in ("task_sim", "lookahead"):
+        decoder_input, given = self.settings["decoder_input"], queues.problem
+        if decoder_input not in ("task_sim", "lookahead"):
             return np.zeros(0)
         free = [queues.uplink[queues.radio], queues.processor, queues.downlink[queues.radio]]
         now = [*(times[:, 0] for times in free), ends.upload, ends.done, ends.result]
-        told = (np.stack(now, axis=1) - queues.makespan) / given.scale
+        seen = (np.stack(now, axis=1) - queues.makespan) / given.scale
         if self.any_servers:
-            told[LOCAL, [0, 2, 3]] = 0  # the UE has no links
+            seen[LOCAL, [0, 2, 3]] = 0  # the UE has no links
             kind = np.arange(given.num_sites) == LOCAL, given.allowed[k]
-            told = np.column_stack([*kind, told, (tried.spent - queues.spent) / given.cost_scale])
+            seen = np.column_stack([*kind, seen, (tried.spent - queues.spent) / given.cost_scale])
         else:
-            (_, ue, _, _, _, local), (uplink, vm, downlink, upload, _, download) = told
-            told = np.array([uplink, vm, downlink, ue, upload, download, local])
-        if shown == "task_sim":
-            return told
+            (_, ue, _, _, _, local), (uplink, vm, downlink, upload, _, download) = seen
+            seen = np.array([uplink, vm, downlink, ue, upload, download, local])
+        if decoder_input == "task_sim":
+            return seen
         outcomes = _outcomes(tried, k, self.settings["lookahead_rules"])
         best, possible = outcomes.min() - queues.cost, np.isfinite(outcomes)
         if self.any_servers:
             worse = np.log1p(100 * (outcomes - outcomes.min()) / given.cost_scale)
             ahead = np.where(possible, worse, 0), np.repeat(best, given.num_sites) / given.cost_scale
-            return np.column_stack([told, *ahead])
-        better = outcomes[1] - outcomes[LOCAL] if possible.all() else 0.0  # a pin leaves nothing to compare
-        return np.concatenate([told, np.array([best[0], 10 * better]) / given.scale])
+            return np.column_stack([seen, *ahead])
+        better = outcomes[1] - outcomes[LOCAL] if possible.all() else 0.0  # a pinned task has no second site
+        return np.concatenate([seen, np.array([best[0], 10 * better]) / given.scale])
 
 
 def _outcomes(tried: Queues, k: int, rules: int) -> Array:
-    """The least cost that any rule reaches from each site of task k, as `tried` has it; infinite where forbidden."""
+    """Returns the least cost that any rule reaches from each site of task k in `tried`; infinite where forbidden."""
     given = tried.problem
     tolls, onward = [(*toll, 0.0) for toll in TOLLS[:rules]], tried.onward
     if given.rules.results_stay:
@@ -664,9 +667,10 @@ def _outcomes(tried: Queues, k: int, rules: int) -> Array:
 
 
 def _onward(given: Problem) -> Array:
-    """What comes after each task at the least, from each site, where results stay and nothing ever waits: [n, K + 1].
+    """Returns the least cost after each task from each site where results stay and nothing waits: [n, K + 1].
 
-    Of each child the site where its moving, computing and what comes after it cost least; the most over the children.
+    Each child takes the site with the least cost of moving, computing and the tasks after it. The child of greatest
+    cost counts.
     """
     n, sites = given.allowed.shape
     times, paid = given.times, given.prices
@@ -676,7 +680,7 @@ def _onward(given: Problem) -> Array:
     table = np.zeros((n, sites))
     for k in reversed(range(n)):
         if not given.children[k]:
-            ending[k, 1:] += receiving * times.downlink[k]  # the result comes home
+            ending[k, 1:] += receiving * times.downlink[k]  # the result goes to the UE
             continue
         moving = np.full((sites, sites), paid.makespan * times.backhaul[k])
         moving[LOCAL, 1:], moving[1:, LOCAL] = sending * times.forward[k], receiving * times.downlink[k]
@@ -687,7 +691,7 @@ def _onward(given: Problem) -> Array:
 
 
 def _placed_sooner(queues: Queues, k: int, tolls: Array) -> Queues:
-    """Task k of each plan where its own result costs least, ties at a server; sites cost [K + 1, M] `tolls` more."""
+    """Places task k of each plan where its own result costs least, with `tolls` [K + 1, M] added; ties at a server."""
     given = queues.problem
     tried, ends = queues.tried(k)
     paid = tried.spent.reshape(tolls.shape) - queues.spent
@@ -698,45 +702,45 @@ def _placed_sooner(queues: Queues, k: int, tolls: Array) -> Queues:
 
 
 def _times(given: Problem, any_servers: bool) -> Array:
-    """The times of each task on the UE and on the server where it takes least: [n, 4].
+    """Returns the times of each task on the UE and on the server where it takes least: [n, 4].
 
-    Where servers may be any, also how long its result takes up to that server, and between two: [n, 6].
+    With `any_servers` also the times of its result up to that server and between two servers: [n, 6].
     """
     times = given.times
     quickest = (times.uplink + times.vm + times.downlink).argmin(axis=1)
     of_server = (times.uplink, times.vm, times.downlink, times.forward)
-    there = [values[np.arange(len(quickest)), quickest] for values in of_server]
-    return np.stack([times.ue, *there, times.backhaul] if any_servers else [times.ue, *there[:3]], axis=1)
+    least = [values[np.arange(len(quickest)), quickest] for values in of_server]
+    return np.stack([times.ue, *least, times.backhaul] if any_servers else [times.ue, *least[:3]], axis=1)
 
 
 def _of_system(given: Problem) -> Array:
-    """The sides that pins forbid; whether results stay, the radio, 1 / K and the shares of prices: [n, 9]."""
+    """Returns the sides that pins forbid, whether results stay, the radio, 1 / K and the shares of prices: [n, 9]."""
     pins = np.stack([~given.allowed[:, LOCAL], ~given.allowed[:, 1:].any(axis=1)], axis=1)
     paid = np.array(given.prices) / (sum(given.prices) or 1.0)
     kind = [given.rules.results_stay, given.radio != "shared", 1 / (given.num_sites - 1), *paid]
     return np.concatenate([pins, np.tile(np.array(kind, float), (len(pins), 1))], axis=1)
 
 
-def _pooled(near: list[int], position: Array, each: Array, nearest: Any) -> list[float]:
-    """log(1 + count); mean, nearest and farthest position; mean and maximum of each time."""
+def _pooled(near: list[int], position: Array, times: Array, nearest: Any) -> list[float]:
+    """Returns log(1 + count); mean, nearest and farthest position; mean and maximum of each time."""
     if not near:
-        return [0.0] * (4 + 2 * each.shape[1])
+        return [0.0] * (4 + 2 * times.shape[1])
     places = position[near]
     farthest = min if nearest is max else max
     own = [np.log1p(len(near)), places.mean(), nearest(places), farthest(places)]
-    return [*own, *each[near].mean(axis=0), *each[near].max(axis=0)]
+    return [*own, *times[near].mean(axis=0), *times[near].max(axis=0)]
 
 
 def _outlook(given: Problem, any_servers: bool) -> Array:
-    """The longest ways from each task's result to the end, and the work of later tasks, in shares of all local work."""
-    n, each = len(given.order), _times(given, any_servers)
-    offloaded = each[:, 1:4].sum(axis=1)
+    """Returns the longest paths from each task's result to the end, and the later work, in shares of all local work."""
+    n, times = len(given.order), _times(given, any_servers)
+    offloaded = times[:, 1:4].sum(axis=1)
     own = np.stack([given.times.ue, offloaded, np.minimum(given.times.ue, offloaded)], axis=1)
-    after, ways = np.zeros((n, 3)), np.zeros((n, 3))
+    after, paths = np.zeros((n, 3)), np.zeros((n, 3))
     for k in reversed(range(n)):
-        after[k] = ways[given.children[k]].max(axis=0, initial=0)
-        ways[k] = after[k] + own[k]
-    left = np.cumsum(each[::-1], axis=0)[::-1] - each
+        after[k] = paths[given.children[k]].max(axis=0, initial=0)
+        paths[k] = after[k] + own[k]
+    left = np.cumsum(times[::-1], axis=0)[::-1] - times
     return np.concatenate([after, left], axis=1) / (given.scale * n)
 
 
@@ -763,7 +767,7 @@ def _setting(settings: Mapping[str, Any], name: str, accepted: range | Sequence[
 
 
 def _shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The arrays that planning reads, by name. Raises ValueError for settings that cannot be read."""
+    """Returns the shapes of the arrays that planning reads, by name; raises ValueError for unreadable settings."""
     counts = range(1, 2**20)
     units = _setting(settings, "units", counts)
     any_servers = _setting(settings, "servers", ["one_server", "any_servers"], "one_server") == "any_servers"
@@ -779,7 +783,7 @@ def _shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     neighbours = 4 + 2 * times
     if _setting(settings, "neighbours", ["listed", "pooled"], "listed") == "listed":
         neighbours = _setting(settings, "neighbour_width", counts)
-    more = 9 if any_servers else 0  # of the system
+    more = 9 if any_servers else 0  # features of the system
     if _setting(settings, "task_features", ["paper", "outlook"], "paper") == "outlook":
         more += 3 + times
     shapes: dict[str, tuple[int, ...]] = {
@@ -796,9 +800,9 @@ def _shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     for name in ("query", "key", "value", "context") if heads else ():
         shapes[f"{name}/kernel"] = (units, units)
     half = units // 2 if encoder == "bidirectional" else units
-    told = units if any_servers else seen
+    simulated = units if any_servers else seen
     for layer in range(settings["layers"]):
-        cells = {"encoder": (units, half), "decoder": (units if layer else 3 + units + told, units)}
+        cells = {"encoder": (units, half), "decoder": (units if layer else 3 + units + simulated, units)}
         if encoder == "bidirectional":
             cells["backward_encoder"] = cells["encoder"]
         for cell, (inputs, width) in cells.items():
@@ -819,20 +823,20 @@ def _json_object(data: bytes, what: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
-            raise ValueError(f"{what} has a name twice in one object; accepted: each once")
+            raise ValueError(f"{what} has a name twice in one object; accepted: each name once")
         return values
 
     try:
         value = json.loads(data, object_pairs_hook=unique)
     except RecursionError:
-        raise ValueError(f"{what} nests too deeply; accepted: what export_weights.py writes") from None
+        raise ValueError(f"{what} nests too deeply; accepted: files of export_weights.py") from None
     if not isinstance(value, dict):
         raise ValueError(f"{what} is {_short(value)}; accepted: a JSON object")
     return value
 
 
 def _sizes(name: str, numbers: Any) -> list[int]:
-    """`numbers` as a list that NumPy can take for a shape."""
+    """Returns `numbers` as a list of integers that NumPy accepts as a shape."""
     usable = isinstance(numbers, list) and len(numbers) <= 64
     if not usable or not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
         raise ValueError(f"{_short(name)} has {_short(numbers)}; accepted: up to 64 whole numbers >= 0")
@@ -840,18 +844,16 @@ def _sizes(name: str, numbers: Any) -> list[int]:
 
 
 def read_tensors(data: bytes) -> dict[str, Array]:
-    """The arrays of a safetensors file, by name.
+    """Returns the float32 arrays of a safetensors file, by name.
 
     The format (https://github.com/huggingface/safetensors) is a length, a JSON header and plain bytes.
 
     Args:
         data: the file's contents.
 
-    Returns:
-        float32 arrays.
-
     Raises:
-        ValueError: anything but float32 arrays of finite numbers that fill the file without gap or overlap.
+        ValueError: the file has other content than float32 arrays of finite numbers, or the arrays leave a gap or
+            overlap.
     """
     size = int.from_bytes(data[:SIZE_BYTES], "little")
     if len(data) < SIZE_BYTES + size or size > MOST_HEADER_BYTES:
@@ -873,11 +875,11 @@ def read_tensors(data: bytes) -> dict[str, Array]:
         places.append((offsets[0], offsets[1], name))
         tensors[name] = np.frombuffer(body[offsets[0] : offsets[1]], "<f4").reshape(shape).astype(np.float32)
         if not np.isfinite(tensors[name]).all():
-            raise ValueError(f"{_short(name)} holds NaN or infinite numbers; accepted: finite ones")
+            raise ValueError(f"{_short(name)} holds NaN or infinite numbers; accepted: finite numbers")
     end = 0
     for begin, after, name in sorted(places):
         if begin != end:
-            raise ValueError(f"{_short(name)} begins at byte {begin}; accepted: {end}, where the one before it ends")
+            raise ValueError(f"{_short(name)} begins at byte {begin}; accepted: {end}, the end of the array before")
         end = after
     if end != len(body):
         raise ValueError(f"arrays end at byte {end} of {len(body)}; accepted: arrays that fill the file")
@@ -885,21 +887,21 @@ def read_tensors(data: bytes) -> dict[str, Array]:
 
 
 def load(stem: str | Path) -> Portable:
-    """The policy in STEM.safetensors and STEM.json, as `launch/export_weights.py` writes them.
+    """Loads the policy in STEM.safetensors and STEM.json, files of `launch/export_weights.py`.
 
     Raises:
-        OSError: one of the two is missing.
-        ValueError: they are something else, were not written together, or are of a policy that chooses the order.
+        OSError: one of the two files is missing.
+        ValueError: the files have another form, were not written together, or hold a policy that chooses the order.
     """
     stem = Path(stem)
     paths = [stem.with_name(stem.name + ending) for ending in (".json", ".safetensors")]
     for path in paths:
         if path.exists() and not path.is_file():  # reading a pipe or a device may never end
-            raise ValueError(f"{path.name} is no regular file; accepted: files of export_weights.py")
+            raise ValueError(f"{path.name} is not a regular file; accepted: files of export_weights.py")
     description, data = _json_object(paths[0].read_bytes(), paths[0].name), paths[1].read_bytes()
     if hashlib.sha256(data).hexdigest() != description.get("sha256"):
         raise ValueError(
-            f"{stem.name}.safetensors is not what {stem.name}.json describes; accepted: both of one writing"
+            f"{stem.name}.safetensors is not what {stem.name}.json describes; accepted: files written together"
         )
     config = description.get("config")
     settings = config.get("policy") if isinstance(config, dict) else None

@@ -1,4 +1,4 @@
-"""The policy that a run has trained: loaded from its newest checkpoint, scored, and written as weights."""
+"""The trained policy of a run: loading from the newest checkpoint, scoring, and writing as weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mrlato_jax.training.run_folder import RunFolder, checkpoint_meta, completed
 
 
 def trained_policy(run: RunFolder) -> Offloader:
-    """The policy in the newest whole checkpoint of a run.
+    """Loads the policy in the newest complete checkpoint of a run.
 
     Raises:
-        InputError: no whole checkpoint, or one of other settings or data.
+        InputError: there is no complete checkpoint, or the checkpoint belongs to other settings or data.
     """
     stored, config = checkpoint.read_params(run.checkpoints), run.config
-    wanted = checkpoint_meta(config, run.record["data_hash"])
-    differences = checkpoint.differing_fields(completed_meta(stored.meta), wanted)
+    expected = checkpoint_meta(config, run.record["data_hash"])
+    differences = checkpoint.differing_fields(completed_meta(stored.meta), expected)
     if differences:
         raise InputError(
             f"{run.checkpoints} was saved under other settings than config.json: {'; '.join(differences)}; accepted: a "
@@ -40,7 +40,7 @@ def trained_policy(run: RunFolder) -> Offloader:
 
 
 def score(policy: Offloader, test_sets: Sequence[TestSet]) -> dict[str, float]:
-    """Mean makespan of the policy's plans before any update, milliseconds, by test set."""
+    """Returns the mean makespan of the policy's plans before any update, in milliseconds, by test set."""
     return {
         test_set.name: 1e3 * float(np.mean([plan.makespan for plan in policy.plan(test_set.graphs, test_set.system)]))
         for test_set in test_sets
@@ -48,16 +48,16 @@ def score(policy: Offloader, test_sets: Sequence[TestSet]) -> dict[str, float]:
 
 
 def save_weights(folder: Path, name: str, run: RunFolder, test_sets: Sequence[TestSet]) -> dict[str, Any]:
-    """Writes what a run trained as `name`.safetensors and `name`.json.
+    """Writes the trained policy of a run as `name`.safetensors and `name`.json.
 
     Args:
-        folder: to write to; it exists.
-        name: of the files.
-        run: with a whole checkpoint.
-        test_sets: of its experiment, that it is scored on.
+        folder: existing folder to write to.
+        name: name of the files, without ending.
+        run: the run; it has a complete checkpoint.
+        test_sets: test sets of the run's experiment; the policy is scored on them.
 
     Returns:
-        The description that was written.
+        The description in `name`.json.
     """
     policy, config = trained_policy(run), run.config
     last = run.record["sessions"][-1] if run.record["sessions"] else {}

@@ -1,7 +1,7 @@
-"""A trained policy in two files that outlive its run: safetensors, and JSON that says what it is and what it scores.
+"""A trained policy in two files that outlive its run: parameters as safetensors, and a description as JSON.
 
-The format (https://github.com/huggingface/safetensors) is a length, a JSON header and plain bytes: nothing in a file is
-run, and any program can read it.
+A safetensors file (https://github.com/huggingface/safetensors) is a length, a JSON header and plain bytes. Any program
+can read it, and reading executes no code from it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FIELDS = {"config": dict, "sha256": str, "method": str}
 
 
 def to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """Float32 arrays by name as a safetensors file: the same arrays give the same bytes."""
+    """Returns the bytes of a safetensors file with float32 arrays by name; the same arrays give the same bytes."""
     header: dict[str, Any] = {}
     parts, position = [], 0
     for name in sorted(tensors):
@@ -44,15 +44,15 @@ def to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
         parts.append(data)
         position += len(data)
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % SIZE_BYTES)  # so that the arrays are aligned
+    text += b" " * (-len(text) % SIZE_BYTES)  # aligns the arrays
     return len(text).to_bytes(SIZE_BYTES, "little") + text + b"".join(parts)
 
 
 def from_bytes(data: bytes) -> dict[str, np.ndarray]:
-    """What `to_bytes` wrote, or any safetensors file of float32 arrays.
+    """Returns the arrays, by name, of a safetensors file of float32 arrays.
 
     Raises:
-        InputError: anything else.
+        InputError: the bytes are no such file.
     """
     try:
         return read_tensors(data)
@@ -61,13 +61,13 @@ def from_bytes(data: bytes) -> dict[str, np.ndarray]:
 
 
 def shipped() -> dict[str, Path]:
-    """Where the weights are that come with the package, by name: paths without their endings."""
+    """Returns the paths, without endings, of the weights that come with the package, by name."""
     found = sorted((data_folder() / SHIPPED).glob(f"*{TENSORS}"))
     return {path.stem: path.with_suffix("") for path in found}
 
 
 class StoredPolicy(NamedTuple):
-    """What the two files hold of a policy: the first fields of an `Offloader`, as it takes them."""
+    """A policy as the two files hold it: the first fields of an `Offloader`, in the same order."""
 
     network: NetworkConfig
     params: Any
@@ -85,25 +85,25 @@ def save(
     trained: Mapping[str, Any] = MappingProxyType({}),
     scored: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Writes a policy as two files that `load` reads; files of that name that are there are replaced.
+    """Writes a policy as two files that `load` reads; replaces existing files of the same names.
 
     Args:
-        stem: path without the endings; its folder is made if it is missing.
-        policy: its parameters are written as float32.
-        config: all settings of its training as JSON; by default those that the policy itself has.
-        trained: more of the description: on what and by what it was trained.
-        scored: more of the description: how good its plans are.
+        stem: path without the endings; a missing folder is made.
+        policy: the policy; its parameters are written as float32.
+        config: all settings of its training as JSON; by default the policy's own settings.
+        trained: further fields of the description on the training data and the training programs.
+        scored: further fields of the description on the policy's scores.
 
     Returns:
-        The description that was written.
+        The description in the JSON file.
 
     Raises:
-        InputError: a folder that cannot be written to, or parameters that are not finite.
+        InputError: the folder cannot be written to, or parameters are not finite.
     """
     tensors = {name: np.asarray(leaf) for name, leaf in flatten_dict(policy.params, sep="/").items()}
     for name, array in tensors.items():
         if not np.isfinite(array).all():
-            raise InputError(f"params has NaN or infinite numbers in {name}; accepted: finite ones")
+            raise InputError(f"params has NaN or infinite numbers in {name}; accepted: finite numbers")
     check_writable(stem.parent)
     data = to_bytes(tensors)
     description = {
@@ -121,13 +121,14 @@ def save(
 
 
 def load(stem: Path) -> StoredPolicy:
-    """The policy that `save` or `export_weights.py` wrote.
+    """Loads a policy that `save` or `export_weights.py` wrote.
 
     Args:
         stem: path without the endings.
 
     Raises:
-        InputError: a file is missing or is not what `save` writes, or the two are not of one policy.
+        InputError: a file is missing or has another form than `save` writes, or the two files belong to different
+            policies.
     """
     tensors_path, description_path = stem.with_name(stem.name + TENSORS), stem.with_name(stem.name + DESCRIPTION)
     try:
@@ -153,12 +154,13 @@ def load(stem: Path) -> StoredPolicy:
 
 
 def check_arrays(path: Path, network: NetworkConfig, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises InputError unless these are a network's parameters, all finite.
+    """Raises InputError unless the arrays are the network's parameters, all finite.
 
-    What the settings say is first compared with what is stored: nothing is built of a size that only they claim.
+    The numbers of layers and units in the settings are first compared with the arrays. So nothing is built of a size
+    that only the settings state.
 
     Args:
-        path: of the arrays, for messages.
+        path: path of the arrays, for messages.
         network: the settings.
         arrays: parameters by name, the parts of a name joined by slashes.
     """
@@ -166,14 +168,14 @@ def check_arrays(path: Path, network: NetworkConfig, arrays: Mapping[str, np.nda
     layers = sum(name.startswith("params/decoder_") and name.endswith("/cell_scale") for name in shapes)
     alike = layers == network.layers and shapes.get("params/logits_head/kernel") == (network.units, network.logits)
     if not alike or shapes != _shapes(network):
-        raise InputError(f"{path} has arrays of another network; accepted: those of {network}")
+        raise InputError(f"{path} has arrays of another network; accepted: arrays of {network}")
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise InputError(f"{path} has NaN or infinite numbers in {name}; accepted: finite ones")
+            raise InputError(f"{path} has NaN or infinite numbers in {name}; accepted: finite numbers")
 
 
 def _shapes(network: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Of every parameter by name. Layers from the second on are alike, so that no more than two are built."""
+    """Returns the shape of every parameter by name. Layers from the second on are alike, so only two are built."""
     built = dataclasses.replace(network, layers=min(network.layers, 2))
     params = jax.eval_shape(partial(rollout.init_params, built), jax.random.key(0))
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten_dict(params, sep="/").items()}

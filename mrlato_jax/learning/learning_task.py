@@ -13,7 +13,7 @@ import numpy as np
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.actions import NUM_SIDES
-from mrlato_jax.environment.features import Told, check_neighbour_width, encode_all, told
+from mrlato_jax.environment.features import FeatureSettings, check_neighbour_width, encode_all, feature_settings
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec.arrays import DagArrays, alike, out_of_range, pack, trimmed
 from mrlato_jax.mec.objective import Objective
@@ -78,7 +78,7 @@ def encoded(arrays: DagArrays, network: NetworkConfig) -> LearningTask:
     """
     check_times(arrays)
     dags = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), arrays)
-    return LearningTask(dags, *_encode_all(dags, told(network)))
+    return LearningTask(dags, *_encode_all(dags, feature_settings(network)))
 
 
 def check_servers(arrays: DagArrays, network: NetworkConfig) -> None:
@@ -95,9 +95,9 @@ def check_times(arrays: DagArrays) -> None:
         raise InputError(f"graphs: {wrong}")
 
 
-@partial(jax.jit, static_argnames="told")
-def _encode_all(dags: DagArrays, told: Told) -> tuple[jax.Array, jax.Array]:
-    return encode_all(dags, told), jax.vmap(earliest_finish)(dags)[1]
+@partial(jax.jit, static_argnames="settings")
+def _encode_all(dags: DagArrays, settings: FeatureSettings) -> tuple[jax.Array, jax.Array]:
+    return encode_all(dags, settings), jax.vmap(earliest_finish)(dags)[1]
 
 
 def stack(trees: Sequence[Tree]) -> Tree:

@@ -35,7 +35,7 @@ class Trajectories(NamedTuple):
 @partial(jax.jit, static_argnames="network")
 def init_params(network: NetworkConfig, key: jax.Array) -> Any:
     """Returns random parameters of the policy."""
-    inputs = jnp.zeros((1, 1, features.num_features(features.told(network))))
+    inputs = jnp.zeros((1, 1, features.num_features(features.feature_settings(network))))
     of_sites = (NUM_SIDES,) if network.any_servers else ()
     observations = jnp.zeros((1, *(() if network.in_order else (1,)), *of_sites, num_observed(network)))
     return Seq2SeqPolicy(network).init(key, inputs, jnp.ones((1, 1), bool), observations)

@@ -544,7 +544,7 @@ def test_a_failed_save_leaves_nothing_half_written(
 
 def test_save_refuses(small: DagDataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    with pytest.raises(InputError, match=r"folder is .*accepted: one to write in"):
+    with pytest.raises(InputError, match=r"folder is .*accepted: a folder to write in"):
         save(small, tmp_path / "file")
     (tmp_path / "manifest.json").write_text("x", encoding="utf-8")
     with pytest.raises(InputError, match=r"manifest\.json: is not JSON"):

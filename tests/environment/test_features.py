@@ -16,7 +16,7 @@ from oracle import CHANNELS, Dag, Mec
 
 import mrlato_jax as mj
 from mrlato_jax.environment import features
-from mrlato_jax.environment.features import Told
+from mrlato_jax.environment.features import FeatureSettings
 from mrlato_jax.environment.reward import all_local_cost, reward
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec import latency
@@ -33,7 +33,7 @@ encode_told = jax.jit(features.encode_all, static_argnums=1)
 
 
 def encode_batch(arrays: mj.DagArrays, width: int | None) -> jax.Array:
-    return encode_told(arrays, Told(width))
+    return encode_told(arrays, FeatureSettings(width))
 
 
 def encode_alone(
@@ -96,7 +96,11 @@ def test_encoding_matches_the_text(width: int | None) -> None:
         dag, mec = random_dag(rng, int(rng.integers(1, 25))), random_mec(rng, str(rng.choice(CHANNELS)))
         dag.cycles[0] = 1e8  # some task computes
         got = encode_alone(to_graph(dag), to_system(mec), width)
-        assert got.shape == (dag.num_tasks, 69 if width else 29) == (dag.num_tasks, features.num_features(Told(width)))
+        assert (
+            got.shape
+            == (dag.num_tasks, 69 if width else 29)
+            == (dag.num_tasks, features.num_features(FeatureSettings(width)))
+        )
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, encode_plainly(dag, mec, oracle.priority_order(dag, mec), width), rtol=2e-6)
 
@@ -145,7 +149,7 @@ def test_encoding_sees_neither_padding_nor_other_graphs(width: int | None) -> No
     graphs, system = [to_graph(random_dag(rng, n, free=0.0)) for n in sizes], to_system(random_mec(rng, "paper"))
     batch = encode_batch(mj.pack(graphs, system), width)
     wide = encode_batch(mj.pack(graphs[::-1], system, num_positions=29), width)[::-1]
-    assert wide.shape == (6, 29, features.num_features(Told(width)))
+    assert wide.shape == (6, 29, features.num_features(FeatureSettings(width)))
     for row, wide_row, graph, n in zip(batch, wide, graphs, sizes, strict=True):
         np.testing.assert_allclose(row[:n], encode_alone(graph, system, width, num_positions=n), rtol=1e-6)
         np.testing.assert_allclose(wide_row[:n], row[:n], rtol=1e-6)
@@ -158,18 +162,18 @@ def test_many_graphs_are_encoded_a_few_at_a_time(width: int | None, monkeypatch:
     """As many as room allows, and the rest that remain; each as if it were alone."""
     rng = np.random.default_rng(11)
     arrays = mj.pack([to_graph(random_dag(rng, 12, free=0.0)) for _ in range(7)], mj.System())
-    want = features.encode_all(arrays, Told(width))
+    want = features.encode_all(arrays, FeatureSettings(width))
 
     def holds(graphs: int) -> bool:
         """Whether a float[N, N] for so many graphs at once occurs."""
-        encode = partial(features.encode_all, told=Told(width))
+        encode = partial(features.encode_all, settings=FeatureSettings(width))
         return f":f32[{graphs},12,12]" in str(jax.make_jaxpr(encode)(arrays))
 
     assert holds(7)
     monkeypatch.setattr(features, "ENCODING_BYTES", 3 * 12 * 12 * 4)
     assert holds(3)
     assert not holds(7)
-    np.testing.assert_allclose(features.encode_all(arrays, Told(width)), want, rtol=1e-6)
+    np.testing.assert_allclose(features.encode_all(arrays, FeatureSettings(width)), want, rtol=1e-6)
 
 
 @both_encodings
@@ -337,8 +341,8 @@ def test_outlook_matches_its_text_whatever_the_padding() -> None:
         dag.cycles[0] = 1e8  # some task computes
         order = random_order(rng, dag)
         arrays = mj.pack([to_graph(dag)], to_system(mec), num_positions=20, orders=[order])
-        got = np.asarray(encode_told(arrays, Told(POOLED, outlook=True)))[0]
-        assert got.shape == (20, 36) == (20, features.num_features(Told(POOLED, outlook=True)))
+        got = np.asarray(encode_told(arrays, FeatureSettings(POOLED, outlook=True)))[0]
+        assert got.shape == (20, 36) == (20, features.num_features(FeatureSettings(POOLED, outlook=True)))
         assert not got[dag.num_tasks :].any()
         np.testing.assert_array_equal(got[:, :29], encode_batch(arrays, POOLED)[0])
         np.testing.assert_allclose(got[: dag.num_tasks, 29:], outlook_plainly(dag, mec, order), rtol=2e-5, atol=1e-6)

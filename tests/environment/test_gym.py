@@ -119,7 +119,7 @@ def test_vector_of_episodes() -> None:
     for index in ([1, 0], np.array([1, 0])):
         observations, _ = envs.reset(options={"index": index})
         np.testing.assert_allclose(observations, [long[0][0], short[0][0]], rtol=1e-5, atol=1e-6)
-    with pytest.raises(mj.InputError, match=r"options\['index'\] has 3 entries; accepted: an integer, or 2 of them"):
+    with pytest.raises(mj.InputError, match=r"options\['index'\] has 3 entries; accepted: an integer, or 2 integers"):
         envs.reset(options={"index": [0, 1, 0]})
     np.testing.assert_array_equal(envs.reset(seed=5)[0], envs.reset(seed=5)[0])
 

@@ -136,16 +136,16 @@ def test_a_deadline_that_no_plan_meets_is_answered(app: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "phrase"),
     [
-        (["--server=10,7"], "server[1] is '10,7'; accepted: GHZ,UP,DOWN, numbers"),
+        (["--server=10,7"], "server[1] is '10,7'; accepted: numbers GHZ,UP,DOWN"),
         (
             ["--server=10,7,5", "--uplink_mbps=3"],
             "uplink_mbps is 3.0 with --server; accepted: --server=GHZ,UP,DOWN alone",
         ),
         (["--server=10,7,5", "--server=0,7,5"], "System.vm_hz[1] is 0.0; accepted"),
         (["--uplink_mbps=3"], "downlink_mbps is missing; accepted: a rate in Mbit/s, or --server=GHZ,UP,DOWN"),
-        ([*LINK, "--pin=nothing=ue"], "pin is 'nothing=ue'; accepted: TASK=SITE with the name of a task of the graph"),
+        ([*LINK, "--pin=nothing=ue"], "pin is 'nothing=ue'; accepted: TASK=SITE with the name of a task in the graph"),
         ([*LINK, "--pin=0=phone"], "pin of '0' is 'phone'; accepted: any, ue, server"),
-        ([*LINK, "--power=1,2"], "power is '1,2'; accepted: C,S,R,I, numbers"),
+        ([*LINK, "--power=1,2"], "power is '1,2'; accepted: numbers C,S,R,I"),
         ([*LINK, "--power=1,2,3,-1"], "Power.idle_w is -1.0; accepted"),
         ([*LINK, "--energy_weight=-1"], "Objective.energy_weight is -1.0; accepted"),
         ([*LINK, "--deadline_ms=0"], "Objective.deadline_s is 0.0; accepted"),
@@ -349,7 +349,7 @@ def test_the_whole_application_at_once_is_a_row_of_its_own(
     assert whole["makespan_s"] == pytest.approx(8e3 / 7e6 + 0.6 + 8e3 / 5e6)
     assert (len(whole["tasks"]), len(told["tasks"])) == (1, 12)
     status, out, _ = run(capsys, *arguments, "--nofigures")
-    assert "12 are planned; --num_tasks=N plans N" in out
+    assert "12 tasks are planned; --num_tasks=N plans N" in out
     assert "the best is whole application at once" in out
     status, out, _ = run(capsys, *arguments, "--json", "--num_tasks=4")
     told = json.loads(out)

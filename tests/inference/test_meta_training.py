@@ -91,7 +91,7 @@ def test_every_argument_is_known_to_type_checkers() -> None:
         ({"sets": []}, r"sets is \[\]; accepted: a sequence of sets"),
         ({"sets": [SETS[0], SETS[1][:2]]}, r"sets\[1\] has 2 graphs, sets\[0\] 3"),
         ({"sets": [[1]]}, r"sets\[0\]\[0\] is 1"),
-        ({"system": [mj.System()]}, "system is .*accepted: a System, or 2, one for each set"),
+        ({"system": [mj.System()]}, "system is .*accepted: a System, or 2 of them, one for each set"),
         ({"system": [mj.System(), mj.System(channel="mrlco")]}, r"system\[1\] has channel 'mrlco'"),
         ({"method": "mine"}, "method is 'mine'; accepted: mrlato, "),
         ({"iterations": 0}, "iterations is 0"),

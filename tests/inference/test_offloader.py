@@ -575,7 +575,9 @@ def test_what_cannot_be_saved(policy: mj.Offloader, tmp_path: Path) -> None:
     with pytest.raises(mj.InputError, match=r"folder is .*file: .*; accepted: a folder to write in"):
         policy.save(tmp_path / "file" / "mine")
     broken = dataclasses.replace(policy, params=jax.tree.map(lambda leaf: leaf * np.nan, policy.params))
-    with pytest.raises(mj.InputError, match=r"params has NaN or infinite numbers in params/.*; accepted: finite ones"):
+    with pytest.raises(
+        mj.InputError, match=r"params has NaN or infinite numbers in params/.*; accepted: finite numbers"
+    ):
         broken.save(tmp_path / "nan")
     assert not list(tmp_path.glob("nan*"))
 

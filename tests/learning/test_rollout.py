@@ -380,7 +380,7 @@ def test_gradient_of_the_loss_equals_finite_differences() -> None:
     graphs = [to_graph(random_dag(rng, n, free=0.0)) for n in (4, 2)]
     arrays = mj.pack(graphs, to_system(random_mec(rng, "paper")), dtype=np.float64)
     with jax.enable_x64(True):
-        encoded = jax.vmap(lambda dag: features.encode(dag, features.Told(policy.neighbour_width)))(arrays)
+        encoded = jax.vmap(lambda dag: features.encode(dag, features.FeatureSettings(policy.neighbour_width)))(arrays)
         task = LearningTask(jax.tree.map(jnp.asarray, arrays), encoded, arrays.ue.sum(axis=-1))
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), random_params(policy, 6))
         actions = jnp.asarray(rng.integers(0, 2, (2, 3, 4)), jnp.int32)

@@ -1,1 +1,1 @@
-"""One reader a file format; `any_format` picks one by the file's name and contents."""
+"""One reader for each file format; `any_format` selects the reader by the file's name and contents."""

@@ -1,4 +1,4 @@
-"""Application files of any format, for commands: which format a file has, and what it leaves to be said."""
+"""Application files of any format, for commands: the format of a file, and the values that the file leaves open."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from mrlato_jax.errors import InputError, check_number, shorten
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How files of a format are read.
+    """The reader of a format and its options.
 
     Attributes:
-        read: its reader, of the file and of what is said, by name; gives a `Dataflow` where the file has items of data.
-        takes: names of what may be said; of every format also `num_tasks`.
-        needs: those of them that must be said.
+        read: the reader; takes the file, and options by name; returns a `Dataflow` if the file has items of data.
+        takes: names of the options; every format also takes `num_tasks`.
+        needs: names of the required options.
     """
 
     read: Callable[..., TaskGraph | Dataflow]
@@ -55,7 +55,7 @@ ENDINGS = {
     ".dot": "DOT", ".gv": "DOT", ".graphml": "GraphML", ".gml": "GML", ".json": "JSON", ".stg": "STG", ".dax": "DAX",
     ".xml": "XML", ".onnx": "ONNX",
 }  # fmt: skip
-ROOTS = {"adag": "DAX", "graphml": "GraphML"}  # of XML files, by the name of the outermost element
+ROOTS = {"adag": "DAX", "graphml": "GraphML"}  # formats of XML files, by the name of the outermost element
 _TABLE = "rows of a table, which say nothing of the bytes between tasks", f"{OURS}, made of one job's rows"
 _NETWORK = "a network in another framework's format", "the same network exported as .onnx"
 _DRAWN = "a graph that networkx reads", OURS
@@ -67,29 +67,29 @@ CONVERTED = {
     ".yaml": ("a workflow in YAML", "its run as WfFormat (WfCommons converts Pegasus and Nextflow runs)"),
     ".tgff": ("a graph of TGFF", OURS),
 }  # fmt: skip
-"""What files of other endings are, and what may be made of them."""
+"""For other endings, the contents of the file and a format to convert it to."""
 
-# The outermost element, behind what may stand before it; every loop is possessive, so that no input makes it backtrack.
+# The outermost element after declarations and comments. All loops are possessive, so no input causes backtracking.
 _ROOT = re.compile(r"(?:[\s\ufeff]++|<\?(?:(?!\?>).)*+\?>|<!--(?:(?!-->).)*+-->)*+<(?:[\w.-]++:)?([\w.-]++)", re.DOTALL)
 MOST_BEFORE_ROOT = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Unsaid:
-    """What a file does not say of its application; errors call each as a command's option.
+    """Values that a file leaves open; errors name each value as a command's option.
 
     Attributes:
-        cycles_per_byte: of a graph's sizes in bytes; by default daggen's.
-        cycles_per_flop: of a graph's sizes in FLOP; by default 1.
-        cycles_per_unit: of costs in a file's own units: SAGA, STG, weights of graphs; required there.
-        bytes_per_unit: of sizes in a file's own units; required where there are some.
-        result_bytes: of each result of graphs that say nothing of bytes; required there.
-        machine_hz: WfFormat, DAX: clock of the machines that it was recorded on, a number or, of WfFormat, "recorded";
+        cycles_per_byte: cycles per byte of a graph with sizes in bytes; by default daggen's.
+        cycles_per_flop: cycles per FLOP of a graph with sizes in FLOP; by default 1.
+        cycles_per_unit: cycles per unit of costs in a file's own units (SAGA, STG, weights of graphs); required there.
+        bytes_per_unit: bytes per unit of sizes in a file's own units; required where a file has such sizes.
+        result_bytes: bytes of each result of graphs without bytes; required there.
+        machine_hz: WfFormat, DAX: clock of the machines of the recorded run, a number, or for WfFormat "recorded";
             required there.
-        cycles_per_mac: ONNX: cycles for a multiply-accumulate; required there.
-        dimension: ONNX: NAME=SIZE or INPUT:AXIS=SIZE, of dimensions that the file leaves open.
-        operator_cost: ONNX: OPERATOR=MACS, of operators whose work is not known.
-        num_tasks: most tasks, to which the application is coarsened.
+        cycles_per_mac: ONNX: cycles per multiply-accumulate; required there.
+        dimension: ONNX: NAME=SIZE or INPUT:AXIS=SIZE for dimensions that the file leaves open.
+        operator_cost: ONNX: OPERATOR=MACS for operators whose work is unknown.
+        num_tasks: most tasks; the application is merged into at most this number.
     """
 
     cycles_per_byte: float | None = None
@@ -105,23 +105,23 @@ class Unsaid:
 
     @classmethod
     def of_options(cls, value: Callable[[str], Any]) -> Self:
-        """From a command's options, by their names."""
+        """Takes the values from a command's options of the same names."""
         given = {name: value(name) for name in TAKEN_BY}
         return cls(**{**given, **{name: tuple(given[name]) for name in ("dimension", "operator_cost")}})
 
     def said(self) -> set[str]:
-        """Names of what is said after all."""
+        """Returns the names of the values that are given."""
         return {name for name in TAKEN_BY if getattr(self, name) not in (None, ())}
 
     def of(self, kind: str) -> Unsaid:
-        """What files of that format take of it."""
+        """Returns the given values that files of a format take."""
         return Unsaid(**{name: getattr(self, name) for name in self.said() if kind in TAKEN_BY[name]})
 
     def arguments(self) -> dict[str, Any]:
-        """What is said, as readers take it.
+        """Returns the given values as arguments of readers.
 
         Raises:
-            InputError: a clock, a dimension or a cost of another form.
+            InputError: a clock, a dimension or a cost has another form.
         """
         given = {name: getattr(self, name) for name in self.said()}
         if given.get("machine_hz", RECORDED) != RECORDED:
@@ -137,21 +137,21 @@ TAKEN_BY = {
     field.name: tuple(kind for kind, form in FORMATS.items() if field.name in (*form.takes, "num_tasks"))
     for field in dataclasses.fields(Unsaid)
 }
-OPTIONS = {"dimensions": "dimension", "operator_costs": "operator_cost"}  # by the arguments of readers
-MOST_DIGITS = 19  # of a size
+OPTIONS = {"dimensions": "dimension", "operator_costs": "operator_cost"}  # options by the arguments of readers
+MOST_DIGITS = 19  # most digits of a size
 
 
 def read_any(path: Path, unsaid: Unsaid) -> TaskGraph:
-    """The application, by its file's ending; raises InputError as `parsed_any`, or as `coarsened`."""
+    """Reads an application by the file's format; raises InputError as `parsed_any`, or as `coarsened`."""
     return in_tasks(parsed_any(path, unsaid), unsaid.num_tasks, path)
 
 
 def parsed_any(path: Path, unsaid: Unsaid) -> TaskGraph | Dataflow:
-    """The application with all tasks of the file, by the file's ending; merging tasks of a `Dataflow` is exact.
+    """Reads an application with all tasks of the file. Merging the tasks of a `Dataflow` keeps its bytes exact.
 
     Raises:
-        InputError: an ending that is not known, what its format needs and is not said or does not take and is, or as
-            the readers.
+        InputError: the ending is unknown, a required value is missing, a value is given that the format does not take,
+            or as the readers.
     """
     kind, said = kind_of(path), unsaid.said()
     for name in sorted(said):
@@ -174,10 +174,10 @@ def parsed_any(path: Path, unsaid: Unsaid) -> TaskGraph | Dataflow:
 
 
 def kind_of(path: Path) -> str:
-    """The format of a file: a key of `FORMATS`.
+    """Returns the format of a file, a key of `FORMATS`.
 
     Raises:
-        InputError: an ending or contents that are not known.
+        InputError: the ending or the contents are unknown.
     """
     ending = path.suffix.lower()
     if ending in CONVERTED:
@@ -202,7 +202,7 @@ def kind_of(path: Path) -> str:
 
 
 def sizes_of(texts: Sequence[str]) -> dict[str, int]:
-    """The sizes of dimensions that an option says; raises InputError for another form."""
+    """Returns the sizes of dimensions in an option's texts; raises InputError for another form."""
     sizes: dict[str, int] = {}
     for text in texts:
         name, _, size = text.rpartition("=")
@@ -214,7 +214,7 @@ def sizes_of(texts: Sequence[str]) -> dict[str, int]:
 
 
 def costs_of(texts: Sequence[str]) -> dict[str, float]:
-    """The costs of operators that an option says; raises InputError for another form."""
+    """Returns the costs of operators in an option's texts; raises InputError for another form."""
     costs: dict[str, float] = {}
     for text in texts:
         name, _, cost = text.rpartition("=")

@@ -1,21 +1,21 @@
 """Graphs whose nodes and edges have attributes: DOT, GraphML, GML and networkx's node-link JSON.
 
-The names of the attributes say what they mean. The first line of `CONVENTIONS` whose attributes all occur in a graph is
-how it is read:
+The names of the attributes determine their meaning. A graph is read by the first row of `CONVENTIONS` whose attributes
+all occur in the graph:
 
-    nodes                                 edges    what they are
+    nodes                                 edges    meaning
     cycles, upload_bytes, download_bytes           the costs of a `TaskGraph`
     size, expect_size                              bytes up and down, as MRLCO's daggen writes; cycles = size x
                                                    cycles_per_byte
     cycles                                bytes    bytes that pass along each edge
     size                                  size     FLOP and bytes, as daggen's own --dot writes and SimGrid reads;
                                                    cycles = size x cycles_per_flop
-    weight                                weight   units of work and of data, as SAGA has them; cycles_per_unit and
-                                                   bytes_per_unit say how large these are
+    weight                                weight   units of work and of data, as in SAGA; cycles_per_unit and
+                                                   bytes_per_unit give the size of a unit
 
-A graph with cycles of its nodes alone is read where `result_bytes` says how large each result is. Where edges have the
-bytes, a task's download is the results that it passes on, and its upload those that are passed to it; tasks without
-parents send nothing then. A node's `pin` says where a task must run. All other attributes are left out.
+A graph whose nodes have only cycles is read with `result_bytes`, the size of each result. Where edges have the bytes, a
+task's download is the results that it passes on, and its upload is the results that it gets; then tasks without parents
+send nothing. A node's `pin` says where a task must run. All other attributes are ignored.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from mrlato_jax.dag.task_graph import PINS, TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
 DAGGEN_CYCLES_PER_BYTE = 1000.0
-_MOST_NAMED = 6  # attributes, in a message
+_MOST_NAMED = 6  # most attributes that a message names
 
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """What the numbers of such a graph leave to be said; a graph takes what its convention names.
+    """Scales of a graph's numbers. A graph takes the scales that its convention names.
 
     Attributes:
-        cycles_per_byte: CPU cycles for a byte of `size`, > 0.
-        cycles_per_flop: CPU cycles for a FLOP of `size`, > 0.
-        cycles_per_unit: CPU cycles for a unit of a node's `weight`, > 0.
-        bytes_per_unit: bytes for a unit of an edge's `weight`, >= 0.
+        cycles_per_byte: CPU cycles per byte of `size`, > 0.
+        cycles_per_flop: CPU cycles per FLOP of `size`, > 0.
+        cycles_per_unit: CPU cycles per unit of a node's `weight`, > 0.
+        bytes_per_unit: bytes per unit of an edge's `weight`, >= 0.
         result_bytes: bytes of each task's result, and of the input of tasks without parents, >= 0.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number is out of range.
     """
 
     cycles_per_byte: float = DAGGEN_CYCLES_PER_BYTE
@@ -61,7 +61,7 @@ class Scales:
                 check_number(field.name, value, low=0.0, open_low=field.name.startswith("cycles"))
 
     def said(self) -> list[str]:
-        """Names of what differs from its default."""
+        """Returns the names of the scales that differ from their defaults."""
         return [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
 
 
@@ -70,18 +70,19 @@ SCALES = tuple(field.name for field in dataclasses.fields(Scales))
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """Which attributes say what.
+    """The meaning of attributes.
 
     Attributes:
         words: the attributes, for messages.
-        cycles: a node's, from which cycles are computed.
-        cycles_scale: of `Scales`, cycles for one of it; none where it is cycles.
-        upload: a node's, bytes; none where edges have them.
-        download: likewise.
-        passed: an edge's, from which bytes are computed; none where nodes have them.
-        passed_scale: of `Scales`, bytes for one of it; none where it is bytes.
+        cycles: attribute of nodes that gives the cycles.
+        cycles_scale: field of `Scales`, cycles per unit of `cycles`; None where the unit is cycles.
+        upload: attribute of nodes, bytes of the upload; None where edges have the bytes.
+        download: attribute of nodes, bytes of the download; None where edges have the bytes.
+        passed: attribute of edges that gives the bytes; None where nodes have the bytes.
+        passed_scale: field of `Scales`, bytes per unit of `passed`; None where the unit is bytes.
         order_only: whether an edge without bytes, or with fewer than 0, is an order without data.
-        edgeless: a node's, by which the convention is known where a graph has no edges; none: it is not then.
+        edgeless: attribute of nodes that identifies the convention in a graph without edges; None: the convention does
+            not apply to such graphs.
     """
 
     words: str
@@ -95,7 +96,7 @@ class Convention:
     edgeless: str | None = None
 
     def occurs(self, of_nodes: set[str], of_edges: set[str] | None) -> bool:
-        """Whether all of its attributes are among these; None for edges: there are none."""
+        """Returns whether all attributes of the convention are among these; None: the graph has no edges."""
         if not {self.cycles, self.upload, self.download} - {None} <= of_nodes:
             return False
         return self.passed is None or (self.edgeless in of_nodes if of_edges is None else self.passed in of_edges)
@@ -124,14 +125,14 @@ CONVENTIONS = (
 WITHOUT_BYTES = Convention("cycles of every node", cycles="cycles")
 _READ = {
     name
-    for found in CONVENTIONS
-    for name in (found.cycles, found.upload, found.download, found.passed, found.edgeless, "pin", "name")
+    for row in CONVENTIONS
+    for name in (row.cycles, row.upload, row.download, row.passed, row.edgeless, "pin", "name")
 }
-_MOST_OTHERS = 16  # attributes that defaults have beside these: many, at many nodes, would fill the memory
+_MOST_OTHERS = 16  # most other attributes of defaults: many attributes at many nodes would fill the memory
 
 
 def set_defaults(defaults: dict[str, str], values: Mapping[str, str]) -> None:
-    """Updates what elements have that state nothing, so that it stays small: others than are read only while few."""
+    """Updates default attributes; of the attributes that no convention reads, keeps only a few."""
     for name, value in values.items():
         if name in _READ or name in defaults or len(defaults) < _MOST_OTHERS:
             defaults[name] = value
@@ -139,15 +140,16 @@ def set_defaults(defaults: dict[str, str], values: Mapping[str, str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class AttributedGraph:
-    """A directed graph as a file has it.
+    """A directed graph with the attributes of its file.
 
     Attributes:
-        path: of the file, for messages.
+        path: path of the file, for messages.
         nodes: attributes by the node's id, in the order of tasks.
-        edges: (parent, child, attributes) by the ids of nodes that are there.
-        node_place: where in the file a node is, for messages; by default its id.
-        edge_place: where the edge of that number is; by default its ends.
-        name_attributes: whose values are the tasks' names, where all nodes have one and all differ; else ids are.
+        edges: (parent, child, attributes) by the ids of existing nodes.
+        node_place: returns a node's place in the file, for messages; by default its id.
+        edge_place: returns the place of an edge by its number; by default its ends.
+        name_attributes: attributes whose values become the tasks' names, if all nodes have one and all differ; else ids
+            are the names.
     """
 
     path: str
@@ -158,11 +160,11 @@ class AttributedGraph:
     name_attributes: tuple[str, ...] = ()
 
     def to_task_graph(self, scales: Scales) -> TaskGraph:
-        """The application, by the convention that the graph follows.
+        """Returns the application, read by the graph's convention.
 
         Raises:
-            InputError: attributes that are none of a convention, or are missing, or of wrong values; scales that are
-                missing or not taken; or a graph that is no `TaskGraph`.
+            InputError: attributes fit no convention, are missing or have wrong values; scales are missing or not taken
+                by the convention; or `TaskGraph` refuses the graph.
         """
         check_count(self.path, len(self.nodes))
         convention = self._convention()
@@ -207,8 +209,8 @@ class AttributedGraph:
         for name in scales.said():
             if name not in takes:
                 raise InputError(
-                    f"{self.path}: {name} is {getattr(scales, name)}, which is not taken where a graph has "
-                    f"{convention.words}; accepted: {', '.join(sorted(map(str, takes))) or 'nothing to be said'}"
+                    f"{self.path}: {name} is {getattr(scales, name)}, which does not apply to a graph with "
+                    f"{convention.words}; accepted: {', '.join(sorted(map(str, takes))) or 'no such argument'}"
                 )
         for name in sorted(map(str, takes)):
             if getattr(scales, name) is None and (self.edges or name != convention.passed_scale):
@@ -257,7 +259,7 @@ class AttributedGraph:
 
     def _pin(self, node: str) -> str:
         pin = self.nodes[node].get("pin", PINS[0])
-        if pin in ("true", "false", True, False):  # Graphviz's own: whether a node may be moved
+        if pin in ("true", "false", True, False):  # Graphviz's own meaning: whether a node may be moved
             return PINS[0]
         if pin not in PINS:
             raise InputError(f"{self._node_at(node)}: pin is {shorten(pin)}; accepted: {', '.join(PINS)}")
@@ -275,7 +277,7 @@ class AttributedGraph:
 
 def _factor(name: str | None, scales: Scales) -> float:
     value = 1.0 if name is None else getattr(scales, name)
-    return 0.0 if value is None else float(value)  # None where no edge needs it
+    return 0.0 if value is None else float(value)  # None where no edge needs the scale
 
 
 def _names_of(elements: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -283,6 +285,6 @@ def _names_of(elements: Iterable[Mapping[str, Any]]) -> set[str]:
 
 
 def _listed(names: set[str]) -> str:
-    """Some of the names, for a message."""
+    """Returns some of the names, for a message."""
     shown = [shorten(name, 20) for name in sorted(names)[:_MOST_NAMED]]
     return ", ".join(shown + ["..."] * (len(names) > _MOST_NAMED)) or "no attributes"

@@ -1,9 +1,9 @@
-"""Pegasus DAX: workflows in XML whose jobs state run times and files, as the workflow generator's and its traces do.
+"""Pegasus DAX: workflows in XML whose jobs state run times and files, as those of the workflow generator do.
 
-A task's cycles are its run time at a clock. It sends the files that it reads and gets back those that it writes; a file
-that nothing reads is a result. A file is as large as its writer says: published files state other sizes where it is
-read. Of a file that no job writes, each reader takes what it states. Several jobs that write files of one name write
-different files; a job reads those of its parents.
+A task's cycles are its run time times a clock. A task sends the files that it reads and gets back the files that it
+writes; a file that no job reads is a result. The size of a file is the size that its writer states, since published
+files state other sizes at readers. For a file that no job writes, each reader's own size counts. Several jobs that
+write files of one name write different files; a job reads the files of its parents.
 
 Source: https://pegasus.isi.edu/schema/dax-2.1.xsd; published files: the workflow generator's Montage, CyberShake,
 Epigenomics, Inspiral and Sipht.
@@ -22,21 +22,21 @@ from mrlato_jax.errors import InputError, check_number, shorten
 
 KIND = "a Pegasus DAX file"
 MAX_FILE_BYTES = 64 * 2**20
-MAX_READS = 300_000  # what takes a second or two
+MAX_READS = 300_000  # reading takes a second or two
 _READS, _WRITES = ("input", "inout"), ("output", "inout")
 
 
 def read_dax(path: str | os.PathLike[str], *, machine_hz: float, num_tasks: int | None = None) -> TaskGraph:
-    """Reads one workflow; tasks are called by the ids of their jobs, in the file's order.
+    """Reads one workflow; tasks have the ids of their jobs as names, in the file's order.
 
     Args:
         path: the file, UTF-8, at most 64 MiB and a million tags, without a DOCTYPE.
         machine_hz: clock of the machine that `runtime` was measured on, cycles per second, > 0.
-        num_tasks: coarsen to at most so many (`Dataflow.coarsened`); by default all tasks as they are.
+        num_tasks: merge into at most this number of tasks (`Dataflow.coarsened`); by default no merging.
 
     Raises:
-        InputError: no such file, or naming the job or file in it and what is accepted there; or an argument out of
-            range.
+        InputError: there is no such file, the file has a fault (the message names the job or file and the accepted
+            values), or an argument is out of range.
     """
     return in_tasks(dax_dataflow(path, machine_hz=machine_hz), num_tasks, path)
 
@@ -66,7 +66,7 @@ def _dataflow(root: Element, machine_hz: float) -> Dataflow:
             raise InputError(f"job {shorten(name)} stands twice; accepted: each id once")
         ids[name] = len(ids)
     cycles = [
-        _number(job, "runtime", f"job {shorten(name)}", "seconds, as it ran") * machine_hz
+        _number(job, "runtime", f"job {shorten(name)}", "seconds of the recorded run") * machine_hz
         for name, job in zip(ids, jobs, strict=True)
     ]
     after = set(_order(root, ids))
@@ -74,7 +74,7 @@ def _dataflow(root: Element, machine_hz: float) -> Dataflow:
 
 
 def _order(root: Element, ids: dict[str, int]) -> Iterator[tuple[int, int]]:
-    """(parent, child) of jobs as stated."""
+    """Yields the stated pairs (parent, child) of jobs."""
     for child in _named(root, "child"):
         for parent in _named(child, "parent"):
             ends = _attribute(parent, "ref", "a <parent>"), _attribute(child, "ref", "a <child>")
@@ -87,8 +87,8 @@ def _order(root: Element, ids: dict[str, int]) -> Iterator[tuple[int, int]]:
 
 
 def _items(jobs: list[Element], ids: list[str], after: set[tuple[int, int]]) -> list[Item]:
-    """The files, each of one writer or from outside."""
-    sizes: dict[tuple[str, int], float] = {}  # of a file by its writer
+    """Returns the files; each has one writer or comes from outside."""
+    sizes: dict[tuple[str, int], float] = {}  # by file and writer
     writers: dict[str, set[int]] = {}
     readers: list[tuple[int, str, float]] = []
     for task, job in enumerate(jobs):
@@ -127,8 +127,8 @@ def _items(jobs: list[Element], ids: list[str], after: set[tuple[int, int]]) -> 
         if not makers:
             users.setdefault((file, OUTSIDE, size), set()).add(task)
     return [
-        Item(size, writer, frozenset(found), delivered=writer != OUTSIDE and not found)
-        for (_, writer, size), found in users.items()
+        Item(size, writer, frozenset(tasks), delivered=writer != OUTSIDE and not tasks)
+        for (_, writer, size), tasks in users.items()
     ]
 
 
@@ -139,7 +139,7 @@ def _named(element: Element, name: str) -> list[Element]:
 def _attribute(element: Element, name: str, place: str) -> str:
     value = element.get(name)
     if not value:
-        raise InputError(f"{place} lacks {name}; accepted: one that has it")
+        raise InputError(f"{place} lacks {name}; accepted: an element with {name}")
     return value
 
 

@@ -1,11 +1,11 @@
 """DOT text: graphs of daggen, of MRLCO and of SimGrid, and others whose attributes `attributed` knows.
 
-The whole language is understood: named, numbered, quoted and HTML ids, subgraphs and clusters, edges between groups
-(`{a b} -> {c d}`), ports, defaults (`node [..]`) from where they stand and within their subgraph, several statements of
-a node, comments, `strict`. What is drawn (labels, colours) is left out. A numeral may have an exponent (`8e3`).
+The parser reads the whole language: named, numbered, quoted and HTML ids, subgraphs and clusters, edges between groups
+(`{a b} -> {c d}`), ports, defaults (`node [..]`) for later statements of their subgraph, repeated statements of a node,
+comments, `strict`. Attributes for drawing (labels, colours) are ignored. A numeral may have an exponent (`8e3`).
 
-No library reads it here: pydot and pygraphviz set no bounds to the time and memory that a file takes, and do not say in
-which line a wrong value stands.
+The parser is our own, since pydot and pygraphviz do not bound the time and memory for a file, and do not give the line
+of a wrong value.
 
 Source: https://graphviz.org/doc/info/lang.html.
 """
@@ -26,11 +26,11 @@ from mrlato_jax.errors import InputError, shorten
 KIND = "a DOT file"
 MAX_FILE_BYTES = 8 * 2**20
 MAX_TOKENS = 1_200_000  # words and marks: some 150,000 edges, a second or two
-MAX_EDGES = 200_000  # a short text between groups states many
-MAX_DEPTH = 64  # of subgraphs
+MAX_EDGES = 200_000  # a short text with groups can state many edges
+MAX_DEPTH = 64  # depth of subgraphs
 
-# Every alternative is linear in what it consumes (the loops are possessive): no input makes it backtrack. A numeral
-# ends where no more of a word follows: what Graphviz splits in two (`5a`) is refused.
+# Every alternative is linear in the text that it consumes (all loops are possessive), so no input causes backtracking.
+# No letter may follow a numeral: Graphviz splits `5a` in two, this parser refuses it.
 _TOKEN = re.compile(
     r"""(?: [\s\ufeff]++ | //[^\n]*+ | \#[^\n]*+ | /\*(?:[^*]++|\*(?!/))*+\*/ )*+
     (?: "(?P<quoted> (?: [^"\\]++ | \\. )*+ )"
@@ -54,25 +54,25 @@ _KEYWORDS = (*_DEFAULTS, "digraph", "subgraph", "strict")
 def read_dot(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
     """Reads one application from a DOT file.
 
-    Its attributes say how it is read (`mrlato_jax.dag.formats.attributed`). Where nodes have `size` and `expect_size`,
-    as in MRLCO's files, a task's `size` gives its upload bytes and, times `cycles_per_byte`, its cycles; `expect_size`
-    its download bytes; the sizes on edges repeat the parent's `expect_size` and are not read. Where no node has
-    `expect_size` and edges have `size`, as daggen's own `--dot` writes and SimGrid reads, a task's `size` is FLOP, and
-    an edge's the bytes that pass along. `alpha` is never read. An edge stated more than once counts once: daggen itself
-    writes such files.
+    The attributes determine how the file is read (`mrlato_jax.dag.formats.attributed`). Where nodes have `size` and
+    `expect_size`, as in MRLCO's files, `size` gives a task's upload bytes and, times `cycles_per_byte`, its cycles.
+    `expect_size` gives its download bytes. The sizes on edges repeat the parent's `expect_size` and are not read. Where
+    no node has `expect_size` and edges have `size`, as daggen's own `--dot` writes and SimGrid reads, a task's `size`
+    is FLOP, and an edge's `size` is the bytes that pass along the edge. `alpha` is never read. A repeated edge counts
+    once, since daggen itself writes such files.
 
     Args:
         path: the file, UTF-8, at most 8 MiB and some 150,000 edges.
-        **scales: those of `cycles_per_byte` (1000), `cycles_per_flop` (1), `cycles_per_unit`, `bytes_per_unit` and
-            `result_bytes` that the file's attributes need.
+        **scales: `cycles_per_byte` (1000), `cycles_per_flop` (1), `cycles_per_unit`, `bytes_per_unit` and
+            `result_bytes`, where the file's attributes need them.
 
     Returns:
-        The graph. If all ids are digits (at most 18), tasks are sorted by them; else they have the order in which the
-        file first names them. `.names` holds the ids, or the nodes' `name` where all have one and all differ.
+        The graph. If all ids are digits (at most 18), tasks are sorted by id; else they have the order in which the
+        file first names them. `.names` holds the ids, or the nodes' `name` if all have one and all differ.
 
     Raises:
-        InputError: if there is no such regular file, or it is too large, not UTF-8, no digraph (with the line),
-            or describes no valid application; or scales that are out of range, missing, or not taken by such a file.
+        InputError: there is no such regular file; the file is too large, not UTF-8, no digraph (the message has the
+            line), or describes no valid application; or a scale is out of range, missing, or not taken by the file.
     """
     given = Scales(**scales)
     text = read_text(path, KIND, MAX_FILE_BYTES)
@@ -92,8 +92,8 @@ def read_dot(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
     return graph.to_task_graph(given)
 
 
-# What it is (word, quoted, html, arrow, end, or the mark itself), its text, and its offset in the file's. A plain
-# tuple: a file has a million of them.
+# (kind, text, offset in the file); the kind is word, quoted, html, arrow, end, or the mark itself. A plain tuple, since
+# a file has a million tokens.
 _Token = tuple[str, str, int]
 
 
@@ -108,7 +108,7 @@ class _Edge(NamedTuple):
 
 
 class _Scope:
-    """A graph or subgraph: what nodes and edges that are made within it begin with, and which nodes it holds."""
+    """A graph or subgraph: its default attributes and its nodes."""
 
     def __init__(self, parent: _Scope | None = None) -> None:
         self.parent = parent
@@ -118,18 +118,18 @@ class _Scope:
         self._defaults: dict[str, dict[str, str]] = {}
 
     def enter(self) -> None:
-        """What it states itself counts before what the graph around it has now."""
+        """Begins the subgraph: its own defaults override the current defaults of the graph around it."""
         self._defaults = {}
         for kind, values in self._stated.items():
             self._set(kind, values)
 
     def state(self, kind: str, values: Mapping[str, str]) -> None:
-        """A default statement."""
+        """Adds a default statement."""
         set_defaults(self._stated.setdefault(kind, {}), values)
         self._set(kind, values)
 
     def defaults(self, kind: str) -> Mapping[str, str]:
-        """What a node or an edge has that is made now."""
+        """Returns the default attributes of a node or an edge made now."""
         scope: _Scope | None = self
         while scope is not None:
             if kind in scope._defaults:
@@ -143,7 +143,7 @@ class _Scope:
         self._defaults[kind] = own
 
     def add(self, name: str) -> None:
-        """The node is in this graph, and in those around it; the outermost keeps no list."""
+        """Adds a node to this graph and the graphs around it; the outermost graph keeps no list."""
         scope: _Scope | None = self
         while scope is not None and scope.parent is not None and name not in scope.nodes:
             scope.nodes[name] = None
@@ -151,19 +151,19 @@ class _Scope:
 
 
 class _DotParser:
-    """Recursive descent over one file's tokens; `parse` fills the rest.
+    """A recursive-descent parser of one file; `parse` fills the attributes.
 
     Attributes:
         nodes: attributes by id, in the order in which ids first occur.
-        starts: the offset of each node's last statement, or of where an edge first names it.
-        edges: as stated; of a strict graph each once.
+        starts: offset of each node's last statement, or of the edge that first names the node.
+        edges: edges as stated; in a strict graph, each edge once.
     """
 
     def __init__(self, text: str, path: str) -> None:
         self.nodes: dict[str, dict[str, str]] = {}
         self.starts: dict[str, int] = {}
         self.edges: list[_Edge] = []
-        self._places: dict[tuple[str, str], int] = {}  # of the last edge between two nodes in `edges`
+        self._places: dict[tuple[str, str], int] = {}  # index in `edges` of the last edge between two nodes
         self._text = text
         self._path = path
         self._strict = False
@@ -182,11 +182,11 @@ class _DotParser:
             self._fail(self._next, "accepted: nothing after the closing }")
 
     def place(self, name: str, start: int) -> str:
-        """Where in the file that is, for messages."""
+        """Returns a place in the file, for messages."""
         return f"{self._path}: line {self._text.count(chr(10), 0, start) + 1}, at {shorten(name)}"
 
     def _statements(self, scope: _Scope, depth: int) -> None:
-        """Up to and with the closing brace."""
+        """Reads statements up to and with the closing brace."""
         if depth > MAX_DEPTH:
             self._fail(self._next, f"subgraphs are nested deeper than {MAX_DEPTH}; accepted: fewer levels")
         while not self._take_mark("}"):
@@ -235,7 +235,7 @@ class _DotParser:
         return kind == "{" or (kind == "word" and text.lower() == "subgraph")
 
     def _subgraph(self, scope: _Scope, depth: int) -> Mapping[str, None]:
-        """The nodes of a subgraph; one whose name its graph has used goes on where that ended."""
+        """Reads a subgraph and returns its nodes; a repeated name continues the subgraph of that name."""
         inner = _Scope(scope)
         if self._take_word("subgraph") and self._next[0] in _VALUES:
             inner = scope.subgraphs.setdefault(self._value("a name"), inner)
@@ -245,8 +245,8 @@ class _DotParser:
         return inner.nodes
 
     def _node(self, name: str, scope: _Scope, start: int) -> Mapping[str, None]:
-        """A node as the end of an edge; it is made, with its graph's defaults, where it occurs first."""
-        for _ in range(2):  # a port and a compass point, which say where lines end
+        """Returns a node as the end of an edge; its first occurrence makes it, with the defaults of its graph."""
+        for _ in range(2):  # a port and a compass point, which matter only for drawing
             if self._take_mark(":"):
                 self._value("a port")
         if name not in self.nodes:
@@ -265,7 +265,7 @@ class _DotParser:
         own: Mapping[str, str],
         first: _Token,
     ) -> None:
-        """Edges from each to each; one that a strict graph has already takes the statement's own attributes."""
+        """Adds edges from each parent to each child; in a strict graph, an existing edge gets the own attributes."""
         if len(self.edges) + len(parents) * len(children) > MAX_EDGES:
             self._fail(first, f"has more than {MAX_EDGES} edges; accepted: a smaller graph")
         for parent in parents if children else ():
@@ -281,7 +281,7 @@ class _DotParser:
                 self.edges.append(_Edge(parent, child, values, first[2]))
 
     def _attributes(self) -> dict[str, str]:
-        """Zero or more bracketed lists `[name = value, ...]`; the last value of a name counts."""
+        """Reads zero or more bracketed lists `[name = value, ...]`; the last value of a name counts."""
         values: dict[str, str] = {}
         while self._take_mark("["):
             while not self._take_mark("]"):
@@ -293,7 +293,7 @@ class _DotParser:
         return values
 
     def _value(self, accepted: str) -> str:
-        """An id: a name, a number, strings with + between them, or HTML with its brackets."""
+        """Reads an id: a name, a number, strings with + between them, or HTML with its brackets."""
         token = self._next
         if token[0] not in _VALUES or (token[0] == "word" and token[1].lower() in _KEYWORDS):
             self._fail(token, f"accepted: {accepted}")
@@ -347,14 +347,14 @@ class _DotParser:
                 yield (text if kind == "mark" else kind), text, start
 
     def _end_of_html(self, start: int) -> int:
-        """Where `<...>` with brackets in pairs ends."""
+        """Returns the end of `<...>` with paired brackets."""
         depth = 0
         for match in _BRACKET.finditer(self._text, start) if self._text[start] == "<" else ():
             depth += 1 if match[0] == "<" else -1
             if not depth:
                 return match.end()
         noise = self._text[start : start + 200]
-        self._fail(("noise", noise, start), "not DOT text; accepted: a digraph, ids of other letters in quotes")
+        self._fail(("noise", noise, start), "not DOT text; accepted: a digraph, with ids of other letters in quotes")
 
     def _fail(self, token: _Token, message: str) -> NoReturn:
         raise InputError(f"{self.place(token[1], token[2])}: {message}")

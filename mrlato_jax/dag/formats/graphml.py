@@ -1,7 +1,7 @@
 """GraphML and GML: graphs whose attributes `attributed` knows.
 
-GraphML is read here and not by networkx, which drops a key's default values and the nodes of nested graphs without a
-word. A node that holds a graph is a group, like a cluster of DOT: the nodes within are the tasks. networkx reads GML.
+GraphML has a reader of our own, since networkx silently drops a key's default values and the nodes of nested graphs. A
+node that holds a graph is a group, like a cluster of DOT; the nodes in the group are the tasks. networkx reads GML.
 
 Source: http://graphml.graphdrawing.org/specification.html, and networkx's `read_gml`.
 """
@@ -20,22 +20,22 @@ from mrlato_jax.errors import InputError, shorten
 
 GRAPHML, GML = "a GraphML file of one directed graph", "a GML file of one directed graph"
 MAX_GRAPHML_BYTES = 8 * 2**20
-MAX_GML_BYTES = 2**20  # which networkx takes a second or two to read
+MAX_GML_BYTES = 2**20  # networkx reads it in a second or two
 _NAMES = ("name", "label")
 
 
 def read_graphml(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
-    """Reads one application from a GraphML file; tasks have the order of the nodes in it.
+    """Reads one application from a GraphML file; tasks have the order of its nodes.
 
-    A task is called by its node's `name` or `label` where all nodes have one and all differ, else by its id.
+    A task's name is its node's `name` or `label` if all nodes have one and all differ, else the node's id.
 
     Args:
         path: the file, UTF-8, at most 8 MiB and a million tags, without a DOCTYPE.
-        **scales: as `read_dot` takes them, those that the attributes need.
+        **scales: scales that the attributes need, as in `read_dot`.
 
     Raises:
-        InputError: no such file, or naming the place in it and what is accepted there; or scales that are out of range,
-            missing, or not taken by such a file.
+        InputError: there is no such file; the file has a fault (the message names the place and the accepted values);
+            or a scale is out of range, missing, or not taken by the file.
     """
     given = Scales(**scales)
     root = xml_file(path, GRAPHML, MAX_GRAPHML_BYTES)
@@ -71,7 +71,7 @@ def read_graphml(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
 
 
 def _keys(root: Element, path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Names of attributes by the ids of their keys, and what nodes and edges have where they state nothing."""
+    """Returns the names of attributes by the ids of their keys, and the default attributes of nodes and edges."""
     names: dict[str, str] = {}
     defaults: dict[str, dict[str, str]] = {"node": {}, "edge": {}}
     for key in root:
@@ -87,31 +87,31 @@ def _keys(root: Element, path: str | os.PathLike[str]) -> tuple[dict[str, str], 
 
 
 def _data(element: Element, keys: Mapping[str, str]) -> dict[str, str]:
-    """Attributes that are text; those of other elements, as yEd's, are drawn only."""
-    found = (child for child in element if local_name(child) == "data" and not len(child))
-    return {keys.get(key, key): (data.text or "").strip() for data in found if (key := data.get("key"))}
+    """Returns the attributes that are text. Attributes with elements, as yEd's, are only for drawing."""
+    texts = (child for child in element if local_name(child) == "data" and not len(child))
+    return {keys.get(key, key): (data.text or "").strip() for data in texts if (key := data.get("key"))}
 
 
 def _attribute(element: Element, name: str, path: str | os.PathLike[str]) -> str:
     value = element.get(name)
     if not value:
-        raise InputError(f"{path}: a <{local_name(element)}> lacks {name}; accepted: one that has it")
+        raise InputError(f"{path}: a <{local_name(element)}> lacks {name}; accepted: an element with {name}")
     return value
 
 
 def read_gml(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
-    """Reads one application from a GML file; tasks have the order of the nodes in it.
+    """Reads one application from a GML file; tasks have the order of its nodes.
 
-    A task is called by its node's `name` or `label` where all nodes have one and all differ, else by its id.
+    A task's name is its node's `name` or `label` if all nodes have one and all differ, else the node's id.
 
     Args:
         path: the file, UTF-8, at most 1 MiB.
-        **scales: as `read_dot` takes them, those that the attributes need.
+        **scales: scales that the attributes need, as in `read_dot`.
 
     Raises:
         InputError: as `read_graphml`.
     """
-    import networkx as nx  # where it is used: a fifth of this package's import
+    import networkx as nx  # imported here, since it is a fifth of this package's import time
 
     given = Scales(**scales)
     text = read_text(path, GML, MAX_GML_BYTES).removeprefix("\ufeff")

@@ -9,10 +9,10 @@
      "edges": [["detect", "track"]]
     }
 
-`cycles` are CPU cycles, `upload_bytes` what a task sends when it is offloaded, `download_bytes` what comes back; edges
-are [parent, child] by name. Nothing has a default, and other members are refused: a misspelt one would be lost.
-Version 2 adds one member that a task may have: `"pin": "ue"` or `"pin": "server"`, where it must run. Files of both
-versions are read; a graph without pins is written as version 1, which older readers know.
+`cycles` are CPU cycles. `upload_bytes` are the bytes that a task sends when it is offloaded, `download_bytes` those of
+its result. Edges are [parent, child] by name. All members are required, and other members are refused, so a misspelt
+member is an error. Version 2 adds one optional member of a task: `"pin": "ue"` or `"pin": "server"`, where the task
+must run. Both versions are read; a graph without pins is written as version 1, which older readers know.
 """
 
 from __future__ import annotations
@@ -46,32 +46,32 @@ OURS = "mj.write_json(mj.TaskGraph.from_networkx(graph), PATH) of a DiGraph with
 
 
 def other_kind(keys: Collection[str]) -> str | None:
-    """The format of a JSON object with these members; None for ours, and for what is not known."""
+    """Returns the format of a JSON object with these members; None for our own format and unknown formats."""
     if "format" in keys:
         return None
     return next((kind for key, kind in OTHERS.items() if key in keys), None)
 
 
 def read_json(path: str | os.PathLike[str]) -> TaskGraph:
-    """Reads one application from a file of our own format; tasks have the ids of their places in it.
+    """Reads one application from a file of our own format; tasks have the order of the file.
 
     Args:
         path: the file, UTF-8, at most 64 MiB and a million values.
 
     Raises:
-        InputError: no such file, or naming the place in it and what is accepted there.
+        InputError: there is no such file, or the file has a fault; the message names the place and the accepted values.
     """
     top = json_file(path, KIND, MAX_FILE_BYTES)
     other = other_kind(top.value) if isinstance(top.value, dict) else None
     if other:
-        instead = f"mj.{READERS[other]}(...)" if other in READERS else f"what {OURS} writes"
-        raise InputError(f"{path}: is {other}; accepted: {KIND}; for this one {instead}")
+        instead = f"mj.{READERS[other]}(...)" if other in READERS else f"a file of {OURS}"
+        raise InputError(f"{path}: is {other}; accepted: {KIND}; for this file {instead}")
     top.only("format", "version", "tasks", "edges")
     if top["format"].value != FORMAT:
         raise top["format"].refuse(repr(FORMAT))
     version = top["version"].value
     if isinstance(version, bool) or version not in VERSIONS:
-        raise top["version"].refuse(f"{' or '.join(map(str, VERSIONS))}; later ones need a later mrlato_jax")
+        raise top["version"].refuse(f"{' or '.join(map(str, VERSIONS))}; later versions need a later mrlato_jax")
     entries = top["tasks"].items()
     check_count(top["tasks"].place, len(entries))
     ids: dict[str, int] = {}
@@ -107,10 +107,10 @@ def _edge(entry: Node, ids: dict[str, int]) -> tuple[int, int]:
 
 
 def write_json(graph: TaskGraph, path: str | os.PathLike[str]) -> None:
-    """Writes one application, whole or not at all; `read_json` gives an equal one.
+    """Writes one application atomically; `read_json` gives an equal application.
 
     Raises:
-        InputError: no graph, or a file that cannot be written.
+        InputError: `graph` is no `TaskGraph`, or the file cannot be written.
     """
     check_type("graph", graph, TaskGraph)
     columns = zip(graph.names, *(getattr(graph, field).tolist() for field in _COSTS), strict=True)
@@ -124,4 +124,4 @@ def write_json(graph: TaskGraph, path: str | os.PathLike[str]) -> None:
     try:
         write_atomically(Path(path), (json.dumps(value, indent=1) + "\n").encode())
     except OSError as error:
-        raise InputError(f"path is {path}: {error.strerror}; accepted: one to write to") from None
+        raise InputError(f"path is {path}: {error.strerror}; accepted: a path to write to") from None

@@ -1,7 +1,7 @@
 """networkx's node-link JSON: `{"directed": true, "nodes": [{"id": "a", ..}], "links": [{"source": "a", ..}]}`.
 
-What `networkx.node_link_data` gives, with its edges as `links` or as `edges`. `attributed` says which attributes of
-nodes and edges are read.
+`networkx.node_link_data` gives such data, with the edges as `links` or as `edges`. `attributed` describes the
+attributes of nodes and edges.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _EDGES = ("links", "edges")
 
 
 def read_node_link(path: str | os.PathLike[str], **scales: float) -> TaskGraph:
-    """Reads one application from a node-link JSON file; tasks have the order of the nodes in it.
+    """Reads one application from a node-link JSON file; tasks have the order of its nodes.
 
-    A task is called by its node's `name` or `label` where all nodes have one and all differ, else by its id.
+    A task's name is its node's `name` or `label` if all nodes have one and all differ, else the node's id.
 
     Args:
         path: the file, UTF-8, at most 64 MiB and a million values.
-        **scales: as `read_dot` takes them, those that the attributes need.
+        **scales: scales that the attributes need, as in `read_dot`.
 
     Raises:
-        InputError: no such file, or naming the place in it and what is accepted there; or scales that are out of range,
-            missing, or not taken by such a file.
+        InputError: there is no such file; the file has a fault (the message names the place and the accepted values);
+            or a scale is out of range, missing, or not taken by the file.
     """
     given = Scales(**scales)
     top = json_file(path, KIND, MAX_FILE_BYTES)
@@ -59,5 +59,5 @@ def _id(node: Node) -> str:
         raise node.refuse("a string or an integer")
     try:
         return str(node.value)
-    except ValueError:  # an integer of more digits than Python writes
-        raise InputError(f"{node.place} is an integer of too many digits; accepted: a shorter one") from None
+    except ValueError:  # an integer with more digits than Python converts
+        raise InputError(f"{node.place} is an integer of too many digits; accepted: a shorter integer") from None

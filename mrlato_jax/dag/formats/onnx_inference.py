@@ -1,11 +1,11 @@
-"""Checks an ONNX model and infers the shapes of its tensors, as a program of its own that ends at its limits.
+"""Checks an ONNX model and infers the shapes of its tensors, as a program with limits on time and memory.
 
     python onnx_inference.py < REQUEST > ANSWER
 
-What a model asks of the package `onnx` has no bound: a kilobyte of functions that call one another twice keeps shape
-inference busy for ever, and a range of 2^62 numbers fills the memory. `inferred_apart` starts the program and asks it.
-A request is a line of JSON and the model; an answer is a line of JSON and, unless that holds a refusal, the model with
-the types of its tensors and without its large weights. The program imports nothing of this package: it starts in a
+The package `onnx` has no such limits: a kilobyte of functions that call one another twice keeps shape inference busy
+for ever, and a range of 2^62 numbers fills the memory. `inferred_apart` starts the program and sends a request. A
+request is a line of JSON and the model. An answer is a line of JSON and, unless the line has a refusal, the model with
+the types of its tensors and without its large weights. The program imports nothing of this package, so it starts in a
 tenth of a second.
 """
 
@@ -20,21 +20,21 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-SECONDS = 2.0  # of processor time for a model
-BYTES_A_SECOND = 100e6  # of weights, for which there is more time
-MEMORY = 2**30  # bytes for a model
-COPIES = 8  # of its weights, for which there is more memory
-MAX_STRUCTURE_BYTES = 2**24  # of a model without its large weights
-SMALL = 4096  # bytes: a tensor of at most so many stays as it is
+SECONDS = 2.0  # processor time for a model
+BYTES_A_SECOND = 100e6  # bytes of the file that add a second of processor time
+MEMORY = 2**30  # bytes of memory for a model
+COPIES = 8  # bytes of memory added for each byte of the file
+MAX_STRUCTURE_BYTES = 2**24  # most bytes of a model without its large weights
+SMALL = 4096  # bytes; tensors of at most this size keep their values
 DOMAINS = ("", "ai.onnx")
-LEFT_OUT = "left.out"  # domain of operators that inference does not look into
-LISTED_IR = 3  # the version of the format in which weights are inputs, too
+LEFT_OUT = "left.out"  # domain of operators that inference skips
+LISTED_IR = 3  # version of the format in which weights are also inputs
 EVALUATED = frozenset((
     "Add", "And", "Cast", "Concat", "Constant", "Div", "Equal", "Gather", "Greater", "GreaterOrEqual", "Identity",
     "Less", "LessOrEqual", "Mod", "Mul", "Neg", "Not", "Or", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum",
     "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where", "Xor",
 ))  # fmt: skip
-PATIENCE = 120.0  # seconds: a program that has got no processor for so long is given up
+PATIENCE = 120.0  # seconds of real time after which the program is stopped
 SMALLER = (
     "a model that takes less, such as a part that onnx.utils.extract_model cuts out, or its tasks with their cycles "
     "and bytes in JSON (mj.write_json)"
@@ -42,18 +42,18 @@ SMALLER = (
 
 
 def inferred_apart(data: bytes, dimensions: Mapping[str, int], max_nodes: int) -> tuple[dict[str, Any], bytes]:
-    """The answer to one request, of a process that lives no longer than this call.
+    """Answers one request in a process that ends with this call.
 
     Args:
         data: the model's file.
-        dimensions: sizes of dimensions that have names.
-        max_nodes: that the graph may have.
+        dimensions: sizes of dimensions, by name or as INPUT:AXIS.
+        max_nodes: most nodes of the graph.
 
     Returns:
-        {"refused": what is wrong and what is accepted}, {"failed": what `onnx` says}, or an answer with the model:
-        {"elsewhere": names of the weights that are in other files, "lacking": shapes by the names of the inputs that
-        have a dimension without a size, "branches": what `take_branches` took, one time after the other}. Such a shape
-        has a number, a name or None for each dimension, or is None as a whole.
+        {"refused": the fault and the accepted values}, {"failed": message of `onnx`}, or an answer with the model:
+        {"elsewhere": names of the weights in other files, "lacking": shapes, by name, of the inputs that have a
+        dimension without a size, "branches": the branches of each call of `take_branches`}. Such a shape has a number,
+        a name or None for each dimension, or is None as a whole.
     """
     header = {"path": sys.path, "dimensions": dict(dimensions), "max_nodes": max_nodes}
     request = json.dumps(header).encode() + b"\n" + data
@@ -70,13 +70,13 @@ def inferred_apart(data: bytes, dimensions: Mapping[str, int], max_nodes: int) -
     first, _, model = ran.stdout.partition(b"\n")
     try:
         return json.loads(first), model
-    except ValueError:  # out of memory in C++, or a fault there
+    except ValueError:  # C++ code ran out of memory or crashed
         limit = f"{_memory(len(data)) >> 20} MiB"
         return {"refused": f"shape inference breaks, or takes more than {limit}; accepted: {SMALLER}"}, b""
 
 
 def inferred(data: bytes, dimensions: Mapping[str, int], max_nodes: int) -> tuple[dict[str, Any], bytes]:
-    """What `inferred_apart` returns, computed in this process: without limits."""
+    """Returns the answer of `inferred_apart`, computed in this process without limits."""
     import onnx
 
     try:
@@ -85,33 +85,33 @@ def inferred(data: bytes, dimensions: Mapping[str, int], max_nodes: int) -> tupl
         _check_nodes(graph, max_nodes)
         listed = {value.name for value in graph.input}
         if model.ir_version == LISTED_IR and not listed.issuperset(weight.name for weight in graph.initializer):
-            model.ir_version = LISTED_IR + 1  # from which on weights need not be inputs, too
+            model.ir_version = LISTED_IR + 1  # from this version on, weights need not be inputs
         _forget_absent_sizes(graph)
         _size_weights(graph)
         sizes = _set_sizes(graph, dimensions)
         lacking = _lacking(graph)
-        if any(shape is None for shape in lacking.values()):  # which the checker refuses
+        if any(shape is None for shape in lacking.values()):  # the checker would refuse these inputs
             return {"elsewhere": [], "lacking": lacking, "branches": []}, model.SerializeToString()
         elsewhere = _declare_external(graph)
         _check(model)
         for tensor in _stored(graph):
             _drop_values(tensor)
         foreign = {name for node in graph.node if node.domain not in DOMAINS for name in node.output}
-        _set_named_sizes(graph, sizes, foreign)  # which inference does not follow
+        _set_named_sizes(graph, sizes, foreign)  # inference does not set these
         model, branches = _typed(model, max_nodes, bool(lacking))
         _set_named_sizes(model.graph, sizes)
     except _RefusedError as refused:
         return {"refused": str(refused)}, b""
     except MemoryError:
         raise
-    except Exception as error:  # protobuf, the checker and shape inference each have errors of their own
+    except Exception as error:  # protobuf, the checker and shape inference have their own types of errors
         return {"failed": str(error)[:1000]}, b""
     answer = {"elsewhere": sorted(elsewhere), "lacking": lacking, "branches": branches}
     return answer, model.SerializeToString()
 
 
 class _RefusedError(Exception):
-    """Says what is wrong and what is accepted."""
+    """A model is refused; the message has the fault and the accepted values."""
 
 
 def _check_nodes(graph: Any, max_nodes: int) -> None:
@@ -126,7 +126,7 @@ def _check_size(model: Any) -> None:
 
 
 def _check(model: Any) -> None:
-    """Raises what the checker does; an output may have no shape."""
+    """Raises the errors of the checker, which sees no outputs without a shape."""
     import onnx
 
     outputs = list(model.graph.output)
@@ -142,7 +142,7 @@ def _is_shapeless(value: Any) -> bool:
 
 
 def _forget_absent_sizes(graph: Any) -> None:
-    """A size of 0 or less is how some programs write one that is not known."""
+    """Removes sizes of 0 or less, with which some programs write unknown sizes."""
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.HasField("dim_value") and dimension.dim_value <= 0:
@@ -150,7 +150,7 @@ def _forget_absent_sizes(graph: Any) -> None:
 
 
 def _size_weights(graph: Any) -> None:
-    """Gives weights that are inputs, too, the sizes that they have, where the input leaves some open."""
+    """Sets the open sizes of inputs that are also weights to the sizes of the weights."""
     dims = {weight.name: weight.dims for weight in graph.initializer}
     for value in graph.input:
         shape = value.type.tensor_type.shape
@@ -161,11 +161,11 @@ def _size_weights(graph: Any) -> None:
 
 
 def _set_sizes(graph: Any, dimensions: Mapping[str, int]) -> dict[str, int]:
-    """Gives inputs the sizes that are said by the name of a dimension, or as INPUT:AXIS; those of names."""
+    """Sets the sizes of inputs that are given by the name of a dimension or as INPUT:AXIS; returns sizes by name."""
     inputs = {value.name: value.type.tensor_type for value in graph.input if value.type.HasField("tensor_type")}
     named = {dimension.dim_param for kind in inputs.values() for dimension in kind.shape.dim} - {""}
     sizes: dict[str, int] = {}  # by name
-    shapes: dict[str, dict[int, int]] = {}  # of inputs of which no axis is known
+    shapes: dict[str, dict[int, int]] = {}  # of inputs without a shape
 
     def set_named(key: str, name: str, size: int) -> None:
         if sizes.setdefault(name, size) != size:
@@ -181,7 +181,7 @@ def _set_sizes(graph: Any, dimensions: Mapping[str, int]) -> dict[str, int]:
             names = ", ".join(sorted(named)[:20]) or "none"
             axes = ", ".join(sorted(inputs)[:20])
             raise _RefusedError(
-                f"no input has a dimension {key[:60]!r}; accepted: those that have a name ({names}), or INPUT:AXIS "
+                f"no input has a dimension {key[:60]!r}; accepted: named dimensions ({names}), or INPUT:AXIS "
                 f"with an axis from 0 of an input ({axes})"[:600]
             )
         elif not kind.HasField("shape"):
@@ -206,7 +206,7 @@ def _set_sizes(graph: Any, dimensions: Mapping[str, int]) -> dict[str, int]:
 
 
 def _set_named_sizes(graph: Any, sizes: Mapping[str, int], only: Collection[str] | None = None) -> None:
-    """Gives the dimensions of results, of some or of all, the sizes that are said by their names."""
+    """Sets the named dimensions of results to the given sizes; `only` restricts this to some results."""
     for value in (*graph.value_info, *graph.output):
         for dimension in value.type.tensor_type.shape.dim if only is None or value.name in only else ():
             if dimension.dim_param in sizes:
@@ -214,7 +214,10 @@ def _set_named_sizes(graph: Any, sizes: Mapping[str, int], only: Collection[str]
 
 
 def _lacking(graph: Any) -> dict[str, list[int | str | None] | None]:
-    """The shapes of inputs that are used and have a dimension without a size: its name, or None; or without a shape."""
+    """Returns the shapes, by name, of used inputs with a dimension without a size.
+
+    A shape has a number, a name or None for each dimension; an input without a shape has None.
+    """
     weights = {weight.name for weight in graph.initializer}
     weights |= {weight.values.name for weight in graph.sparse_initializer}
     used = {name for node in graph.node for name in used_by(node)}
@@ -234,7 +237,7 @@ def _lacking(graph: Any) -> dict[str, list[int | str | None] | None]:
 
 
 def used_by(node: Any) -> list[str]:
-    """The tensors that an operator uses, in its graphs, too."""
+    """Returns the names of the tensors that an operator and its graphs use."""
     names = list(node.input)
     for graph in graphs_of(node):
         own = {value.name for value in (*graph.input, *graph.initializer)}
@@ -246,7 +249,7 @@ def used_by(node: Any) -> list[str]:
 
 
 def graphs_of(node: Any) -> Iterator[Any]:
-    """The graphs that an operator has as attributes."""
+    """Yields the graphs in an operator's attributes."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -254,9 +257,9 @@ def graphs_of(node: Any) -> Iterator[Any]:
 
 
 def _typed(model: Any, max_nodes: int, is_lacking: bool) -> tuple[Any, list[dict[str, str]]]:
-    """The model with the types of its tensors and without those Ifs whose condition is settled; which these took.
+    """Returns the model with the types of its tensors and without Ifs of known condition, and the branches taken.
 
-    Branches that are not taken may be impossible, so inference leaves Ifs out as long as they may be settled.
+    A branch that is not taken may be invalid. So inference skips Ifs while their conditions may become known.
     """
     import onnx
 
@@ -283,7 +286,7 @@ def _is_if(node: Any) -> bool:
 
 
 def _inferred_without(model: Any, numbers: Sequence[int]) -> Any:
-    """The model with the types of its tensors, some operators left out."""
+    """Returns the model with the types of its tensors, without some operators."""
     import onnx
 
     _check_size(model)
@@ -300,7 +303,7 @@ def _inferred_without(model: Any, numbers: Sequence[int]) -> Any:
 
 
 def _settled(model: Any, ifs: Sequence[Any]) -> dict[str, str]:
-    """By an If's first output the branch that it takes, where its condition follows from shapes and constants."""
+    """Returns the taken branch, by an If's first output, where its condition follows from shapes and constants."""
     import onnx
 
     graph = model.graph
@@ -319,7 +322,7 @@ def _settled(model: Any, ifs: Sequence[Any]) -> dict[str, str]:
     values = {}
     for tensor in graph.initializer:
         if tensor.name in names and tensor.ByteSize() <= SMALL:
-            with contextlib.suppress(Exception):  # one without its values
+            with contextlib.suppress(Exception):  # a tensor without its values
                 values[tensor.name] = onnx.numpy_helper.to_array(tensor)
     shapes = {
         value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
@@ -329,7 +332,7 @@ def _settled(model: Any, ifs: Sequence[Any]) -> dict[str, str]:
     }
     for place in sorted(needed):
         node = graph.node[place]
-        with contextlib.suppress(Exception):  # what cannot be computed is not settled
+        with contextlib.suppress(Exception):  # a condition that cannot be computed stays unknown
             result = _evaluated(node, model.opset_import, values, shapes)
             if result.nbytes <= SMALL:
                 values[node.output[0]] = result
@@ -342,7 +345,7 @@ def _settled(model: Any, ifs: Sequence[Any]) -> dict[str, str]:
 
 
 def _evaluated(node: Any, opsets: Any, values: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Any:
-    """The result of an operator, of small arrays; KeyError where what it uses is not known."""
+    """Returns the result of an operator on small arrays; raises KeyError where an operand is unknown."""
     import numpy as np
     import onnx.reference
 
@@ -359,18 +362,18 @@ def _evaluated(node: Any, opsets: Any, values: Mapping[str, Any], shapes: Mappin
 
 
 def take_branches(model: Any, taken: Mapping[str, str]) -> None:
-    """Puts what stands in the branches that Ifs take in their places.
+    """Replaces Ifs by the operators of their taken branches.
 
     Args:
-        model: changed in place.
-        taken: the names of the branches' attributes, by the first outputs of the Ifs.
+        model: the model; changed in place.
+        taken: attribute names of the taken branches, by the first outputs of the Ifs.
     """
     graph = model.graph
     used = {name for node in graph.node for name in (*used_by(node), *node.output)}
     used |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     nodes = list(graph.node)
     replaced: list[Any] = []
-    gone: set[str] = set()  # outputs whose types were those of either branch
+    gone: set[str] = set()  # outputs of the Ifs, whose types were common to both branches
     for node in nodes:
         if _is_if(node) and node.output[0] in taken:
             gone |= set(node.output)
@@ -383,20 +386,20 @@ def take_branches(model: Any, taken: Mapping[str, str]) -> None:
 
 
 def _refill(field: Any, entries: Sequence[Any]) -> None:
-    """Makes a field of a protobuf hold these entries, of which it may have some already."""
+    """Sets a field of a protobuf to these entries; some may be in the field already."""
     kept = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
     del field[:]
     field.extend(kept)
 
 
 def _inlined(node: Any, attribute: str, graph: Any, used: set[str]) -> list[Any]:
-    """The operators of an If's branch, which give what the If gives; its weights and types become the graph's."""
+    """Returns the operators of an If's branch, with the If's outputs; adds its weights and types to the graph."""
     import onnx
 
     branch = next(entry.g for entry in node.attribute if entry.name == attribute)
     made = {name for inner in branch.node for name in inner.output if name}
     renamed: dict[str, str] = {}
-    copied = []  # outputs that are something of outside, a weight, or the same as another
+    copied = []  # outputs that are an outer tensor, a weight, or equal to another output
     for result, output in zip(branch.output, node.output, strict=True):
         if output and result.name in made and result.name not in renamed:
             renamed[result.name] = output
@@ -422,7 +425,7 @@ def _inlined(node: Any, attribute: str, graph: Any, used: set[str]) -> list[Any]
 
 
 def _rename(node: Any, names: Mapping[str, str]) -> None:
-    """Gives tensors other names, in the graphs within an operator, too."""
+    """Renames the tensors of an operator and of its graphs."""
     for field in (node.input, node.output):
         for place, name in enumerate(field):
             field[place] = names.get(name, name)
@@ -434,7 +437,7 @@ def _rename(node: Any, names: Mapping[str, str]) -> None:
 
 
 def _declare_external(graph: Any) -> set[str]:
-    """Makes inputs of the weights that are in other files, which the checker would look for; their names."""
+    """Declares weights in other files as inputs, since the checker would open the files; returns their names."""
     import onnx
 
     outside = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
@@ -450,7 +453,7 @@ def _declare_external(graph: Any) -> set[str]:
 
 
 def _stored(graph: Any) -> Iterator[Any]:
-    """Weights, and constants among the operators, in the graphs within operators, too."""
+    """Yields the weights and constants of a graph and of the graphs within its operators."""
     yield from graph.initializer
     for node in graph.node:
         if node.op_type == "Constant":
@@ -460,7 +463,7 @@ def _stored(graph: Any) -> Iterator[Any]:
 
 
 def _drop_values(tensor: Any) -> None:
-    """Leaves a large tensor its type and shape; what shapes may follow from, lists of integers, keeps its values."""
+    """Removes the values of a large tensor, except lists of integers, since shapes may depend on them."""
     import onnx
 
     integers = tensor.data_type in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
@@ -486,10 +489,10 @@ def _memory(size: int) -> int:
 
 
 def _limit(size: int) -> None:
-    """Ends this process by SIGPROF when its time is over, and has memory refused beyond its limit."""
+    """Sets limits: SIGPROF ends this process when its time is over, and memory beyond its limit is refused."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, _seconds(size))
-    with contextlib.suppress(ImportError, OSError, ValueError):  # systems without, or with lower limits
+    with contextlib.suppress(ImportError, OSError, ValueError):  # systems without such limits, or with lower limits
         import resource
 
         with open("/proc/self/statm") as file:
@@ -502,8 +505,8 @@ def main() -> None:
     header = json.loads(sys.stdin.buffer.readline())
     sys.path[:] = header["path"]
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
-    import onnx  # noqa: F401 - before there are limits: what an import takes depends on the machine
+    os.dup2(2, 1)  # output of libraries must not mix with the answer
+    import onnx  # noqa: F401 - before the limits, since the cost of an import depends on the machine
 
     data = sys.stdin.buffer.read()
     _limit(len(data))

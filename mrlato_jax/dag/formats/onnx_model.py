@@ -1,13 +1,18 @@
-"""Neural networks from ONNX files: a task for each operator, its cycles from the multiply-accumulates that it takes.
+"""Neural networks from ONNX files: a task for each operator, with cycles from its multiply-accumulates.
 
-Needs the extra `onnx`. Counted are: of convolutions, matrix products and recurrent layers what their definition says;
-of pooling and local normalisation the window for each output; of operators that only move or rename data nothing; of
-all others one an output element. What operators of other domains take has to be said. Where the condition of an If
-follows from shapes and constants, the branch that it takes is read in its place. Tensors have the sizes of shape
-inference. Weights, and what follows from them and from shapes alone, are at both ends before anything runs: they are
-neither tasks nor sent. Nothing in a file is run, and no other file is opened. Shapes are inferred in a process of its
-own (`onnx_inference`), in at most 2 s of processor time and 1 GiB; 1 s more for each 100 MB of the file, and eight
-times its size.
+Needs the extra `onnx`. Multiply-accumulates of an operator are counted as follows:
+
+- convolutions, matrix products, recurrent layers: by their definition;
+- pooling and local normalisation: the window for each output element;
+- operators that only move or rename data: none;
+- all other operators of ONNX: one for each output element;
+- operators of other domains: the caller must give the number.
+
+Where the condition of an If follows from shapes and constants, the taken branch is read in place of the If. Tensors
+have the sizes of shape inference. Weights, and results that depend only on weights and shapes, are at both ends before
+the run: they are no tasks and are not sent. Reading runs nothing in a file and opens no other file. A process of its
+own (`onnx_inference`) infers shapes, in at most 2 s of processor time and 1 GiB. A file adds 1 s for each 100 MB, and
+eight times its size.
 """
 
 from __future__ import annotations
@@ -26,17 +31,17 @@ from mrlato_jax.errors import InputError, check_number, shorten
 
 KIND = "an ONNX model"
 MAX_FILE_BYTES = 2**30
-MAX_SIZE = 2**63 - 1  # of a dimension
-MAX_RANK = 64  # dimensions of a tensor
-MAX_LINKS = 500_000  # inputs of all operators together
-LONGEST_NAME = 60  # letters of a dimension that is called by its name
-LONGEST_LIST = 200  # letters of inputs and operators in a message
+MAX_SIZE = 2**63 - 1  # greatest size of a dimension
+MAX_RANK = 64  # most dimensions of a tensor
+MAX_LINKS = 500_000  # most inputs of all operators together
+LONGEST_NAME = 60  # letters of a dimension's name in a message
+LONGEST_LIST = 200  # letters of a list of inputs or operators in a message
 MOVING = frozenset((
     "Cast", "Compress", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements",
     "GatherND", "Identity", "NonZero", "Pad", "Reshape", "ScatterElements", "ScatterND", "Slice", "SpaceToDepth",
     "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 ))  # fmt: skip
-CONSTANT = frozenset(("Constant", "Shape", "Size"))  # operators whose results do not depend on what data arrives
+CONSTANT = frozenset(("Constant", "Shape", "Size"))  # operators whose results do not depend on the input data
 RANDOM = frozenset(
     ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 )
@@ -56,18 +61,18 @@ def read_onnx(
 
     Args:
         path: the file, at most 1 GiB.
-        cycles_per_mac: CPU cycles for a multiply-accumulate, > 0: the clock over the multiply-accumulates a second that
-            the code on your machine reaches.
-        num_tasks: coarsen to at most so many (`Dataflow.coarsened`); by default a task for each operator.
+        cycles_per_mac: CPU cycles per multiply-accumulate, > 0: the clock divided by the multiply-accumulates per
+            second that the code on your machine reaches.
+        num_tasks: merge into at most this number of tasks (`Dataflow.coarsened`); by default a task for each operator.
         dimensions: sizes that the file leaves open, by the name of a dimension or by input and axis, such as
             {"batch": 1, "images:2": 224}. A size that the file fixes cannot be changed.
         operator_costs: multiply-accumulates for each element of an operator's first result, >= 0, by DOMAIN.OPERATOR,
-            by OPERATOR (of ONNX's own domain) or by the name of a node, such as {"com.microsoft.FusedConv": 27}. Those
-            whose work is not known need one; of others it takes the place of what the definition says.
+            by OPERATOR (of ONNX's own domain) or by the name of a node, such as {"com.microsoft.FusedConv": 27}. An
+            operator of unknown work needs a cost; for other operators, the cost replaces that of the definition.
 
     Raises:
-        InputError: no such file, no ONNX model, an operator whose work is not known, a tensor whose shape is not, a
-            model whose shapes take too much time or memory; or an argument out of range. Where sizes or costs are
+        InputError: there is no such file, the file is no ONNX model, an operator's work or a tensor's shape is unknown,
+            shape inference takes too much time or memory, or an argument is out of range. Where sizes or costs are
             missing, one error names all of them.
         ImportError: the package `onnx` is not installed.
     """
@@ -92,12 +97,12 @@ def onnx_dataflow(
         raise error.in_file(path) from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (ArithmeticError, LookupError, ValueError) as error:  # operators without what their definition asks for
-        raise InputError(f"{path}: an operator's work cannot be told ({shorten(error)}); accepted: {KIND}") from None
+    except (ArithmeticError, LookupError, ValueError) as error:  # operators without required inputs or attributes
+        raise InputError(f"{path}: an operator's work is unknown ({shorten(error)}); accepted: {KIND}") from None
 
 
 def _checked_sizes(dimensions: Any) -> dict[str, int]:
-    """`dimensions` as `read_onnx` takes it."""
+    """Checks the argument `dimensions` of `read_onnx`."""
     if dimensions is None:
         return {}
     if not isinstance(dimensions, Mapping):
@@ -112,7 +117,7 @@ def _checked_sizes(dimensions: Any) -> dict[str, int]:
 
 
 def _checked_costs(operator_costs: Any) -> dict[str, float]:
-    """`operator_costs` as `read_onnx` takes it."""
+    """Checks the argument `operator_costs` of `read_onnx`."""
     if operator_costs is None:
         return {}
     if not isinstance(operator_costs, Mapping) or not all(isinstance(name, str) for name in operator_costs):
@@ -127,9 +132,9 @@ class _Network(NamedTuple):
 
     Attributes:
         model: onnx.ModelProto, without its large weights.
-        elsewhere: names of the weights that are in other files.
-        lacking: shapes of the inputs that have a dimension without a size, as `onnx_inference` gives them.
-        branches: what `onnx_inference.take_branches` took, one time after the other.
+        elsewhere: names of the weights in other files.
+        lacking: shapes of the inputs that have a dimension without a size, in the form of `onnx_inference`.
+        branches: the branches of each call of `onnx_inference.take_branches`.
     """
 
     model: Any
@@ -147,7 +152,7 @@ def _inferred(data: bytes, dimensions: Mapping[str, int]) -> _Network:
     if "refused" in answer:
         raise InputError(answer["refused"])
     if "failed" in answer:
-        failure = re.sub(r"\bunk__\d+", "?", answer["failed"])  # names that shape inference gives
+        failure = re.sub(r"\bunk__\d+", "?", answer["failed"])  # names made by shape inference
         raise InputError(f"{shorten(failure, 200)}; accepted: {KIND}")
     network = _Network(
         onnx.load_model_from_string(model), set(answer["elsewhere"]), answer["lacking"], answer["branches"]
@@ -158,7 +163,7 @@ def _inferred(data: bytes, dimensions: Mapping[str, int]) -> _Network:
 
 
 def _sizes_missing(lacking: Mapping[str, list[int | str | None] | None]) -> MissingValuesError:
-    """What says all sizes that inputs lack."""
+    """Returns the error that names all missing sizes of inputs."""
     keys: dict[str, None] = {}
     inputs = []
     for name, shape in lacking.items():
@@ -190,7 +195,7 @@ def _dataflow(network: _Network, cycles_per_mac: float, costs: Mapping[str, floa
         else:
             nodes.append(node)
     if not nodes:
-        raise InputError(f"no operator depends on what arrives; accepted: {KIND} in which one does")
+        raise InputError(f"no operator depends on an input; accepted: {KIND} with such an operator")
     uses = [[name for name in used_by(node) if name and name not in known] for node in nodes]
     links = sum(map(len, uses))
     if links > MAX_LINKS:
@@ -214,7 +219,7 @@ def _dataflow(network: _Network, cycles_per_mac: float, costs: Mapping[str, floa
 
 
 def _check_costs(network: _Network, costs: Mapping[str, float]) -> None:
-    """Raises InputError where an operator's work is not known, or a cost is of none."""
+    """Raises InputError where an operator's work is unknown, or a cost belongs to no operator."""
     nodes = network.model.graph.node
     unknown = {
         _operator(node): node
@@ -222,14 +227,14 @@ def _check_costs(network: _Network, costs: Mapping[str, float]) -> None:
         if (node.domain not in DOMAINS or node.op_type in REFUSED) and not costs.keys() & {node.name, _operator(node)}
     }
     if network.lacking and any(node.op_type == "If" for node in unknown.values()):
-        raise _sizes_missing(network.lacking)  # of which the condition may follow
+        raise _sizes_missing(network.lacking)  # the condition may follow from these sizes
     if unknown:
         operator, node = list(unknown.items())[-1]
         meaning = ", multiply-accumulates for each element of the result"
         if any(f"{function.domain}.{function.name}" in unknown for function in network.model.functions):
-            meaning += "; or a model whose functions onnx.inliner.inline_local_functions has written out"
+            meaning += "; or a model whose functions onnx.inliner.inline_local_functions has inlined"
         raise MissingValuesError(
-            f"node {shorten(node.name)} is a {operator[:LONGEST_NAME]}, whose work is not known",
+            f"node {shorten(node.name)} is a {operator[:LONGEST_NAME]}, whose work is unknown",
             "operator_costs",
             list(unknown)[::-1],
             "MACS",
@@ -238,17 +243,17 @@ def _check_costs(network: _Network, costs: Mapping[str, float]) -> None:
     for name in costs.keys() - {name for node in nodes for name in (node.name, _operator(node))}:
         operators = listed(sorted({_operator(node) for node in nodes}), longest=LONGEST_LIST)
         raise InputError(
-            f"a cost is given of {shorten(name)}, which is no operator; accepted: {operators}, or the name of a node"
+            f"a cost is given for {shorten(name)}, which is no operator; accepted: {operators}, or the name of a node"
         )
 
 
 def _operator(node: Any) -> str:
-    """The name of its kind."""
+    """Returns the name of a node's operator, with its domain unless it is ONNX's."""
     return node.op_type if node.domain in DOMAINS else f"{node.domain}.{node.op_type}"
 
 
 class _Shapes:
-    """What is known of each tensor."""
+    """The known shapes and types of tensors."""
 
     def __init__(self, network: _Network) -> None:
         graph = network.model.graph
@@ -258,7 +263,7 @@ class _Shapes:
         self._foreign = sorted({_operator(node) for node in graph.node if node.domain not in DOMAINS})
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Raises InputError where a dimension is not known."""
+        """Returns the shape of a tensor; raises InputError where a dimension is unknown."""
         if name in self._weights:
             return tuple(self._weights[name].dims)
         kind = self._types.get(name)
@@ -276,14 +281,14 @@ class _Shapes:
         if self._foreign:
             operators = listed(self._foreign, longest=LONGEST_LIST)
             accepted = (
-                f"a model with the shapes of what {operators} makes, which python -m "
+                f"a model with the shapes of the results of {operators}, which python -m "
                 "onnxruntime.tools.symbolic_shape_infer can add"
             )
-        what = f"has an axis, {unsized[0]}, whose size depends on the data" if unsized else "has no known shape"
-        raise InputError(f"tensor {shorten(name)} {what}; accepted: {accepted}")
+        fault = f"has an axis, {unsized[0]}, whose size depends on the data" if unsized else "has no known shape"
+        raise InputError(f"tensor {shorten(name)} {fault}; accepted: {accepted}")
 
     def size_bytes(self, name: str) -> float:
-        """Of a tensor."""
+        """Returns the bytes of a tensor."""
         import onnx
 
         count = float(math.prod(self.shape(name)))
@@ -292,16 +297,16 @@ class _Shapes:
         label = onnx.TensorProto.DataType.Name(code)
         if label in ("UNDEFINED", "STRING"):
             raise InputError(f"tensor {shorten(name)} has elements of type {label}; accepted: numbers")
-        each = (
+        element_bytes = (
             0.5
             if label.endswith("INT4") or label == "FLOAT4E2M1"
             else onnx.helper.tensor_dtype_to_np_dtype(code).itemsize
         )
-        return each * count
+        return element_bytes * count
 
 
 def _macs(node: Any, shapes: _Shapes, costs: Mapping[str, float]) -> float:
-    """Multiply-accumulates of one operator."""
+    """Returns the multiply-accumulates of one operator."""
     kind = node.op_type
     cost = costs.get(node.name, costs.get(_operator(node)))
     if kind in MOVING and cost is None:

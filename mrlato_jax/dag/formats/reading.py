@@ -1,4 +1,4 @@
-"""What every reader of application files shares: a file is looked at before it is read, and errors name the place."""
+"""Functions that all readers of application files share: limits before reading, and errors that name the place."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from mrlato_jax.dag.dataflow import Dataflow
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, escaped, shorten
 
-MAX_TASKS = 20_000  # of any file; a plan of more than some thousand is out of reach, and a DAG's arrays are n x n
-LONGEST_LIST = 600  # letters of what a message names
-MAX_VALUES = 1_000_000  # of a JSON file, by its commas: what takes a second or two to look at
-MAX_TAGS = 1_000_000  # of an XML file, by their brackets: likewise
+MAX_TASKS = 20_000  # of any file: some thousand tasks are the most to plan, and a DAG's arrays are n x n
+LONGEST_LIST = 600  # letters of a list in a message
+MAX_VALUES = 1_000_000  # values of a JSON file, counted by commas: reading takes a second or two
+MAX_TAGS = 1_000_000  # tags of an XML file, counted by brackets: the same
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
 
 
 class AssumptionWarning(UserWarning):
-    """A file leaves something open, and its reader says what it took for granted."""
+    """A file leaves something open; the message says what its reader assumes."""
 
 
 class MissingValuesError(InputError):
-    """What a file leaves open and an argument of its reader, a mapping, has to say.
+    """A file leaves values open that an argument of its reader, a mapping, must give.
 
     Attributes:
-        found: what the file has, as an error says it.
+        found: the fault of the file, in words of an error.
         argument: the argument's name.
-        keys: what is missing in it.
-        value: what stands for a value.
-        meaning: what the value is, as the sentence goes on; may be empty.
+        keys: keys that are missing in the argument.
+        value: placeholder of a value.
+        meaning: meaning of the value, the end of the sentence; may be empty.
     """
 
     def __init__(self, found: str, argument: str, keys: Sequence[str], value: str, meaning: str = "") -> None:
@@ -49,17 +49,17 @@ class MissingValuesError(InputError):
         return escaped(f"{self.found}; accepted: {self.argument}={{{pairs}}}{self.meaning}")
 
     def in_file(self, path: str | os.PathLike[str]) -> Self:
-        """The same of a file."""
+        """Returns the same error with the file's path."""
         return type(self)(f"{path}: {self.found}", *self.args[1:])
 
     def in_words(self, form: str, between: str = " ") -> InputError:
-        """The same for a command, which has words of this form for a value: "--dimension={}"."""
+        """Returns the same error for a command whose words for a value have this form: "--dimension={}"."""
         words = [form.format(f"{shlex.quote(key)}={self.value}") for key in self.keys]
         return InputError(f"{self.found}; accepted: {listed(words, between)}{self.meaning}")
 
 
 def listed(entries: Sequence[str], between: str = ", ", longest: int = LONGEST_LIST) -> str:
-    """The entries in so many letters, and how many others there are."""
+    """Returns the first entries within `longest` letters, and the number of the others."""
     ends = itertools.accumulate(len(entry) + len(between) for entry in entries)
     number = max(1, sum(end <= longest for end in ends))
     text = between.join(entries[:number])
@@ -68,15 +68,15 @@ def listed(entries: Sequence[str], between: str = ", ", longest: int = LONGEST_L
 
 
 def read_bytes(path: str | os.PathLike[str], kind: str, max_bytes: int) -> bytes:
-    """The whole file; its size is looked at before it is read.
+    """Reads a whole file, after a check of its size.
 
     Args:
         path: the file.
-        kind: what is accepted, for messages: "a daggen DOT file".
-        max_bytes: that it may have.
+        kind: the accepted kind of file, for messages: "a daggen DOT file".
+        max_bytes: most bytes of the file.
 
     Raises:
-        InputError: no such regular file, an empty one, or one that is too large.
+        InputError: there is no such regular file, or the file is empty or too large.
     """
     try:
         status = os.stat(path)
@@ -98,7 +98,7 @@ def read_bytes(path: str | os.PathLike[str], kind: str, max_bytes: int) -> bytes
 
 
 def read_text(path: str | os.PathLike[str], kind: str, max_bytes: int) -> str:
-    """The whole file as UTF-8; arguments and errors as `read_bytes`."""
+    """Reads a whole file as UTF-8; arguments and errors as `read_bytes`."""
     data = read_bytes(path, kind, max_bytes)
     try:
         return data.decode("utf-8")
@@ -107,13 +107,13 @@ def read_text(path: str | os.PathLike[str], kind: str, max_bytes: int) -> str:
 
 
 def json_file(path: str | os.PathLike[str], kind: str, max_bytes: int) -> Node:
-    """The whole file as JSON, in which no object has a key twice; arguments and errors as `read_bytes`.
+    """Reads a whole file as JSON; arguments and errors as `read_bytes`.
 
-    One of more than `MAX_VALUES` values is refused, too.
+    Also refuses objects that have a key twice, and files of more than `MAX_VALUES` values.
     """
     text = read_text(path, kind, max_bytes)
     if text.count(",") > MAX_VALUES:
-        raise InputError(f"{path}: has more than {MAX_VALUES} values; accepted: {kind} of fewer")
+        raise InputError(f"{path}: has more than {MAX_VALUES} values; accepted: {kind} with fewer values")
     try:
         value = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
@@ -124,14 +124,14 @@ def json_file(path: str | os.PathLike[str], kind: str, max_bytes: int) -> Node:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
                 raise ValueError(f"key {shorten(key)} stands twice in one object")
             seen.add(key)
-    return found
+    return members
 
 
 def _no_constant(text: str) -> float:
@@ -139,16 +139,16 @@ def _no_constant(text: str) -> float:
 
 
 def xml_file(path: str | os.PathLike[str], kind: str, max_bytes: int) -> ElementTree.Element:
-    """The root of an XML file; arguments and errors as `read_bytes`.
+    """Returns the root of an XML file; arguments and errors as `read_bytes`.
 
-    A document type is refused, and with it every entity: neither is anything fetched nor does a short text grow long.
-    One of more than `MAX_TAGS` tags is refused, too.
+    Also refuses a DOCTYPE, and so all entities: nothing is fetched, and no short text expands to a long text. Also
+    refuses a file of more than `MAX_TAGS` tags.
     """
     text = read_text(path, kind, max_bytes)
     if "<!DOCTYPE" in text:
-        raise InputError(f"{path}: has a DOCTYPE; accepted: {kind} without one")
+        raise InputError(f"{path}: has a DOCTYPE; accepted: {kind} without a DOCTYPE")
     if text.count("<") > MAX_TAGS:
-        raise InputError(f"{path}: has more than {MAX_TAGS} tags; accepted: {kind} of fewer")
+        raise InputError(f"{path}: has more than {MAX_TAGS} tags; accepted: {kind} with fewer tags")
     parser = ElementTree.XMLParser(encoding="utf-8")
     try:
         parser.feed(text.encode())
@@ -159,12 +159,12 @@ def xml_file(path: str | os.PathLike[str], kind: str, max_bytes: int) -> Element
 
 
 def local_name(element: ElementTree.Element) -> str:
-    """The name of an XML element without its namespace."""
+    """Returns the name of an XML element without its namespace."""
     return element.tag.rpartition("}")[2]
 
 
 def number_of(value: Any) -> float | None:
-    """A number, or a text of one, as a finite float; None for anything else."""
+    """Returns a number, or the text of a number, as a finite float; None for other values."""
     if isinstance(value, str):
         usable = _NUMBER.fullmatch(value) is not None
     else:
@@ -177,24 +177,24 @@ def number_of(value: Any) -> float | None:
 
 
 class Node:
-    """A value of a JSON file that knows where it stands, so that every refusal can say it."""
+    """A value of a JSON file with its place, for errors."""
 
     def __init__(self, value: Any, place: str) -> None:
         self.value, self.place = value, place
 
     def refuse(self, accepted: str) -> InputError:
-        """The error that says what stands here, and what is accepted."""
+        """Returns the error with this value, its place and the accepted values."""
         return InputError(f"{self.place} is {shorten(self.value)}; accepted: {accepted}")
 
     def __getitem__(self, key: str) -> Node:
-        """A member that must be there."""
+        """Returns a required member."""
         members = self._members()
         if key not in members:
-            raise InputError(f"{self.place} lacks {key!r}; accepted: an object that has it")
+            raise InputError(f"{self.place} lacks {key!r}; accepted: an object with this member")
         return Node(members[key], f"{self.place}: {key}" if ": " not in self.place else f"{self.place}.{key}")
 
     def get(self, key: str) -> Node | None:
-        """A member, or None where it is missing or null."""
+        """Returns a member, or None where it is missing or null."""
         return self[key] if self._members().get(key) is not None else None
 
     def only(self, *keys: str) -> None:
@@ -204,19 +204,19 @@ class Node:
                 raise InputError(f"{self.place} has {shorten(key)}; accepted: {', '.join(keys)}")
 
     def items(self) -> list[Node]:
-        """The entries of a list."""
+        """Returns the entries of a list."""
         if not isinstance(self.value, list):
             raise self.refuse("a list")
         return [Node(value, f"{self.place}[{index}]") for index, value in enumerate(self.value)]
 
     def text(self) -> str:
-        """A string that is not empty."""
+        """Returns a string that is not empty."""
         if not isinstance(self.value, str) or not self.value:
             raise self.refuse("a string that is not empty")
         return self.value
 
     def number(self) -> float:
-        """A number >= 0."""
+        """Returns a number >= 0."""
         number = None if isinstance(self.value, str) else number_of(self.value)
         if number is None or number < 0:
             raise self.refuse("a finite number >= 0")
@@ -229,7 +229,7 @@ class Node:
 
 
 def check_count(place: str, count: int) -> None:
-    """Raises InputError where a file declares more tasks than `MAX_TASKS`, or none."""
+    """Raises InputError where a file has more tasks than `MAX_TASKS`, or none."""
     if not 1 <= count <= MAX_TASKS:
         raise InputError(f"{place} has {count} tasks; accepted: 1 to {MAX_TASKS}")
 

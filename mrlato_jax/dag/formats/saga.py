@@ -1,8 +1,8 @@
-"""JSON of SAGA, the collection of schedulers, and of DAGBench: tasks with costs, dependencies with sizes.
+"""JSON of SAGA, a collection of schedulers, and of DAGBench: tasks with costs, dependencies with sizes.
 
-Both are in units of the file's own: a task takes cost / speed on a node, a dependency size / speed on a link. What such
-a unit is, in cycles and bytes, has to be said. The file's network is not read: a `System` takes its place. Tasks
-without parents send nothing, and those without children return nothing.
+Costs and sizes are in the file's own units: a task takes cost / speed on a node, a dependency size / speed on a link.
+The caller gives the cycles and bytes per unit. The file's network is not read: a `System` takes its place. Tasks
+without parents send nothing, and tasks without children return nothing.
 
 Source: https://github.com/ANRGUSC/saga, `TaskGraph` and `ProblemInstance`; https://github.com/ANRGUSC/dagbench.
 """
@@ -26,14 +26,15 @@ def read_saga(
     """Reads one application; tasks have the order in which the file lists them.
 
     Args:
-        path: the file, UTF-8, at most 64 MiB and a million values: an object with `tasks` and `dependencies`, or one
-            that has such an object as `task_graph`.
-        cycles_per_unit: CPU cycles for a unit of a task's cost, > 0.
-        bytes_per_unit: bytes for a unit of a dependency's size, >= 0.
-        num_tasks: coarsen to at most so many (`Dataflow.coarsened`); by default all tasks as they are.
+        path: the file, UTF-8, at most 64 MiB and a million values: an object with `tasks` and `dependencies`, or an
+            object that has such an object as `task_graph`.
+        cycles_per_unit: CPU cycles per unit of a task's cost, > 0.
+        bytes_per_unit: bytes per unit of a dependency's size, >= 0.
+        num_tasks: merge into at most this number of tasks (`Dataflow.coarsened`); by default no merging.
 
     Raises:
-        InputError: no such file, or naming the place in it and what is accepted there; or an argument out of range.
+        InputError: there is no such file, the file has a fault (the message names the place and the accepted values),
+            or an argument is out of range.
     """
     flow = saga_dataflow(path, cycles_per_unit=cycles_per_unit, bytes_per_unit=bytes_per_unit)
     return in_tasks(flow, num_tasks, path)

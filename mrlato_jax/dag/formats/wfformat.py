@@ -1,12 +1,13 @@
 """WfCommons' WfFormat, versions 1.0 to 1.6: recorded runs of scientific workflows.
 
-A task's cycles are its measured run time at a clock, as if it had kept one core busy: times on several cores, and the
-recorded average use of them, are not read. It sends the files that it reads and gets back those that it writes, each at
-its recorded size; a file that nothing reads is a result. Up to version 1.4 files are within tasks, in later ones apart.
+A task's cycles are its measured run time times a clock, as if the task had kept one core busy. Numbers of cores and
+their recorded average use are not read. A task sends the files that it reads and gets back the files that it writes,
+each with its recorded size; a file that no task reads is a result. Up to version 1.4, files are within tasks; later
+versions list files apart.
 
-Each task that writes a file makes a version of it. A task that reads the file reads the version of the last task before
-it that writes one; a task that reads and writes a file rewrites it. An `AssumptionWarning` says where the record does
-not settle which version is read, and where it lacks what the model needs.
+Each task that writes a file makes a version of the file. A task that reads the file reads the version of the last
+earlier task that writes it. A task that reads and writes a file rewrites it. An `AssumptionWarning` is given where the
+record does not determine which version is read, and where values that the model needs are missing.
 
 Source: https://github.com/wfcommons/WfFormat.
 """
@@ -27,7 +28,7 @@ from mrlato_jax.dag.task_graph import TaskGraph, smallest_first
 from mrlato_jax.errors import InputError, check_number, escaped, shorten
 
 KIND = "a WfFormat file of version 1.0 to 1.6"
-# The versions that have files within tasks, and their names of the tasks, of a task's seconds and of a file's bytes.
+# Versions with files within tasks, and their names of the tasks, of a task's seconds and of a file's bytes.
 INLINE = {
     "1.0": ("jobs", "runtime", "size"),
     "1.1": ("jobs", "runtime", "size"),
@@ -39,7 +40,7 @@ VERSIONS = (*INLINE, "1.5", "1.6")
 RECORDED = "recorded"
 MAX_FILE_BYTES = 64 * 2**20
 MHZ = 1e6
-MOST_PAIRS = 300_000  # of a writer and a reader, of files that several tasks write
+MOST_PAIRS = 300_000  # most pairs of writer and reader, over the files that several tasks write
 
 
 def read_wfformat(path: str | os.PathLike[str], *, machine_hz: float | str, num_tasks: int | None = None) -> TaskGraph:
@@ -47,16 +48,17 @@ def read_wfformat(path: str | os.PathLike[str], *, machine_hz: float | str, num_
 
     Args:
         path: the file, UTF-8, at most 64 MiB and a million values.
-        machine_hz: clock of the machine that it ran on, cycles per second, > 0; or "recorded": of each task's machine,
-            what the file says (which may be what an idle core was clocked at as it was asked).
-        num_tasks: coarsen to at most so many (`Dataflow.coarsened`); by default all tasks as they are.
+        machine_hz: clock of the machine that ran the workflow, cycles per second, > 0; or "recorded": the clock that
+            the file records for each task's machine (which may be the clock of an idle core when it was queried).
+        num_tasks: merge into at most this number of tasks (`Dataflow.coarsened`); by default no merging.
 
     Raises:
-        InputError: no such file, or naming the place in it and what is accepted there; or an argument out of range.
+        InputError: there is no such file, the file has a fault (the message names the place and the accepted values),
+            or an argument is out of range.
 
     Warns:
         AssumptionWarning: the file lacks run times, files or edges, several tasks write one file in no order, or sizes
-            have no unit; it says what was assumed.
+            have no unit; the message says what is assumed.
     """
     return in_tasks(wfformat_dataflow(path, machine_hz=machine_hz), num_tasks, path)
 
@@ -72,7 +74,7 @@ def wfformat_dataflow(path: str | os.PathLike[str], *, machine_hz: float | str) 
 
 
 def _dataflow(top: Node, machine_hz: float | str) -> tuple[Dataflow, list[str]]:
-    """The workflow, and what was assumed of it."""
+    """Returns the workflow and the assumptions."""
     version = top["schemaVersion"]
     if version.value not in VERSIONS:
         raise version.refuse(" or ".join(VERSIONS))
@@ -95,18 +97,19 @@ def _dataflow(top: Node, machine_hz: float | str) -> tuple[Dataflow, list[str]]:
     for task in tasks:
         own = task.get("id") or task["name"]
         if own.text() in ids:
-            raise own.refuse("an id of its own for each task")
+            raise own.refuse("a different id for each task")
         ids[own.text()] = len(ids)
     names = [task["name"].text() for task in tasks]
     uses = Counter(names)
-    known = {name: number for number, name in enumerate(names) if uses[name] == 1} | ids  # links may be by name
+    # Parents and children may be given by name.
+    known = {name: number for number, name in enumerate(names) if uses[name] == 1} | ids
     clocks = _clocks(machines) if machine_hz == RECORDED else {}
     cycles, after, untimed = [], set(), 0
     writers: dict[str, list[int]] = {}
     readers: dict[str, list[int]] = {}
     for (name, number), task in zip(ids.items(), tasks, strict=True):
         if ran and name not in ran:
-            raise InputError(f"{task.place} is {name!r}, which has not run; accepted: a task of execution.tasks")
+            raise InputError(f"{task.place} is {name!r}, which did not run; accepted: a task of execution.tasks")
         record = ran.get(name, task)
         if version.value in INLINE and record.get(seconds) is None:
             untimed += 1
@@ -118,34 +121,32 @@ def _dataflow(top: Node, machine_hz: float | str) -> tuple[Dataflow, list[str]]:
         after |= {(number, child) for child in _others(task, "children", known, number)}
         for reads, file, size in _files(task, sizes, size_in):
             if sizes.setdefault(file, size) != size:
-                there = sizes[file]
-                raise InputError(f"{task.place} has {file!r} at {size} bytes, another at {there}; accepted: one size")
+                other = sizes[file]
+                raise InputError(f"{task.place} has {file!r} with {size} bytes, another {other}; accepted: one size")
             tasks_of_file = (readers if reads else writers).setdefault(file, [])
             if tasks_of_file[-1:] != [number]:
                 tasks_of_file.append(number)
-    pairs = {file: len(found) * len(readers.get(file, ())) for file, found in writers.items() if len(found) > 1}
+    pairs = {file: len(makers) * len(readers.get(file, ())) for file, makers in writers.items() if len(makers) > 1}
     if sum(pairs.values()) > MOST_PAIRS:
         worst = max(pairs, key=pairs.__getitem__)
         raise InputError(
             f"{workflow.place} has {len(writers[worst])} tasks that write {shorten(worst)} and {len(readers[worst])} "
-            f"that read it; accepted: at most {MOST_PAIRS} pairs of them, of all files with several writers"
+            f"that read it; accepted: at most {MOST_PAIRS} pairs of them, over all files with several writers"
         )
-    made, assumed = _versions(len(ids), writers, readers, after)
-    items = [
-        Item(sizes[version.file], version.maker, version.readers, delivered=not version.readers) for version in made
-    ]
+    versions, assumed = _versions(len(ids), writers, readers, after)
+    items = [Item(sizes[made.file], made.maker, made.readers, delivered=not made.readers) for made in versions]
     flow = Dataflow(tuple(ids), tuple(cycles), tuple(items), frozenset(after))
     assumed += _gaps(flow, untimed)
     if size_in == "size" and any(sizes.values()):
         assumed.append(
-            f"version {version.value} has sizes without a unit; bytes are assumed, as WfCommons' own conversion has "
-            "them, where the schema says KB"
+            f"version {version.value} has sizes without a unit; bytes are assumed, as in WfCommons' own conversion; "
+            "the schema says KB"
         )
     return flow, assumed
 
 
 def _gaps(flow: Dataflow, untimed: int) -> list[str]:
-    """What a workflow lacks, and what is assumed in its place."""
+    """Returns sentences on the missing values of a workflow and the values assumed for them."""
     total = len(flow.names)
     has_files = {task for item in flow.items for task in (*item.users, item.maker)}
     without = total - len(has_files - {OUTSIDE})
@@ -153,14 +154,14 @@ def _gaps(flow: Dataflow, untimed: int) -> list[str]:
     if untimed:
         gaps.append(f"{untimed} of {total} tasks have no run time; 0 s are assumed")
     if without:
-        gaps.append(f"{without} of {total} tasks have no files; nothing is taken to be sent for them")
+        gaps.append(f"{without} of {total} tasks have no files; they are assumed to send nothing")
     if total > 1 and not flow.edges:
-        gaps.append(f"no edge or file connects the {total} tasks; they are taken to be independent")
+        gaps.append(f"no edge or file connects the {total} tasks; they are assumed to be independent")
     return gaps
 
 
 class _Version(NamedTuple):
-    """What one task makes of a file, or what is there before any runs."""
+    """The version of a file that one task makes, or that exists before any task runs."""
 
     file: str
     maker: int
@@ -170,25 +171,25 @@ class _Version(NamedTuple):
 def _versions(
     num_tasks: int, writers: dict[str, list[int]], readers: dict[str, list[int]], after: set[tuple[int, int]]
 ) -> tuple[list[_Version], list[str]]:
-    """All versions of all files, and what was assumed of them; `after` gets the other writers a reader waits for."""
+    """Returns all versions of all files, and the assumptions; adds to `after` the other writers before each reader."""
     rewritten = [
         file for file in sorted(writers) if len(writers[file]) > 1 or set(writers[file]) & set(readers.get(file, ()))
     ]
-    made = [
+    versions = [
         _Version(file, writers.get(file, [OUTSIDE])[0], frozenset(readers.get(file, ())))
         for file in sorted({*writers, *readers} - set(rewritten))
     ]
-    order = after | {(version.maker, user) for version in made if version.maker != OUTSIDE for user in version.readers}
+    order = after | {(made.maker, user) for made in versions if made.maker != OUTSIDE for user in made.readers}
     for_reading = {
         (maker, user)
         for file in rewritten
         for user in set(readers.get(file, ())) - set(writers[file])
         for maker in writers[file]
     }
-    # A task that only reads a file comes after all that write it, unless the recorded order says otherwise.
+    # A task that only reads a file comes after all tasks that write it, unless the recorded order differs.
     rank, before = _ordered(num_tasks, order | for_reading) or _ordered(num_tasks, order) or ([], [])
     shared, own = [], []
-    for file in rewritten if rank else ():  # a cycle is refused later
+    for file in rewritten if rank else ():  # without ranks there is a cycle, which is refused later
         users: dict[int, set[int]] = {maker: set() for maker in (OUTSIDE, *writers[file])}
         in_order = sorted(writers[file], key=rank.__getitem__)
         for user in readers.get(file, ()):
@@ -200,20 +201,22 @@ def _versions(
             shared.append(file)
         if users[OUTSIDE] & set(writers[file]):
             own.append(file)
-        made += [_Version(file, maker, frozenset(found)) for maker, found in users.items() if found or maker != OUTSIDE]
+        versions += [
+            _Version(file, maker, frozenset(tasks)) for maker, tasks in users.items() if tasks or maker != OUTSIDE
+        ]
     assumed = []
     if shared:
         assumed.append(
-            f"several tasks write {_first_of(shared)}; each is taken to make a file of the recorded size, and a reader "
-            "to read that of the last one before it"
+            f"several tasks write {_first_of(shared)}; each is assumed to make a file of the recorded size, and each "
+            "reader to read the file of the last writer before it"
         )
     if own:
-        assumed.append(f"a task reads and writes {_first_of(own)}; the file is taken to be there before")
-    return made, assumed
+        assumed.append(f"a task reads and writes {_first_of(own)}; the file is assumed to exist before")
+    return versions, assumed
 
 
 def _ordered(num_tasks: int, edges: set[tuple[int, int]]) -> tuple[list[int], list[int]] | None:
-    """Of each task its place in an order and, as bits, all tasks before it by edges; None where there is a cycle."""
+    """Returns each task's place in an order and, as bits, all tasks before it by edges; None if there is a cycle."""
     pairs = np.array(sorted(edges), np.int64).reshape(-1, 2)
     order = smallest_first(pairs, np.arange(num_tasks)).tolist()
     if len(order) < num_tasks:
@@ -235,11 +238,11 @@ def _first_of(files: list[str]) -> str:
 
 
 def _by_id(entries: Node | None, key: str) -> dict[str, Node]:
-    """Entries of a list by their ids; none twice."""
+    """Returns the entries of a list by their ids, which must differ."""
     entries_by_id: dict[str, Node] = {}
     for entry in entries.items() if entries else []:
         if entry[key].text() in entries_by_id:
-            raise entry[key].refuse("each once")
+            raise entry[key].refuse("each id once")
         entries_by_id[entry[key].value] = entry
     return entries_by_id
 
@@ -255,7 +258,7 @@ def _others(task: Node, field: str, known: dict[str, int], own: int) -> list[int
 
 
 def _files(task: Node, sizes: dict[str, float], size_in: str) -> list[tuple[bool, str, float]]:
-    """What a task reads (True) and writes, and how large it is."""
+    """Returns (whether the task reads the file, else writes; name; bytes) for each file of a task."""
     files = []
     inline = task.get("files")
     for entry in inline.items() if inline else []:
@@ -275,7 +278,7 @@ def _files(task: Node, sizes: dict[str, float], size_in: str) -> list[tuple[bool
 
 
 def _clocks(machines: Node | None) -> dict[str, float]:
-    """Hz by machine, of those whose clock is recorded."""
+    """Returns the recorded clocks in Hz, by machine."""
     clocks = {}
     for name, machine in _by_id(machines, "nodeName").items():
         cpu = machine.get("cpu")
@@ -291,7 +294,7 @@ def _clock(record: Node, clocks: dict[str, float]) -> float:
     one, several = record.get("machine"), record.get("machines")
     named = [one] if one else several.items() if several else []
     if not named and len(clocks) == 1:
-        return next(iter(clocks.values()))  # all that ran ran there
+        return next(iter(clocks.values()))  # the only machine ran all tasks
     for machine in named[:1]:
         if machine.text() in clocks:
             return clocks[machine.value]

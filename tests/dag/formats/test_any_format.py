@@ -44,9 +44,9 @@ def test_kinds(tmp_path: Path, name: str, text: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", OTHERS)
 def test_the_reader_of_our_json_names_others(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.json").write_text(json.dumps(OTHERS[kind]))
-    instead = r"mj\.read_\w+" if kind in FORMATS else r"what mj\.write_json\(mj\.TaskGraph\.from_networkx"
+    instead = r"mj\.read_\w+" if kind in FORMATS else r"a file of mj\.write_json\(mj\.TaskGraph\.from_networkx"
     with pytest.raises(
-        InputError, match=rf"a\.json: is {kind}; accepted: a JSON file of format .*; for this one {instead}"
+        InputError, match=rf"a\.json: is {kind}; accepted: a JSON file of format .*; for this file {instead}"
     ):
         read_json(tmp_path / "a.json")
 

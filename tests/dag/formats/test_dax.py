@@ -81,7 +81,7 @@ JOB = '<job id="A" runtime="1"/>'
     ("text", "message"),
     [
         (TWO.replace('<child ref="C"><parent ref="A"/></child>', ""), "job 'C' reads 'x', which 2 jobs write; acc"),
-        (DAX.replace(' runtime="0.5"', ""), "job 'B': runtime is missing; accepted: a number >= 0, seconds, as it ran"),
+        (DAX.replace(' runtime="0.5"', ""), "job 'B': runtime is missing; accepted: a number >= 0, seconds of the"),
         (DAX.replace("0.5", "-0.5"), "job 'B': runtime is '-0.5'; accepted: a number >= 0"),
         (DAX.replace('link="input" size="450"', 'link="input"'), "job 'B': file 'raw': size is missing"),
         (DAX.replace("990", "1 MB"), "job 'B': file 'x': size is '1 MB'; accepted: a number >= 0, bytes"),

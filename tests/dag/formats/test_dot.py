@@ -177,10 +177,11 @@ def test_attributes_say_what_they_are(write: Any, text: str, scales: Any, found:
 
 def test_what_is_said_and_not_taken_is_refused(write: Any) -> None:
     with pytest.raises(
-        InputError, match=r"cycles_per_byte is 5\.0, which is not taken where .*\(FLOP\).*; accepted: cycles_per_flop"
+        InputError,
+        match=r"cycles_per_byte is 5\.0, which does not apply to a graph with .*\(FLOP\).*; accepted: cycles_per_flop",
     ):
         read_dot(write(UPSTREAM), cycles_per_byte=5.0)
-    with pytest.raises(InputError, match=r"cycles_per_flop is 2, which is not taken .*; accepted: cycles_per_byte"):
+    with pytest.raises(InputError, match=r"cycles_per_flop is 2, which does not apply .*; accepted: cycles_per_byte"):
         read_dot(write(AS_WRITTEN), cycles_per_flop=2)
     with pytest.raises(InputError, match="result_bytes is -1; accepted"):
         read_dot(write(AS_WRITTEN), result_bytes=-1)
@@ -286,7 +287,7 @@ NODES = "digraph G {\n1 [size=5, expect_size=5]\n2 [size=5, expect_size=5]\n"
         (
             NODES + "3a [size=5, expect_size=5] }",
             4,
-            "not DOT text; accepted: a digraph, ids of other letters in quotes",
+            "not DOT text; accepted: a digraph, with ids of other letters in quotes",
         ),
         (NODES + "1.2.3 [size=5, expect_size=5] }", 4, "not DOT"),
         (NODES + "a-b [size=5, expect_size=5] }", 4, "not DOT"),

@@ -123,7 +123,7 @@ def test_so_many_tasks_are_refused_before_they_are_read(tmp_path: Path, value: A
 
 
 def test_a_graph_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="accepted: one to write to"):
+    with pytest.raises(InputError, match="accepted: a path to write to"):
         write_json(GRAPH, tmp_path / "none" / "app.json")
     with pytest.raises(InputError, match="graph is 3; accepted: a TaskGraph"):
         write_json(3, tmp_path / "app.json")  # type: ignore[arg-type]

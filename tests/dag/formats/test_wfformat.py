@@ -117,7 +117,7 @@ def read(tmp_path: Path, value: Any, **options: Any) -> TaskGraph:
     return read_wfformat(path, **{"machine_hz": 3e9, **options})
 
 
-NO_FILES = "1 of 5 tasks have no files; nothing is taken to be sent for them"
+NO_FILES = "1 of 5 tasks have no files; they are assumed to send nothing"
 
 
 @pytest.mark.parametrize("value", [v14(), V15, V15 | {"schemaVersion": "1.6"}], ids=["1.4", "1.5", "1.6"])
@@ -148,15 +148,15 @@ def test_one_machine_is_that_of_all(tmp_path: Path) -> None:
     [
         (["schemaVersion"], "0.9", "schemaVersion is '0.9'; accepted: 1.0 or .* or 1.6"),
         (["workflow"], [], r"workflow is \[\]; accepted: an object"),
-        (["workflow", "specification", "tasks", 0, "id"], "a", r"tasks\[1\].id is 'a'; accepted: an id of its own"),
+        (["workflow", "specification", "tasks", 0, "id"], "a", r"tasks\[1\].id is 'a'; accepted: a different id"),
         (["workflow", "specification", "tasks", 0, "children", 0], "z", r"n\[0\] is 'z'; accepted: the id of a"),
         (["workflow", "specification", "tasks", 0, "inputFiles", 0], "z", "'z'; accepted: the id of a file of specifi"),
         (["workflow", "specification", "tasks", 0, "parents"], ["j"], "edges hold a cycle"),
         (["workflow", "specification", "files", 0, "sizeInBytes"], -1, "sizeInBytes is -1; accepted: a finite number"),
         (["workflow", "specification", "tasks", 0, "parents"], ["s"], "is 's'; accepted: the id of another"),
-        (["workflow", "specification", "files", 1, "id"], "in", "id is 'in'; accepted: each once"),
-        (["workflow", "execution", "tasks", 1, "id"], "s", "id is 's'; accepted: each once"),
-        (["workflow", "execution", "tasks", 0, "id"], "z", "is 's', which has not run"),
+        (["workflow", "specification", "files", 1, "id"], "in", "id is 'in'; accepted: each id once"),
+        (["workflow", "execution", "tasks", 1, "id"], "s", "id is 's'; accepted: each id once"),
+        (["workflow", "execution", "tasks", 0, "id"], "z", "is 's', which did not run"),
         (["workflow", "execution", "tasks", 0, "runtimeInSeconds"], None, "Seconds is None; accepted: a finite"),
     ],
 )  # fmt: skip
@@ -193,7 +193,7 @@ def test_a_clock_of_nothing_is_none(tmp_path: Path) -> None:
 def test_sizes_that_differ_are_refused(tmp_path: Path) -> None:
     value = v14()
     value["workflow"]["tasks"][1]["files"][0]["sizeInBytes"] = 31
-    with pytest.raises(InputError, match=r"has 'x' at 31.0 bytes, another at 30.0; accepted: one size"):
+    with pytest.raises(InputError, match=r"has 'x' with 31.0 bytes, another 30.0; accepted: one size"):
         read(tmp_path, value)
 
 
@@ -253,12 +253,12 @@ def test_files_of_two_folders_are_two(tmp_path: Path) -> None:
     [
         # Nothing connects them, and nothing is known of what they send.
         ([("a", "", "", ""), ("b", "", "", "")], [0, 0], [0, 0], [],
-         "2 of 2 tasks have no files.*; no edge or file connects the 2 tasks; they are taken to be independent"),
+         "2 of 2 tasks have no files.*; no edge or file connects the 2 tasks; they are assumed to be independent"),
         # Files, but none from one to the other.
         ([("a", "", "x", "y"), ("b", "", "z", "w")], [10, 10], [10, 10], [], "no edge or file connects the 2 tasks"),
         ([("a", "", "x", "y"), ("b", "a", "", "")], [10, 0], [10, 0], [[0, 1]], "1 of 2 tasks have no files"),
         # A file that is rewritten in place is sent before, and comes back after.
-        ([("a", "", "x", "x")], [10], [10], [], "a task reads and writes 'x'; the file is taken to be there before"),
+        ([("a", "", "x", "x")], [10], [10], [], "a task reads and writes 'x'; the file is assumed to exist before"),
         # a makes it, b rewrites it, c reads what b has made of it; the order of the entries does not matter.
         ([("a", "", "", "x"), ("b", "a", "x", "x"), ("c", "b", "x", "")], [0, 10, 10], [10, 10, 0],
          [[0, 1], [1, 2]], None),
@@ -269,7 +269,7 @@ def test_files_of_two_folders_are_two(tmp_path: Path) -> None:
          [[0, 1], [0, 2], [1, 2]], None),
         # Two write what a third one reads: each makes the whole file, which is read once.
         ([("a", "", "", "x"), ("b", "", "", "x"), ("c", "ab", "x", "")], [0, 0, 10], [10, 10, 0], [[0, 2], [1, 2]],
-         "several tasks write 'x'; each is taken to make a file of the recorded size"),
+         "several tasks write 'x'; each is assumed to make a file of the recorded size"),
         # The same where files alone say so: the reader waits for both.
         ([("c", "", "x", ""), ("a", "", "", "x"), ("b", "", "", "x")], [10, 0, 0], [0, 10, 10], [[1, 0], [2, 0]],
          "several tasks write 'x'"),
