@@ -204,13 +204,10 @@ def _open_runs(
             store_seeds(root, [config.seed for config in configs])
     runs = []
     data_folder = Path(FLAGS.data) if FLAGS.data else None
+    # A killed process may not have made all folders. `begin` makes the others now, since training starts after that.
+    begin = RunFolder.begin if FLAGS.resume else RunFolder.create
     for config, path in zip(configs, paths, strict=True):
-        # A killed process may not have made all folders. Missing ones are made now, since training starts after that.
-        if FLAGS.resume and (RunFolder.begun(path) or len(paths) == 1):
-            run = RunFolder.resume(path, config, data_hash, execution)
-        else:
-            run = RunFolder.create(path, config, data_hash, execution, data_folder)
-        runs.append(folders.enter_context(run))
+        runs.append(folders.enter_context(begin(path, config, data_hash, execution, data_folder)))
     return runs
 
 

@@ -24,6 +24,53 @@ MOST_PACE = 10.0  # how far an estimate is believed to be wrong by
 T = TypeVar("T")
 
 
+class _Line:
+    """The last line of a stream: redrawn in place on a terminal, printed anew elsewhere. Any thread may write.
+
+    Attributes:
+        on_terminal: whether the stream is a terminal.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self.on_terminal = self._stream.isatty()
+        self._text = ""
+        self._lock = threading.RLock()  # held while something is written; `print` also shows
+
+    def show(self, text: str) -> None:
+        """Shows `text` in place of the text before, at most as wide as the terminal; "" erases the line."""
+        with self._lock:
+            if text == self._text:
+                return
+            if self.on_terminal:
+                width = _columns(self._stream)
+                self._write("\r" + text[:width].ljust(width) + ("" if text else "\r"))
+            elif text:
+                self._write(text + "\n")
+            self._text = text
+
+    def print(self, text: str) -> None:
+        """Writes `text` on its own line, above the last line."""
+        with self._lock:
+            shown = self._text
+            if self.on_terminal:
+                self.show("")
+            self._write(text + "\n")
+            if self.on_terminal:
+                self.show(shown)
+
+    def end(self) -> None:
+        """Leaves the line as it is; the next text starts a new line."""
+        with self._lock:
+            if self.on_terminal and self._text:
+                self._write("\n")
+            self._text = ""
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
 class Progress:
     """A progress line: redrawn in place on a terminal, printed from time to time to a pipe or file.
 
@@ -54,16 +101,13 @@ class Progress:
         check_number("total", total, low=1, integer=True)
         check_number("start", start, low=0, high=total, integer=True)
         self._total, self._label = total, label
-        self._stream = sys.stderr if stream is None else stream
-        self._on_terminal = self._stream.isatty()
-        self._every = _REDRAW_SECONDS if self._on_terminal else interval
+        self._line = _Line(stream)
+        self._every = _REDRAW_SECONDS if self._line.on_terminal else interval
         self._clock = clock
         self._marks = deque([(clock(), start)], maxlen=_WINDOW + 1)  # (time, step)
         self._compiling = True  # only the start is marked
-        self._line = ""
-        self._shown_line = ""
+        self._latest = ""
         self._shown_at: float | None = None
-        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -83,32 +127,21 @@ class Progress:
             self._marks.popleft()  # the first update included compilation, so its time does not predict the others
             self._compiling = False
         self._marks.append((now, step))
-        self._line = self._describe(step, metrics)
+        self._latest = self._describe(step, metrics)
         if self._shown_at is None or step >= self._total or now - self._shown_at >= self._every:
             self._show(now)
 
     def print(self, text: str) -> None:
         """Writes `text` on its own line, above the progress line."""
-        if self._on_terminal and self._shown_line:
-            self._stream.write("\r" + " " * self._width() + "\r" + text + "\n")
-            self._draw(self._shown_line)
-        else:
-            if self._line != self._shown_line:
-                self._show(self._clock())
-            self._stream.write(text + "\n")
-        self._stream.flush()
+        if self._latest:
+            self._show(self._clock())
+        self._line.print(text)
 
     def close(self) -> None:
         """Shows the last update, if not yet shown, and ends the line."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._line != self._shown_line:
-            self._show(self._clock())
-        if self._on_terminal and self._shown_line:
-            self._stream.write("\n")
-            self._stream.flush()
-        self._line = self._shown_line = ""
+        self._line.show(self._latest)
+        self._line.end()
+        self._latest = ""
 
     def _describe(self, step: int, metrics: dict[str, float | str]) -> str:
         (since, first), (now, last) = self._marks[0], self._marks[-1]
@@ -124,19 +157,8 @@ class Progress:
         return "  ".join([f"{self._label} {share}", *pace, *shown])
 
     def _show(self, now: float) -> None:
-        if self._on_terminal:
-            self._draw(self._line)
-        else:
-            self._stream.write(self._line + "\n")
-        self._stream.flush()
-        self._shown_at, self._shown_line = now, self._line
-
-    def _draw(self, line: str) -> None:
-        width = self._width()
-        self._stream.write("\r" + line[:width].ljust(width))
-
-    def _width(self) -> int:
-        return _columns(self._stream)
+        self._line.show(self._latest)
+        self._shown_at = now
 
 
 class OutOfTimeError(Exception):
@@ -171,12 +193,10 @@ class Attended:
             clock: seconds, monotonic.
         """
         self.left_behind = False
-        self._stream, self._clock = stream, clock
+        self._line, self._clock = _Line(stream), clock
         self._ends = None if seconds is None else clock() + seconds
         self._interval = interval
         self._pace = 1.0  # of this machine: how much longer work has taken than was estimated
-        self._line = ""
-        self._lock = threading.RLock()  # held while something is written
 
     @property
     def left_s(self) -> float:
@@ -205,15 +225,13 @@ class Attended:
                 now = self._clock()
                 if not self.left_s:
                     raise OutOfTimeError(label)
-                if self._output().isatty():
-                    if max(expected, now - began) >= 1:
-                        self._redraw(_taking(label, now - began, expected))
-                elif now - shown_at >= self._interval:
-                    self.say(_taking(label, now - began, expected))
+                is_due = max(expected, now - began) >= 1 if self._line.on_terminal else now - shown_at >= self._interval
+                if is_due:
+                    self._line.show(_taking(label, now - began, expected))
                     shown_at = now
         finally:
             self.left_behind = self.left_behind or not future.done()
-            self._redraw("")
+            self._line.show("")
         took = self._clock() - began
         if estimate_s >= 1:
             self._pace = min(max(took / estimate_s, 1 / MOST_PACE), MOST_PACE)
@@ -221,22 +239,7 @@ class Attended:
 
     def say(self, text: str) -> None:
         """Writes `text` on a line of its own, above the line that tells of the work; any thread may."""
-        with self._lock:
-            line = self._line
-            self._redraw("")
-            print(text, file=self._output(), flush=True)
-            self._redraw(line)
-
-    def _redraw(self, line: str) -> None:
-        with self._lock:
-            if line != self._line:
-                stream, width = self._output(), _columns(self._output())
-                stream.write("\r" + (line[:width] or " " * width).ljust(width) + ("" if line else "\r"))
-                stream.flush()
-                self._line = line
-
-    def _output(self) -> TextIO:
-        return sys.stderr if self._stream is None else self._stream
+        self._line.print(text)
 
 
 def _begun(work: Callable[[], T]) -> Future[T]:

@@ -12,18 +12,19 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from mrlato_jax.dag import dataset
-from mrlato_jax.dag.formats.any_format import Unsaid, read_any
+from mrlato_jax.dag.formats.any_format import ENDINGS, FORMATS, Unsaid, kind_of, read_any
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge.application import Application, Program
 from mrlato_jax.edge.dags import program_of
 from mrlato_jax.edge.installed import load
 from mrlato_jax.edge.machine import local_executor
-from mrlato_jax.edge.parser import Measured, measure_at
+from mrlato_jax.edge.parser import Measured, measure
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.mec.system import System
 
 DAGS = "mrlato_jax.edge.dags:app"
 APPLICATIONS = {name: f"mrlato_jax.edge.apps.{name}:app" for name in ("ar", "map_reduce", "navigate", "network")}
+DAG_FILES = ENDINGS.keys() - {".onnx"}  # a network runs, as an application
 T = TypeVar("T")
 EXPERIMENTS = ("exp1", "exp2", "exp3", "general")
 
@@ -104,7 +105,7 @@ async def _measured(
 ) -> Measured:
     machine = await local_executor([where], place.share, place.core)
     try:
-        return await measure_at(machine, app, arguments, machine_hz=machine_hz)
+        return await measure(machine, app, arguments, machine_hz=machine_hz)
     finally:
         await machine.stop()
 
@@ -124,8 +125,8 @@ def deployed(name: str) -> str:
 def _deployed(name: str) -> tuple[str, TaskGraph | Application]:
     if _is_of_data(name):
         return DAGS, _of_data(name)
-    if Path(name).suffix in (".json", ".dot", ".gv"):
-        return DAGS, read_any(Path(name), Unsaid())
+    if Path(name).suffix.lower() in DAG_FILES:
+        return DAGS, _of_file(Path(name))
     where = APPLICATIONS.get(name, name)
     return where, load(where)
 
@@ -133,6 +134,16 @@ def _deployed(name: str) -> tuple[str, TaskGraph | Application]:
 def _is_of_data(name: str) -> bool:
     experiment, _, rest = name.partition(":")
     return experiment in EXPERIMENTS and bool(rest)
+
+
+def _of_file(path: Path) -> TaskGraph:
+    kind = kind_of(path)
+    if needed := FORMATS[kind].needs:
+        raise InputError(
+            f"app is {path}, {kind}, which does not say {' and '.join(needed)}; accepted: a file that says all, such "
+            "as mj.write_json writes of the graph that mj's reader returns"
+        )
+    return read_any(path, Unsaid())
 
 
 def _of_data(name: str) -> TaskGraph:

@@ -19,7 +19,7 @@ MOST_DEPTH = 32
 MOST_DIMENSIONS = 8
 MOST_HEADER_BYTES = 2**16  # size limit of a frame's header
 ARRAY = 1  # msgpack's extension code for arrays
-_LENGTH = struct.Struct(">I")
+LENGTH = struct.Struct(">I")  # before a frame, and before its header
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))  # types without nested values
 DTYPES = (
     "bool",
@@ -118,7 +118,7 @@ def _array(code: int, data: bytes) -> np.ndarray:
 def framed(header: list[Any], body: bytes = b"") -> bytes:
     """Encodes a frame: four bytes with the header's length, the header, and the body, which relays need not decode."""
     head = msgpack.packb(header)
-    return _LENGTH.pack(len(head)) + head + body
+    return LENGTH.pack(len(head)) + head + body
 
 
 def unframed(frame: bytes, most_header_bytes: int = MOST_HEADER_BYTES) -> tuple[list[Any], bytes]:
@@ -128,13 +128,13 @@ def unframed(frame: bytes, most_header_bytes: int = MOST_HEADER_BYTES) -> tuple[
         InputError: the bytes are not a frame, the header is not a list of plain values, or the header is too long.
     """
     accepted = f"accepted: a frame with a header of at most {most_header_bytes} bytes"
-    if len(frame) < _LENGTH.size:
+    if len(frame) < LENGTH.size:
         raise InputError(f"frame has {len(frame)} bytes; {accepted}")
-    (length,) = _LENGTH.unpack_from(frame)
-    end = _LENGTH.size + length
+    (length,) = LENGTH.unpack_from(frame)
+    end = LENGTH.size + length
     if length > most_header_bytes or end > len(frame):
         raise InputError(f"frame has a header of {length} bytes; {accepted}")
-    header = unpacked(frame[_LENGTH.size : end])
+    header = unpacked(frame[LENGTH.size : end])
     if not isinstance(header, list):
         raise InputError(f"frame has a header {shorten(header)}; accepted: a list")
     return header, frame[end:]

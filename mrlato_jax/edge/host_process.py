@@ -46,19 +46,24 @@ class HostProcess:
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
         )
+        try:
+            self.port = self._started()
+        except BaseException:
+            self.kill()
+            raise
+        self.pid = self._process.pid
+
+    def _started(self) -> int:
+        """Waits for the start; returns the port, or raises InputError with the host's last output."""
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             line = self._process.stdout.readline() if selector.select(START_S) else ""
         if not line:
-            self._process.kill()
-            self._process.wait()
             self._said.seek(0)
             last = escaped(" | ".join(self._said.read()[-500:].split("\n")).strip(" |"))
-            self.kill()
             raise InputError(f"MEC host does not start ({last}); accepted: applications that it can load")
-        self.port = int(json.loads(line)["port"])
-        self.pid = self._process.pid
+        return int(json.loads(line)["port"])
 
     def __enter__(self) -> Self:
         return self

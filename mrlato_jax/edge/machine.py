@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import struct
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from mrlato_jax.edge import sandbox
-from mrlato_jax.edge.codec import framed, unframed
+from mrlato_jax.edge.codec import LENGTH, framed, unframed
 from mrlato_jax.edge.sandbox import Ending, Quota
 from mrlato_jax.edge.vm import LONGEST_TEXT, MOST_FRAME_BYTES
 from mrlato_jax.errors import InputError, shorten
@@ -20,7 +19,6 @@ PACKAGE = Path(__file__).resolve().parents[1]
 START_S = 30.0  # time limit for loading the applications, seconds at full clock
 MOST_WAITING = 4  # unread messages of one run; beyond that, the machine waits
 ENDED = "machine ended"
-_LENGTH = struct.Struct(">I")
 # Runs before a program's imports: registers the package without its `__init__`, which would load JAX.
 FACELESS = (
     "import sys, types; face = types.ModuleType('mrlato_jax'); face.__path__ = [sys.argv.pop(1)]; "
@@ -222,6 +220,11 @@ class Machine:
             raise
         return machine
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a task has started and has not ended; only a machine with a time limit of tasks reports starts."""
+        return not self.lost and self._running is not None
+
     def open(self) -> RunOnMachine:
         """Opens a new run.
 
@@ -276,7 +279,7 @@ class Machine:
 
     def _hand_over(self, header: list[Any], body: bytes) -> None:
         frame = framed(header, body)
-        self.process.stdin.write(_LENGTH.pack(len(frame)) + frame)
+        self.process.stdin.write(LENGTH.pack(len(frame)) + frame)
 
     def _clock(self, seconds: float | None) -> None:
         """Starts the timer of a task, or stops it."""
@@ -292,7 +295,7 @@ class Machine:
         reason = ENDED
         try:
             while True:
-                (length,) = _LENGTH.unpack(await self.process.stdout.readexactly(_LENGTH.size))
+                (length,) = LENGTH.unpack(await self.process.stdout.readexactly(LENGTH.size))
                 if length > self._most_bytes:
                     reason = f"machine sent {length} bytes at once"
                     break

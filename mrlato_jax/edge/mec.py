@@ -171,6 +171,10 @@ class Mec:
         """Returns the number of refused calls by reason."""
         return dict(self._admission.refused)
 
+    def machine(self, user: str) -> Machine | None:
+        """Returns the VM of a user; None if the user has none."""
+        return self._users[user].machine if user in self._users else None
+
     async def _new_machine(self) -> Machine:
         rules = self._rules
         quota = Quota(rules.memory_bytes, rules.processes, rules.cpus, self._core)

@@ -7,8 +7,8 @@ The cable differs from the formula 8 n / rate in three ways:
 
 - Frames have headers, which a bucket counts. The nominal rate counts payload, so the bucket's rate is higher by the
   headers of full frames.
-- A full bucket passes one frame at once. So each message that enters an idle link arrives earlier by
-  `ShapedLink.head_start`, 1.7 ms at 7 Mbit/s.
+- A full bucket passes one frame at once. So each message that enters an idle link arrives earlier by the time of one
+  frame, 1.7 ms at 7 Mbit/s.
 - Acknowledgements take 2 % of a direction while the other direction is sending.
 """
 
@@ -24,7 +24,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mrlato_jax.edge.link import Rates
 from mrlato_jax.errors import InputError, check_choice, check_number
@@ -58,18 +58,6 @@ _SETTINGS = {
     "net/ipv4/tcp_congestion_control": ("cubic", "reno"),
 }
 _count = itertools.count(1)
-
-
-class HeadStart(NamedTuple):
-    """The seconds by which a message that enters an idle link arrives earlier than after 8 n / rate.
-
-    Attributes:
-        up_s: from the UE to the MEC server.
-        down_s: from the MEC server to the UE.
-    """
-
-    up_s: float
-    down_s: float
 
 
 def available() -> str | None:
@@ -150,12 +138,6 @@ class ShapedLink:
     def __exit__(self, *exception: object) -> None:
         for namespace in (self.ue, self.mec):
             _remove(namespace)
-
-    @property
-    def head_start(self) -> HeadStart:
-        """The head start from the full buckets of an idle link."""
-        buckets = (self._bucket(rate) for rate in (self.rates.uplink_bps, self.rates.downlink_bps))
-        return HeadStart(*(8 * holds / wire_bps for wire_bps, holds in buckets))
 
     def command(self, side: Literal["ue", "mec"], argv: Sequence[str]) -> list[str]:
         """Returns the command that runs a program in one of the namespaces."""

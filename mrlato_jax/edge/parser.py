@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,54 +53,24 @@ class Measured:
         return np.divide(high - low, middle, out=np.zeros_like(middle), where=middle > 0)
 
 
-def measure(app: Application, arguments: Mapping[str, Any], *, machine_hz: float, runs: int = RUNS) -> Measured:
-    """Runs an application in this process, one task after the other, and measures each task.
-
-    The time of a task includes the decoding of its inputs and the encoding of its result, as on every machine.
-
-    Args:
-        app: an application with a flow.
-        arguments: the flow's arguments by name.
-        machine_hz: clock of this processor; cycles are processor time times this clock.
-        runs: number of measured runs, whose medians are taken; one run before them is not counted.
-
-    Raises:
-        InputError: the arguments do not fit the flow, a result cannot be sent, or a clock or number is out of range.
-        Exception: any exception of a task.
-    """
-    program, given = _checked(app, arguments, machine_hz, runs)
-    seconds = np.zeros((runs + 1, len(program.calls)))
-    results = dict(given)
-    for run in range(runs + 1):
-        results = dict(given)
-        for task, call in enumerate(program.calls):
-            if call.function is None:
-                continue
-            begin = time.process_time()
-            known = {parent: unpacked(results[parent]) for parent in call.parents}
-            inputs = [resolved(source, known) for source in call.inputs]
-            results[task] = packed(app.functions[call.function].function(*inputs))
-            seconds[run, task] = time.process_time() - begin
-    return _measured(program, seconds[1:], results, machine_hz)
-
-
-async def measure_at(
+async def measure(
     machine: Machine, app: Application, arguments: Mapping[str, Any], *, machine_hz: float, runs: int = RUNS
 ) -> Measured:
-    """Measures an application at a machine, such as a UE's local executor; see `measure`.
+    """Runs an application at a machine, such as a UE's local executor, and measures each task.
 
-    With a CPU quota, a machine finds its caches cold after each pause, so tasks need more processor time there than in
-    a process without a quota.
+    The time of a task includes the decoding of its inputs and the encoding of its result. With a CPU quota, a machine
+    finds its caches cold after each pause, so tasks need more processor time there than in a process without a quota.
 
     Args:
         machine: a machine that has loaded the application.
         app: an application with a flow.
         arguments: the flow's arguments by name.
-        machine_hz: clock of the machine's processor without the quota.
-        runs: as in `measure`.
+        machine_hz: clock of the machine's processor without the quota; cycles are processor time times this clock.
+        runs: number of measured runs, whose medians are taken; one run before them is not counted.
 
     Raises:
-        InputError: as in `measure`; or a task raised an exception, or the machine ended.
+        InputError: the arguments do not fit the flow, a clock or number is out of range, a task raised an exception, a
+            result cannot be sent, or the machine ended.
     """
     program, given = _checked(app, arguments, machine_hz, runs)
     seconds = np.zeros((runs + 1, len(program.calls)))

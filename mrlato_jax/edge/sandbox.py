@@ -136,24 +136,18 @@ class Sandbox:
     Attributes:
         stdin, stdout: standard input and output of the program.
         pid: id of the started process.
-        holds: what enforces its quotas, as in `limits`.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, kind: str, group: _Group | None) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
-        self.stdin, self.stdout, self.pid, self.holds = process.stdin, process.stdout, process.pid, limits()
+        self.stdin, self.stdout, self.pid = process.stdin, process.stdout, process.pid
         self._process, self._kind, self._group = process, kind, group
         self._asked = False
         self._usage = Usage(None, None)
         self._said = b""
         self._listening = asyncio.create_task(self._listen(SAID_BYTES_PER_S))
         self._over = asyncio.create_task(self._watch())
-
-    @property
-    def cpus_held(self) -> bool:
-        """Whether `Quota.cpus` is enforced."""
-        return self._group is not None
 
     @property
     def said(self) -> str:

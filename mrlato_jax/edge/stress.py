@@ -206,7 +206,7 @@ async def growth(
             assert is_right(await _offload(equipment, graph), graph)
             progress((number + 1) * graph.num_tasks)
             if number + 1 in (runs // 10, runs):
-                machine = host._users["u0"].machine
+                machine = host.machine("u0")
                 assert machine is not None
                 counts.append({
                     "tasks": (number + 1) * graph.num_tasks,
@@ -248,13 +248,13 @@ class _Ground:
     async def vm_at_work(self) -> None:
         """Waits until the VM has started a task, since the VM may finish long before the run."""
         while not self.running.done():
-            machine = self.host._users["u0"].machine
-            if machine is not None and not machine.lost and machine._running:
+            machine = self.host.machine("u0")
+            if machine is not None and machine.is_busy:
                 return
             await asyncio.sleep(0.001)
 
     async def kill_vm(self) -> None:
-        machine = self.host._users["u0"].machine
+        machine = self.host.machine("u0")
         assert machine is not None
         _kill(_here(machine).pid)
 

@@ -30,7 +30,6 @@ import errno
 import json
 import os
 import select
-import struct
 import sys
 import time
 from collections import deque
@@ -38,11 +37,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrlato_jax.edge.application import Application, Call, Constant, Result, Several, Source, resolved
-from mrlato_jax.edge.codec import MOST_BYTES, framed, packed, unframed, unpacked
+from mrlato_jax.edge.codec import LENGTH, MOST_BYTES, framed, packed, unframed, unpacked
 from mrlato_jax.edge.installed import load
 from mrlato_jax.errors import InputError, accepted_numbers, check_type, escaped, shorten
 
-_LENGTH = struct.Struct(">I")
 MOST_FRAME_BYTES = MOST_BYTES + 2**16
 PIECE = 2**18  # bytes read at once
 LONGEST_TEXT = 300  # characters of an error
@@ -195,12 +193,12 @@ class Worker:
             if not piece:
                 return False
             self._buffer += piece
-            while len(self._buffer) >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(self._buffer)
-                if len(self._buffer) < _LENGTH.size + length:
+            while len(self._buffer) >= LENGTH.size:
+                (length,) = LENGTH.unpack_from(self._buffer)
+                if len(self._buffer) < LENGTH.size + length:
                     break
-                frame = bytes(memoryview(self._buffer)[_LENGTH.size : _LENGTH.size + length])
-                del self._buffer[: _LENGTH.size + length]
+                frame = bytes(memoryview(self._buffer)[LENGTH.size : LENGTH.size + length])
+                del self._buffer[: LENGTH.size + length]
                 self._take(*unframed(frame))
                 wait = False
         return True
@@ -269,7 +267,7 @@ class Worker:
 
     def _send(self, header: list[Any], body: bytes = b"") -> None:
         head = framed(header)
-        pieces = [_LENGTH.pack(len(head) + len(body)) + head, body]
+        pieces = [LENGTH.pack(len(head) + len(body)) + head, body]
         left = sum(map(len, pieces))
         written = os.writev(self._target, pieces)
         if written < left:

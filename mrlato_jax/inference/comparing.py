@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from mrlato_jax.dag.formats.any_format import FORMATS, Unsaid, kind_of, read_any
+from mrlato_jax.dag.dataflow import Dataflow
+from mrlato_jax.dag.formats.any_format import Unsaid, parsed_any
+from mrlato_jax.dag.formats.reading import in_tasks
 from mrlato_jax.dag.task_graph import PINS, TaskGraph
 from mrlato_jax.errors import InputError, check_choice, escaped, shorten
 from mrlato_jax.inference.offloader import MODES, Offloader
@@ -50,7 +52,7 @@ COARSE = (30, 10)  # numbers of tasks to merge an application into
 LESS_COARSE = 60  # a further number, in place of an application's own number above `MOST_PROVEN`
 TRIED = ("all-local", "all-offload", "HEFT-based")  # plans tried for each number of tasks
 AT_ONCE_PLAN = "all-offload"
-READING_S = 1.0  # seconds to read and merge a file
+MERGING_S = 1.0  # seconds to merge the tasks of a file
 
 
 class Estimate(NamedTuple):
@@ -223,14 +225,19 @@ def read_case(path: Path, unsaid: Unsaid, pins: Sequence[str], wanted: Wanted, a
         OutOfTimeError: the time ended.
     """
     name = escaped(path.name)
-    graph = attended.do(f"reading {name}", lambda: read_any(path, unsaid))
+
+    def read() -> tuple[TaskGraph | Dataflow, TaskGraph]:
+        source = parsed_any(path, unsaid)
+        return source, in_tasks(source, unsaid.num_tasks, path)
+
+    source, graph = attended.do(f"reading {name}", read)
     case = Case(path, pinned(graph, pins))
-    if pins or graph.num_tasks == 1 or "num_tasks" not in FORMATS[kind_of(path)].takes:
+    if pins or graph.num_tasks == 1 or not isinstance(source, Dataflow):
         return case
 
     def merged(num_tasks: int) -> tuple[str, Found]:
         """Returns the best of the plans in `TRIED` for this number of tasks, with its name."""
-        coarse = read_any(path, dataclasses.replace(unsaid, num_tasks=num_tasks))
+        coarse = in_tasks(source, num_tasks, path)
         found = {}
         for planner in quick_planners(coarse, wanted):
             if planner.name in ((AT_ONCE_PLAN,) if num_tasks == 1 else TRIED):
@@ -245,7 +252,7 @@ def read_case(path: Path, unsaid: Unsaid, pins: Sequence[str], wanted: Wanted, a
         sizes = [own if own <= MOST_PROVEN else LESS_COARSE, *(size for size in COARSE if size < own)]
     try:
         for size in [*sizes, 1]:
-            estimate = ESTIMATES["quick"].seconds(size) + READING_S
+            estimate = ESTIMATES["quick"].seconds(size) + MERGING_S
             label = f"{name} in {size} task{'s' * (size > 1)}"
             found = attended.do(label, partial(merged, size), estimate)
             if size == 1:

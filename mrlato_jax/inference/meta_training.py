@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, TextIO, overload
+from typing import Any, NamedTuple, TextIO, TypedDict, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -74,41 +74,30 @@ class Trained(NamedTuple):
     curve: TrainingCurve
 
 
+class TrainingOptions(TypedDict, total=False):
+    """The arguments of `train` other than `sets`, `system` and `seed`."""
+
+    method: str
+    iterations: int
+    network: Mapping[str, Any] | None
+    learning: Mapping[str, Any] | None
+    imitation: int | None
+    imitation_learning: Mapping[str, Any] | None
+    plans: Sequence[Sequence[Plan]] | None
+    objective: Objective | None
+    execution: ExecutionConfig | None
+    progress: bool | TextIO
+
+
 @overload
 def train(
-    sets: Sets,
-    system: System | Sequence[System] = ...,
-    *,
-    method: str = ...,
-    iterations: int = ...,
-    network: Mapping[str, Any] | None = ...,
-    learning: Mapping[str, Any] | None = ...,
-    imitation: int | None = ...,
-    imitation_learning: Mapping[str, Any] | None = ...,
-    plans: Sequence[Sequence[Plan]] | None = ...,
-    objective: Objective | None = ...,
-    seed: int = ...,
-    execution: ExecutionConfig | None = ...,
-    progress: bool | TextIO = ...,
+    sets: Sets, system: System | Sequence[System] = ..., *, seed: int = ..., **options: Unpack[TrainingOptions]
 ) -> Trained: ...
 
 
 @overload
 def train(
-    sets: Sets,
-    system: System | Sequence[System] = ...,
-    *,
-    method: str = ...,
-    iterations: int = ...,
-    network: Mapping[str, Any] | None = ...,
-    learning: Mapping[str, Any] | None = ...,
-    imitation: int | None = ...,
-    imitation_learning: Mapping[str, Any] | None = ...,
-    plans: Sequence[Sequence[Plan]] | None = ...,
-    objective: Objective | None = ...,
-    seed: Sequence[int],
-    execution: ExecutionConfig | None = ...,
-    progress: bool | TextIO = ...,
+    sets: Sets, system: System | Sequence[System] = ..., *, seed: Sequence[int], **options: Unpack[TrainingOptions]
 ) -> list[Trained]: ...
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from in_process import measured
 
 from mrlato_jax.edge.application import Application, Constant, Result, Several
 from mrlato_jax.edge.codec import packed
 from mrlato_jax.edge.installed import load
 from mrlato_jax.edge.machine import local_executor
-from mrlato_jax.edge.parser import Measured, measure, measure_at, remaining
+from mrlato_jax.edge.parser import Measured, measure, remaining
 from mrlato_jax.errors import InputError
 
 
@@ -72,11 +72,11 @@ def test_outside_of_the_flow_a_declared_function_is_the_function() -> None:
     assert add(3) == 4
     assert [call.name for call in app.program.calls] == ["number", "add", "add_2"]
     assert app.program.calls[2].inputs == (Result(1), Result(0))
-    assert measure(app, {"number": 5}, machine_hz=1e9, runs=1).returned == 11
+    assert measured(app, {"number": 5}, machine_hz=1e9).returned == 11
 
 
 def test_bytes_are_those_of_the_inputs_and_of_the_result() -> None:
-    found = measure(diamond(), {"size": 1000, "scale": 2.0}, machine_hz=1e9, runs=1)
+    found = measured(diamond(), {"size": 1000, "scale": 2.0}, machine_hz=1e9)
     total = np.arange(1000).sum()
     assert found.returned[0] == 2.0 * (np.arange(500).sum() + 2 * total)
     np.testing.assert_array_equal(found.returned[1], np.arange(1000.0))
@@ -89,34 +89,52 @@ def test_bytes_are_those_of_the_inputs_and_of_the_result() -> None:
     np.testing.assert_allclose(graph.upload_bytes, [0, 0, 3, 8000, 8000, 20009, 8009], atol=2 * header)
 
 
-def test_cycles_are_processor_time_by_the_clock() -> None:
+def at_a_machine(file: Path, given: dict[str, Any], machine_hz: float, runs: int) -> Measured:
+    """What a local executor with a whole core measures of an application in a file."""
+
+    async def there() -> Measured:
+        machine = await local_executor([f"{file}:app"], 1.0)
+        try:
+            return await measure(machine, load(f"{file}:app"), given, machine_hz=machine_hz, runs=runs)
+        finally:
+            await machine.stop()
+
+    return asyncio.run(asyncio.wait_for(there(), 60))
+
+
+BURNERS = """
+import time
+from mrlato_jax.edge.application import Application
+
+app = Application("burners")
+
+def burn(seconds):
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+@app.task
+def short():
+    burn(0.005)
+
+@app.task
+def long(_):
+    burn(0.05)
+
+@app.task
+def wait(_):
+    time.sleep(0.05)
+
+@app.flow
+def burners():
+    return wait(long(short()))
+"""
+
+
+def test_cycles_are_processor_time_by_the_clock(tmp_path: Path) -> None:
     """A task that computes ten times as long as another; one that waits computes nothing."""
-    app = Application("burners")
-
-    def burn(seconds: float) -> int:
-        until = time.process_time() + seconds
-        while time.process_time() < until:
-            pass
-        return 0
-
-    @app.task
-    def short() -> int:
-        return burn(0.005)
-
-    @app.task
-    def long(_: int) -> int:
-        return burn(0.05)
-
-    @app.task
-    def wait(_: int) -> int:
-        time.sleep(0.05)
-        return 0
-
-    @app.flow
-    def burners() -> Any:
-        return wait(long(short()))
-
-    found = measure(app, {}, machine_hz=2e9, runs=3)
+    (tmp_path / "burners.py").write_text(BURNERS)
+    found = at_a_machine(tmp_path / "burners.py", {}, machine_hz=2e9, runs=3)
     assert found.seconds.shape == (3, 3)
     cycles = found.graph.cycles
     assert cycles[0] == pytest.approx(0.005 * 2e9, rel=0.2)
@@ -134,17 +152,9 @@ def test_a_machine_measures_what_this_process_measures(tmp_path: Path) -> None:
         "@app.task\ndef total(pieces, more):\n    return sum(map(len, pieces)) + len(more)\n\n\n"
         "@app.flow\ndef wide(data, more):\n    return total([piece(data, n) for n in range(12)], more)\n"
     )
-    app = load(f"{file}:app")
     given = {"data": bytes(2**20), "more": bytes(30 * 2**20)}
-
-    async def there() -> Measured:
-        machine = await local_executor([f"{file}:app"], 1.0)
-        try:
-            return await measure_at(machine, app, given, machine_hz=1e9, runs=2)
-        finally:
-            await machine.stop()
-
-    found, here = asyncio.run(asyncio.wait_for(there(), 60)), measure(app, given, machine_hz=1e9, runs=1)
+    found = at_a_machine(file, given, machine_hz=1e9, runs=2)
+    here = measured(load(f"{file}:app"), given, machine_hz=1e9)
     assert found.returned == here.returned == 66_000 + 30 * 2**20
     assert found.graph.edges.tolist() == here.graph.edges.tolist()
     assert found.graph.download_bytes.tolist() == here.graph.download_bytes.tolist()
@@ -155,7 +165,7 @@ def test_a_machine_measures_what_this_process_measures(tmp_path: Path) -> None:
 
 def test_what_is_at_the_ue_becomes_an_argument_of_what_is_left() -> None:
     app = diamond()
-    found = measure(app, {"size": 100, "scale": 1.0}, machine_hz=1e9, runs=1)
+    found = measured(app, {"size": 100, "scale": 1.0}, machine_hz=1e9)
     program, graph = found.program, found.graph
     there = {0: packed(100), 1: packed(1.0), 2: packed(np.arange(100.0)), 4: b""}
     rest, part, places = remaining(program, graph, there)
@@ -263,8 +273,8 @@ def test_what_is_described_wrongly_is_refused() -> None:
     with pytest.raises(InputError, match="application wrong has a flow; accepted: one"):
         app.flow(lambda x: one(x))
     with pytest.raises(InputError, match=r"arguments are \['y'\]; accepted: \['x'\]"):
-        measure(app, {"y": 1}, machine_hz=1e9)
+        measured(app, {"y": 1}, machine_hz=1e9)
     with pytest.raises(InputError, match="machine_hz is 0; accepted"):
-        measure(app, {"x": 1}, machine_hz=0)
+        measured(app, {"x": 1}, machine_hz=0)
     with pytest.raises(InputError, match=r"value cannot be sent \(.*object.*\); accepted: None, bool"):
-        measure(app, {"x": object()}, machine_hz=1e9)
+        measured(app, {"x": object()}, machine_hz=1e9)

@@ -9,11 +9,12 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
+from in_process import measured
 
 from mrlato_jax.edge.apps import ar, map_reduce, navigate
 from mrlato_jax.edge.codec import packed
 from mrlato_jax.edge.installed import load
-from mrlato_jax.edge.parser import Measured, measure
+from mrlato_jax.edge.parser import Measured
 
 APPS = ("ar", "map_reduce", "navigate", "network")
 SMALL_MESSAGES = ("navigate",)
@@ -26,7 +27,7 @@ def ran(name: str) -> Measured:
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime")
     app = load(f"mrlato_jax.edge.apps.{name}")
-    return measure(app, app.example_arguments(), machine_hz=MACHINE_HZ, runs=1)
+    return measured(app, app.example_arguments(), machine_hz=MACHINE_HZ)
 
 
 def named(name: str) -> set[tuple[str, str]]:
@@ -55,7 +56,7 @@ def test_sizes_and_times_are_those_of_real_applications(name: str) -> None:
 def test_results_are_equal_each_time_and_inputs_stay_as_they_are(name: str) -> None:
     first = ran(name)  # whose inputs were read-only
     app = load(f"mrlato_jax.edge.apps.{name}")
-    again = measure(app, app.example_arguments(), machine_hz=MACHINE_HZ, runs=1)
+    again = measured(app, app.example_arguments(), machine_hz=MACHINE_HZ)
     assert packed(again.returned) == packed(first.returned)
     assert again.graph.download_bytes.tolist() == first.graph.download_bytes.tolist()
 

@@ -55,7 +55,7 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
 
 
 def worker_of(host: Mec, user: str) -> str:
-    machine = host._users[user].machine
+    machine = host.machine(user)
     assert machine is not None
     assert isinstance(machine.process, VmOnWorker)
     return machine.process.worker
@@ -66,7 +66,7 @@ async def when_offloading(host: Mec, user: str = "alice") -> None:
     machine = None
     while machine is None or machine.lost or not machine._runs:
         await asyncio.sleep(0.005)
-        machine = host._users[user].machine if user in host._users else None
+        machine = host.machine(user)
     await asyncio.sleep(0.1)
 
 

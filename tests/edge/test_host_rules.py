@@ -176,7 +176,7 @@ def test_a_user_without_a_vm_keeps_no_place(keys: Path) -> None:
             assert (await said(bob, additions(1)))[1] == grpc.StatusCode.OK
             assert list(host._users) == ["bob"]
             assert (await said(alice, additions(1)))[2] == "too many users"
-            machine = host._users["bob"].machine
+            machine = host.machine("bob")
             assert machine is not None
             await machine.stop("lost")
             call = bob.call()
@@ -257,7 +257,7 @@ def test_a_vm_that_is_not_used_is_stopped_once_and_its_place_is_free(keys: Path)
     async def work() -> None:
         async with serving(keys, most_users=1, idle_s=0.3) as (host, address), connected(address, keys) as connection:
             await said(connection, additions(1))
-            machine = host._users["alice"].machine
+            machine = host.machine("alice")
             assert machine is not None
             await asyncio.sleep(0.15)
             await said(connection, additions(1))

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process import measured
 
 from mrlato_jax.edge.application import Application
 from mrlato_jax.edge.onnx_parts import application_at, application_of, application_of_model
-from mrlato_jax.edge.parser import Measured, measure
+from mrlato_jax.edge.parser import Measured
 from mrlato_jax.errors import InputError
 
 onnx = pytest.importorskip("onnx")
@@ -43,7 +44,7 @@ def whole(model: Any, inputs: dict[str, Any]) -> list[np.ndarray]:
 
 
 def run(app: Application) -> Measured:
-    return measure(app, app.example_arguments(), machine_hz=1e9, runs=1)
+    return measured(app, app.example_arguments(), machine_hz=1e9)
 
 
 def assert_as_whole(app: Application, model: Any) -> Measured:
@@ -194,7 +195,7 @@ def test_names_and_types_that_python_and_arrays_do_not_have() -> None:
         "_1_x": np.ones((3, 2), np.float32),
         "_class": np.array([[True, False], [False, True], [True, True]]),
     }
-    found = measure(app, given, machine_hz=1e9, runs=1).returned
+    found = measured(app, given, machine_hz=1e9).returned
     expected = whole(model, dict(zip(("input.1", "1/x", "class"), given.values(), strict=True)))
     np.testing.assert_array_equal(found[0], expected[0])
     types = {name: array.dtype for name, array in app.example_arguments().items()}
@@ -302,7 +303,7 @@ def test_a_file_that_is_no_network(tmp_path: Path) -> None:
 def test_other_arrays_than_the_network_takes_fail_in_the_task() -> None:
     app = application_of_model(branching(), 2, "branching", {"batch": 4})
     with pytest.raises(Exception, match="Got invalid dimensions for input: x"):
-        measure(app, {"x": np.zeros((3, 4), np.float32)}, machine_hz=1e9, runs=1)
+        measured(app, {"x": np.zeros((3, 4), np.float32)}, machine_hz=1e9)
 
 
 def test_the_packages_are_named_where_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,10 +197,10 @@ def test_functions_get_their_arguments_and_the_caller_what_they_return(keys: Pat
 
 async def _when_offloading(host: Mec, user: str, task_s: float = 0.05) -> int:
     """The process of the user's VM, once it is in the middle of a task."""
-    while user not in host._users or host._users[user].machine is None or not host.counts["runs"]:
+    while host.machine(user) is None or not host.counts["runs"]:
         await asyncio.sleep(0.005)
     await asyncio.sleep(task_s)
-    machine = host._users[user].machine
+    machine = host.machine(user)
     assert machine is not None
     return machine.process.pid
 
@@ -397,7 +397,7 @@ def test_a_device_that_is_killed_leaves_nothing_and_comes_back(keys: Path) -> No
         assert below
         killed.kill()
         await killed.wait()
-        machine = host._users["alice"].machine
+        machine = host.machine("alice")
         while machine is not None and machine._runs:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(wait_until_gone, [int(pid) for pid in below], 10.0)
@@ -406,8 +406,9 @@ def test_a_device_that_is_killed_leaves_nothing_and_comes_back(keys: Path) -> No
         assert again.returncode == 0
         (row,) = json.loads(said.decode().splitlines()[-1])["runs"]
         assert row["measured_s"] > 0
-        assert host._users["alice"].machine is not None
-        assert host._users["alice"].machine.process.pid == vm
+        machine = host.machine("alice")
+        assert machine is not None
+        assert machine.process.pid == vm
 
     go(work())
 

@@ -52,7 +52,7 @@ def test_hostile_messages_leave_no_run_on_a_machine(tmp_path: Path) -> None:
             finally:
                 await connection.close()
             await asyncio.sleep(0.5)
-            machine = host._users["u0"].machine
+            machine = host.machine("u0")
             return host.counts["runs"], len(machine._runs) if machine is not None else 0
 
     runs, left = asyncio.run(attacked())

@@ -328,8 +328,14 @@ def workflow(path: Path, num_tasks: int) -> None:
     path.write_text(json.dumps({"schemaVersion": "1.4", "workflow": {"tasks": tasks}}))
 
 
-def test_the_whole_application_at_once_is_a_row_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_application_at_once_is_a_row_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Where every result returns, a chain is best sent once: by hand 1 kB up, 12 x 0.5 s at a tenth, 1 kB down."""
+    parsed: list[Path] = []
+    monkeypatch.setattr(
+        comparing, "parsed_any", lambda *given: parsed.append(given[0]) or any_format.parsed_any(*given)
+    )
     workflow(tmp_path / "w.json", 12)
     arguments = [f"--graph={tmp_path / 'w.json'}", "--machine_hz=1e9", *LINK, "--results=return", "--mode=argmax"]
     arguments += ["--policy=exp2", "--optimum_s=0"]
@@ -337,6 +343,7 @@ def test_the_whole_application_at_once_is_a_row_of_its_own(tmp_path: Path, capsy
     assert status == 0
     told = json.loads(out)
     assert [size["tasks"] for size in told["sizes"]] == [12, 10]
+    assert parsed == [tmp_path / "w.json"]  # once, in whatever numbers of tasks it is planned
     assert told["best"] == "whole application at once"
     whole = told["plans"]["whole application at once"]
     assert whole["makespan_s"] == pytest.approx(8e3 / 7e6 + 0.6 + 8e3 / 5e6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import mrlato_jax as mj
 from mrlato_jax import methods
 from mrlato_jax.config import ExecutionConfig, LearningConfig, NetworkConfig
+from mrlato_jax.inference import meta_training
 from mrlato_jax.learning import devices
 from mrlato_jax.learning.learning_task import learning_task, stack, take
 from mrlato_jax.learning.meta_batch import TaskPool
@@ -76,6 +78,11 @@ def test_imitates_first(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(curve.latency_s) == 1
         assert "warm_start_iterations=40" in policy.label
     assert capsys.readouterr().err == ""
+
+
+def test_every_argument_is_known_to_type_checkers() -> None:
+    names = inspect.signature(mj.train).parameters.keys()
+    assert meta_training.TrainingOptions.__annotations__.keys() == names - {"sets", "system", "seed"}
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from mrlato_jax.dag.dataflow import Dataflow
 from mrlato_jax.dag.formats.attributed import SCALES
-from mrlato_jax.dag.formats.dax import read_dax
+from mrlato_jax.dag.formats.dax import dax_dataflow
 from mrlato_jax.dag.formats.dot import read_dot
 from mrlato_jax.dag.formats.graphml import read_gml, read_graphml
 from mrlato_jax.dag.formats.json_graph import MAX_FILE_BYTES, OURS, READERS, other_kind, read_json
 from mrlato_jax.dag.formats.node_link import read_node_link
-from mrlato_jax.dag.formats.onnx_model import MAX_SIZE, read_onnx
-from mrlato_jax.dag.formats.reading import MissingValuesError, json_file, read_text
-from mrlato_jax.dag.formats.saga import read_saga
-from mrlato_jax.dag.formats.stg import read_stg
-from mrlato_jax.dag.formats.wfformat import RECORDED, read_wfformat
+from mrlato_jax.dag.formats.onnx_model import MAX_SIZE, onnx_dataflow
+from mrlato_jax.dag.formats.reading import MissingValuesError, in_tasks, json_file, read_text
+from mrlato_jax.dag.formats.saga import saga_dataflow
+from mrlato_jax.dag.formats.stg import stg_dataflow
+from mrlato_jax.dag.formats.wfformat import RECORDED, wfformat_dataflow
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
@@ -28,12 +29,12 @@ class Format:
     """The reader of a format and its options.
 
     Attributes:
-        read: the reader; takes the file, and options by name.
-        takes: names of the options; `num_tasks` is among them where the reader itself merges tasks, by items of data.
+        read: the reader; takes the file, and options by name; returns a `Dataflow` where the file has items of data.
+        takes: names of the options; every format also takes `num_tasks`.
         needs: names of the required options.
     """
 
-    read: Callable[..., TaskGraph]
+    read: Callable[..., TaskGraph | Dataflow]
     takes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
@@ -44,13 +45,11 @@ FORMATS = {
     "GML": Format(read_gml, SCALES),
     "node-link JSON": Format(read_node_link, SCALES),
     "JSON": Format(read_json),
-    "SAGA": Format(
-        read_saga, ("cycles_per_unit", "bytes_per_unit", "num_tasks"), ("cycles_per_unit", "bytes_per_unit")
-    ),
-    "STG": Format(read_stg, ("cycles_per_unit", "bytes_per_unit", "result_bytes", "num_tasks"), ("cycles_per_unit",)),
-    "WfFormat": Format(read_wfformat, ("machine_hz", "num_tasks"), ("machine_hz",)),
-    "DAX": Format(read_dax, ("machine_hz", "num_tasks"), ("machine_hz",)),
-    "ONNX": Format(read_onnx, ("cycles_per_mac", "dimension", "operator_cost", "num_tasks"), ("cycles_per_mac",)),
+    "SAGA": Format(saga_dataflow, ("cycles_per_unit", "bytes_per_unit"), ("cycles_per_unit", "bytes_per_unit")),
+    "STG": Format(stg_dataflow, ("cycles_per_unit", "bytes_per_unit", "result_bytes"), ("cycles_per_unit",)),
+    "WfFormat": Format(wfformat_dataflow, ("machine_hz",), ("machine_hz",)),
+    "DAX": Format(dax_dataflow, ("machine_hz",), ("machine_hz",)),
+    "ONNX": Format(onnx_dataflow, ("cycles_per_mac", "dimension", "operator_cost"), ("cycles_per_mac",)),
 }
 ENDINGS = {
     ".dot": "DOT", ".gv": "DOT", ".graphml": "GraphML", ".gml": "GML", ".json": "JSON", ".stg": "STG", ".dax": "DAX",
@@ -143,7 +142,12 @@ MOST_DIGITS = 19  # most digits of a size
 
 
 def read_any(path: Path, unsaid: Unsaid) -> TaskGraph:
-    """Reads an application with the reader of the file's format.
+    """Reads an application in at most `num_tasks` tasks; raises InputError as `parsed_any`, or as `coarsened`."""
+    return in_tasks(parsed_any(path, unsaid), unsaid.num_tasks, path)
+
+
+def parsed_any(path: Path, unsaid: Unsaid) -> TaskGraph | Dataflow:
+    """Reads all tasks of an application with the reader of the file's format; merging a `Dataflow` is exact.
 
     Raises:
         InputError: the ending is unknown, a required value is missing, a value is given that the format does not take,
@@ -162,12 +166,11 @@ def read_any(path: Path, unsaid: Unsaid) -> TaskGraph:
             f"{' and '.join(missing)} {verb} missing; accepted: a number > 0, which {path.name}, {kind}, does not say"
         )
     given = unsaid.arguments()
-    num_tasks = None if "num_tasks" in FORMATS[kind].takes else given.pop("num_tasks", None)
+    given.pop("num_tasks", None)
     try:
-        graph = FORMATS[kind].read(path, **given)
+        return FORMATS[kind].read(path, **given)
     except MissingValuesError as error:
         raise error.in_words(f"--{OPTIONS[error.argument]}={{}}") from None
-    return graph if num_tasks is None else graph.coarsened(num_tasks)
 
 
 def kind_of(path: Path) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
 from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow, Item
-from mrlato_jax.dag.formats.reading import check_count, local_name, number_of, xml_file
+from mrlato_jax.dag.formats.reading import check_count, in_tasks, local_name, number_of, xml_file
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
@@ -38,11 +38,15 @@ def read_dax(path: str | os.PathLike[str], *, machine_hz: float, num_tasks: int 
         InputError: there is no such file, the file has a fault (the message names the job or file and the accepted
             values), or an argument is out of range.
     """
+    return in_tasks(dax_dataflow(path, machine_hz=machine_hz), num_tasks, path)
+
+
+def dax_dataflow(path: str | os.PathLike[str], *, machine_hz: float) -> Dataflow:
+    """Returns the tasks and data that `read_dax` reads."""
     check_number("machine_hz", machine_hz, low=0.0, open_low=True)
     root = xml_file(path, KIND, MAX_FILE_BYTES)
     try:
-        flow = _dataflow(root, machine_hz)
-        return (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
+        return _dataflow(root, machine_hz)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -35,6 +35,10 @@ EVALUATED = frozenset((
     "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where", "Xor",
 ))  # fmt: skip
 PATIENCE = 120.0  # seconds of real time after which the program is stopped
+SMALLER = (
+    "a model that takes less, such as a part that onnx.utils.extract_model cuts out, or its tasks with their cycles "
+    "and bytes in JSON (mj.write_json)"
+)
 
 
 def inferred_apart(data: bytes, dimensions: Mapping[str, int], max_nodes: int) -> tuple[dict[str, Any], bytes]:
@@ -58,14 +62,17 @@ def inferred_apart(data: bytes, dimensions: Mapping[str, int], max_nodes: int) -
             [sys.executable, "-I", __file__], input=request, capture_output=True, timeout=PATIENCE, check=False
         )
     except subprocess.TimeoutExpired:
-        return {"failed": f"shape inference has not ended after {PATIENCE:g} s"}, b""
+        accepted = "the same model when the machine has less to do"
+        return {"refused": f"shape inference has not ended after {PATIENCE:g} s; accepted: {accepted}"}, b""
     if ran.returncode < 0 and -ran.returncode == getattr(signal, "SIGPROF", None):
-        return {"failed": f"shape inference takes more than {_seconds(len(data)):.3g} s of processor time"}, b""
+        limit = f"{_seconds(len(data)):.3g} s of processor time"
+        return {"refused": f"shape inference takes more than {limit}; accepted: {SMALLER}"}, b""
     first, _, model = ran.stdout.partition(b"\n")
     try:
         return json.loads(first), model
     except ValueError:  # C++ code ran out of memory or crashed
-        return {"failed": f"shape inference breaks, or takes more than {_memory(len(data)) >> 20} MiB"}, b""
+        limit = f"{_memory(len(data)) >> 20} MiB"
+        return {"refused": f"shape inference breaks, or takes more than {limit}; accepted: {SMALLER}"}, b""
 
 
 def inferred(data: bytes, dimensions: Mapping[str, int], max_nodes: int) -> tuple[dict[str, Any], bytes]:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow, Item, distinct
 from mrlato_jax.dag.formats.onnx_inference import DOMAINS, inferred_apart, used_by
-from mrlato_jax.dag.formats.reading import MAX_TASKS, MissingValuesError, listed, read_bytes
+from mrlato_jax.dag.formats.reading import MAX_TASKS, MissingValuesError, in_tasks, listed, read_bytes
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
@@ -76,12 +76,23 @@ def read_onnx(
             missing, one error names all of them.
         ImportError: the package `onnx` is not installed.
     """
+    flow = onnx_dataflow(path, cycles_per_mac=cycles_per_mac, dimensions=dimensions, operator_costs=operator_costs)
+    return in_tasks(flow, num_tasks, path)
+
+
+def onnx_dataflow(
+    path: str | os.PathLike[str],
+    *,
+    cycles_per_mac: float,
+    dimensions: Mapping[str, int] | None = None,
+    operator_costs: Mapping[str, float] | None = None,
+) -> Dataflow:
+    """Returns the tasks and data that `read_onnx` reads."""
     check_number("cycles_per_mac", cycles_per_mac, low=0.0, open_low=True)
     sizes, costs = _checked_sizes(dimensions), _checked_costs(operator_costs)
     data = read_bytes(path, KIND, MAX_FILE_BYTES)
     try:
-        flow = _dataflow(_inferred(data, sizes), cycles_per_mac, costs)
-        return (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
+        return _dataflow(_inferred(data, sizes), cycles_per_mac, costs)
     except MissingValuesError as error:
         raise error.in_file(path) from None
     except InputError as error:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 from xml.etree import ElementTree
 
+from mrlato_jax.dag.dataflow import Dataflow
+from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, escaped, shorten
 
 MAX_TASKS = 20_000  # of any file: some thousand tasks are the most to plan, and a DAG's arrays are n x n
@@ -230,3 +232,16 @@ def check_count(place: str, count: int) -> None:
     """Raises InputError where a file has more tasks than `MAX_TASKS`, or none."""
     if not 1 <= count <= MAX_TASKS:
         raise InputError(f"{place} has {count} tasks; accepted: 1 to {MAX_TASKS}")
+
+
+def in_tasks(application: Dataflow | TaskGraph, num_tasks: int | None, path: str | os.PathLike[str]) -> TaskGraph:
+    """Returns the application of a file in at most `num_tasks` tasks; None: without merging.
+
+    Raises:
+        InputError: as `coarsened` and `to_task_graph`; the message names the file.
+    """
+    try:
+        coarse = application if num_tasks is None else application.coarsened(num_tasks)
+        return coarse.to_task_graph() if isinstance(coarse, Dataflow) else coarse
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

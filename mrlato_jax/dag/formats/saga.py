@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from mrlato_jax.dag.dataflow import Dataflow
-from mrlato_jax.dag.formats.reading import check_count, json_file
+from mrlato_jax.dag.formats.reading import check_count, in_tasks, json_file
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number
 
@@ -36,6 +36,12 @@ def read_saga(
         InputError: there is no such file, the file has a fault (the message names the place and the accepted values),
             or an argument is out of range.
     """
+    flow = saga_dataflow(path, cycles_per_unit=cycles_per_unit, bytes_per_unit=bytes_per_unit)
+    return in_tasks(flow, num_tasks, path)
+
+
+def saga_dataflow(path: str | os.PathLike[str], *, cycles_per_unit: float, bytes_per_unit: float) -> Dataflow:
+    """Returns the tasks and data that `read_saga` reads."""
     check_number("cycles_per_unit", cycles_per_unit, low=0.0, open_low=True)
     check_number("bytes_per_unit", bytes_per_unit, low=0.0)
     top = json_file(path, KIND, MAX_FILE_BYTES)
@@ -56,7 +62,6 @@ def read_saga(
                 raise end.refuse("the name of a task")
         edges.append((ids[ends[0].value], ids[ends[1].value], entry["size"].number() * bytes_per_unit))
     try:
-        flow = Dataflow.of_edges(ids, cycles, edges)
-        return (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
+        return Dataflow.of_edges(ids, cycles, edges)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

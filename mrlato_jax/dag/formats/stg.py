@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator
 
 from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow
-from mrlato_jax.dag.formats.reading import check_count, number_of, read_text
+from mrlato_jax.dag.formats.reading import check_count, in_tasks, number_of, read_text
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_number, shorten
 
@@ -52,6 +52,18 @@ def read_stg(
         InputError: there is no such file; the file has a fault (the message names the line and the accepted values); or
             an argument is out of range, missing, or not taken by the file.
     """
+    flow = stg_dataflow(path, cycles_per_unit=cycles_per_unit, result_bytes=result_bytes, bytes_per_unit=bytes_per_unit)
+    return in_tasks(flow, num_tasks, path)
+
+
+def stg_dataflow(
+    path: str | os.PathLike[str],
+    *,
+    cycles_per_unit: float,
+    result_bytes: float | None = None,
+    bytes_per_unit: float | None = None,
+) -> Dataflow:
+    """Returns the tasks and data that `read_stg` reads."""
     check_number("cycles_per_unit", cycles_per_unit, low=0.0, open_low=True)
     for name, value in (("result_bytes", result_bytes), ("bytes_per_unit", bytes_per_unit)):
         if value is not None:
@@ -77,11 +89,9 @@ def read_stg(
                 for parent, child, cost in edges
                 if parent in task or child in task
             ]
-            flow = Dataflow.of_edges(names, cycles, sized)
-        else:
-            inner = [(task[parent], task[child]) for parent, child, _ in edges if parent in task and child in task]
-            flow = Dataflow.of_results(names, cycles, inner, size)
-        return (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
+            return Dataflow.of_edges(names, cycles, sized)
+        inner = [(task[parent], task[child]) for parent, child, _ in edges if parent in task and child in task]
+        return Dataflow.of_results(names, cycles, inner, size)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

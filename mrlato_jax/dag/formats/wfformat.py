@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.dataflow import OUTSIDE, Dataflow, Item
-from mrlato_jax.dag.formats.reading import AssumptionWarning, Node, check_count, json_file
+from mrlato_jax.dag.formats.reading import AssumptionWarning, Node, check_count, in_tasks, json_file
 from mrlato_jax.dag.task_graph import TaskGraph, smallest_first
 from mrlato_jax.errors import InputError, check_number, escaped, shorten
 
@@ -60,16 +60,17 @@ def read_wfformat(path: str | os.PathLike[str], *, machine_hz: float | str, num_
         AssumptionWarning: the file lacks run times, files or edges, several tasks write one file in no order, or sizes
             have no unit; the message says what is assumed.
     """
+    return in_tasks(wfformat_dataflow(path, machine_hz=machine_hz), num_tasks, path)
+
+
+def wfformat_dataflow(path: str | os.PathLike[str], *, machine_hz: float | str) -> Dataflow:
+    """Returns the tasks and data that `read_wfformat` reads."""
     if not (isinstance(machine_hz, str) and machine_hz == RECORDED):
         check_number("machine_hz", machine_hz, low=0.0, open_low=True)
     flow, assumed = _dataflow(json_file(path, KIND, MAX_FILE_BYTES), machine_hz)
-    try:
-        graph = (flow if num_tasks is None else flow.coarsened(num_tasks)).to_task_graph()
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     if assumed:
-        warnings.warn(AssumptionWarning(escaped(f"{path}: {'; '.join(assumed)}")), stacklevel=2)
-    return graph
+        warnings.warn(AssumptionWarning(escaped(f"{path}: {'; '.join(assumed)}")), stacklevel=3)
+    return flow
 
 
 def _dataflow(top: Node, machine_hz: float | str) -> tuple[Dataflow, list[str]]:
