@@ -29,7 +29,7 @@ class Format:
     """The reader of a format and its options.
 
     Attributes:
-        read: the reader; takes the file, and options by name; returns a `Dataflow` if the file has items of data.
+        read: the reader; takes the file, and options by name; returns a `Dataflow` where the file has items of data.
         takes: names of the options; every format also takes `num_tasks`.
         needs: names of the required options.
     """
@@ -142,12 +142,12 @@ MOST_DIGITS = 19  # most digits of a size
 
 
 def read_any(path: Path, unsaid: Unsaid) -> TaskGraph:
-    """Reads an application by the file's format; raises InputError as `parsed_any`, or as `coarsened`."""
+    """Reads an application in at most `num_tasks` tasks; raises InputError as `parsed_any`, or as `coarsened`."""
     return in_tasks(parsed_any(path, unsaid), unsaid.num_tasks, path)
 
 
 def parsed_any(path: Path, unsaid: Unsaid) -> TaskGraph | Dataflow:
-    """Reads an application with all tasks of the file. Merging the tasks of a `Dataflow` keeps its bytes exact.
+    """Reads all tasks of an application with the reader of the file's format; merging a `Dataflow` is exact.
 
     Raises:
         InputError: the ending is unknown, a required value is missing, a value is given that the format does not take,

@@ -42,7 +42,7 @@ def read_dax(path: str | os.PathLike[str], *, machine_hz: float, num_tasks: int 
 
 
 def dax_dataflow(path: str | os.PathLike[str], *, machine_hz: float) -> Dataflow:
-    """The tasks and data that `read_dax` reads."""
+    """Returns the tasks and data that `read_dax` reads."""
     check_number("machine_hz", machine_hz, low=0.0, open_low=True)
     root = xml_file(path, KIND, MAX_FILE_BYTES)
     try:

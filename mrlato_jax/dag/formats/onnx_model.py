@@ -87,7 +87,7 @@ def onnx_dataflow(
     dimensions: Mapping[str, int] | None = None,
     operator_costs: Mapping[str, float] | None = None,
 ) -> Dataflow:
-    """The tasks and data that `read_onnx` reads."""
+    """Returns the tasks and data that `read_onnx` reads."""
     check_number("cycles_per_mac", cycles_per_mac, low=0.0, open_low=True)
     sizes, costs = _checked_sizes(dimensions), _checked_costs(operator_costs)
     data = read_bytes(path, KIND, MAX_FILE_BYTES)

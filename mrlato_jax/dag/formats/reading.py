@@ -235,7 +235,7 @@ def check_count(place: str, count: int) -> None:
 
 
 def in_tasks(application: Dataflow | TaskGraph, num_tasks: int | None, path: str | os.PathLike[str]) -> TaskGraph:
-    """The application of a file in at most `num_tasks` tasks; None: in those of the file.
+    """Returns the application of a file in at most `num_tasks` tasks; None: without merging.
 
     Raises:
         InputError: as `coarsened` and `to_task_graph`; the message names the file.

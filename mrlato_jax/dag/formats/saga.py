@@ -41,7 +41,7 @@ def read_saga(
 
 
 def saga_dataflow(path: str | os.PathLike[str], *, cycles_per_unit: float, bytes_per_unit: float) -> Dataflow:
-    """The tasks and data that `read_saga` reads."""
+    """Returns the tasks and data that `read_saga` reads."""
     check_number("cycles_per_unit", cycles_per_unit, low=0.0, open_low=True)
     check_number("bytes_per_unit", bytes_per_unit, low=0.0)
     top = json_file(path, KIND, MAX_FILE_BYTES)

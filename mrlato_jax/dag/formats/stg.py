@@ -63,7 +63,7 @@ def stg_dataflow(
     result_bytes: float | None = None,
     bytes_per_unit: float | None = None,
 ) -> Dataflow:
-    """The tasks and data that `read_stg` reads."""
+    """Returns the tasks and data that `read_stg` reads."""
     check_number("cycles_per_unit", cycles_per_unit, low=0.0, open_low=True)
     for name, value in (("result_bytes", result_bytes), ("bytes_per_unit", bytes_per_unit)):
         if value is not None:

@@ -64,7 +64,7 @@ def read_wfformat(path: str | os.PathLike[str], *, machine_hz: float | str, num_
 
 
 def wfformat_dataflow(path: str | os.PathLike[str], *, machine_hz: float | str) -> Dataflow:
-    """The tasks and data that `read_wfformat` reads."""
+    """Returns the tasks and data that `read_wfformat` reads."""
     if not (isinstance(machine_hz, str) and machine_hz == RECORDED):
         check_number("machine_hz", machine_hz, low=0.0, open_low=True)
     flow, assumed = _dataflow(json_file(path, KIND, MAX_FILE_BYTES), machine_hz)

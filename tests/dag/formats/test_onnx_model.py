@@ -231,7 +231,7 @@ LIMITS = {"start": 0, "limit": 2**62, "delta": 1}
             lambda: nested_functions(40),
             "takes more than 2 s of processor time; accepted: a model that takes less, such as",
         ),
-        (endless_range, "no operator depends on what arrives; accepted: an ONNX model"),
+        (endless_range, "no operator depends on an input; accepted: an ONNX model"),
     ],
     ids=["functions", "range"],
 )
