@@ -59,7 +59,6 @@ def flat(tree: Any) -> np.ndarray:
 gradient_after = jax.jit(maml.adapted_gradient, static_argnames=("network", "learning"))
 
 
-@pytest.mark.slow
 def test_fomaml_is_the_gradient_at_theta_prime_on_trajectories_of_its_own(params: Any, task: LearningTask) -> None:
     gradient, metrics = gradient_after(POLICY, with_update("fomaml"), params, task, KEY)
     graphs_key, adapt_key, fresh_key = jax.random.split(KEY, 3)
