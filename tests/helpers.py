@@ -25,11 +25,17 @@ from mrlato_jax.config import DECODER_INPUTS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PEER = SHARED / "peer" / "mrlco"
-# One that sees no simulator and one that looks ahead; the others between them are for `make test-slow`.
-SOME_DECODER_INPUTS = [
-    pytest.param(shown, marks=[] if shown in ("paper", "lookahead") else pytest.mark.slow) for shown in DECODER_INPUTS
-]
-SOME_CHANNELS = [pytest.param(channel, marks=[] if channel == "paper" else pytest.mark.slow) for channel in CHANNELS]
+
+
+def quickly(several: Sequence[Any], *quick: Any) -> list[Any]:
+    """Parameters of a test: all of `several`, of which those that are not in `quick` are for `make test-slow`."""
+    return [pytest.param(each, marks=[] if each in quick else pytest.mark.slow) for each in several]
+
+
+# One that sees no simulator and one that looks ahead, or the latter alone.
+SOME_DECODER_INPUTS = quickly(DECODER_INPUTS, "paper", "lookahead")
+LOOKING_AHEAD = quickly(DECODER_INPUTS, "lookahead")
+SOME_CHANNELS = quickly(CHANNELS, "paper")
 SCHEDULE_FIELDS = ("upload_end", "vm_end", "download_end", "ue_end")
 
 # The units of MRLCO's files (one cycle a byte), and its rank.

@@ -176,6 +176,7 @@ def test_axes_name_sizes_of_a_workload(full: bool) -> None:
         assert min(values) >= 1
 
 
+@pytest.mark.slow
 def test_devices_are_cores_of_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = "[jax.device_count(), devices.cores(), workload.graphs]"
     monkeypatch.setattr(growth, "_MEASURE", f'import jax; print(json.dumps({{"seconds": {counted}}}))')

@@ -124,6 +124,7 @@ def test_a_repeated_round_has_the_same_answers(
     assert fresh.answer(message) == given[ue]
 
 
+@pytest.mark.slow
 def test_gradients_are_federated_as_well(data: Path, tmp_path: Path) -> None:
     learning = dataclasses.replace(CONFIG.learning, meta_update="fomaml", meta_batch=1)
     federation = Federation(dataclasses.replace(CONFIG, iterations=1, learning=learning), 1, str(data))

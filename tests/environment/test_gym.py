@@ -24,7 +24,7 @@ TWO = mj.System(vm_hz=[10e9, 30e9], uplink_bps=[7e6, 3e6], downlink_bps=[7e6, 3e
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"observation": "graph", "applications": Applications(num_tasks=(2, 5)), "render_mode": "ansi"},
         {"applications": Applications(num_tasks=(2, 5), pinned=True), "system": TWO, "in_order": False},
     ],
@@ -152,7 +152,7 @@ def test_refuses(call: Any, phrase: str) -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        "gymnasium.make('mrlato_jax:mrlato_jax/Offloading-v0')",
+        pytest.param("gymnasium.make('mrlato_jax:mrlato_jax/Offloading-v0')", marks=pytest.mark.slow),
         "import mrlato_jax; gymnasium.make('mrlato_jax/Offloading-v0')",
     ],
 )

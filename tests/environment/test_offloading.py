@@ -76,7 +76,7 @@ def test_a_new_application_each_reset() -> None:
     assert np.asarray(done)[np.arange(64), sizes - 1].all()
     ratio = np.asarray(state.dag.uplink)[:, 0, 0] / np.asarray(state.dag.downlink)[:, 0, 0]
     assert ratio == pytest.approx(2, rel=1e-5)  # as many bytes back as sent
-    spans = jax.vmap(makespan_of)(state.dag, actions)
+    spans = jax.jit(jax.vmap(makespan_of))(state.dag, actions)
     local = np.asarray(state.dag.ue).sum(axis=1)
     np.testing.assert_allclose(-np.asarray(rewards).sum(axis=1) * local, spans, rtol=1e-5)
     again = run(jax.random.split(jax.random.key(0), 64))
@@ -99,7 +99,7 @@ def test_of_many_kinds_of_systems() -> None:
     assert not np.asarray(state.dag.allowed)[mask].all()
     may = np.take_along_axis(np.asarray(state.dag.allowed), np.asarray(actions)[..., None], axis=-1)[..., 0]
     assert may[mask].all()
-    costs = jax.vmap(latency.cost)(state.dag, state.decisions.queues)
+    costs = jax.jit(jax.vmap(latency.cost))(state.dag, state.decisions.queues)
     np.testing.assert_allclose(-np.asarray(rewards).sum(axis=1), costs, rtol=2e-5)
     paid = np.asarray(state.dag.prices.compute) > 0
     assert paid.tolist() == [families[int(index)].energy_weight > 0 for index in indices]
@@ -120,10 +120,10 @@ def test_a_forbidden_action_changes_and_earns_nothing() -> None:
     case = random_case(rng, Kind(3, "paper", pinned=True), 5)
     graph = dataclasses.replace(case.graph, pins=("ue", "server", "any", "server", "ue"))
     env = Offloading([graph], case.system)
-    state, seen = env.reset(jax.random.key(0))
-    step = jax.jit(env.step)
+    reset, step, allowed = map(jax.jit, (env.reset, env.step, env.allowed))
+    state, seen = reset(jax.random.key(0))
     for _ in range(5):
-        mask = np.asarray(env.allowed(state))
+        mask = np.asarray(allowed(state))
         assert (mask == np.asarray(seen.action_mask)).all()
         for wrong in np.flatnonzero(~mask):
             after, _, reward, done = step(state, int(wrong))
@@ -144,7 +144,7 @@ def test_what_is_observed() -> None:
         cycles=[1e9, 2e9, 3e9], upload_bytes=[7e5 / 8] * 3, download_bytes=[7e5 / 8] * 3, edges=[(0, 1), (0, 2)]
     )
     env = Offloading([graph], num_positions=4)
-    state, seen = env.reset(jax.random.key(0))
+    state, seen = jax.jit(env.reset)(jax.random.key(0))
     assert seen.tasks.shape == (4, env.num_features[0])
     assert seen.options.shape == (2, env.num_features[1])
     assert np.asarray(seen.parents).astype(int).tolist() == [[0] * 4, [1, 0, 0, 0], [1, 0, 0, 0], [0] * 4]
@@ -153,16 +153,16 @@ def test_what_is_observed() -> None:
     on_ue, on_server = np.asarray(seen.options)
     np.testing.assert_allclose(on_ue[[3, 6, 7]], [0, 0.5, 0.5], rtol=1e-6)
     np.testing.assert_allclose(on_server[2:8], [0, 0, 0, 0.05, 0.1, 0.15], rtol=1e-6)
-    state, seen, _, _ = env.step(state, 0)
+    state, seen, _, _ = jax.jit(env.step)(state, 0)
     assert np.asarray(seen.placed).tolist() == [True, False, False, False]
     assert int(seen.position) == 1
     np.testing.assert_allclose(np.asarray(seen.options)[0, [3, 6]], [0, 1.5], rtol=1e-6)  # task 2, of 3 s, after 1 s
 
     free = Offloading([graph], in_order=False)
-    state, seen = free.reset(jax.random.key(0))
+    state, seen = jax.jit(free.reset)(jax.random.key(0))
     assert seen.options.shape == (6, free.num_features[1])
     assert (np.asarray(seen.options)[2:] == 0).all()
-    state, seen, _, _ = free.step(state, 0)
+    state, seen, _, _ = jax.jit(free.step)(state, 0)
     assert np.asarray(seen.action_mask).tolist() == [False, False, True, True, True, True]
     np.testing.assert_allclose(np.asarray(seen.options)[[2, 4], 6], [1.5, 1.0], rtol=1e-6)
 
@@ -194,10 +194,11 @@ def test_a_deadline_of_given_graphs() -> None:
         cycles=[1e9, 2e9, 3e9], upload_bytes=[1e3] * 3, download_bytes=[1e3] * 3, edges=[(0, 1), (0, 2)]
     )
     env = Offloading([graph], objective=mj.Objective(deadline_s=10.0))
-    state, _ = env.reset(jax.random.key(0))
+    reset, step = jax.jit(env.reset), jax.jit(env.step)
+    state, _ = reset(jax.random.key(0))
     total = 0.0
     for _ in range(3):
-        state, _, reward, done = env.step(state, 0)
+        state, _, reward, done = step(state, 0)
         total += float(reward)
     assert done
     assert total == pytest.approx(-6.0)

@@ -65,7 +65,7 @@ for count in (1, 3):
     assert ran.returncode == 0, ran.stderr
     for count, arrays in batches.items():
         outputs = np.load(tmp_path / f"outputs{count}.npz")
-        decision = policy.decide(arrays)
+        decision = jax.jit(policy.decide)(arrays)
         np.testing.assert_array_equal(outputs["placement"], decision.placement)
         np.testing.assert_array_equal(outputs["order"], np.where(arrays.mask, np.arange(SIZE), -1))
         np.testing.assert_allclose(outputs["spans"], decision.makespan, rtol=1e-5)
@@ -77,7 +77,7 @@ def test_one_program_for_several_platforms(policy: mj.Offloader) -> None:
     assert program.platforms == ("cpu", "cuda")
     arrays = mj.pack([mj.daggen(6, 0.6, 0.6, np.random.default_rng(5))], mj.System(), num_positions=SIZE)
     placement, _, spans = program.call(*inputs_of(arrays))
-    ours = policy.decide(arrays)
+    ours = jax.jit(policy.decide)(arrays)
     np.testing.assert_array_equal(placement, ours.placement)
     np.testing.assert_allclose(spans, ours.makespan, rtol=1e-5)
 
@@ -114,8 +114,10 @@ def test_several_servers_pins_and_energy() -> None:
     assert not np.array_equal(placement, program.call(*inputs[:-1], free)[0])
 
 
-def test_one_server_with_pins_and_results_that_stay(policy: mj.Offloader) -> None:
+def test_one_server_with_pins_and_results_that_stay() -> None:
     """Of one server the times have no axis of servers."""
+    network = dataclasses.replace(POLICY, decoder_input="task_sim")
+    policy = mj.Offloader(network, rollout.init_params(network, jax.random.key(3)), "random")
     data = exported.to_program(policy, SIZE, "resident", ("cpu",), pins=True)
     shapes = [aval.shape[1:] for aval in jax.export.deserialize(bytearray(data)).in_avals]
     assert shapes == [*[(SIZE,)] * 4, (SIZE, SIZE), *[(SIZE,)] * 3, (SIZE, 2)]

@@ -322,7 +322,7 @@ def ordering(seed: int = 0) -> mj.Offloader:
     return mj.Offloader(settings, rollout.init_params(settings, jax.random.key(seed)), "orders")
 
 
-@pytest.mark.parametrize("orders", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("orders", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_each_mode_is_no_worse_than_the_one_before(policy: mj.Offloader, orders: bool) -> None:
     """And from `sample` on no worse than what needs no learning. An untrained policy shows it: much is to be gained."""
     mine, several = ordering() if orders else policy, graphs(1, 6, 8, 12, seed=6)
@@ -409,7 +409,8 @@ def test_the_makespans_gradient_is_that_of_the_plan() -> None:
     looking = dataclasses.replace(tiny_run.CONFIG.network, decoder_input="lookahead", lookahead_rules=2)
     policy = mj.Offloader(looking, rollout.init_params(looking, jax.random.key(1)), "random")
     arrays = mj.pack(graphs(5, 8, seed=13), SYSTEM)
-    actions = policy.decide(arrays).placement
+    decide = jax.jit(lambda policy: policy.decide(arrays))
+    actions = decide(policy).placement
 
     def decided(ue: jax.Array) -> jax.Array:
         return policy.decide(dataclasses.replace(arrays, ue=ue)).makespan.sum()
@@ -417,8 +418,8 @@ def test_the_makespans_gradient_is_that_of_the_plan() -> None:
     def fixed(ue: jax.Array) -> jax.Array:
         return mj.makespan(dataclasses.replace(arrays, ue=ue), actions).sum()
 
-    ours = jax.grad(decided)(jnp.asarray(arrays.ue))
-    np.testing.assert_allclose(ours, jax.grad(fixed)(jnp.asarray(arrays.ue)), atol=1e-6)
+    ours = jax.jit(jax.grad(decided))(jnp.asarray(arrays.ue))
+    np.testing.assert_allclose(ours, jax.jit(jax.grad(fixed))(jnp.asarray(arrays.ue)), atol=1e-6)
     assert float(ours.sum()) > 0
 
 
@@ -471,11 +472,11 @@ def test_another_checkpoint_is_not_traced_again(policy: mj.Offloader) -> None:
         iteration=99,
         ranges=ranges.ranges_of([(graphs(4)[0], SYSTEM, mj.Objective())]),
     )
-    adapted = policy.adapt(graphs(4, seed=16), SYSTEM, updates=1)
+    adapted = policy.adapt(graphs(5, 6, seed=14), SYSTEM, updates=1)
     spans = [float(decided(checkpoint)[0]) for checkpoint in (policy, later, adapted)]
     assert traced == [policy.label]
     assert spans == pytest.approx(
-        [float(checkpoint.decide(arrays).makespan[0]) for checkpoint in (policy, later, adapted)]
+        [checkpoint.plan(graphs(4, seed=16), SYSTEM)[0].makespan for checkpoint in (policy, later, adapted)], rel=1e-5
     )
     assert jax.tree.structure(policy) == jax.tree.structure(later) == jax.tree.structure(adapted)
     assert hash(jax.tree.structure(policy)) == hash(jax.tree.structure(later))
@@ -493,8 +494,9 @@ def test_checkpoints_side_by_side(policy: mj.Offloader) -> None:
         for k in (1, -1)
     ]
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *checkpoints)
-    spans = jax.vmap(lambda policy: policy.decide(arrays).makespan)(both)
-    np.testing.assert_allclose(spans, [policy.decide(arrays).makespan for policy in checkpoints], rtol=1e-6)
+    decided = jax.jit(lambda policy: policy.decide(arrays).makespan)
+    spans = jax.jit(jax.vmap(lambda policy: policy.decide(arrays).makespan))(both)
+    np.testing.assert_allclose(spans, [decided(policy) for policy in checkpoints], rtol=1e-6)
 
 
 def test_decisions_of_a_policy_that_orders_are_of_the_same_kind() -> None:

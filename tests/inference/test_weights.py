@@ -19,6 +19,7 @@ import pytest
 import safetensors.numpy
 import tiny_run
 from flax.traverse_util import flatten_dict
+from helpers import quickly
 from wider import allowed
 
 import mrlato_jax as mj
@@ -42,7 +43,7 @@ LABELS = {"general": "mrlato_plus+any_servers+warm_start_iterations=2000"}
 
 
 @pytest.mark.parametrize("sets", [1, pytest.param(None, marks=pytest.mark.slow)], ids=["first set", "all sets"])
-@pytest.mark.parametrize("name", sorted(weights.shipped()))
+@pytest.mark.parametrize("name", quickly(sorted(weights.shipped()), "exp2", "general"))
 def test_shipped_weights_score_what_they_say(name: str, sets: int | None) -> None:
     """On the unseen sets of their experiment; and what trained them is on record."""
     policy, data = mj.load_offloader(name), datasets.load(name)
@@ -66,7 +67,7 @@ def test_there_are_shipped_weights() -> None:
     assert sorted(weights.shipped()) == ["exp1", "exp2", "exp3", "general"]
 
 
-@pytest.mark.parametrize("name", ["exp2", "general"])
+@pytest.mark.parametrize("name", quickly(["exp2", "general"], "exp2"))
 def test_shipped_weights_say_what_they_were_trained_on(name: str) -> None:
     found = {name: ends for name, *ends in ranges_of(training_examples(datasets.load(name), "paper"))}
     policy = mj.load_offloader(name)
@@ -78,9 +79,13 @@ def test_shipped_weights_say_what_they_were_trained_on(name: str) -> None:
 
 
 def test_the_general_policy_is_what_one_gets_who_asks_for_none() -> None:
+    assert mj.load_offloader().label == LABELS["general"]
+
+
+@pytest.mark.slow
+def test_the_general_policy_is_near_the_optimum() -> None:
     """Of DAGs and systems like those of its training it is far nearer to the best plans known than HEFT-based."""
     policy, system = mj.load_offloader(), mj.System()
-    assert policy.label == LABELS["general"]
     graphs = unseen_sets(datasets.load("general"), "paper")[0].graphs
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -238,7 +243,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -
         mj.load_offloader(tensors)
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", quickly([1, 2, 3], 2))
 def test_every_depth_is_known(tmp_path: Path, layers: int) -> None:
     network = NetworkConfig(units=8, heads=2, layers=layers, encoder="bidirectional")
     params = rollout.init_params(network, jax.random.key(0))

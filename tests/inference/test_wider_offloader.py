@@ -19,20 +19,20 @@ from mrlato_jax.inference.offloader import DEADLINE_PRICES
 from mrlato_jax.learning import ranges, rollout
 from mrlato_jax.planners import SearchedPlan
 
-NETWORK = NetworkConfig(
-    servers="any_servers", decoder_input="lookahead", neighbours="pooled", units=16, heads=2, layers=1
-)
 LEARNING = LearningConfig(learn_from="deviations", rollouts=4, value_coef=0.0)
 WEIGHTED = mj.Objective(energy_weight=0.5)
 TWO = Kind(2, "resident", pinned=True)
 
 
-@pytest.fixture(scope="module")
-def policy() -> mj.Offloader:
-    like = jax.eval_shape(partial(rollout.init_params, NETWORK), jax.random.key(0))
-    rng = np.random.default_rng(3)
+@pytest.fixture(scope="module", params=["task_sim", pytest.param("lookahead", marks=pytest.mark.slow)])
+def policy(request: pytest.FixtureRequest) -> mj.Offloader:
+    network = NetworkConfig(
+        servers="any_servers", decoder_input=request.param, neighbours="pooled", units=16, heads=2, layers=1
+    )
+    like = jax.eval_shape(partial(rollout.init_params, network), jax.random.key(0))
+    rng = np.random.default_rng(10)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.1, 0.5, leaf.shape), jnp.float32), like)
-    return mj.Offloader(NETWORK, params, "random", learning=LEARNING)
+    return mj.Offloader(network, params, "random", learning=LEARNING)
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,7 @@ def test_record_is_compared_with_and_stays(place: Workplace, stored: Path) -> No
     assert stored.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_record_is_overwritten_when_asked(place: Workplace, stored: Path, tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     record = json.loads(stored.read_bytes())

@@ -48,6 +48,7 @@ def test_writes_beside_what_is_there(place: Workplace, run: Path) -> None:
     assert "other half" not in ran.stdout
 
 
+@pytest.mark.slow
 def test_optima_are_proven_where_that_is_asked_for(place: Workplace, run: Path) -> None:
     """The run knows where its data are."""
     ran = place.run("evaluate.py", f"--run={run}", "--updates=0", "--noheld_out", "--optimum_s=5")

@@ -184,6 +184,7 @@ def wait_for_word(process: subprocess.Popen[str], word: str) -> None:
             return
 
 
+@pytest.mark.slow
 def test_sigterm_while_compiling_ends_at_once(
     place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +246,7 @@ def test_killed_many_times_is_the_same_run(place: Workplace, tmp_path: Path, see
     assert final_checkpoint(run) == final_checkpoint(place.reference)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_only_evaluated(place: Workplace, run: Path) -> None:
     before = tiny_run.hashes(run)
     ran = place.run("meta_train.py", "--resume", f"--run={run}", f"--data={place.data}", "--updates=4")

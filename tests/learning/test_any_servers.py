@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import quickly
 from oracle import outcome
 from wider import Case, Kind, random_case
 
@@ -37,11 +38,18 @@ class Setting(NamedTuple):
 SETTINGS = [
     Setting(Kind(3, "resident", pinned=True), True),
     Setting(Kind(2, "resident", pinned=True), False, "order"),
-    pytest.param(Setting(Kind(2, "paper", "separate"), False, decoder_input="task_sim"), marks=pytest.mark.slow),
-    pytest.param(Setting(Kind(1, "resident"), True), marks=pytest.mark.slow),
-    pytest.param(Setting(Kind(3, "paper", pinned=True), True, "order"), marks=pytest.mark.slow),
-    pytest.param(Setting(Kind(2, "mrlco"), False, "order", "task_sim"), marks=pytest.mark.slow),
+    Setting(Kind(2, "paper", "separate", pinned=True), False, decoder_input="task_sim"),
+    Setting(Kind(1, "resident"), True),
+    Setting(Kind(3, "paper", pinned=True), True, "order"),
+    Setting(Kind(2, "mrlco"), False, "order", "task_sim"),
 ]
+
+
+def named(setting: Setting) -> str:
+    return "-".join(map(str, (*setting.kind, *setting[1:])))
+
+
+without_looking_ahead = pytest.mark.parametrize("met", quickly(SETTINGS, SETTINGS[2]), indirect=True, ids=named)
 
 
 class Met(NamedTuple):
@@ -80,7 +88,7 @@ def random_params(network: NetworkConfig, seed: int = 1) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.1, 0.5, leaf.shape), jnp.float32), like)
 
 
-@pytest.fixture(scope="module", params=SETTINGS, ids=lambda setting: "-".join(map(str, (*setting.kind, *setting[1:]))))
+@pytest.fixture(scope="module", params=quickly(SETTINGS, *SETTINGS[:3]), ids=named)
 def met(request: pytest.FixtureRequest) -> Met:
     setting: Setting = request.param
     network = NetworkConfig(**TINY, decides=setting.decides, decoder_input=setting.decoder_input)
@@ -109,6 +117,7 @@ def test_trajectories_cost_what_the_oracle_says_and_keep_to_the_pins(met: Met) -
     assert met_sites == set(range(met.setting.kind.servers + 1))
 
 
+@without_looking_ahead
 def test_deviations_keep_to_the_pins(met: Met) -> None:
     """A task that has one site left deviates nowhere."""
     tried = jax.jit(lambda: rollout.deviate(met.network, met.params, met.task, jax.random.key(1), max(SIZES)))()
@@ -123,6 +132,7 @@ def test_deviations_keep_to_the_pins(met: Met) -> None:
     assert different
 
 
+@without_looking_ahead
 def test_padding_changes_no_decision(met: Met) -> None:
     wide = packed(met.cases, met.network, met.objective, 9)
     sampled = jax.jit(lambda: rollout.sample(met.network, met.params, wide, jax.random.key(2), ROLLOUTS))()
@@ -132,6 +142,7 @@ def test_padding_changes_no_decision(met: Met) -> None:
     np.testing.assert_allclose(sampled.costs, met.trajectories.costs, rtol=1e-5)
 
 
+@without_looking_ahead
 def test_servers_in_another_order_are_the_same_servers(met: Met) -> None:
     """The plan of the permuted system is the permuted plan: an option is judged by what it is, not by its number."""
     if met.setting.kind.servers == 1:
@@ -166,16 +177,21 @@ def test_options_are_told_what_the_oracle_says() -> None:
         arrays = mj.pack([case.graph], case.system, orders=[case.order], objective=mj.Objective(energy_weight=WEIGHT))
         dag = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), arrays)
         sites = np.array(case.sites)[case.order]
-        tasks, scale = latency.tasks(dag), features.time_scale(dag)
+        tasks, scale = jax.jit(lambda dag: (latency.tasks(dag), features.time_scale(dag)))(dag)
 
         def of(position: int, dag: mj.DagArrays = dag, tasks: latency.Task = tasks) -> latency.Task:
             return jax.tree.map(lambda leaf: leaf[position], tasks)
 
-        queues = latency.empty_queues(dag)
+        queues, step = jax.jit(latency.empty_queues)(dag), jax.jit(latency.step)
         for position in range(5):
-            queues, _ = latency.step(dag, queues, of(position), jnp.asarray(sites[position]))
+            queues, _ = step(dag, queues, of(position), jnp.asarray(sites[position]))
         task = of(5)
-        told = np.asarray(features.option_features(dag, scale, queues, task, latency.candidate_ends(dag, queues, task)))
+        tell = jax.jit(
+            lambda dag, queues, task, scale=scale: features.option_features(
+                dag, scale, queues, task, latency.candidate_ends(dag, queues, task)
+            )
+        )
+        told = np.asarray(tell(dag, queues, task))
         so_far = float(queues.makespan)
         assert told.shape == (kind.servers + 1, features.OPTION_FEATURES)
         assert told[:, 0].tolist() == [1.0] + [0.0] * kind.servers

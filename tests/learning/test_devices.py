@@ -9,6 +9,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ TASKS = 5  # a seed, as in Experiment 2: no number of devices but one divides it
 REAL = [(1, "single", "map"), (4, "shard_map", "map")]
 JOINT = [(1, "single", "map"), (4, "shard_map", "map")]  # no inner loop: gradients are summed at every step
 SLOW = [(4, "pmap", "map"), (1, "single", "vmap"), (8, "shard_map", "vmap"), (3, "pmap", "vmap")]
-CHEAP = [(1, "single", "map"), *[(n, parallel, "map") for n in (1, 2, 4, 8) for parallel in ("shard_map", "pmap")]]
-CHEAP += [(1, "single", "vmap"), (3, "shard_map", "vmap"), (8, "pmap", "vmap")]
+CHEAP = [(1, "single", "map"), (4, "shard_map", "map"), (8, "pmap", "map"), (3, "shard_map", "vmap")]
+SLOW_CHEAP = [(n, parallel, "map") for n in (1, 2, 4, 8) for parallel in ("shard_map", "pmap")]
+SLOW_CHEAP += [(1, "single", "vmap"), (8, "pmap", "vmap")]
 
 
 def name(case: tuple[int, str, str]) -> str:
@@ -73,6 +75,11 @@ def test_ppo_gives_the_same_theta_on_any_number_of_devices(results: dict[str, An
 def test_every_layout_gives_the_same_theta(results: dict[str, Any]) -> None:
     """Nothing of the uneven case is dropped, nothing counted twice."""
     assert_alike(results, CHEAP, "cheap", atol=5e-7)
+
+
+@pytest.mark.slow
+def test_every_other_layout_gives_the_same_theta(slow_results: dict[str, Any]) -> None:
+    assert_alike(slow_results, [CHEAP[0], *SLOW_CHEAP], "cheap", atol=5e-7)
 
 
 @pytest.fixture(scope="module")
@@ -135,18 +142,24 @@ print(devices.cores(), jax.device_count())
 """
 
 
-def test_each_core_is_a_device_unless_the_environment_names_a_number() -> None:
-    def counted(**environment: str) -> tuple[int, int]:
-        bare = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
-        paths = {"PYTHONPATH": str(HERE.parents[2]), "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, "-c", CORES]
-        ran = subprocess.run(command, env=bare | paths | environment, capture_output=True, text=True, check=True)
-        return tuple(map(int, ran.stdout.split()))
-
-    cores, count = counted()
-    assert count == cores
-    assert counted(JAX_NUM_CPU_DEVICES="3") == (cores, 3)
-    assert counted(XLA_FLAGS="--xla_force_host_platform_device_count=5") == (cores, 5)
+@pytest.mark.parametrize(
+    ("environment", "devices_of"),
+    [
+        ({}, lambda cores: cores),
+        pytest.param({"JAX_NUM_CPU_DEVICES": "3"}, lambda _: 3, marks=pytest.mark.slow),
+        pytest.param({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, lambda _: 5, marks=pytest.mark.slow),
+    ],
+)
+def test_each_core_is_a_device_unless_the_environment_names_a_number(
+    environment: dict[str, str], devices_of: Callable[[int], int]
+) -> None:
+    bare = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    paths = {"PYTHONPATH": str(HERE.parents[2]), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", CORES]
+    ran = subprocess.run(command, env=bare | paths | environment, capture_output=True, text=True, check=True)
+    cores, count = map(int, ran.stdout.split())
+    assert cores == len(os.sched_getaffinity(0))
+    assert count == devices_of(cores)
 
 
 UNEVEN = """
@@ -236,15 +249,14 @@ def main(cases: str, out: str) -> None:
     joint = dataclasses.replace(learning, meta_update="joint")
     for case in JOINT if cases == "slow" else []:
         run("joint", case, outer.init_states(policy, joint, SEEDS), joint)
-    if cases == "quick":
-        jax.clear_caches()
-        outer.pmapped_iteration.cache_clear()
-        outer.inner_adapt = step_of_task_and_key
-        theta = {"w": jnp.array([[0.3, -0.2, 1.0], [0.1, 0.5, 0.4]]), "b": jnp.array([[0.1], [0.2]])}
-        optimizer = jax.vmap(outer.outer_optimizer(learning).init)(theta)
-        states = outer.LearnerState(theta, optimizer, jnp.zeros(2, jnp.int32), jax.random.split(jax.random.key(0)))
-        for case in CHEAP:
-            run("cheap", case, states)
+    jax.clear_caches()
+    outer.pmapped_iteration.cache_clear()
+    outer.inner_adapt = step_of_task_and_key
+    theta = {"w": jnp.array([[0.3, -0.2, 1.0], [0.1, 0.5, 0.4]]), "b": jnp.array([[0.1], [0.2]])}
+    optimizer = jax.vmap(outer.outer_optimizer(learning).init)(theta)
+    states = outer.LearnerState(theta, optimizer, jnp.zeros(2, jnp.int32), jax.random.split(jax.random.key(0)))
+    for case in {"quick": CHEAP, "slow": [CHEAP[0], *SLOW_CHEAP]}[cases]:
+        run("cheap", case, states)
     np.savez(out, **found)
 
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import SOME_DECODER_INPUTS, random_dag, random_mec, to_graph, to_system
+from helpers import LOOKING_AHEAD, SOME_DECODER_INPUTS, quickly, random_dag, random_mec, to_graph, to_system
 from oracle import Dag, Mec
 
 import mrlato_jax as mj
 from mrlato_jax import planners
-from mrlato_jax.config import LearningConfig, NetworkConfig
+from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
 from mrlato_jax.environment.rules import TOLLS
 from mrlato_jax.environment.surroundings import surroundings as surroundings_of
 from mrlato_jax.learning import rollout
@@ -30,6 +30,9 @@ from mrlato_jax.policy.seq2seq import NUM_SIDES
 
 SIZES, ROLLOUTS = (6, 3, 1, 5), 8
 CHANNEL_OF = {"paper": "mrlco", "task": "paper", "task_sim": "mrlco_code", "lookahead": "paper"}
+
+
+looking_ahead = pytest.mark.parametrize("case", LOOKING_AHEAD, indirect=True)
 
 
 class Case(NamedTuple):
@@ -82,6 +85,7 @@ def test_trajectories_place_each_task_once_after_its_parents(case: Case) -> None
     assert len(orders) > len(SIZES)  # not the priority order alone
 
 
+@looking_ahead
 def test_probabilities_of_all_first_actions_sum_to_one(case: Case) -> None:
     """Those of tasks that wait for a parent are 0, the others' are not."""
     size = max(SIZES)
@@ -102,6 +106,7 @@ def test_scoring_a_sampled_trajectory_gives_what_sampling_gave(case: Case) -> No
     assert (want.entropies >= 0).all()
 
 
+@looking_ahead
 def test_padding_changes_no_decision(case: Case) -> None:
     graphs = [to_graph(dag) for dag in case.dags]
     wide = learning_task(graphs, to_system(case.mec), case.network, num_positions=9)
@@ -112,6 +117,7 @@ def test_padding_changes_no_decision(case: Case) -> None:
     np.testing.assert_allclose(sampled.costs, case.trajectories.costs, rtol=1e-5)
 
 
+@pytest.mark.parametrize("case", quickly(DECODER_INPUTS, "paper"), indirect=True)
 def test_deviations_try_the_next_likeliest_action(case: Case) -> None:
     """Of the first position every action's probability is known: the one tried is second in them."""
     size = max(SIZES)
@@ -145,7 +151,7 @@ def test_every_candidate_is_shown_what_both_sides_lead_to() -> None:
     dag, mec = random_dag(rng, 6, free=0.0), random_mec(rng, "paper")
     task = learning_task([to_graph(dag)], to_system(mec), policy)
     surroundings = surroundings_of(policy, task.dags, 1)
-    seen = np.asarray(surroundings.observe(surroundings.state, surroundings.inputs[:, 0]))[0, 0]
+    seen = np.asarray(jax.jit(surroundings.observe)(surroundings.state, surroundings.inputs[:, 0]))[0, 0]
     assert seen.shape == (6, 9)
     ids = np.asarray(task.dags.order)[0].tolist()
     mean = sum(oracle.task_times(dag, mec).ue) / 6
@@ -165,6 +171,7 @@ def test_every_candidate_is_shown_what_both_sides_lead_to() -> None:
         np.testing.assert_allclose(seen[position, 7:], want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_plans_are_in_the_order_that_the_policy_chose() -> None:
     """With `Offloader.plan` as in the record of an adaptation, which makes them shorter."""
     rng = np.random.default_rng(7)
@@ -183,7 +190,8 @@ def test_plans_are_in_the_order_that_the_policy_chose() -> None:
     assert np.mean([plan.makespan for plan in plans]) == pytest.approx(record.latency_s[-1], rel=1e-5)
 
 
-@pytest.mark.parametrize("learn_from", ["samples", "deviations"])
+@looking_ahead
+@pytest.mark.parametrize("learn_from", ["deviations", pytest.param("samples", marks=pytest.mark.slow)])
 def test_every_parameter_is_learned(learn_from: str, case: Case) -> None:
     learning = LearningConfig(learn_from=learn_from, rollouts=4, entropy_coef=0.01)
     gradient, *_ = jax.jit(partial(by_hand.sampling_gradient, case.network, learning))(
@@ -203,13 +211,14 @@ def test_no_more_tasks_are_compared_than_there_are_candidates() -> None:
     task = learning_task([graph], mj.System(), policy)
     surroundings = surroundings_of(policy, task.dags, 1)
     assert surroundings.allowed is not None
+    observe, advance, allows = map(jax.jit, (surroundings.observe, surroundings.advance, surroundings.allowed))
     state, step = surroundings.state, surroundings.inputs[:, 0]
     for placed, want in (([], [0, 1, 2, 3, 4, 5]), ([1], [0, 2, 3, 4, 5, 6]), ([1, 6], [0, 2, 3, 4, 5, 7])):
         for position in placed[-1:]:
-            state, _ = surroundings.advance(state, step, jnp.array([[NUM_SIDES * position + OFFLOAD]]))
-        allowed = np.asarray(surroundings.allowed(state, step))[0, 0].reshape(-1, NUM_SIDES)
+            state, _ = advance(state, step, jnp.array([[NUM_SIDES * position + OFFLOAD]]))
+        allowed = np.asarray(allows(state, step))[0, 0].reshape(-1, NUM_SIDES)
         assert np.flatnonzero(allowed.all(axis=1)).tolist() == np.flatnonzero(allowed.any(axis=1)).tolist() == want
-        told = np.asarray(surroundings.observe(state, step))[0, 0]
+        told = np.asarray(observe(state, step))[0, 0]
         assert np.flatnonzero(told.any(axis=1)).tolist() == want
     params = rollout.init_params(policy, jax.random.key(0))
     drawn = jax.jit(lambda: rollout.sample(policy, params, task, jax.random.key(2), 16))()

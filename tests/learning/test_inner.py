@@ -97,9 +97,8 @@ def test_inner_loop_is_m_adam_steps_from_a_fresh_state(task: LearningTask, param
 @pytest.mark.parametrize(
     ("decoder_input", "learn_from"),
     [
-        ("paper", "samples"),
         ("lookahead", "deviations"),
-        *(pytest.param(shown, "samples", marks=pytest.mark.slow) for shown in ("task", "task_sim", "lookahead")),
+        *(pytest.param(shown, "samples", marks=pytest.mark.slow) for shown in DECODER_INPUTS),
         pytest.param("task", "deviations", marks=pytest.mark.slow),
     ],
 )

@@ -14,10 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import SOME_DECODER_INPUTS, placement_of, random_dag, random_mec, to_graph, to_system
+from helpers import (
+    LOOKING_AHEAD,
+    SOME_DECODER_INPUTS,
+    placement_of,
+    quickly,
+    random_dag,
+    random_mec,
+    to_graph,
+    to_system,
+)
 
 import mrlato_jax as mj
-from mrlato_jax.config import LearningConfig, NetworkConfig
+from mrlato_jax.config import DECODER_INPUTS, LearningConfig, NetworkConfig
 from mrlato_jax.environment import features
 from mrlato_jax.environment.observation import num_observed
 from mrlato_jax.environment.rules import TOLLS
@@ -34,6 +43,9 @@ ROLLOUTS = 5
 SIZES = (6, 3, 1, 6, 4)
 CHANNEL_OF = {"paper": "mrlco", "task": "paper", "task_sim": "paper", "lookahead": "mrlco"}
 TIGHT = {"rtol": 1e-5, "atol": 1e-5}
+
+
+looking_ahead = pytest.mark.parametrize("case", LOOKING_AHEAD, indirect=True)
 
 
 class Case(NamedTuple):
@@ -117,18 +129,23 @@ def test_greedy_decoding_takes_the_likeliest_action_every_time(case: Case) -> No
     np.testing.assert_allclose(makespans, mj.makespan(case.task.dags, actions), rtol=1e-5)
 
 
+@looking_ahead
 def test_cold_samples_are_the_likeliest_plan_and_hot_ones_are_not(case: Case) -> None:
-    spans = rollout.decode_greedily(case.network, case.params, case.task)[1]
-    heat = jnp.array([1e-6, 1e-6, 1.0, 50.0])
-    drawn = rollout.sample(case.network, case.params, case.task, jax.random.key(3), 4, heat)
+    spans = case.greedy(case.task)[1]
+    heat = jnp.array([1e-6, 1e-6, 1.0, 50.0, 1.0])
+    drawn = jax.jit(
+        lambda task, heat: rollout.sample(case.network, case.params, task, jax.random.key(2), ROLLOUTS, heat)
+    )(case.task, heat)
     np.testing.assert_allclose(drawn.costs[:, 0], spans, rtol=1e-5)
     np.testing.assert_allclose(drawn.costs[:, 1], spans, rtol=1e-5)
-    plainly = rollout.sample(case.network, case.params, case.task, jax.random.key(3), 4)
+    plainly = case.trajectories
     np.testing.assert_array_equal(drawn.decisions.actions[:, 2], plainly.decisions.actions[:, 2])
+    np.testing.assert_array_equal(drawn.decisions.actions[:, 4], plainly.decisions.actions[:, 4])
     assert (drawn.decisions.actions[:, 3] != drawn.decisions.actions[:, 0]).any()
 
 
-@pytest.mark.parametrize("deviations", [3, 99])
+@looking_ahead
+@pytest.mark.parametrize("deviations", [3, pytest.param(99, marks=pytest.mark.slow)])
 def test_deviations_take_one_decision_of_the_own_plan_the_other_way(case: Case, deviations: int) -> None:
     """Before it they follow the plan, after it they are the policy's likeliest actions again."""
     count = min(deviations, max(SIZES))
@@ -155,6 +172,7 @@ def test_deviations_take_one_decision_of_the_own_plan_the_other_way(case: Case, 
         np.testing.assert_allclose(tried.others.costs[:, d], want, rtol=1e-5)
 
 
+@looking_ahead
 def test_deviations_are_drawn_where_the_policy_is_least_sure(case: Case) -> None:
     """A sure decision is tried now and then; over many draws, as often as `DOUBT` says."""
     draw = jax.jit(lambda key: rollout.deviate(case.network, case.params, case.task, key, 1))
@@ -167,6 +185,7 @@ def test_deviations_are_drawn_where_the_policy_is_least_sure(case: Case) -> None
         np.testing.assert_allclose(got, want, atol=0.12)
 
 
+@looking_ahead
 def test_an_action_may_be_judged_without_being_taken(case: Case) -> None:
     """Its probability is what is left of that of the action taken, and the trajectory stays as it was."""
     taken = case.trajectories.decisions
@@ -178,7 +197,14 @@ def test_an_action_may_be_judged_without_being_taken(case: Case) -> None:
     assert_close(judged._replace(log_probs=taken.log_probs), taken, case.valid)
 
 
-@pytest.mark.parametrize(("channel", "rules"), [("paper", 1), ("paper", 5), ("mrlco", 3), ("mrlco_code", 5)])
+@pytest.mark.parametrize(
+    ("channel", "rules"),
+    [
+        ("paper", 5),
+        ("mrlco_code", 3),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("paper", 1), ("mrlco", 3))),
+    ],
+)
 def test_the_look_ahead_completes_both_ways_as_the_oracle_does(channel: str, rules: int) -> None:
     """After random prefixes of 8 tasks of graphs of 8 and of 5, padded."""
     policy = NetworkConfig(
@@ -328,6 +354,7 @@ def multiplications(jaxpr: Any) -> int:
     return total
 
 
+@pytest.mark.parametrize("case", quickly(DECODER_INPUTS, "paper"), indirect=True)
 @pytest.mark.parametrize("differentiate", [False, True], ids=["forward", "gradient"])
 def test_all_rollouts_of_a_dag_share_one_encoder_pass(case: Case, differentiate: bool) -> None:
     """The work that does not grow with R is exactly one encoder pass, and in the gradient exactly its gradient."""
@@ -356,6 +383,7 @@ def test_all_rollouts_of_a_dag_share_one_encoder_pass(case: Case, differentiate:
     assert works[2] == encoder + 9 * per_rollout
 
 
+@looking_ahead
 def test_no_gradient_keeps_the_simulators_state_of_every_step(case: Case) -> None:
     """It holds N numbers for each step of each trajectory; what the decoder was shown of it has 7 or 9."""
     actions = case.trajectories.decisions.actions

@@ -88,7 +88,7 @@ def test_a_policy_decides_on_what_it_gives() -> None:
 def test_a_rates_gradient() -> None:
     graph = mj.TaskGraph.from_edges(cycles=[1e7], upload_bytes=[1e5], download_bytes=[0.0], edges=[])
     packed = mj.pack_graph(graph)
-    slope = jax.grad(lambda system: mj.makespan(mj.arrays(packed, system), np.array([1])))(mj.System())
+    slope = jax.jit(jax.grad(lambda system: mj.makespan(mj.arrays(packed, system), np.array([1]))))(mj.System())
     assert float(slope.uplink_bps) == pytest.approx(-8e5 / 7e6**2, rel=1e-5)
     assert float(slope.vm_hz) == pytest.approx(-1e7 / 1e20, rel=1e-5)
     assert float(slope.ue_hz) == 0

@@ -141,6 +141,7 @@ def test_bfloat16_gradients_point_the_same_way(cases: dict[str, Case]) -> None:
     assert min(jax.tree.leaves(jax.tree.map(cosine, rounded, exact))) > 0.99
 
 
+@pytest.mark.slow
 def test_scoring_a_sampled_trajectory_in_bfloat16_gives_what_sampling_gave(task: LearningTask, params: Any) -> None:
     """So that the ratio (24) starts at one."""
     policy = policy_of("bfloat16")

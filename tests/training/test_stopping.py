@@ -52,7 +52,7 @@ def closing():
 def busy():  # as while XLA compiles: no handler of Python's is run in the main thread
     print("busy", flush=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    ctypes.CDLL(None).sleep(3)
+    ctypes.CDLL(None).sleep(1 if sys.argv[1] in ("after", "request") else 3)
 
 def write():
     with stop.writing():
