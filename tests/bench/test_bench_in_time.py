@@ -1,0 +1,23 @@
+"""Plans in a given time are measured on every unseen set, beside their parts alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from mrlato_jax.bench import in_time
+
+
+@pytest.mark.slow
+def test_a_row_for_each_way_on_each_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_time, "EXPERIMENTS", ("exp1",))
+    monkeypatch.setattr(in_time, "BEST_S", 1.0)
+    record = in_time.in_time(graphs=2, limits_s=(0.5,))
+    assert len(record["set"]) == 3
+    for row in record["set"].values():
+        assert row["optima_proven"] == 1
+        assert row["500 ms"]["proven_fraction"] == 1
+        assert row["500 ms"]["above_fraction"] == pytest.approx(0, abs=1e-9)
+        assert sum(row["500 ms"]["found_by"].values()) == 2
+        for way in ("argmax", "local search"):
+            assert row[way]["above_fraction"] >= -1e-9
+            assert 0 < row[way]["mean_seconds"] <= row[way]["longest_seconds"]
