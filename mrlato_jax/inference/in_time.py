@@ -24,6 +24,7 @@ from mrlato_jax.mec.system import System
 from mrlato_jax.planners import Plan, SearchedPlan, engine, heft, local_search, optimum, plans_of_arrays
 
 FIRST_TURN_S = 2e-4  # of the kicks, and of the proof
+LEAST_PROOF_S = 5e-4  # time left for which the proof is begun or continued
 GROWTH = 1.5  # of the next turn
 MOST_KICKS = 4096  # between two looks at the clock
 PROVABLE = 40  # tasks, up to which the proof has turns as long as the kicks; beyond, a quarter of that
@@ -31,6 +32,8 @@ PROVABLE = 40  # tasks, up to which the proof has turns as long as the kicks; be
 PLANS_A_SECOND = 5e6  # that local search in JAX compares on one core, times their tasks and servers
 
 Result = TypeVar("Result")
+
+SOURCES = ("heft", "local_search", "policy", "proof")
 
 _seconds: dict[Any, float] = {}  # least wall time of each part so far, by what shapes its program
 
@@ -81,17 +84,17 @@ def plan_in_time(
     """
     code, proposing = engine.machine_code(), ("policy", program)
     finishing = ("simulate", padded_size(graph.num_tasks), system.channel, system.radio, system.num_servers)
+    began = time.monotonic()
     dag = latency.pack_float64(graph, system, None, goal)
     if proposing not in _seconds:
         propose()
         _timed(proposing, propose)
         for _ in range(2):
             _timed(finishing, lambda: _simulated(dag, np.zeros(graph.num_tasks, np.int64), system))
-    began = time.monotonic()
+        began = time.monotonic()
     if code is None:
         return _by_jax(graph, system, goal, began, time_limit_s, propose, _seconds[proposing])
     end = began + time_limit_s - _seconds[finishing]
-    dag = latency.pack_float64(graph, system, None, goal)
     work, source, before, proposed, proof = code.Workspace(dag), "heft", np.inf, None, None
 
     def by(part: str) -> None:
@@ -121,7 +124,7 @@ def plan_in_time(
             took = max(time.monotonic() - now, 1e-7)
             kicks = int(np.clip(kicks * (until - now) / 2 / took, 1, min(2 * kicks, MOST_KICKS)))
         by("local_search")
-        if (left := end - time.monotonic()) > FIRST_TURN_S:
+        if (left := end - time.monotonic()) > LEAST_PROOF_S:
             proof = code.Proof(work) if proof is None else proof
             proof.learn(work.actions, work.cost)
             proof.run(min(share * turn, left))

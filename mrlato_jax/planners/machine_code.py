@@ -22,6 +22,9 @@ from mrlato_jax.mec.system import CHANNELS
 from mrlato_jax.planners.bounds import ROUNDING, TOLERANCE, work_left
 
 UNLIMITED = 2**62  # evaluations
+LEAST_MOVES, MOST_MOVES = 3, 6  # tasks that a kick moves
+NEAR = 10  # positions among which a kick moves tasks
+WORSE = 0.15  # how much worse, relative and times n, a plan may be that kicks continue from
 MOST_PAIRS = 2**22  # limit of the changes that a neighbourhood has
 BETTER = 1 - 1e-12  # a smaller improvement counts as rounding
 NODES = 64  # nodes expanded before the first look at the clock
@@ -384,35 +387,54 @@ def settle(problem: Problem, trail: Trail, actions: np.ndarray) -> tuple[float, 
 
 
 @compiled
-def kick(problem: Problem, trail: Trail, actions: np.ndarray, best: float, kicks: int, seed: int) -> tuple[float, int]:
-    """Iterated local search: moves two to four tasks at random, settles, and keeps the result if it is no worse.
+def kick(
+    problem: Problem,
+    trail: Trail,
+    current: np.ndarray,
+    cost: float,
+    actions: np.ndarray,
+    best: float,
+    kicks: int,
+    seed: int,
+) -> tuple[float, float, int]:
+    """Iterated local search: moves a few tasks near each other at random and settles, from the current plan.
+
+    The result becomes the current plan if it costs at most `WORSE` / n more. Accepting slightly worse plans more than
+    halves the gap to the optimum that is left after 10 ms (Experiments 1 and 2).
 
     Args:
         problem: n tasks on K + 1 sites.
         trail: room for a plan in progress.
-        actions: int[n], the plan to improve; ends as the best plan found.
+        current: int[n], the current plan; ends as the last one accepted.
+        cost: its cost.
+        actions: int[n], the best plan; ends as the best plan found.
         best: its cost.
         kicks: number of times.
         seed: seed of the moves.
 
     Returns:
-        The cost of `actions`, and the number of plans compared.
+        The costs of `current` and of `actions`, and the number of plans compared.
     """
     n, sites, count = len(actions), problem.rules[SERVERS] + 1, 0
     np.random.seed(seed)  # noqa: NPY002 (numba's own generator)
-    trial = actions.copy()
+    trial = current.copy()
     for _ in range(kicks):
-        trial[:] = actions
-        for _ in range(2 + np.random.randint(3)):  # noqa: NPY002
-            i, site = np.random.randint(n), np.random.randint(sites)  # noqa: NPY002
+        trial[:] = current
+        first = np.random.randint(n)  # noqa: NPY002
+        for _ in range(LEAST_MOVES + np.random.randint(MOST_MOVES - LEAST_MOVES + 1)):  # noqa: NPY002
+            i, site = (first + np.random.randint(NEAR)) % n, np.random.randint(sites - 1)  # noqa: NPY002
+            site += site >= trial[i]
             if problem.allowed[i, site]:
                 trial[i] = site
         reached, more = settle(problem, trail, trial)
         count += more
-        if reached <= best:
+        if reached <= cost * (1 + WORSE / n):
+            cost = reached
+            current[:] = trial
+        if reached < best:
             best = reached
             actions[:] = trial
-    return best, count
+    return cost, best, count
 
 
 class Bounds(NamedTuple):
@@ -669,6 +691,8 @@ class Workspace:
         self.trail, self.other = empty_trail(self.problem), empty_trail(self.problem)
         self.actions, self.cost = np.zeros(len(self.dag.ue), np.int64), np.inf
         self.evaluations, self.most = 0, most
+        self._kicked: np.ndarray | None = None
+        self._kicked_cost = self._kicked_best = np.inf
 
     def unpadded(self, actions: np.ndarray) -> np.ndarray:
         """Copies sites [N] of a padded DAG to int64[n]; numba compiles anew for arrays that are read-only."""
@@ -702,8 +726,13 @@ class Workspace:
         self.keep(end, cost)
 
     def kick(self, kicks: int, seed: int) -> None:
-        """Runs `kick` from the best plan so far."""
-        self.cost, count = kick(self.problem, self.trail, self.actions, self.cost, kicks, seed)
+        """Runs `kick` from where the last call ended, or from the best plan if that is new."""
+        if self._kicked is None or self._kicked_best != self.cost:
+            self._kicked, self._kicked_cost = self.actions.copy(), self.cost
+        self._kicked_cost, self.cost, count = kick(
+            self.problem, self.trail, self._kicked, self._kicked_cost, self.actions, self.cost, kicks, seed
+        )
+        self._kicked_best = self.cost
         self.evaluations += count
 
     def keep(self, actions: np.ndarray, cost: float) -> None:

@@ -66,6 +66,7 @@ def test_a_policy_that_knows_more_has_the_last_word(monkeypatch: pytest.MonkeyPa
     code = engine.machine_code()
     monkeypatch.setattr(code.Workspace, "kick", lambda *_: None)
     monkeypatch.setattr(code.Workspace, "settle", lambda self, actions: None)
+    monkeypatch.setattr(code.Proof, "run", lambda self, seconds: None)
     same = in_seconds(app, 0.5, lambda: as_proposal(good), "same order")
     assert same.source == "policy"
     assert same.makespan == good.makespan

@@ -84,8 +84,10 @@ def test_kicks_keep_pins_and_only_improve(kind: Kind) -> None:
         case = random_case(rng, kind, 12)
         work, actions = workspace(case), in_order(case, random_sites(rng, case.pins, kind.servers))
         before = work.cost_of(actions)
-        after, count = code.kick(work.problem, work.trail, actions, before, 20, 0)
-        assert after <= before
+        current = actions.copy()
+        last, after, count = code.kick(work.problem, work.trail, current, before, actions, before, 20, 0)
+        assert after <= min(before, last)
+        assert work.cost_of(current) == pytest.approx(last, rel=1e-12)
         assert count > 20
         assert work.cost_of(actions) == pytest.approx(after, rel=1e-12)
         sites = dict(zip(case.order, actions.tolist(), strict=True))
