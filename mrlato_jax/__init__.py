@@ -16,6 +16,7 @@ from mrlato_jax.dag.formats.wfformat import read_wfformat
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.process import State, allowed, is_done, reset, step
 from mrlato_jax.errors import InputError
+from mrlato_jax.inference.in_time import TimedPlan
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.inference.meta_training import Trained, TrainingCurve, train
 from mrlato_jax.inference.offloader import Decision, Offloader
@@ -65,6 +66,7 @@ __all__ = [
     "State",
     "System",
     "TaskGraph",
+    "TimedPlan",
     "Trained",
     "TrainingCurve",
     "all_local",

@@ -22,6 +22,7 @@ from mrlato_jax.environment.observation import lookahead_evaluations
 from mrlato_jax.environment.process import makespan_of
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
 from mrlato_jax.inference import weights
+from mrlato_jax.inference.in_time import TimedPlan, plan_in_time
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, adapt
 from mrlato_jax.learning.learning_task import ONE_SERVER, check_servers, check_times, encoded, learning_task
@@ -118,6 +119,28 @@ class Offloader:
         self,
         graph: TaskGraph,
         system: System,
+        *,
+        time_limit_s: float,
+        seed: int = 0,
+        objective: Objective | None = None,
+    ) -> TimedPlan: ...
+
+    @overload
+    def plan(
+        self,
+        graph: Sequence[TaskGraph],
+        system: System | Sequence[System],
+        *,
+        time_limit_s: float,
+        seed: int = 0,
+        objective: Objective | None = None,
+    ) -> list[TimedPlan]: ...
+
+    @overload
+    def plan(
+        self,
+        graph: TaskGraph,
+        system: System,
         mode: str = "argmax",
         *,
         samples: int = SAMPLES,
@@ -146,7 +169,8 @@ class Offloader:
         samples: int = SAMPLES,
         seed: int = 0,
         objective: Objective | None = None,
-    ) -> SearchedPlan | list[SearchedPlan]:
+        time_limit_s: float | None = None,
+    ) -> SearchedPlan | Sequence[SearchedPlan]:
         """Decides every task of one application, or of each of several applications.
 
         The network is compiled once for each padded size, channel, batch size (a power of two) and number of samples.
@@ -170,10 +194,14 @@ class Offloader:
                 policies trained with servers=any_servers) decides by the objective. With a deadline, such a policy
                 decides under several weights of energy, and the best plan within the deadline counts. Other policies
                 decide by the makespan, and the objective chooses among their plans.
+            time_limit_s: wall time for each graph, seconds; then `mode` stays "argmax". The policy's plan, local search
+                and the proof of the optimum share this time (see `docs/offloader.md`). Needs numba (extra `fast`) to
+                keep to a few milliseconds. The time begins after the first call for a padded size has compiled.
 
         Returns:
             A `SearchedPlan` for each graph, timed in float64 by the simulator, with the number of plans simulated in
-            the search.
+            the search. With `time_limit_s`, a `TimedPlan`: it names the part that found the plan, and says whether the
+            plan is proven optimal in its order.
 
         Warns:
             OutsideTrainingWarning: an application or system is outside the training range; the warning names the
@@ -191,12 +219,32 @@ class Offloader:
         check_decides(self, mode, goal)
         check_number("samples", samples, low=1, integer=True)
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
+        if time_limit_s is not None:
+            check_number("time_limit_s", time_limit_s, low=0.0, open_low=True)
+            if mode != MODES[0]:
+                raise InputError(f"mode is {mode!r} with time_limit_s; accepted: {MODES[0]}")
         if isinstance(graph, TaskGraph):
             check_type("system", system, System)
             assert isinstance(system, System)
-            return self._plan([graph], [system], mode, samples, seed, goal)[0]
-        graphs = _graphs("graph", graph)
-        return self._plan(graphs, one_for_each(system, len(graphs)), mode, samples, seed, goal)
+            graphs, systems = [graph], [system]
+        else:
+            graphs = _graphs("graph", graph)
+            systems = one_for_each(system, len(graphs))
+        if time_limit_s is None:
+            plans = self._plan(graphs, systems, mode, samples, seed, goal)
+        else:
+            plans = [self._plan_in_time(*each, seed, goal, time_limit_s) for each in zip(graphs, systems, strict=True)]
+        return plans[0] if isinstance(graph, TaskGraph) else plans
+
+    def _plan_in_time(
+        self, graph: TaskGraph, system: System, seed: int, goal: Objective, time_limit_s: float
+    ) -> TimedPlan:
+        program = (
+            self.network, padded_size(graph.num_tasks), system.channel, system.radio, system.num_servers,
+            goal.deadline_s is None, goal == Objective(),
+        )  # fmt: skip
+        propose = partial(self._plan, [graph], [system], MODES[0], SAMPLES, seed, goal)
+        return plan_in_time(graph, system, goal, time_limit_s, lambda: propose()[0], program, seed)
 
     def _plan(
         self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, seed: int, goal: Objective

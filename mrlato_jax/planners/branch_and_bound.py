@@ -35,13 +35,13 @@ from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.latency import LOCAL, Queues
 from mrlato_jax.mec.objective import Objective, goal_of
 from mrlato_jax.mec.system import CHANNELS, System
+from mrlato_jax.planners import engine
+from mrlato_jax.planners.bounds import ROUNDING, TOLERANCE, Left, Shared, Split, work_left
 from mrlato_jax.planners.descent import local_search
 from mrlato_jax.planners.plan import ProvenPlan, SearchedPlan, actions_of, placement_of, simulated_plan
 
 SOLVERS = ("branch_and_bound", "cp_sat")
 WIDTH = 256  # children made at once
-TOLERANCE = 1e-10  # relative: a plan that is better by less may be missed
-ROUNDING = 1e-12  # relative: margin subtracted from bounds, since their sums round
 START_WORK = 2**28  # work limit of the first local search in (task, parent) pairs; 40 tasks stay below
 STACK_BYTES = 2**28  # memory limit of all waiting nodes
 CHUNK_S = 0.1  # seconds between two checks of the time limit
@@ -63,33 +63,6 @@ class Search(NamedTuple):
     best: jax.Array  # cost of the best known plan
     best_actions: jax.Array  # int8[N]
     expanded: jax.Array  # int64, nodes expanded so far
-
-
-class Split(NamedTuple):
-    """The splits of the remaining tasks between the UE and a link, for each depth; leading axis N.
-
-    Tasks are sorted by UE time over UE and link time, ascending. Entry r of the last axis keeps the first r on the UE.
-    """
-
-    kept: jax.Array  # [N, N + 1], seconds of the UE for the tasks that stay
-    ahead: jax.Array  # [N, N + 1], `kept` minus the link's seconds for the other tasks; ascending
-
-
-class Shared(NamedTuple):
-    """A resource, or several of a kind counted as one, that shares the remaining work with the UE; leading axis N."""
-
-    split: Split
-    least: jax.Array  # [N], least seconds of the steps before, or after, the work on this resource
-    weights: jax.Array  # [number of resources], weight of the time at which each is free
-
-
-class Left(NamedTuple):
-    """Data of the remaining tasks at each depth, for the bounds."""
-
-    uplink: Shared
-    downlink: Shared | None  # None unless downloads queue
-    servers: Shared | None  # None unless results stay
-    cheapest: jax.Array | None  # [N + 1], total cost at the tasks' cheapest sites; None if the makespan alone counts
 
 
 def optimum(
@@ -199,7 +172,14 @@ def _search(dag: DagArrays, actions: np.ndarray, time_limit_s: float) -> tuple[n
     Returns:
         The best sites, a lower bound of the cost, whether the plan is proven optimal, and the number of nodes expanded.
     """
-    left, search = _begin(dag, actions, _width(dag))
+    if (code := engine.machine_code()) is not None:
+        work = code.Workspace(dag)
+        known = work.unpadded(actions)
+        work.keep(known, work.cost_of(known))
+        proof = code.Proof(work)
+        proof.run(time_limit_s)
+        return proof.actions, proof.bound, proof.over, proof.nodes
+    left, search = work_left(dag), _begin(dag, actions, _width(dag))
     search = _advance(dag, left, search, 1)  # compiles, and gives a first bound
     deadline, batches = time.monotonic() + time_limit_s, 16
     while search.filled.any() and (seconds := deadline - time.monotonic()) > 0:
@@ -221,8 +201,8 @@ def _width(dag: DagArrays) -> int:
 
 
 @partial(jax.jit, static_argnames="width")
-def _begin(dag: DagArrays, actions: jax.Array, width: int) -> tuple[Left, Search]:
-    """Returns the data for the bounds and a search whose only node is the empty plan."""
+def _begin(dag: DagArrays, actions: jax.Array, width: int) -> Search:
+    """Returns a search whose only node is the empty plan."""
     size = dag.mask.shape[0]
     levels = size + 1
     queues = jax.tree.map(
@@ -231,62 +211,7 @@ def _begin(dag: DagArrays, actions: jax.Array, width: int) -> tuple[Left, Search
     waiting = Nodes(queues, jnp.zeros((levels, size, width), jnp.int8), jnp.zeros((levels, width), dag.ue.dtype))
     filled = jnp.zeros(levels, jnp.int32).at[0].set(1)
     known = latency.costs(dag, actions[:, None])[0]
-    return _left(dag), Search(waiting, filled, known, actions.astype(jnp.int8), jnp.zeros((), jnp.int64))
-
-
-def _left(dag: DagArrays) -> Left:
-    rules, shared = CHANNELS[dag.channel], dag.radio == "shared"
-    ue, uplink, vm, downlink = dag.ue, dag.uplink, dag.vm, dag.downlink
-    if not rules.entry_uploads_queue:
-        uplink = jnp.where(dag.parents.any(axis=-1)[:, None], uplink, 0)
-    before, after = (dag.uplink + vm).min(axis=1), (vm + downlink).min(axis=1)
-    if rules.results_stay:
-        # Entry tasks are uploaded and exit tasks downloaded. The transfers of other tasks depend on the placement.
-        entry, exit_ = ~dag.parents.any(axis=1), ~dag.parents.any(axis=0)
-        uplink, downlink = jnp.where(entry[:, None], uplink, 0), jnp.where(exit_[:, None], downlink, 0)
-        before, after = jnp.zeros_like(before), vm.min(axis=1)
-    speeds = [_speeds(times) for times in (dag.uplink, dag.vm, dag.downlink)]
-    never = 16 * (ue.sum() + uplink.sum() + vm.sum() + downlink.sum())  # seconds on a site that a pin forbids
-    if dag.allowed is not None:
-        pinned = ~dag.allowed[:, 1] & dag.mask
-        uplink, vm, downlink = (jnp.where(pinned[:, None], never, times) for times in (uplink, vm, downlink))
-        ue = jnp.where(dag.allowed[:, 0] | ~dag.mask, ue, never)
-
-    def with_ue(times: jax.Array, speeds: jax.Array, least: jax.Array, as_one: bool) -> Shared:
-        weights = jnp.ones(1, times.dtype) if as_one else speeds / speeds.sum()
-        joint = times.min(axis=1) if as_one else (times * weights[None]).min(axis=1)
-        least_left = jax.lax.cummin(jnp.where(dag.mask, least, jnp.inf), reverse=True)
-        return Shared(_split(ue, joint), least_left, weights)
-
-    cheapest = None
-    if dag.prices is not None:
-        away = dag.prices.send * uplink + dag.prices.receive * downlink
-        cheap = jnp.minimum(dag.prices.compute * ue, away.min(axis=1))
-        cheapest = jnp.append(jnp.cumsum(cheap[::-1])[::-1], 0.0)
-    return Left(
-        uplink=with_ue(uplink, speeds[0], after, shared),
-        downlink=with_ue(downlink, speeds[2], before, shared) if rules.downloads_queue else None,
-        servers=with_ue(vm, speeds[1], jnp.zeros_like(ue), False) if rules.results_stay else None,
-        cheapest=cheapest,
-    )
-
-
-def _speeds(times: jax.Array) -> jax.Array:
-    """Returns the relative speeds [K] of resources that serve task i in `times[i, k]` = work of i / speed of k."""
-    longest = times[jnp.argmax(times[:, 0])]
-    return jnp.where(longest > 0, 1 / jnp.where(longest > 0, longest, 1), 1)
-
-
-def _split(ue: jax.Array, link: jax.Array) -> Split:
-    size = ue.shape[0]
-    both = ue + link
-    by = jnp.argsort(jnp.where(both > 0, ue / jnp.where(both > 0, both, 1), 0))  # best kept first
-    left = by[None, :] >= jnp.arange(size)[:, None]  # [depth, rank]; padding costs nothing
-    none = jnp.zeros((size, 1), ue.dtype)
-    kept = jnp.concatenate([none, jnp.cumsum(jnp.where(left, ue[by], 0), axis=1)], axis=1)
-    # Summed from the other end: a difference of sums would inherit the rounding error of the largest entry.
-    sent = jnp.flip(jnp.cumsum(jnp.flip(jnp.where(left, link[by], 0), axis=1), axis=1), axis=1)
-    return Split(kept, kept - jnp.concatenate([sent, none], axis=1))
+    return Search(waiting, filled, known, actions.astype(jnp.int8), jnp.zeros((), jnp.int64))
 
 
 @partial(jax.jit, donate_argnames="search")

@@ -15,6 +15,7 @@ from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.latency import check_placement
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
+from mrlato_jax.planners import engine
 from mrlato_jax.planners.greedy import earliest_finish
 from mrlato_jax.planners.plan import Plan, SearchedPlan, actions_of, placement_of, simulated_plan
 
@@ -178,9 +179,17 @@ def local_search(
         def starts() -> np.ndarray:
             return random_sites(dag, rng.random((min(left, STARTS_AT_ONCE), dag.mask.size)))
 
-        best = jax.device_get(_search(dag, first, starts(), most))
-        while (left := left - STARTS_AT_ONCE) > 0 and best.evaluations < most:
-            best = jax.device_get(_restart(dag, best, starts(), most))
+        if (code := engine.machine_code()) is None:
+            best = jax.device_get(_search(dag, first, starts(), most))
+            while (left := left - STARTS_AT_ONCE) > 0 and best.evaluations < most:
+                best = jax.device_get(_restart(dag, best, starts(), most))
+        else:
+            best = code.Workspace(dag, most)
+            best.improve(best.earliest_finish() if first is None else best.unpadded(first))
+            while left > 0 and best.evaluations < most:
+                for start in starts():
+                    best.improve(best.unpadded(start))
+                left -= STARTS_AT_ONCE
     ids = dag.order[: graph.num_tasks]
     plan = simulated_plan(graph, system, placement_of(ids, best.actions), ids)
     return SearchedPlan.of(plan, evaluations=int(best.evaluations))

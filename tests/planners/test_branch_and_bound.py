@@ -19,13 +19,13 @@ from helpers import (
     to_graph,
     to_system,
 )
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from oracle import CHANNELS, Dag
 
 import mrlato_jax as mj
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec import latency
-from mrlato_jax.planners import branch_and_bound
+from mrlato_jax.planners import bounds, branch_and_bound
 
 
 def best_of_all(graph: mj.TaskGraph, system: mj.System, order: list[int]) -> float:
@@ -38,8 +38,9 @@ def best_of_all(graph: mj.TaskGraph, system: mj.System, order: list[int]) -> flo
         return float(jax.jit(latency.costs)(dag, actions).min())
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(dags(), mecs)
+@pytest.mark.usefixtures("either_engine")
 def test_no_placement_is_better(dag: Dag, mec: oracle.Mec) -> None:
     """Exact times with many ties, tasks that cost nothing, all channels."""
     plan = mj.optimum(to_graph(dag), to_system(mec))
@@ -50,6 +51,7 @@ def test_no_placement_is_better(dag: Dag, mec: oracle.Mec) -> None:
     assert_consistent(dag, mec, plan)
 
 
+@pytest.mark.usefixtures("either_engine")
 @pytest.mark.parametrize("channel", CHANNELS)
 @pytest.mark.parametrize("num_tasks", [1, 9, 13, 16])
 def test_no_placement_of_larger_graphs_is_better(num_tasks: int, channel: str) -> None:
@@ -63,6 +65,7 @@ def test_no_placement_of_larger_graphs_is_better(num_tasks: int, channel: str) -
         assert plan.makespan == pytest.approx(best_of_all(graph, system, order), rel=1e-9)
 
 
+@pytest.mark.usefixtures("either_engine")
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_the_search_needs_no_good_start(channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the plan that local search would never return."""
@@ -94,6 +97,7 @@ def test_a_task_that_is_pinned_by_its_size() -> None:
             assert 0.99 * want < plan.lower_bound <= want * (1 + 1e-10)
 
 
+@pytest.mark.usefixtures("without_numba")
 def test_the_search_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
     graph = mj.daggen(num_tasks=40, fat=0.7, density=0.5, rng=np.random.default_rng(0))
     jax.clear_caches()
@@ -112,9 +116,7 @@ def test_what_is_left_is_split_as_suits_best() -> None:
         for _ in range(20):
             ue, link = rng.uniform(0, 2, 6), rng.uniform(0, 2, 6)
             free_ue, free_link = rng.uniform(0, 8, 2)
-            split = jax.tree.map(
-                lambda leaf: leaf[2], branch_and_bound._split(jax.numpy.asarray(ue), jax.numpy.asarray(link))
-            )
+            split = jax.tree.map(lambda leaf: leaf[2], bounds._split(ue, link))
             got = float(branch_and_bound._both_end(split, free_ue, np.asarray([free_link]))[0])
             by = 2 + np.argsort(ue[2:] / (ue[2:] + link[2:]))
             kept = np.linspace(0, 4, 400_001)  # how many tasks, and which fraction of the next, stay
@@ -136,19 +138,21 @@ def test_bounds_hold_at_every_node(channel: str) -> None:
     for _ in range(4):
         dag, mec = random_dag(rng, n), random_mec(rng, channel)
         with jax.enable_x64(True):
-            arrays = jax.tree.map(jax.numpy.asarray, latency.pack_float64(to_graph(dag), to_system(mec)))
-            left, wide = branch_and_bound._left(arrays), latency.wide(arrays)
+            packed = latency.pack_float64(to_graph(dag), to_system(mec))
+            arrays, left = jax.tree.map(jax.numpy.asarray, packed), bounds.work_left(packed)
+            wide = latency.wide(arrays)
             tasks = latency.tasks(wide)
             spans = np.asarray(jax.jit(latency.costs)(arrays, plans))
             queues = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2**n)), latency.empty_queues(arrays))
             for depth in range(n):
-                bounds = np.asarray(lower_bound(arrays, left, depth, queues))
+                bound = np.asarray(lower_bound(arrays, left, depth, queues))
                 best = spans.reshape(-1, 2**depth).min(axis=0)  # over the tasks that are left
-                assert (bounds <= np.tile(best, 2 ** (n - depth))).all()
-                assert bounds.max() > 0.3 * spans.min()  # and they say something
+                assert (bound <= np.tile(best, 2 ** (n - depth))).all()
+                assert bound.max() > 0.3 * spans.min()  # and they say something
                 queues, _ = step(wide, queues, branch_and_bound._at(tasks, depth), plans[depth].astype(int))
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_out_of_time_it_says_how_good_a_plan_could_be() -> None:
     graph = mj.daggen(num_tasks=40, fat=0.7, density=0.5, rng=np.random.default_rng(0))
     system = mj.System()
@@ -161,6 +165,7 @@ def test_out_of_time_it_says_how_good_a_plan_could_be() -> None:
     assert plan.lower_bound <= longer.lower_bound <= longer.makespan <= plan.makespan
 
 
+@pytest.mark.usefixtures("without_numba")
 def test_more_nodes_than_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The narrowest search there is finds the same."""
     graph = mj.daggen(num_tasks=14, fat=0.7, density=0.5, rng=np.random.default_rng(1))

@@ -15,6 +15,7 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.planners import descent
 
 
+@pytest.mark.usefixtures("either_engine")
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_no_change_of_one_or_two_tasks_helps(channel: str) -> None:
     rng = np.random.default_rng(1)
@@ -94,6 +95,7 @@ def test_restarts_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
         mj.local_search(graph, mj.System(), restarts=2**62)
 
 
+@pytest.mark.usefixtures("either_engine")
 @pytest.mark.parametrize("most", [1, 30, 340, 5000])
 def test_a_budget_is_kept(most: int) -> None:
     graph = mj.daggen(num_tasks=25, fat=0.8, density=0.6, rng=np.random.default_rng(4))

@@ -1,0 +1,22 @@
+"""Access to the planners in machine code, which need numba (extra `fast`)."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+
+@cache
+def machine_code() -> Any:
+    """Returns the module `machine_code`, ready to run, or None if numba is not installed.
+
+    The first call of an installation compiles for some 20 s of processor time; numba keeps the result beside the module
+    or in the user's cache folder. The first call of a later process takes half a second.
+    """
+    try:
+        code = import_module("mrlato_jax.planners.machine_code")
+    except ImportError:
+        return None
+    code.warm_up()
+    return code

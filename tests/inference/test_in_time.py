@@ -1,0 +1,142 @@
+"""`Offloader.plan(time_limit_s=)`: the parts, what each may take, and what the plan says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+import mrlato_jax as mj
+from mrlato_jax.errors import InputError
+from mrlato_jax.inference import in_time
+from mrlato_jax.inference.in_time import TimedPlan, plan_in_time
+from mrlato_jax.learning.rollout import init_params
+from mrlato_jax.planners import engine
+
+SYSTEM = mj.System()
+
+
+@pytest.fixture(scope="module")
+def policy() -> mj.Offloader:
+    network = tiny_run.CONFIG.network
+    return mj.Offloader(network=network, params=init_params(network, jax.random.key(0)), label="untrained")
+
+
+def graph(num_tasks: int, seed: int = 0) -> mj.TaskGraph:
+    return mj.daggen(num_tasks=num_tasks, fat=0.7, density=0.5, rng=np.random.default_rng(seed))
+
+
+def in_seconds(app: mj.TaskGraph, seconds: float, propose: Any, program: Any, **options: Any) -> TimedPlan:
+    goal = options.pop("objective", mj.Objective())
+    return plan_in_time(app, options.pop("system", SYSTEM), goal, seconds, propose, program, 0)
+
+
+def as_proposal(plan: mj.Plan) -> mj.SearchedPlan:
+    return mj.SearchedPlan.of(plan, evaluations=7)
+
+
+@pytest.mark.parametrize("numba", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_small_applications_are_proven(policy: mj.Offloader, numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not numba:
+        monkeypatch.setattr(engine, "machine_code", lambda: None)
+    apps = [graph(6, seed) for seed in range(3)]
+    plans = policy.plan(apps, SYSTEM, time_limit_s=5.0)
+    for app, plan in zip(apps, plans, strict=True):
+        best = mj.optimum(app, SYSTEM)
+        assert isinstance(plan, TimedPlan)
+        assert plan.proven
+        assert plan.makespan == pytest.approx(best.makespan, rel=1e-9)
+        assert plan.lower_bound == pytest.approx(plan.makespan, rel=1e-9)
+        assert plan.makespan == mj.simulate(app, SYSTEM, plan.placement, plan.order).makespan
+        assert plan.source in ("heft", "local_search", "policy", "proof")
+        assert plan.seconds < 5.0
+        assert plan.evaluations > 0
+    assert isinstance(policy.plan(apps[0], SYSTEM, time_limit_s=5.0), TimedPlan)
+
+
+def test_a_policy_that_knows_more_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plan is taken if the others have not found it, also in another order; and is improved in the same."""
+    app = graph(60)
+    good = mj.local_search(app, SYSTEM, restarts=3)
+    code = engine.machine_code()
+    monkeypatch.setattr(code.Workspace, "kick", lambda *_: None)
+    monkeypatch.setattr(code.Workspace, "settle", lambda self, actions: None)
+    monkeypatch.setattr(code.Proof, "run", lambda self, seconds: None)
+    same = in_seconds(app, 0.5, lambda: as_proposal(good), "same order")
+    assert same.source == "policy"
+    assert same.makespan == good.makespan
+    assert 0 < same.lower_bound < same.makespan
+    other = mj.order_search(app, SYSTEM, start=good, steps=200)
+    assert other.order.tolist() != good.order.tolist()
+    elsewhere = in_seconds(app, 0.5, lambda: as_proposal(other), "other order")
+    assert elsewhere.source == "policy"
+    assert not elsewhere.proven
+    np.testing.assert_array_equal(elsewhere.order, other.order)
+
+
+def test_a_policy_that_takes_too_long_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, asked = graph(60), []
+    perfect = as_proposal(mj.local_search(app, SYSTEM, restarts=3))
+
+    def propose() -> mj.SearchedPlan:
+        asked.append(1)
+        return perfect
+
+    monkeypatch.setitem(in_time._seconds, ("policy", "slow"), 10.0)
+    monkeypatch.setitem(in_time._seconds, ("simulate", 64, "paper", "shared", 1), 0.001)
+    plan = in_seconds(app, 0.05, propose, "slow")
+    assert not asked
+    assert plan.source != "policy"
+    assert plan.makespan <= mj.heft(app, SYSTEM).makespan
+
+
+def test_energy_and_deadlines() -> None:
+    app = graph(8)
+    propose = partial(as_proposal, mj.all_local(app, SYSTEM))
+    least = mj.optimum(app, SYSTEM).makespan
+    for number, goal in enumerate(
+        (mj.Objective(energy_weight=0.7), mj.Objective(deadline_s=1.2 * least), mj.Objective(deadline_s=0.5 * least))
+    ):
+        plan = in_seconds(app, 5.0, propose, f"goal {number}", objective=goal)
+        best = mj.optimum(app, SYSTEM, objective=goal)
+        assert plan.proven
+        assert goal.key(plan.makespan, plan.energy) == (
+            not best.meets_deadline,
+            pytest.approx(goal.key(best.makespan, best.energy)[1], rel=1e-9),
+        )
+        assert plan.lower_bound == pytest.approx(goal.key(best.makespan, best.energy)[1], rel=1e-9)
+
+
+def test_a_longer_time_is_no_worse_and_no_time_is_heft_or_better() -> None:
+    app = graph(100)
+    propose = partial(as_proposal, mj.all_local(app, SYSTEM))
+    plans = [in_seconds(app, seconds, propose, "all-local") for seconds in (1e-6, 1.0)]
+    assert plans[1].makespan <= plans[0].makespan <= mj.heft(app, SYSTEM).makespan
+    assert plans[1].makespan < mj.heft(app, SYSTEM).makespan
+    assert plans[0].lower_bound == 0
+    assert not plans[0].proven
+
+
+@pytest.mark.parametrize(
+    ("options", "phrase"),
+    [
+        ({"time_limit_s": 0}, "time_limit_s is 0"),
+        ({"time_limit_s": float("nan")}, "time_limit_s is nan"),
+        ({"time_limit_s": "1"}, "time_limit_s is '1'"),
+        ({"time_limit_s": 1.0, "mode": "search"}, "mode is 'search' with time_limit_s; accepted: argmax"),
+    ],
+)
+def test_refused(policy: mj.Offloader, options: dict[str, Any], phrase: str) -> None:
+    with pytest.raises(InputError, match=phrase):
+        policy.plan(graph(6), SYSTEM, **options)
+
+
+def test_it_is_a_pytree_of_its_fields() -> None:
+    app = graph(6)
+    plan = in_seconds(app, 0.01, lambda: as_proposal(mj.heft(app, SYSTEM)), "pytree")
+    assert len(jax.tree.leaves(plan)) >= len(dataclasses.fields(plan)) - 1

@@ -1,0 +1,142 @@
+"""The planners' machine code against the oracle and against the planners in JAX."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from wider import KINDS, Case, Kind, random_case, random_sites
+
+import mrlato_jax as mj
+from mrlato_jax.mec import latency
+from mrlato_jax.planners import engine
+from mrlato_jax.planners.descent import descend
+from mrlato_jax.planners.descent import random_sites as random_starts
+
+code = SimpleNamespace(**vars(engine.machine_code()))
+
+
+def workspace(case: Case, objective: mj.Objective | None = None) -> Any:
+    return code.Workspace(latency.pack_float64(case.graph, case.system, case.order, objective))
+
+
+def in_order(case: Case, sites: list[int]) -> np.ndarray:
+    return np.array(sites)[np.array(case.order)]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, Kind(1, "paper"), Kind(1, "mrlco"), Kind(1, "mrlco_code")], ids=str)
+def test_plans_cost_what_the_oracle_says(kind: Kind) -> None:
+    """Whole plans, and the rest of a plan from every depth, by each objective."""
+    rng = np.random.default_rng(3)
+    for number in range(12):
+        case = random_case(rng, kind, int(rng.integers(1, 12)), exact=number % 2 == 0)
+        sites = random_sites(rng, case.pins, kind.servers)
+        want = oracle.outcome(case.dag, case.edge, sites, case.order)
+        goals = [mj.Objective(), mj.Objective(energy_weight=float(rng.uniform(0.1, 2)))]
+        for goal in goals:
+            work, actions = workspace(case, goal), in_order(case, sites)
+            cost = goal.cost(want.makespan, want.energy)
+            assert work.cost_of(actions) == pytest.approx(cost, rel=1e-12, abs=1e-300)
+            for depth in range(len(actions) + 1):
+                rest = code.run(work.problem, work.trail, actions, depth, len(actions), False, np.inf)
+                assert rest == pytest.approx(cost, rel=1e-12, abs=1e-300)
+                if cost > 0:
+                    assert code.run(work.problem, work.trail, actions, 0, len(actions), True, 0.99 * cost) == np.inf
+                    work.cost_of(actions)
+        late = workspace(case, mj.Objective(deadline_s=max(0.9 * want.makespan, 1e-9)))
+        met = workspace(case, mj.Objective(deadline_s=max(1.1 * want.makespan, 1e-9)))
+        if want.makespan > 0:
+            assert late.cost_of(actions) > late.problem.numbers[code.DEAREST] > met.cost_of(actions)
+        assert met.cost_of(actions) == pytest.approx(want.energy, rel=1e-12, abs=1e-300)
+
+
+@pytest.mark.parametrize("kind", [KINDS[1], KINDS[4]], ids=str)
+def test_it_is_the_local_search_of_jax(kind: Kind) -> None:
+    """The same start, the same changes, the same number of plans; the same HEFT-based plan."""
+    rng = np.random.default_rng(4)
+    for number in range(6):
+        case = random_case(rng, kind, int(rng.integers(2, 9)))
+        goal = mj.Objective(energy_weight=0.0 if number % 2 else 0.7)
+        with latency.one_by_one():
+            dag = latency.pack_float64(case.graph, case.system, case.order, goal)
+            start = random_starts(dag, rng.random(dag.mask.size))
+            want = descend(dag, start, 0, 2**62)
+            work = code.Workspace(dag)
+            assert work.improve(work.unpadded(start)) == pytest.approx(float(want.cost), rel=1e-12)
+            np.testing.assert_array_equal(work.actions, work.unpadded(want.actions))
+            assert work.evaluations == want.evaluations
+            ranked = case._replace(order=mj.priority_order(case.graph, case.system).tolist())
+            heft = mj.heft(case.graph, case.system, objective=goal)
+            np.testing.assert_array_equal(
+                workspace(ranked, goal).earliest_finish(), in_order(ranked, heft.placement.tolist())
+            )
+
+
+@pytest.mark.parametrize("kind", KINDS[:4], ids=str)
+def test_kicks_keep_pins_and_only_improve(kind: Kind) -> None:
+    rng = np.random.default_rng(5)
+    improved = 0
+    for _ in range(8):
+        case = random_case(rng, kind, 12)
+        work, actions = workspace(case), in_order(case, random_sites(rng, case.pins, kind.servers))
+        before = work.cost_of(actions)
+        current = actions.copy()
+        last, after, count = code.kick(work.problem, work.trail, current, before, actions, before, 20, 0)
+        assert after <= min(before, last)
+        assert work.cost_of(current) == pytest.approx(last, rel=1e-12)
+        assert count > 20
+        assert work.cost_of(actions) == pytest.approx(after, rel=1e-12)
+        sites = dict(zip(case.order, actions.tolist(), strict=True))
+        assert all(sites[task] in oracle.allowed_sites(case.edge, case.pins[task]) for task in case.order)
+        improved += after < before
+    assert improved
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_bounds_hold_at_every_node(kind: Kind) -> None:
+    """The bound of each partial plan against the cheapest of its completions."""
+    rng, n = np.random.default_rng(6), 5
+    for number in range(4):
+        case = random_case(rng, kind, n, exact=number % 2 == 0)
+        work = workspace(case, mj.Objective(energy_weight=0.5 * (number % 2)))
+        proof = code.Proof(work)  # no plan is known: nothing is pruned
+        problem, trail, bounds, search = proof._data
+        choices = [list(oracle.allowed_sites(case.edge, case.pins[task])) for task in case.order]
+        best = {
+            sites: min(work.cost_of(np.array([*sites, *rest])) for rest in itertools.product(*choices[len(sites) :]))
+            for depth in range(1, n + 1)
+            for sites in itertools.product(*choices[:depth])
+        }
+        for depth in range(n):
+            for sites in itertools.product(*choices[:depth]):
+                search.actions[:depth] = sites
+                code.run(problem, trail, search.actions, 0, depth, True, np.inf)
+                code._expand(problem, trail, bounds, search, depth, 0.0, np.inf)
+                count = search.counts[depth, 0]
+                assert count == len(choices[depth])
+                for bound, site in zip(search.bounds[depth, :count], search.sites[depth, :count], strict=True):
+                    assert bound <= best[*sites, int(site)] * (1 + 1e-12)
+                assert (np.diff(search.bounds[depth, :count]) >= 0).all()
+
+
+def test_a_proof_that_is_continued_is_the_same_proof() -> None:
+    graph = mj.daggen(num_tasks=22, fat=0.7, density=0.5, rng=np.random.default_rng(2))
+    whole, pieces = (code.Workspace(latency.pack_float64(graph, mj.System())) for _ in range(2))
+    proofs = []
+    for work, nodes in ((whole, 10**9), (pieces, 7)):
+        work.improve(work.earliest_finish())
+        proof = code.Proof(work)
+        bounds = []
+        while not proof.over:
+            bounds.append(proof.bound)
+            proof.advance(nodes)
+            work.improve(np.zeros(22, np.int64))  # another search in between
+        assert (np.diff(bounds) >= 0).all()
+        proofs.append(proof)
+    assert proofs[0].nodes == proofs[1].nodes > 100
+    assert proofs[0].cost == proofs[1].cost == proofs[0].bound
+    np.testing.assert_array_equal(proofs[0].actions, proofs[1].actions)
