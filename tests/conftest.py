@@ -33,11 +33,14 @@ hypothesis.settings.register_profile("mrlato_jax", deadline=None)
 hypothesis.settings.load_profile("mrlato_jax")
 
 # The files that take longest, longest first: begun last, one of them would keep one worker busy while the other waits.
+# `test_meta_train.py` is not beside `test_reproduce.py`, which makes the run that both use: it would wait for that run.
 LONGEST = (
-    "launch/test_reproduce.py", "launch/test_meta_train.py", "notebooks/test_notebooks.py",
-    "inference/test_offloader.py", "learning/test_free_order.py", "launch/test_distributed.py",
-    "learning/test_it_learns.py", "learning/test_inner.py", "learning/test_rollout.py", "launch/test_on_gpu.py",
-    "launch/test_evaluate.py",
+    "launch/test_reproduce.py", "planners/test_objectives.py", "inference/test_command.py",
+    "launch/test_meta_train.py", "inference/test_offloader.py", "edge/test_run.py", "inference/test_portable.py",
+    "planners/test_branch_and_bound.py", "learning/test_inner.py", "learning/test_outer.py", "learning/test_rollout.py",
+    "learning/test_free_order.py", "learning/test_meta_updates.py", "learning/test_any_servers.py",
+    "learning/test_devices.py", "inference/test_wider_offloader.py", "learning/test_it_learns.py",
+    "edge/test_federation.py", "notebooks/test_notebooks.py", "launch/test_distributed.py",
 )  # fmt: skip
 
 

@@ -356,7 +356,13 @@ def test_the_books_agree_with_a_list_of_what_happened(steps):
         assert len(set(running)) <= admission.users <= 3
 
 
-@pytest.mark.parametrize("rules", [Rules(users=("alice",)), Rules(most_users=1)], ids=["unknown", "full"])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param(Rules(users=("alice",)), id="unknown", marks=pytest.mark.slow),
+        pytest.param(Rules(most_users=1), id="full"),
+    ],
+)
 def test_a_million_strangers_leave_nothing_behind(rules):
     admission = Admission(rules)
     admission.enter("alice", 0.0)

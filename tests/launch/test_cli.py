@@ -599,7 +599,9 @@ def test_program_runs_with_a_shipped_file_from_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--iteratons=3", "error: unknown flag --iteratons; did you mean --iterations?\n"),
+        pytest.param(
+            "--iteratons=3", "error: unknown flag --iteratons; did you mean --iterations?\n", marks=pytest.mark.slow
+        ),
         ("--out=bad", "error: out is 'bad'; accepted: good\n"),
     ],
 )
@@ -611,7 +613,9 @@ def test_program_ends_with_one_line(tmp_path: Path, argument: str, message: str)
 @pytest.mark.parametrize(
     ("out", "status", "message"),
     [
-        ("missing", 1, "error: [Errno 2] No such file or directory: '/missing/file'\n"),
+        pytest.param(
+            "missing", 1, "error: [Errno 2] No such file or directory: '/missing/file'\n", marks=pytest.mark.slow
+        ),
         ("interrupted", 130, "interrupted\n"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import quickly
 
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
@@ -215,9 +216,11 @@ def test_a_graph_beyond_the_policys_width(data: DagDataset) -> None:
 @pytest.mark.parametrize(
     ("experiment", "names"),
     [
-        ("exp1", [family.set_name for family in FAMILIES["exp1"] if family.split == "train"]),
+        pytest.param(
+            "exp1", [family.set_name for family in FAMILIES["exp1"] if family.split == "train"], marks=pytest.mark.slow
+        ),
         ("exp2", ["n10", "n15", "n25", "n35", "n45", "n50"]),
-        ("exp3", [f"{rate:g} Mbit/s" for rate in TRAIN_MBPS]),
+        pytest.param("exp3", [f"{rate:g} Mbit/s" for rate in TRAIN_MBPS], marks=pytest.mark.slow),
     ],
 )
 def test_validation_is_fresh_graphs_of_the_training_families(experiment: str, names: list[str]) -> None:
@@ -235,7 +238,7 @@ def test_validation_is_fresh_graphs_of_the_training_families(experiment: str, na
         assert {graph.num_tasks for graph in test_set.graphs} == {FAMILIES[experiment][index].num_tasks}
 
 
-@pytest.mark.parametrize("experiment", ["exp1", "exp2", "exp3"])
+@pytest.mark.parametrize("experiment", quickly(["exp1", "exp2", "exp3"], "exp3"))
 def test_fresh_settings_are_the_unseen_ones_with_other_dags(experiment: str) -> None:
     data = load(experiment)
     fresh, unseen = experiments.fresh_sets(data, "mrlco"), experiments.unseen_sets(data, "mrlco")

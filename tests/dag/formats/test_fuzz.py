@@ -23,11 +23,12 @@ def fuzz(kinds: str, count: int, seed: int) -> dict[str, dict[str, int]]:
     return json.loads(ran.stdout)
 
 
+@pytest.mark.parametrize("count", [160, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kinds", ["onnx", TEXTS])
-def test_some_damaged_files(kinds: str) -> None:
-    for kind, found in fuzz(kinds, 400, seed=1).items():
-        assert found["read"] >= 8, kind  # changes that do no harm
-        assert found["refused"] >= 150, kind
+def test_some_damaged_files(kinds: str, count: int) -> None:
+    for kind, found in fuzz(kinds, count, seed=1).items():
+        assert found["read"] >= count / 50, kind  # changes that do no harm
+        assert found["refused"] >= 3 / 8 * count, kind
 
 
 @pytest.mark.slow
