@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 PEER = SHARED / "peer" / "mrlco"
 
 
-def quickly(several: Sequence[Any], *quick: Any) -> list[Any]:
+def quickly(several: Iterable[Any], *quick: Any) -> list[Any]:
     """Parameters of a test: all of `several`, of which those that are not in `quick` are for `make test-slow`."""
     return [pytest.param(each, marks=[] if each in quick else pytest.mark.slow) for each in several]
 
