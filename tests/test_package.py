@@ -115,7 +115,7 @@ def test_metadata(wheel: Path) -> None:
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     names = {re.match(r"[A-Za-z-]+", line)[0] for line in required}
     assert names == {"jax", "jaxlib", "flax", "optax", "chex", "numpy", "networkx", "absl-py"}
-    extras = {"docs", "edge", "exact", "export", "gym", "notebooks", "onnx", "plots", "tensorboard", "test"}
+    extras = {"docs", "edge", "exact", "export", "fast", "gym", "notebooks", "onnx", "plots", "tensorboard", "test"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     assert metadata.get_payload().startswith("# ")  # the README
 
