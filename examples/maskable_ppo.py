@@ -1,5 +1,6 @@
 """A public PPO, `MaskablePPO` of sb3-contrib, learns to offload on the Gymnasium environment of this package.
 
+    pip install torch --index-url https://download.pytorch.org/whl/cpu  # without it Linux gets CUDA, 6.2 GB
     pip install -c constraints.txt -e '.[gym,plots]' 'sb3-contrib>=2.7,<3'
     python examples/maskable_ppo.py
 
