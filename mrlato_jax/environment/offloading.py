@@ -262,10 +262,16 @@ class Offloading:
         Args:
             key: random key of the application and its system.
             index: index below `num_episodes` of the kind of application (or graph) and the system; by default drawn.
+                Inside `jax.jit` the range is not checked, and an index outside it begins another entry's episode.
 
         Returns:
             The state before the first decision, and its observation.
+
+        Raises:
+            InputError: `index` is not one integer or, where it is known, out of its range.
         """
+        if index is not None:
+            _check_integer("index", index, self.num_episodes - 1)
         index_key, key = jax.random.split(key)
         if index is None:
             index = jax.random.randint(index_key, (), 0, self.num_episodes)
@@ -340,6 +346,18 @@ class Offloading:
             options=jnp.where((state.action_mask & ~done)[:, None], options, 0),
             action_mask=state.action_mask,
         )
+
+
+def _check_integer(field: str, value: Any, most: int) -> None:
+    """Raises InputError unless `value` is one integer in [0, most]; a value that JAX holds may have any range."""
+    if isinstance(value, jax.Array):  # may be traced, and reading it would wait for the device
+        if value.shape or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise InputError(
+                f"{field} is {value.dtype}{list(value.shape)}; accepted: one integer in [0, {most}] "
+                "(jax.vmap takes many)"
+            )
+        return
+    check_number(field, value[()] if isinstance(value, np.ndarray) else value, low=0, high=most, integer=True)
 
 
 def _plain(system: System) -> System:

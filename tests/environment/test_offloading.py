@@ -188,6 +188,24 @@ def test_refuses(settings: dict[str, Any], phrase: str) -> None:
         Offloading(**settings)
 
 
+@pytest.mark.parametrize(
+    ("index", "phrase"),
+    [
+        (3, r"index is 3; accepted: an integer in \[0, 2\]"),
+        (np.int64(-1), "index is .*-1"),
+        (1.0, "index is 1.0"),
+        (True, "index is True"),
+        (np.array([0, 1]), r"index is array\(\[0, 1\]\)"),
+        (jnp.arange(2), r"index is int32\[2\]; accepted: one integer in \[0, 2\] \(jax.vmap takes many\)"),
+        (jnp.ones(()), r"index is float32\[\]"),
+    ],
+)
+def test_reset_refuses_an_index(index: Any, phrase: str) -> None:
+    env = Offloading([to_graph(random_dag(np.random.default_rng(0), n)) for n in (1, 2, 3)])
+    with pytest.raises(mj.InputError, match=phrase):
+        env.reset(jax.random.key(0), index)
+
+
 def test_a_deadline_of_given_graphs() -> None:
     """The cost is in joules where the deadline is met: here of all on the UE, 1 W for 6 s."""
     graph = mj.TaskGraph.from_edges(
