@@ -35,7 +35,7 @@ SCALE = "all_local"  # rewards in shares of the local time: those of large and o
 EPISODES_AT_ONCE = 32
 HELD_OUT_SEED = 20_000
 
-PPO = {
+PPO: dict[str, Any] = {
     "n_steps": 4 * NUM_TASKS,  # of each environment between two updates
     "batch_size": 512,
     "n_epochs": 6,
@@ -45,6 +45,7 @@ PPO = {
     "ent_coef": 0.003,
 }
 UNITS = [128, 128]
+ROLLOUT = EPISODES_AT_ONCE * PPO["n_steps"]  # decisions between two updates
 
 Decide = Callable[[np.ndarray, np.ndarray], Any]
 """(observations [B, ...], action masks [B, A]) -> actions [B]."""
@@ -178,7 +179,13 @@ def table(record: dict[str, Any]) -> str:
 def main() -> None:
     """Trains, and writes what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=120_000, help="decisions in training, of each seed")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=120_000,
+        help=f"decisions in training, of each seed, rounded up to rollouts of {ROLLOUT:,}; a short run needs a multiple of "
+        f"{ROLLOUT:,}, at least {12 * ROLLOUT:,} (docs/environment.md says why)",
+    )
     parser.add_argument("--every", type=int, default=7_500, help="decisions from one measurement to the next")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each has a process")
     parser.add_argument("--held_out", type=int, default=100, help="applications that plans are measured on")
