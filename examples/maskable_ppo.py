@@ -26,7 +26,8 @@ import mrlato_jax as mj
 from mrlato_jax.drawing import COLOURS, LINES, png
 from mrlato_jax.environment import Applications
 from mrlato_jax.environment.gym import ID
-from mrlato_jax.progress import format_table
+from mrlato_jax.errors import check_number
+from mrlato_jax.progress import Progress, format_table
 
 NUM_TASKS = 20
 APPLICATIONS = Applications(num_tasks=(NUM_TASKS, NUM_TASKS), fat=(0.4, 0.8), density=(0.4, 0.8))  # the paper's
@@ -80,7 +81,12 @@ def references(graphs: list[mj.TaskGraph]) -> dict[str, float]:
         "look-ahead": mj.look_ahead,
         "optimum": mj.optimum,
     }
-    plans = {name: [planner(graph, SYSTEM) for graph in graphs] for name, planner in planners.items()}
+    plans: dict[str, list[mj.Plan]] = {name: [] for name in planners}
+    with Progress(len(planners) * len(graphs), "plans without learning", interval=5.0) as progress:
+        for name, planner in planners.items():
+            for graph in graphs:
+                plans[name].append(planner(graph, SYSTEM))
+                progress.update(sum(map(len, plans.values())), plan=name)
     unproven = sum(not plan.proven for plan in plans["optimum"])
     if unproven:
         print(f"{unproven} of {len(graphs)} optima are not proven: the best plans found count")
@@ -138,7 +144,7 @@ def figure(record: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
     best = record["references"]["optimum"]
-    drawn = Figure(figsize=(8, 4.2), layout="constrained")
+    drawn = Figure(figsize=(9.5, 4.2), layout="constrained")
     axes = drawn.subplots()
     for number, (seed, curve) in enumerate(record["curves"].items()):
         above = [100 * (point["latency_s"] / best - 1) for point in curve]
@@ -155,7 +161,7 @@ def figure(record: dict[str, Any]) -> bytes:
     axes.set_xlabel("decisions in training, thousands")
     axes.set_title(f"{record['held_out']} applications of {NUM_TASKS} tasks that no episode met", fontsize=11)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.9))  # below the line of all-local
+    drawn.legend(loc="outside right upper")  # beside the curves, wherever they run
     return png(drawn)
 
 
@@ -176,21 +182,40 @@ def table(record: dict[str, Any]) -> str:
     return format_table(["plan", "mean latency, ms", "above the optimum"], rows)
 
 
-def main() -> None:
-    """Trains, and writes what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description, and shows defaults."""
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, by default of the command line; ends the program with a message where one is not accepted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Help)
     parser.add_argument(
         "--steps",
         type=int,
         default=120_000,
-        help=f"decisions in training, of each seed, rounded up to rollouts of {ROLLOUT:,}; a short run needs a multiple of "
-        f"{ROLLOUT:,}, at least {12 * ROLLOUT:,} (docs/environment.md says why)",
+        help=f"decisions in training, of each seed, rounded up to rollouts of {ROLLOUT:,}; a short run needs a "
+        f"multiple of {ROLLOUT:,}, at least {12 * ROLLOUT:,} (docs/environment.md says why)",
     )
-    parser.add_argument("--every", type=int, default=7_500, help="decisions from one measurement to the next")
+    parser.add_argument(
+        "--every", type=int, default=7_500, help="decisions from one measurement to the next, rounded up to rollouts"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each has a process")
     parser.add_argument("--held_out", type=int, default=100, help="applications that plans are measured on")
     parser.add_argument("--out", type=Path, default=Path("runs/maskable_ppo"), help="folder of the record and figure")
-    given = parser.parse_args()
+    parsed = parser.parse_args(given)
+    try:
+        for name in ("steps", "every", "held_out"):
+            check_number(f"--{name}", getattr(parsed, name), low=1, integer=True)
+        for seed in parsed.seeds:
+            check_number("--seeds", seed, low=0, high=2**32 - 1, integer=True)
+    except mj.InputError as error:
+        parser.error(str(error))
+    return parsed
+
+
+def main() -> None:
+    """Trains, and writes what came of it."""
+    given = arguments()
     graphs = held_out(given.held_out)
     with multiprocessing.get_context("spawn").Pool(len(given.seeds)) as side_by_side:
         curves = side_by_side.starmap(train, [(seed, given.steps, given.every, graphs) for seed in given.seeds])

@@ -27,10 +27,11 @@ def example() -> ModuleType:
     return module
 
 
-def test_measures_as_the_planners_are(example: ModuleType) -> None:
+def test_measures_as_the_planners_are(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     """A policy that keeps all tasks on the UE is all-local; one that offloads all is all-offload."""
     graphs = example.held_out(4)
     known = example.references(graphs)
+    assert "plans without learning 16/16 100%" in capsys.readouterr().err
     assert known["optimum"] <= known["look-ahead"] <= known["HEFT-based"] < known["all-local"]
     mean_latency = example.measurement(graphs)
     planners = (mj.all_local, mj.all_offload)
@@ -45,6 +46,30 @@ def test_measures_as_the_planners_are(example: ModuleType) -> None:
         want = np.mean([planner(graph, example.SYSTEM).makespan for graph in graphs])
         assert mean_latency(decide) == pytest.approx(want, rel=1e-5)
         assert len(seen) == example.NUM_TASKS
+
+
+@pytest.mark.parametrize(
+    ("given", "phrase"),
+    [
+        (["--steps", "-5"], "--steps is -5; accepted: an integer in [1, inf)"),
+        (["--every", "0"], "--every is 0"),
+        (["--held_out", "0"], "--held_out is 0"),
+        (["--seeds", "3", "-1"], "--seeds is -1; accepted: an integer in [0, 4294967295]"),
+    ],
+)
+def test_refuses(example: ModuleType, given: list[str], phrase: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        example.arguments(given)
+    assert phrase in capsys.readouterr().err
+
+
+def test_help_has_rollouts_and_defaults(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert example.arguments(["--steps", "30720"]).steps == 30_720 == 12 * example.ROLLOUT
+    with pytest.raises(SystemExit):
+        example.arguments(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "rounded up to rollouts of 2,560" in words
+    assert "(default: 120000)" in words
 
 
 def test_table_and_figure(example: ModuleType) -> None:
