@@ -40,6 +40,7 @@ class _Shown(NamedTuple):
     truncated: Any
     action_mask: Any
     makespan: Any
+    cost: Any
 
 
 def _spaces(env: Offloading, observation: str) -> tuple[spaces.Space[Any], spaces.Discrete]:
@@ -113,6 +114,7 @@ class _Episodes:
             truncated=truncated,
             action_mask=seen.action_mask,
             makespan=state.decisions.queues.makespan,
+            cost=self.env.cost(state),
         )
 
 
@@ -132,15 +134,15 @@ def _on_host(shown: _Shown) -> _Shown:
 
 
 def _info(shown: _Shown) -> dict[str, Any]:
-    return {"action_mask": shown.action_mask.astype(np.int8), "makespan": shown.makespan}
+    return {"action_mask": shown.action_mask.astype(np.int8), "makespan": shown.makespan, "cost": shown.cost}
 
 
 class OffloadingEnv(gymnasium.Env[Any, np.int64]):
     """The environment with one episode at a time.
 
-    `info` has `action_mask`, int8[A], for `action_space.sample(mask=...)`, and `makespan`, seconds, of the tasks placed
-    so far. An action that the mask forbids changes nothing, earns nothing and ends the episode as truncated.
-    `action_masks()` returns the mask for sb3-contrib's `MaskablePPO`.
+    `info` has `action_mask`, int8[A], for `action_space.sample(mask=...)`; and of the tasks placed so far `makespan`,
+    seconds, and `cost`, which is `Offloading.cost`. An action that the mask forbids changes nothing, earns nothing and
+    ends the episode as truncated. `action_masks()` returns the mask for sb3-contrib's `MaskablePPO`.
 
     Args:
         observation: "decision": a vector of the next task's features (with a free order, of all tasks' features) and of
@@ -195,7 +197,7 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
     def _show(self, shown: _Shown) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         shown = _on_host(shown)
         self._mask = shown.action_mask
-        info = _info(shown) | {"makespan": float(shown.makespan)}
+        info = _info(shown) | {"makespan": float(shown.makespan), "cost": float(shown.cost)}
         return shown.observation, float(shown.reward), bool(shown.terminated), bool(shown.truncated), info
 
     def action_masks(self) -> np.ndarray:
@@ -215,7 +217,7 @@ class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
     """The environment with many episodes side by side, in one jitted program.
 
     After an episode ends, the next step ignores the action and begins a new episode (`AutoresetMode.NEXT_STEP`). `info`
-    has `action_mask`, int8[B, A], and `makespan`, float[B], seconds.
+    has `action_mask`, int8[B, A], `makespan`, float[B], seconds, and `cost`, float[B].
 
     Args:
         num_envs: B.

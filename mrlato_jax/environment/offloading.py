@@ -321,6 +321,14 @@ class Offloading:
         """Returns the allowed actions: bool[A]; all actions after the end of the episode."""
         return state.action_mask
 
+    def cost(self, state: EpisodeState) -> jax.Array:
+        """Returns the cost of the tasks placed so far; with `reward_scale="none"`, minus the sum of the rewards.
+
+        The cost is in seconds: the makespan + energy weight x energy of the UE in joules. With a deadline, the cost is
+        this energy, joules, as long as the deadline is met.
+        """
+        return latency.cost(state.dag, state.decisions.queues)
+
     def _allowed(self, dag: DagArrays, decisions: process.State) -> jax.Array:
         return process.allowed(dag, decisions, in_order=self.in_order, candidates=self.candidates)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import mrlato_jax as mj
+from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.environment import Applications
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -69,6 +70,23 @@ def test_an_episode_is_a_plan(in_order: bool) -> None:
         assert info["makespan"] == pytest.approx(want, rel=1e-5)
 
 
+def test_cost_and_energy() -> None:
+    """A family's energy weight counts by default; the energy is the cost beyond the makespan, per weight."""
+    family = next(f for f in FAMILIES["general"] if f.energy_weight and not f.pinned and f.num_tasks <= 8)
+    for objective, weight in ((None, family.energy_weight), (mj.Objective(), 0.0)):
+        env = gymnasium.make(gym.ID, applications=family, objective=objective)
+        env.reset(seed=0)
+        earned, done = 0.0, False
+        while not done:
+            _, reward, done, _, info = env.step(0)
+            earned += reward
+        assert info["cost"] == pytest.approx(-earned, rel=1e-5)
+        # All tasks on the UE: it computes for the whole of the makespan.
+        power = mj.System(**family.system).power
+        energy = info["makespan"] * (power.compute_w + power.idle_w)
+        assert info["cost"] - info["makespan"] == pytest.approx(weight * energy, rel=1e-5)
+
+
 def test_a_forbidden_action_truncates() -> None:
     pinned = mj.TaskGraph.from_edges(
         cycles=[1e8] * 2, upload_bytes=[1e4] * 2, download_bytes=[1e4] * 2, edges=[(0, 1)], pins=["ue", "any"]
@@ -109,7 +127,7 @@ def test_vector_of_episodes() -> None:
         observations, rewards, terminated, _, info = envs.step(np.ones(2, int))
         assert not terminated.any()
         assert rewards.tolist() == [0.0, 0.0]
-        assert info["makespan"].tolist() == [0.0, 0.0]
+        assert info["makespan"].tolist() == info["cost"].tolist() == [0.0, 0.0]
     ends = np.zeros(2, int)
     envs.reset(seed=3)
     for _ in range(40):

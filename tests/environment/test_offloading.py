@@ -18,7 +18,6 @@ import mrlato_jax as mj
 from mrlato_jax.dag.families import FAMILIES
 from mrlato_jax.environment import Applications, EpisodeState, Offloading
 from mrlato_jax.environment.process import makespan_of
-from mrlato_jax.mec import latency
 
 Episode = tuple[EpisodeState, jax.Array, jax.Array, jax.Array]
 
@@ -99,7 +98,7 @@ def test_of_many_kinds_of_systems() -> None:
     assert not np.asarray(state.dag.allowed)[mask].all()
     may = np.take_along_axis(np.asarray(state.dag.allowed), np.asarray(actions)[..., None], axis=-1)[..., 0]
     assert may[mask].all()
-    costs = jax.jit(jax.vmap(latency.cost))(state.dag, state.decisions.queues)
+    costs = jax.jit(jax.vmap(env.cost))(state)
     np.testing.assert_allclose(-np.asarray(rewards).sum(axis=1), costs, rtol=2e-5)
     paid = np.asarray(state.dag.prices.compute) > 0
     assert paid.tolist() == [families[int(index)].energy_weight > 0 for index in indices]
