@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.config import CANDIDATES, REWARD_SCALES
-from mrlato_jax.dag.families import Family
+from mrlato_jax.dag.families import FAMILIES, Family
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment import process
 from mrlato_jax.environment.features import (
@@ -168,6 +168,11 @@ class Offloading:
         accepted = "accepted: Applications, a Family, or a sequence of them or of TaskGraph"
         given = self.applications
         entries = [given] if isinstance(given, Applications | Family) else given
+        if isinstance(given, str):
+            raise InputError(
+                f"applications is {shorten(given)}; {accepted}, such as those of dag.families.FAMILIES: "
+                + ", ".join(f"FAMILIES[{name!r}]" for name in FAMILIES)
+            )
         if not isinstance(entries, Sequence) or not entries:
             raise InputError(f"applications is {shorten(entries)}; {accepted}")
         kinds = (TaskGraph,) if isinstance(entries[0], TaskGraph) else (Applications, Family)

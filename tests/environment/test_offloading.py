@@ -171,6 +171,7 @@ def test_what_is_observed() -> None:
     [
         ({"applications": []}, "applications is .*accepted: Applications, a Family"),
         ({"applications": [Applications(), 3]}, r"applications\[1\] is 3"),
+        ({"applications": "exp9"}, r"applications is 'exp9'; .*FAMILIES\['exp1'\], .*FAMILIES\['general'\]"),
         ({"system": []}, "system is "),
         ({"system": [mj.System(), mj.System(channel="resident")]}, "system has channel 'resident' for some episodes"),
         ({"system": 7}, "system is 7"),
