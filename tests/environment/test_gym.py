@@ -87,6 +87,14 @@ def test_cost_and_energy() -> None:
         assert info["cost"] - info["makespan"] == pytest.approx(weight * energy, rel=1e-5)
 
 
+@pytest.mark.parametrize(("system", "size"), [(mj.System(), 75), (TWO, 84)])
+def test_size_of_a_decision(system: mj.System, size: int) -> None:
+    """The size does not depend on the number of tasks."""
+    for most in (4, 9):
+        env = gym.OffloadingEnv(applications=Applications(num_tasks=(2, most)), system=system)
+        assert env.observation_space.shape == (size,)
+
+
 def test_a_forbidden_action_truncates() -> None:
     pinned = mj.TaskGraph.from_edges(
         cycles=[1e8] * 2, upload_bytes=[1e4] * 2, download_bytes=[1e4] * 2, edges=[(0, 1)], pins=["ue", "any"]

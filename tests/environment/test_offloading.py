@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -148,6 +150,10 @@ def test_what_is_observed() -> None:
     assert seen.options.shape == (2, env.num_features[1])
     assert np.asarray(seen.parents).astype(int).tolist() == [[0] * 4, [1, 0, 0, 0], [1, 0, 0, 0], [0] * 4]
     assert int(seen.position) == 0
+    # Columns of docs/environment.md: place, times, log of 2 children, path and sum of later times on the UE, makespan.
+    of_first = np.asarray(seen.tasks)[0, [0, 1, 2, 3, 4, 7, 23, 24, 39, 42, 52, 53]]
+    want = [1 / 3, 0.5, 0.05, 0.05, 0.05, 0, np.log(3), 5 / 6, 0.5, 5 / 6, 1, 1]
+    np.testing.assert_allclose(of_first, want, rtol=1e-6)
     # In mean local times of 2 s: the UE is free at 0, the task would end at 1 s; at the server at 0.1 + 0.1 + 0.1 s.
     on_ue, on_server = np.asarray(seen.options)
     np.testing.assert_allclose(on_ue[[3, 6, 7]], [0, 0.5, 0.5], rtol=1e-6)
@@ -164,6 +170,20 @@ def test_what_is_observed() -> None:
     state, seen, _, _ = jax.jit(free.step)(state, 0)
     assert np.asarray(seen.action_mask).tolist() == [False, False, True, True, True, True]
     np.testing.assert_allclose(np.asarray(seen.options)[[2, 4], 6], [1.5, 1.0], rtol=1e-6)
+
+
+def test_the_page_names_all_columns() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "environment.md").read_text(encoding="utf-8")
+    first_cells = re.findall(
+        r"^\| (\d[\d, to]*) \|", page.split("## What is observed")[1].split("\n## ")[0], re.MULTILINE
+    )
+    columns = []
+    for cell in first_cells:
+        for part in cell.split(", "):
+            ends = list(map(int, part.split(" to ")))
+            columns += range(ends[0], ends[-1] + 1)
+    tasks, options = Offloading().num_features
+    assert columns == [*range(tasks), *range(options)]
 
 
 @pytest.mark.parametrize(
