@@ -23,7 +23,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from mrlato_jax.environment.offloading import EpisodeState, Observation, Offloading
-from mrlato_jax.errors import InputError, check_choice, check_number, shorten
+from mrlato_jax.errors import InputError, accepted_numbers, check_choice, check_number, shorten
 
 ID = "mrlato_jax/Offloading-v0"
 OBSERVATIONS = ("decision", "graph")
@@ -190,7 +190,8 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
         if self._state is None:
             raise InputError("step was called before reset; accepted: reset before step")
         if not self.action_space.contains(action):
-            raise InputError(f"action is {shorten(action)}; accepted: 0 to {self._episodes.env.num_actions - 1}")
+            accepted = accepted_numbers(0, self._episodes.env.num_actions - 1, integer=True)
+            raise InputError(f"action is {shorten(action)}; accepted: {accepted}")
         self._state, shown = self._episodes.decide(self._state, action)
         return self._show(shown)
 

@@ -273,8 +273,10 @@ class Offloading:
             The state before the first decision, and its observation.
 
         Raises:
-            InputError: `index` is not one integer or, where it is known, out of its range.
+            InputError: `key` is no array, or `index` is not one integer or, where it is known, out of its range.
         """
+        if not isinstance(key, jax.Array | np.ndarray):
+            raise InputError(f"key is {shorten(key)}; accepted: a random key, such as jax.random.key(0)")
         if index is not None:
             _check_integer("index", index, self.num_episodes - 1)
         index_key, key = jax.random.split(key)
@@ -304,17 +306,25 @@ class Offloading:
         # The backhaul rate of a `System` is static; here the rate is data.
         return dataclasses.replace(dag, backhaul=dag.backhaul * (first.backhaul_bps / backhaul_bps))
 
-    def step(self, state: EpisodeState, action: jax.Array) -> tuple[EpisodeState, Observation, jax.Array, jax.Array]:
+    def step(
+        self, state: EpisodeState, action: jax.Array | int
+    ) -> tuple[EpisodeState, Observation, jax.Array, jax.Array]:
         """Takes a decision. An action that is not allowed changes nothing and earns nothing, as does any after the end.
 
         Args:
             state: state before the decision.
-            action: int32.
+            action: int32. Inside `jax.jit` the range is not checked, and an action outside it is not allowed.
 
         Returns:
             The state after the decision; its observation; the reward, float; and whether all tasks are placed, bool.
+
+        Raises:
+            InputError: `action` is not one integer or, where it is known, out of its range.
         """
-        counts = state.action_mask[action] & ~process.is_done(state.dag, state.decisions)
+        _check_integer("action", action, self.num_actions - 1)
+        # Indexing would take an action out of range for the last site.
+        is_allowed = (state.action_mask & (jnp.arange(self.num_actions) == action)).any()
+        counts = is_allowed & ~process.is_done(state.dag, state.decisions)
         after, reward = process.step(state.dag, state.decisions, action, in_order=self.in_order)
         after = jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, state.decisions)
         if self.reward_scale == "all_local":

@@ -161,7 +161,8 @@ def test_graph_observations_of_a_vector() -> None:
     ("call", "phrase"),
     [
         (lambda env: env.step(0), "step was called before reset"),
-        (lambda env: (env.reset(), env.step(9)), "action is 9; accepted: 0 to 1"),
+        (lambda env: (env.reset(), env.step(9)), r"action is 9; accepted: an integer in \[0, 1\]"),
+        (lambda env: (env.reset(), env.step(0.0)), r"action is 0.0; accepted: an integer in \[0, 1\]"),
         (lambda env: env.reset(options={"graph": 1}), r"options has \['graph'\]; accepted: index"),
         (lambda env: env.reset(options={"index": 2}), r"options\['index'\] is 2"),
         (lambda env: gym.OffloadingEnv("all"), "observation is 'all'"),

@@ -208,22 +208,45 @@ def test_refuses(settings: dict[str, Any], phrase: str) -> None:
         Offloading(**settings)
 
 
+@pytest.mark.parametrize("field", ["index", "action"])
 @pytest.mark.parametrize(
-    ("index", "phrase"),
+    ("value", "phrase"),
     [
-        (3, r"index is 3; accepted: an integer in \[0, 2\]"),
-        (np.int64(-1), "index is .*-1"),
-        (1.0, "index is 1.0"),
-        (True, "index is True"),
-        (np.array([0, 1]), r"index is array\(\[0, 1\]\)"),
-        (jnp.arange(2), r"index is int32\[2\]; accepted: one integer in \[0, 2\] \(jax.vmap takes many\)"),
-        (jnp.ones(()), r"index is float32\[\]"),
+        (2, r" is 2; accepted: an integer in \[0, 1\]"),
+        (np.int64(-1), " is .*-1"),
+        (np.array(2), " is .*2"),
+        (1.0, " is 1.0"),
+        ("1", " is '1'"),
+        (True, " is True"),
+        (np.array([0]), r" is array\(\[0\]\)"),
+        (jnp.arange(2), r" is int32\[2\]; accepted: one integer in \[0, 1\] \(jax.vmap takes many\)"),
+        (jnp.ones(()), r" is float32\[\]"),
     ],
 )
-def test_reset_refuses_an_index(index: Any, phrase: str) -> None:
-    env = Offloading([to_graph(random_dag(np.random.default_rng(0), n)) for n in (1, 2, 3)])
-    with pytest.raises(mj.InputError, match=phrase):
-        env.reset(jax.random.key(0), index)
+def test_refuses_what_is_no_index_or_action(field: str, value: Any, phrase: str) -> None:
+    env = Offloading([to_graph(random_dag(np.random.default_rng(0), n)) for n in (1, 2)])
+    state, _ = jax.eval_shape(env.reset, jax.random.key(0))  # compiles nothing
+    call = partial(env.reset, jax.random.key(0)) if field == "index" else partial(env.step, state)
+    with pytest.raises(mj.InputError, match=field + phrase):
+        call(value)
+
+
+def test_refuses_a_seed_as_key() -> None:
+    with pytest.raises(mj.InputError, match=r"key is 0; accepted: a random key, such as jax\.random\.key"):
+        Offloading().reset(0)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_an_action_out_of_range_is_not_allowed(in_order: bool) -> None:
+    """In a jitted program the range cannot be checked."""
+    env = Offloading([to_graph(random_dag(np.random.default_rng(0), 3))], in_order=in_order)
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
+    step = jax.jit(env.step)
+    for action in (env.num_actions, -1, -env.num_actions):
+        after, _, reward, _ = step(state, action)
+        assert float(reward) == 0
+        assert jax.tree.all(jax.tree.map(np.array_equal, after, state))
+    assert float(step(state, 0)[2]) < 0
 
 
 def test_a_deadline_of_given_graphs() -> None:
