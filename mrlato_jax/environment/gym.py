@@ -134,7 +134,12 @@ def _on_host(shown: _Shown) -> _Shown:
 
 
 def _info(shown: _Shown) -> dict[str, Any]:
-    return {"action_mask": shown.action_mask.astype(np.int8), "makespan": shown.makespan, "cost": shown.cost}
+    return {
+        "action_mask": shown.action_mask.astype(np.int8),
+        "forbidden": shown.truncated,
+        "makespan": shown.makespan,
+        "cost": shown.cost,
+    }
 
 
 class OffloadingEnv(gymnasium.Env[Any, np.int64]):
@@ -142,7 +147,8 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
 
     `info` has `action_mask`, int8[A], for `action_space.sample(mask=...)`; and of the tasks placed so far `makespan`,
     seconds, and `cost`, which is `Offloading.cost`. An action that the mask forbids changes nothing, earns nothing and
-    ends the episode as truncated. `action_masks()` returns the mask for sb3-contrib's `MaskablePPO`.
+    ends the episode as truncated; `info["forbidden"]` is then true. `action_masks()` returns the mask for sb3-contrib's
+    `MaskablePPO`.
 
     Args:
         observation: "decision": a vector of the next task's features (with a free order, of all tasks' features) and of
@@ -162,6 +168,7 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
         self.observation_space, self.action_space = copy.deepcopy(self._episodes.spaces)  # own random state
         self.render_mode = render_mode
         self._state: EpisodeState | None = None
+        self._done = False
         self._mask = np.ones(self._episodes.env.num_actions, bool)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -185,10 +192,12 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
         """Takes a decision.
 
         Raises:
-            InputError: the action is not in the action space, or no episode has begun.
+            InputError: the action is not in the action space, no episode has begun, or the episode has ended.
         """
         if self._state is None:
             raise InputError("step was called before reset; accepted: reset before step")
+        if self._done:
+            raise InputError("step was called after the end of the episode; accepted: reset before step")
         if not self.action_space.contains(action):
             accepted = accepted_numbers(0, self._episodes.env.num_actions - 1, integer=True)
             raise InputError(f"action is {shorten(action)}; accepted: {accepted}")
@@ -198,7 +207,9 @@ class OffloadingEnv(gymnasium.Env[Any, np.int64]):
     def _show(self, shown: _Shown) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         shown = _on_host(shown)
         self._mask = shown.action_mask
-        info = _info(shown) | {"makespan": float(shown.makespan), "cost": float(shown.cost)}
+        info = _info(shown)
+        info |= {name: info[name].item() for name in ("forbidden", "makespan", "cost")}
+        self._done = bool(shown.terminated | shown.truncated)
         return shown.observation, float(shown.reward), bool(shown.terminated), bool(shown.truncated), info
 
     def action_masks(self) -> np.ndarray:
@@ -218,7 +229,7 @@ class OffloadingVectorEnv(VectorEnv[Any, Any, Any]):
     """The environment with many episodes side by side, in one jitted program.
 
     After an episode ends, the next step ignores the action and begins a new episode (`AutoresetMode.NEXT_STEP`). `info`
-    has `action_mask`, int8[B, A], `makespan`, float[B], seconds, and `cost`, float[B].
+    has `action_mask`, int8[B, A], `forbidden`, bool[B], `makespan`, float[B], seconds, and `cost`, float[B].
 
     Args:
         num_envs: B.

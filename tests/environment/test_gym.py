@@ -104,11 +104,22 @@ def test_a_forbidden_action_truncates() -> None:
     assert info["action_mask"].tolist() == [1, 0]
     observation, reward, terminated, truncated, info = env.step(1)
     assert (reward, terminated, truncated) == (0.0, False, True)
+    assert info["forbidden"] is True
     np.testing.assert_array_equal(observation, first)
     assert env.unwrapped.render() == "0 of 2 tasks placed; latency so far 0.0 ms"
+    for over in (1, 0):
+        with pytest.raises(mj.InputError, match="step was called after the end of the episode; accepted: reset"):
+            env.step(over)
     env.reset()
-    env.step(0)
+    assert env.step(0)[-1]["forbidden"] is False
     assert env.unwrapped.render() == "1 of 2 tasks placed; latency so far 100.0 ms"
+    env.step(0)
+    with pytest.raises(mj.InputError, match="step was called after the end of the episode"):
+        env.step(0)
+    envs = gymnasium.make_vec(gym.ID, num_envs=2, applications=[pinned])
+    envs.reset()
+    _, _, _, truncated, info = envs.step([1, 0])
+    assert info["forbidden"].tolist() == truncated.tolist() == [True, False]
 
 
 def test_vector_of_episodes() -> None:
