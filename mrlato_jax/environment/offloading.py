@@ -104,7 +104,7 @@ class Offloading:
 
     Attributes:
         applications: distribution of the applications: `Applications`, a `Family`, or a sequence of them with equal
-            probabilities; or a sequence of `TaskGraph`, one of them in each episode.
+            probabilities; or a `TaskGraph`, or a sequence of them, one of them in each episode.
         system: the system of the applications, or a sequence of systems with equal probabilities; all have the same
             channel, radio, power and number of servers. By default a family's own system, else `System()`.
         objective: the objective to minimise. By default a family's energy weight, else the makespan. A deadline needs
@@ -165,13 +165,13 @@ class Offloading:
     @cached_property
     def _entries(self) -> tuple[Any, ...]:
         """The entries of `applications`: all distributions, or all graphs."""
-        accepted = "accepted: Applications, a Family, or a sequence of them or of TaskGraph"
+        accepted = "accepted: Applications, a Family, a TaskGraph, or a sequence (of TaskGraph alone, or of the others)"
         given = self.applications
-        entries = [given] if isinstance(given, Applications | Family) else given
+        entries = [given] if isinstance(given, Applications | Family | TaskGraph) else given
         if isinstance(given, str):
+            groups = ", ".join(f"FAMILIES[{name!r}]" for name in FAMILIES)
             raise InputError(
-                f"applications is {shorten(given)}; {accepted}, such as those of dag.families.FAMILIES: "
-                + ", ".join(f"FAMILIES[{name!r}]" for name in FAMILIES)
+                f"applications is {shorten(given)}; {accepted}, such as one of mrlato_jax.dag.families: {groups}"
             )
         if not isinstance(entries, Sequence) or not entries:
             raise InputError(f"applications is {shorten(entries)}; {accepted}")

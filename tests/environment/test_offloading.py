@@ -139,6 +139,12 @@ def test_a_forbidden_action_changes_and_earns_nothing() -> None:
     assert float(abs(seen.options).max()) == 0
 
 
+def test_one_graph_needs_no_sequence() -> None:
+    graph = to_graph(random_dag(np.random.default_rng(0), 3))
+    assert Offloading(graph) == Offloading([graph])
+    assert Offloading(graph).num_tasks == 3
+
+
 def test_what_is_observed() -> None:
     """A fork: task 0, then 2 before 1. Of the UE and the server: when they are free, and when the task would end."""
     graph = mj.TaskGraph.from_edges(
