@@ -78,6 +78,7 @@ variable JAX_COMPILATION_CACHE_DIR=FOLDER names another folder. JAX_ENABLE_COMPI
 """
 BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # exit statuses; the last two are those of shells
 RESULTS = ("resident", "return")
+RETURNING = tuple(name for name, rules in CHANNELS.items() if not rules.results_stay)  # accepted by --channel
 FOLDER = f"a folder with files that end in {', '.join(ENDINGS)}"
 MOST_SHOWN = 60  # tasks, in the table of placements
 HEADER = ("plan", "makespan, ms", "vs all-local", "energy, J", "offloaded", "plans simulated", "found in, s")
@@ -237,7 +238,7 @@ def parser() -> argparse.ArgumentParser:
         "sent back to the device, as in the paper [resident, or return with --channel]",
     )  # fmt: skip
     edge.add_argument(
-        "--channel", choices=[name for name, rules in CHANNELS.items() if not rules.results_stay],
+        "--channel", metavar=f"{{{','.join(RETURNING)}}}",
         help="what transfers wait for where results return; docs/offloader.md has the rules [paper]",
     )  # fmt: skip
     edge.add_argument(
@@ -468,6 +469,10 @@ def system_of(options: argparse.Namespace) -> System:
             "uplink_bps": 1e6 * options.uplink_mbps,
             "downlink_bps": 1e6 * options.downlink_mbps,
         }
+    if options.channel not in (None, *RETURNING):
+        raise InputError(
+            f"channel is {shorten(options.channel)}; accepted: {', '.join(RETURNING)}, or --results=resident"
+        )
     if options.channel is not None and options.results == RESULTS[0]:
         raise InputError(f"channel is {options.channel} with --results=resident; accepted: --results=return")
     results_stay = options.channel is None and options.results != RESULTS[1]

@@ -155,6 +155,10 @@ def test_a_deadline_that_no_plan_meets_is_answered(app: Path, capsys: pytest.Cap
         ([*LINK, "--energy_weight=-1"], "Objective.energy_weight is -1.0; accepted"),
         ([*LINK, "--deadline_ms=0"], "Objective.deadline_s is 0.0; accepted"),
         ([*LINK, "--channel=paper", "--results=resident"], "channel is paper with --results=resident; accepted"),
+        (
+            [*LINK, "--channel=resident"],
+            "channel is 'resident'; accepted: paper, mrlco, mrlco_code, or --results=resident",
+        ),
         ([*LINK, "--front=1"], "front is 1; accepted: an integer in [2, 1000]"),
         (
             [*LINK, "--energy_weight=1", "--mode=argmax", "--policy=exp2"],
