@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,6 +48,12 @@ MOST_COUNTED = 6  # runs of narrow bars that have their count above; of more, co
 NARROW = 2.5  # points: bars below it cannot be told apart by a line between them
 FAMILY = "DejaVu Sans"  # comes with matplotlib
 LAST_RESORT = "Last Resort"  # in the name of fonts that draw a box for every letter
+
+
+def check_matplotlib() -> None:
+    """Raises ImportError, which names the extra to install, unless matplotlib is installed."""
+    if find_spec("matplotlib") is None:
+        raise ImportError("pictures need the package matplotlib (pip install 'mrlato-jax[plots]')")
 
 
 def png(figure: Figure) -> bytes:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.drawing import LIGHT, LINK_COLOURS, SERVER_COLOURS, UE_COLOUR, Bar, Strip, labels_of, mixed
+from mrlato_jax.drawing import (
+    LIGHT,
+    LINK_COLOURS,
+    SERVER_COLOURS,
+    UE_COLOUR,
+    Bar,
+    Strip,
+    check_matplotlib,
+    labels_of,
+    mixed,
+)
 from mrlato_jax.edge.calibrate import size_of, took
 from mrlato_jax.edge.cases import Case, one
 from mrlato_jax.edge.ue import RESOURCES, Run, Span
@@ -151,6 +161,7 @@ def both_schedules(run: Run, model: Predicted, names: Sequence[str], title: str 
     Raises:
         ImportError: matplotlib is not installed.
     """
+    check_matplotlib()
     from matplotlib.patches import Patch
 
     labels = labels_of(names)

@@ -21,7 +21,7 @@ import jax
 from mrlato_jax.dag.formats.any_format import ENDINGS, Unsaid, kind_of
 from mrlato_jax.dag.formats.wfformat import RECORDED
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.drawing import png
+from mrlato_jax.drawing import check_matplotlib, png
 from mrlato_jax.errors import InputError, check_number, escaped, shorten
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference import pictures
@@ -298,11 +298,16 @@ def offload(options: argparse.Namespace, attended: Attended) -> int:
     drawing = not (options.json or options.nofigures)
     if drawing:
         check_writable(Path(options.out))
+        try:
+            check_matplotlib()
+        except ImportError as error:
+            attended.say(f"note: no pictures: {error}")
+            drawing = False
     policy = load_offloader(options.policy)
     check_decides(policy, options.mode, goal)
     wanted = Wanted(system, goal, policy, options.mode, options.samples, options.seed, options.optimum_s)
     if path.is_dir():
-        return offload_folder(path, unsaid, options, wanted, attended)
+        return offload_folder(path, unsaid, options, wanted, attended, drawing)
     try:
         case = read_case(path, unsaid, options.pin, wanted, attended)
     except OutOfTimeError:
@@ -381,7 +386,7 @@ def plans_of_front(case: Case, wanted: Wanted, points: int, attended: Attended) 
 
 
 def offload_folder(
-    folder: Path, unsaid: Unsaid, options: argparse.Namespace, wanted: Wanted, attended: Attended
+    folder: Path, unsaid: Unsaid, options: argparse.Namespace, wanted: Wanted, attended: Attended, drawing: bool
 ) -> int:
     """Plans every application of a folder and returns the exit status.
 
@@ -408,7 +413,6 @@ def offload_folder(
     if not cases:
         raise InputError(f"graph is {folder}, a folder without an application; accepted: {FOLDER}")
     ambiguous_stems = {stem for stem, uses in Counter(case.path.stem for case in cases).items() if uses > 1}
-    drawing = not (options.json or options.nofigures)
     widths = [max(len(escaped(case.path.name)) for case in cases), *(max(len(name), 8) for name in SUMMARY[1:])]
     widths[2] = max(map(len, MEANINGS))
     if not options.json:
@@ -667,10 +671,7 @@ def described(case: Case, wanted: Wanted, best: str, trade_off: Sequence[Plan]) 
 def draw(
     case: Case, wanted: Wanted, best: str, trade_off: Sequence[ProvenPlan], stem: Path, *, tell: bool = True
 ) -> None:
-    """Writes STEM-dag.png, STEM-schedule.png and, for a front, STEM-front.png; without matplotlib says what to install.
-
-    With `tell`, prints the path of each picture.
-    """
+    """Writes STEM-dag.png, STEM-schedule.png and, for a front, STEM-front.png; with `tell`, prints their paths."""
     plan, _, graph = case.found[best]
     title = f"{escaped(case.path.name)}, {as_found(best, plan)}: {1e3 * plan.makespan:.1f} ms, {plan.energy:.3g} J"
     figures = {"dag": lambda: pictures.dag_figure(graph, plan, title)}
@@ -680,10 +681,6 @@ def draw(
         figures["front"] = lambda: pictures.front_figure(trade_off, named)
     for kind, figure in figures.items():
         path = stem.with_name(f"{stem.name}-{kind}.png")
-        try:
-            write_atomically(path, png(figure()))
-        except ImportError:
-            print("no pictures: matplotlib is not installed (pip install 'mrlato-jax[plots]')")
-            return
+        write_atomically(path, png(figure()))
         if tell:
             print(f"drawn: {escaped(str(path))}", flush=True)

@@ -24,6 +24,7 @@ from mrlato_jax.drawing import (
     Bar,
     Labels,
     Strip,
+    check_matplotlib,
     common_beginning,
     families_for,
     gantt,
@@ -65,6 +66,7 @@ def dag_figure(graph: TaskGraph, plan: Plan, title: str = "") -> Figure:
     Raises:
         ImportError: matplotlib is not installed.
     """
+    check_matplotlib()
     from matplotlib import figure as plots
 
     figure = plots.Figure()
@@ -203,6 +205,7 @@ def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str =
     Raises:
         ImportError: matplotlib is not installed.
     """
+    check_matplotlib()
     from matplotlib import figure as plots
 
     figure = plots.Figure(figsize=(7.4, 4.4), layout="constrained")
@@ -240,6 +243,7 @@ def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "
     Raises:
         ImportError: matplotlib is not installed.
     """
+    check_matplotlib()
     times, schedule = task_times(graph, system), plan.schedule
     labels = labels_of(graph.names)
     servers = range(1, system.num_sites)

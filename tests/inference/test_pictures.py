@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import warnings
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,6 +182,29 @@ def test_levels_by_hand() -> None:
         cycles=ones, upload_bytes=ones, download_bytes=ones, edges=[(0, 1), (1, 2), (0, 2), (3, 2)]
     )
     assert levels(graph).tolist() == [0, 1, 2, 0, 0]
+
+
+def test_without_matplotlib_the_extra_is_named_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = graph_of([(0, 1)], ["a", "b"])
+    plan = mj.all_local(graph, SYSTEM)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # the import fails as if it were not installed
+    for draw in (
+        lambda: pictures.dag_figure(graph, plan),
+        lambda: pictures.schedule_figure(graph, SYSTEM, plan),
+        lambda: pictures.front_figure([plan], {}),
+    ):
+        with pytest.raises(ImportError, match=r"pip install 'mrlato-jax\[plots\]'"):
+            draw()
+    mj.write_json(graph, tmp_path / "app.json")
+    monkeypatch.setattr(command, "long_planners", lambda *_, **__: [])
+    options = ["--uplink_mbps=7", "--downlink_mbps=5", f"--out={tmp_path}"]
+    assert command.main([f"--graph={tmp_path / 'app.json'}", *options]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("note: no pictures: pictures need the package matplotlib")
+    assert "drawn" not in out
+    assert [path.name for path in tmp_path.iterdir()] == ["app.json"]
 
 
 def test_names_are_drawn_as_they_are() -> None:
