@@ -214,10 +214,19 @@ class AttributedGraph:
                 )
         for name in sorted(map(str, takes)):
             if getattr(scales, name) is None and (self.edges or name != convention.passed_scale):
-                more = "" if name != "result_bytes" else ", or bytes of every edge"
+                more = ""
+                if name == "result_bytes":
+                    more = f", upload_bytes and download_bytes of every node, or bytes of every edge{self._not_read()}"
                 raise InputError(
                     f"{self.path}: has {convention.words}, and {name} is missing; accepted: a number for {name}{more}"
                 )
+
+    def _not_read(self) -> str:
+        """Returns a note of the attributes that a graph with cycles alone has beside them; some may be misspelt."""
+        of_nodes = _names_of(self.nodes.values()) - {WITHOUT_BYTES.cycles, "pin", "name", "label"}
+        of_edges = _names_of(edge[2] for edge in self.edges)
+        notes = [f"{_listed(names)} of {what}" for what, names in (("nodes", of_nodes), ("edges", of_edges)) if names]
+        return f" (not read: {'; '.join(notes)})" if notes else ""
 
     def _names(self) -> list[str]:
         for attribute in self.name_attributes:

@@ -333,6 +333,11 @@ def test_refuses_with_file_and_line(write: Any, text: str, line: int, found: str
             "digraph { a [cycles=3] b [cycles=4] a -> b }",
             "result_bytes is missing; accepted: a number for result_bytes",
         ),
+        (
+            "digraph { node [cycles=3, upload=4, download=5, label=x] a -> b [data=6] }",
+            "result_bytes is missing; .*, upload_bytes and download_bytes of every node, or bytes of every edge "
+            r"\(not read: 'download', 'upload' of nodes; 'data' of edges\)$",
+        ),
         ("digraph { a [weight=3] b [weight=4] a -> b [weight=1] }", "bytes_per_unit is missing; accepted: a number"),
         (b"digraph \xff {", "byte 8 is not UTF-8"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "not UTF-8"),
