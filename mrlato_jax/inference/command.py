@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from mrlato_jax.dag.formats.any_format import ENDINGS, Unsaid, kind_of
+from mrlato_jax.dag.formats.any_format import CONVERTED, ENDINGS, Unsaid, kind_of
 from mrlato_jax.dag.formats.wfformat import RECORDED
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.drawing import check_matplotlib, png
@@ -399,6 +399,8 @@ def offload_folder(
         try:
             if path.is_dir():
                 raise InputError("a folder; accepted: files")
+            if path.suffix.lower() not in (*ENDINGS, *CONVERTED):
+                raise InputError(f"not an application ({path.suffix or 'no ending'})")
             case = read_case(path, unsaid.of(kind_of(path)), options.pin, wanted, attended)
             for _ in find(case, quick_planners(case.graph, wanted), attended):
                 pass

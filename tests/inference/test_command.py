@@ -404,7 +404,7 @@ def test_a_folder_without_an_application(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "notes.txt").write_text("x")
     status, out, err = run(capsys, f"--graph={tmp_path}", *LINK, "--json")
     assert (status, out, err.count("\n")) == (2, "", 2)
-    assert err.startswith("skipped: notes.txt: file is ")
+    assert err.startswith("skipped: notes.txt: not an application (.txt)\n")
     assert "a folder without an application; accepted: a folder with files that end in .dot, .gv" in err
 
 
