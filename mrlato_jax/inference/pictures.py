@@ -54,6 +54,7 @@ GANTT_LEFT, GANTT_RIGHT, GANTT_BELOW, GANTT_ABOVE = 1.05, 0.98, 0.75, 0.42  # in
 
 LOW_ROW, HIGH_ROW = 0.55, 1.3  # least and greatest height of a resource's row, inches
 MARKERS = "sD^vP*Xp"  # markers of the plans beside a front
+NARROW_FRONT = 0.1  # a narrower front, as a share of its greatest value, counts as this wide
 ROW_NAMES = {"UE": "device (UE)", "VM": "server (VM)"}  # printed names of resources, where they differ
 
 
@@ -197,6 +198,8 @@ def counted(site: int, tasks: int, several: bool) -> str:
 def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str = "") -> Figure:
     """Draws energy against makespan: the front as a line, other plans as points that a legend names.
 
+    The axes fit the front. A plan that is further from the front than the front is wide is a line of text.
+
     Args:
         plans: plans of `mj.front`, by ascending makespan.
         others: plans to compare, by name.
@@ -211,26 +214,48 @@ def front_figure(plans: Sequence[Plan], others: Mapping[str, Plan], title: str =
     figure = plots.Figure(figsize=(7.4, 4.4), layout="constrained")
     axes = figure.subplots()
     spans, joules = [1e3 * plan.makespan for plan in plans], [plan.energy for plan in plans]
+    window = [_around(spans), _around(joules)]
     front = "no other plan is better in both"
-    axes.plot(spans, joules, "o-", color="0.2", markersize=4, linewidth=1.4, drawstyle="steps-post", label=front)
+    axes.plot(spans, joules, "o-", color="0.2", markersize=3, linewidth=1.2, drawstyle="steps-post", label=front)
     places: dict[tuple[float, float], list[str]] = {}
     for name, plan in others.items():
         places.setdefault((round(1e3 * plan.makespan, 6), round(plan.energy, 9)), []).append(name)
-    for ((span, energy), names), marker in zip(places.items(), cycle(MARKERS), strict=False):
+    shown = {
+        place: names for place, names in places.items()
+        if all(low <= value <= high for value, (low, high) in zip(place, window, strict=True))
+    }  # fmt: skip
+    for ((span, energy), names), marker in zip(shown.items(), cycle(MARKERS), strict=False):
         colour = LINES.get(names[0], (COLOURS[0], "-"))[0]
         axes.plot(
-            span, energy, marker, color=colour, markersize=9, markerfacecolor="none", markeredgewidth=1.8,
+            span, energy, marker, color=colour, markersize=6.5, markerfacecolor="none", markeredgewidth=1.3,
             label=",\n".join(names),
         )  # fmt: skip
     axes.set_xlabel("makespan, ms")
     axes.set_ylabel("energy of the device, J")
-    axes.margins(0.08, 0.12)
-    axes.set_xlim(0)
-    axes.set_ylim(0)
+    axes.ticklabel_format(useOffset=False)
+    for limits, (low, high), values in (
+        (axes.set_xlim, window[0], [*spans, *(span for span, _ in shown)]),
+        (axes.set_ylim, window[1], [*joules, *(energy for _, energy in shown)]),
+    ):
+        edge = 0.1 * max(max(values) - min(values), (high - low) / 3)
+        limits(min(values) - edge, max(values) + edge)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    figure.suptitle(title or "makespan against energy", fontsize=11).set_parse_math(False)
+    axes.set_title(title or "makespan against energy", fontsize=11, pad=12).set_parse_math(False)
+    far = [
+        f"outside the picture: {', '.join(names)} ({span:.1f} ms, {energy:.3g} J)"
+        for (span, energy), names in places.items() if (span, energy) not in shown
+    ]  # fmt: skip
+    if far:
+        figure.supxlabel("\n".join(far), fontsize=8, color="0.35").set_parse_math(False)
     return figure
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the range of values, on each side as much wider as the range is wide."""
+    low, high = min(values), max(values)
+    width = max(high - low, NARROW_FRONT * high) or 1.0
+    return low - width, high + width
 
 
 def schedule_figure(graph: TaskGraph, system: System, plan: Plan, title: str = "") -> Figure:

@@ -184,6 +184,27 @@ def test_levels_by_hand() -> None:
     assert levels(graph).tolist() == [0, 1, 2, 0, 0]
 
 
+def test_the_axes_fit_the_front_and_far_plans_are_words() -> None:
+    graph = graph_of([(0, 1)], ["a", "b"])
+    local = mj.all_local(graph, SYSTEM)
+
+    def plan(makespan: float, energy: float) -> mj.Plan:
+        schedule = dataclasses.replace(local.schedule, energy=energy)
+        return dataclasses.replace(local, makespan=makespan, schedule=schedule)
+
+    front = [plan(0.42, 1.5), plan(0.45, 1.3)]
+    figure = pictures.front_figure(front, {"near": plan(0.46, 1.4), "far": plan(2.371, 2.0)})
+    left, right = figure.axes[0].get_xlim()
+    low, high = figure.axes[0].get_ylim()
+    assert 410 < left < 420 < 460 < right < 470
+    assert 1.2 < low < 1.3 < 1.5 < high < 1.6
+    assert [text.get_text() for text in figure.legends[0].get_texts()][1:] == ["near"]
+    assert [text.get_text() for text in figure.texts] == ["outside the picture: far (2371.0 ms, 2 J)"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        png(pictures.front_figure([plan(0.0, 0.0)], {}))
+
+
 def test_without_matplotlib_the_extra_is_named_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
