@@ -1,20 +1,29 @@
 """Methods beside a reference, paired by DAG: differences with bootstrap intervals, and the tables that show them.
 
 A method is its latencies: of a learned one those of several seeds, of a planner one row. So a planner of your own needs
-no more than an array:
+no more than an array, and `recorded` reads the methods that this project has measured:
 
     mine = Measured("mine", {"n20": np.array([[521.0, 498.3]])})
+    mrlato = recorded(load("exp2"), "mrlato", updates=100)
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from glob import escape
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mrlato_jax.errors import InputError
+from mrlato_jax.dag.dataset import DagDataset, data_folder
+from mrlato_jax.errors import InputError, check_choice
+from mrlato_jax.files import load_json
 from mrlato_jax.results.comparison import Table, estimate, shares, won
+from mrlato_jax.results.record import AS_WRITTEN
+from mrlato_jax.results.reproduction import ALL as ADAPTED_TO_ALL
+from mrlato_jax.training.run_folder import session
 
 RESAMPLES = 10_000
 ALL = "all sets"
@@ -37,6 +46,52 @@ class Measured:
     def seeds(self) -> int:
         """How many policies were measured."""
         return len(next(iter(self.latency_ms.values())))
+
+    @property
+    def mean_ms(self) -> dict[str, float]:
+        """Mean latency on each test set, milliseconds."""
+        return {name: float(latencies.mean()) for name, latencies in self.latency_ms.items()}
+
+
+def recorded(dataset: DagDataset, method: str, *, updates: int = 0, folder: Path | None = None) -> Measured:
+    """Reads what `launch/reproduce.py` measured of a planner, or of every seed of a learned method.
+
+    Args:
+        dataset: the data set of the experiment.
+        method: a planner by the name of its row, such as `HEFT-based` or `optimum`, or a learned method.
+        updates: gradient steps of adapting to each test set; records have a few numbers of them. Planners do not adapt.
+        folder: OUT/PRESET of `launch/reproduce.py`; by default the records that come with the project.
+
+    Raises:
+        InputError: there is no such record, or the record is of other data or another package version.
+    """
+    folder = data_folder() / "results" / "cpu" if folder is None else Path(folder)
+    planned = _rows(folder.parent / f"references-{dataset.name}.json", dataset)
+    planners = list(next(iter(planned.values())))
+    if method in planners:
+        return Measured(method, {on: np.array([rows[method]["makespan_ms"]]) for on, rows in planned.items()})
+    paths: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob(f"{escape(dataset.name)}-*-seed*.json")):
+        paths.setdefault(path.stem.removeprefix(f"{dataset.name}-").rpartition("-seed")[0], []).append(path)
+    check_choice("method", method, (*paths, *planners))
+    seeds = [_rows(path, dataset) for path in paths[method]]
+    by_dag = {on: [rows[on][ADAPTED_TO_ALL]["latency_ms_by_dag"] for rows in seeds] for on in planned}
+    check_choice("updates", str(updates), list(next(iter(by_dag.values()))[0]))
+    name = f"{method}, {updates} updates" if updates else f"{method}, no update"
+    return Measured(name, {on: np.array([latencies[str(updates)] for latencies in of]) for on, of in by_dag.items()})
+
+
+def _rows(path: Path, dataset: DagDataset) -> dict[str, Any]:
+    """The rows of a record of this data set and this version of the package, by test set."""
+    try:
+        record = load_json(path, AS_WRITTEN)
+    except FileNotFoundError:
+        raise InputError(f"record {path} is missing; accepted: a data set and a folder that have records") from None
+    identity, wanted = record["identity"], (dataset.content_hash, session()["versions"]["mrlato_jax"])
+    if (identity["data_hash"], identity["version"]) != wanted:
+        raise InputError(f"record {path} is of other data or another package version; accepted: one of this data set")
+    found: dict[str, Any] = record["rows"]
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,19 +1,24 @@
-"""Comparisons paired by DAG: values by hand, intervals beside scipy's bootstrap and beside what they promise; LaTeX."""
+"""Comparisons paired by DAG: values by hand, intervals beside scipy's and beside what they promise; LaTeX; records."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mrlato_jax.dag.dataset import load
 from mrlato_jax.errors import InputError
 from mrlato_jax.results import paired
 from mrlato_jax.results.latex import escaped, latex_tables
-from mrlato_jax.results.paired import Measured, difference
+from mrlato_jax.results.paired import Measured, difference, recorded
 
+RECORDS = Path(__file__).resolve().parents[2] / "data" / "results"
 BASE = Measured("base", {"a": np.array([[100.0, 200.0], [100.0, 200.0]]), "b": np.array([[50.0, 50.0], [70.0, 30.0]])})
 MINE = Measured("mine", {"a": np.array([[90.0, 210.0]]), "b": np.array([[40.0, 40.0]])})
 
@@ -126,3 +131,33 @@ def test_what_latex_takes_for_commands_is_escaped() -> None:
         r"mrlato\_plus \& 5 \% $\pm$ 0.3, $-$1.2 \{a\}\textasciicircum{}\#\$\textasciitilde{}\textbackslash{}"
     )
     assert escaped("HEFT-based, seed-0") == "HEFT-based, seed-0"
+
+
+def test_the_projects_records_are_rows() -> None:
+    """As the tables of `launch/reproduce.py` have them."""
+    dataset = load("exp2")
+    with (RECORDS / "cpu" / "exp2.csv").open(encoding="utf-8", newline="") as file:
+        lines = {(line["method"], line["updates"], line["setting"]): line for line in csv.DictReader(file)}
+    for method, updates, seeds in (("HEFT-based", "", 1), ("optimum", "", 1), ("mrlato", "100", 3), ("mrlato", "0", 3)):
+        found = recorded(dataset, method, updates=int(updates or 0))
+        assert list(found.latency_ms) == [dataset.set_names[i] for i in dataset.test_sets]
+        for name, latencies in found.latency_ms.items():
+            assert latencies.shape == (seeds, dataset.graphs_per_set)
+            assert found.mean_ms[name] == pytest.approx(float(lines[method, updates, name]["latency_ms"]), abs=1e-3)
+    assert recorded(dataset, "mrlato", updates=100).name == "mrlato, 100 updates"
+    assert recorded(dataset, "mrlato").name == "mrlato, no update"
+
+
+def test_records_that_are_not_there(tmp_path: Path) -> None:
+    dataset = load("exp2")
+    with pytest.raises(InputError, match=r"method is 'mrlata'; accepted: drl, mrlato, .*HEFT-based"):
+        recorded(dataset, "mrlata")
+    with pytest.raises(InputError, match="updates is '50'; accepted: 0, 1, 10, 30, 100"):
+        recorded(dataset, "mrlato", updates=50)
+    with pytest.raises(InputError, match=r"references-exp2\.json is missing"):
+        recorded(dataset, "mrlato", folder=tmp_path / "cpu")
+    shutil.copy(RECORDS / "references-exp2.json", tmp_path)
+    with pytest.raises(InputError, match="of other data or another package version"):
+        recorded(
+            dataclasses.replace(dataset, upload_bytes=dataset.upload_bytes * 2), "HEFT-based", folder=tmp_path / "cpu"
+        )
