@@ -11,6 +11,8 @@ import numpy as np
 
 from mrlato_jax.config import ExecutionConfig, TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
+from mrlato_jax.dag.families import FAMILIES
+from mrlato_jax.errors import InputError
 from mrlato_jax.learning.devices import drop_programs
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.learning.outer import LearnerState
@@ -82,8 +84,15 @@ def train_stages(
 
 def check_demonstrations(config: TrainConfig, data_folder: Path | None = None) -> None:
     """Raises InputError if a run needs demonstrations, for its warm start or throughout, and there are none."""
-    if config.warm_start_config is not None or config.learning.learn_from == "optimum":
-        demonstrations.content_hash(demonstrations.find(config.experiment, data_folder))
+    if config.warm_start_config is None and config.learning.learn_from != "optimum":
+        return
+    if config.experiment not in FAMILIES:  # demonstrations are of fresh DAGs of the training families
+        raise InputError(
+            f"experiment is {config.experiment}, which has no demonstrations for method {config.method}; accepted: "
+            f"{', '.join(FAMILIES)}, or mj.train(sets, system, method={config.method!r}) in Python, which plans what it "
+            "imitates itself (docs/data.md)"
+        )
+    demonstrations.content_hash(demonstrations.find(config.experiment, data_folder))
 
 
 def _warm_start(

@@ -15,9 +15,10 @@ import tiny_run
 from mrlato_jax.config import LearningConfig, NetworkConfig, TrainConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning.outer import LearnerState
+from mrlato_jax.methods import learned_method
 from mrlato_jax.training import checkpoint, demonstrations
 from mrlato_jax.training.run_folder import RunFolder, read_metrics
-from mrlato_jax.training.stages import WARM_START, train_stages
+from mrlato_jax.training.stages import WARM_START, check_demonstrations, train_stages
 from mrlato_jax.training.stopping import GracefulStop
 
 POLICY = NetworkConfig(decoder_input="task_sim", units=16, heads=2, layers=1, neighbours="pooled")
@@ -165,3 +166,9 @@ def test_other_demonstrations_are_not_gone_on_with(data: Path, tmp_path: Path) -
     demonstrations.save(file, "exp2", demonstrations.load(demonstrations.find("exp2", data), "exp2")[::-1])
     with pytest.raises(InputError, match=r"warm_start cannot be resumed: data_hash"):
         run(path, tmp_path, begin=RunFolder.resume)
+
+
+def test_a_set_of_ones_own_has_no_demonstrations() -> None:
+    check_demonstrations(TrainConfig(experiment="mine"))
+    with pytest.raises(InputError, match=r"experiment is mine, .* for method mrlato_plus; .*mj\.train\(sets, system, "):
+        check_demonstrations(dataclasses.replace(learned_method("mrlato_plus").config(iterations=1), experiment="mine"))
