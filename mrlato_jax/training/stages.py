@@ -89,8 +89,8 @@ def check_demonstrations(config: TrainConfig, data_folder: Path | None = None) -
     if config.experiment not in FAMILIES:  # demonstrations are of fresh DAGs of the training families
         raise InputError(
             f"experiment is {config.experiment}, which has no demonstrations for method {config.method}; accepted: "
-            f"{', '.join(FAMILIES)}, or mj.train(sets, system, method={config.method!r}) in Python, which plans what it "
-            "imitates itself (docs/data.md)"
+            f"{', '.join(FAMILIES)}, or mj.train(sets, system, method={config.method!r}) in Python, which makes "
+            "the plans to imitate itself (docs/data.md)"
         )
     demonstrations.content_hash(demonstrations.find(config.experiment, data_folder))
 
