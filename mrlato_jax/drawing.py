@@ -10,7 +10,7 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,7 +41,7 @@ UE_COLOUR, LIGHT = "#4C78A8", 0.45  # the second: how far narrow bars are mixed 
 SERVER_COLOURS = ("#F58518", "#54A24B", "#B279A2", "#E45756", "#9D755D")  # again from the first for more servers
 LINK_COLOURS = {"uplink": "#EECA3B", "backhaul": "#BAB0AC", "downlink": "#72B7B2"}
 LONGEST_LABEL = 16  # letters
-LABEL_POINTS, SMALL_POINTS = 7.5, 6.5  # sizes of letters
+LEGEND_POINTS, LABEL_POINTS, SMALL_POINTS = 10.0, 7.5, 6.5  # sizes of letters
 SHORTEST_COMMON = 4  # letters that all names begin with, to be left out
 POINTS = 72  # in an inch
 MOST_COUNTED = 6  # runs of narrow bars that have their count above; of more, counts would be all that is seen
@@ -174,6 +174,43 @@ def widths_of(figure: Any, texts: Iterable[str], families: Sequence[str], size: 
         artist.set_figure(figure)
         widths[text] = artist.get_window_extent(renderer).width * POINTS / figure.dpi
     return widths
+
+
+def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
+    """Adds one legend for all axes below them, each name once, in as few rows as the figure is wide enough for.
+
+    A name that is wider than the figure is broken before a `+` or after a space. The figure gets as much higher as the
+    legend is higher than one row.
+    """
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    line, gap, border = 2.8 * LEGEND_POINTS, 2 * LEGEND_POINTS, 2 * LEGEND_POINTS  # as matplotlib has them
+
+    def width(texts: Iterable[str]) -> float:
+        return line + max(widths_of(figure, texts, (FAMILY,), LEGEND_POINTS).values())
+
+    room = POINTS * figure.get_figwidth() - border
+    names = [_broken(name, lambda text: width([text]) <= room) for name in handles]
+    layouts = [np.array_split(names, columns) for columns in range(1, len(names) + 1)]  # as matplotlib splits them
+    fitting = [layout for layout in layouts if sum(map(width, layout)) + gap * (len(layout) - 1) <= room]
+    layout = min(fitting, key=lambda columns: (len(columns[0]), len(columns)), default=layouts[0])
+    lines = max(sum(name.count("\n") + 1 for name in column) for column in layout)
+    figure.set_figheight(figure.get_figheight() + 1.65 * LEGEND_POINTS / POINTS * (lines - 1))
+    figure.legend(
+        handles.values(), names, loc="outside lower center", ncols=len(layout), frameon=False, fontsize=LEGEND_POINTS
+    )
+
+
+def _broken(text: str, fits: Callable[[str], bool]) -> str:
+    """Lines of a text that fit, broken before a `+` or after a space."""
+    lines = [""]
+    for piece in re.split(r"(?=\+)|(?<= )", text):
+        if lines[-1] and not fits(lines[-1] + piece):
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 class Bar(NamedTuple):

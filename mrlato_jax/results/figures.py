@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrlato_jax.drawing import COLOURS, LINES
+from mrlato_jax.drawing import COLOURS, LINES, legend_below
 from mrlato_jax.results.comparison import Curves, Panel, labels_of
 from mrlato_jax.results.studies import BASE, UNLEARNED, Study
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRAWN = ("greedy", "HEFT-based", "look-ahead", "look-ahead, order too", "local search", "optimum", "order search")
-LETTERS_AN_INCH = 11  # in a legend
 LETTERS_A_NOTE = 48
 GAP_TICKS = (1, 2, 5, 10, 20, 50, 100)  # percent
 EXPLAINED, EXPLAINED_METRIC = "explained variance of the returns (not below -0.2)", "value_explained"
@@ -81,7 +80,8 @@ def adaptation_panels(panels: Sequence[Panel], near: float | None = None) -> Fig
             axis.set_xticks([0])
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("mean latency, ms (argmax-decoded)")
-    return _with_legend(figure, axes)
+    legend_below(figure, axes)
+    return figure
 
 
 def training_panels(curves: Curves) -> Figure:
@@ -107,7 +107,8 @@ def training_panels(curves: Curves) -> Figure:
         axis.grid(alpha=0.25)
     axes[0].axhline(1.0, color="black", linewidth=1)
     axes[3].set_yscale("log")
-    return _with_legend(figure, axes)
+    legend_below(figure, axes)
+    return figure
 
 
 def study_panels(study: Study, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -164,14 +165,3 @@ def _figure(panels: int, width: float) -> tuple[Figure, Any]:
 
     figure = plots.Figure(figsize=(width * panels, 4.2), layout="constrained")
     return figure, figure.subplots(1, panels, squeeze=False)[0]
-
-
-def _with_legend(figure: Figure, axes: Any) -> Figure:
-    handles: dict[str, Any] = {}
-    for axis in axes:
-        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(name, handle)
-    each = 6 + max(map(len, handles))  # letters, including the space of the line before them
-    columns = max(1, min(len(handles), int(LETTERS_AN_INCH * figure.get_figwidth() / each)))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
-    return figure

@@ -11,7 +11,7 @@ from typing import Any
 
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
-from mrlato_jax.drawing import LINES, png
+from mrlato_jax.drawing import LINES, legend_below, png
 from mrlato_jax.errors import InputError
 from mrlato_jax.files import load_json, write_atomically
 from mrlato_jax.learning.adaptation import OnRound, marks
@@ -269,6 +269,8 @@ def adaptation_figure(label: str, results: Sequence[SetResult]) -> bytes:
         marker = "o" if len(curve) == 1 else None  # a line of one point would be invisible
         axis.plot(range(len(curve)), curve, "C0", label=label, linewidth=2, zorder=3, marker=marker)
         axis.xaxis.get_major_locator().set_params(integer=True)
+        if len(curve) == 1:
+            axis.set_xticks([0])
         if result.optimum_ms is not None:
             colour, style = LINES["optimum"]
             axis.axhline(result.optimum_ms, color=colour, linestyle=style, linewidth=1.6, label="optimum")
@@ -294,9 +296,5 @@ def adaptation_figure(label: str, results: Sequence[SetResult]) -> bytes:
             )
         axis.margins(y=0.15)
     axes[0][0].set_ylabel("mean latency, ms (lower is better)")
-    handles: dict[str, Any] = {}
-    for axis in axes[0]:
-        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(name, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    legend_below(figure, axes[0])
     return png(figure)

@@ -120,14 +120,20 @@ def test_files(tmp_path: Path) -> None:
     assert record["settings"][0]["held_out"] is None
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, results: list[SetResult]) -> tuple[list[dict[str, list]], list[str]]:
-    """The lines of each panel by their names, and what its corner says."""
+def figure_of(monkeypatch: pytest.MonkeyPatch, label: str, results: list[SetResult]) -> Any:
+    """Matplotlib's figure behind the picture."""
     figure_type = pytest.importorskip("matplotlib.figure").Figure
     saved: list[Any] = []
     save = figure_type.savefig
     monkeypatch.setattr(figure_type, "savefig", lambda figure, *a, **k: saved.append(figure) or save(figure, *a, **k))
-    assert reporting.adaptation_figure("mrlato", results).startswith(b"\x89PNG\r\n\x1a\n")
+    assert reporting.adaptation_figure(label, results).startswith(b"\x89PNG\r\n\x1a\n")
     (figure,) = saved
+    return figure
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, results: list[SetResult]) -> tuple[list[dict[str, list]], list[str]]:
+    """The lines of each panel by their names, and what its corner says."""
+    figure = figure_of(monkeypatch, "mrlato", results)
     for axis, result in zip(figure.axes, results, strict=True):
         change = 100 * (result.adaptation.latency_ms[-1] / result.baselines_ms["HEFT-based"] - 1)
         assert axis.get_title() == f"{result.setting}: {change:+.1f} % vs HEFT-based"
@@ -152,6 +158,26 @@ def test_figure_draws_whatever_is_below_the_curve(monkeypatch: pytest.MonkeyPatc
     lines, corners = drawn(monkeypatch, [SetResult("n20", heavy, adaptation([140.0, 139.0]))])
     assert lines[0].keys() == {"mrlato", "all-local", "greedy", "HEFT-based"}
     assert corners == ["above: all-offload 900, random 162 ms"]
+
+
+@pytest.mark.parametrize("label", ["mrlato", "mrlato+task_sim+outer_lr=0.0015+units=64+encoder_layers=1+heads=0+tf32"])
+@pytest.mark.parametrize("sets", [1, 2])
+def test_the_legend_is_within_the_figure(monkeypatch: pytest.MonkeyPatch, sets: int, label: str) -> None:
+    known = [dataclasses.replace(each, optimum_ms=95.0) for each in results(4)[:sets]]
+    figure = figure_of(monkeypatch, label, known)
+    (legend,) = figure.legends
+    names = [text.get_text().replace("\n", "") for text in legend.get_texts()]
+    assert names == [label, "optimum", "random", "greedy", "HEFT-based"]
+    box = legend.get_window_extent(figure.canvas.get_renderer())
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert box.y1 < min(axis.get_window_extent().y0 for axis in figure.axes)  # below the panels
+    said = figure.axes[0].yaxis.label.get_window_extent()
+    assert figure.bbox.y0 <= said.y0 < said.y1 <= figure.bbox.y1
+
+
+def test_without_updates_the_axis_has_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = figure_of(monkeypatch, "mrlato", results(0))
+    assert [list(axis.get_xticks()) for axis in figure.axes] == [[0], [0]]
 
 
 def test_a_record_of_another_measurement_stays(tmp_path: Path) -> None:
