@@ -40,7 +40,7 @@ PPO: dict[str, Any] = {
     "n_steps": 4 * NUM_TASKS,  # of each environment between two updates
     "batch_size": 512,
     "n_epochs": 6,
-    "learning_rate": lambda left: 1e-3 * left,  # of what is left of training, 1 to 0
+    "learning_rate": lambda left: 1e-3 * max(left, 0.0),  # left of training: 1 to 0, below where a rollout overshoots
     "gamma": 1.0,  # an episode ends after its last task
     "gae_lambda": 0.95,
     "ent_coef": 0.003,
@@ -193,8 +193,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         "--steps",
         type=int,
         default=120_000,
-        help=f"decisions in training, of each seed, rounded up to rollouts of {ROLLOUT:,}; a short run needs a "
-        f"multiple of {ROLLOUT:,}, at least {12 * ROLLOUT:,} (docs/environment.md says why)",
+        help=f"decisions in training, of each seed, rounded up to rollouts of {ROLLOUT:,}; a short run needs at "
+        f"least {12 * ROLLOUT:,}",
     )
     parser.add_argument(
         "--every", type=int, default=7_500, help="decisions from one measurement to the next, rounded up to rollouts"

@@ -48,6 +48,13 @@ def test_measures_as_the_planners_are(example: ModuleType, capsys: pytest.Captur
         assert len(seen) == example.NUM_TASKS
 
 
+def test_the_last_update_does_not_climb(example: ModuleType) -> None:
+    """The last rollout may end after --steps; a negative rate would undo what was learned."""
+    rate = example.PPO["learning_rate"]
+    assert rate(1.0) > rate(0.5) > 0
+    assert rate(1 - 10_240 / 8_192) == 0
+
+
 @pytest.mark.parametrize(
     ("given", "phrase"),
     [
