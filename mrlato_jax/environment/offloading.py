@@ -322,6 +322,7 @@ class Offloading:
             InputError: `action` is not one integer or, where it is known, out of its range.
         """
         _check_integer("action", action, self.num_actions - 1)
+        action = jnp.asarray(action)
         # Indexing would take an action out of range for the last site.
         is_allowed = (state.action_mask & (jnp.arange(self.num_actions) == action)).any()
         counts = is_allowed & ~process.is_done(state.dag, state.decisions)
