@@ -241,7 +241,7 @@ class Strip(NamedTuple):
     pale: bool = False
 
 
-def gantt(axes: Axes, strips: Sequence[Strip], seconds: float, families: Sequence[str]) -> None:
+def gantt(axes: Axes, strips: Sequence[Strip], seconds: float, families: Sequence[str]) -> list[tuple[Strip, Bar]]:
     """Draws strips against milliseconds; a label is along its bar, or upright in it, or left out where it has no room.
 
     Bars too narrow for a line between them alternate in shade; a run of such bars without a gap has its count above,
@@ -252,7 +252,11 @@ def gantt(axes: Axes, strips: Sequence[Strip], seconds: float, families: Sequenc
         strips: what is drawn.
         seconds: that the axis is long.
         families: of fonts for the labels.
+
+    Returns:
+        The bars without room for their label, each with its strip.
     """
+    left_out = []
     axes.set_xlim(0, 1e3 * seconds or 1)
     points = POINTS / axes.figure.dpi
     wide = axes.get_window_extent().width * points / (seconds or 1)  # points of a second
@@ -285,7 +289,10 @@ def gantt(axes: Axes, strips: Sequence[Strip], seconds: float, families: Sequenc
                     rotation=0 if need <= along else 90, rotation_mode="anchor", color=ink_on(colour),
                     fontsize=SMALL_POINTS, family=list(families), parse_math=False,
                 )  # fmt: skip
+            elif bar.label:
+                left_out.append((strip, bar))
         _count(axes, strip, [(bars[first].start, bars[last - 1].end, last - first) for first, last in crowds], wide)
+    return left_out
 
 
 def _count(axes: Axes, strip: Strip, crowds: Sequence[tuple[float, float, int]], wide: float) -> None:

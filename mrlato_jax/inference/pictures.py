@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOOT = "the line along the foot of a transfer has the colour of its server"
+ROOMY = "the bars have the tasks' names where there is room"
 UNNAMED = "too many tasks for names; the command's table, or --json, has the names"
+NOTE_POINTS = 7  # size of letters
 AROUND_LABEL = 0.14  # inches, on both sides together
 MOST_NAMED = 60  # tasks; with more tasks the names would be too small to read
 NARROWEST = 6.2  # inches: room for the legend
@@ -170,7 +172,7 @@ def _note(figure: Figure, x: float, inches: float, labels: Labels, text: str, **
     """Writes a line of small text, `inches` above the lower end."""
     if text:
         figure.text(
-            x, inches / figure.get_figheight(), text, fontsize=7, color="0.35", family=list(labels.families),
+            x, inches / figure.get_figheight(), text, fontsize=NOTE_POINTS, color="0.35", family=list(labels.families),
             parse_math=False, **alignment,
         )  # fmt: skip
 
@@ -339,14 +341,21 @@ def gantt_figure(
          1 - (GANTT_ABOVE + GANTT_BELOW) / height)
     )  # fmt: skip
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    gantt(axes, strips, 1.01 * latest, labels.families)
-    axes.set_yticks(range(len(rows)), [ROW_NAMES.get(name, name) for name in rows])
+    left_out = gantt(axes, strips, 1.01 * latest, labels.families)
+    shown_rows = [ROW_NAMES.get(name, name) for name in rows]
+    axes.set_yticks(range(len(rows)), shown_rows)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("milliseconds from the start")
     axes.spines[["top", "right", "left"]].set_visible(False)
     for line in range(1, len(rows)):
         axes.axhline(line - 0.5, color="0.9", linewidth=0.8, zorder=0)
-    notes = [labels.note, "the bars have the tasks' names where there is room"]
-    _note(figure, GANTT_LEFT / width, 0.08, labels, "; ".join(filter(None, notes)))
+    unnamed: dict[str, list[str]] = {}
+    for strip, bar in left_out:
+        unnamed.setdefault(shown_rows[round(strip.middle)], []).append(bar.label)
+    short = "; ".join(f"{row}: {', '.join(dict.fromkeys(texts))}" for row, texts in unnamed.items())
+    note = "; ".join(filter(None, [labels.note, short and f"too short for a name: {short}"]))
+    if widths_of(figure, [note], labels.families, NOTE_POINTS)[note] > POINTS * (width - GANTT_LEFT):
+        note = "; ".join(filter(None, [labels.note, ROOMY]))
+    _note(figure, GANTT_LEFT / width, 0.08, labels, note)
     _head(figure, title)
     return figure

@@ -18,6 +18,7 @@ from mrlato_jax.drawing import LINK_COLOURS, png
 from mrlato_jax.inference import command, pictures
 from mrlato_jax.mec.system import task_times
 from mrlato_jax.mec.transfers import link_of, transfers
+from mrlato_jax.planners.plan import simulated_plan
 
 pytest.importorskip("matplotlib")
 
@@ -169,6 +170,17 @@ def test_the_schedule_has_a_bar_for_each_use_of_a_resource() -> None:
         share = 100 * sum(width for _, width in spans) / last
         busy.append(f"{len(spans)} {nouns[row]},\nbusy {share:.0f} %")
     assert [text.get_text() for text in axes.texts if "busy" in text.get_text()] == busy
+
+
+def test_bars_without_room_for_a_name_are_named_below() -> None:
+    graph = mj.TaskGraph.from_edges(
+        cycles=[9e8, 1e5, 1e5], upload_bytes=[2e5] * 3, download_bytes=[1e2] * 3, edges=[(0, 1)], names=["a", "b", "c"]
+    )
+    figure = pictures.schedule_figure(graph, RETURNS, simulated_plan(graph, RETURNS, [1, 0, 0]))
+    assert "too short for a name: device (UE): b, c; downlink: a" in [text.get_text() for text in figure.texts]
+    crowd = mj.daggen(90, 0.6, 0.6, np.random.default_rng(2))
+    figure = pictures.schedule_figure(crowd, RETURNS, mj.heft(crowd, RETURNS))
+    assert pictures.ROOMY in [text.get_text() for text in figure.texts]
 
 
 def middle(bar: Any) -> int:
