@@ -85,6 +85,7 @@ class Planner(NamedTuple):
     name: str
     find: Callable[[], Plan]
     estimate_s: float
+    advice: str = ""  # how to wait for less time
 
 
 class Found(NamedTuple):
@@ -176,9 +177,12 @@ def long_planners(graph: TaskGraph, wanted: Wanted, attended: Attended) -> list[
         knows = goal == Objective() or policy.network.any_servers
         hurried = attended.left_s < math.inf and wanted.mode != MODES[0] and knows
         planners += [
-            Planner(f"{LEARNED} ({mode})", partial(plan, mode), ESTIMATES[mode].seconds(graph.num_tasks))
+            Planner(
+                f"{LEARNED} ({mode})", partial(plan, mode), ESTIMATES[mode].seconds(graph.num_tasks),
+                "" if mode == MODES[0] else f"--mode={MODES[0]} is quicker",
+            )
             for mode in ([MODES[0]] if hurried else []) + [wanted.mode]
-        ]
+        ]  # fmt: skip
     else:
         seconds = ESTIMATES["local search"].seconds(graph.num_tasks)
         planners.append(Planner("local search", lambda: local_search(graph, system, objective=goal), seconds))
@@ -193,7 +197,8 @@ def find(case: Case, planners: Sequence[Planner], attended: Attended) -> Iterato
     for planner in planners:
         began = time.perf_counter()
         try:
-            plan = attended.do(f"{escaped(case.path.name)}: {planner.name}", planner.find, planner.estimate_s)
+            label = ", ".join(filter(None, [planner.name, planner.advice]))
+            plan = attended.do(f"{escaped(case.path.name)}: {label}", planner.find, planner.estimate_s)
         except OutOfTimeError:
             case.unfinished.append(planner.name)
             continue

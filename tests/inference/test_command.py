@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -435,6 +436,29 @@ def test_time_ends_planning_with_the_best_plan_so_far(
     assert "time ended (--seconds=3) before: learned (search)" in out
     assert "the best so far is " in out
     free.set()
+
+
+def test_the_line_of_long_work_says_what_is_quicker(app: Path) -> None:
+    said: list[str] = []
+
+    class Waiting:
+        left_s = float("inf")
+
+        def do(self, label: str, work: Callable[[], mj.Plan], estimate_s: float) -> mj.Plan:
+            said.append(label)
+            return work()
+
+    graph = mj.read_json(app)
+
+    class Policy:
+        def plan(self, graph: mj.TaskGraph, system: mj.System, mode: str, **_: object) -> mj.Plan:
+            return mj.all_local(graph, system)
+
+    for mode in ("argmax", "search"):
+        asked = dataclasses.replace(wanted(), policy=cast(Any, Policy()), mode=mode, optimum_s=0.0)
+        case, attended = comparing.Case(app, graph), cast(Any, Waiting())
+        assert [name for name, _ in comparing.find(case, comparing.long_planners(graph, asked, attended), attended)]
+    assert said == ["app.json: learned (argmax)", "app.json: learned (search), --mode=argmax is quicker"]
 
 
 def test_too_little_time_for_any_plan_is_one_line(app: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
