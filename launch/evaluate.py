@@ -36,9 +36,11 @@ define_measuring_flags()
 flags.DEFINE_float(
     "optimum_s",
     None,
-    "Also prove the optima, each within this time limit in seconds, and show the policy's gap to them.",
+    "Also prove the optima, each within this time limit in seconds, and show every row's gap to them.",
 )
-flags.DEFINE_bool("held_out", True, "Also adapt to half of each set's DAGs and measure on the other half.")
+flags.DEFINE_bool(
+    "held_out", True, "With updates, also adapt to half of each set's DAGs and measure on the other half."
+)
 
 
 def main(_: list[str]) -> int:
@@ -59,14 +61,15 @@ def main(_: list[str]) -> int:
         flush=True,
     )
     check_writable(folder.path)
+    held_out = FLAGS.held_out and FLAGS.updates > 0  # without updates, both halves are measured already
     with GracefulStop(lambda: STOPPED) as stop:
         results = reporting.evaluate(
-            config, policy.params, test_sets, FLAGS.updates, stop, held_out=FLAGS.held_out, time_limit_s=FLAGS.optimum_s
+            config, policy.params, test_sets, FLAGS.updates, stop, held_out=held_out, time_limit_s=FLAGS.optimum_s
         )
     if results is None:
         return STOPPED
     print(f"\n{reporting.evaluation_table(label(config), results)}\n", flush=True)
-    origin = reporting.provenance(config, dataset, policy.iteration, FLAGS.updates, FLAGS.held_out)
+    origin = reporting.provenance(config, dataset, policy.iteration, FLAGS.updates, held_out)
     print(reporting.write(folder.path, name, label(config), results, origin), flush=True)
     return 0
 

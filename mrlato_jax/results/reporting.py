@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mrlato_jax.config import TrainConfig
 from mrlato_jax.dag.dataset import DagDataset
 from mrlato_jax.drawing import LINES, legend_below, png
@@ -103,48 +105,50 @@ def evaluate(
 
 
 def evaluation_table(label: str, results: Sequence[SetResult]) -> str:
-    """Formats the mean latency of each method on each test set, and its difference to HEFT-based on the same DAGs.
+    """Formats the mean latency of each method on each test set, and its differences to references on the same DAGs.
 
-    If the optima are known, the learned policy's gap to them is in brackets.
+    The references are HEFT-based and, where all optima are known, the optimum of the priority order. A difference is
+    the mean of those of the test sets.
 
     Args:
         label: name of the learned method.
         results: one entry for each test set.
     """
-    header = ["mean latency, ms", *(result.setting for result in results), "vs HEFT-based"]
-    heft = [result.baselines_ms[_REFERENCE] for result in results]
-    rows = [_row(name, [result.baselines_ms[name] for result in results], heft) for name in QUICK_PLANNERS]
-    best = [result.optimum_ms for result in results if result.optimum_ms is not None]
-    if len(best) == len(results):
+    rows = {name: [result.baselines_ms[name] for result in results] for name in QUICK_PLANNERS}
+    optima = [result.optimum_ms for result in results if result.optimum_ms is not None]
+    references = [rows[_REFERENCE]]
+    if len(optima) == len(results):
         unproven = sum(result.unproven for result in results)
-        rows.append(_row(f"optimum ({unproven} unproven)" if unproven else "optimum", best, heft))
+        rows[f"optimum ({unproven} unproven)" if unproven else "optimum"] = optima
+        references.append(optima)
     updates = len(results[0].adaptation.latency_ms) - 1
     for mark in marks(updates):
-        values = [result.adaptation.latency_ms[mark] for result in results]
-        row = _row(f"{label}, {_when(mark)}", values, heft)
-        if len(best) == len(results):
-            above = [100 * (value / least - 1) for value, least in zip(values, best, strict=True)]
-            row[1:-1] = [f"{value:.1f} ({gap:+.1f} %)" for value, gap in zip(values, above, strict=True)]
-        rows.append(row)
+        rows[f"{label}, {_when(mark)}"] = [result.adaptation.latency_ms[mark] for result in results]
+    cells = [_row(name, values, references) for name, values in rows.items()]
     halves = [(result.held_out, result.held_out_baselines_ms) for result in results]
     measured = [(half, baselines) for half, baselines in halves if half is not None and baselines is not None]
     if len(measured) == len(results):
         heft = [baselines[_REFERENCE] for _, baselines in measured]
-        rows.append(_row(f"  the other half: {_REFERENCE}", heft, heft))
-        for mark in sorted({0, updates}):
-            values = [half.latency_ms[mark] for half, _ in measured]
-            rows.append(_row(f"  the other half: {_when(mark)}", values, heft))
-    return format_table(header, rows)
+        rows = {_REFERENCE: heft}
+        rows |= {_when(mark): [half.latency_ms[mark] for half, _ in measured] for mark in sorted({0, updates})}
+        unknown = [""] * (len(references) - 1)  # the optimum of the half
+        cells += [[*_row(f"  the other half: {name}", values, [heft]), *unknown] for name, values in rows.items()]
+    against = [f"vs {_REFERENCE}", "vs optimum"][: len(references)]
+    return format_table(["mean latency, ms", *(result.setting for result in results), *against], cells)
 
 
 def _when(updates: int) -> str:
     return f"after {updates}" if updates else "before any update"
 
 
-def _row(name: str, values: Sequence[float], heft: Sequence[float]) -> list[str]:
-    ratios = [value / reference for value, reference in zip(values, heft, strict=True)]
-    change = 100 * (sum(ratios) / len(ratios) - 1)
-    return [name, *(f"{value:.1f}" for value in values), "" if name.endswith(_REFERENCE) else f"{change:+.1f} %"]
+def _row(name: str, values: Sequence[float], references: Sequence[Sequence[float]]) -> list[str]:
+    """A row of latencies, with the mean difference to each reference but to itself."""
+    ratios = [np.divide(values, reference).mean() for reference in references]
+    changes = [
+        "" if values is reference else f"{100 * (ratio - 1):+.1f} %"
+        for reference, ratio in zip(references, ratios, strict=True)
+    ]
+    return [name, *(f"{value:.1f}" for value in values), *changes]
 
 
 def provenance(
