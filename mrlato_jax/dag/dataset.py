@@ -116,7 +116,10 @@ class DagDataset:
         """
         counts = {set_name: len(graphs) for set_name, graphs in sets.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise InputError(f"sets have {shorten(counts)} graphs; accepted: equally many in each set, at least 1")
+            raise InputError(
+                f"sets have {shorten(counts)} graphs; accepted: equally many in each set, at least 1 (split large sets "
+                "into several, or leave graphs out)"
+            )
         width = max(graph.num_tasks for graphs in sets.values() for graph in graphs)
         shape = (len(sets), next(iter(counts.values())), width)
         _check_size(shape)

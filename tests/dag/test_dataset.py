@@ -228,7 +228,7 @@ def test_from_graphs_refuses() -> None:
     with pytest.raises(InputError, match=r"adjacency is wrong in set b, graph 0, at \[1, 0\].*topological"):
         DagDataset.from_graphs("x", {"a": [up], "b": [down]}, ("train", "test"), {})
     for sets in ({}, {"a": []}, {"a": [up], "b": [up, up]}):
-        with pytest.raises(InputError, match="equally many in each set"):
+        with pytest.raises(InputError, match=r"equally many in each set, at least 1 \(split large sets into several"):
             DagDataset.from_graphs("x", sets, ("train",) * len(sets), {})
 
 
