@@ -8,7 +8,9 @@ METHOD ?= mrlato_plus
 # The best method has a first run of its own; the paper's methods run at their settings, only smaller.
 SIZE := $(if $(filter mrlato_plus,$(METHOD)),first_run.flags,cpu_table.flags --method=$(METHOD))
 
-.PHONY: run test test-slow lint docs notebooks clean
+.PHONY: env run test test-slow lint docs notebooks clean
+
+env: $(READY)
 
 run: $(READY)
 	$(BIN)/python launch/meta_train.py --flagfile=exp2.flags --flagfile=$(SIZE)
@@ -34,7 +36,7 @@ notebooks: $(READY)
 
 # A broken install leaves no mark, so the next call starts over.
 $(READY): pyproject.toml constraints.txt
-	@echo "making the environment in $(VENV) ..."
+	@echo "making the environment in $(VENV): pip works without output for a minute or two, or more on a busy machine ..."
 	@start=$$(date +%s) && \
 	$(PYTHON) -m venv $(VENV) && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[plots,test]' && \
