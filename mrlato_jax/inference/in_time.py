@@ -2,7 +2,8 @@
 
 The HEFT-based plan comes first, improved by local search. Then kicks (`machine_code.kick`) and the proof take turns
 until the time or the proof is over. The policy has its turn once the others have had as much time as the policy takes,
-if twice as much is left. Without numba, the parts follow each other once, in coarser steps.
+if twice as much is left. With a deadline the makespan is minimised until a plan meets the deadline, then the energy.
+Without numba, the parts follow each other once, in coarser steps.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -18,35 +20,33 @@ import numpy as np
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.arrays import DagArrays
-from mrlato_jax.mec.latency import in_joules, padded_size
+from mrlato_jax.mec.latency import in_joules
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import Plan, SearchedPlan, engine, heft, local_search, optimum, plans_of_arrays
 
 FIRST_TURN_S = 2e-4  # of the kicks, and of the proof
-LEAST_PROOF_S = 5e-4  # time left for which the proof is begun or continued
 GROWTH = 1.5  # of the next turn
-MOST_KICKS = 4096  # between two looks at the clock
+LEAST_PROOF_S = 5e-4  # time left for which the proof is begun or continued
+BEGIN_PROOF_S = 1.5e-7  # time to begin the proof, for each pair of tasks
 PROVABLE = 40  # tasks, up to which the proof has turns as long as the kicks; beyond, a quarter of that
-
 PLANS_A_SECOND = 5e6  # that local search in JAX compares on one core, times their tasks and servers
+SOURCES = ("heft", "local_search", "policy", "proof")
 
 Result = TypeVar("Result")
-
-SOURCES = ("heft", "local_search", "policy", "proof")
 
 _seconds: dict[Any, float] = {}  # least wall time of each part so far, by what shapes its program
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TimedPlan(SearchedPlan):
-    """The best plan found in a given time. A pytree of all its fields.
+    """The best plan found in a given time. A pytree; `source` is static.
 
     Attributes:
         source: the part that found it: "heft", "local_search", "policy" or "proof".
-        proven: whether no placement in this order costs less.
-        lower_bound: lower bound of the cost of every placement in this order: seconds, or joules with a deadline that
-            can be met; 0 if the proof did not begin.
+        proven: whether no placement in this order costs less (by more than `bounds.TOLERANCE`, relative).
+        lower_bound: lower bound of the cost of every placement in this order: seconds, or joules if the plan meets a
+            deadline. 0 if the proof did not begin, or if the plan is in an order of the policy's own.
         seconds: wall time of planning.
     """
 
@@ -57,8 +57,28 @@ class TimedPlan(SearchedPlan):
 
 
 jax.tree_util.register_dataclass(
-    TimedPlan, data_fields=[field.name for field in dataclasses.fields(TimedPlan)], meta_fields=[]
+    TimedPlan,
+    data_fields=[field.name for field in dataclasses.fields(TimedPlan) if field.name != "source"],
+    meta_fields=["source"],
 )
+
+
+class _Found(NamedTuple):
+    """What the parts found together.
+
+    Attributes:
+        actions: int64[n], sites in the priority order; source: the part that found them.
+        proven, bound: of their cost.
+        evaluations: number of plans compared.
+        elsewhere: the policy's plan, if it is in another order.
+    """
+
+    actions: np.ndarray
+    source: str
+    proven: bool
+    bound: float
+    evaluations: int
+    elsewhere: SearchedPlan | None
 
 
 def plan_in_time(
@@ -75,71 +95,46 @@ def plan_in_time(
     Args:
         graph: the application.
         system: the system it runs on.
-        goal: what is to be minimised.
-        time_limit_s: seconds. The first call for a `program` runs `propose` twice before the time begins, so that its
+        goal: the objective to minimise.
+        time_limit_s: seconds. The first call for a `program` runs every part once before the time begins, so that
             compilation does not count.
         propose: returns the policy's plan.
-        program: what shapes the policy's program; hashable.
-        seed: of the kicks.
+        program: what shapes the compiled programs; hashable.
+        seed: seed of the kicks.
     """
-    code, proposing = engine.machine_code(), ("policy", program)
-    finishing = ("simulate", padded_size(graph.num_tasks), system.channel, system.radio, system.num_servers)
     began = time.monotonic()
-    dag = latency.pack_float64(graph, system, None, goal)
+    code, proposing, finishing = engine.machine_code(), ("policy", program), ("simulate", program)
     if proposing not in _seconds:
         propose()
-        _timed(proposing, propose)
+        if code is None:
+            _by_jax(graph, system, goal, 0.1, propose, 0.0)
+        dag = latency.pack_float64(graph, system)
         for _ in range(2):
-            _timed(finishing, lambda: _simulated(dag, np.zeros(graph.num_tasks, np.int64), system))
+            _timed(finishing, partial(_simulated, dag, np.zeros(graph.num_tasks, np.int64), system))
+        _timed(proposing, propose)
         began = time.monotonic()
     if code is None:
-        return _by_jax(graph, system, goal, began, time_limit_s, propose, _seconds[proposing])
+        return _by_jax(graph, system, goal, time_limit_s, propose, _seconds[proposing])
     end = began + time_limit_s - _seconds[finishing]
-    work, source, before, proposed, proof = code.Workspace(dag), "heft", np.inf, None, None
-
-    def by(part: str) -> None:
-        nonlocal source, before
-        if work.cost < before:
-            source, before = part, work.cost
-
-    start = work.earliest_finish()
-    work.keep(start, work.cost_of(start))
-    by("heft")
-    work.settle(start)
-    by("local_search")
-    turn, kicks, number = FIRST_TURN_S, 1, 0
-    share = 1.0 if graph.num_tasks <= PROVABLE else 0.25
-    while (left := end - (now := time.monotonic())) > 0 and not (proof is not None and proof.over):
-        if proposed is None and now - began > _seconds[proposing] and left > 2 * _seconds[proposing]:
-            proposed = _timed(proposing, propose)
-            if proposed.order.tolist() == dag.order[: graph.num_tasks].tolist():
-                sites = proposed.placement[proposed.order].astype(np.int64)
-                work.keep(sites, work.cost_of(sites))
-                work.settle(sites)
-                by("policy")
-        until = time.monotonic() + min(turn, left)
-        while (now := time.monotonic()) < until:
-            work.kick(kicks, seed + number)
-            number += 1
-            took = max(time.monotonic() - now, 1e-7)
-            kicks = int(np.clip(kicks * (until - now) / 2 / took, 1, min(2 * kicks, MOST_KICKS)))
-        by("local_search")
-        if (left := end - time.monotonic()) > LEAST_PROOF_S:
-            proof = code.Proof(work) if proof is None else proof
-            proof.learn(work.actions, work.cost)
-            proof.run(min(share * turn, left))
-            work.keep(proof.actions.copy(), proof.cost)
-            by("proof")
-        turn *= GROWTH
-    plan = _timed(finishing, lambda: _simulated(dag, work.actions, system))
-    proven, bound = proof is not None and proof.over, 0.0 if proof is None else proof.bound
-    if proposed is not None and goal.key(proposed.makespan, proposed.energy) < goal.key(plan.makespan, plan.energy):
-        plan, source, proven, bound = proposed, "policy", False, 0.0  # in an order of its own
-    if dag.deadline is not None and not goal.meets_deadline(plan.makespan):
-        bound = max(0.0, bound - float(dag.deadline.dearest))  # seconds, as the plan's makespan counts
+    aims = [goal] if goal.deadline_s is None else [Objective(), goal]
+    found: _Found | None = None
+    plan: Plan
+    for aim in aims:
+        dag = latency.pack_float64(graph, system, None, aim)
+        work = code.Workspace(dag, seed=seed)
+        enough = goal.latest_s if aim is not goal else 0.0
+        found = _take_turns(code, work, found, end, enough, propose, proposing)
+        plan = _timed(finishing, partial(_simulated, dag, found.actions, system))
+        if not goal.meets_deadline(plan.makespan):
+            break
+    assert found is not None
+    source, proven, bound = found.source, found.proven, found.bound
+    other = found.elsewhere
+    if other is not None and goal.key(other.makespan, other.energy) < goal.key(plan.makespan, plan.energy):
+        plan, source, proven, bound = other, "policy", False, 0.0
     return TimedPlan.of(
         plan,
-        evaluations=work.evaluations + (0 if proposed is None else proposed.evaluations),
+        evaluations=found.evaluations,
         source=source,
         proven=proven,
         lower_bound=min(bound, _cost(goal, plan)),
@@ -147,50 +142,123 @@ def plan_in_time(
     )
 
 
+def _take_turns(
+    code: Any,
+    work: Any,
+    known: _Found | None,
+    end: float,
+    enough: float,
+    propose: Callable[[], SearchedPlan],
+    proposing: Any,
+) -> _Found:
+    """Lets the parts take turns on one `machine_code.Workspace`.
+
+    Args:
+        code: the module `machine_code`.
+        work: the workspace.
+        known: what was found for another objective.
+        end: time on the monotonic clock.
+        enough: cost at which the search is over.
+        propose: returns the policy's plan.
+        proposing: key of its time in `_seconds`.
+    """
+    n, source, least, proof, elsewhere = len(work.actions), "heft", np.inf, None, None
+    proposed = known is not None
+
+    def credit(part: str) -> None:
+        nonlocal source, least
+        if work.cost < least:
+            source, least = part, work.cost
+
+    began = time.monotonic()
+    if known is None:
+        start = work.earliest_finish()
+        work.keep(start, work.cost_of(start))
+        credit("heft")
+    else:
+        start, elsewhere = known.actions, known.elsewhere
+        work.keep(start, work.cost_of(start))
+        credit(known.source)
+    one = max(time.monotonic() - began, 1e-6)  # seconds to compare a plan, at most
+    began = time.monotonic()
+    work.settle(start, max(1, int((end - began) / one)))
+    credit("local_search")
+    turn, share = FIRST_TURN_S, 1.0 if n <= PROVABLE else 0.25
+    while (left := end - time.monotonic()) > 0 and work.cost > enough and not (proof is not None and proof.over):
+        if not proposed and time.monotonic() - began > _seconds[proposing] and left > 2 * _seconds[proposing]:
+            proposed, plan = True, _timed(proposing, propose)
+            work.evaluations += plan.evaluations
+            if plan.order.tolist() == work.dag.order.tolist():
+                sites = plan.placement[plan.order].astype(np.int64)
+                work.keep(sites, work.cost_of(sites))
+                work.settle(sites, max(1, int((end - time.monotonic()) / one)))
+                credit("policy")
+            else:
+                elsewhere = plan
+        until = time.monotonic() + min(turn, end - time.monotonic())
+        while (now := time.monotonic()) < until:
+            before = work.evaluations
+            work.kick(max(1, int((until - now) / 2 / one)))
+            one = max(time.monotonic() - now, 1e-7) / max(work.evaluations - before, 1)
+        credit("local_search")
+        left = end - time.monotonic()
+        if left > LEAST_PROOF_S and (proof is not None or (code.Proof.fits(n) and left > 4 * BEGIN_PROOF_S * n * n)):
+            proof = code.Proof(work) if proof is None else proof
+            proof.learn(work.actions, work.cost)
+            proof.run(min(share * turn, end - time.monotonic()))
+            work.keep(proof.actions, proof.cost)
+            credit("proof")
+        turn *= GROWTH
+    proven, bound = (False, 0.0) if proof is None else (proof.over, proof.bound)
+    evaluations = work.evaluations + (0 if known is None else known.evaluations)
+    return _Found(work.actions, source, proven, bound, evaluations, elsewhere)
+
+
 def _by_jax(
     graph: TaskGraph,
     system: System,
     goal: Objective,
-    began: float,
     time_limit_s: float,
     propose: Callable[[], SearchedPlan],
     proposing_s: float,
 ) -> TimedPlan:
     """`plan_in_time` without numba."""
+    began = time.monotonic()
     end = began + time_limit_s
     found = {"heft": SearchedPlan.of(heft(graph, system, objective=goal), evaluations=1)}
     if proposing_s < end - time.monotonic():
         found["policy"] = propose()
-    proven, bound = False, 0.0
+    proof = None
 
     def best() -> str:
         return min(found, key=lambda part: goal.key(found[part].makespan, found[part].energy))
 
     if (left := end - time.monotonic()) > 0:
-        start, work = found[best()], graph.num_tasks * system.num_servers
-        most = max(1, int(left * PLANS_A_SECOND / work))
+        most = max(1, int(left * PLANS_A_SECOND / (graph.num_tasks * system.num_servers)))
         found["local_search"] = local_search(
-            graph, system, start=start, restarts=0, max_evaluations=most, objective=goal
+            graph, system, start=found[best()], restarts=0, max_evaluations=most, objective=goal
         )
     if (left := end - time.monotonic()) > 0:
-        proof = optimum(graph, system, time_limit_s=left, objective=goal)
+        share = left if goal.deadline_s is None else left / 2  # `optimum` then proves two things
+        proof = optimum(graph, system, time_limit_s=share, objective=goal)
         found["proof"] = SearchedPlan.of(proof, evaluations=0)
-        proven, bound = proof.proven, proof.lower_bound
     source = best()
     plan = found[source]
+    covered = proof is not None and plan.order.tolist() == proof.order.tolist()
     return TimedPlan.of(
         plan,
         evaluations=sum(part.evaluations for part in found.values()),
         source=source,
-        proven=proven and "proof" in found and plan.order.tolist() == found["proof"].order.tolist(),
-        lower_bound=min(bound, _cost(goal, plan)),
+        proven=covered and proof is not None and proof.proven,
+        lower_bound=min(proof.lower_bound, _cost(goal, plan)) if covered and proof is not None else 0.0,
         seconds=time.monotonic() - began,
     )
 
 
 def _simulated(dag: DagArrays, actions: np.ndarray, system: System) -> Plan:
     """Returns the plan of sites int[n] in the scheduling order of one DAG, simulated as every plan is."""
-    batch = in_joules(jax.tree.map(lambda leaf: np.asarray(leaf)[None], dag), [system])
+    bare = dataclasses.replace(dag, allowed=None)  # pins would be one more program
+    batch = in_joules(jax.tree.map(lambda leaf: np.asarray(leaf)[None], bare), [system])
     padded = np.zeros((1, 1, dag.mask.size), np.int32)
     padded[0, 0, : len(actions)] = actions
     return plans_of_arrays(batch, padded)[0][0]

@@ -230,26 +230,36 @@ class Offloader:
         else:
             graphs = _graphs("graph", graph)
             systems = one_for_each(system, len(graphs))
+        decided_by = self._checked(graphs, systems, mode, samples, goal)
         if time_limit_s is None:
-            plans = self._plan(graphs, systems, mode, samples, seed, goal)
+            plans = self._plan(graphs, systems, decided_by, mode, samples, seed, goal)
         else:
-            plans = [self._plan_in_time(*each, seed, goal, time_limit_s) for each in zip(graphs, systems, strict=True)]
+            plans = [
+                self._plan_in_time(*each, [[objectives[i]] for objectives in decided_by], seed, goal, time_limit_s)
+                for i, each in enumerate(zip(graphs, systems, strict=True))
+            ]
         return plans[0] if isinstance(graph, TaskGraph) else plans
 
     def _plan_in_time(
-        self, graph: TaskGraph, system: System, seed: int, goal: Objective, time_limit_s: float
+        self,
+        graph: TaskGraph,
+        system: System,
+        decided_by: list[list[Objective]],
+        seed: int,
+        goal: Objective,
+        time_limit_s: float,
     ) -> TimedPlan:
         program = (
-            self.network, padded_size(graph.num_tasks), system.channel, system.radio, system.num_servers,
-            goal.deadline_s is None, goal == Objective(),
+            self.network, padded_size(graph.num_tasks), graph.is_pinned, system.channel, system.radio,
+            system.num_servers, goal.deadline_s is None, goal.prices(system.power) is None,
         )  # fmt: skip
-        propose = partial(self._plan, [graph], [system], MODES[0], SAMPLES, seed, goal)
+        propose = partial(self._plan, [graph], [system], decided_by, MODES[0], SAMPLES, seed, goal)
         return plan_in_time(graph, system, goal, time_limit_s, lambda: propose()[0], program, seed)
 
-    def _plan(
-        self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, seed: int, goal: Objective
-    ) -> list[SearchedPlan]:
-        """Does the work of `plan` with arguments of checked types."""
+    def _checked(
+        self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, goal: Objective
+    ) -> list[list[Objective]]:
+        """Checks values of arguments of checked types; returns `_decided_by`."""
         largest = max(graph.num_tasks for graph in graphs)
         if mode != "argmax" and samples > (most := max(SAMPLES, SAMPLED_WORK // padded_size(largest) ** 2)):
             raise InputError(f"samples is {samples} for a graph of {largest} tasks; accepted: at most {most}")
@@ -261,6 +271,19 @@ class Offloader:
             examples = [list(zip(graphs, systems, objectives, strict=True)) for objectives in decided_by]
             if unlike := next(filter(None, (outside(self.ranges, example) for example in examples)), None):
                 warnings.warn(OutsideTrainingWarning(unlike), stacklevel=3)
+        return decided_by
+
+    def _plan(
+        self,
+        graphs: list[TaskGraph],
+        systems: list[System],
+        decided_by: list[list[Objective]],
+        mode: str,
+        samples: int,
+        seed: int,
+        goal: Objective,
+    ) -> list[SearchedPlan]:
+        """Does the work of `plan` with checked arguments."""
         plans: dict[int, SearchedPlan] = {}
         drawn = 0 if mode == "argmax" else samples
         for indices, size in _batches(graphs, systems, drawn):

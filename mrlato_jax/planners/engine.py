@@ -16,7 +16,9 @@ def machine_code() -> Any:
     """
     try:
         code = import_module("mrlato_jax.planners.machine_code")
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
         return None
     code.warm_up()
     return code

@@ -20,14 +20,12 @@ from mrlato_jax.mec.arrays import DagArrays, trimmed
 from mrlato_jax.mec.latency import LOCAL
 from mrlato_jax.mec.system import CHANNELS
 from mrlato_jax.planners.bounds import ROUNDING, TOLERANCE, work_left
+from mrlato_jax.planners.descent import BETTER, MOST_PAIRS, UNLIMITED
 
-UNLIMITED = 2**62  # evaluations
 LEAST_MOVES, MOST_MOVES = 3, 6  # tasks that a kick moves
 NEAR = 10  # positions among which a kick moves tasks
 WORSE = 0.15  # how much worse, relative and times n, a plan may be that kicks continue from
-MOST_PAIRS = 2**22  # limit of the changes that a neighbourhood has
-BETTER = 1 - 1e-12  # a smaller improvement counts as rounding
-NODES = 64  # nodes expanded before the first look at the clock
+MOST_BYTES = 2**28  # memory limit of the data of a proof
 CHUNK_S = 0.05  # seconds between two looks at the clock
 WAITS, DOWNLOADS_QUEUE, ENTRIES_QUEUE, STAYS, RADIOS, SERVERS = range(6)  # indices of `Problem.rules`
 SECOND, COMPUTE, SEND, RECEIVE, LATEST, DEAREST = range(6)  # indices of `Problem.numbers`
@@ -136,7 +134,7 @@ def run(problem: Problem, trail: Trail, actions: np.ndarray, begin: int, end: in
     waits, queue, entries = problem.rules[WAITS], problem.rules[DOWNLOADS_QUEUE], problem.rules[ENTRIES_QUEUE]
     radios, servers = problem.rules[RADIOS], problem.rules[SERVERS]
     ue, makespan, spent = 2 * radios + servers, 2 * radios + servers + 2, 2 * radios + servers + 3
-    columns, row, paid = spent + 1, begin, 0.0
+    columns, row = spent + 1, begin
     if not keep:
         row = len(free) - 1
         for column in range(columns):
@@ -308,7 +306,7 @@ def descend(problem: Problem, trail: Trail, other: Trail, actions: np.ndarray, m
                     if value <= reached:
                         reached, change = value, (i, site, -1, 0)
             actions[i] = here
-        if change[0] >= 0:
+        if change[0] >= 0 and reached < best * BETTER:
             best, wide = reached, False
             actions[change[0]] = change[1]
             if change[2] >= 0:
@@ -362,20 +360,28 @@ def _copy(source: Trail, target: Trail) -> None:
 
 
 @compiled
-def settle(problem: Problem, trail: Trail, actions: np.ndarray) -> tuple[float, int]:
+def settle(problem: Problem, trail: Trail, actions: np.ndarray, most: int) -> tuple[float, int]:
     """Local search by one task at a time, the last task first, that takes every change that helps.
 
+    Args:
+        problem: n tasks on K + 1 sites.
+        trail: room for a plan in progress.
+        actions: int[n], an allowed start; ends as the result.
+        most: limit of the plans compared, beside the first of each pass over the tasks.
+
     Returns:
-        The cost of `actions` as changed, and the number of plans compared.
+        The cost of `actions`, and the number of plans compared.
     """
     n, sites, count, cost, helped = len(actions), problem.rules[SERVERS] + 1, 0, 0.0, True
-    while helped:
+    while helped and (count < most or count == 0):
         helped = False
         cost, count = run(problem, trail, actions, 0, n, True, np.inf), count + 1
         for i in range(n - 1, -1, -1):  # row i of the trail does not depend on later tasks
             here = actions[i]
             for shift in range(1, sites):
                 site = (here + shift) % sites
+                if count >= most:
+                    return cost, count
                 if not problem.allowed[i, site]:
                     continue
                 actions[i], count = site, count + 1
@@ -394,8 +400,8 @@ def kick(
     cost: float,
     actions: np.ndarray,
     best: float,
-    kicks: int,
-    seed: int,
+    most: int,
+    rng: np.random.Generator,
 ) -> tuple[float, float, int]:
     """Iterated local search: moves a few tasks near each other at random and settles, from the current plan.
 
@@ -409,24 +415,23 @@ def kick(
         cost: its cost.
         actions: int[n], the best plan; ends as the best plan found.
         best: its cost.
-        kicks: number of times.
-        seed: seed of the moves.
+        most: limit of the plans compared.
+        rng: draws the moves.
 
     Returns:
         The costs of `current` and of `actions`, and the number of plans compared.
     """
     n, sites, count = len(actions), problem.rules[SERVERS] + 1, 0
-    np.random.seed(seed)  # noqa: NPY002 (numba's own generator)
     trial = current.copy()
-    for _ in range(kicks):
+    while count < most:
         trial[:] = current
-        first = np.random.randint(n)  # noqa: NPY002
-        for _ in range(LEAST_MOVES + np.random.randint(MOST_MOVES - LEAST_MOVES + 1)):  # noqa: NPY002
-            i, site = (first + np.random.randint(NEAR)) % n, np.random.randint(sites - 1)  # noqa: NPY002
+        first = rng.integers(0, n)
+        for _ in range(rng.integers(LEAST_MOVES, MOST_MOVES + 1)):
+            i, site = (first + rng.integers(0, NEAR)) % n, rng.integers(0, sites - 1)
             site += site >= trial[i]
             if problem.allowed[i, site]:
                 trial[i] = site
-        reached, more = settle(problem, trail, trial)
+        reached, more = settle(problem, trail, trial, most - count)
         count += more
         if reached <= cost * (1 + WORSE / n):
             cost = reached
@@ -675,7 +680,7 @@ def prove(
 
 
 class Workspace:
-    """One DAG, the best plan of it so far, and room for two plans in progress.
+    """One DAG, the best plan of it so far, and room for plans in progress.
 
     Attributes:
         dag: one DAG in float64, backed by NumPy, without padding.
@@ -685,10 +690,12 @@ class Workspace:
         most: limit of evaluations.
     """
 
-    def __init__(self, dag: DagArrays, most: int = UNLIMITED) -> None:
+    def __init__(self, dag: DagArrays, most: int = UNLIMITED, seed: int = 0) -> None:
         self.dag = trimmed(dag, int(dag.mask.sum()))
         self.problem = problem_of(self.dag)
-        self.trail, self.other = empty_trail(self.problem), empty_trail(self.problem)
+        self.trail = empty_trail(self.problem)
+        self._other: Trail | None = None
+        self._rng = np.random.default_rng(seed)
         self.actions, self.cost = np.zeros(len(self.dag.ue), np.int64), np.inf
         self.evaluations, self.most = 0, most
         self._kicked: np.ndarray | None = None
@@ -713,24 +720,25 @@ class Workspace:
         if self.evaluations >= self.most:
             return self.cost
         end = actions.copy()
-        cost, count = descend(self.problem, self.trail, self.other, end, self.most - self.evaluations)
+        self._other = empty_trail(self.problem) if self._other is None else self._other
+        cost, count = descend(self.problem, self.trail, self._other, end, self.most - self.evaluations)
         self.evaluations += count
         self.keep(end, cost)
         return float(cost)
 
-    def settle(self, actions: np.ndarray) -> None:
-        """Runs `settle` from int64[n] and keeps the best plan."""
+    def settle(self, actions: np.ndarray, most: int = UNLIMITED) -> None:
+        """Runs `settle` from int64[n], for at most so many plans, and keeps the best plan."""
         end = actions.copy()
-        cost, count = settle(self.problem, self.trail, end)
+        cost, count = settle(self.problem, self.trail, end, most)
         self.evaluations += count
         self.keep(end, cost)
 
-    def kick(self, kicks: int, seed: int) -> None:
-        """Runs `kick` from where the last call ended, or from the best plan if that is new."""
+    def kick(self, most: int) -> None:
+        """Runs `kick` for so many plans from where the last call ended, or from the best plan if that is new."""
         if self._kicked is None or self._kicked_best != self.cost:
             self._kicked, self._kicked_cost = self.actions.copy(), self.cost
         self._kicked_cost, self.cost, count = kick(
-            self.problem, self.trail, self._kicked, self._kicked_cost, self.actions, self.cost, kicks, seed
+            self.problem, self.trail, self._kicked, self._kicked_cost, self.actions, self.cost, most, self._rng
         )
         self._kicked_best = self.cost
         self.evaluations += count
@@ -738,7 +746,7 @@ class Workspace:
     def keep(self, actions: np.ndarray, cost: float) -> None:
         """Keeps a plan if it is the best so far."""
         if cost < self.cost:
-            self.actions, self.cost = actions, cost
+            self.actions, self.cost = actions.copy(), cost
 
 
 class Proof:
@@ -750,6 +758,11 @@ class Proof:
         nodes: number of nodes expanded so far.
     """
 
+    @staticmethod
+    def fits(num_tasks: int) -> bool:
+        """Whether the data for the bounds fit into `MOST_BYTES`."""
+        return 48 * num_tasks**2 <= MOST_BYTES
+
     def __init__(self, work: Workspace) -> None:
         n, sites = len(work.actions), work.dag.num_sites
         self._search = Depths(
@@ -757,6 +770,7 @@ class Proof:
         )
         self._data = work.problem, empty_trail(work.problem), _bounds(work.dag), self._search
         self.actions, self.cost, self.nodes = work.actions.copy(), work.cost, 0
+        self._nodes = 1  # to be expanded before the next look at the clock
         self.advance(1)
 
     def learn(self, actions: np.ndarray, cost: float) -> None:
@@ -783,11 +797,12 @@ class Proof:
 
     def run(self, time_limit_s: float) -> None:
         """Expands nodes until the search is over or the time has passed."""
-        deadline, nodes = time.monotonic() + time_limit_s, NODES
+        deadline = time.monotonic() + time_limit_s
         while not self.over and (seconds := deadline - time.monotonic()) > 0:
             began = time.monotonic()
-            self.advance(nodes)
-            nodes = max(1, int(nodes * min(CHUNK_S, seconds) / max(time.monotonic() - began, 1e-6)))
+            self.advance(self._nodes)
+            enough = self._nodes * min(CHUNK_S, seconds / 2) / max(time.monotonic() - began, 1e-6)
+            self._nodes = int(np.clip(enough, 1, 4 * self._nodes))
 
 
 def _bounds(dag: DagArrays) -> Bounds:
@@ -813,6 +828,7 @@ def warm_up() -> None:
     two, servers = np.ones(2), np.ones((2, 1))
     work = Workspace(DagArrays(two, servers, servers, servers, np.eye(2, k=-1, dtype=bool), two > 0, np.arange(2)))
     work.improve(work.earliest_finish())
+    work.cost_of(work.actions)
     work.settle(work.actions)
-    work.kick(1, 0)
+    work.kick(1)
     Proof(work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,14 @@ from mrlato_jax.planners import engine
 from mrlato_jax.planners.descent import descend
 from mrlato_jax.planners.descent import random_sites as random_starts
 
-code = SimpleNamespace(**vars(engine.machine_code()))
+code: Any = None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _machine_code() -> None:
+    global code
+    pytest.importorskip("numba")
+    code = engine.machine_code()
 
 
 def workspace(case: Case, objective: mj.Objective | None = None) -> Any:
@@ -85,10 +91,11 @@ def test_kicks_keep_pins_and_only_improve(kind: Kind) -> None:
         work, actions = workspace(case), in_order(case, random_sites(rng, case.pins, kind.servers))
         before = work.cost_of(actions)
         current = actions.copy()
-        last, after, count = code.kick(work.problem, work.trail, current, before, actions, before, 20, 0)
+        rng_of_moves = np.random.default_rng(0)
+        last, after, count = code.kick(work.problem, work.trail, current, before, actions, before, 500, rng_of_moves)
         assert after <= min(before, last)
         assert work.cost_of(current) == pytest.approx(last, rel=1e-12)
-        assert count > 20
+        assert 500 <= count <= 502
         assert work.cost_of(actions) == pytest.approx(after, rel=1e-12)
         sites = dict(zip(case.order, actions.tolist(), strict=True))
         assert all(sites[task] in oracle.allowed_sites(case.edge, case.pins[task]) for task in case.order)
@@ -140,3 +147,31 @@ def test_a_proof_that_is_continued_is_the_same_proof() -> None:
     assert proofs[0].nodes == proofs[1].nodes > 100
     assert proofs[0].cost == proofs[1].cost == proofs[0].bound
     np.testing.assert_array_equal(proofs[0].actions, proofs[1].actions)
+
+
+def test_costs_of_zero_end() -> None:
+    """Nothing is better than nothing: the search ends after one look at all changes."""
+    nothing = mj.TaskGraph.from_edges(
+        cycles=[0, 0, 0], upload_bytes=[0, 0, 0], download_bytes=[0, 0, 0], edges=[(0, 1), (1, 2)]
+    )
+    plan = mj.local_search(nothing, mj.System())
+    assert plan.makespan == 0
+    assert plan.evaluations <= 21 * (1 + 3 + 3)
+    idle = mj.System(power=mj.Power(0, 0, 0, 0))
+    graph = mj.daggen(num_tasks=8, fat=0.7, density=0.5, rng=np.random.default_rng(0))
+    free = mj.local_search(graph, idle, objective=mj.Objective(deadline_s=10.0))
+    assert free.evaluations <= 21 * (1 + 8 + 28)
+
+
+def test_a_limit_of_evaluations_is_kept() -> None:
+    """Also within a pass over many tasks; what is found until then is a plan of the cost that is said."""
+    graph = mj.daggen(num_tasks=200, fat=0.7, density=0.1, rng=np.random.default_rng(0))
+    work = code.Workspace(latency.pack_float64(graph, mj.System()))
+    whole = np.zeros(200, np.int64)
+    _, every = code.settle(work.problem, work.trail, whole, 2**62)
+    for most in (1, 50, 150):
+        assert most < every
+        actions = np.zeros(200, np.int64)
+        cost, count = code.settle(work.problem, work.trail, actions, most)
+        assert count == most
+        assert work.cost_of(actions) == cost
