@@ -38,14 +38,18 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs a script: parses its flags, calls `main` with a list of only the program's name, and exits.
 
     Bad flags and any InputError of `main` give one line on standard error and exit status 2. A file that cannot be read
-    or written gives one line and status 1. A second Ctrl-C gives status 130.
+    or written gives one line and status 1. A second Ctrl-C gives status 130. If the reader of a pipe leaves, as `head`
+    does, the script ends without a word, status 1.
     """
     # Tracing makes millions of lasting objects; with default thresholds, garbage collection took 2/5 of its time.
     gc.set_threshold(200_000, 50, 100)
 
     def parse_or_exit(argv: Sequence[str]) -> list[str]:
         if {"--help", "-help", "-h", "-?", "--helpshort"}.intersection(argv):
-            print(help_text(sys.modules["__main__"].__doc__ or "", argv[0]))
+            try:
+                print(help_text(sys.modules["__main__"].__doc__ or "", argv[0]), flush=True)
+            except BrokenPipeError:
+                sys.exit(_unread())
             sys.exit(0)
         try:
             return parse(argv)
@@ -55,9 +59,13 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     def guarded(argv: list[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)  # hides JAX's remarks on missing backends
         try:
-            return main(argv)
+            status = main(argv)
+            print(end="", flush=True)  # reports what cannot be written
+            return status
         except InputError as error:
             return _report(error)
+        except BrokenPipeError:
+            return _unread()
         except OSError as error:
             _report(error)
             return 1
@@ -153,6 +161,12 @@ def _report(error: InputError | OSError) -> int:
     text = str(error)  # may quote the name of a file
     print(f"error: {_plain(text, len(text))}", file=sys.stderr)
     return BAD_INPUT
+
+
+def _unread() -> int:
+    """Leaves standard output, which nobody reads any more, so that Python's last flush does not fail either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _one_word_each(arguments: Sequence[Argument], flag_values: flags.FlagValues) -> list[Argument]:

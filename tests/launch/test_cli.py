@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from absl import flags
@@ -580,14 +580,14 @@ if __name__ == "__main__":
 '''
 
 
-def toy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def toy(folder: Path, *arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     script = folder / "toy.py"
     script.write_text(SCRIPT.format(launch=str(LAUNCH)))
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, str(script), *arguments]
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        command, env=environment, cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120, check=False
     )
 
 
@@ -634,6 +634,15 @@ def test_help_of_a_program(tmp_path: Path) -> None:
     assert sorted(listed) == sorted(["--out", "--flagfile", *own])
     assert "  --channel=<paper, mrlco, mrlco_code, resident>  (default: paper)\n      Channel rules" in ran.stdout
     assert "beside the scripts" in " ".join(ran.stdout.split())
+
+
+@pytest.mark.parametrize("argument", ["--help", "--iterations=7"])
+def test_a_reader_that_leaves_ends_it_without_a_word(tmp_path: Path, argument: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as left:
+        ran = toy(tmp_path, argument, stdout=left)
+    assert (ran.returncode, ran.stderr) == (1, "")
 
 
 def test_help_keeps_the_order_of_the_declarations(values: flags.FlagValues) -> None:
