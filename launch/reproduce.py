@@ -5,7 +5,8 @@
 
 Trains missing runs, adapts each learned method to each unseen set, plans with all planners, and writes records, tables
 and figures into OUT/PRESET. After an interruption (Ctrl-C, SIGTERM, or a kill), the same command in the same folder
-continues. Recorded results, including those that come with the project, are not computed again. A record of other
+continues. Recorded results, including those that come with the project, are not computed again. The last table that it
+prints is the README's. A record of other
 settings, data or another version of this package is refused by name.
 
 --preset=paper is EXPERIMENT.flags, Table I in full. --preset=cpu adds cpu_table.flags, which has only fewer iterations
@@ -123,6 +124,8 @@ def main(_: list[str]) -> int:
             panels += found
     if len(experiments) > 1:
         write_tables(out, named("all"), panels, [record for work in works for record in first_seeds(work)])
+    title, header, cells = comparison.short_table(panels)
+    print(f"\n{title}\n\n{format_table(header, cells)}\n")
     print(f"total time {format_duration(time.monotonic() - started)}")
     return 0
 
@@ -175,6 +178,8 @@ def look_through(experiment: str, methods: Sequence[Sequence[TrainConfig]], budg
                 check_demonstrations(record.config, FLAGS.data and Path(FLAGS.data))
                 reproduction.check_run(seed_path(run_root(record.config), record.config.seed), record, dataset)
     path = out.parent / f"references-{experiment}.json"
+    if path.exists():
+        print(f"simulating the plans of {path} again ...", flush=True)
     references = reference_record(path, dataset, channel, test_sets, budget)
     return Work(dataset, test_sets, budget, references, records)
 

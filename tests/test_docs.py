@@ -16,6 +16,8 @@ import mrlato_jax as mj
 from mrlato_jax.learning.inner import InnerMetrics
 from mrlato_jax.learning.losses import LossMetrics
 from mrlato_jax.learning.outer import MetaMetrics
+from mrlato_jax.methods import planned_methods
+from mrlato_jax.results import comparison
 from mrlato_jax.results.paper import PAPER_MS
 from mrlato_jax.training.loop import flatten
 
@@ -185,6 +187,28 @@ def test_the_readme_has_the_figures_of_the_records(mean_gaps: dict[tuple[str, st
         else:
             key = (method, {"100 updates": "100", "no update": "0"}.get(spent, ""))
         assert shown == mean_gaps[key], name
+
+
+def test_the_readme_has_the_table_that_reproduce_ends_with() -> None:
+    """But for its words and rounder numbers of evaluations."""
+    panels, folder = [], ROOT / "data" / "results"
+    for experiment in ("exp1", "exp2", "exp3"):
+        references = json.loads((folder / f"references-{experiment}.json").read_bytes())["rows"]
+        records = {
+            method: [
+                json.loads((folder / "cpu" / f"{experiment}-{method}-seed{i}.json").read_bytes()) for i in range(3)
+            ]
+            for method in ("mrlato", "mrlco", "drl", "mrlato_plus")
+        }
+        rows = {method: [record["rows"] for record in seeds] for method, seeds in records.items()}
+        steps = {method: seeds[0]["identity"]["config"]["learning"]["inner_steps"] for method, seeds in records.items()}
+        panels += comparison.panels(experiment, references, list(planned_methods()), rows, 100, steps)
+    _, _, cells = comparison.short_table(panels)
+    for theirs, ours in zip(rows_after(text_of("README.md"), "| plan |"), cells, strict=True):
+        assert theirs[0].replace("*", "").replace(",", "").removesuffix(" not learned") == ours[0].replace(",", "")
+        assert theirs[1:4] == ours[1:4]
+        counts = [[float(word.replace(",", "")) for word in row[4].split(" to ") if word] for row in (theirs, ours)]
+        assert counts[0] == pytest.approx(counts[1], rel=0.01)
 
 
 def test_the_papers_comparison_has_the_figures_of_the_records(mean_gaps: dict[tuple[str, str], list[str]]) -> None:

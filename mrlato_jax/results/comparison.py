@@ -19,6 +19,10 @@ from mrlato_jax.results.reproduction import ALL, HALF, PLANNING, TRAINING, measu
 FLOAT32 = 1e-5  # relative: tolerance between a latency in float32 and in float64
 WRITTEN = 1e-3  # milliseconds: resolution of a DAG's latency in records
 STEPS = (1, 30, 100)  # numbers of updates in Table III
+SHORT = (  # rows of the README's table; {} is the last number of updates
+    "HEFT-based", "mrlato, {} updates", "mrlco, {} updates", "drl, {} updates", "look-ahead", "mrlato_plus, no update",
+    "local search, 340 evaluations", "mrlato_plus, {} updates", "local search, 41260 evaluations",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +248,49 @@ def whole_table(panels: Sequence[Panel]) -> Table:
             each = float(np.median([panel.learned[label].plan_ms for panel in have]))
             cells.append([*line, f"{np.mean(spent):.0f}", f"{each:.1f}"])
     return title, header, cells
+
+
+def short_table(panels: Sequence[Panel]) -> Table:
+    """Makes the table of the README: the mean gap of each experiment, and the cost of a plan.
+
+    Learned methods that the README does not have follow, before any update and after the last.
+    """
+    title = (
+        "In short: mean latency in % above the proven optimum of the priority order, mean over the settings and seeds; "
+        "and simulated plans per DAG without training."
+    )
+    experiments = list(dict.fromkeys(panel.experiment for panel in panels))
+    updates = panels[0].updates
+    gaps: dict[str, dict[str, list[float]]] = {}
+    evaluations: dict[str, list[float]] = {}
+
+    def add(name: str, panel: Panel, latency_ms: float, spent: Sequence[float]) -> None:
+        of_row = gaps.setdefault(name, {experiment: [] for experiment in experiments})
+        of_row[panel.experiment].append(100 * (latency_ms / panel.optimum_ms - 1))
+        evaluations.setdefault(name, []).extend(spent)
+
+    more = []
+    for panel in panels:
+        for name, row in panel.planners.items():
+            add(
+                name,
+                panel,
+                panel.planned_ms(name),
+                [float(np.mean(row["evaluations"]))] if "evaluations" in row else [],
+            )
+        for label, learned in panel.learned.items():
+            for mark in sorted({0, updates}):
+                name = f"{label}, {mark} updates" if mark else f"{label}, no update"
+                add(name, panel, float(learned.latency_ms[:, mark].mean()), [panel.evaluations(label, mark)])
+                if not any(known.startswith(f"{label}, ") for known in SHORT):
+                    more.append(name)
+    cells = []
+    for name in dict.fromkeys([*(known.format(updates) for known in SHORT), *more]):
+        if name in gaps:
+            spent = dict.fromkeys(f"{pick(evaluations[name], default=0):,.0f}" for pick in (min, max))
+            shown = [f"{np.mean(values):.1f}" if values else "" for values in gaps[name].values()]
+            cells.append([name, *shown, " to ".join(spent) if evaluations[name] else ""])
+    return title, ["plan", *experiments, "evaluations"], cells
 
 
 def efficiency(panels: Sequence[Panel], label: str, first: int = 1) -> dict[str, float]:

@@ -306,3 +306,13 @@ def test_plans_in_orders_of_their_own_may_be_below_the_optimum() -> None:
         made({"ours": [short]})
     (panel,) = made({"ours": [short]}, own_order=["ours"])
     assert panel.learned["ours"].latency_ms[0, -1] == 100.0
+
+
+def test_in_short_methods_that_the_readme_lacks_come_last() -> None:
+    """The mean of the bounds is 150 ms: HEFT-based's 165 are 10 % above, 191 of the drl are 27.3."""
+    panels = made({"mrlato+tf32": RECORDS["mrlato"], "drl": RECORDS["drl"]})
+    _, header, cells = comparison.short_table(panels)
+    assert header == ["plan", "exp2", "evaluations"]
+    assert cells[:2] == [["HEFT-based", "10.0", ""], ["drl, 100 updates", "27.3", "340"]]
+    assert [line[0] for line in cells[2:]] == ["look-ahead", "mrlato+tf32, no update", "mrlato+tf32, 100 updates"]
+    assert cells[2] == ["look-ahead", "7.7", "95"]
