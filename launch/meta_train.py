@@ -103,12 +103,12 @@ def main(_: list[str]) -> int:
             config = configs[0]
             with hosts.agreed():
                 dataset = datasets.load(config.experiment, FLAGS.data and Path(FLAGS.data))
+                check_demonstrations(config, FLAGS.data and Path(FLAGS.data))
                 check_meta_batch(config.learning.meta_batch, min(map(len, sets_by_kind(dataset, config.channel))))
                 check_number(
                     "graphs_per_task", config.learning.graphs_per_task, low=1, high=dataset.graphs_per_set, integer=True
                 )
                 check_room(dataset, config.network)
-                check_demonstrations(config, FLAGS.data and Path(FLAGS.data))
                 if config.learning.learn_from == "optimum" and FLAGS.on != "none" and FLAGS.updates:
                     raise InputError(
                         f"updates is {FLAGS.updates} with learn_from=optimum; accepted: 0, since there are no plans of "
