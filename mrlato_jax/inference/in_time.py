@@ -29,6 +29,7 @@ FIRST_TURN_S = 2e-4  # of the kicks, and of the proof
 GROWTH = 1.5  # of the next turn
 LEAST_PROOF_S = 5e-4  # time left for which the proof is begun or continued
 BEGIN_PROOF_S = 1.5e-7  # time to begin the proof, for each pair of tasks
+PASSES = 8  # over all tasks and servers: the least number of plans for which kicks are worth a turn
 PROVABLE = 40  # tasks, up to which the proof has turns as long as the kicks; beyond, a quarter of that
 PLANS_A_SECOND = 5e6  # that local search in JAX compares on one core, times their tasks and servers
 SOURCES = ("heft", "local_search", "policy", "proof")
@@ -89,6 +90,7 @@ def plan_in_time(
     propose: Callable[[], SearchedPlan],
     program: Any,
     seed: int,
+    began: float | None = None,
 ) -> TimedPlan:
     """Finds the best plan in a time.
 
@@ -101,8 +103,9 @@ def plan_in_time(
         propose: returns the policy's plan.
         program: what shapes the compiled programs; hashable.
         seed: seed of the kicks.
+        began: when the time began, on the monotonic clock; by default now.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     code, proposing, finishing = engine.machine_code(), ("policy", program), ("simulate", program)
     if proposing not in _seconds:
         propose()
@@ -179,9 +182,10 @@ def _take_turns(
         start, elsewhere = known.actions, known.elsewhere
         work.keep(start, work.cost_of(start))
         credit(known.source)
-    one = max(time.monotonic() - began, 1e-6)  # seconds to compare a plan, at most
-    began = time.monotonic()
-    work.settle(start, max(1, int((end - began) / one)))
+    now = time.monotonic()
+    work.cost_of(start)
+    one = max((time.monotonic() - now) / 2, 1e-6)  # seconds to compare a plan: a change simulates the later tasks alone
+    work.settle(start, max(1, int((end - time.monotonic()) / one)))
     credit("local_search")
     turn, share = FIRST_TURN_S, 1.0 if n <= PROVABLE else 0.25
     while (left := end - time.monotonic()) > 0 and work.cost > enough and not (proof is not None and proof.over):
@@ -198,7 +202,8 @@ def _take_turns(
         until = time.monotonic() + min(turn, end - time.monotonic())
         while (now := time.monotonic()) < until:
             before = work.evaluations
-            work.kick(max(1, int((until - now) / 2 / one)))
+            most = min(max((until - now) / 2 / one, PASSES * n * (work.dag.num_sites - 1)), (end - now) / one)
+            work.kick(max(1, int(most)))
             one = max(time.monotonic() - now, 1e-7) / max(work.evaluations - before, 1)
         credit("local_search")
         left = end - time.monotonic()

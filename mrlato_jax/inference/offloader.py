@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -213,6 +214,7 @@ class Offloader:
                 task has more parents or children than the policy has room for. For a policy that knows one server and
                 only the makespan: there are several servers, or another objective with argmax.
         """
+        began: float | None = time.monotonic()
         about_to_compute()
         check_choice("mode", mode, MODES)
         goal = goal_of(objective)
@@ -228,14 +230,16 @@ class Offloader:
             assert isinstance(system, System)
             graphs, systems = [graph], [system]
         else:
-            graphs = _graphs("graph", graph)
+            graphs, began = _graphs("graph", graph), None
             systems = one_for_each(system, len(graphs))
         decided_by = self._checked(graphs, systems, mode, samples, goal)
         if time_limit_s is None:
             plans = self._plan(graphs, systems, decided_by, mode, samples, seed, goal)
         else:
             plans = [
-                self._plan_in_time(*each, [[objectives[i]] for objectives in decided_by], seed, goal, time_limit_s)
+                self._plan_in_time(
+                    *each, [[objectives[i]] for objectives in decided_by], seed, goal, time_limit_s, began
+                )
                 for i, each in enumerate(zip(graphs, systems, strict=True))
             ]
         return plans[0] if isinstance(graph, TaskGraph) else plans
@@ -248,13 +252,14 @@ class Offloader:
         seed: int,
         goal: Objective,
         time_limit_s: float,
+        began: float | None,
     ) -> TimedPlan:
         program = (
             self.network, padded_size(graph.num_tasks), graph.is_pinned, system.channel, system.radio,
             system.num_servers, goal.deadline_s is None, goal.prices(system.power) is None,
         )  # fmt: skip
         propose = partial(self._plan, [graph], [system], decided_by, MODES[0], SAMPLES, seed, goal)
-        return plan_in_time(graph, system, goal, time_limit_s, lambda: propose()[0], program, seed)
+        return plan_in_time(graph, system, goal, time_limit_s, lambda: propose()[0], program, seed, began)
 
     def _checked(
         self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, goal: Objective

@@ -487,10 +487,12 @@ sys.exit(command.main(sys.argv[1:]))
     ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, -signal.SIGTERM, marks=pytest.mark.slow)]
 )
 def test_a_signal_ends_the_command_while_it_compiles(app: Path, number: signal.Signals, status: int) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     process = subprocess.Popen(
         [sys.executable, "-c", COMPILES, f"--graph={app}", *LINK, "--nofigures", "--json"], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert process.stdout.readline() == "compiling\n"
     began = time.monotonic()
