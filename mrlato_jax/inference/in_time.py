@@ -165,7 +165,7 @@ def _take_turns(
         propose: returns the policy's plan.
         proposing: key of its time in `_seconds`.
     """
-    n, source, least, proof, elsewhere = len(work.actions), "heft", np.inf, None, None
+    n, source, least, proof = len(work.actions), "heft", np.inf, None
     proposed = known is not None
 
     def credit(part: str) -> None:
@@ -174,17 +174,13 @@ def _take_turns(
             source, least = part, work.cost
 
     began = time.monotonic()
-    if known is None:
-        start = work.earliest_finish()
-        work.keep(start, work.cost_of(start))
-        credit("heft")
-    else:
-        start, elsewhere = known.actions, known.elsewhere
-        work.keep(start, work.cost_of(start))
-        credit(known.source)
+    start = work.earliest_finish() if known is None else known.actions
+    elsewhere = None if known is None else known.elsewhere
     now = time.monotonic()
-    work.cost_of(start)
+    cost = work.cost_of(start)
     one = max((time.monotonic() - now) / 2, 1e-6)  # seconds to compare a plan: a change simulates the later tasks alone
+    work.keep(start, cost)
+    credit("heft" if known is None else known.source)
     work.settle(start, max(1, int((end - time.monotonic()) / one)))
     credit("local_search")
     turn, share = FIRST_TURN_S, 1.0 if n <= PROVABLE else 0.25
