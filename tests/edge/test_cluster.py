@@ -156,7 +156,7 @@ def test_a_vm_that_ends_and_a_worker_without_answer_are_replaced(
             finally:
                 dask.workers[first].send_signal(signal.SIGCONT)
             assert is_right(found, graph)
-            assert "VM: machine ended (worker lost)" in found.events[0][1]
+            assert found.events[0][1].startswith("VM: machine ended")  # a worker may end its VM before it goes
         while programs(dask):  # the worker hears that the VM is not wanted any more
             await asyncio.sleep(0.05)
 
@@ -285,7 +285,7 @@ def test_what_a_lost_worker_and_a_lost_scheduler_had_is_done_again(
             dask.scheduler.kill()
             found = await running
             assert is_right(found, graph)
-            assert "VM: machine ended (worker lost)" in found.events[0][1]
+            assert found.events[0][1].startswith("VM: machine ended")  # a worker may end its VM before it goes
             assert found.events[1][1] == "VM: no VM starts"  # the user hears no address of the cluster
             assert 0 in found.placement
 
