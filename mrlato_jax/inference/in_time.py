@@ -2,7 +2,9 @@
 
 The HEFT-based plan comes first, improved by local search. Then kicks (`machine_code.kick`) and the proof take turns
 until the time or the proof is over. The policy has its turn once the others have had as much time as the policy takes,
-if twice as much is left. With a deadline the makespan is minimised until a plan meets the deadline, then the energy.
+if twice as much is left. Where orders are searched too, these parts have a quarter of the time, and annealing the rest.
+With a deadline the makespan is minimised until a plan meets the deadline, then the energy.
+
 Without numba, the parts follow each other once, in coarser steps.
 """
 
@@ -19,11 +21,9 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.mec import latency
-from mrlato_jax.mec.arrays import DagArrays
-from mrlato_jax.mec.latency import in_joules
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners import Plan, SearchedPlan, engine, heft, local_search, optimum, plans_of_arrays
+from mrlato_jax.planners import Plan, SearchedPlan, engine, heft, local_search, optimum, order_search, placement_of
 
 FIRST_TURN_S = 2e-4  # of the kicks, and of the proof
 GROWTH = 1.5  # of the next turn
@@ -32,7 +32,10 @@ BEGIN_PROOF_S = 1.5e-7  # time to begin the proof, for each pair of tasks
 PASSES = 8  # over all tasks and servers: the least number of plans for which kicks are worth a turn
 PROVABLE = 40  # tasks, up to which the proof has turns as long as the kicks; beyond, a quarter of that
 PLANS_A_SECOND = 5e6  # that local search in JAX compares on one core, times their tasks and servers
-SOURCES = ("heft", "local_search", "policy", "proof")
+IN_ORDER = 0.25  # of the time, for plans in the priority order where other orders are searched too
+STEPS_A_SECOND = 2.5e5  # of order search in JAX on one core, for DAGs of `STEPS_SIZE` tasks
+STEPS_SIZE, CHAINS = 20, 32
+SOURCES = ("heft", "local_search", "policy", "proof", "order_search")
 
 Result = TypeVar("Result")
 
@@ -44,10 +47,10 @@ class TimedPlan(SearchedPlan):
     """The best plan found in a given time. A pytree; `source` is static.
 
     Attributes:
-        source: the part that found it: "heft", "local_search", "policy" or "proof".
+        source: the part that found it: "heft", "local_search", "policy", "proof" or "order_search".
         proven: whether no placement in this order costs less (by more than `bounds.TOLERANCE`, relative).
         lower_bound: lower bound of the cost of every placement in this order: seconds, or joules if the plan meets a
-            deadline. 0 if the proof did not begin, or if the plan is in an order of the policy's own.
+            deadline. 0 if the proof did not begin, or if a policy or a search chose the order.
         seconds: wall time of planning.
     """
 
@@ -68,13 +71,18 @@ class _Found(NamedTuple):
     """What the parts found together.
 
     Attributes:
-        actions: int64[n], sites in the priority order; source: the part that found them.
-        proven, bound: of their cost.
+        actions: int64[n], sites in scheduling order.
+        order: int64[n], this order, task ids.
+        problem: the tasks in this order.
+        source: the part that found the plan.
+        proven, bound: of its cost.
         evaluations: number of plans compared.
         elsewhere: the policy's plan, if it is in another order.
     """
 
     actions: np.ndarray
+    order: np.ndarray
+    problem: Any
     source: str
     proven: bool
     bound: float
@@ -91,6 +99,7 @@ def plan_in_time(
     program: Any,
     seed: int,
     began: float | None = None,
+    orders: bool = False,
 ) -> TimedPlan:
     """Finds the best plan in a time.
 
@@ -102,32 +111,35 @@ def plan_in_time(
             compilation does not count.
         propose: returns the policy's plan.
         program: what shapes the compiled programs; hashable.
-        seed: seed of the kicks.
+        seed: seed of the kicks and of order search.
         began: when the time began, on the monotonic clock; by default now.
+        orders: whether other orders than the priority order are searched too.
     """
     began = time.monotonic() if began is None else began
-    code, proposing, finishing = engine.machine_code(), ("policy", program), ("simulate", program)
+    code, proposing, finishing = engine.machine_code(), ("policy", program), ("schedule", program)
+    orders_code = engine.machine_orders() if orders else None
     if proposing not in _seconds:
         propose()
         if code is None:
-            _by_jax(graph, system, goal, 0.1, propose, 0.0)
-        dag = latency.pack_float64(graph, system)
-        for _ in range(2):
-            _timed(finishing, partial(_simulated, dag, np.zeros(graph.num_tasks, np.int64), system))
+            _by_jax(graph, system, goal, 0.1, propose, 0.0, orders, seed)
         _timed(proposing, propose)
         began = time.monotonic()
     if code is None:
-        return _by_jax(graph, system, goal, time_limit_s, propose, _seconds[proposing])
-    end = began + time_limit_s - _seconds[finishing]
+        return _by_jax(graph, system, goal, time_limit_s, propose, _seconds[proposing], orders, seed)
+    end = began + time_limit_s - _seconds.get(finishing, 0.0)
     aims = [goal] if goal.deadline_s is None else [Objective(), goal]
     found: _Found | None = None
     plan: Plan
     for aim in aims:
-        dag = latency.pack_float64(graph, system, None, aim)
+        dag = latency.pack_float64(graph, system, None if found is None else found.order, aim)
         work = code.Workspace(dag, seed=seed)
         enough = goal.latest_s if aim is not goal else 0.0
-        found = _take_turns(code, work, found, end, enough, propose, proposing)
-        plan = _timed(finishing, partial(_simulated, dag, found.actions, system))
+        now = time.monotonic()
+        until = now + IN_ORDER * (end - now) if orders else end
+        found = _take_turns(code, work, found, until, enough, propose, proposing)
+        if orders:
+            found = _search_orders(orders_code, work, found, end, enough, seed)
+        plan = _timed(finishing, partial(_simulated, code, found, system))
         if not goal.meets_deadline(plan.makespan):
             break
     assert found is not None
@@ -212,7 +224,30 @@ def _take_turns(
         turn *= GROWTH
     proven, bound = (False, 0.0) if proof is None else (proof.over, proof.bound)
     evaluations = work.evaluations + (0 if known is None else known.evaluations)
-    return _Found(work.actions, source, proven, bound, evaluations, elsewhere)
+    order = work.dag.order.astype(np.int64)
+    return _Found(work.actions, order, work.problem, source, proven, bound, evaluations, elsewhere)
+
+
+def _search_orders(code: Any, work: Any, found: _Found, end: float, enough: float, seed: int) -> _Found:
+    """Anneals the best plan of a `machine_code.Workspace` over all orders, by the module `machine_orders`."""
+    search = code.OrderSearch(work, seed)
+    search.run(end, enough)
+    found = found._replace(evaluations=found.evaluations + search.evaluations)
+    if not search.cost < work.cost:
+        return found
+    return found._replace(
+        actions=search.actions,
+        order=found.order[search.order],
+        problem=search.problem,
+        source="order_search",
+        proven=False,
+        bound=0.0,
+    )
+
+
+def _simulated(code: Any, found: _Found, system: System) -> Plan:
+    schedule = code.schedule(found.problem, found.actions, found.order, system)
+    return Plan(placement_of(found.order, found.actions), found.order, schedule.makespan, schedule)
 
 
 def _by_jax(
@@ -222,6 +257,8 @@ def _by_jax(
     time_limit_s: float,
     propose: Callable[[], SearchedPlan],
     proposing_s: float,
+    orders: bool,
+    seed: int,
 ) -> TimedPlan:
     """`plan_in_time` without numba."""
     began = time.monotonic()
@@ -240,9 +277,15 @@ def _by_jax(
             graph, system, start=found[best()], restarts=0, max_evaluations=most, objective=goal
         )
     if (left := end - time.monotonic()) > 0:
+        left *= IN_ORDER if orders else 1.0
         share = left if goal.deadline_s is None else left / 2  # `optimum` then proves two things
         proof = optimum(graph, system, time_limit_s=share, objective=goal)
         found["proof"] = SearchedPlan.of(proof, evaluations=0)
+    if orders and (left := end - time.monotonic()) > 0:
+        steps = max(1, int(left * STEPS_A_SECOND * STEPS_SIZE / graph.num_tasks / CHAINS))
+        found["order_search"] = order_search(
+            graph, system, start=found[best()], steps=steps, chains=CHAINS, seed=seed, objective=goal
+        )
     source = best()
     plan = found[source]
     covered = proof is not None and plan.order.tolist() == proof.order.tolist()
@@ -254,15 +297,6 @@ def _by_jax(
         lower_bound=min(proof.lower_bound, _cost(goal, plan)) if covered and proof is not None else 0.0,
         seconds=time.monotonic() - began,
     )
-
-
-def _simulated(dag: DagArrays, actions: np.ndarray, system: System) -> Plan:
-    """Returns the plan of sites int[n] in the scheduling order of one DAG, simulated as every plan is."""
-    bare = dataclasses.replace(dag, allowed=None)  # pins would be one more program
-    batch = in_joules(jax.tree.map(lambda leaf: np.asarray(leaf)[None], bare), [system])
-    padded = np.zeros((1, 1, dag.mask.size), np.int32)
-    padded[0, 0, : len(actions)] = actions
-    return plans_of_arrays(batch, padded)[0][0]
 
 
 def _timed(part: Any, call: Callable[[], Result]) -> Result:

@@ -48,6 +48,7 @@ from mrlato_jax.planners import (
 from mrlato_jax.processes import about_to_compute
 
 MODES = ("argmax", "sample", "search", "search_order")
+TIMED_MODES = MODES[0], MODES[3]  # in a given time
 MOST_AT_ONCE = 256  # DAGs decoded side by side
 MOST_PAIRS = 2**22  # pairs of positions in all DAGs decoded side by side
 SAMPLES = 64
@@ -120,6 +121,7 @@ class Offloader:
         self,
         graph: TaskGraph,
         system: System,
+        mode: str = "argmax",
         *,
         time_limit_s: float,
         seed: int = 0,
@@ -131,6 +133,7 @@ class Offloader:
         self,
         graph: Sequence[TaskGraph],
         system: System | Sequence[System],
+        mode: str = "argmax",
         *,
         time_limit_s: float,
         seed: int = 0,
@@ -195,9 +198,10 @@ class Offloader:
                 policies trained with servers=any_servers) decides by the objective. With a deadline, such a policy
                 decides under several weights of energy, and the best plan within the deadline counts. Other policies
                 decide by the makespan, and the objective chooses among their plans.
-            time_limit_s: wall time for each graph, seconds; then `mode` stays "argmax". The policy's plan, local search
-                and the proof of the optimum share this time (see `docs/offloader.md`). Needs numba (extra `fast`) to
-                keep to a few milliseconds. The time begins after the first call for a padded size has compiled.
+            time_limit_s: wall time for each graph, seconds. The policy's plan, local search and the proof of the
+                optimum share this time (see `docs/offloader.md`). With the mode "search_order", a search for other
+                orders has most of the time. The other modes have no time limit. Needs numba (extra `fast`) to keep to
+                a few milliseconds. The time begins after the first call for a padded size has compiled.
 
         Returns:
             A `SearchedPlan` for each graph, timed in float64 by the simulator, with the number of plans simulated in
@@ -223,8 +227,8 @@ class Offloader:
         check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
         if time_limit_s is not None:
             check_number("time_limit_s", time_limit_s, low=0.0, open_low=True)
-            if mode != MODES[0]:
-                raise InputError(f"mode is {mode!r} with time_limit_s; accepted: {MODES[0]}")
+            if mode not in TIMED_MODES:
+                raise InputError(f"mode is {mode!r} with time_limit_s; accepted: {', '.join(TIMED_MODES)}")
         if isinstance(graph, TaskGraph):
             check_type("system", system, System)
             assert isinstance(system, System)
@@ -238,7 +242,7 @@ class Offloader:
         else:
             plans = [
                 self._plan_in_time(
-                    *each, [[objectives[i]] for objectives in decided_by], seed, goal, time_limit_s, began
+                    *each, [[objectives[i]] for objectives in decided_by], mode, seed, goal, time_limit_s, began
                 )
                 for i, each in enumerate(zip(graphs, systems, strict=True))
             ]
@@ -249,6 +253,7 @@ class Offloader:
         graph: TaskGraph,
         system: System,
         decided_by: list[list[Objective]],
+        mode: str,
         seed: int,
         goal: Objective,
         time_limit_s: float,
@@ -256,10 +261,11 @@ class Offloader:
     ) -> TimedPlan:
         program = (
             self.network, padded_size(graph.num_tasks), graph.is_pinned, system.channel, system.radio,
-            system.num_servers, goal.deadline_s is None, goal.prices(system.power) is None,
+            system.num_servers, goal.deadline_s is None, goal.prices(system.power) is None, mode,
         )  # fmt: skip
         propose = partial(self._plan, [graph], [system], decided_by, MODES[0], SAMPLES, seed, goal)
-        return plan_in_time(graph, system, goal, time_limit_s, lambda: propose()[0], program, seed, began)
+        orders = mode == TIMED_MODES[-1]
+        return plan_in_time(graph, system, goal, time_limit_s, lambda: propose()[0], program, seed, began, orders)
 
     def _checked(
         self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, goal: Objective

@@ -17,8 +17,9 @@ import numpy as np
 from numba import njit
 
 from mrlato_jax.mec.arrays import DagArrays, trimmed
-from mrlato_jax.mec.latency import LOCAL
-from mrlato_jax.mec.system import CHANNELS
+from mrlato_jax.mec.latency import LOCAL, Schedule
+from mrlato_jax.mec.objective import joules
+from mrlato_jax.mec.system import CHANNELS, System
 from mrlato_jax.planners.bounds import ROUNDING, TOLERANCE, work_left
 from mrlato_jax.planners.descent import BETTER, MOST_PAIRS, UNLIMITED
 
@@ -30,6 +31,7 @@ CHUNK_S = 0.05  # seconds between two looks at the clock
 WAITS, DOWNLOADS_QUEUE, ENTRIES_QUEUE, STAYS, RADIOS, SERVERS = range(6)  # indices of `Problem.rules`
 SECOND, COMPUTE, SEND, RECEIVE, LATEST, DEAREST = range(6)  # indices of `Problem.numbers`
 HOME, SENT, ENDED = range(3)  # columns of `Trail.ends`
+ON_ITS_WAY = -1.0  # an end that is not known yet
 
 # `nnan`, `nsz`: no number is NaN, and the sign of 0 does not matter. Neither changes a sum.
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
@@ -63,7 +65,8 @@ class Trail(NamedTuple):
             when the UE and the backhaul are, the makespan, and the cost of computing and transfers. The last row is
             for plans that are only compared.
         ends: [n, 3], when each result is at the UE, when its data are at the sender, and when it was computed by a
-            server; where results stay, the last by whichever site.
+            server. Where results stay: when the result is at the UE, or computed if no task needed it there; when the
+            last moved input was at the task's server; and when the result was computed by whichever site.
         site: int[n]. Entries of tasks that are not placed have no meaning, here and in `ends`.
         there: bool[n + 2, n, K + 1], where results stay: whether a result is at a site or on its way; else empty.
     """
@@ -218,6 +221,7 @@ def _run_where_results_stay(
             there[row, parent, site] = True
             came = site_of[parent]
             if site == LOCAL:
+                ends[parent, HOME] = ON_ITS_WAY
                 link = radios + servers + (0 if radios == 1 else came - 1)
                 took, price = times[parent, 2 * servers + came], numbers[RECEIVE]
             elif came == LOCAL:
@@ -227,6 +231,10 @@ def _run_where_results_stay(
             free[row, link] = max(free[row, link], ends[parent, ENDED]) + took
             free[row, spent] += price * took
             arrival = max(arrival, free[row, link])
+        for e in range(edges[i], edges[i + 1]):
+            parent = edges[e]
+            if site == LOCAL and ends[parent, HOME] == ON_ITS_WAY:
+                ends[parent, HOME] = free[row, radios + servers + (0 if radios == 1 else site_of[parent] - 1)]
         queue = ue if site == LOCAL else radios + site - 1
         took = times[i, 0] if site == LOCAL else times[i, servers + site]
         ended = result = max(free[row, queue], arrival) + took
@@ -241,10 +249,33 @@ def _run_where_results_stay(
             free[row, spent] += numbers[RECEIVE] * took
             there[row, i, LOCAL] = True
         free[row, makespan] = max(free[row, makespan], result)
-        ends[i, HOME], ends[i, SENT], ends[i, ENDED], site_of[i] = result, 0.0, ended, site
+        sent = 0.0 if site == LOCAL else arrival
+        ends[i, HOME], ends[i, SENT], ends[i, ENDED], site_of[i] = result, sent, ended, site
         if _cost(numbers, free[row, makespan], free[row, spent]) > enough:
             return np.inf
     return _cost(numbers, free[row, makespan], free[row, spent])
+
+
+def schedule(problem: Problem, actions: np.ndarray, order: np.ndarray, system: System) -> Schedule:
+    """Computes the `Schedule` of a plan, as `latency.simulate` does.
+
+    Args:
+        problem: n tasks in scheduling order, for any objective.
+        actions: int64[n], sites in scheduling order.
+        order: int[n], task ids in scheduling order.
+        system: the system of `problem`.
+    """
+    n, prices = len(actions), joules(system.power)
+    problem = problem._replace(numbers=np.array([*prices, np.inf, 0.0], float))
+    trail = empty_trail(problem)
+    run(problem, trail, actions, 0, n, True, np.inf)
+    home, sent, ended = trail.ends.T
+    away = actions > LOCAL
+    came = away & trail.there[n, :, LOCAL] if problem.rules[STAYS] else away
+    ends = np.empty((4, n))  # of uploads, servers, downloads and the UE
+    ends[:, order] = np.where([away, away, came, ~away], [sent, ended, home, home], 0.0)
+    makespan, spent = trail.free[n, -2:].tolist()
+    return Schedule(makespan, ends[0], ends[1], ends[2], ends[3], prices.makespan * makespan + spent)
 
 
 @compiled
@@ -823,11 +854,17 @@ def _bounds(dag: DagArrays) -> Bounds:
     return bounds
 
 
-def warm_up() -> None:
-    """Compiles every function, or loads it from numba's cache, by one plan of an application of two tasks."""
+def two_tasks() -> Workspace:
+    """Returns the workspace of an application of two tasks, with a plan."""
     two, servers = np.ones(2), np.ones((2, 1))
     work = Workspace(DagArrays(two, servers, servers, servers, np.eye(2, k=-1, dtype=bool), two > 0, np.arange(2)))
     work.improve(work.earliest_finish())
+    return work
+
+
+def warm_up() -> None:
+    """Compiles every function, or loads it from numba's cache, by one plan of an application of two tasks."""
+    work = two_tasks()
     work.cost_of(work.actions)
     work.settle(work.actions)
     work.kick(1)

@@ -89,7 +89,6 @@ def test_a_policy_that_takes_too_long_is_not_asked(monkeypatch: pytest.MonkeyPat
         return perfect
 
     monkeypatch.setitem(in_time._seconds, ("policy", "slow"), 10.0)
-    monkeypatch.setitem(in_time._seconds, ("simulate", "slow"), 0.001)
     plan = in_seconds(app, 0.05, propose, "slow")
     assert not asked
     assert plan.source != "policy"
@@ -113,6 +112,30 @@ def test_energy_and_deadlines() -> None:
         assert plan.lower_bound == pytest.approx(goal.key(best.makespan, best.energy)[1], rel=1e-9)
 
 
+@pytest.mark.parametrize("numba", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_orders_are_searched_where_the_mode_says_so(
+    policy: mj.Offloader, numba: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not numba:
+        monkeypatch.setattr(engine, "machine_code", lambda: None)
+        monkeypatch.setattr(engine, "machine_orders", lambda: None)
+        monkeypatch.setattr(in_time, "_seconds", {})  # compiles anew before the time begins
+    app, limit, resident = graph(20), 0.3 if numba else 3.0, dataclasses.replace(SYSTEM, channel="resident")
+    for system in (SYSTEM, resident):
+        within = policy.plan(app, system, time_limit_s=limit)
+        plan = policy.plan(app, system, "search_order", time_limit_s=limit)
+        assert within.order.tolist() == mj.priority_order(app, system).tolist() != plan.order.tolist()
+        assert plan.makespan < within.makespan
+        assert (plan.source, plan.proven, plan.lower_bound) == ("order_search", False, 0.0)
+        mended = mj.simulate(app, system, plan.placement, plan.order)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), plan.schedule, mended)
+    least = plan.makespan
+    goal = mj.Objective(deadline_s=1.05 * least)  # no plan in the priority order meets it, and energy is left to save
+    saving = policy.plan(app, resident, "search_order", time_limit_s=2 * limit, objective=goal)
+    assert goal.meets_deadline(saving.makespan)
+    assert saving.energy < plan.energy
+
+
 def test_a_longer_time_is_no_worse_and_no_time_is_heft_or_better() -> None:
     app = graph(100)
     propose = partial(as_proposal, mj.all_local(app, SYSTEM))
@@ -129,7 +152,7 @@ def test_a_longer_time_is_no_worse_and_no_time_is_heft_or_better() -> None:
         ({"time_limit_s": 0}, "time_limit_s is 0"),
         ({"time_limit_s": float("nan")}, "time_limit_s is nan"),
         ({"time_limit_s": "1"}, "time_limit_s is '1'"),
-        ({"time_limit_s": 1.0, "mode": "search"}, "mode is 'search' with time_limit_s; accepted: argmax"),
+        ({"time_limit_s": 1.0, "mode": "search"}, "mode is 'search' with time_limit_s; accepted: argmax, search_order"),
     ],
 )
 def test_refused(policy: mj.Offloader, options: dict[str, Any], phrase: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 import oracle
 import pytest
@@ -53,6 +55,13 @@ def test_plans_cost_what_the_oracle_says(kind: Kind) -> None:
                 if cost > 0:
                     assert code.run(work.problem, work.trail, actions, 0, len(actions), True, 0.99 * cost) == np.inf
                     work.cost_of(actions)
+        order = np.array(case.order)
+        found = code.schedule(work.problem, actions, order, case.system)
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-300),
+            found,
+            mj.simulate(case.graph, case.system, np.array(sites), order),
+        )
         late = workspace(case, mj.Objective(deadline_s=max(0.9 * want.makespan, 1e-9)))
         met = workspace(case, mj.Objective(deadline_s=max(1.1 * want.makespan, 1e-9)))
         if want.makespan > 0:
@@ -175,3 +184,40 @@ def test_a_limit_of_evaluations_is_kept() -> None:
         cost, count = code.settle(work.problem, work.trail, actions, most)
         assert count == most
         assert work.cost_of(actions) == cost
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[3], KINDS[5]], ids=str)
+def test_orders_cost_what_the_oracle_says(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every plan of an annealing, in its order, and the best of a long one against all orders and sites."""
+    orders, rng, moved = engine.machine_orders(), np.random.default_rng(8), 0
+    for number in range(4):
+        monkeypatch.undo()
+        case = random_case(rng, kind, 4, exact=number % 2 == 0)
+        goal = mj.Objective(energy_weight=0.5 * (number % 2))
+        work = workspace(case, goal)
+        work.keep(start := in_order(case, random_sites(rng, case.pins, kind.servers)), work.cost_of(start))
+        search, ids = orders.OrderSearch(work, seed=number), np.array(case.order)
+
+        def cost_of(order: tuple[int, ...], sites: Any, case: Case = case, goal: mj.Objective = goal) -> float:
+            found = oracle.outcome(case.dag, case.edge, sites, order)
+            return goal.cost(found.makespan, found.energy)
+
+        for _ in range(5):
+            search.anneal(40)
+            order, sites = ids[search.order].tolist(), np.empty(4, int)
+            sites[order] = search.actions
+            assert search.cost == pytest.approx(cost_of(tuple(order), sites.tolist()), rel=1e-12)
+            assert all(sites[task] in oracle.allowed_sites(case.edge, case.pins[task]) for task in order)
+            assert search.cost <= work.cost
+        choices = [list(oracle.allowed_sites(case.edge, pin)) for pin in case.pins]
+        monkeypatch.setattr(orders, "HOT", 1.0)
+        search.anneal(20_000)
+        best = min(
+            cost_of(order, list(sites))
+            for order in itertools.permutations(range(4))
+            if all(order.index(parent) < order.index(child) for parent, child in case.graph.edges.tolist())
+            for sites in itertools.product(*choices)
+        )
+        assert search.cost == pytest.approx(best, rel=1e-9)
+        moved += search.order.tolist() != list(range(4))
+    assert moved
