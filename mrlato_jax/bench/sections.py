@@ -9,7 +9,6 @@ from typing import Any
 
 from mrlato_jax.bench import growth as growing
 from mrlato_jax.bench.episodes import episodes
-from mrlato_jax.bench.in_time import in_time
 from mrlato_jax.bench.iteration import iteration
 from mrlato_jax.bench.offloading import LoadPlanner, offloading
 from mrlato_jax.bench.peer import Peer
@@ -53,7 +52,6 @@ SECTIONS: dict[str, Callable[[Options, Tick], dict[str, Any]]] = {
     "offloader": lambda options, tick: offloading(
         options.load_planner, large=500 if options.full else None, modes=MODES, tick=tick
     ),
-    "in_time": lambda options, tick: in_time(tick=tick),
     "optimum": lambda options, tick: proving(tick=tick),
     "growth": lambda options, tick: growing.growth(growing.axes(options.full), tick=tick),
 }

@@ -1,165 +1,349 @@
-"""Comparison of an offloader's modes with other searches: gap to the optimum over simulated plans and time.
+"""Ways of planning compared: how good a plan each finds in how much time, and from how many simulated plans.
 
-Every row plans the DAGs of a test set one by one.
+A study has settings, the columns of its table, and every way plans the applications of every setting one by one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mrlato_jax.config import EXPERIMENTS
+from mrlato_jax.dag import dataset
+from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.drawing import LINES
 from mrlato_jax.errors import InputError, shorten
-from mrlato_jax.inference.offloader import MODES, ORDER_STEPS, Offloader
-from mrlato_jax.mec.system import System
-from mrlato_jax.methods import PlannedMethod
-from mrlato_jax.planners import Plan, SearchedPlan, local_search, order_search, random_placement
+from mrlato_jax.inference.offloader import MODES, Offloader
+from mrlato_jax.mec.objective import Objective
+from mrlato_jax.mec.system import CHANNELS, System
+from mrlato_jax.planners import (
+    Plan,
+    SearchedPlan,
+    heft,
+    local_search,
+    look_ahead,
+    look_ahead_order,
+    optimum,
+    order_search,
+    random_placement,
+)  # fmt: skip
 from mrlato_jax.progress import Progress
+from mrlato_jax.results.kinds import KINDS, Asked, drawn
 from mrlato_jax.results.record import AS_WRITTEN, GrowingRecord
-from mrlato_jax.results.references import run_planner
-from mrlato_jax.training.experiments import TestSet
+from mrlato_jax.training.experiments import unseen_sets
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WIDER, LARGE = "wider", "large"
+STUDIES = (*EXPERIMENTS, WIDER, LARGE)
+WIDER_KINDS = (
+    "K=1, results stay, energy", "K=2, results return, pins", "K=3, results stay", "K=3, results stay, pins, energy",
+)  # fmt: skip
+LARGE_SIZES = (50, 100, 200, 500)
+FIRST, BOUND = "HEFT-based", "optimum"  # the rows that others are compared with
+BEST_S = {LARGE: 10.0}  # time limit of the row `BOUND`, seconds; elsewhere `PROOF_S`
+PROOF_S = 30.0
 SAMPLES = (4, 16, 64)
 BUDGETS = (300, 1_000, 3_000, 10_000, 30_000)  # evaluations of searches without a policy
-KEPT = ("makespan_ms", "seconds", "evaluations")
+STEPS = (30, 300, 3_000)  # of each chain of order search
+LIMITS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+CP_SAT_S = (0.1, 1.0)
+TIMED, ORDERED = "in a given time", "in a given time, order too"
+LOOKS: Mapping[str, tuple[str, Any, str]] = {  # colour, line and marker of the lines of a figure
+    "learned: sample": ("C0", "-", "o"),
+    "learned: search": ("C4", "-", "o"),
+    TIMED: ("C3", "-", "o"),
+    ORDERED: ("C3", (0, (4, 2)), "D"),
+    "HEFT-based and local search": ("black", "-", "s"),
+    "random and local search": ("0.7", ":", "^"),
+    "order search": ("tab:green", (0, (4, 2)), "D"),
+    "proof": ("tab:green", "-", "s"),
+    "CP-SAT": ("tab:brown", "-", "v"),
+    "look-ahead": ("tab:brown", ":", "P"),
+}
 
 
-def rows(policy: Offloader) -> dict[str, PlannedMethod]:
-    """Returns every row by its name, in the order of tables."""
+class Setting(NamedTuple):
+    """One column of a table: applications, each with its system and objective."""
 
-    def learned(mode: str, samples: int) -> Callable[[TaskGraph, System, int], Plan]:
-        return lambda graph, system, index: policy.plan(graph, system, mode, samples=samples, seed=index)
+    name: str
+    asked: tuple[Asked, ...]
 
-    methods = [PlannedMethod("learned: argmax", learned(MODES[0], 1))]
+
+def settings(study: str, graphs: int) -> list[Setting]:
+    """Returns the settings of a study, each with its first `graphs` applications.
+
+    Args:
+        study: one of `STUDIES`: an experiment's unseen sets, wider systems, or large applications.
+        graphs: number of applications of each setting.
+
+    Raises:
+        InputError: an experiment has fewer applications in a set.
+    """
+    if study == WIDER:
+        kinds = {kind.name: kind for kind in KINDS}
+        return [Setting(name, tuple(islice(drawn(kinds[name]), graphs))) for name in WIDER_KINDS]
+    if study == LARGE:
+        return [
+            Setting(
+                f"n = {size}, {'stay' if CHANNELS[channel].results_stay else 'return'}",
+                tuple(Asked(large(size, number), System(channel=channel), Objective()) for number in range(graphs)),
+            )
+            for size in LARGE_SIZES
+            for channel in ("paper", "resident")
+        ]
+    data = dataset.load(study)
+    if graphs > data.graphs_per_set:
+        raise InputError(f"graphs is {graphs}; accepted: 1 to {data.graphs_per_set}")
+    return [
+        Setting(one.name, tuple(Asked(graph, one.system, one.objective) for graph in one.graphs[:graphs]))
+        for one in unseen_sets(data, "paper")
+    ]
+
+
+def large(num_tasks: int, number: int) -> TaskGraph:
+    """Draws an application of many tasks, as daggen does, with the paper's ranges of cycles and bytes."""
+    rng = np.random.default_rng([num_tasks, number])
+    return daggen(num_tasks, float(rng.uniform(0.5, 0.8)), float(rng.uniform(0.1, 0.8)), rng)
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way of planning.
+
+    Attributes:
+        name: name of the row.
+        plan: `(application, its index)` -> plan; the index is the random seed.
+        takes: whether it can plan an application.
+    """
+
+    name: str
+    plan: Callable[[Asked, int], Plan]
+    takes: Callable[[Asked], bool] = lambda asked: True
+
+
+def ways(policy: Offloader, study: str) -> dict[str, Way]:
+    """Returns every way by its name, in the order of tables; the first two are `BOUND` and `FIRST`."""
+
+    def learned(mode: str, number: int) -> Callable[[Asked, int], Plan]:
+        return lambda asked, seed: policy.plan(
+            asked.graph, asked.system, mode, samples=number, seed=seed, objective=asked.objective
+        )
+
+    def in_time(mode: str, limit: float) -> Callable[[Asked, int], Plan]:
+        return lambda asked, seed: policy.plan(
+            asked.graph, asked.system, mode, time_limit_s=limit, seed=seed, objective=asked.objective
+        )
+
+    def rule(planner: Callable[..., Plan]) -> Callable[[Asked, int], Plan]:
+        return lambda asked, seed: planner(asked.graph, asked.system, objective=asked.objective)
+
+    def proof(limit: float, solver: str = "branch_and_bound") -> Callable[[Asked, int], Plan]:
+        return lambda asked, seed: optimum(asked.graph, asked.system, None, limit, solver, objective=asked.objective)
+
+    def argmax(asked: Asked) -> bool:
+        return policy.network.any_servers or asked.objective == Objective()
+
+    found = [
+        Way(BOUND, proof(BEST_S.get(study, PROOF_S))),
+        Way(FIRST, rule(heft)),
+        Way("look-ahead", rule(look_ahead)),
+        Way("learned: argmax", learned(MODES[0], 1), argmax),
+    ]
+    few = study == LARGE
+    if not few:
+        found.append(Way("look-ahead, order too", rule(look_ahead_order)))
     for mode in MODES[1:3]:
-        for number in SAMPLES:
-            methods.append(PlannedMethod(f"learned: {mode}, {number}", learned(mode, number), own_order=True))
-    methods.append(PlannedMethod(f"learned: {MODES[3]}, 64", learned(MODES[3], 64), own_order=True))
-    for most in BUDGETS:
-        methods.append(PlannedMethod(f"HEFT-based and local search, {most:,}", partial(_searched, most, False)))
-    for most in BUDGETS:
-        methods.append(PlannedMethod(f"random and local search, {most:,}", partial(_searched, most, True)))
-    methods.append(PlannedMethod("HEFT-based and order search", _order_searched, own_order=True))
-    return {row.name: row for row in methods}
+        found += [Way(f"learned: {mode}, {n}", learned(mode, n)) for n in (SAMPLES[:1] if few else SAMPLES)]
+    if not few:
+        found.append(Way(f"learned: {MODES[3]}, 64", learned(MODES[3], 64)))
+    for mode, name in ((MODES[0], TIMED), (MODES[3], ORDERED)):
+        found += [Way(f"{name}, {1e3 * limit:g} ms", in_time(mode, limit)) for limit in LIMITS_S]
+    found += [Way(f"HEFT-based and local search, {most:,}", partial(_searched, most, False)) for most in BUDGETS]
+    if not few:
+        found += [Way(f"random and local search, {most:,}", partial(_searched, most, True)) for most in BUDGETS]
+    found += [
+        Way(f"order search, {steps:,} steps", partial(_order_searched, steps)) for steps in STEPS[: 1 if few else None]
+    ]
+    found += [Way(f"proof, {1e3 * limit:g} ms", proof(limit)) for limit in LIMITS_S]
+    found += [Way(f"CP-SAT, {1e3 * limit:g} ms", proof(limit, "cp_sat"), _by_cp_sat) for limit in CP_SAT_S]
+    return {way.name: way for way in found}
 
 
-def _searched(most: int, from_random: bool, graph: TaskGraph, system: System, index: int) -> SearchedPlan:
+def _searched(most: int, from_random: bool, asked: Asked, seed: int) -> SearchedPlan:
     """Local search from HEFT-based's plan or a random plan, then from random plans, with up to `most` evaluations."""
-    start = random_placement(graph, system, np.random.default_rng([index, 1])) if from_random else None
+    graph, system, objective = asked
+    start = random_placement(graph, system, np.random.default_rng([seed, 1])) if from_random else None
     restarts = most // (graph.num_tasks + 1) + 1
-    return local_search(graph, system, start=start, restarts=restarts, seed=index, max_evaluations=most)
+    return local_search(
+        graph, system, start=start, restarts=restarts, seed=seed, max_evaluations=most, objective=objective
+    )
 
 
-def _order_searched(graph: TaskGraph, system: System, index: int) -> SearchedPlan:
-    """Searches like `search_order`, but from HEFT-based's improved plan in place of the policy's."""
-    start = local_search(graph, system, restarts=0)
-    searched = order_search(graph, system, start=start, steps=ORDER_STEPS, seed=index)
+def _order_searched(steps: int, asked: Asked, seed: int) -> SearchedPlan:
+    """Order search from HEFT-based's improved plan."""
+    graph, system, objective = asked
+    start = local_search(graph, system, restarts=0, max_evaluations=max(BUDGETS), objective=objective)
+    searched = order_search(graph, system, start=start, steps=steps, seed=seed, objective=objective)
     return SearchedPlan.of(searched, evaluations=searched.evaluations + start.evaluations)
 
 
-def first(test_set: TestSet, graphs: int) -> TestSet:
-    """Returns the test set with its first `graphs` DAGs."""
-    return dataclasses.replace(test_set, graphs=test_set.graphs[:graphs])
+def _by_cp_sat(asked: Asked) -> bool:
+    """Whether CP-SAT takes the problem and is installed (extra `exact`)."""
+    try:
+        cp_sat = import_module("mrlato_jax.planners.cp_sat")
+    except ImportError:
+        return False
+    return bool(cp_sat.can(asked.graph, asked.system, asked.objective))
 
 
-def complete(record: GrowingRecord, test_sets: Sequence[TestSet], policy: Offloader, stop: GracefulStop) -> bool:
+def measured(way: Way, asked: Sequence[Asked], on_plan: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
+    """Plans each application.
+
+    Returns:
+        For each application `cost` (seconds) and `seconds` of planning; where plans have them, `evaluations`, `proven`,
+        `lower_bound` and `source`.
+    """
+    way.plan(asked[0], 0)  # compiles, so that compilation is not timed
+    rows: list[dict[str, Any]] = []
+    for index, one in enumerate(asked):
+        began = time.perf_counter()
+        plan = way.plan(one, index)
+        row = {"cost": one.cost(plan), "seconds": time.perf_counter() - began}
+        rows.append(row)
+        for name in ("evaluations", "proven", "lower_bound", "source"):
+            if hasattr(plan, name):
+                row[name] = getattr(plan, name)
+        on_plan(index + 1)
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def complete(record: GrowingRecord, study: Sequence[Setting], every: Mapping[str, Way], stop: GracefulStop) -> bool:
     """Computes the missing rows of the record; shows progress. Returns False after a stop."""
-    for test_set in test_sets:
-        for name, row in rows(policy).items():
-            if name in record.rows.get(test_set.name, {}):
+    for setting in study:
+        missing = [way for way in every.values() if way.name not in record.rows.get(setting.name, {})]
+        for way in missing:
+            if not all(way.takes(asked) for asked in setting.asked):
                 continue
-            with Progress(len(test_set.graphs), f"{name} on {test_set.name}") as progress:
+            with Progress(len(setting.asked), f"{way.name} on {setting.name}") as progress:
 
-                def show(done: int, makespan_ms: float, progress: Progress = progress) -> None:
-                    progress.update(done, latency_ms=makespan_ms)
+                def show(done: int, progress: Progress = progress) -> None:
+                    progress.update(done)
                     if stop.requested:
                         raise StoppedError
 
                 try:
                     with stop.unburdened("stopped; the unfinished row is dropped, all finished ones are written"):
-                        measured = run_planner(row, test_set, show)
+                        row = measured(way, setting.asked, show)
                 except StoppedError:
                     return False
-            record.add(test_set.name, name, {key: measured[key] for key in KEPT})
+            record.add(setting.name, way.name, row)
     return True
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One row over all test sets of an experiment.
+    """One way over the settings of a study.
 
     Attributes:
-        gaps: percent above the optimum, by test set.
-        evaluations: mean number of simulated plans per DAG.
-        ms: mean time per DAG, milliseconds.
+        gaps: mean percent above the row that the study compares with, by setting.
+        ms: mean time for an application by setting, milliseconds.
+        evaluations: mean number of simulated plans for an application; None where a way has none.
+        proven: fraction of the plans that are proven; None where a way proves none.
     """
 
     gaps: dict[str, float]
-    evaluations: float
-    ms: float
+    ms: dict[str, float]
+    evaluations: float | None
+    proven: float | None
 
     @property
     def gap(self) -> float:
-        """Mean over the test sets."""
+        """Mean over the settings."""
         return float(np.mean(list(self.gaps.values())))
 
+    @property
+    def mean_ms(self) -> float:
+        """Mean over the settings."""
+        return float(np.mean(list(self.ms.values())))
 
-def points(rows: Mapping[str, Mapping[str, Any]], optima_ms: Mapping[str, float]) -> dict[str, Point]:
-    """Returns the points of all rows that exist for every test set.
+
+def points(rows: Mapping[str, Mapping[str, Any]], against: str) -> dict[str, Point]:
+    """Returns the points of all rows that exist for every setting.
 
     Args:
-        rows: rows of the record, by test set and name.
-        optima_ms: mean optimum of each test set, milliseconds.
+        rows: rows of the record, by setting and name.
+        against: name of the row that all are compared with: `FIRST`, or `BOUND`, whose lower bounds then count.
 
     Raises:
-        InputError: a row lacks the numbers named in `KEPT`.
+        InputError: a row lacks its numbers.
     """
-    for test_set, measured in rows.items():
-        for name, row in measured.items():
+    base: dict[str, np.ndarray] = {}
+    for setting, measured_rows in rows.items():
+        for name, row in measured_rows.items():
             try:
-                usable = all(np.isfinite(np.mean(row[key])) for key in KEPT)
+                usable = np.isfinite([*row["cost"], *row["seconds"]]).all() and len(row["cost"]) > 0
+                if name == against:
+                    base[setting] = np.asarray(row["lower_bound" if name == BOUND else "cost"], float)
             except (KeyError, TypeError, ValueError):
                 usable = False
             if not usable:
-                raise InputError(f"record has {shorten(row)} as {name} on {test_set}; accepted: {AS_WRITTEN}")
-    names = [name for name in next(iter(rows.values())) if all(name in measured for measured in rows.values())]
+                raise InputError(f"record has {shorten(row)} as {name} on {setting}; accepted: {AS_WRITTEN}")
+    if set(base) != set(rows):
+        return {}
+    names = [name for name in next(iter(rows.values())) if all(name in of for of in rows.values())]
+
+    def mean(name: str, field: str) -> float | None:
+        if not all(field in of[name] for of in rows.values()):
+            return None
+        return float(np.mean([np.mean(of[name][field]) for of in rows.values()]))
+
     return {
         name: Point(
-            {
-                s: 100 * (float(np.mean(measured[name]["makespan_ms"])) / optima_ms[s] - 1)
-                for s, measured in rows.items()
-            },
-            float(np.mean([np.mean(measured[name]["evaluations"]) for measured in rows.values()])),
-            1e3 * float(np.mean([np.mean(measured[name]["seconds"]) for measured in rows.values()])),
+            {s: 100 * float(np.mean(np.asarray(of[name]["cost"]) / base[s]) - 1) for s, of in rows.items()},
+            {s: 1e3 * float(np.mean(of[name]["seconds"])) for s, of in rows.items()},
+            mean(name, "evaluations"),
+            mean(name, "proven"),
         )
         for name in names
     }
 
 
-def modes_table(points: Mapping[str, Point]) -> tuple[list[str], list[list[str]]]:
-    """Makes header and cells of a table."""
-    test_sets = list(next(iter(points.values())).gaps)
-    header = ["% above the optimum", *test_sets, "plans simulated", "ms a DAG"]
-    cells = [
-        [name, *(f"{gap:+.2f}" for gap in point.gaps.values()), f"{point.evaluations:,.0f}", f"{point.ms:.1f}"]
-        for name, point in points.items()
+def table(points: Mapping[str, Point], against: str) -> tuple[list[str], list[list[str]]]:
+    """Makes header and cells: the gap in each setting; against `FIRST` with the time for an application in brackets."""
+    first = next(iter(points.values()))
+    header = [f"% against {against}" if against == FIRST else "% above the optimum", *first.gaps]
+    cells = []
+    for name, point in points.items():
+        times = [f" ({ms:,.3g} ms)" if against == FIRST else "" for ms in point.ms.values()]
+        gaps = [f"{gap:+.2f}{time}" for gap, time in zip(point.gaps.values(), times, strict=True)]
+        evaluations = "" if point.evaluations is None else f"{point.evaluations:,.0f}"
+        proven = "" if point.proven is None else f"{100 * point.proven:.0f} %"
+        cells.append([name, *gaps, proven, evaluations, f"{point.mean_ms:,.1f}"])
+    return [*header, "proven", "plans simulated", "ms each"], cells
+
+
+def bounds(rows: Mapping[str, Mapping[str, Any]], against: str) -> list[str]:
+    """Makes a further line of the table: the lower bounds, which no plan in the priority order beats."""
+    gaps = [
+        100 * float(np.mean(np.asarray(of[BOUND]["lower_bound"]) / np.asarray(of[against]["cost"])) - 1)
+        for of in rows.values()
     ]
-    return header, cells
+    return ["lower bound, priority order", *(f"{gap:+.2f}" for gap in gaps), "", "", ""]
 
 
-def figure(points: Mapping[str, Point], title: str) -> Figure:
-    """Draws the gap over simulated plans, and over time, one line for each search method.
-
-    Methods that choose their own order are left out, since their gaps can be below 0.
+def figure(points: Mapping[str, Point], title: str, against: str) -> Figure:
+    """Draws the gap over time and over simulated plans; against `FIRST` over time alone, one panel for each setting.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -167,33 +351,48 @@ def figure(points: Mapping[str, Point], title: str) -> Figure:
     from matplotlib import figure as plots
     from matplotlib import ticker
 
-    drawn = plots.Figure(figsize=(11, 4.2), layout="constrained")
-    axes = drawn.subplots(1, 2, sharey=True)
-    kinds = {
-        "learned: sample": ("C0", "o"),
-        "learned: search": ("C3", "o"),
-        "HEFT-based and local search": (LINES["HEFT-based"][0], "s"),
-        "random and local search": (LINES["random"][0], "^"),
-    }
-    for axis, of in zip(axes, ("evaluations", "ms"), strict=True):
-        for kind, (colour, marker) in kinds.items():
-            line = [point for name, point in points.items() if name.startswith(f"{kind},")]
+    first = next(iter(points.values()))
+    panels: list[tuple[str, str, str | None]]
+    if against == FIRST:
+        across = len(first.gaps) // 2
+        drawn = plots.Figure(figsize=(3.4 * across, 7), layout="constrained")
+        axes = drawn.subplots(across and 2, across, sharey=True).T.ravel()
+        panels = [(setting, f"ms for a plan, {setting}", setting) for setting in first.gaps]
+    else:
+        drawn = plots.Figure(figsize=(11, 4.8), layout="constrained")
+        axes = drawn.subplots(1, 2, sharey=True)
+        panels = [("ms", "ms for a plan, one core", None), ("evaluations", "plans simulated for an application", None)]
+    for axis, (of, label, setting) in zip(axes, panels, strict=True):
+        for kind, (colour, style, marker) in LOOKS.items():
+            line = [point for name, point in points.items() if name == kind or _is_of(name, kind)]
             if kind == "learned: sample" and "learned: argmax" in points:
                 line = [points["learned: argmax"], *line]
-            spent = [max(getattr(point, of), 1e-3) for point in line]
-            axis.plot(spent, [point.gap for point in line], colour, marker=marker, label=kind, markersize=4)
+            line = [point for point in line if of != "evaluations" or point.evaluations is not None]
+            if of == "evaluations":
+                spent = [float(point.evaluations or 0) for point in line]
+            else:
+                spent = [point.mean_ms if setting is None else point.ms[setting] for point in line]
+            gaps = [point.gap if setting is None else point.gaps[setting] for point in line]
+            if line:
+                axis.plot(spent, gaps, color=colour, linestyle=style, marker=marker, label=kind, markersize=4)
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.axhline(0, color=LINES["optimum"][0], linewidth=1.6)
+        axis.axhline(0, color=LINES[FIRST if against == FIRST else "optimum"][0], linewidth=1.6)
         axis.grid(alpha=0.25)
-    axes[0].set_xlabel("plans simulated for a DAG")
-    axes[1].set_xlabel("ms for a DAG, one core")
-    axes[0].set_ylabel("% above the optimum of the priority order")
+        axis.set_xlabel(label)
     axes[0].set_yscale("symlog", linthresh=1)
-    axes[0].set_yticks([0, 0.5, 1, 2, 5, 10], labels=["0", "0.5", "1", "2", "5", "10"])
-    axes[0].set_ylim(bottom=-0.3)
-    axes[1].legend(fontsize=9, frameon=False)
+    name = "HEFT-based" if against == FIRST else "the optimum of the priority order"
+    drawn.supylabel(f"% above {name}", fontsize=10)
+    axes[0].yaxis.set_major_locator(ticker.FixedLocator([-10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20]))
+    axes[0].yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    handles, labels = axes[0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     drawn.suptitle(title, fontsize=12)
     return drawn
+
+
+def _is_of(name: str, kind: str) -> bool:
+    """Whether a row is a point of a line: its name is the line's, and a budget."""
+    rest = name.removeprefix(f"{kind}, ")
+    return rest != name and rest[0].isdigit()

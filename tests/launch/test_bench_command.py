@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_run import Workplace, run_here
 
-SECTIONS = "matmul, simulator, episodes, meta_iteration, compile, planning, offloader, in_time, optimum, growth"
+SECTIONS = "matmul, simulator, episodes, meta_iteration, compile, planning, offloader, optimum, growth"
 
 
 @pytest.fixture(scope="module")
