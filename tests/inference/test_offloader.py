@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
-from helpers import interrupted_soon
+from helpers import interrupted_soon, quickly
 
 import mrlato_jax as mj
 from mrlato_jax import methods
@@ -144,7 +144,7 @@ def test_three_hundred_tasks_of_any_degree() -> None:
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(np.float32), shapes)
     policy = mj.Offloader(large, params, "mrlato+pooled")
-    several = [star(299), *graphs(300, 90)]
+    several = [star(299), *graphs(300)]
     plans = policy.plan(several, SYSTEM)
     for graph, plan in zip(several, plans, strict=True):
         alone = policy.plan(graph, SYSTEM)
@@ -354,10 +354,10 @@ def test_search_finds_what_no_change_of_one_task_betters(policy: mj.Offloader) -
 
 
 def test_draws_are_the_seeds(policy: mj.Offloader) -> None:
-    (graph,) = graphs(12, seed=8)
+    (graph,) = graphs(8, seed=8)
     first, again = (policy.plan(graph, SYSTEM, "sample", samples=2, seed=3) for _ in range(2))
     np.testing.assert_array_equal(first.placement, again.placement)
-    best = [policy.plan(graph, SYSTEM, "sample", samples=count).makespan for count in (1, 256)]
+    best = [policy.plan(graph, SYSTEM, "sample", samples=count).makespan for count in (1, 64)]
     assert best[1] <= best[0]
 
 
@@ -386,15 +386,15 @@ def test_more_than_fit_at_once(policy: mj.Offloader, monkeypatch: pytest.MonkeyP
 
 def test_sizes_and_numbers_that_were_seen_are_not_traced_again(policy: mj.Offloader) -> None:
     for mode in ("argmax", "sample"):
-        policy.plan(graphs(3, 7, 20, 20), SYSTEM, mode)
+        policy.plan(graphs(3, 7), SYSTEM, mode)
     traced = offloader._decode._cache_size(), offloader._sampled._cache_size()
     for mode in ("argmax", "sample"):
-        policy.plan(graphs(18, 5, 2, 22, seed=11), mj.System(ue_hz=2e9), mode)
+        policy.plan(graphs(5, 2, seed=11), mj.System(ue_hz=2e9), mode)
     assert (offloader._decode._cache_size(), offloader._sampled._cache_size()) == traced
 
 
 def test_threads_get_what_one_gets(policy: mj.Offloader) -> None:
-    several = graphs(*range(1, 17), seed=12)
+    several = graphs(*range(1, 9), *range(1, 9), seed=12)
     alone = [policy.plan(graph, SYSTEM, "sample", samples=2).makespan for graph in several]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda graph: policy.plan(graph, SYSTEM, "sample", samples=2).makespan, several * 2))
@@ -404,10 +404,11 @@ def test_threads_get_what_one_gets(policy: mj.Offloader) -> None:
 # In JAX code of others.
 
 
-def test_the_makespans_gradient_is_that_of_the_plan() -> None:
-    """Of a policy that looks ahead, too: a longer time lengthens its own plan by 1 where it is critical, else by 0."""
-    looking = dataclasses.replace(tiny_run.CONFIG.network, decoder_input="lookahead", lookahead_rules=2)
-    policy = mj.Offloader(looking, rollout.init_params(looking, jax.random.key(1)), "random")
+@pytest.mark.parametrize("decoder_input", quickly(["task_sim", "lookahead"], "task_sim"))
+def test_the_makespans_gradient_is_that_of_the_plan(decoder_input: str) -> None:
+    """A longer time lengthens the policy's own plan by 1 where it is critical, else by 0."""
+    network = dataclasses.replace(CONFIG.network, decoder_input=decoder_input, lookahead_rules=2)
+    policy = mj.Offloader(network, rollout.init_params(network, jax.random.key(1)), "random")
     arrays = mj.pack(graphs(5, 8, seed=13), SYSTEM)
     decide = jax.jit(lambda policy: policy.decide(arrays))
     actions = decide(policy).placement

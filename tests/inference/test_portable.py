@@ -105,8 +105,8 @@ def test_plans_side_by_side_end_when_the_oracle_says(kind: Kind) -> None:
 @pytest.mark.parametrize(
     ("channel", "sizes"),
     [
-        ("paper", (1, 8, 9, 10, 30)),  # three programs
-        pytest.param("paper", (2, 20, 50), marks=pytest.mark.slow),
+        ("paper", (1, 8, 7, 5)),  # one program
+        pytest.param("paper", (2, 9, 10, 20, 30, 50), marks=pytest.mark.slow),
         *(
             pytest.param(other, (1, 2, 8, 9, 10, 20, 30, 50), marks=pytest.mark.slow)
             for other in ("mrlco", "mrlco_code")
@@ -138,7 +138,7 @@ SETTINGS = [
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings["decoder_input"])
 def test_every_setting_of_the_network(settings: dict[str, Any]) -> None:
     config = NetworkConfig(**settings, units=16, layers=2, lookahead_rules=3)
-    system, several, mixed = mj.System(uplink_bps=9e6, downlink_bps=5e6), graphs(1, 5, 9, 14, 14, 14, seed=1), 0
+    system, several, mixed = mj.System(uplink_bps=9e6, downlink_bps=5e6), graphs(1, 5, 8, 8, 8, 8, seed=1), 0
     for policy, offloader in random_policies(config, 8):
         plans = offloader.plan(several, system)
         placements = [portable_plan(policy, graph, system)[0] for graph in several]

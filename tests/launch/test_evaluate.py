@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_run
-from tiny_run import Workplace
+from tiny_run import Workplace, run_here
 
 from mrlato_jax.dag import dataset
 from mrlato_jax.errors import InputError
@@ -85,7 +85,7 @@ def test_also_measures_the_other_half(place: Workplace, run: Path) -> None:
 
 
 def test_without_updates_there_is_no_other_half(place: Workplace, run: Path) -> None:
-    ran = place.run("evaluate.py", f"--run={run}", f"--data={place.data}", "--updates=0")
+    ran = run_here("evaluate.py", f"--run={run}", f"--data={place.data}", "--updates=0", cwd=place.path)
     assert ran.returncode == 0, ran.stderr
     record = json.loads((run / "evaluation-0.json").read_text())
     assert record["held_out"] is False

@@ -262,7 +262,7 @@ def test_training_alone(place: Workplace, run: Path) -> None:
     for path in run.glob("adaptation.*"):
         path.unlink()
     before = tiny_run.hashes(run)
-    ran = place.run("meta_train.py", "--resume", f"--run={run}", f"--data={place.data}", "--on=none")
+    ran = run_here("meta_train.py", "--resume", f"--run={run}", f"--data={place.data}", "--on=none", cwd=place.path)
     assert ran.returncode == 0, ran.stderr
     assert "adapting" not in ran.stderr
     assert "continue with" not in ran.stdout

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_run
-from tiny_run import Workplace
+from tiny_run import Workplace, run_here
 
 from mrlato_jax.dag.dataset import save
 from mrlato_jax.errors import InputError
@@ -63,7 +63,7 @@ def test_it_goes_on_where_it_stopped(place: Workplace, stored: Path, tmp_path: P
     part = json.loads(path.read_text())
     del part["rows"]["test1"]["HEFT-based"], part["rows"]["test0"]["order search"]
     path.write_text(json.dumps(part))
-    ran = place.run("references.py", *SMALL, f"--data={place.data}", f"--out={path}")
+    ran = run_here("references.py", *SMALL, f"--data={place.data}", f"--out={path}", cwd=place.path)
     assert ran.returncode == 0, ran.stderr
     assert "order search on test0" in ran.stderr
     assert "optimum on" not in ran.stderr

@@ -7,12 +7,13 @@ import dataclasses
 import json
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_run
-from tiny_run import Workplace
+from tiny_run import Workplace, run_here
 
 from mrlato_jax import methods
 from mrlato_jax.methods import SearchBudget, planned_methods
@@ -43,9 +44,11 @@ class Case:
             "--annealing_steps=50", "--local_search_evaluations=20", f"--updates={UPDATES}",
         ]  # fmt: skip
 
-    def run(self, out: Path, *more: str, seeds: int = 2) -> str:
+    def run(self, out: Path, *more: str, seeds: int = 2, here: bool = False) -> str:
+        """Runs `reproduce.py` in a process of its own or, `here`, in this one."""
+        start = partial(run_here, cwd=self.folder) if here else self.place.run
         runs = f"--runs={self.folder / 'runs'}"
-        ran = self.place.run("reproduce.py", *self.flags, runs, f"--out={out}", f"--seeds={seeds}", *more)
+        ran = start("reproduce.py", *self.flags, runs, f"--out={out}", f"--seeds={seeds}", *more)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout + ran.stderr
 
@@ -104,7 +107,7 @@ def test_the_tables_say_how_to_be_read(case: Case) -> None:
 def test_run_twice_it_computes_nothing(case: Case, tmp_path: Path) -> None:
     out = Path(shutil.copytree(case.out, tmp_path / "out"))
     before = {name: tiny_run.hashes(out)[f"cpu/{name}"] for name in [*RECORDS, *TABLES]}
-    printed = case.run(out, f"--runs={tmp_path / 'runs'}")  # what is recorded needs no run
+    printed = case.run(out, f"--runs={tmp_path / 'runs'}", here=True)  # what is recorded needs no run
     assert "meta-training" not in printed
     assert f"adapting {LABEL}" not in printed
     assert "on test0" not in printed  # no planner
@@ -208,7 +211,8 @@ def test_the_methods_compared_come_with_their_records(place: Workplace, tmp_path
     shutil.copytree(committed / "cpu", out / "cpu", ignore=shutil.ignore_patterns("*.png"))
     shutil.copy(committed / "references-exp1.json", out)
     before = {path.name: path.read_bytes() for path in (out / "cpu").iterdir()}
-    ran = place.run("reproduce.py", "--experiment=exp1", "--preset=cpu", "--seeds=3", f"--out={out}", f"--runs={runs}")
+    wanted = ["--experiment=exp1", "--preset=cpu", "--seeds=3", f"--out={out}", f"--runs={runs}"]
+    ran = run_here("reproduce.py", *wanted, cwd=place.path)
     assert ran.returncode == 0, ran.stderr
     assert not list(runs.rglob("config.json"))
     after = {path.name: path.read_bytes() for path in (out / "cpu").iterdir()}

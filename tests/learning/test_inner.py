@@ -41,7 +41,11 @@ def params() -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.1, 0.5, leaf.shape), jnp.float32), like)
 
 
+DEVIATIONS = dataclasses.replace(
+    LEARNING, learn_from="deviations", rollouts=max(SIZES) + 1, value_coef=0.0, entropy_coef=0.0
+)
 collect = jax.jit(partial(by_hand.collect, POLICY, LEARNING))
+deviating = jax.jit(partial(by_hand.sampling_gradient, POLICY, DEVIATIONS))
 greedy = jax.jit(partial(rollout.decode_greedily, POLICY))
 
 
@@ -94,13 +98,10 @@ def test_inner_loop_is_m_adam_steps_from_a_fresh_state(task: LearningTask, param
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), adapted, other))) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("decoder_input", "learn_from"),
-    [
-        ("lookahead", "deviations"),
-        *(pytest.param(shown, "samples", marks=pytest.mark.slow) for shown in DECODER_INPUTS),
-        pytest.param("task", "deviations", marks=pytest.mark.slow),
-    ],
+    [*((shown, "samples") for shown in DECODER_INPUTS), ("task", "deviations"), ("lookahead", "deviations")],
 )
 def test_gradient_at_the_sampling_parameters_is_that_of_the_scored_batch(decoder_input: str, learn_from: str) -> None:
     policy = dataclasses.replace(POLICY, decoder_input=decoder_input)
@@ -269,10 +270,8 @@ def test_imitation_raises_the_likelihood_of_one_plan(task: LearningTask, params:
 
 def test_deviations_teach_the_better_of_both_actions_by_what_it_saves(task: LearningTask, params: Any) -> None:
     """Against both plans of each decision, simulated, and the weighted log-likelihood of the better action."""
-    every = max(SIZES) + 1
-    learning = dataclasses.replace(LEARNING, learn_from="deviations", rollouts=every, value_coef=0.0, entropy_coef=0.0)
-    key = jax.random.key(6)
-    slope, _, batch, latency = jax.jit(partial(by_hand.sampling_gradient, POLICY, learning))(params, task, key)
+    every, key = max(SIZES) + 1, jax.random.key(6)
+    slope, _, batch, latency = deviating(params, task, key)
     own, spans = greedy(params, task)
     deviations = jax.jit(lambda params, task: rollout.deviate(POLICY, params, task, key, every - 1))(params, task)
     at = np.argsort(np.asarray(deviations.positions), axis=1)
@@ -317,10 +316,9 @@ def test_no_more_deviations_are_counted_than_there_are_tasks() -> None:
 
 
 def test_deviations_of_dags_that_take_no_time_teach_nothing(params: Any) -> None:
-    learning = dataclasses.replace(LEARNING, learn_from="deviations", value_coef=0.0, entropy_coef=0.0)
     nothing = mj.TaskGraph.from_edges(cycles=[0, 0], upload_bytes=[0, 0], download_bytes=[0, 0], edges=[(0, 1)])
-    idle = learning_task([nothing] * 2, mj.System(), POLICY)
-    slope, *_ = jax.jit(partial(by_hand.sampling_gradient, POLICY, learning))(params, idle, jax.random.key(6))
+    idle = learning_task([nothing] * len(SIZES), mj.System(), POLICY, num_positions=max(SIZES))
+    slope, *_ = deviating(params, idle, jax.random.key(6))
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(slope))
 
 

@@ -59,6 +59,7 @@ def flat(tree: Any) -> np.ndarray:
 gradient_after = jax.jit(maml.adapted_gradient, static_argnames=("network", "learning"))
 
 
+@pytest.mark.slow
 def test_fomaml_is_the_gradient_at_theta_prime_on_trajectories_of_its_own(params: Any, task: LearningTask) -> None:
     learning = with_update("fomaml", inner_steps=1)
     gradient, metrics = gradient_after(POLICY, learning, params, task, KEY)

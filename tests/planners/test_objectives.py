@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from helpers import quickly
 from wider import KINDS, Kind, allowed, random_case
 
 import mrlato_jax as mj
@@ -26,10 +27,6 @@ def goals(rng: np.random.Generator, kind: Kind, graph: mj.TaskGraph, system: mj.
     least = mj.optimum(graph, system).makespan
     deadline = mj.Objective(deadline_s=max(least * float(rng.uniform(0.5, 1.5)), 1e-9))
     return [mj.Objective(), mj.Objective(float(rng.uniform(0, 2))), deadline][: 3 if kind in KINDS[1:4:2] else 1]
-
-
-QUICK = (KINDS[1], KINDS[4])  # each kind is compiled apart: the others are for `make test-slow`
-SOME_QUICK = [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow, id=str(kind)) for kind in KINDS]
 
 
 @pytest.mark.usefixtures("either_engine")
@@ -59,7 +56,7 @@ RESIDENT = (KINDS[1], KINDS[2])
 
 
 @pytest.mark.parametrize("kind", RESIDENT, ids=str)
-@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize("weight", quickly([0.0, 0.5], 0.5))
 def test_the_look_ahead_takes_the_site_that_the_rules_make_most_of(kind: Kind, weight: float) -> None:
     """Where results stay: against the oracle's rules, step by step, along the plan that was made."""
     rng, goal, differ = np.random.default_rng(7), mj.Objective(energy_weight=weight), 0
@@ -113,8 +110,8 @@ def test_what_comes_after_a_task_is_exact_in_a_chain(kind: Kind, weight: float) 
             assert want[0, site] == pytest.approx(min(costs[site]), rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", SOME_QUICK)
-@pytest.mark.parametrize("weight", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
+@pytest.mark.parametrize("kind", quickly(KINDS, KINDS[4]), ids=str)
+@pytest.mark.parametrize("weight", quickly([0.0, 0.5], 0.5))
 def test_bounds_hold_at_every_node(kind: Kind, weight: float) -> None:
     """The bound of a partial plan against the cheapest of its completions."""
     rng, n, sites = np.random.default_rng(9), 5, kind.servers + 1
@@ -160,7 +157,7 @@ def oracle_best(graph: mj.TaskGraph, system: mj.System, order: list[int]) -> flo
 
 def test_a_deadline_at_the_least_makespan_is_met() -> None:
     rng = np.random.default_rng(10)
-    for kind in QUICK:
+    for kind in (KINDS[1], KINDS[4]):
         case = random_case(rng, kind, 6)
         fastest = mj.optimum(case.graph, case.system)
         plan = mj.optimum(case.graph, case.system, objective=mj.Objective(deadline_s=fastest.makespan))
@@ -267,6 +264,7 @@ def test_the_paper_s_policy_knows_one_server_and_the_makespan() -> None:
         policy.plan(case.graph, one, objective=mj.Objective(0.5))
 
 
+@pytest.mark.slow
 def test_a_policy_keeps_pins() -> None:
     policy, rng = mj.load_offloader("exp2"), np.random.default_rng(7)
     for _ in range(6):

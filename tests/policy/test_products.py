@@ -30,7 +30,7 @@ GRADIENTS = {  # to the left, to the right operand
 
 
 def policy_of(matmul: str) -> NetworkConfig:
-    return NetworkConfig(decoder_input="task_sim", units=32, heads=2, matmul=matmul)
+    return NetworkConfig(decoder_input="task_sim", units=32, heads=2, layers=1, matmul=matmul)
 
 
 def to_bfloat16(array: Any) -> np.ndarray:

@@ -26,7 +26,7 @@ DATASET = tiny_run.dataset()
 STUDY = Study(
     "Which?",
     dataclasses.replace(tiny_run.CONFIG, iterations=4),
-    {"outer step": {"longer": {"learning.outer_lr": 0.1}, "Adam": {"learning.meta_update": "reptile_adam"}}},
+    {"outer step": {"longer": {"iterations": 6}, "Adam": {"learning.meta_update": "reptile_adam"}}},
 )
 
 
