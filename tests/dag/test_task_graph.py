@@ -297,7 +297,7 @@ def test_thousand_tasks_and_a_hundred_thousand_edges_take_no_time() -> None:
     edges = np.argwhere(np.triu(rng.random((1000, 1000)) < 0.2, 1))
     relabelled = rng.permutation(1000)[edges]
     ones = np.ones(1000)
-    start = time.perf_counter()
+    start = time.process_time()
     graph = TaskGraph.from_edges(cycles=ones, upload_bytes=ones, download_bytes=ones, edges=relabelled)
     assert graph.adjacency.sum() == len(edges) > 95_000
-    assert time.perf_counter() - start < 2.0  # measured: 0.02 s
+    assert time.process_time() - start < 2.0  # measured: 0.02 s

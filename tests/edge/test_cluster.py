@@ -164,15 +164,15 @@ def test_a_vm_that_ends_and_a_worker_without_answer_are_replaced(
 
 
 def test_a_vm_without_its_host_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "LEASE_S", 0.2)
+    monkeypatch.setattr(cluster, "LEASE_S", 0.6)
     monkeypatch.setattr(cluster, "LOOK_S", 0.05)
     monkeypatch.setattr(cluster.distributed, "get_worker", lambda: SimpleNamespace(address="here"))
 
     async def work() -> None:
         vm = cluster.Vm()
         assert await vm.start([DAGS], "process", dataclasses.asdict(Quota()), 1.0, False, []) == "here"
-        for _ in range(3):
-            await asyncio.sleep(0.1)
+        for _ in range(4):
+            await asyncio.sleep(0.2)
             await vm.read(0, 0.0)
         assert vm._program is not None
         assert vm._program._process.returncode is None

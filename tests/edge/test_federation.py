@@ -543,7 +543,7 @@ def test_who_never_answers_rightly_is_asked_seldom_and_not_for_ever(
     began_s = time.monotonic()
     with pytest.raises(InputError, match="no answer was accepted"):
         flower_server.OuterStep(server).start(grid, flower_server.as_record(server.message()), 1, timeout)
-    assert time.monotonic() - began_s < 2 * timeout
+    assert time.monotonic() - began_s < timeout + 10
     assert grid.sent == [100, 100]
     assert counted(server) == {"failed" if wrong == "fails" else "unknown_node": 2}
 

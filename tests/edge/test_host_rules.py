@@ -155,10 +155,10 @@ def test_who_asks_for_the_time_is_held_to_the_rules(keys: Path) -> None:
 def test_a_refused_body_is_paid_for(keys: Path) -> None:
     async def work() -> None:
         async with serving(keys, bytes_per_s=1000.0) as (_, address), connected(address, keys) as connection:
-            assert await clock(connection, bytes(2000)).code() == grpc.StatusCode.INVALID_ARGUMENT
             begin = time.monotonic()
+            assert await clock(connection, bytes(2000)).code() == grpc.StatusCode.INVALID_ARGUMENT
             await said(connection, additions(1))
-            assert time.monotonic() - begin > 0.8
+            assert time.monotonic() - begin > 0.9
 
     go(work())
 
@@ -190,7 +190,7 @@ def test_a_user_without_a_vm_keeps_no_place(keys: Path) -> None:
 
 def test_the_time_of_a_first_frame_is_that_of_its_way(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who waits for the meter is not late."""
-    monkeypatch.setattr(mec, "BEGIN_S", 0.3)
+    monkeypatch.setattr(mec, "BEGIN_S", 0.6)
 
     async def work() -> None:
         async with serving(keys, bytes_per_s=1000.0) as (host, address), connected(address, keys) as connection:
@@ -200,7 +200,7 @@ def test_the_time_of_a_first_frame_is_that_of_its_way(keys: Path, monkeypatch: p
             assert time.monotonic() - begin > 0.8
             call = connection.call()
             assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
-            assert await call.details() == "no frame in 0.3 s; accepted: ['begin']"
+            assert await call.details() == "no frame in 0.6 s; accepted: ['begin']"
 
     go(work())
 
@@ -255,17 +255,17 @@ def test_a_task_beyond_its_time_ends_its_machine_by_what_the_machine_keeps() -> 
 
 def test_a_vm_that_is_not_used_is_stopped_once_and_its_place_is_free(keys: Path) -> None:
     async def work() -> None:
-        async with serving(keys, most_users=1, idle_s=0.3) as (host, address), connected(address, keys) as connection:
+        async with serving(keys, most_users=1, idle_s=1.0) as (host, address), connected(address, keys) as connection:
             await said(connection, additions(1))
             machine = host.machine("alice")
             assert machine is not None
-            await asyncio.sleep(0.15)
-            await said(connection, additions(1))
-            await asyncio.sleep(0.2)
-            assert not machine.lost  # its time begins again
             await asyncio.sleep(0.3)
+            begin = time.monotonic()
+            await said(connection, additions(1))
+            while host._users:
+                await asyncio.sleep(0.01)
             assert machine.lost == "stopped, since it was not used"
-            assert not host._users
+            assert time.monotonic() - begin >= 1.0  # its time began again
             async with connected(address, keys, "bob") as other:
                 assert (await said(other, additions(1)))[1] == grpc.StatusCode.OK
 

@@ -338,11 +338,12 @@ def test_processor_time_is_held(kind: str) -> None:
 import time
 began, used = time.monotonic(), time.process_time()
 while time.monotonic() < began + 1: pass
-print(time.process_time() - used)
+print(time.process_time() - used, time.monotonic() - began)
 """
     output, box = run(ended(code, kind=kind, quota=Quota(cpus=0.2)))
-    assert 0.1 < float(output) < 0.27  # less on a busy machine
-    assert box.usage().cpu_s == pytest.approx(float(output), abs=0.15)
+    used_s, wall_s = map(float, output.split())
+    assert 0 < used_s < 0.27 * wall_s  # less than 0.2 on a busy machine
+    assert box.usage().cpu_s == pytest.approx(used_s, abs=0.15)
 
 
 @pytest.mark.parametrize(("cpus", "period"), [(1.0, 10_000), (0.3, 10_000), (0.1, 10_000), (0.02, 50_000)])
@@ -414,7 +415,7 @@ def test_stopping_ends_the_children_too(kind: str, holds: str, monkeypatch: pyte
         assert alive(mark) >= 3
         began = time.monotonic()
         assert (await box.stop()).reason == "stopped"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < SOON
 
     run(work())
     assert gone(mark)

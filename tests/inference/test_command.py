@@ -507,15 +507,8 @@ def test_a_signal_ends_the_command_while_it_compiles(app: Path, number: signal.S
 
 
 def test_head_ends_the_command_quietly(app: Path) -> None:
-    words = [
-        sys.executable,
-        "launch/offload.py",
-        f"--graph={app}",
-        *LINK,
-        "--nofigures",
-        "--mode=argmax",
-        "--policy=exp2",
-    ]
+    flags = [f"--graph={app}", *LINK, "--nofigures", "--mode=argmax", "--policy=exp2"]
+    words = [sys.executable, "launch/offload.py", *flags]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().startswith(str(app))

@@ -28,7 +28,7 @@ def stored(place: Workplace) -> Path:
 
 
 def test_last_line_is_one_object(place: Workplace) -> None:
-    ran = run_here("bench.py", "--only=matmul,simulator", "--json=-", cwd=place.path)
+    ran = place.run("bench.py", "--only=matmul,simulator", "--json=-")
     assert ran.returncode == 0, ran.stderr
     *table, last = ran.stdout.splitlines()
     record = json.loads(last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import jax
@@ -18,10 +19,10 @@ from mrlato_jax.learning.outer import LearnerState, init_states, meta_iteration
 
 NUM_TASKS, NUM_GRAPHS, NUM_SETS = 6, 40, 4
 POLICY = NetworkConfig(decoder_input="task_sim", units=32, heads=2, layers=1, neighbour_width=8)
-LEARNING = LearningConfig(inner_lr=3e-3, outer_lr=9e-3, meta_batch=3, graphs_per_task=12, rollouts=16, gamma=1.0)
+LEARNING = LearningConfig(inner_lr=3e-3, outer_lr=9e-3, meta_batch=3, graphs_per_task=12, gamma=1.0)
 EXECUTION = devices.resolve(ExecutionConfig(parallel="single", task_axis="map"), LEARNING.meta_batch)
 LONG = (120, 130, 140, 150, 160)  # iterations after which the policy is measured
-SHORT = (60, 70, 80, 90, 100)
+SHORT = (60, 65, 70, 75, 80)
 
 
 def draw_task(rng: np.random.Generator) -> LearningTask:
@@ -46,20 +47,27 @@ def mean_greedy_makespan(states: LearnerState, task: LearningTask) -> jax.Array:
 
 
 @pytest.mark.parametrize(
-    ("seed", "measured_after"), [(1, SHORT), *(pytest.param(seed, LONG, marks=pytest.mark.slow) for seed in (0, 2))]
+    ("seed", "rollouts", "measured_after"),
+    [(1, 8, SHORT), *(pytest.param(seed, 16, LONG, marks=pytest.mark.slow) for seed in (0, 2))],
 )
-def test_meta_training_comes_within_two_percent_of_the_optimum(seed: int, measured_after: tuple[int, ...]) -> None:
-    """From over 8 % above it to the median of five measurements below 2 % (LONG: 0.5 to 0.9 % for seeds 0 to 5)."""
+def test_meta_training_comes_within_two_percent_of_the_optimum(
+    seed: int, rollouts: int, measured_after: tuple[int, ...]
+) -> None:
+    """From over 8 % above it to the median of five measurements below 2 %.
+
+    With LONG and 16 rollouts it is 0.5 to 0.9 % for seeds 0 to 5; with SHORT and 8 rollouts it is 0.8 % for seed 1.
+    """
+    learning = dataclasses.replace(LEARNING, rollouts=rollouts)
     rng = np.random.default_rng(1000 + seed)
     sets = [draw_task(rng) for _ in range(NUM_SETS)]
     pool = TaskPool(jax.tree.map(lambda leaf: leaf[:, None], stack(sets)), (NUM_TASKS,) * NUM_SETS)
     unseen = draw_task(rng)
     optimum = mean_optimum(unseen)
-    states = init_states(POLICY, LEARNING, [seed])
+    states = init_states(POLICY, learning, [seed])
     before = float(mean_greedy_makespan(states, unseen)) / optimum - 1
     compiled, gaps = meta_iteration._cache_size(), []
     for iteration in range(1, max(measured_after) + 1):
-        states, _ = meta_iteration(POLICY, LEARNING, EXECUTION, states, pool)
+        states, _ = meta_iteration(POLICY, learning, EXECUTION, states, pool)
         if iteration in measured_after:
             gaps.append(float(mean_greedy_makespan(states, unseen)) / optimum - 1)
     assert meta_iteration._cache_size() == compiled + 1  # no iteration is compiled again

@@ -52,7 +52,7 @@ def closing():
 def busy():  # as while XLA compiles: no handler of Python's is run in the main thread
     print("busy", flush=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    ctypes.CDLL(None).sleep(1 if sys.argv[1] in ("after", "request") else 3)
+    ctypes.CDLL(None).sleep(1 if sys.argv[1] in ("after", "request") else 60)
 
 def write():
     with stop.writing():
@@ -110,7 +110,7 @@ def test_where_nothing_is_to_be_saved_a_stop_ends_the_process_at_once(
     assert (process.returncode, said + rest) == (status, out)
     assert err in errors
     if status:
-        assert time.monotonic() - began < 2.5  # and not when what keeps the main thread busy is done
+        assert time.monotonic() - began < 30  # and not when what keeps the main thread busy is done
 
 
 def test_a_stop_leaves_no_thread_and_no_file_descriptor() -> None:
