@@ -156,7 +156,8 @@ class Workplace:
     def refused(self, script: str, *arguments: object, cwd: Path | None = None, alone: bool = False) -> str:
         """Runs what must end with exit status 2 and one line on standard error, which it returns.
 
-        In this process, where JAX is loaded already; `alone`, in one of its own, as a user does: once a script.
+        In this process, where JAX is loaded already; `alone`, in one of its own, as a user does: for a script that no
+        other test starts.
         """
         ran = self.run(script, *arguments, cwd=cwd) if alone else run_here(script, *arguments, cwd=cwd or self.path)
         assert ran.returncode == 2, ran.stderr

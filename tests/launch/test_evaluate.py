@@ -110,7 +110,7 @@ def test_refused(place: Workplace, run: Path, tmp_path: Path, arguments: list[st
 
 
 def test_run_is_asked_for(place: Workplace, tmp_path: Path) -> None:
-    said = place.refused("evaluate.py", cwd=tmp_path, alone=True)
+    said = place.refused("evaluate.py", cwd=tmp_path)
     assert said.startswith("--run is missing; accepted: the folder of a run")
 
 

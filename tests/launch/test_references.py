@@ -85,7 +85,7 @@ def test_a_record_of_something_else_is_refused(place: Workplace, stored: Path, t
     tampered = place.refused("references.py", *SMALL, f"--data={place.data}", f"--out={path}")
     assert "greedy on test1, DAG 2, and the simulator" in tampered
     assert path.read_bytes() == before
-    assert "--out is missing" in place.refused("references.py", *SMALL, alone=True)
+    assert "--out is missing" in place.refused("references.py", *SMALL)
 
 
 def _not_a_number(rows: Any) -> None:

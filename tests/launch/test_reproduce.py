@@ -190,7 +190,7 @@ def test_a_foreign_record_is_refused_by_name(case: Case, tmp_path: Path) -> None
     path.write_text(json.dumps(record))
     before = tiny_run.hashes(out)
     wanted = [*case.flags, f"--out={out}", f"--runs={tmp_path}", "--seeds=2"]
-    said = case.place.refused("reproduce.py", *wanted, alone=True)
+    said = case.place.refused("reproduce.py", *wanted)
     assert said.startswith(f"record {path} has config: iterations {{'iterations': 7}}; accepted: {{'iterations': 6}}")
     assert tiny_run.hashes(out) == before
 

@@ -97,6 +97,7 @@ def test_a_task_that_is_pinned_by_its_size() -> None:
             assert 0.99 * want < plan.lower_bound <= want * (1 + 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_numba")
 def test_the_search_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
     graph = mj.daggen(num_tasks=40, fat=0.7, density=0.5, rng=np.random.default_rng(0))

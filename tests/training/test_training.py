@@ -517,7 +517,9 @@ class Countdown:
         return guarded
 
 
-def test_killed_at_any_write_is_the_same_run(whole: Outcome, pool: TaskPool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_killed_at_any_write_is_the_same_run(step: int, whole: Outcome, pool: TaskPool, tmp_path: Path) -> None:
+    """At each write, or at every third of them, of which an iteration has four."""
     writes = 0
     while True:
         path = tmp_path / f"killed at {writes}"
@@ -536,7 +538,7 @@ def test_killed_at_any_write_is_the_same_run(whole: Outcome, pool: TaskPool, tmp
         assert (path / "metrics.jsonl").read_bytes() == whole.metrics, f"killed at write {writes}"
         assert [line["iteration"] for line in read_metrics(path / "timing.jsonl")] == [1, 2, 3, 4, 5, 6]
         shutil.rmtree(path)
-        writes += 1
+        writes += step
     assert writes > 6 * 4  # a line, two fsyncs and a rename an iteration
 
 
