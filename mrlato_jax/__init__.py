@@ -22,6 +22,8 @@ from mrlato_jax.inference.meta_training import Trained, TrainingCurve, train
 from mrlato_jax.inference.offloader import Decision, Offloader
 from mrlato_jax.learning.ranges import OutsideTrainingWarning
 from mrlato_jax.mec.arrays import DagArrays, pack
+from mrlato_jax.mec.disturbance import DISTURBANCES, Disturbance
+from mrlato_jax.mec.execution import execute
 from mrlato_jax.mec.graph_arrays import GraphArrays, arrays, pack_graph
 from mrlato_jax.mec.latency import Schedule, makespan, simulate
 from mrlato_jax.mec.objective import Objective
@@ -48,11 +50,13 @@ from mrlato_jax.planners import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "DISTURBANCES",
     "METHODS",
     "PLANNERS",
     "AssumptionWarning",
     "DagArrays",
     "Decision",
+    "Disturbance",
     "GraphArrays",
     "InputError",
     "Objective",
@@ -74,6 +78,7 @@ __all__ = [
     "allowed",
     "arrays",
     "daggen",
+    "execute",
     "front",
     "greedy",
     "heft",

@@ -22,10 +22,11 @@ from mrlato_jax.environment import actions as coding
 from mrlato_jax.errors import InputError, check_number, check_type, shorten
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.learning import devices
-from mrlato_jax.learning.learning_task import LearningTask, learning_task, stack, stack_alike, take
+from mrlato_jax.learning.learning_task import LearningTask, executed_under, learning_task, stack, stack_alike, take
 from mrlato_jax.learning.meta_batch import TaskPool, check_meta_batch
 from mrlato_jax.learning.outer import MetaMetrics, init_state, iteration_program
 from mrlato_jax.learning.ranges import ranges_of
+from mrlato_jax.mec.disturbance import Disturbance, world_of
 from mrlato_jax.mec.objective import Objective, goal_of
 from mrlato_jax.mec.system import System
 from mrlato_jax.methods import learned_method
@@ -85,6 +86,7 @@ class TrainingOptions(TypedDict, total=False):
     imitation_learning: Mapping[str, Any] | None
     plans: Sequence[Sequence[Plan]] | None
     objective: Objective | None
+    disturbance: Disturbance | Sequence[Disturbance] | None
     execution: ExecutionConfig | None
     progress: bool | TextIO
 
@@ -113,6 +115,7 @@ def train(
     imitation_learning: Mapping[str, Any] | None = None,
     plans: Sequence[Sequence[Plan]] | None = None,
     objective: Objective | None = None,
+    disturbance: Disturbance | Sequence[Disturbance] | None = None,
     seed: int | Sequence[int] = 0,
     execution: ExecutionConfig | None = None,
     progress: bool | TextIO = True,
@@ -135,6 +138,8 @@ def train(
         plans: plans to imitate, one for each application; by default proven optima (`mj.optimum`, at most `PROOF_S`
             each), or the look-ahead's plans where the policy chooses the order.
         objective: the objective to minimise, without a deadline; by default the makespan.
+        disturbance: how the real systems differ from `system`: one disturbance for all sets, or one for each. The
+            policy then decides by `system`, and learns from the measured makespans of simulated executions.
         seed: seed of every draw. Several seeds give one policy each; one program trains all of them.
         execution: distribution of the work over devices; by default over all devices.
         progress: whether to show a line of progress on standard error, or the stream to write the line to.
@@ -174,11 +179,13 @@ def train(
     if any(stage.learning.learn_from == "optimum" for stage in stages):
         to_imitate = _plans(graph_sets, systems, config.network, goal, progress) if plans is None else plans
         tasks = _with_plans(tasks, to_imitate, config.network)
+    if disturbance is not None:
+        tasks = _executed(tasks, config.network, systems, disturbance)
     sizes = tuple(max(graph.num_tasks for graph in graphs) for graphs in graph_sets)
     pool = TaskPool(jax.tree.map(lambda leaf: leaf[:, None], stack_alike(tasks)), sizes)  # axes [set, system]
     thetas: Sequence[Any] = [None] * len(seeds)
     for stage in stages:
-        thetas, curves = _run(stage, seeds, thetas, pool, execution, progress)
+        thetas, curves = run_stage(stage, seeds, thetas, pool, execution, progress)
     ranges = ranges_of((graph, one, goal) for graphs, one in zip(graph_sets, systems, strict=True) for graph in graphs)
     label = chosen.label(config)
     trained = [
@@ -240,6 +247,22 @@ def _learning_tasks(
     return [learning_task(graphs, one, network, size, goal) for graphs, one in zip(sets, systems, strict=True)]
 
 
+def _executed(
+    tasks: Sequence[LearningTask], network: NetworkConfig, systems: Sequence[System], disturbance: Any
+) -> list[LearningTask]:
+    """Returns the learning tasks with rewards from executions; a disturbance for all of them, or one for each."""
+    each = [disturbance] * len(tasks) if isinstance(disturbance, Disturbance) else disturbance
+    if not isinstance(each, Sequence) or len(each) != len(tasks):
+        accepted = f"accepted: a Disturbance, or {len(tasks)} of them, one for each set"
+        raise InputError(f"disturbance is {shorten(disturbance)}; {accepted}")
+    for i, one in enumerate(each):
+        check_type(f"disturbance[{i}]", one, Disturbance)
+    return [
+        executed_under(task, network, world_of(one, system.num_servers))
+        for task, system, one in zip(tasks, systems, each, strict=True)
+    ]
+
+
 def _plans(
     sets: Sets, systems: Sequence[System], network: NetworkConfig, goal: Objective, progress: bool | TextIO
 ) -> list[list[Plan]]:
@@ -290,7 +313,7 @@ def _with_plans(
     return imitating
 
 
-def _run(
+def run_stage(
     stage: TrainConfig,
     seeds: Sequence[int],
     thetas: Sequence[Any],
@@ -298,7 +321,7 @@ def _run(
     execution: ExecutionConfig | None,
     progress: bool | TextIO,
 ) -> tuple[list[Any], list[TrainingCurve]]:
-    """Trains one stage and returns theta and the curve of each seed."""
+    """Trains one stage and returns theta and the curve of each seed; a theta of None begins at random parameters."""
     layout = devices.resolve(execution or ExecutionConfig(), len(seeds) * stage.learning.meta_batch)
     first = stack([init_state(stage.network, stage.learning, s, theta) for s, theta in zip(seeds, thetas, strict=True)])
     states, placed = devices.place(first, layout), devices.place(pool, layout)

@@ -26,9 +26,17 @@ from mrlato_jax.inference import weights
 from mrlato_jax.inference.in_time import TimedPlan, plan_in_time
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, adapt
-from mrlato_jax.learning.learning_task import ONE_SERVER, check_servers, check_times, encoded, learning_task
+from mrlato_jax.learning.learning_task import (
+    ONE_SERVER,
+    check_servers,
+    check_times,
+    encoded,
+    executed_under,
+    learning_task,
+)
 from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
 from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack, priced
+from mrlato_jax.mec.disturbance import Disturbance, world_of
 from mrlato_jax.mec.latency import LOCAL, in_joules, padded_size, power_of_two
 from mrlato_jax.mec.objective import Objective, goal_of
 from mrlato_jax.mec.system import CHANNELS, Power, System
@@ -368,6 +376,7 @@ class Offloader:
         seed: int = 0,
         *,
         objective: Objective | None = None,
+        disturbance: Disturbance | None = None,
     ) -> Offloader:
         """Returns the policy after gradient steps on applications like those to plan.
 
@@ -378,6 +387,8 @@ class Offloader:
                 steps, new trajectories of every graph are drawn. 0 changes nothing.
             seed: seed of the draws.
             objective: the objective to minimise; by default the makespan.
+            disturbance: how the real system differs from `system`. The policy then decides by `system`, and learns from
+                the measured makespans of simulated executions.
 
         Returns:
             The adapted policy, with its `curve`. This policy does not change.
@@ -385,7 +396,8 @@ class Offloader:
         Raises:
             RuntimeError: as `plan`.
             InputError: there is no graph, the policy has no room for a graph, the policy became NaN, the objective has
-                a deadline, or the objective is not the makespan and the policy knows only the makespan.
+                a deadline, the objective is not the makespan and the policy knows only the makespan, or there is a
+                disturbance and the policy chooses the order or the channel rules are not "paper".
         """
         about_to_compute()
         check_number("updates", updates, low=0, high=MOST_UPDATES, integer=True)
@@ -401,6 +413,9 @@ class Offloader:
             _check_one_server([system])
         graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)
         task = learning_task(graphs, system, self.network, objective=goal)
+        if disturbance is not None:
+            check_type("disturbance", disturbance, Disturbance)
+            task = executed_under(task, self.network, world_of(disturbance, system.num_servers))
         params, curve = adapt(self.network, self.learning, self.params, task, task, updates, jax.random.key(seed))
         return dataclasses.replace(self, params=params, curve=curve)
 

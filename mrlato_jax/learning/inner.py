@@ -16,7 +16,7 @@ from mrlato_jax.environment.reward import all_local_cost
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import advantages as adv
 from mrlato_jax.learning import rollout
-from mrlato_jax.learning.learning_task import LearningTask, take
+from mrlato_jax.learning.learning_task import LearningTask, drawn_anew, take
 from mrlato_jax.learning.losses import Batch, LossMetrics, inner_loss
 from mrlato_jax.learning.rollout import Trajectories
 from mrlato_jax.policy import decode
@@ -303,6 +303,7 @@ def update(
     Returns:
         The state afterwards, the m steps, and the mean cost of the collection's plans in seconds.
     """
+    learning_task = drawn_anew(learning_task, key)
     draws = draw_collection(network, learning, state.params, learning_task, key)
 
     # One scan body for all steps, so that the program contains the network's forward and backward pass once.

@@ -20,7 +20,7 @@ from mrlato_jax.learning.inner import (
     gradient,
     no_batch,
 )
-from mrlato_jax.learning.learning_task import LearningTask
+from mrlato_jax.learning.learning_task import LearningTask, drawn_anew
 from mrlato_jax.learning.losses import Batch
 from mrlato_jax.learning.meta_batch import MetaBatch, TaskPool, mean_by_seed, over_tasks
 
@@ -96,6 +96,7 @@ def _visit(
         The gradient divided by the mean number of decisions per DAG, that number, the batch, and metrics.
     """
     learning_task, rollout_key = draw(learning, learning_task, key)
+    learning_task = drawn_anew(learning_task, rollout_key)
     drawn = partial(draw_collection, network, learning, params, learning_task, rollout_key)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(drawn))
     draws = jax.lax.cond(first, drawn, lambda: nothing)

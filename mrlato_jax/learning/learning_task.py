@@ -16,6 +16,8 @@ from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.environment.features import FeatureSettings, check_neighbour_width, encode_all, feature_settings
 from mrlato_jax.errors import InputError
 from mrlato_jax.mec.arrays import DagArrays, alike, out_of_range, pack, trimmed
+from mrlato_jax.mec.disturbance import World
+from mrlato_jax.mec.execution import check_disturbed
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import earliest_finish
@@ -26,6 +28,13 @@ Tree = TypeVar("Tree")
 ONE_SERVER = "1 ('general', policies trained with servers=any_servers, and mj.look_ahead plan for several)"
 
 
+class Real(NamedTuple):
+    """What executions of the plans of G DAGs meet, where rewards are measured."""
+
+    world: World  # each [G, ...]
+    draws: jax.Array  # uint32[G, 2], data of the key of each DAG's executions; `drawn_anew` replaces them
+
+
 class LearningTask(NamedTuple):
     """One learning task (or several, stacked along leading axes)."""
 
@@ -33,6 +42,7 @@ class LearningTask(NamedTuple):
     features: jax.Array  # [G, N, F], `environment.features.encode` of each
     heft: jax.Array  # [G], cost of each DAG's HEFT-based plan, seconds; only for progress lines, not for learning
     optimum: jax.Array | None = None  # int32[G, N], actions of the best known plan, if the policy learns from it
+    real: Real | None = None  # if rewards are those of executions; otherwise rewards are those of the model
 
     @property
     def num_graphs(self) -> int:
@@ -81,6 +91,37 @@ def encoded(arrays: DagArrays, network: NetworkConfig) -> LearningTask:
     return LearningTask(dags, *_encode_all(dags, feature_settings(network)))
 
 
+def executed_under(task: LearningTask, network: NetworkConfig, worlds: World | Sequence[World]) -> LearningTask:
+    """Returns the learning task with rewards from executions: the policy sees the model, its plans the disturbance.
+
+    Args:
+        task: one learning task.
+        network: settings of the network, which decides in the priority order.
+        worlds: the world of all DAGs, or one for each (`mec.disturbance.world_of`).
+
+    Raises:
+        InputError: the policy chooses the order, the channel rules are not "paper", or energy has a weight.
+    """
+    dags, graphs = task.dags, task.num_graphs
+    check_disturbed(dags.channel)
+    if not network.in_order:
+        raise InputError("the policy chooses the order; accepted with a disturbance: decides='placement'")
+    if dags.prices is not None:
+        raise InputError("the objective has an energy weight; accepted with a disturbance: the makespan alone")
+    each = [worlds] * graphs if isinstance(worlds, World) else worlds
+    if len(each) != graphs:
+        raise InputError(f"worlds has {len(each)} entries; accepted: one, or {graphs}, one for each graph")
+    return task._replace(real=Real(stack(each), jnp.zeros((graphs, 2), jnp.uint32)))
+
+
+def drawn_anew(task: LearningTask, key: jax.Array) -> LearningTask:
+    """Returns the learning task with new draws for its executions, if rewards are measured."""
+    if task.real is None:
+        return task
+    draws = jax.random.key_data(jax.random.split(jax.random.fold_in(key, 1), task.num_graphs))
+    return task._replace(real=task.real._replace(draws=draws))
+
+
 def check_servers(arrays: DagArrays, network: NetworkConfig) -> None:
     """Raises InputError if the systems have several servers and the network is for one server."""
     if not network.any_servers and arrays.num_sites != NUM_SIDES:
@@ -113,9 +154,9 @@ def stack_alike(learning_tasks: Sequence[LearningTask]) -> LearningTask:
 
 def trim(learning_task: LearningTask, num_positions: int) -> LearningTask:
     """Returns the DAGs with fewer padded positions; the largest DAG must fit into `num_positions`."""
-    dags, features, heft, optimum = learning_task
+    dags, features, heft, optimum, real = learning_task
     features, size = features[..., :num_positions, :], num_positions
-    return LearningTask(trimmed(dags, size), features, heft, None if optimum is None else optimum[..., :size])
+    return LearningTask(trimmed(dags, size), features, heft, None if optimum is None else optimum[..., :size], real)
 
 
 def take(tree: Tree, index: jax.Array | int) -> Tree:

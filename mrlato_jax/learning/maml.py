@@ -8,7 +8,7 @@ import jax
 
 from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.learning.inner import InnerMetrics, draw_collection, draw_graphs, gradient, inner_adapt
-from mrlato_jax.learning.learning_task import LearningTask
+from mrlato_jax.learning.learning_task import LearningTask, drawn_anew
 
 
 def adapted_gradient(
@@ -37,8 +37,9 @@ def adapted_gradient(
         return inner_adapt(network, learning, params, learning_task, adapt_key)
 
     def slope_at(adapted: Any) -> Any:
-        draws = draw_collection(network, learning, adapted, learning_task, key)
-        return gradient(network, learning, adapted, learning_task, draws)[0]
+        task = drawn_anew(learning_task, key)
+        draws = draw_collection(network, learning, adapted, task, key)
+        return gradient(network, learning, adapted, task, draws)[0]
 
     if learning.meta_update == "fomaml":
         adapted, metrics = adapt(params)

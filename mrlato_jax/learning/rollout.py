@@ -16,7 +16,8 @@ from mrlato_jax.environment import features
 from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.environment.observation import num_observed
 from mrlato_jax.environment.surroundings import surroundings
-from mrlato_jax.learning.learning_task import LearningTask
+from mrlato_jax.learning.learning_task import LearningTask, drawn_anew
+from mrlato_jax.mec.execution import execution, measured_rewards
 from mrlato_jax.policy import decode
 from mrlato_jax.policy.decode import Choice, Decisions
 from mrlato_jax.policy.seq2seq import Memory, Seq2SeqPolicy
@@ -68,7 +69,28 @@ def rollout(
     memory = encode(network, params, learning_task) if memory is None else memory
     decided_in = surroundings(network, learning_task.dags, choice.rollouts)
     decisions, rewards = decode.decode(network, params, memory, decided_in, choice, judged)
+    if learning_task.real is not None:
+        rewards = measured(learning_task, decisions.actions)
     return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
+
+
+def measured(learning_task: LearningTask, actions: jax.Array) -> jax.Array:
+    """Executes R plans of each DAG once, and returns their rewards [G, R, N] (`mec.execution.measured_rewards`).
+
+    Args:
+        learning_task: G DAGs, with `real`.
+        actions: int32[G, R, N], sites in the priority order.
+    """
+    assert learning_task.real is not None
+
+    def of_plan(dag: Any, world: Any, draws: jax.Array, number: jax.Array, sites: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.wrap_key_data(draws), number)
+        return measured_rewards(execution(dag, sites, world, key))
+
+    of_dag = jax.vmap(of_plan, in_axes=(None, None, None, 0, 0))
+    numbers = jnp.arange(actions.shape[1])
+    rewards = jax.vmap(of_dag, in_axes=(0, 0, 0, None, 0))(learning_task.dags, *learning_task.real, numbers, actions)
+    return jax.lax.stop_gradient(rewards)
 
 
 def sample(
@@ -132,7 +154,8 @@ def deviate(
     drawn = otherwise + decode.sampling_noise(key, (learning_task.num_graphs,), size)[..., 0]
     _, positions = jax.lax.top_k(jnp.where(learning_task.dags.mask, drawn, -jnp.inf), count)
     elsewhere = jax.nn.one_hot(positions, size, dtype=bool)
-    others = rollout(network, params, learning_task, decode.deviating(elsewhere), memory=memory)
+    again = drawn_anew(learning_task, jax.random.fold_in(key, 1))  # executions of other plans do not share the draws
+    others = rollout(network, params, again, decode.deviating(elsewhere), memory=memory)
     return Deviations(own, others, positions)
 
 

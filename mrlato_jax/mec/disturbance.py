@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrlato_jax.errors import check_number, check_type
+from mrlato_jax.mec.system import System, of_servers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,3 +111,23 @@ def world_of(disturbance: Disturbance, num_servers: int, dtype: Any = np.float32
     changes = (math.log(disturbance.rate_changes_within), disturbance.rate_period_s)
     numbers = [np.asarray(value, dtype) for value in (*others, *changes)]
     return World(ue, uplink, vm, downlink, np.asarray(disturbance.half_duplex), *numbers)
+
+
+def seen_from(world: World, system: System, known: System) -> World:
+    """Returns a world for times under another system: the same reality, for a planner that knows better.
+
+    Args:
+        world: factors of the times under `system`.
+        system: the system that the disturbance disturbs.
+        known: the system that the planner knows, with the same number of servers.
+    """
+
+    def ratio(name: str) -> np.ndarray:
+        return (of_servers(known, name) / of_servers(system, name)).astype(world.vm.dtype)
+
+    return world._replace(
+        ue=(world.ue * (known.ue_hz / system.ue_hz)).astype(world.ue.dtype),
+        vm=world.vm * ratio("vm_hz"),
+        uplink=world.uplink * ratio("uplink_bps"),
+        downlink=world.downlink * ratio("downlink_bps"),
+    )

@@ -18,7 +18,7 @@ from mrlato_jax.errors import InputError, check_number, check_type
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.disturbance import Disturbance, World, world_of
 from mrlato_jax.mec.latency import LOCAL, Schedule, check_placement, one_by_one, pack_float64
-from mrlato_jax.mec.system import System
+from mrlato_jax.mec.system import Power, System
 
 UE, UPLINK, VM, DOWNLINK = range(4)  # the kinds of work
 CHANGES = 64  # changes of the link that an execution draws, of each sort; afterwards the link stays as it is
@@ -62,7 +62,8 @@ def rate_of(world: World, key: jax.Array) -> Rate:
     shares = jnp.where((jnp.arange(CHANGES + 1) + jax.random.bernoulli(busy_key)) % 2 == 1, world.share, 1)
     factors = jnp.exp(world.rate_changes * jax.random.uniform(factor_key, (CHANGES + 1,), dtype, -1, 1))
     begin = jnp.sort(jnp.concatenate([others, periods]))
-    factor = shares[_piece(others, begin)] * factors[_piece(periods, begin)]
+    piece = jax.vmap(_piece, in_axes=(None, 0))
+    factor = shares[piece(others, begin)] * factors[piece(periods, begin)]
     return rate_table(begin, factor)
 
 
@@ -73,8 +74,8 @@ def rate_table(begin: jax.Array, factor: jax.Array) -> Rate:
 
 
 def _piece(begin: jax.Array, at: jax.Array) -> jax.Array:
-    """Returns the last entry of the ascending `begin` that is not after `at`."""
-    return (begin <= at[..., None]).sum(axis=-1) - 1
+    """Returns the last entry of the ascending `begin` that is not after the time `at`."""
+    return (begin <= at).sum() - 1  # fewer operations than a binary search, within the loop over events
 
 
 def transferred_at(rate: Rate, start: jax.Array, seconds: jax.Array) -> jax.Array:
@@ -103,7 +104,7 @@ def execution(dag: DagArrays, sites: jax.Array, world: World, key: jax.Array) ->
     jitter = jnp.exp(world.jitter * drawn - world.jitter**2 / 2)
 
     # Queues: the UE, the uplinks, the VMs, the downlinks. Each serves its work in scheduling order.
-    at_server = dag.mask[:, None] & (sites[:, None] == np.arange(1, servers + 1))  # [N, K]
+    at_server = dag.mask[:, None] & (sites[:, None] == np.arange(1, servers + 1)[None])  # [N, K]
     through = at_server.any(axis=1, keepdims=True) if radios == 1 else at_server
     local = dag.mask & ~at_server.any(axis=1)
 
@@ -115,9 +116,9 @@ def execution(dag: DagArrays, sites: jax.Array, world: World, key: jax.Array) ->
     work = jnp.concatenate(
         [
             (dag.ue * world.ue)[:, None],
-            on_radios(dag.uplink * world.uplink),
-            dag.vm * world.vm,
-            on_radios(dag.downlink * world.downlink),
+            on_radios(dag.uplink * world.uplink[None]),
+            dag.vm * world.vm[None],
+            on_radios(dag.downlink * world.downlink[None]),
         ],
         axis=1,
     ).T  # [Q, N], seconds at full speed
@@ -144,10 +145,8 @@ def execution(dag: DagArrays, sites: jax.Array, world: World, key: jax.Array) ->
         credit = jnp.clip(world.vm_burst_s - done.computed[queue], 0, seconds)
         slowed = start + credit + (seconds - credit) * world.vm_slowdown
         on_link = (kind == UPLINK) | (kind == DOWNLINK)
-        end = jnp.where(
-            on_link, transferred_at(rate, start, seconds), jnp.where(kind == VM, slowed, start + seconds)
-        )
-        one = jnp.isfinite(start) & (np.arange(4)[:, None] == kind) & (jnp.arange(size) == position)
+        end = jnp.where(on_link, transferred_at(rate, start, seconds), jnp.where(kind == VM, slowed, start + seconds))
+        one = jnp.isfinite(start) & (np.arange(4)[:, None] == kind) & (jnp.arange(size)[None] == position)
         served = jnp.isfinite(start) & (np.arange(len(kinds)) == queue)
         return _Progress(
             free=jnp.where(jnp.isfinite(start) & occupied[queue], end, done.free),
@@ -183,17 +182,10 @@ def _execute(dag: DagArrays, sites: jax.Array, world: World, key: jax.Array) -> 
     return execution(dag, sites, world, key)
 
 
-class Executed(NamedTuple):
-    """An execution by task id; float64[4, n], seconds, 0 for unused resources: UE, uplink, VM, downlink."""
-
-    start: np.ndarray
-    end: np.ndarray
-
-
 def executed(
     graph: TaskGraph, system: System, placement: Any, disturbance: Disturbance, seed: int = 0, order: Any = None
-) -> Executed:
-    """Executes a plan once and returns all times; arguments and errors are those of `execute`."""
+) -> Execution:
+    """Executes a plan once and returns all times by task id, float64[4, n]; arguments and errors as in `execute`."""
     check_type("graph", graph, TaskGraph)
     check_type("system", system, System)
     check_type("disturbance", disturbance, Disturbance)
@@ -205,8 +197,12 @@ def executed(
     with one_by_one():
         world = world_of(disturbance, system.num_servers, np.float64)
         times = jax.device_get(_execute(dag, sites, world, jax.random.key(seed)))
-    by_id = np.argsort(dag.order[dag.mask])
-    return Executed(*(np.asarray(leaf)[:, dag.mask][:, by_id] for leaf in times))
+    return by_task(times, dag)
+
+
+def by_task(times: Execution, dag: DagArrays) -> Execution:
+    """Returns an execution of one DAG on the host by task id, without padding."""
+    return Execution(*(np.asarray(leaf)[:, dag.mask][:, np.argsort(dag.order[dag.mask])] for leaf in times))
 
 
 def execute(
@@ -232,9 +228,13 @@ def execute(
         InputError: the channel rules are not "paper", the placement is not an allowed site for each task, or the order
             is not a linear extension.
     """
-    start, end = executed(graph, system, placement, disturbance, seed, order)
-    busy, power, makespan = (end - start).sum(axis=1), system.power, float(end.max(initial=0.0))
+    return measured_schedule(executed(graph, system, placement, disturbance, seed, order), system.power)
+
+
+def measured_schedule(times: Execution, power: Power) -> Schedule:
+    """Returns the schedule of an execution by task id, on the host."""
+    start, end = times
+    busy, makespan = (end - start).sum(axis=1), float(end.max(initial=0.0))
     active = power.compute_w * busy[UE] + power.send_w * busy[UPLINK] + power.receive_w * busy[DOWNLINK]
-    return Schedule(
-        makespan, end[UPLINK], end[VM], end[DOWNLINK], end[UE], float(active + power.idle_w * makespan)
-    )
+    energy = float(active + power.idle_w * makespan)
+    return Schedule(makespan, end[UPLINK], end[VM], end[DOWNLINK], end[UE], energy)
