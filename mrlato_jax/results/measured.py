@@ -284,12 +284,11 @@ def trained_on_disturbances(policy: Offloader, method: str, sizes: Sizes, seed: 
         known = calibration(chosen, system, disturbance, world_seed)
         tasks.append(real_task(chosen, known, system, world_of(disturbance, 1), policy.network, size))
     pool = TaskPool(jax.tree.map(lambda leaf: leaf[:, None], stack(tasks)), (size,) * sizes.worlds)
-    chosen_method = METHODS["mrlato_plus"]
     changes = {"graphs_per_task": sizes.graphs, "rollouts": sizes.rollouts, "outer_lr_decay": sizes.iterations}
     if method == "drl":
-        changes |= {"meta_update": "joint", "inner_lr_decay": 3 * sizes.iterations}
-    learning = dataclasses.replace(chosen_method.learning, **changes)
-    config = chosen_method.config(
+        changes |= {"meta_update": "joint", "inner_lr_decay": policy.learning.inner_steps * sizes.iterations}
+    learning = dataclasses.replace(policy.learning, **changes)
+    config = METHODS["mrlato_plus"].config(
         iterations=sizes.iterations, network=policy.network, learning=learning, warm_start_iterations=0
     )
     thetas, _ = run_stage(config, [seed], [policy.params], pool, None, False)

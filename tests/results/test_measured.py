@@ -1,0 +1,124 @@
+"""The comparison of adaptation with calibration: what is executed, counted and scored, at tiny sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import mrlato_jax as mj
+from mrlato_jax.config import LearningConfig, NetworkConfig
+from mrlato_jax.drawing import png
+from mrlato_jax.edge.calibrate import calibrate
+from mrlato_jax.edge.simulated import simulated_run
+from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.learning.rollout import init_params
+from mrlato_jax.results import measured
+from mrlato_jax.results.measured import DRL, FLOOR, HEFT, META, SEARCH, SEARCH_CALIBRATED, SHIPPED, Sizes
+
+TINY = Sizes(
+    seeds=2, executed=4, held_out=3, draws=2, floor_draws=1, calibrations=(1, 4), updates=(1, 4), graphs=2, rollouts=2,
+    iterations=1, worlds=8,
+)  # fmt: skip
+CLOCKS = "unknown clocks"
+
+
+def test_a_simulated_run_calibrates_the_model() -> None:
+    """With clocks and rates off, one simulated run shows both; and its spans are the execution's."""
+    graph = mj.daggen(15, 0.6, 0.6, np.random.default_rng(0))
+    disturbance, sites = mj.Disturbance(clocks_within=3.0, rates_within=3.0, seed=5), np.arange(15) % 2
+    run = simulated_run(graph, mj.System(), sites, disturbance)
+    assert run.makespan == mj.execute(graph, mj.System(), sites, disturbance).makespan
+    assert max(span.end for span in run.spans) == run.makespan
+    assert len(run.spans) == (sites == 0).sum() + 3 * (sites == 1).sum()
+    found = calibrate([run], graph, mj.System())
+    expected = mj.simulate(found.graph, found.system, sites, mj.priority_order(graph, mj.System()))
+    assert expected.makespan == pytest.approx(run.makespan, rel=1e-6)
+    known = measured.calibrated([graph], [run], mj.System())
+    assert known.ue_hz != mj.System().ue_hz
+    assert mj.simulate(graph, known, sites).makespan == pytest.approx(
+        mj.execute(graph, mj.System(), sites, disturbance, order=mj.priority_order(graph, known)).makespan, rel=1e-6
+    )
+
+
+def test_calibration_finds_the_world_and_its_plans_are_better() -> None:
+    """In a world of other clocks, plans by the calibrated model are those by the real one: the floor."""
+    sizes = dataclasses.replace(TINY, held_out=6, draws=1)
+    on = measured.bench(CLOCKS, 2, sizes)
+    known = measured.calibration(on.executed, on.system, on.disturbance, 2)
+    assert known.ue_hz * float(on.world.ue) == pytest.approx(1e9, rel=1e-4)
+    assert known.vm_hz * float(on.world.vm[0]) == pytest.approx(1e10, rel=1e-4)
+    plans = [[mj.local_search(graph, one) for graph in on.held_out] for one in (on.system, known)]
+    nominal, calibrated = (measured.score_plans(on, of_system, 1) for of_system in plans)
+    assert measured.score_plans(on, [mj.heft(graph, on.system) for graph in on.held_out], 1) == 1
+    assert calibrated < nominal
+    assert measured.floor(on, plans, sizes) == pytest.approx(calibrated, rel=0.02)
+    assert {graph.cycles.tobytes() for graph in on.executed}.isdisjoint(graph.cycles.tobytes() for graph in on.held_out)
+
+
+def test_search_on_the_real_system_ends_where_no_site_is_better() -> None:
+    on = measured.bench("half-duplex link", 1, TINY)
+    dags, begin, worlds = measured.planned(on, [mj.heft(graph, on.system) for graph in on.held_out])
+    keys = jax.random.split(on.key, 1)
+    ended = np.asarray(measured.descend(dags, begin, worlds, keys))
+    for graph, order, sites in zip(on.held_out, np.asarray(dags.order), ended, strict=True):
+        placed = np.zeros(graph.num_tasks, int)
+        placed[order] = sites
+
+        def seconds(placement: np.ndarray, graph: mj.TaskGraph = graph, order: np.ndarray = order) -> float:
+            return mj.execute(graph, on.system, placement, on.disturbance, order=order).makespan
+
+        best = seconds(placed)
+        for task in range(graph.num_tasks):
+            other = placed.copy()
+            other[task] = 1 - other[task]
+            assert seconds(other) >= best * (1 - 1e-5)
+
+
+def rows(lead: float) -> measured.Rows:
+    """Made-up curves: in each seed the policy ends `lead` below calibrated search, and not before 40 executions."""
+    of_seed = {
+        f"seed {seed}": {
+            name: [(20, 0.9 + 0.01 * seed)] for name in measured.METHOD_NAMES
+        } | {SHIPPED: [(20, 0.95), (40, 0.9 + 0.01 * seed - lead), (80, 0.9 + 0.0101 * seed - lead)]}
+        for seed in range(3)
+    }  # fmt: skip
+    return {CLOCKS: of_seed, "jitter": of_seed}
+
+
+def test_ahead_means_the_whole_interval_from_there_on() -> None:
+    assert measured.beats_after(rows(0.02)[CLOCKS], SHIPPED, SEARCH_CALIBRATED)[0] == 40
+    after, last = measured.beats_after(rows(-0.02)[CLOCKS], SHIPPED, SEARCH_CALIBRATED)
+    assert after is None
+    assert last.mean == pytest.approx(2.01)
+    values, leads = measured.tables(rows(0.02))
+    assert len(values[1]) == len(measured.METHOD_NAMES) - 1
+    assert leads[1][0][1].startswith("40 (-2.0 ± ")
+    assert leads[1][2][1].startswith("never (+0.0")
+    assert png(measured.figure(rows(0.02))).startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_whole_experiment_is_one_command(tmp_path: Path) -> None:
+    """A tiny policy through training, adaptation, record, table and figure; a second call computes nothing."""
+    network = NetworkConfig(units=8, heads=2, layers=1, neighbour_width=32, decoder_input="task_sim")
+    policy = Offloader(network, init_params(network, jax.random.key(0)), "tiny", 0, LearningConfig(meta_batch=2))
+    trained = {
+        name: measured.trained_on_disturbances(policy, method, TINY, 0) for name, method in measured.TRAINED.items()
+    }
+    assert any(
+        not np.array_equal(*pair)
+        for pair in zip(jax.tree.leaves(trained[META]), jax.tree.leaves(trained[DRL]), strict=True)
+    )
+    on = measured.bench("all of these", 0, TINY)
+    curves = measured.curves_of(on, policy, trained, TINY, 0)
+    assert curves == measured.curves_of(on, policy, trained, TINY, 0)
+    assert list(curves) == list(measured.METHOD_NAMES)
+    assert curves[HEFT] == [(0, 1.0)]
+    assert [spent for spent, _ in curves[SEARCH_CALIBRATED]] == [1, 4]
+    assert [spent for spent, _ in curves[SHIPPED]] == [0, 4, 8]  # 2 plans of 2 applications in a collection
+    assert [spent for spent, _ in curves[META]] == [4, 8, 12]
+    assert curves[FLOOR][0][1] <= curves[SEARCH][0][1] * 1.1
