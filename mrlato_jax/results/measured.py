@@ -48,9 +48,11 @@ HEFT, HEFT_CALIBRATED = "HEFT-based", "HEFT-based, calibrated"
 SEARCH, SEARCH_CALIBRATED = "local search", "local search, calibrated"
 SHIPPED, SHIPPED_CALIBRATED = "policy, adapted", "policy, calibrated and adapted"
 META, DRL = "meta-trained on disturbances, calibrated and adapted", "DRL on disturbances, calibrated and adapted"
+CHOSEN = "adapted policy or local search, whichever measures better"
 FLOOR = "search that knows the disturbance"
 TRAINED = {META: "mrlato_plus", DRL: "drl"}  # how these are trained
-METHOD_NAMES = (HEFT, HEFT_CALIBRATED, SEARCH, SEARCH_CALIBRATED, SHIPPED, SHIPPED_CALIBRATED, META, DRL, FLOOR)
+METHOD_NAMES = (HEFT, HEFT_CALIBRATED, SEARCH, SEARCH_CALIBRATED, SHIPPED, SHIPPED_CALIBRATED, META, DRL, CHOSEN, FLOOR)
+LEARNED = (SHIPPED, SHIPPED_CALIBRATED, META, DRL, CHOSEN)
 
 Curve = list[tuple[int, float]]  # executions spent, makespan relative to the HEFT-based plans
 
@@ -65,6 +67,7 @@ class Sizes:
         held_out: applications to plan.
         draws: executions of each plan that is scored.
         floor_draws: executions of each plan that the search for the floor compares.
+        choice_draws: executions of each executed application by which `CHOSEN` compares its two plans.
         calibrations: numbers of executions after which the model is calibrated; the last is that of the policies.
         updates: numbers of updates after which an adapted policy is scored.
         graphs: applications of a collection, each executed with `rollouts` plans.
@@ -78,7 +81,8 @@ class Sizes:
     executed: int = 20
     held_out: int = 20
     draws: int = 16
-    floor_draws: int = 4
+    floor_draws: int = 8
+    choice_draws: int = 2
     calibrations: tuple[int, ...] = (1, 5, 20)
     updates: tuple[int, ...] = (1, 3, 10, 30)
     graphs: int = 10
@@ -142,13 +146,13 @@ def measured_s(dags: DagArrays, actions: jax.Array, worlds: World, key: jax.Arra
 
 def score_plans(on: Bench, plans: Sequence[Plan], draws: int) -> float:
     """Returns the mean measured makespan of one plan for each held-out application, relative to `heft_s`."""
-    dags, actions, worlds = planned(on, plans)
+    dags, actions, worlds = planned(on, on.held_out, plans)
     return float(measured_s(dags, actions, worlds, on.key, draws).mean()) / on.heft_s
 
 
-def planned(on: Bench, plans: Sequence[Plan]) -> tuple[DagArrays, jax.Array, World]:
-    """Returns the held-out applications in the orders of the plans, the plans' actions, and the worlds."""
-    dags = pack(on.held_out, on.system, orders=[plan.order for plan in plans])
+def planned(on: Bench, graphs: Sequence[TaskGraph], plans: Sequence[Plan]) -> tuple[DagArrays, jax.Array, World]:
+    """Returns applications in the orders of their plans, the plans' actions, and the worlds."""
+    dags = pack(graphs, on.system, orders=[plan.order for plan in plans])
     sites = [plan.placement[plan.order] for plan in plans]
     actions = np.zeros(dags.mask.shape, np.int32)
     for row, of_plan in zip(actions, sites, strict=True):
@@ -187,12 +191,13 @@ def descend(dags: DagArrays, actions: jax.Array, worlds: World, keys: jax.Array)
 
 
 def floor(on: Bench, starts: Sequence[Sequence[Plan]], sizes: Sizes) -> float:
-    """Returns the score of a search that knows the disturbance: the best of the plans improved from each start."""
+    """Returns the score of a search that knows the disturbance: the best of the starts, and of the plans from there."""
     keys = jax.random.split(jax.random.fold_in(on.key, 1), sizes.floor_draws)
-    return min(
-        float(measured_s(dags, descend(dags, actions, worlds, keys), worlds, on.key, sizes.draws).mean()) / on.heft_s
-        for dags, actions, worlds in (planned(on, plans) for plans in starts)
-    )
+    scores = []
+    for dags, actions, worlds in (planned(on, on.held_out, plans) for plans in starts):
+        for tried in (actions, descend(dags, actions, worlds, keys)):
+            scores.append(float(measured_s(dags, tried, worlds, on.key, sizes.draws).mean()) / on.heft_s)
+    return min(scores)
 
 
 def calibrated(graphs: Sequence[TaskGraph], runs: Sequence[Run], system: System) -> System:
@@ -310,38 +315,53 @@ def curves_of(on: Bench, policy: Offloader, trained: Mapping[str, Any], sizes: S
         policy.learning, graphs_per_task=sizes.graphs, rollouts=sizes.rollouts, inner_lr=sizes.inner_lr
     )
 
-    def searched(system: System) -> list[Plan]:
-        return [local_search(graph, system, seed=seed) for graph in on.held_out]
+    def searched(system: System, graphs: Sequence[TaskGraph] = on.held_out) -> list[Plan]:
+        return [local_search(graph, system, seed=seed) for graph in graphs]
 
     def scored(known: System) -> tuple[float, float]:
-        return score_plans(on, [heft(graph, known) for graph in on.held_out], sizes.draws), score_plans(
-            on, searched(known), sizes.draws
-        )
+        plans = [heft(graph, known) for graph in on.held_out]
+        return score_plans(on, plans, sizes.draws), score_plans(on, searched(known), sizes.draws)
 
-    def learned(params: Any, known: System, spent: int) -> Curve:
+    def learned(params: Any, known: System, spent: int) -> tuple[Curve, list[float]]:
+        """Returns the curve, and the mean makespan on the executed applications at each point, seconds."""
         task, held_out = (
             real_task(graphs, known, on.system, on.world, network) for graphs in (on.executed, on.held_out)
         )
+        curve, executed_s = [], []
+        points = [(0, params), *adapted(network, learning, params, task, sizes.updates, seed)]
+        for executions, one in points:
+            score = float(_score(network, one, held_out, on.key, sizes.draws)) / on.heft_s
+            curve.append((spent + executions, score))
+            key = jax.random.fold_in(on.key, 2 + executions)
+            executed_s.append(float(_score(network, one, task, key, sizes.choice_draws)))
+        return curve, executed_s
 
-        def score(params: Any) -> float:
-            return float(_score(network, params, held_out, on.key, sizes.draws)) / on.heft_s
-
-        after = adapted(network, learning, params, task, sizes.updates, seed)
-        return [(spent, score(params)), *((spent + executions, score(one)) for executions, one in after)]
+    def chosen(known: System, curve: Curve, executed_s: Sequence[float], search: float) -> Curve:
+        """Returns the curve of a choice between policy and local search, with the executions that decide it."""
+        dags, actions, worlds = planned(on, on.executed, searched(known, on.executed))
+        key, draws = jax.random.fold_in(on.key, 1), sizes.choice_draws
+        rival_s = float(measured_s(dags, actions, worlds, key, draws).mean())
+        more = 2 * draws * len(on.executed)
+        return [
+            (spent + more, score if own_s < rival_s else search)
+            for (spent, score), own_s in zip(curve, executed_s, strict=True)
+        ]
 
     systems = {k: calibration(on.executed[:k], on.system, on.disturbance, seed) for k in sizes.calibrations}
     last, known = list(systems.items())[-1]
     of_heft, of_search = zip(*(scored(system) for system in (on.system, *systems.values())), strict=True)
     spent = (0, *systems)
+    after_calibration = learned(policy.params, known, last)
     return {
         HEFT: [(0, of_heft[0])],
         HEFT_CALIBRATED: list(zip(spent, of_heft, strict=True))[1:],
         SEARCH: [(0, of_search[0])],
         SEARCH_CALIBRATED: list(zip(spent, of_search, strict=True))[1:],
-        SHIPPED: learned(policy.params, on.system, 0),
-        SHIPPED_CALIBRATED: learned(policy.params, known, last),
-        META: learned(trained[META], known, last),
-        DRL: learned(trained[DRL], known, last),
+        SHIPPED: learned(policy.params, on.system, 0)[0],
+        SHIPPED_CALIBRATED: after_calibration[0],
+        META: learned(trained[META], known, last)[0],
+        DRL: learned(trained[DRL], known, last)[0],
+        CHOSEN: chosen(known, *after_calibration, of_search[-1]),
         FLOOR: [(0, floor(on, [searched(on.system), searched(known)], sizes))],
     }
 
@@ -383,7 +403,7 @@ def tables(rows: Rows) -> list[tuple[list[str], list[list[str]]]]:
         for name in METHOD_NAMES[1:]
     ]
     leads = []
-    for name in (SHIPPED, SHIPPED_CALIBRATED, META, DRL):
+    for name in LEARNED:
         found = [beats_after(rows[kind], name, SEARCH_CALIBRATED) for kind in kinds]
         cells = [f"{'never' if after is None else after} ({_percent(lead)})" for after, lead in found]
         leads.append([name, *cells])

@@ -17,11 +17,22 @@ from mrlato_jax.edge.simulated import simulated_run
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.learning.rollout import init_params
 from mrlato_jax.results import measured
-from mrlato_jax.results.measured import DRL, FLOOR, HEFT, META, SEARCH, SEARCH_CALIBRATED, SHIPPED, Sizes
+from mrlato_jax.results.measured import (
+    CHOSEN,
+    DRL,
+    FLOOR,
+    HEFT,
+    META,
+    SEARCH,
+    SEARCH_CALIBRATED,
+    SHIPPED,
+    SHIPPED_CALIBRATED,
+    Sizes,
+)
 
 TINY = Sizes(
-    seeds=2, executed=4, held_out=3, draws=2, floor_draws=1, calibrations=(1, 4), updates=(1, 4), graphs=2, rollouts=2,
-    iterations=1, worlds=8,
+    seeds=2, executed=4, held_out=3, draws=2, floor_draws=1, choice_draws=2, calibrations=(1, 4), updates=(1, 4),
+    graphs=2, rollouts=2, iterations=1, worlds=8,
 )  # fmt: skip
 CLOCKS = "unknown clocks"
 
@@ -55,13 +66,13 @@ def test_calibration_finds_the_world_and_its_plans_are_better() -> None:
     nominal, calibrated = (measured.score_plans(on, of_system, 1) for of_system in plans)
     assert measured.score_plans(on, [mj.heft(graph, on.system) for graph in on.held_out], 1) == 1
     assert calibrated < nominal
-    assert measured.floor(on, plans, sizes) == pytest.approx(calibrated, rel=0.02)
+    assert measured.floor(on, plans, sizes) <= calibrated
     assert {graph.cycles.tobytes() for graph in on.executed}.isdisjoint(graph.cycles.tobytes() for graph in on.held_out)
 
 
 def test_search_on_the_real_system_ends_where_no_site_is_better() -> None:
     on = measured.bench("half-duplex link", 1, TINY)
-    dags, begin, worlds = measured.planned(on, [mj.heft(graph, on.system) for graph in on.held_out])
+    dags, begin, worlds = measured.planned(on, on.held_out, [mj.heft(graph, on.system) for graph in on.held_out])
     keys = jax.random.split(on.key, 1)
     ended = np.asarray(measured.descend(dags, begin, worlds, keys))
     for graph, order, sites in zip(on.held_out, np.asarray(dags.order), ended, strict=True):
@@ -121,4 +132,7 @@ def test_the_whole_experiment_is_one_command(tmp_path: Path) -> None:
     assert [spent for spent, _ in curves[SEARCH_CALIBRATED]] == [1, 4]
     assert [spent for spent, _ in curves[SHIPPED]] == [0, 4, 8]  # 2 plans of 2 applications in a collection
     assert [spent for spent, _ in curves[META]] == [4, 8, 12]
-    assert curves[FLOOR][0][1] <= curves[SEARCH][0][1] * 1.1
+    assert [spent for spent, _ in curves[CHOSEN]] == [20, 24, 28]  # and 2 plans of 4 applications, twice
+    for choice, policy_or_search in zip(curves[CHOSEN], curves[SHIPPED_CALIBRATED], strict=True):
+        assert choice[1] in (policy_or_search[1], curves[SEARCH_CALIBRATED][-1][1])
+    assert curves[FLOOR][0][1] <= curves[SEARCH][0][1]
