@@ -20,6 +20,8 @@ from mrlato_jax.inference.in_time import TimedPlan
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.inference.meta_training import Trained, TrainingCurve, train
 from mrlato_jax.inference.offloader import Decision, Offloader
+from mrlato_jax.instances.benchmark import Instance, load_benchmark
+from mrlato_jax.instances.verifying import Verified, verify
 from mrlato_jax.learning.ranges import OutsideTrainingWarning
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.disturbance import DISTURBANCES, Disturbance
@@ -59,6 +61,7 @@ __all__ = [
     "Disturbance",
     "GraphArrays",
     "InputError",
+    "Instance",
     "Objective",
     "Offloader",
     "OutsideTrainingWarning",
@@ -73,6 +76,7 @@ __all__ = [
     "TimedPlan",
     "Trained",
     "TrainingCurve",
+    "Verified",
     "all_local",
     "all_offload",
     "allowed",
@@ -83,6 +87,7 @@ __all__ = [
     "greedy",
     "heft",
     "is_done",
+    "load_benchmark",
     "load_offloader",
     "local_search",
     "look_ahead",
@@ -107,6 +112,7 @@ __all__ = [
     "simulate",
     "step",
     "train",
+    "verify",
     "write_json",
 ]
 

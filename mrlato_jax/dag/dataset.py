@@ -422,9 +422,9 @@ def save(dataset: DagDataset, folder: str | os.PathLike[str]) -> Path:
     target = folder / _file_name(dataset.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        entries = _read_manifest(folder) if (folder / MANIFEST).exists() else {}
-        entries[dataset.name] = _manifest_entry(dataset)
-        manifest = {"format": MANIFEST_FORMAT, "experiments": dict(sorted(entries.items()))}
+        manifest = _read_manifest(folder) if (folder / MANIFEST).exists() else {"format": MANIFEST_FORMAT}
+        entries = {**manifest.get("experiments", {}), dataset.name: _manifest_entry(dataset)}
+        manifest["experiments"] = dict(sorted(entries.items()))
         write_atomically(target, _npz_bytes(dataset))
         write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     except OSError as error:
@@ -444,7 +444,7 @@ def load(experiment: str, folder: str | os.PathLike[str] | None = None) -> DagDa
         InputError: a file is missing or breaks a rule; the message names the file and the fault.
     """
     folder = data_folder() if folder is None else Path(folder)
-    entries = _read_manifest(folder)
+    entries = _read_manifest(folder)["experiments"]
     check_choice("experiment", experiment, tuple(entries))
     path = folder / _file_name(experiment)
     try:
@@ -494,7 +494,7 @@ def _manifest_entry(dataset: DagDataset) -> dict[str, Any]:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the manifest's entries by name."""
+    """Returns the manifest; its member `experiments` has the entries of the data sets by name."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(read_regular(path, MOST_JSON_BYTES, "a manifest of stored data"))
@@ -507,7 +507,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: is no manifest of format {MANIFEST_FORMAT}; accepted: a manifest that make_data.py wrote"
         )
-    return entries
+    return manifest
 
 
 def _npz_bytes(dataset: DagDataset) -> bytes:

@@ -1,0 +1,112 @@
+"""Makes the stored benchmark: its problems from published facts, then the best known plans and bounds.
+
+    python launch/make_benchmark.py --wfinstances=FOLDER --out=OUT   # a checkout of github.com/wfcommons/WfInstances
+    python launch/make_benchmark.py --check                          # derives all but the workflows anew; writes nothing
+    python launch/make_benchmark.py --proof_s=300                    # goes on with plans and bounds that are not proven
+
+Each instance is written at once: after a stop, the command without --wfinstances continues.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _cli import LAUNCH, run
+from absl import flags
+
+import mrlato_jax as mj
+from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.files import check_writable, load_json
+from mrlato_jax.instances import benchmark, catalog
+from mrlato_jax.instances.references import Problem, reference
+from mrlato_jax.progress import Progress
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("wfinstances", None, "Folder of WfInstances: makes new problems, and begins their plans anew.")
+flags.DEFINE_bool("check", False, "Derive the applications anew and compare them; write nothing.")
+flags.DEFINE_float("search_s", 10.0, "Time limit of each optimum of an order, seconds.")
+flags.DEFINE_float("proof_s", 20.0, "Time limit of each bound for all orders, seconds.")
+flags.DEFINE_integer("workers", 2, "Threads of a bound.")
+flags.DEFINE_string("out", str(LAUNCH.parent / "data"), "Folder with manifest.json.")
+
+
+def main(_: list[str]) -> int:
+    for name in ("search_s", "proof_s"):
+        check_number(name, getattr(FLAGS, name), low=0.0, open_low=True)
+    check_number("workers", FLAGS.workers, low=1, integer=True)
+    root = Path(FLAGS.out).absolute()
+    if FLAGS.check:
+        return compared(root)
+    check_writable(root)
+    place = root / benchmark.FOLDER
+    if FLAGS.wfinstances is not None:
+        graphs = {**catalog.derived_applications(), **workflows(Path(FLAGS.wfinstances))}
+        benchmark.write_problems(root, problems(), graphs)
+        (place / benchmark.REFERENCES).unlink(missing_ok=True)  # of other problems
+    stored = load_json(place / benchmark.PROBLEMS, benchmark.AS_WRITTEN)
+    path = place / benchmark.REFERENCES
+    rows: dict[str, Any] = load_json(path, benchmark.AS_WRITTEN)["instances"] if path.exists() else {}
+    with Progress(len(stored["instances"]), "plans and bounds") as progress:
+        for number, (name, fields) in enumerate(stored["instances"].items(), start=1):
+            problem = Problem(
+                mj.read_json(place / benchmark.APPLICATIONS / f"{fields['application']}.json"),
+                mj.System(**stored["systems"][fields["system"]]),
+                mj.Objective(energy_weight=fields["energy_weight"]),
+            )
+            rows[name] = reference(problem, rows.get(name), FLAGS.search_s, FLAGS.proof_s, FLAGS.workers)
+            benchmark.write_references(root, {key: rows[key] for key in stored["instances"] if key in rows})
+            progress.update(number, instance=name, proven=rows[name]["proven"])
+    proven = sum(row["proven"] for row in rows.values())
+    print(f"{len(rows)} instances, {proven} of them proven optimal over all orders: {place}")
+    return 0
+
+
+def problems() -> dict[str, Any]:
+    """Returns the contents of problems.json."""
+    instances = {}
+    for application, meetings in catalog.MEETINGS.items():
+        for meeting in meetings.split():
+            system = meeting.removesuffix("-energy")
+            weight = catalog.ENERGY_WEIGHT if meeting != system else 0.0
+            instances[f"{application}-{meeting}"] = {
+                "application": application, "system": system, "energy_weight": weight
+            }  # fmt: skip
+    used = {fields["system"] for fields in instances.values()}
+    return {
+        "format": benchmark.FORMAT,
+        "version": catalog.VERSION,
+        "sources": dict(catalog.SOURCES),
+        "applications": {name: catalog.group_of(name) for name in catalog.MEETINGS},
+        "systems": {name: fields for name, fields in catalog.SYSTEMS.items() if name in used},
+        "instances": instances,
+    }
+
+
+def workflows(folder: Path) -> dict[str, mj.TaskGraph]:
+    """Reads the workflows; their numbers become whole, and their names numbers."""
+    graphs = {}
+    for name, file in catalog.WORKFLOWS.items():
+        graph = mj.read_wfformat(folder / file, machine_hz=catalog.MACHINE_HZ)
+        whole = {
+            field: np.round(getattr(graph, field)) for field in ("cycles", "upload_bytes", "download_bytes")
+        }  # fmt: skip
+        graphs[name] = dataclasses.replace(graph, **whole, names=tuple(map(str, range(graph.num_tasks))))
+    return graphs
+
+
+def compared(root: Path) -> int:
+    """Compares the stored applications with newly derived ones."""
+    derived = catalog.derived_applications()
+    for name, graph in derived.items():
+        path = root / benchmark.FOLDER / benchmark.APPLICATIONS / f"{name}.json"
+        if mj.read_json(path) != graph:
+            raise InputError(f"{path}: is not the application that the facts give; accepted: the published file")
+    print(f"{len(derived)} applications are as their facts say")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,65 @@
+"""The best plan known for an instance, and a bound for all orders."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.mec.objective import Objective
+from mrlato_jax.mec.system import System
+from mrlato_jax.planners.annealing import order_search
+from mrlato_jax.planners.any_order import TOLERANCE, bounded
+from mrlato_jax.planners.branch_and_bound import optimum
+from mrlato_jax.planners.plan import Plan, simulated_plan
+
+SAME = 1e-9  # relative: a plan that is better by less leaves the known plan as it is
+
+
+class Problem(NamedTuple):
+    """An application on a system with an objective."""
+
+    graph: TaskGraph
+    system: System
+    objective: Objective
+
+    def cost(self, plan: Plan) -> float:
+        """Returns the cost of a plan, seconds."""
+        return self.objective.cost(plan.makespan, plan.energy)
+
+
+def reference(
+    problem: Problem, before: dict[str, Any] | None, search_s: float, proof_s: float, workers: int
+) -> dict[str, Any]:
+    """Searches for the best plan in any order and bounds all orders; returns the instance's entry of references.json.
+
+    The search is the optimum of the priority order, then annealing of orders from it. The proof is CP-SAT's, whose
+    plans also count. A better bound or plan of an earlier entry stays.
+
+    Args:
+        problem: the problem.
+        before: the entry so far, if any; if proven, it is returned as it is.
+        search_s: time limit of each optimum, seconds.
+        proof_s: time limit of the proof, seconds.
+        workers: threads of the proof.
+    """
+    if before is not None and before["proven"]:
+        return before
+    graph, system, objective = problem
+    found: dict[str, Plan] = {"optimum": optimum(graph, system, time_limit_s=search_s, objective=objective)}
+    found["order search"] = order_search(graph, system, time_limit_s=search_s / 4, objective=objective)
+    if before is not None:
+        found[before["found_by"]] = simulated_plan(graph, system, before["placement"], before["order"])
+    by = min(found, key=lambda name: problem.cost(found[name]))
+    proof = bounded(graph, system, found[by], objective, proof_s, workers)
+    if problem.cost(proof.plan) < problem.cost(found[by]) * (1 - SAME):
+        by, found["CP-SAT"] = "CP-SAT", proof.plan
+    cost = problem.cost(found[by])
+    bound = max(proof.lower_bound, 0.0 if before is None else min(before["lower_bound"], cost))
+    return {
+        "cost": cost,
+        "lower_bound": bound,
+        "proven": bound >= cost * (1 - TOLERANCE),
+        "found_by": by,
+        "placement": found[by].placement.tolist(),
+        "order": found[by].order.tolist(),
+    }
