@@ -173,7 +173,9 @@ def stream(stages: Mapping[str, Stage], messages: str) -> TaskGraph:
     """Returns the work of a dataflow on one window of `WINDOW` messages of a kind in `MESSAGE_BYTES`."""
     ids = {name: task for task, name in enumerate(stages)}
     window = WINDOW * MESSAGE_BYTES[messages]
-    read = [window * (sum(stages[parent].share for parent in stage.parents) or stage.share) for stage in stages.values()]
+    read = [
+        window * (sum(stages[parent].share for parent in stage.parents) or stage.share) for stage in stages.values()
+    ]
     cycles = [STREAM_CYCLES[stage.category] * size for stage, size in zip(stages.values(), read, strict=True)]
     return TaskGraph.from_edges(
         cycles=np.round(cycles),

@@ -1,0 +1,87 @@
+"""Runs every method on the benchmark of real applications; puts plans from other programs beside them.
+
+    python launch/benchmark.py                      # half an hour on one core, most of it compiling
+    python launch/benchmark.py --plans=mine.json    # scores the plans of a file; measures nothing if the record is there
+
+Writes OUT/benchmark.json, .md and .png. With --plans it prints the table and writes nothing of yours. After a stop, the
+same command continues with the next method. `docs/benchmark.md` describes the instances and the form of a file of plans.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from _cli import LAUNCH, run
+from absl import flags
+
+import mrlato_jax as mj
+from mrlato_jax.dag.dataset import MANIFEST, data_folder
+from mrlato_jax.drawing import png
+from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.files import check_writable, load_json, write_atomically
+from mrlato_jax.instances import benchmark as stored
+from mrlato_jax.instances.verifying import read_plans
+from mrlato_jax.learning.devices import drop_programs
+from mrlato_jax.progress import format_table
+from mrlato_jax.results import benchmark
+from mrlato_jax.results.record import GrowingRecord
+from mrlato_jax.results.reproduction import params_hash
+from mrlato_jax.training.run_folder import session
+
+ROWS = "methods"
+SHOWN = ("HEFT-based", "look-ahead", "learned: argmax", "learned: search", "optimum", "order search")
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("policy", "general", "Packaged weights, or a run folder.")
+flags.DEFINE_multi_string("plans", [], "File of plans to verify and to show beside the methods; can be repeated.")
+flags.DEFINE_multi_string("method", [], "Method to measure, by its name in the table; can be repeated. Default: all.")
+flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results"), "Folder of the record, the tables and the figure.")
+
+
+def main(_: list[str]) -> int:
+    out = Path(FLAGS.out).absolute()
+    check_writable(out)
+    instances = mj.load_benchmark()
+    own = {name: benchmark.entered(plans, instances) for name, plans in map(read_plans, FLAGS.plans)}
+    policy = mj.load_offloader(FLAGS.policy)
+    ways = benchmark.ways(policy)
+    for name in FLAGS.method:
+        if name not in ways:
+            raise InputError(f"method is {shorten(name)}; accepted: one of {', '.join(map(repr, ways))}")
+    identity = {
+        "benchmark": load_json(data_folder() / MANIFEST, stored.AS_WRITTEN)[stored.FOLDER][stored.PROBLEMS],
+        "policy": policy.label,
+        "params_sha256": params_hash(policy.params),
+        "version": session()["versions"]["mrlato_jax"],
+    }
+    record = GrowingRecord(out / "benchmark.json", identity)
+    for name, way in ways.items():
+        if name not in record.rows.get(ROWS, {}) and (not FLAGS.method or name in FLAGS.method):
+            record.add(ROWS, name, benchmark.measured(name, way, instances))
+            drop_programs()  # other methods do not use them
+    rows = {name: record.rows[ROWS][name] for name in ways if name in record.rows.get(ROWS, {})}
+    proven = sum(one.proven for one in instances.values())
+    shown = "\n\n".join(
+        [
+            f"{len(instances)} instances, {proven} of them proven optimal over all orders.",
+            format_table(*benchmark.methods_table({**rows, **own}, instances)),
+            "Jobs of a cluster, beside FlexDO:",
+            format_table(*benchmark.beside_flexdo({**rows, **own}, instances)),
+        ]
+    )
+    print(shown, flush=True)
+    if own:
+        return 0
+    each = format_table(*benchmark.instances_table(rows, instances, [name for name in SHOWN if name in rows]))
+    write_atomically(out / "benchmark.md", f"{shown}\n\nEach instance, % above the best known:\n\n{each}\n".encode())
+    try:
+        drawn = png(benchmark.figure(rows, instances))
+    except ImportError:
+        print("no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
+        return 0
+    write_atomically(out / "benchmark.png", drawn)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

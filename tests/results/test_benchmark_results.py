@@ -1,0 +1,84 @@
+"""Tables, figure and script of the benchmark, on some of its instances."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+
+import mrlato_jax as mj
+from mrlato_jax.results import benchmark
+
+ROOT = Path(__file__).resolve().parents[2]
+INSTANCES = {
+    name: mj.load_benchmark()[name] for name in ("facebook-3g-near", "facebook-wifi-both", "antivirus-3g-near")
+}
+RECORD = json.loads((ROOT / "data" / "results" / "benchmark.json").read_text())["rows"]["methods"]
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, benchmark.Row]:
+    ways = benchmark.ways(policy=None)  # type: ignore[arg-type]  # what is measured here has no policy
+    return {name: benchmark.measured(name, ways[name], INSTANCES) for name in ("all-local", "HEFT-based")}
+
+
+def test_measured(rows: dict[str, benchmark.Row]) -> None:
+    one = INSTANCES["facebook-3g-near"]
+    assert rows["all-local"][one.name]["cost"] == pytest.approx(2.4)
+    assert rows["HEFT-based"][one.name]["cost"] == mj.heft(one.graph, one.system).makespan
+    assert benchmark.gaps(rows["all-local"], INSTANCES)[one.name] == pytest.approx(100 * (2.4 / one.best_known - 1))
+
+
+def test_tables(rows: dict[str, benchmark.Row]) -> None:
+    header, cells = benchmark.methods_table({**rows, "none": {}}, INSTANCES)
+    assert header[:3] == ["% above the best known", "mobile", "all"]
+    assert all(len(line) == len(header) for line in cells)
+    gaps = list(benchmark.gaps(rows["all-local"], INSTANCES).values())
+    assert cells[0][:4] == ["all-local", f"{np.mean(gaps):.2f}", f"{np.mean(gaps):.2f}", f"{np.median(gaps):.2f}"]
+    assert cells[-1][1] == benchmark.NOT_PLANNED
+    header, cells = benchmark.instances_table(rows, INSTANCES, ["HEFT-based"])
+    assert [line[0] for line in cells] == list(INSTANCES)
+    assert cells[0][4] == "proven"
+
+
+def test_plans_of_others(tmp_path: Path) -> None:
+    found = benchmark.entered({"antivirus-3g-near": [0] * 5}, INSTANCES)
+    assert found == {"antivirus-3g-near": {"cost": pytest.approx(1.2)}}
+    with pytest.raises(mj.InputError, match="instance is 'chess'; accepted"):
+        benchmark.entered({"chess": [0]}, INSTANCES)
+    file = tmp_path / "mine.json"
+    for plans, said in (({"chess": [0]}, "instance is 'chess'"), ({"antivirus-3g-near": [0]}, "placement")):
+        file.write_text(json.dumps({"method": "mine", "plans": plans}))
+        ran = tiny_run.run_here("benchmark.py", f"--plans={file}", f"--out={tmp_path}", cwd=tmp_path)
+        assert ran.returncode == 2
+        assert said in ran.stderr
+
+
+def test_the_papers_weights_plan_where_they_were_trained() -> None:
+    instances = mj.load_benchmark()
+    assert benchmark.plans_for("exp2: search", instances["phone-wifi-return"])
+    assert not benchmark.plans_for("exp2: search", instances["phone-wifi-near"])
+    assert benchmark.plans_for("learned: search", instances["phone-wifi-near"])
+
+
+def test_the_record_has_every_method_and_no_plan_below_a_bound() -> None:
+    instances = mj.load_benchmark()
+    assert set(RECORD) == set(benchmark.ways(policy=None))  # type: ignore[arg-type]
+    for name, row in RECORD.items():
+        assert name.startswith("exp") or row.keys() == instances.keys()
+        for key, entry in row.items():
+            assert entry["cost"] >= instances[key].lower_bound * (1 - 1e-9), (name, key)
+
+
+def test_figure_and_flexdo() -> None:
+    instances = mj.load_benchmark()
+    header, cells = benchmark.beside_flexdo(RECORD, instances)
+    assert header == ["% above the best known", "3g-near", "wifi-near", "wifi-busy", "5g-near", "all jobs"]
+    assert cells[-1][-1] == "3.9 to 8.9"
+    pytest.importorskip("matplotlib")
+    drawn = benchmark.figure(RECORD, instances)
+    names = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
+    assert names == list(benchmark.PROFILED)
