@@ -1,10 +1,10 @@
 """Runs every method on the benchmark of real applications; puts plans from other programs beside them.
 
     python launch/benchmark.py                      # half an hour on one core, most of it compiling
-    python launch/benchmark.py --plans=mine.json    # scores the plans of a file; measures nothing if the record is there
+    python launch/benchmark.py --plans=mine.json    # scores the plans of a file, beside what is recorded
 
-Writes OUT/benchmark.json, .md and .png. With --plans it prints the table and writes nothing of yours. After a stop, the
-same command continues with the next method. `docs/benchmark.md` describes the instances and the form of a file of plans.
+Writes OUT/benchmark.json, .md and .png. With --plans it prints the table and writes nothing of yours. After a stop,
+the same command continues with the next method. `docs/benchmark.md` has the instances and the form of a file of plans.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(_: list[str]) -> int:
     instances = mj.load_benchmark()
     own = {name: benchmark.entered(plans, instances) for name, plans in map(read_plans, FLAGS.plans)}
     policy = mj.load_offloader(FLAGS.policy)
-    ways = benchmark.ways(policy)
+    ways = benchmark.ways(policy, mj.load_offloader(benchmark.PAPER))
     for name in FLAGS.method:
         if name not in ways:
             raise InputError(f"method is {shorten(name)}; accepted: one of {', '.join(map(repr, ways))}")

@@ -1,7 +1,7 @@
 """Makes the stored benchmark: its problems from published facts, then the best known plans and bounds.
 
     python launch/make_benchmark.py --wfinstances=FOLDER --out=OUT   # a checkout of github.com/wfcommons/WfInstances
-    python launch/make_benchmark.py --check                          # derives all but the workflows anew; writes nothing
+    python launch/make_benchmark.py --check                          # derives all but the workflows; writes nothing
     python launch/make_benchmark.py --proof_s=300                    # goes on with plans and bounds that are not proven
 
 Each instance is written at once: after a stop, the command without --wfinstances continues.
@@ -98,7 +98,10 @@ def workflows(folder: Path) -> dict[str, mj.TaskGraph]:
 
 
 def compared(root: Path) -> int:
-    """Compares the stored applications with newly derived ones."""
+    """Compares the stored problems and applications with newly derived ones."""
+    path = root / benchmark.FOLDER / benchmark.PROBLEMS
+    if load_json(path, benchmark.AS_WRITTEN) != problems():
+        raise InputError(f"{path}: is not what the catalogue gives; accepted: the published file")
     derived = catalog.derived_applications()
     for name, graph in derived.items():
         path = root / benchmark.FOLDER / benchmark.APPLICATIONS / f"{name}.json"

@@ -12,8 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mrlato_jax"
 ORDER = (
-    "errors", "files", "progress", "processes", "drawing", "config", "dag", "mec", "environment", "planners", "instances",
-    "policy", "learning", "methods", "training", "inference", "edge", "results", "bench", "__init__",
+    "errors", "files", "progress", "processes", "drawing", "config", "dag", "mec", "environment", "planners",
+    "instances", "policy", "learning", "methods", "training", "inference", "edge", "results", "bench", "__init__",
 )  # fmt: skip
 FORBIDDEN = {"policy": {"mec", "dag", "planners"}}  # beyond the order: a policy sees arrays, never the model
 SEEN_BY_POLICY = {"environment": {"actions", "interface"}}  # of a layer below, these modules alone

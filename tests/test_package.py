@@ -84,6 +84,7 @@ def test_contents(wheel: Path) -> None:
     assert sorted(name for name in names if name.startswith("mrlato_jax/data/")) == [
         f"mrlato_jax/data/{name}"
         for name in (
+            *(str(path.relative_to(ROOT / "data")) for path in sorted((ROOT / "data" / "benchmark").rglob("*.json"))),
             "demonstrations-exp1.npz",
             "demonstrations-exp2.npz",
             "demonstrations-exp3.npz",

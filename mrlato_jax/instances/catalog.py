@@ -22,8 +22,8 @@ SOURCES: Mapping[str, str] = {
         "every commit there and left out here; process_response stands between the two. phone runs all five at once."
     ),
     "network": (
-        "Layer shapes of the published architectures (mrlato_jax/instances/networks.py names each paper). Derived: half "
-        "a cycle for a multiply-accumulate, 4 bytes a value, one byte for each value of an image."
+        "Layer shapes of the published architectures (mrlato_jax/instances/networks.py names each paper). Derived: "
+        "half a cycle for a multiply-accumulate, 4 bytes a value, one byte for each value of an image."
     ),
     "stream": (
         "RIoTBench, github.com/dream-lab/riot-bench at c86414f: stages and edges of ETLTopology, "

@@ -11,7 +11,6 @@ import numpy as np
 
 from mrlato_jax.drawing import COLOURS, LINES
 from mrlato_jax.errors import check_choice
-from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.instances.benchmark import Instance
 from mrlato_jax.instances.verifying import verify
@@ -38,6 +37,7 @@ Row = dict[str, dict[str, float]]
 """`cost` (seconds, of the objective) and `seconds` (wall time of planning) of one method, by instance."""
 
 LEARNED = "learned: {}"
+PAPER = "exp2"
 IN_TIME_S = (0.01, 0.1)
 OPTIMUM_S = 5.0  # time limit of the optimum of the priority order
 WITHIN = 1e-5  # relative: a plan that is no farther from the best known counts as it
@@ -46,15 +46,15 @@ PROFILED = (
     "all-local", "all-offload", "HEFT-based", "look-ahead", "HEFT-based and local search", "learned: argmax",
     "learned: search", "optimum", "order search",
 )  # fmt: skip
-NOT_PLANNED = "–"
+NOT_PLANNED = "-"
 
 
-def ways(policy: Offloader, paper: str = "exp2") -> dict[str, Way]:
+def ways(policy: Offloader, paper: Offloader) -> dict[str, Way]:
     """Returns every method by its name, in the order of tables.
 
     Args:
         policy: the policy that plans for every instance.
-        paper: packaged weights for the paper's kind of system: one server, results that return, no energy.
+        paper: the weights `PAPER`, for the paper's kind of system: one server, results that return, no energy.
     """
 
     def simple(planner: Callable[..., Plan], **more: Any) -> Way:
@@ -63,8 +63,8 @@ def ways(policy: Offloader, paper: str = "exp2") -> dict[str, Way]:
     def fixed(planner: Callable[..., Plan]) -> Way:
         return lambda one: planner(one.graph, one.system)
 
-    def learned(mode: str, of: Offloader | None = None) -> Way:
-        return lambda one: (of or load_offloader(paper)).plan(one.graph, one.system, mode, objective=one.objective)
+    def learned(mode: str, of: Offloader = policy) -> Way:
+        return lambda one: of.plan(one.graph, one.system, mode, objective=one.objective)
 
     def in_time(limit_s: float) -> Way:
         return lambda one: policy.plan(one.graph, one.system, time_limit_s=limit_s, objective=one.objective)
@@ -79,11 +79,11 @@ def ways(policy: Offloader, paper: str = "exp2") -> dict[str, Way]:
         "HEFT-based and local search": simple(local_search, restarts=0),
         "local search": simple(local_search),
         "order search": _order_searched,
-        LEARNED.format("argmax"): learned("argmax", policy),
-        LEARNED.format("sample"): learned("sample", policy),
-        LEARNED.format("search"): learned("search", policy),
+        LEARNED.format("argmax"): learned("argmax"),
+        LEARNED.format("sample"): learned("sample"),
+        LEARNED.format("search"): learned("search"),
         **{f"plan in {1e3 * limit:g} ms": in_time(limit) for limit in IN_TIME_S},
-        f"{paper}: search": learned("search"),
+        f"{PAPER}: search": learned("search", paper),
         "optimum": simple(optimum, time_limit_s=OPTIMUM_S),
     }
 
@@ -94,8 +94,8 @@ def _order_searched(one: Instance) -> Plan:
 
 
 def plans_for(name: str, one: Instance) -> bool:
-    """Returns whether a method of `ways` can plan for an instance: the paper's weights know the paper's systems only."""
-    if name.startswith("exp"):
+    """Returns whether a method of `ways` can plan for an instance: the weights `PAPER` know the paper's systems."""
+    if name.startswith(PAPER):
         numbers = measure(one.graph, one.system, one.objective)
         return all(low <= numbers[of] <= high for of, (low, high) in ASSUMED.items())
     return True

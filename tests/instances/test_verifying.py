@@ -66,14 +66,14 @@ def test_the_first_rule_that_is_broken_is_named() -> None:
         with pytest.raises(mj.InputError, match=said) as refused:
             mj.verify(PHONE, plan)
         assert str(refused.value).startswith("facebook-3g-near: ")
-    with pytest.raises(mj.InputError, match="instance is 3; accepted: a Instance"):
+    with pytest.raises(mj.InputError, match=r"instance is 3; accepted"):
         mj.verify(3, sites)  # type: ignore[arg-type]
 
 
 def test_a_plan_that_claims_too_much() -> None:
     """A plan for another system has another cost than it says."""
     plan = mj.all_local(PHONE.graph, mj.System(ue_hz=2e9))
-    with pytest.raises(mj.InputError, match="accepted: 2.4 s, the cost of this plan"):
+    with pytest.raises(mj.InputError, match=r"accepted: 2.4 s, the cost of this plan"):
         mj.verify(PHONE, plan)
 
 
