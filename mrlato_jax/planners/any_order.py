@@ -125,7 +125,7 @@ class _Model:
                 size = int(self._compute[task, site])
                 self._use(("processor", site), self._start[task], size, chosen, 0 if site == 0 else None)
                 self.model.add(self._end[task] >= self._start[task] + size).only_enforce_if(chosen)
-                self.model.add_hint(chosen, int(known.placement[task]) == site)
+                self.model.add_hint(chosen, int(known.placement[task] == site))
             self._at.append(at)
         self._parents = [graph.parents(task).tolist() for task in range(n)]
         self._children = [graph.children(task).tolist() for task in range(n)]
