@@ -27,6 +27,7 @@ from mrlato_jax.progress import Progress
 FLAGS = flags.FLAGS
 flags.DEFINE_string("wfinstances", None, "Folder of WfInstances: makes new problems, and begins their plans anew.")
 flags.DEFINE_bool("check", False, "Derive the applications anew and compare them; write nothing.")
+flags.DEFINE_bool("missing", False, "Leave instances as they are that have a plan, proven or not.")
 flags.DEFINE_float("search_s", 10.0, "Time limit of each optimum of an order, seconds.")
 flags.DEFINE_float("proof_s", 20.0, "Time limit of each bound for all orders, seconds.")
 flags.DEFINE_integer("workers", 2, "Threads of a bound.")
@@ -56,6 +57,8 @@ def main(_: list[str]) -> int:
                 mj.System(**stored["systems"][fields["system"]]),
                 mj.Objective(energy_weight=fields["energy_weight"]),
             )
+            if FLAGS.missing and name in rows:
+                continue
             rows[name] = reference(problem, rows.get(name), FLAGS.search_s, FLAGS.proof_s, FLAGS.workers)
             benchmark.write_references(root, {key: rows[key] for key in stored["instances"] if key in rows})
             progress.update(number, instance=name, proven=rows[name]["proven"])

@@ -12,6 +12,7 @@ from mrlato_jax.planners.any_order import TOLERANCE, bounded
 from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.plan import Plan, simulated_plan
 
+ORDER_STEPS = 3000  # of annealing
 SAME = 1e-9  # relative: a plan that is better by less leaves the known plan as it is
 
 
@@ -51,7 +52,7 @@ def reference(
     by, bound = "", 0.0 if before is None else before["lower_bound"]
     for annealed in (False, True):
         if annealed:
-            found["order search"] = order_search(graph, system, time_limit_s=search_s / 4, objective=objective)
+            found["order search"] = order_search(graph, system, start=found[by], steps=ORDER_STEPS, objective=objective)
         by = min(found, key=lambda name: problem.cost(found[name]))
         proof = bounded(graph, system, found[by], objective, proof_s, workers)
         bound = max(bound, proof.lower_bound)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Way = Callable[[Instance], Plan]
-Row = dict[str, dict[str, float]]
-"""`cost` (seconds, of the objective) and `seconds` (wall time of planning) of one method, by instance."""
+Row = dict[str, float]
+"""The cost of a method's plan in seconds, by instance."""
 
 LEARNED = "learned: {}"
 PAPER = "exp2"
@@ -108,40 +107,35 @@ def measured(name: str, way: Way, instances: Mapping[str, Instance]) -> Row:
         warnings.simplefilter("ignore", OutsideTrainingWarning)
         for number, one in enumerate(instances.values(), start=1):
             if plans_for(name, one):
-                way(one)  # compiles
-                began = time.perf_counter()
-                plan = way(one)
-                seconds = time.perf_counter() - began
-                row[one.name] = {"cost": verify(one, plan).cost, "seconds": round(seconds, 5)}
+                row[one.name] = verify(one, way(one)).cost
             progress.update(number, instance=one.name)
     return row
 
 
 def entered(plans: Mapping[str, Any], instances: Mapping[str, Instance]) -> Row:
-    """Verifies the plans of a file, by instance; the times are unknown.
+    """Verifies the plans of a file, by instance.
 
     Raises:
         InputError: an instance is unknown, or a plan breaks a rule.
     """
     for name in plans:
         check_choice("instance", name, tuple(instances))
-    return {name: {"cost": verify(instances[name], plan).cost} for name, plan in plans.items()}
+    return {name: verify(instances[name], plan).cost for name, plan in plans.items()}
 
 
 def gaps(row: Row, instances: Mapping[str, Instance]) -> dict[str, float]:
     """Returns percent above the best known cost, by instance."""
-    return {name: 100 * (entry["cost"] / instances[name].best_known - 1) for name, entry in row.items()}
+    return {name: 100 * (cost / instances[name].best_known - 1) for name, cost in row.items()}
 
 
 def methods_table(rows: Mapping[str, Row], instances: Mapping[str, Instance]) -> tuple[list[str], list[list[str]]]:
     """Makes header and cells: mean percent above the best known for each group, and over all instances."""
     groups = list(dict.fromkeys(one.group for one in instances.values()))
-    header = ["% above the best known", *groups, "all", "median", "worst", "on", "best known", "median ms"]
+    header = ["% above the best known", *groups, "all", "median", "worst", "on", "best known"]
     cells = []
     for name, row in rows.items():
         found = gaps(row, instances)
         means = [_mean([gap for key, gap in found.items() if instances[key].group == group]) for group in groups]
-        times = [entry["seconds"] for entry in row.values() if "seconds" in entry]
         worst = max(found, key=lambda key: found[key], default="")
         cells.append(
             [
@@ -152,7 +146,6 @@ def methods_table(rows: Mapping[str, Row], instances: Mapping[str, Instance]) ->
                 f"{found[worst]:.0f}" if worst else NOT_PLANNED,
                 worst,
                 f"{sum(gap <= 100 * WITHIN for gap in found.values())} of {len(found)}",
-                f"{1e3 * np.median(times):.1f}" if times else NOT_PLANNED,
             ]
         )
     return header, cells
@@ -196,7 +189,7 @@ def beside_flexdo(rows: Mapping[str, Row], instances: Mapping[str, Instance]) ->
     several = [system for system in dict.fromkeys(systems) if systems.count(system) > 1]
     cells = []
     for name, row in rows.items():
-        found = gaps({key: entry for key, entry in row.items() if key in jobs}, instances)
+        found = gaps({key: cost for key, cost in row.items() if key in jobs}, instances)
         if not found:
             continue
         means = [np.mean([gap for key, gap in found.items() if key.split("-", 1)[1] == system]) for system in several]
