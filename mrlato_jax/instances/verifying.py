@@ -77,7 +77,7 @@ def verify(instance: Instance, plan: Plan | Mapping[str, Any] | Any) -> Verified
     schedule = simulate(graph, system, placement, order)
     cost = goal.cost(schedule.makespan, schedule.energy)
     if claimed is not None and abs(claimed - cost) > SAME * cost:
-        raise InputError(f"{instance.name}: cost is {claimed} s; accepted: {cost} s, the cost of this plan")
+        raise InputError(f"{instance.name}: cost is {claimed} s; accepted: {cost:.9g} s, the cost of this plan")
     return Verified(
         schedule.makespan,
         schedule.energy,

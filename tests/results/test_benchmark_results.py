@@ -64,9 +64,9 @@ def test_the_papers_weights_plan_where_they_were_trained() -> None:
     assert benchmark.plans_for("learned: search", instances["phone-wifi-near"])
 
 
-def test_the_record_has_every_method_and_no_plan_below_a_bound() -> None:
+def test_the_record_has_no_plan_below_a_bound() -> None:
     instances = mj.load_benchmark()
-    assert set(RECORD) == set(benchmark.ways(None, None))  # type: ignore[arg-type]
+    assert set(benchmark.PROFILED) <= set(RECORD) <= set(benchmark.ways(None, None))  # type: ignore[arg-type]
     for name, row in RECORD.items():
         assert name.startswith("exp") or row.keys() == instances.keys()
         for key, cost in row.items():
