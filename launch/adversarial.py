@@ -71,10 +71,11 @@ def main(_: list[str]) -> int:
         if name in record.rows.get(ROWS, {}) or (FLAGS.method and name not in FLAGS.method):
             continue
         with Progress(FLAGS.steps * FLAGS.restarts, f"against {name}") as progress:
-            found = adversarial.worst(
-                _of_problem(way), FLAGS.seed, FLAGS.steps, FLAGS.restarts,
-                lambda tried, gap, progress=progress: progress.update(tried, gap=f"{100 * gap:.1f} %"),
-            )  # fmt: skip
+
+            def show(tried: int, gap: float, progress: Progress = progress) -> None:
+                progress.update(tried, gap=f"{100 * gap:.1f} %")
+
+            found = adversarial.worst(_of_problem(way), FLAGS.seed, FLAGS.steps, FLAGS.restarts, show)
         file = f"adversarial/{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
         mj.write_json(found.case.problem.graph, out / file)
         record.add(ROWS, name, described(found, file))

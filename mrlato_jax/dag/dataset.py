@@ -422,8 +422,9 @@ def save(dataset: DagDataset, folder: str | os.PathLike[str]) -> Path:
     target = folder / _file_name(dataset.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = _read_manifest(folder) if (folder / MANIFEST).exists() else {"format": MANIFEST_FORMAT}
-        entries = {**manifest.get("experiments", {}), dataset.name: _manifest_entry(dataset)}
+        exists = (folder / MANIFEST).exists()
+        manifest = _read_manifest(folder) if exists else {"format": MANIFEST_FORMAT, "experiments": {}}
+        entries = {**manifest["experiments"], dataset.name: _manifest_entry(dataset)}
         manifest["experiments"] = dict(sorted(entries.items()))
         write_atomically(target, _npz_bytes(dataset))
         write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())

@@ -25,7 +25,7 @@ from mrlato_jax.planners import Plan, optimum
 from mrlato_jax.planners.any_order import Bounded, bounded
 
 NUM_TASKS = 10
-STEPS, RESTARTS = 150, 2
+STEPS, RESTARTS = 100, 1
 HOT, COLD = 0.1, 0.005  # first and last temperature, of the logarithm of cost over optimum
 LONGEST_PROOF_S = 1.0  # of each instance in the search
 RANGES = {  # as in the benchmark
@@ -55,7 +55,7 @@ class Case:
     results: np.ndarray
     inputs: np.ndarray
     edges: frozenset[tuple[int, int]]
-    system: dict[str, float]
+    system: dict[str, Any]
 
     @property
     def problem(self) -> Problem:
@@ -99,7 +99,7 @@ def begun(rng: np.random.Generator, number: int) -> Case:
     system = {
         name: float(np.exp(np.mean(np.log(RANGES[name])))) for name in ("vm_hz", "uplink_bps", "downlink_bps")
     }  # fmt: skip
-    inputs = np.exp(rng.uniform(*np.log(RANGES["bytes"]), NUM_TASKS))
+    inputs = np.exp(rng.uniform(*np.log(RANGES["bytes"]).tolist(), size=NUM_TASKS))
     return Case(
         _clipped("cycles", graph.cycles),
         _clipped("bytes", graph.download_bytes),

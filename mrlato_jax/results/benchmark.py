@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrlato_jax.drawing import COLOURS, LINES
+from mrlato_jax.drawing import COLOURS, LINES, legend_below
 from mrlato_jax.errors import check_choice
-from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.inference.offloader import ORDER_STEPS, Offloader
 from mrlato_jax.instances.benchmark import Instance
 from mrlato_jax.instances.verifying import verify
 from mrlato_jax.learning.ranges import ASSUMED, OutsideTrainingWarning, measure
@@ -89,7 +89,7 @@ def ways(policy: Offloader, paper: Offloader) -> dict[str, Way]:
 
 def _order_searched(one: Instance) -> Plan:
     start = local_search(one.graph, one.system, restarts=0, objective=one.objective)
-    return order_search(one.graph, one.system, start=start, objective=one.objective)
+    return order_search(one.graph, one.system, start=start, steps=ORDER_STEPS, objective=one.objective)
 
 
 def plans_for(name: str, one: Instance) -> bool:
@@ -230,5 +230,5 @@ def figure(rows: Mapping[str, Row], instances: Mapping[str, Instance], own: Sequ
     axis.set_xlabel("above the best known cost")
     axis.set_ylabel("instances within, %")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=9, frameon=False, loc="lower right")
+    legend_below(drawn, [axis])
     return drawn
