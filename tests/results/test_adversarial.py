@@ -50,7 +50,7 @@ def test_a_search_makes_a_method_worse() -> None:
 def test_the_record_can_be_checked() -> None:
     """Each stored instance has the best plan that the record says; the plan's cost is the simulator's."""
     rows = json.loads((RESULTS / "adversarial.json").read_text())["rows"]["worst"]
-    assert len(rows) >= 10
+    assert len(rows) >= 8
     for name, row in rows.items():
         graph = mj.read_json(RESULTS / row["application"])
         system = mj.System(ue_hz=1e9, channel="resident", **row["system"])
