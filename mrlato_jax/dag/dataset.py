@@ -422,8 +422,9 @@ def save(dataset: DagDataset, folder: str | os.PathLike[str]) -> Path:
     target = folder / _file_name(dataset.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        exists = (folder / MANIFEST).exists()
-        manifest = _read_manifest(folder) if exists else {"format": MANIFEST_FORMAT, "experiments": {}}
+        manifest: dict[str, Any] = {"format": MANIFEST_FORMAT, "experiments": {}}
+        if (folder / MANIFEST).exists():
+            manifest = _read_manifest(folder)
         entries = {**manifest["experiments"], dataset.name: _manifest_entry(dataset)}
         manifest["experiments"] = dict(sorted(entries.items()))
         write_atomically(target, _npz_bytes(dataset))

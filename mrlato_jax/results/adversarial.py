@@ -99,7 +99,8 @@ def begun(rng: np.random.Generator, number: int) -> Case:
     system = {
         name: float(np.exp(np.mean(np.log(RANGES[name])))) for name in ("vm_hz", "uplink_bps", "downlink_bps")
     }  # fmt: skip
-    inputs = np.exp(rng.uniform(*np.log(RANGES["bytes"]).tolist(), size=NUM_TASKS))
+    low, high = np.log(RANGES["bytes"])
+    inputs = np.exp(rng.uniform(low, high, NUM_TASKS))
     return Case(
         _clipped("cycles", graph.cycles),
         _clipped("bytes", graph.download_bytes),
