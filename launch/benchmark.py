@@ -3,8 +3,8 @@
     python launch/benchmark.py                      # half an hour on one core, most of it compiling
     python launch/benchmark.py --plans=mine.json    # scores the plans of a file, beside what is recorded
 
-Writes OUT/benchmark.json, .md and .png. With --plans it prints the table and writes nothing of yours. After a stop,
-the same command continues with the next method. `docs/benchmark.md` has the instances and the form of a file of plans.
+Writes OUT/benchmark.json, .md and .png. With --plans it measures nothing, prints the tables and writes
+none of them. After a stop, the same command continues with the next method. `docs/benchmark.md` has the instances and the form of a file of plans.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHOWN = ("HEFT-based", "look-ahead", "learned: argmax", "learned: search", "opti
 FLAGS = flags.FLAGS
 flags.DEFINE_string("policy", "general", "Packaged weights, or a run folder.")
 flags.DEFINE_multi_string("plans", [], "File of plans to verify and to show beside the methods; can be repeated.")
-flags.DEFINE_multi_string("method", [], "Method to measure, by its name in the table; can be repeated. Default: all.")
+flags.DEFINE_multi_string("method", [], "Method to measure; can be repeated. Default: all, but none with --plans.")
 flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results"), "Folder of the record, the tables and the figure.")
 
 
@@ -55,8 +55,9 @@ def main(_: list[str]) -> int:
         "version": session()["versions"]["mrlato_jax"],
     }
     record = GrowingRecord(out / "benchmark.json", identity)
+    wanted = FLAGS.method or ([] if own else list(ways))
     for name, way in ways.items():
-        if name not in record.rows.get(ROWS, {}) and (not FLAGS.method or name in FLAGS.method):
+        if name in wanted and name not in record.rows.get(ROWS, {}):
             record.add(ROWS, name, benchmark.measured(name, way, instances))
             drop_programs()  # other methods do not use them
     rows = {name: record.rows[ROWS][name] for name in ways if name in record.rows.get(ROWS, {})}
