@@ -3,8 +3,9 @@
     python launch/benchmark.py                      # half an hour on one core, most of it compiling
     python launch/benchmark.py --plans=mine.json    # scores the plans of a file, beside what is recorded
 
-Writes OUT/benchmark.json, .md and .png. With --plans it measures nothing, prints the tables and writes
-none of them. After a stop, the same command continues with the next method. `docs/benchmark.md` has the instances and the form of a file of plans.
+Writes OUT/benchmark.json, .md and .png. After a stop, the same command continues with the next method. With --plans it
+measures nothing, prints the tables and writes none. `docs/benchmark.md` has the instances and the form of a file of
+plans.
 """
 
 from __future__ import annotations
