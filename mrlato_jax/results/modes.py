@@ -49,7 +49,7 @@ STUDIES = (*EXPERIMENTS, WIDER, LARGE)
 WIDER_KINDS = (
     "K=1, results stay, energy", "K=2, results return, pins", "K=3, results stay", "K=3, results stay, pins, energy",
 )  # fmt: skip
-LARGE_SIZES = (50, 100, 200, 500)
+LARGE_SIZES = {50: ("paper", "resident"), 100: ("paper", "resident"), 200: ("paper", "resident"), 500: ("paper",)}
 FIRST, BOUND = "HEFT-based", "optimum"  # the rows that others are compared with
 BEST_S = {LARGE: 10.0}  # time limit of the row `BOUND`, seconds; elsewhere `PROOF_S`
 PROOF_S = 30.0
@@ -99,8 +99,8 @@ def settings(study: str, graphs: int) -> list[Setting]:
                 f"n = {size}, {'stay' if CHANNELS[channel].results_stay else 'return'}",
                 tuple(Asked(large(size, number), System(channel=channel), Objective()) for number in range(graphs)),
             )
-            for size in LARGE_SIZES
-            for channel in ("paper", "resident")
+            for size, channels in LARGE_SIZES.items()
+            for channel in channels
         ]
     data = dataset.load(study)
     if graphs > data.graphs_per_set:
@@ -354,15 +354,17 @@ def figure(points: Mapping[str, Point], title: str, against: str) -> Figure:
     first = next(iter(points.values()))
     panels: list[tuple[str, str, str | None]]
     if against == FIRST:
-        across = len(first.gaps) // 2
+        across = (len(first.gaps) + 1) // 2
         drawn = plots.Figure(figsize=(3.4 * across, 7), layout="constrained")
-        axes = drawn.subplots(across and 2, across, sharey=True).T.ravel()
+        axes = drawn.subplots(2, across, sharey=True, squeeze=False).T.ravel()
+        for axis in axes[len(first.gaps) :]:
+            axis.set_visible(False)
         panels = [(setting, f"ms for a plan, {setting}", setting) for setting in first.gaps]
     else:
         drawn = plots.Figure(figsize=(11, 4.8), layout="constrained")
         axes = drawn.subplots(1, 2, sharey=True)
         panels = [("ms", "ms for a plan, one core", None), ("evaluations", "plans simulated for an application", None)]
-    for axis, (of, label, setting) in zip(axes, panels, strict=True):
+    for axis, (of, label, setting) in zip(axes, panels, strict=False):
         for kind, (colour, style, marker) in LOOKS.items():
             line = [point for name, point in points.items() if name == kind or _is_of(name, kind)]
             if kind == "learned: sample" and "learned: argmax" in points:

@@ -79,7 +79,7 @@ def test_settings_are_the_same_each_time() -> None:
             assert first.graph.cycles.tolist() == again.graph.cycles.tolist()
             assert (str(first.system), first.objective) == (str(again.system), again.objective)
     sizes = [setting.asked[0].graph.num_tasks for setting in modes.settings(modes.LARGE, 1)]
-    assert sizes == [50, 50, 100, 100, 200, 200, 500, 500]
+    assert sizes == [50, 50, 100, 100, 200, 200, 500]
     with pytest.raises(InputError, match="graphs is 101; accepted: 1 to 100"):
         modes.settings("exp1", 101)
 
