@@ -366,6 +366,7 @@ def curves_of(on: Bench, policy: Offloader, trained: Mapping[str, Any], sizes: S
     }
 
 
+AHEAD = "executions until ahead of calibrated search (% above it in the end)"
 Rows = Mapping[str, Mapping[str, Mapping[str, Curve]]]  # by disturbance, seed and method
 
 
@@ -375,24 +376,27 @@ def curve_over_seeds(rows: Mapping[str, Mapping[str, Curve]], method: str) -> tu
     return [int(spent) for spent, _ in curves[0]], np.array([[value for _, value in curve] for curve in curves])
 
 
+def leads(rows: Mapping[str, Mapping[str, Curve]], method: str, rival: str) -> np.ndarray:
+    """Returns how many percent a method's makespans are above the rival's at its last point, [seeds, points]."""
+    return 100 * (curve_over_seeds(rows, method)[1] / curve_over_seeds(rows, rival)[1][:, -1:] - 1)
+
+
 def beats_after(rows: Mapping[str, Mapping[str, Curve]], method: str, rival: str) -> tuple[int | None, Estimate]:
     """Returns the executions after which a method stays ahead of a rival's last point, and its last lead.
 
-    A method is ahead where the whole 95 % interval of the paired difference over seeds is below zero.
+    A method is ahead where the whole 95 % interval of `leads` over seeds is below zero.
 
     Returns:
-        The executions, None if the method is not ahead in the end; and its last value minus the rival's, in percent of
-        the HEFT-based plans.
+        The executions, None if the method is not ahead in the end; and the last of its leads.
     """
-    spent, values = curve_over_seeds(rows, method)
-    differences = 100 * (values - curve_over_seeds(rows, rival)[1][:, -1:])
-    leads = [estimate(differences[:, point]) for point in range(len(spent))]
+    spent = curve_over_seeds(rows, method)[0]
+    estimates = [estimate(of_point) for of_point in leads(rows, method, rival).T]
     after = None
-    for executions, lead in reversed(list(zip(spent, leads, strict=True))):
+    for executions, lead in reversed(list(zip(spent, estimates, strict=True))):
         if not lead.mean + lead.half_width < 0:
             break
         after = executions
-    return after, leads[-1]
+    return after, estimates[-1]
 
 
 def tables(rows: Rows) -> list[tuple[list[str], list[list[str]]]]:
@@ -402,12 +406,12 @@ def tables(rows: Rows) -> list[tuple[list[str], list[list[str]]]]:
         [name, *(_percent(estimate(100 * (curve_over_seeds(rows[kind], name)[1][:, -1] - 1))) for kind in kinds)]
         for name in METHOD_NAMES[1:]
     ]
-    leads = []
+    ahead = []
     for name in LEARNED:
         found = [beats_after(rows[kind], name, SEARCH_CALIBRATED) for kind in kinds]
         cells = [f"{'never' if after is None else after} ({_percent(lead)})" for after, lead in found]
-        leads.append([name, *cells])
-    return [(["% above the HEFT-based plans", *kinds], values), (["ahead after", *kinds], leads)]
+        ahead.append([name, *cells])
+    return [(["% above the HEFT-based plans", *kinds], values), ([AHEAD, *kinds], ahead)]
 
 
 def _percent(one: Estimate) -> str:
@@ -415,19 +419,20 @@ def _percent(one: Estimate) -> str:
 
 
 LOOKS: Mapping[str, tuple[str, Any, str]] = {  # colour, line style and marker
-    HEFT_CALIBRATED: (LINES["HEFT-based"][0], "-", "s"),
-    SEARCH: (LINES["local search"][0], LINES["local search"][1], ""),
-    SEARCH_CALIBRATED: (LINES["local search"][0], "-", "D"),
     SHIPPED: (COLOURS[0], ":", "o"),
     SHIPPED_CALIBRATED: (COLOURS[0], "-", "o"),
-    META: (COLOURS[2], "-", "o"),
-    DRL: (COLOURS[1], "-", "o"),
-    FLOOR: (LINES["optimum"][0], "-", ""),
+    META: (COLOURS[2], "-", "s"),
+    DRL: (COLOURS[1], "-", "^"),
+    CHOSEN: (COLOURS[3], "-", "D"),
 }
+LIMIT = 20.0  # percent: the edge of a panel
 
 
 def figure(rows: Rows) -> Figure:
-    """Draws measured makespan over executions, one panel for each disturbance; bands are 95 % intervals over seeds.
+    """Draws the makespans of learned methods relative to calibrated search, over executions; a panel a disturbance.
+
+    Thin vertical lines are 95 % intervals of the paired difference over seeds. The title says when a method is ahead.
+
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -437,32 +442,44 @@ def figure(rows: Rows) -> Figure:
 
     across = min(4, len(rows))
     down = -(-len(rows) // across)
-    drawn = plots.Figure(figsize=(3.4 * across, 2.9 * down + 0.9), layout="constrained")
-    axes = drawn.subplots(down, across, sharex=True, squeeze=False)
+    drawn = plots.Figure(figsize=(3.4 * across, 3.1 * down + 0.9), layout="constrained")
+    axes = drawn.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for axis, (kind, of_kind) in zip(axes.flat, rows.items(), strict=False):
+        axis.axhline(0, color=LINES["local search"][0], linewidth=2, label=SEARCH_CALIBRATED)
+        knows = estimate(leads(of_kind, FLOOR, SEARCH_CALIBRATED)[:, -1]).mean
+        axis.axhline(knows, color=LINES["optimum"][0], linewidth=1.6, label=FLOOR)
         for name, (colour, style, marker) in LOOKS.items():
-            spent, values = curve_over_seeds(of_kind, name)
-            estimates = [estimate(values[:, point]) for point in range(len(spent))]
-            mean = np.array([one.mean for one in estimates])
-            if not marker:
-                axis.axhline(mean[0], color=colour, linestyle=style, linewidth=1.5, label=name)
-                continue
-            width = np.nan_to_num([one.half_width for one in estimates])
-            axis.plot(
-                spent, mean, color=colour, linestyle=style, marker=marker, markersize=4, linewidth=1.8, label=name
-            )
-            axis.fill_between(spent, mean - width, mean + width, color=colour, alpha=0.12, linewidth=0)
-        axis.axhline(1, color=LINES["HEFT-based"][0], linewidth=1, label=HEFT)
-        axis.set_xscale("symlog", linthresh=1)
-        axis.set_xlim(0)
+            spent, values = curve_over_seeds(of_kind, name)[0], leads(of_kind, name, SEARCH_CALIBRATED)
+            last = {executions: estimate(values[:, point]) for point, executions in enumerate(spent) if executions}
+            mean = np.array([one.mean for one in last.values()])
+            width = np.nan_to_num([one.half_width for one in last.values()])
+            look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 4, "linewidth": 1.8}
+            axis.plot(list(last), mean, label=name, **look)
+            axis.vlines(list(last), mean - width, mean + width, color=colour, alpha=0.35, linewidth=1.2)
+        first = _first_ahead(of_kind)
+        verdict = "learning is not ahead" if first is None else f"learning is ahead after {first} executions"
+        axis.set_title(kind, fontsize=12)
+        axis.text(
+            0.5, 0.97, verdict, transform=axis.transAxes, ha="center", va="top", fontsize=9,
+            color="0.3" if first is None else LINES["optimum"][0],
+        )  # fmt: skip
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-        axis.set_title(kind, fontsize=11)
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.set_ylim(-LIMIT, LIMIT)
         axis.grid(alpha=0.25)
     for axis in axes[-1]:
         axis.set_xlabel("executions")
     for axis in axes[:, 0]:
-        axis.set_ylabel("measured makespan / HEFT-based")
+        axis.set_ylabel("% above calibrated search")
     for axis in axes.flat[len(rows) :]:
         axis.set_axis_off()
     legend_below(drawn, axes.flat[:1])
     return drawn
+
+
+def _first_ahead(rows: Mapping[str, Mapping[str, Curve]]) -> int | None:
+    """Returns the least executions after which a learned method stays ahead of calibrated search; None if none does."""
+    found = [beats_after(rows, name, SEARCH_CALIBRATED)[0] for name in LEARNED]
+    return min((after for after in found if after is not None), default=None)
