@@ -5,7 +5,7 @@
 
 For each disturbance of mj.DISTURBANCES and each seed, methods plan applications that nobody has executed before. They
 may execute others: to calibrate the model, or to adapt the packaged policy. Every execution is simulated and counted.
-Takes half an hour on one core. Writes OUT/measured.json, .md and .png. After a stop, the same command continues.
+Takes half an hour on a busy core. Writes OUT/measured.json, .md and .png. After a stop, the same command continues.
 """
 
 from __future__ import annotations

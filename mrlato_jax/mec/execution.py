@@ -35,8 +35,8 @@ class Rate(NamedTuple):
 class Execution(NamedTuple):
     """An execution of a plan; seconds, 0 for unused resources."""
 
-    start: jax.Array  # [4, N], by kind of work and position
-    end: jax.Array  # [4, N]
+    start: Any  # [4, N], by kind of work and position; on the host also by task
+    end: Any  # [4, N]
 
 
 class _Progress(NamedTuple):

@@ -203,7 +203,7 @@ def floor(on: Bench, starts: Sequence[Sequence[Plan]], sizes: Sizes) -> float:
 def calibrated(graphs: Sequence[TaskGraph], runs: Sequence[Run], system: System) -> System:
     """Returns the system that runs of several applications show: the median of their `calibrate`d clocks and rates."""
     estimates = [calibrate([run], graph, system).system for graph, run in zip(graphs, runs, strict=True)]
-    changes = {}
+    changes: dict[str, Any] = {}
     for name in QUANTITIES:
         nominal = getattr(system, name)
         seen = [value for one in estimates if (value := getattr(one, name)) != nominal]
@@ -289,7 +289,11 @@ def trained_on_disturbances(policy: Offloader, method: str, sizes: Sizes, seed: 
         known = calibration(chosen, system, disturbance, world_seed)
         tasks.append(real_task(chosen, known, system, world_of(disturbance, 1), policy.network, size))
     pool = TaskPool(jax.tree.map(lambda leaf: leaf[:, None], stack(tasks)), (size,) * sizes.worlds)
-    changes = {"graphs_per_task": sizes.graphs, "rollouts": sizes.rollouts, "outer_lr_decay": sizes.iterations}
+    changes: dict[str, Any] = {
+        "graphs_per_task": sizes.graphs,
+        "rollouts": sizes.rollouts,
+        "outer_lr_decay": sizes.iterations,
+    }
     if method == "drl":
         changes |= {"meta_update": "joint", "inner_lr_decay": policy.learning.inner_steps * sizes.iterations}
     learning = dataclasses.replace(policy.learning, **changes)
@@ -432,7 +436,6 @@ def figure(rows: Rows) -> Figure:
     """Draws the makespans of learned methods relative to calibrated search, over executions; a panel a disturbance.
 
     Thin vertical lines are 95 % intervals of the paired difference over seeds. The title says when a method is ahead.
-
 
     Raises:
         ImportError: matplotlib is not installed.
