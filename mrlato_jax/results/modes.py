@@ -378,7 +378,7 @@ def figure(points: Mapping[str, Point], title: str, against: str) -> Figure:
             if line:
                 axis.plot(spent, gaps, color=colour, linestyle=style, marker=marker, label=kind, markersize=4)
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.10g}"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.axhline(0, color=LINES[FIRST if against == FIRST else "optimum"][0], linewidth=1.6)
         axis.grid(alpha=0.25)
