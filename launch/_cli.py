@@ -10,10 +10,13 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
+from mrlato_jax.drawing import png
 from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.files import write_atomically
 
 LAUNCH = Path(__file__).resolve().parent
 BAD_INPUT = 2  # exit status
@@ -155,6 +158,16 @@ def help_text(doc: str, program: str, flag_values: flags.FlagValues = flags.FLAG
         lines += [f"  {name}" + (f"  (default: {default})" if default else ""), *_wrap(_help(flag))]
     lines += ["  --flagfile=<FILE>", *_wrap(_FLAGFILE_HELP)]
     return "\n".join(lines)
+
+
+def write_figure(path: Path, draw: Callable[[], Any]) -> None:
+    """Writes the figure that `draw` returns as a PNG file; says so if matplotlib is not installed."""
+    try:
+        drawn = png(draw())
+    except ImportError:
+        print("no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
+        return
+    write_atomically(path, drawn)
 
 
 def _report(error: InputError | OSError) -> int:

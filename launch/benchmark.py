@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from _cli import LAUNCH, run
+from _cli import LAUNCH, run, write_figure
 from absl import flags
 
 import mrlato_jax as mj
 from mrlato_jax.dag.dataset import MANIFEST, data_folder
-from mrlato_jax.drawing import png
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.files import check_writable, load_json, write_atomically
 from mrlato_jax.instances import benchmark as stored
@@ -76,12 +75,7 @@ def main(_: list[str]) -> int:
         return 0
     each = format_table(*benchmark.instances_table(rows, instances, [name for name in SHOWN if name in rows]))
     write_atomically(out / "benchmark.md", f"{shown}\n\nEach instance, % above the best known:\n\n{each}\n".encode())
-    try:
-        drawn = png(benchmark.figure(rows, instances))
-    except ImportError:
-        print("no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
-        return 0
-    write_atomically(out / "benchmark.png", drawn)
+    write_figure(out / "benchmark.png", lambda: benchmark.figure(rows, instances))
     return 0
 
 

@@ -13,10 +13,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from _cli import LAUNCH, run
+from _cli import LAUNCH, run, write_figure
 from absl import flags
 
-from mrlato_jax.drawing import png
 from mrlato_jax.errors import InputError, check_number, shorten
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
@@ -74,12 +73,7 @@ def main(_: list[str]) -> int:
     shown = "\n\n".join(format_table(*table) for table in measured.tables(rows))
     print(shown, flush=True)
     write_atomically(out / "measured.md", f"{shown}\n".encode())
-    try:
-        drawn = png(measured.figure(rows))
-    except ImportError:
-        print("no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
-        return 0
-    write_atomically(out / "measured.png", drawn)
+    write_figure(out / "measured.png", lambda: measured.figure(rows))
     return 0
 
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from _cli import LAUNCH, run
+from _cli import LAUNCH, run, write_figure
 from absl import flags
 
 from mrlato_jax.config import EXPERIMENTS
 from mrlato_jax.dag import dataset as datasets
-from mrlato_jax.drawing import png
 from mrlato_jax.errors import check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
@@ -73,12 +72,7 @@ def main(_: list[str]) -> int:
     write_atomically(stem.with_name(f"{stem.name}.md"), f"{shown}\n".encode())
     title = f"{FLAGS.policy or ('general' if study in TITLES else study)}"
     where = TITLES.get(study, f"on {study}'s unseen sets, mean of three")
-    try:
-        drawn = png(modes.figure(found, f"{title} {where}", against))
-    except ImportError:
-        print("no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
-        return 0
-    write_atomically(stem.with_name(f"{stem.name}.png"), drawn)
+    write_figure(stem.with_name(f"{stem.name}.png"), lambda: modes.figure(found, f"{title} {where}", against))
     return 0
 
 

@@ -15,11 +15,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from _cli import LAUNCH, run
+from _cli import LAUNCH, run, write_figure
 from absl import flags
 
 from mrlato_jax.dag import dataset as datasets
-from mrlato_jax.drawing import png
 from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.learning.devices import drop_programs
@@ -90,10 +89,7 @@ def main(_: list[str]) -> int:
     shown = format_table(*study_table(study, record.rows))
     print(f"\n{study.question}\n\n{shown}\n\ntotal time {format_duration(time.monotonic() - started)}", flush=True)
     write_atomically(out / f"{FLAGS.study}.md", f"# {study.question}\n\n{shown}\n".encode())
-    try:
-        write_atomically(out / f"{FLAGS.study}.png", png(figures.study_panels(study, record.rows)))
-    except ImportError:
-        print("no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
+    write_figure(out / f"{FLAGS.study}.png", lambda: figures.study_panels(study, record.rows))
     return 0
 
 

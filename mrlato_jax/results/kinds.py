@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.families import StagedFamily, WideFamily, draw_system, draw_weight
-from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.drawing import LINES
 from mrlato_jax.inference.offloader import Offloader
+from mrlato_jax.instances.references import Problem
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import Plan, heft, look_ahead, optimum
@@ -61,19 +61,7 @@ KINDS = (
 )
 
 
-class Asked(NamedTuple):
-    """An application, a system and an objective."""
-
-    graph: TaskGraph
-    system: System
-    objective: Objective
-
-    def cost(self, plan: Plan) -> float:
-        """Returns the cost of a plan, seconds."""
-        return self.objective.cost(plan.makespan, plan.energy)
-
-
-def drawn(kind: Kind, seed: int = 0) -> Iterator[Asked]:
+def drawn(kind: Kind, seed: int = 0) -> Iterator[Problem]:
     """Yields random applications and systems of a kind without end; none is in a data set.
 
     Every third application is a workflow of stages, the others are layered. Each has its own system and energy weight.
@@ -89,11 +77,11 @@ def drawn(kind: Kind, seed: int = 0) -> Iterator[Asked]:
         staged = number % 3 == 2
         family = StagedFamily(**shape) if staged else WideFamily(**shape, fat=(0.2, 0.9), density=(0.1, 0.9))
         weight = draw_weight(rng) if kind.energy else 0.0
-        yield Asked(family.sample(rng), System(**fields), Objective(energy_weight=weight))
+        yield Problem(family.sample(rng), System(**fields), Objective(energy_weight=weight))
         number += 1
 
 
-def measured(policy: Offloader, asked: Sequence[Asked], time_limit_s: float) -> dict[str, Any]:
+def measured(policy: Offloader, asked: Sequence[Problem], time_limit_s: float) -> dict[str, Any]:
     """Measures how far plans are above the proven optimum.
 
     Args:

@@ -22,6 +22,7 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.drawing import LINES
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.inference.offloader import MODES, Offloader
+from mrlato_jax.instances.references import Problem
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import CHANNELS, System
 from mrlato_jax.planners import (
@@ -36,7 +37,7 @@ from mrlato_jax.planners import (
     random_placement,
 )  # fmt: skip
 from mrlato_jax.progress import Progress
-from mrlato_jax.results.kinds import KINDS, Asked, drawn
+from mrlato_jax.results.kinds import KINDS, drawn
 from mrlato_jax.results.record import AS_WRITTEN, GrowingRecord
 from mrlato_jax.training.experiments import unseen_sets
 from mrlato_jax.training.stopping import GracefulStop, StoppedError
@@ -77,7 +78,7 @@ class Setting(NamedTuple):
     """One column of a table: applications, each with its system and objective."""
 
     name: str
-    asked: tuple[Asked, ...]
+    asked: tuple[Problem, ...]
 
 
 def settings(study: str, graphs: int) -> list[Setting]:
@@ -97,7 +98,7 @@ def settings(study: str, graphs: int) -> list[Setting]:
         return [
             Setting(
                 f"n = {size}, {'stay' if CHANNELS[channel].results_stay else 'return'}",
-                tuple(Asked(large(size, number), System(channel=channel), Objective()) for number in range(graphs)),
+                tuple(Problem(large(size, number), System(channel=channel), Objective()) for number in range(graphs)),
             )
             for size, channels in LARGE_SIZES.items()
             for channel in channels
@@ -106,7 +107,7 @@ def settings(study: str, graphs: int) -> list[Setting]:
     if graphs > data.graphs_per_set:
         raise InputError(f"graphs is {graphs}; accepted: 1 to {data.graphs_per_set}")
     return [
-        Setting(one.name, tuple(Asked(graph, one.system, one.objective) for graph in one.graphs[:graphs]))
+        Setting(one.name, tuple(Problem(graph, one.system, one.objective) for graph in one.graphs[:graphs]))
         for one in unseen_sets(data, "paper")
     ]
 
@@ -128,30 +129,30 @@ class Way:
     """
 
     name: str
-    plan: Callable[[Asked, int], Plan]
-    takes: Callable[[Asked], bool] = lambda asked: True
+    plan: Callable[[Problem, int], Plan]
+    takes: Callable[[Problem], bool] = lambda asked: True
 
 
 def ways(policy: Offloader, study: str) -> dict[str, Way]:
     """Returns every way by its name, in the order of tables; the first two are `BOUND` and `FIRST`."""
 
-    def learned(mode: str, number: int) -> Callable[[Asked, int], Plan]:
+    def learned(mode: str, number: int) -> Callable[[Problem, int], Plan]:
         return lambda asked, seed: policy.plan(
             asked.graph, asked.system, mode, samples=number, seed=seed, objective=asked.objective
         )
 
-    def in_time(mode: str, limit: float) -> Callable[[Asked, int], Plan]:
+    def in_time(mode: str, limit: float) -> Callable[[Problem, int], Plan]:
         return lambda asked, seed: policy.plan(
             asked.graph, asked.system, mode, time_limit_s=limit, seed=seed, objective=asked.objective
         )
 
-    def rule(planner: Callable[..., Plan]) -> Callable[[Asked, int], Plan]:
+    def rule(planner: Callable[..., Plan]) -> Callable[[Problem, int], Plan]:
         return lambda asked, seed: planner(asked.graph, asked.system, objective=asked.objective)
 
-    def proof(limit: float, solver: str = "branch_and_bound") -> Callable[[Asked, int], Plan]:
+    def proof(limit: float, solver: str = "branch_and_bound") -> Callable[[Problem, int], Plan]:
         return lambda asked, seed: optimum(asked.graph, asked.system, None, limit, solver, objective=asked.objective)
 
-    def argmax(asked: Asked) -> bool:
+    def argmax(asked: Problem) -> bool:
         return policy.network.any_servers or asked.objective == Objective()
 
     found = [
@@ -180,7 +181,7 @@ def ways(policy: Offloader, study: str) -> dict[str, Way]:
     return {way.name: way for way in found}
 
 
-def _searched(most: int, from_random: bool, asked: Asked, seed: int) -> SearchedPlan:
+def _searched(most: int, from_random: bool, asked: Problem, seed: int) -> SearchedPlan:
     """Local search from HEFT-based's plan or a random plan, then from random plans, with up to `most` evaluations."""
     graph, system, objective = asked
     start = random_placement(graph, system, np.random.default_rng([seed, 1])) if from_random else None
@@ -190,7 +191,7 @@ def _searched(most: int, from_random: bool, asked: Asked, seed: int) -> Searched
     )
 
 
-def _order_searched(steps: int, asked: Asked, seed: int) -> SearchedPlan:
+def _order_searched(steps: int, asked: Problem, seed: int) -> SearchedPlan:
     """Order search from HEFT-based's improved plan."""
     graph, system, objective = asked
     start = local_search(graph, system, restarts=0, max_evaluations=max(BUDGETS), objective=objective)
@@ -198,7 +199,7 @@ def _order_searched(steps: int, asked: Asked, seed: int) -> SearchedPlan:
     return SearchedPlan.of(searched, evaluations=searched.evaluations + start.evaluations)
 
 
-def _by_cp_sat(asked: Asked) -> bool:
+def _by_cp_sat(asked: Problem) -> bool:
     """Whether CP-SAT takes the problem and is installed (extra `exact`)."""
     try:
         cp_sat = import_module("mrlato_jax.planners.cp_sat")
@@ -207,7 +208,7 @@ def _by_cp_sat(asked: Asked) -> bool:
     return bool(cp_sat.can(asked.graph, asked.system, asked.objective))
 
 
-def measured(way: Way, asked: Sequence[Asked], on_plan: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
+def measured(way: Way, asked: Sequence[Problem], on_plan: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
     """Plans each application.
 
     Returns:

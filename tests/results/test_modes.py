@@ -12,9 +12,9 @@ import pytest
 import mrlato_jax as mj
 from mrlato_jax.config import NetworkConfig
 from mrlato_jax.errors import InputError
+from mrlato_jax.instances.references import Problem
 from mrlato_jax.learning import rollout
 from mrlato_jax.results import modes
-from mrlato_jax.results.kinds import Asked
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.training.stopping import GracefulStop
 
@@ -34,9 +34,9 @@ def policy() -> mj.Offloader:
     return mj.Offloader(POLICY, rollout.init_params(POLICY, jax.random.key(0)), "random")
 
 
-def asked(num_tasks: int, seed: int = 0, **of_system: Any) -> Asked:
+def asked(num_tasks: int, seed: int = 0, **of_system: Any) -> Problem:
     graph = mj.daggen(num_tasks, 0.6, 0.6, np.random.default_rng(seed))
-    return Asked(graph, mj.System(**of_system), mj.Objective())
+    return Problem(graph, mj.System(**of_system), mj.Objective())
 
 
 def test_points_by_hand() -> None:
