@@ -12,20 +12,15 @@ continues with the next method.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from _cli import LAUNCH, run
 from absl import flags
 
 import mrlato_jax as mj
-from mrlato_jax.errors import InputError, check_number, shorten
+from mrlato_jax.errors import check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
-from mrlato_jax.instances.benchmark import Instance
-from mrlato_jax.instances.references import Problem
-from mrlato_jax.planners import Plan
 from mrlato_jax.progress import Progress, format_table
 from mrlato_jax.results import adversarial, benchmark
 from mrlato_jax.results.record import GrowingRecord
@@ -55,8 +50,7 @@ def main(_: list[str]) -> int:
     ways = benchmark.ways(policy, policy)
     del ways[f"{benchmark.PAPER}: search"]  # such weights do not know where results stay
     for name in FLAGS.method:
-        if name not in ways:
-            raise InputError(f"method is {shorten(name)}; accepted: one of {', '.join(map(repr, ways))}")
+        check_choice("method", name, ways)
     identity = {
         "policy": policy.label,
         "params_sha256": params_hash(policy.params),
@@ -75,7 +69,7 @@ def main(_: list[str]) -> int:
             def show(tried: int, gap: float, progress: Progress = progress) -> None:
                 progress.update(tried, gap=f"{100 * gap:.1f} %")
 
-            found = adversarial.worst(_of_problem(way), FLAGS.seed, FLAGS.steps, FLAGS.restarts, show)
+            found = adversarial.worst(way, FLAGS.seed, FLAGS.steps, FLAGS.restarts, show)
         file = f"adversarial/{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
         mj.write_json(found.case.problem.graph, out / file)
         record.add(ROWS, name, described(found, file))
@@ -84,16 +78,6 @@ def main(_: list[str]) -> int:
     print(shown, flush=True)
     write_atomically(out / "adversarial.md", f"{shown}\n".encode())
     return 0
-
-
-def _of_problem(way: benchmark.Way) -> Callable[[Problem], Plan]:
-    """Returns a method of the benchmark as a method of unnamed instances."""
-    nowhere = np.zeros(0, np.int64)
-
-    def plan(problem: Problem) -> Plan:
-        return way(Instance("", "", *problem, "", 0.0, 0.0, False, nowhere, nowhere))
-
-    return plan
 
 
 def described(found: adversarial.Worst, file: str) -> dict[str, Any]:

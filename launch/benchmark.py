@@ -17,7 +17,7 @@ from absl import flags
 
 import mrlato_jax as mj
 from mrlato_jax.dag.dataset import MANIFEST, data_folder
-from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.errors import check_choice
 from mrlato_jax.files import check_writable, load_json, write_atomically
 from mrlato_jax.instances import benchmark as stored
 from mrlato_jax.instances.verifying import read_plans
@@ -46,8 +46,7 @@ def main(_: list[str]) -> int:
     policy = mj.load_offloader(FLAGS.policy)
     ways = benchmark.ways(policy, mj.load_offloader(benchmark.PAPER))
     for name in FLAGS.method:
-        if name not in ways:
-            raise InputError(f"method is {shorten(name)}; accepted: one of {', '.join(map(repr, ways))}")
+        check_choice("method", name, ways)
     identity = {
         "benchmark": load_json(data_folder() / MANIFEST, stored.AS_WRITTEN)[stored.FOLDER][stored.PROBLEMS],
         "policy": policy.label,

@@ -17,7 +17,7 @@ from _cli import LAUNCH, run
 from absl import flags
 
 from mrlato_jax.drawing import png
-from mrlato_jax.errors import InputError, check_number, shorten
+from mrlato_jax.errors import check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.learning.devices import drop_programs
@@ -44,8 +44,7 @@ def main(_: list[str]) -> int:
     check_number("optimum_s", FLAGS.optimum_s, low=0.0)
     names = [kind.name for kind in kinds.KINDS]
     for name in FLAGS.kind:
-        if name not in names:
-            raise InputError(f"kind is {shorten(name)}; accepted: one of {', '.join(map(repr, names))}")
+        check_choice("kind", name, names)
     wanted = [kind for kind in kinds.KINDS if not FLAGS.kind or kind.name in FLAGS.kind]
     out = Path(FLAGS.out).absolute()
     check_writable(out)

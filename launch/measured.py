@@ -16,7 +16,7 @@ from pathlib import Path
 from _cli import LAUNCH, run, write_figure
 from absl import flags
 
-from mrlato_jax.errors import InputError, check_number, shorten
+from mrlato_jax.errors import check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.mec.disturbance import DISTURBANCES
@@ -38,9 +38,7 @@ def main(_: list[str]) -> int:
     check_number("seeds", FLAGS.seeds, low=1, integer=True)
     check_number("iterations", FLAGS.iterations, low=1, integer=True)
     for name in FLAGS.disturbance:
-        if name not in DISTURBANCES:
-            accepted = f"accepted: one of {', '.join(map(repr, DISTURBANCES))}"
-            raise InputError(f"disturbance is {shorten(name)}; {accepted}")
+        check_choice("disturbance", name, DISTURBANCES)
     out = Path(FLAGS.out).absolute()
     check_writable(out)
     policy = load_offloader(FLAGS.policy)

@@ -34,9 +34,10 @@ def shorten(value: Any, limit: int = 60) -> str:
 
 
 def check_choice(field: str, value: Any, choices: Collection[str]) -> None:
-    """Raises InputError unless `value` is one of `choices`."""
+    """Raises InputError unless `value` is one of `choices`; the message quotes choices that contain commas."""
     if not isinstance(value, str) or value not in choices:
-        raise InputError(f"{field} is {shorten(value)}; accepted: {', '.join(choices)}")
+        listed = map(repr, choices) if any("," in choice for choice in choices) else choices
+        raise InputError(f"{field} is {shorten(value)}; accepted: {', '.join(listed)}")
 
 
 def check_number(

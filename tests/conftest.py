@@ -20,6 +20,9 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag 
     fewer = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {fewer}".strip()
 
+# The tests start a hundred processes, and each would compile the package's sources anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Tracing makes millions of objects that live on: looking through them for cycles took a twelfth of the suite's time.
 gc.set_threshold(200_000, 50, 100)
 

@@ -606,7 +606,8 @@ def _graphs(name: str, graphs: Any) -> list[TaskGraph]:
 
 @partial(jax.jit, static_argnames="network")
 def _decode(network: NetworkConfig, params: Any, arrays: DagArrays) -> jax.Array:
-    return rollout.decode_greedily(network, params, encoded(arrays, network))[0]
+    longest = arrays.mask.sum(axis=-1).max()
+    return rollout.decode_greedily(network, params, encoded(arrays, network), longest)[0]
 
 
 @partial(jax.jit, static_argnames=("network", "samples", "kept"))

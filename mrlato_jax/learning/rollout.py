@@ -55,6 +55,7 @@ def rollout(
     *,
     memory: Memory | None = None,
     judged: jax.Array | None = None,
+    length: jax.Array | None = None,
 ) -> Trajectories:
     """Runs R trajectories of each DAG through the decision process.
 
@@ -65,10 +66,11 @@ def rollout(
         choice: rule that chooses the actions, for R trajectories of each DAG.
         memory: result of `encode`, if the caller has it.
         judged: as in `decode.decode`.
+        length: as in `decode.decode`.
     """
     memory = encode(network, params, learning_task) if memory is None else memory
     decided_in = surroundings(network, learning_task.dags, choice.rollouts)
-    decisions, rewards = decode.decode(network, params, memory, decided_in, choice, judged)
+    decisions, rewards = decode.decode(network, params, memory, decided_in, choice, judged, length)
     if learning_task.real is not None:
         rewards = measured(learning_task, decisions.actions)
     return Trajectories(decisions, rewards, -rewards.sum(axis=-1))
@@ -159,18 +161,20 @@ def deviate(
     return Deviations(own, others, positions)
 
 
-def decode_greedily(network: NetworkConfig, params: Any, learning_task: LearningTask) -> tuple[jax.Array, jax.Array]:
+def decode_greedily(
+    network: NetworkConfig, params: Any, learning_task: LearningTask, length: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Takes the likeliest decisions for each DAG.
 
     Args:
         network: the network's settings.
         params: parameters of the deciding policy.
         learning_task: G DAGs padded to N positions.
+        length: as in `decode.decode`.
 
     Returns:
         Actions int32[G, N] in scheduling order and costs [G], seconds.
     """
-    likeliest = rollout(
-        network, params, learning_task, decode.likeliest(learning_task.num_graphs, learning_task.num_positions)
-    )
+    choice = decode.likeliest(learning_task.num_graphs, learning_task.num_positions)
+    likeliest = rollout(network, params, learning_task, choice, length=length)
     return likeliest.decisions.actions[:, 0], likeliest.costs[:, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mrlato_jax.drawing import COLOURS, LINES, legend_below
 from mrlato_jax.errors import check_choice
 from mrlato_jax.inference.offloader import ORDER_STEPS, Offloader
 from mrlato_jax.instances.benchmark import Instance
+from mrlato_jax.instances.references import Problem
 from mrlato_jax.instances.verifying import verify
 from mrlato_jax.learning.ranges import ASSUMED, OutsideTrainingWarning, measure
 from mrlato_jax.planners import (
@@ -24,14 +26,14 @@ from mrlato_jax.planners import (
     look_ahead,
     look_ahead_order,
     optimum,
-    order_search,
 )
 from mrlato_jax.progress import Progress
+from mrlato_jax.results.modes import order_searched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Way = Callable[[Instance], Plan]
+Way = Callable[[Problem], Plan]
 Row = dict[str, float]
 """The cost of a method's plan in seconds, by instance."""
 
@@ -77,7 +79,7 @@ def ways(policy: Offloader, paper: Offloader) -> dict[str, Way]:
         "look-ahead, order too": simple(look_ahead_order),
         "HEFT-based and local search": simple(local_search, restarts=0),
         "local search": simple(local_search),
-        "order search": _order_searched,
+        "order search": partial(order_searched, ORDER_STEPS),
         LEARNED.format("argmax"): learned("argmax"),
         LEARNED.format("sample"): learned("sample"),
         LEARNED.format("search"): learned("search"),
@@ -88,15 +90,10 @@ def ways(policy: Offloader, paper: Offloader) -> dict[str, Way]:
     }
 
 
-def _order_searched(one: Instance) -> Plan:
-    start = local_search(one.graph, one.system, restarts=0, objective=one.objective)
-    return order_search(one.graph, one.system, start=start, steps=ORDER_STEPS, objective=one.objective)
-
-
-def plans_for(name: str, one: Instance) -> bool:
-    """Returns whether a method of `ways` can plan for an instance: the weights `PAPER` know the paper's systems."""
+def plans_for(name: str, one: Problem) -> bool:
+    """Returns whether a method of `ways` can plan for a problem: the weights `PAPER` know the paper's systems."""
     if name.startswith(PAPER):
-        numbers = measure(one.graph, one.system, one.objective)
+        numbers = measure(*one)
         return all(low <= numbers[of] <= high for of, (low, high) in ASSUMED.items())
     return True
 
@@ -107,8 +104,9 @@ def measured(name: str, way: Way, instances: Mapping[str, Instance]) -> Row:
     with Progress(len(instances), name) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", OutsideTrainingWarning)
         for number, one in enumerate(instances.values(), start=1):
-            if plans_for(name, one):
-                row[one.name] = verify(one, way(one)).cost
+            asked = Problem(one.graph, one.system, one.objective)
+            if plans_for(name, asked):
+                row[one.name] = verify(one, way(asked)).cost
             progress.update(number, instance=one.name)
     return row
 

@@ -174,7 +174,8 @@ def ways(policy: Offloader, study: str) -> dict[str, Way]:
     if not few:
         found += [Way(f"random and local search, {most:,}", partial(_searched, most, True)) for most in BUDGETS]
     found += [
-        Way(f"order search, {steps:,} steps", partial(_order_searched, steps)) for steps in STEPS[: 1 if few else None]
+        Way(f"order search, {steps:,} steps", partial(order_searched, steps, most=max(BUDGETS)))
+        for steps in STEPS[: 1 if few else None]
     ]
     found += [Way(f"proof, {1e3 * limit:g} ms", proof(limit)) for limit in LIMITS_S]
     found += [Way(f"CP-SAT, {1e3 * limit:g} ms", proof(limit, "cp_sat"), _by_cp_sat) for limit in CP_SAT_S]
@@ -191,10 +192,10 @@ def _searched(most: int, from_random: bool, asked: Problem, seed: int) -> Search
     )
 
 
-def _order_searched(steps: int, asked: Problem, seed: int) -> SearchedPlan:
-    """Order search from HEFT-based's improved plan."""
+def order_searched(steps: int, asked: Problem, seed: int = 0, most: int | None = None) -> SearchedPlan:
+    """Order search, with `steps` of each chain, from the HEFT-based plan that local search improved."""
     graph, system, objective = asked
-    start = local_search(graph, system, restarts=0, max_evaluations=max(BUDGETS), objective=objective)
+    start = local_search(graph, system, restarts=0, max_evaluations=most, objective=objective)
     searched = order_search(graph, system, start=start, steps=steps, seed=seed, objective=objective)
     return SearchedPlan.of(searched, evaluations=searched.evaluations + start.evaluations)
 
@@ -352,38 +353,27 @@ def figure(points: Mapping[str, Point], title: str, against: str) -> Figure:
     from matplotlib import figure as plots
     from matplotlib import ticker
 
-    first = next(iter(points.values()))
-    panels: list[tuple[str, str, str | None]]
-    if against == FIRST:
-        across = (len(first.gaps) + 1) // 2
-        drawn = plots.Figure(figsize=(3.4 * across, 7), layout="constrained")
-        axes = drawn.subplots(2, across, sharey=True, squeeze=False).T.ravel()
-        for axis in axes[len(first.gaps) :]:
-            axis.set_visible(False)
-        panels = [(setting, f"ms for a plan, {setting}", setting) for setting in first.gaps]
-    else:
-        drawn = plots.Figure(figsize=(11, 4.8), layout="constrained")
-        axes = drawn.subplots(1, 2, sharey=True)
-        panels = [("ms", "ms for a plan, one core", None), ("evaluations", "plans simulated for an application", None)]
-    for axis, (of, label, setting) in zip(axes, panels, strict=False):
+    panels = _panels(points, against)
+    rows, across = (1, 2) if len(panels) < 3 else (2, (len(panels) + 1) // 2)
+    drawn = plots.Figure(figsize=(5.5 * across, 4.8) if rows == 1 else (3.4 * across, 7), layout="constrained")
+    axes = drawn.subplots(rows, across, sharey=True, squeeze=False).T.ravel()
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis, panel in zip(axes, panels, strict=False):
         for kind, (colour, style, marker) in LOOKS.items():
             line = [point for name, point in points.items() if name == kind or _is_of(name, kind)]
             if kind == "learned: sample" and "learned: argmax" in points:
                 line = [points["learned: argmax"], *line]
-            line = [point for point in line if of != "evaluations" or point.evaluations is not None]
-            if of == "evaluations":
-                spent = [float(point.evaluations or 0) for point in line]
-            else:
-                spent = [point.mean_ms if setting is None else point.ms[setting] for point in line]
-            gaps = [point.gap if setting is None else point.gaps[setting] for point in line]
-            if line:
-                axis.plot(spent, gaps, color=colour, linestyle=style, marker=marker, label=kind, markersize=4)
+            seen = [(spent, panel.gap(point)) for point in line if (spent := panel.spent(point)) is not None]
+            if seen:
+                look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 4}
+                axis.plot(*zip(*seen, strict=True), label=kind, **look)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.10g}"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.axhline(0, color=LINES[FIRST if against == FIRST else "optimum"][0], linewidth=1.6)
         axis.grid(alpha=0.25)
-        axis.set_xlabel(label)
+        axis.set_xlabel(panel.label)
     axes[0].set_yscale("symlog", linthresh=1)
     name = "HEFT-based" if against == FIRST else "the optimum of the priority order"
     drawn.supylabel(f"% above {name}", fontsize=10)
@@ -393,6 +383,25 @@ def figure(points: Mapping[str, Point], title: str, against: str) -> Figure:
     drawn.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     drawn.suptitle(title, fontsize=12)
     return drawn
+
+
+class _Panel(NamedTuple):
+    label: str
+    spent: Callable[[Point], float | None]
+    gap: Callable[[Point], float]
+
+
+def _panels(points: Mapping[str, Point], against: str) -> list[_Panel]:
+    if against != FIRST:
+        return [
+            _Panel("ms for a plan, one core", lambda point: point.mean_ms, lambda point: point.gap),
+            _Panel("plans simulated for an application", lambda point: point.evaluations, lambda point: point.gap),
+        ]
+
+    def of(setting: str) -> _Panel:
+        return _Panel(f"ms for a plan, {setting}", lambda point: point.ms[setting], lambda point: point.gaps[setting])
+
+    return [of(setting) for setting in next(iter(points.values())).gaps]
 
 
 def _is_of(name: str, kind: str) -> bool:

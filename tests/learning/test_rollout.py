@@ -111,6 +111,16 @@ def test_probabilities_of_the_two_actions_sum_to_one(case: Case) -> None:
     np.testing.assert_allclose(sampled.entropies[last][full], -p * log_p - q * log_q, **TIGHT)
 
 
+def test_a_shorter_recurrence_decides_the_first_positions(case: Case) -> None:
+    want = np.asarray(case.greedy(case.task)[0])
+    first = jax.jit(lambda length: rollout.decode_greedily(case.network, case.params, case.task, length)[0])
+    assert want[:, 3:].any()
+    for length in (0, 3, max(SIZES)):
+        got = np.asarray(first(length))
+        np.testing.assert_array_equal(got[:, :length], want[:, :length])
+        assert not got[:, length:].any()
+
+
 def test_rewards_sum_to_minus_the_makespan(case: Case) -> None:
     decisions, rewards, makespans = case.trajectories
     for r in range(ROLLOUTS):

@@ -150,7 +150,7 @@ def test_the_projects_records_are_rows() -> None:
 
 def test_records_that_are_not_there(tmp_path: Path) -> None:
     dataset = load("exp2")
-    with pytest.raises(InputError, match=r"method is 'mrlata'; accepted: drl, mrlato, .*HEFT-based"):
+    with pytest.raises(InputError, match=r"method is 'mrlata'; accepted: 'drl', 'mrlato', .*'HEFT-based'"):
         recorded(dataset, "mrlata")
     with pytest.raises(InputError, match="updates is '50'; accepted: 0, 1, 10, 30, 100"):
         recorded(dataset, "mrlato", updates=50)

@@ -52,7 +52,7 @@ def test_who_waits_in_vain_says_for_whom_and_ends() -> None:
         first.bind(("127.0.0.1", 0))
         first.listen()
         coordinators = [f"127.0.0.1:{number}" for number in (port, first.getsockname()[1], free_port())]
-        processes = [start(coordinators[0], 3, 0, 4), start(coordinators[1], 3, 1, 2), start(coordinators[2], 3, 1, 2)]
+        processes = [start(coordinators[0], 3, 0, 2), start(coordinators[1], 3, 1, 1), start(coordinators[2], 3, 1, 1)]
         try:
             until = time.monotonic() + 60
             while not answers("127.0.0.1", port):
@@ -65,11 +65,11 @@ def test_who_waits_in_vain_says_for_whom_and_ends() -> None:
             for process in processes:
                 process.kill()
     assert [process.returncode for process in processes] == [hosts.LOST_PEER] * 3, said
-    assert f"waiting for all 3 processes at {coordinators[0]}, at most 4 s\n" in said[0]
-    assert f"error: all 3 processes at {coordinators[0]} did not come within 4 s; start every process again" in said[0]
-    assert f"error: process 0 answers at {coordinators[1]}, but not all 3 processes came within 2 s" in said[1]
-    assert f"waiting for process 0 at {coordinators[2]}, at most 2 s\n" in said[2]
-    assert f"error: process 0 at {coordinators[2]} did not come within 2 s" in said[2]
+    assert f"waiting for all 3 processes at {coordinators[0]}, at most 2 s\n" in said[0]
+    assert f"error: all 3 processes at {coordinators[0]} did not come within 2 s; start every process again" in said[0]
+    assert f"error: process 0 answers at {coordinators[1]}, but not all 3 processes came within 1 s" in said[1]
+    assert f"waiting for process 0 at {coordinators[2]}, at most 1 s\n" in said[2]
+    assert f"error: process 0 at {coordinators[2]} did not come within 1 s" in said[2]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
