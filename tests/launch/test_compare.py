@@ -100,7 +100,7 @@ def test_seeds_are_one_row_and_differences_are_paired(place: Workplace, tmp_path
         ([], "--runs is missing; accepted: folders of runs, with commas between them"),
         (["--runs=none"], "run folder is none, which does not exist"),
         (["--runs={run}", "--reference=other"], "reference is 'other'; accepted: "),
-        (["--runs={run}", "--planners=best"], "planners is 'best'; accepted: all-local, "),
+        (["--runs={run}", "--planners=best"], "planners is 'best'; accepted: 'all-local', "),
         (["--runs={run}", "--updates=-1"], "updates is -1; accepted: an integer in [0, inf)"),
         (["--runs={run},{twin}"], "--runs has seed 3 of mrlato"),
         (["--runs={run},{other}"], "has channel mrlco; accepted: paper, as run"),
