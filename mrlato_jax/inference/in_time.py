@@ -27,7 +27,7 @@ from mrlato_jax.planners import Plan, SearchedPlan, engine, heft, local_search, 
 
 FIRST_TURN_S = 2e-4  # of the kicks, and of the proof
 GROWTH = 1.5  # of the next turn
-LEAST_PROOF_S = 5e-4  # time left for which the proof is begun or continued
+LEAST_PROOF_S = 1.5e-3  # time left for which the proof is begun or continued; in less, kicks find better plans
 BEGIN_PROOF_S = 1.5e-7  # time to begin the proof, for each pair of tasks
 PASSES = 8  # over all tasks and servers: the least number of plans for which kicks are worth a turn
 PROVABLE = 40  # tasks, up to which the proof has turns as long as the kicks; beyond, a quarter of that
