@@ -44,13 +44,15 @@ def main(_: list[str]) -> int:
     instances = mj.load_benchmark()
     own = {name: benchmark.entered(plans, instances) for name, plans in map(read_plans, FLAGS.plans)}
     policy = mj.load_offloader(FLAGS.policy)
-    ways = benchmark.ways(policy, mj.load_offloader(benchmark.PAPER))
+    paper = mj.load_offloader(benchmark.PAPER)
+    ways = benchmark.ways(policy, paper)
     for name in FLAGS.method:
         check_choice("method", name, ways)
     identity = {
         "benchmark": load_json(data_folder() / MANIFEST, stored.AS_WRITTEN)[stored.FOLDER][stored.PROBLEMS],
         "policy": policy.label,
         "params_sha256": params_hash(policy.params),
+        "paper_sha256": params_hash(paper.params),
         "version": session()["versions"]["mrlato_jax"],
     }
     record = GrowingRecord(out / "benchmark.json", identity)

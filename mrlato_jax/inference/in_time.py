@@ -40,6 +40,7 @@ SOURCES = ("heft", "local_search", "policy", "proof", "order_search")
 Result = TypeVar("Result")
 
 _seconds: dict[Any, float] = {}  # least wall time of each part so far, by what shapes its program
+_loaded: Any = jax.jit(lambda number: number)  # compiled as long as no one drops compiled programs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class TimedPlan(SearchedPlan):
         source: the part that found it: "heft", "local_search", "policy", "proof" or "order_search".
         proven: whether no placement in this order costs less (by more than `bounds.TOLERANCE`, relative).
         lower_bound: lower bound of the cost of every placement in this order: seconds, or joules if the plan meets a
-            deadline. 0 if the proof did not begin, or if a policy or a search chose the order.
+            deadline. 0 if the proof did not begin in this order.
         seconds: wall time of planning.
     """
 
@@ -77,7 +78,7 @@ class _Found(NamedTuple):
         source: the part that found the plan.
         proven, bound: of its cost.
         evaluations: number of plans compared.
-        elsewhere: the policy's plan, if it is in another order.
+        proposed: the policy's plan, if the policy had its turn.
     """
 
     actions: np.ndarray
@@ -87,7 +88,7 @@ class _Found(NamedTuple):
     proven: bool
     bound: float
     evaluations: int
-    elsewhere: SearchedPlan | None
+    proposed: SearchedPlan | None
 
 
 def plan_in_time(
@@ -116,6 +117,9 @@ def plan_in_time(
         orders: whether other orders than the priority order are searched too.
     """
     began = time.monotonic() if began is None else began
+    if not _loaded._cache_size():  # at first, and after `jax.clear_caches`
+        _seconds.clear()
+        _loaded(0)
     code, proposing, finishing = engine.machine_code(), ("policy", program), ("schedule", program)
     orders_code = engine.machine_orders() if orders else None
     if proposing not in _seconds:
@@ -144,7 +148,7 @@ def plan_in_time(
             break
     assert found is not None
     source, proven, bound = found.source, found.proven, found.bound
-    other = found.elsewhere
+    other = found.proposed
     if other is not None and goal.key(other.makespan, other.energy) < goal.key(plan.makespan, plan.energy):
         plan, source, proven, bound = other, "policy", False, 0.0
     return TimedPlan.of(
@@ -178,16 +182,22 @@ def _take_turns(
         proposing: key of its time in `_seconds`.
     """
     n, source, least, proof = len(work.actions), "heft", np.inf, None
-    proposed = known is not None
+    proposed = None if known is None else known.proposed
 
     def credit(part: str) -> None:
         nonlocal source, least
         if work.cost < least:
             source, least = part, work.cost
 
+    def use(plan: SearchedPlan) -> None:
+        if plan.order.tolist() == work.dag.order.tolist():
+            sites = plan.placement[plan.order].astype(np.int64)
+            work.keep(sites, work.cost_of(sites))
+            work.settle(sites, max(1, int((end - time.monotonic()) / one)))
+            credit("policy")
+
     began = time.monotonic()
     start = work.earliest_finish() if known is None else known.actions
-    elsewhere = None if known is None else known.elsewhere
     now = time.monotonic()
     cost = work.cost_of(start)
     one = max((time.monotonic() - now) / 2, 1e-6)  # seconds to compare a plan: a change simulates the later tasks alone
@@ -195,18 +205,14 @@ def _take_turns(
     credit("heft" if known is None else known.source)
     work.settle(start, max(1, int((end - time.monotonic()) / one)))
     credit("local_search")
+    if proposed is not None:
+        use(proposed)
     turn, share = FIRST_TURN_S, 1.0 if n <= PROVABLE else 0.25
     while (left := end - time.monotonic()) > 0 and work.cost > enough and not (proof is not None and proof.over):
-        if not proposed and time.monotonic() - began > _seconds[proposing] and left > 2 * _seconds[proposing]:
-            proposed, plan = True, _timed(proposing, propose)
-            work.evaluations += plan.evaluations
-            if plan.order.tolist() == work.dag.order.tolist():
-                sites = plan.placement[plan.order].astype(np.int64)
-                work.keep(sites, work.cost_of(sites))
-                work.settle(sites, max(1, int((end - time.monotonic()) / one)))
-                credit("policy")
-            else:
-                elsewhere = plan
+        if proposed is None and time.monotonic() - began > _seconds[proposing] and left > 2 * _seconds[proposing]:
+            proposed = _timed(proposing, propose)
+            work.evaluations += proposed.evaluations
+            use(proposed)
         until = time.monotonic() + min(turn, end - time.monotonic())
         while (now := time.monotonic()) < until:
             before = work.evaluations
@@ -225,7 +231,7 @@ def _take_turns(
     proven, bound = (False, 0.0) if proof is None else (proof.over, proof.bound)
     evaluations = work.evaluations + (0 if known is None else known.evaluations)
     order = work.dag.order.astype(np.int64)
-    return _Found(work.actions, order, work.problem, source, proven, bound, evaluations, elsewhere)
+    return _Found(work.actions, order, work.problem, source, proven, bound, evaluations, proposed)
 
 
 def _search_orders(code: Any, work: Any, found: _Found, end: float, enough: float, seed: int) -> _Found:

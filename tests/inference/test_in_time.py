@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from functools import partial
 from typing import Any
 
@@ -88,11 +89,44 @@ def test_a_policy_that_takes_too_long_is_not_asked(monkeypatch: pytest.MonkeyPat
         asked.append(1)
         return perfect
 
+    in_time._loaded(0)
     monkeypatch.setitem(in_time._seconds, ("policy", "slow"), 10.0)
     plan = in_seconds(app, 0.05, propose, "slow")
     assert not asked
     assert plan.source != "policy"
     assert plan.makespan <= mj.heft(app, SYSTEM).makespan
+
+
+def test_the_policy_has_its_turn_where_a_deadline_is_met_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The makespan needs no search there, and the plan of least energy is the policy's."""
+    app = graph(30)
+    goal = mj.Objective(deadline_s=1.05 * mj.heft(app, SYSTEM).makespan)
+    frugal = mj.local_search(app, SYSTEM, restarts=2, objective=goal)
+    assert frugal.energy < mj.heft(app, SYSTEM).energy
+    code = engine.machine_code()
+    monkeypatch.setattr(code.Workspace, "kick", lambda *_: None)
+    monkeypatch.setattr(code.Workspace, "settle", lambda self, actions, most: None)
+    monkeypatch.setattr(code.Proof, "run", lambda self, seconds: None)
+    plan = in_seconds(app, 0.2, lambda: as_proposal(frugal), "frugal", objective=goal)
+    assert plan.source == "policy"
+    assert plan.energy == frugal.energy
+
+
+def test_a_limit_holds_where_compiled_programs_were_dropped() -> None:
+    app, compiled = graph(60), jax.jit(lambda number: number + 1)
+
+    def propose() -> mj.SearchedPlan:
+        if not compiled._cache_size():
+            time.sleep(0.5)  # compiles
+            compiled(0)
+        return as_proposal(mj.all_local(app, SYSTEM))
+
+    spent = []
+    for dropped in (False, True):
+        if dropped:
+            jax.clear_caches()
+        spent.append(in_seconds(app, 0.05, propose, "dropped").seconds)
+    assert max(spent) < 0.3
 
 
 def test_energy_and_deadlines() -> None:

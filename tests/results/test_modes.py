@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mrlato_jax.config import NetworkConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.instances.references import Problem
 from mrlato_jax.learning import rollout
+from mrlato_jax.mec.latency import padded_size
 from mrlato_jax.results import modes
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.training.stopping import GracefulStop
@@ -66,6 +68,20 @@ def test_a_row_that_a_setting_lacks_is_no_point() -> None:
 def test_a_damaged_row_is_refused(row: Any) -> None:
     with pytest.raises(InputError, match=r"record has .* as learned: argmax on n20; accepted: a record as it was"):
         modes.points({**ROWS, "n20": {"learned: argmax": row}}, modes.BOUND)
+
+
+def test_no_size_is_compiled_within_its_time() -> None:
+    compiled = set()
+
+    def plan(one: Problem, seed: int) -> mj.Plan:
+        if (size := padded_size(one.graph.num_tasks)) not in compiled:
+            time.sleep(0.3)
+            compiled.add(size)
+        return mj.all_local(one.graph, one.system)
+
+    row = modes.measured(modes.Way("slow at first", plan), [asked(5), asked(20), asked(6), asked(21)])
+    assert len(compiled) == 2
+    assert max(row["seconds"]) < 0.3
 
 
 def test_settings_are_the_same_each_time() -> None:
