@@ -3,13 +3,15 @@
     python launch/benchmark.py                      # half an hour on one core, most of it compiling
     python launch/benchmark.py --plans=mine.json    # scores the plans of a file, beside what is recorded
 
-Writes OUT/benchmark.json, .md and .png. After a stop, the same command continues with the next method. With --plans it
-measures nothing, prints the tables and writes none. `docs/benchmark.md` has the instances and the form of a file of
+Writes OUT/benchmark.json, .md and .png. After a stop, the same command continues with the next method. Plans that are
+better than the best known go into OUT/better-NUMBER.json, for make_benchmark.py. With --plans it measures nothing,
+prints the tables and writes none. `docs/benchmark.md` has the instances and the form of a file of
 plans.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from _cli import LAUNCH, run, write_figure
@@ -17,7 +19,7 @@ from absl import flags
 
 import mrlato_jax as mj
 from mrlato_jax.dag.dataset import MANIFEST, data_folder
-from mrlato_jax.errors import check_choice
+from mrlato_jax.errors import InputError, check_choice, shorten
 from mrlato_jax.files import check_writable, load_json, write_atomically
 from mrlato_jax.instances import benchmark as stored
 from mrlato_jax.instances.verifying import read_plans
@@ -42,10 +44,14 @@ def main(_: list[str]) -> int:
     out = Path(FLAGS.out).absolute()
     check_writable(out)
     instances = mj.load_benchmark()
-    own = {name: benchmark.entered(plans, instances) for name, plans in map(read_plans, FLAGS.plans)}
+    given = [(file, *read_plans(file)) for file in FLAGS.plans]
+    own = {name: benchmark.entered(plans, instances) for _file, name, plans in given}
     policy = mj.load_offloader(FLAGS.policy)
     paper = mj.load_offloader(benchmark.PAPER)
     ways = benchmark.ways(policy, paper)
+    for number, (file, name, _plans) in enumerate(given):
+        if name in ways or name in [other for _file, other, _plans in given[:number]]:
+            raise InputError(f"{file}: method is {shorten(name)}; accepted: a name that no other row has")
     for name in FLAGS.method:
         check_choice("method", name, ways)
     identity = {
@@ -59,7 +65,13 @@ def main(_: list[str]) -> int:
     wanted = FLAGS.method or ([] if own else list(ways))
     for name, way in ways.items():
         if name in wanted and name not in record.rows.get(ROWS, {}):
-            record.add(ROWS, name, benchmark.measured(name, way, instances))
+            row, better = benchmark.measured(name, way, instances)
+            if better:
+                content = {"method": name, "plans": better}
+                write_atomically(
+                    out / f"better-{len(record.rows.get(ROWS, {}))}.json", (json.dumps(content) + "\n").encode()
+                )
+            record.add(ROWS, name, row)
             drop_programs()  # other methods do not use them
     rows = {name: record.rows[ROWS][name] for name in ways if name in record.rows.get(ROWS, {})}
     proven = sum(one.proven for one in instances.values())

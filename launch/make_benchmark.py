@@ -3,6 +3,7 @@
     python launch/make_benchmark.py --wfinstances=FOLDER --out=OUT   # a checkout of github.com/wfcommons/WfInstances
     python launch/make_benchmark.py --check                          # derives all but the workflows; writes nothing
     python launch/make_benchmark.py --proof_s=300                    # goes on with plans and bounds that are not proven
+    python launch/make_benchmark.py --plans=better-plans.json --proof_s=20   # plans that benchmark.py found
 
 Each instance is written at once: after a stop, the command without --wfinstances continues.
 """
@@ -18,15 +19,21 @@ from _cli import LAUNCH, run
 from absl import flags
 
 import mrlato_jax as mj
-from mrlato_jax.errors import InputError, check_number
+from mrlato_jax.dag.dataset import MANIFEST
+from mrlato_jax.errors import InputError, check_choice, check_number, shorten
 from mrlato_jax.files import check_writable, load_json
 from mrlato_jax.instances import benchmark, catalog
 from mrlato_jax.instances.references import Problem, reference
+from mrlato_jax.instances.verifying import read_plans
+from mrlato_jax.mec.latency import check_placement
+from mrlato_jax.mec.priority import check_order
+from mrlato_jax.planners.plan import Plan, simulated_plan
 from mrlato_jax.progress import Progress
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("wfinstances", None, "Folder of WfInstances: makes new problems, and begins their plans anew.")
 flags.DEFINE_bool("check", False, "Derive the applications anew and compare them; write nothing.")
+flags.DEFINE_string("plans", None, "File of plans, as of benchmark.py: only its instances go on, from these plans.")
 flags.DEFINE_bool("missing", False, "Leave instances as they are that have a plan, proven or not.")
 flags.DEFINE_float("search_s", 10.0, "Time limit of each optimum of an order, seconds.")
 flags.DEFINE_float("proof_s", 20.0, "Time limit of each bound for all orders, seconds.")
@@ -42,29 +49,49 @@ def main(_: list[str]) -> int:
     if FLAGS.check:
         return compared(root)
     check_writable(root)
+    try:
+        load_json(root / MANIFEST, benchmark.AS_WRITTEN)
+    except FileNotFoundError:
+        raise InputError(f"out is {root}, which has no {MANIFEST}; accepted: a folder of data sets") from None
     place = root / benchmark.FOLDER
     if FLAGS.wfinstances is not None:
         graphs = {**catalog.derived_applications(), **workflows(Path(FLAGS.wfinstances))}
         benchmark.write_problems(root, problems(), graphs)
         (place / benchmark.REFERENCES).unlink(missing_ok=True)  # of other problems
     stored = load_json(place / benchmark.PROBLEMS, benchmark.AS_WRITTEN)
+    method, given = ("", {}) if FLAGS.plans is None else read_plans(FLAGS.plans)
+    for name in given:
+        check_choice("instance", name, stored["instances"])
     path = place / benchmark.REFERENCES
     rows: dict[str, Any] = load_json(path, benchmark.AS_WRITTEN)["instances"] if path.exists() else {}
     with Progress(len(stored["instances"]), "plans and bounds") as progress:
         for number, (name, fields) in enumerate(stored["instances"].items(), start=1):
             problem = Problem(
                 mj.read_json(place / benchmark.APPLICATIONS / f"{fields['application']}.json"),
-                mj.System(**stored["systems"][fields["system"]]),
+                benchmark.system_of(stored["systems"][fields["system"]]),
                 mj.Objective(energy_weight=fields["energy_weight"]),
             )
-            if FLAGS.missing and name in rows:
+            if (FLAGS.missing and name in rows) or (given and name not in given):
                 continue
-            rows[name] = reference(problem, rows.get(name), FLAGS.search_s, FLAGS.proof_s, FLAGS.workers)
+            known = {} if name not in given else {method: plan_of(name, problem, given[name])}
+            rows[name] = reference(problem, rows.get(name), FLAGS.search_s, FLAGS.proof_s, FLAGS.workers, known)
             benchmark.write_references(root, {key: rows[key] for key in stored["instances"] if key in rows})
             progress.update(number, instance=name, proven=rows[name]["proven"])
     proven = sum(row["proven"] for row in rows.values())
     print(f"{len(rows)} instances, {proven} of them proven optimal over all orders: {place}")
     return 0
+
+
+def plan_of(name: str, problem: Problem, given: Any) -> Plan:
+    """Returns a plan of a file, checked and simulated anew."""
+    try:
+        placement = check_placement(problem.graph, given["placement"], num_sites=problem.system.num_sites)
+        order = check_order(problem.graph, given["order"])
+    except (KeyError, TypeError):
+        raise InputError(f"{name}: plan is {shorten(given)}; accepted: a placement and an order") from None
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return simulated_plan(problem.graph, problem.system, placement, order)
 
 
 def problems() -> dict[str, Any]:
@@ -83,7 +110,9 @@ def problems() -> dict[str, Any]:
         "version": catalog.VERSION,
         "sources": dict(catalog.SOURCES),
         "applications": {name: catalog.group_of(name) for name in catalog.MEETINGS},
-        "systems": {name: fields for name, fields in catalog.SYSTEMS.items() if name in used},
+        "systems": {
+            name: benchmark.fields_of(mj.System(**fields)) for name, fields in catalog.SYSTEMS.items() if name in used
+        },
         "instances": instances,
     }
 

@@ -67,7 +67,7 @@ def main(_: list[str]) -> int:
                 bench = measured.bench(name, seed, sizes)
                 record.add(name, f"seed {seed}", measured.curves_of(bench, policy, trained, sizes, seed))
                 progress.update(number, measured=name)
-    rows = {name: {f"seed {seed}": record.rows[name][f"seed {seed}"] for seed in range(sizes.seeds)} for name in names}
+    rows = {name: record.rows[name] for name in DISTURBANCES if name in record.rows}
     shown = "\n\n".join(format_table(*table) for table in measured.tables(rows))
     print(shown, flush=True)
     write_atomically(out / "measured.md", f"{shown}\n".encode())

@@ -8,6 +8,7 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge.ue import RESOURCES, Run, Span
+from mrlato_jax.errors import InputError
 from mrlato_jax.mec.disturbance import Disturbance
 from mrlato_jax.mec.execution import Execution, executed, measured_schedule
 from mrlato_jax.mec.latency import LOCAL, check_placement
@@ -29,16 +30,25 @@ def simulated_run(
         order: scheduling order, task ids; by default `priority_order(graph, system)`.
 
     Raises:
-        InputError: as `mj.execute`.
+        InputError: as `mj.execute`, or there are several servers.
     """
     times = executed(graph, system, placement, disturbance, seed, order)
+    if system.num_servers > 1:
+        raise InputError(f"system has {system.num_servers} servers; accepted: one, as a device measures")
     sites = check_placement(graph, placement, num_sites=system.num_sites)
     sequence = priority_order(graph, system) if order is None else check_order(graph, order)
     return run_of(times, sites, sequence, system)
 
 
 def run_of(times: Execution, sites: np.ndarray, sequence: np.ndarray, system: System) -> Run:
-    """Returns an execution, by task id, as a run of a plan."""
+    """Returns an execution as a run of a plan.
+
+    Args:
+        times: the execution, seconds by task id, with one server.
+        sites: int[n], the site of each task id.
+        sequence: int[n], task ids in scheduling order.
+        system: the system as the planner knows it.
+    """
     spans = [
         Span(task, resource, float(times.start[kind, task]), float(times.end[kind, task]), task)
         for kind, resource in enumerate(RESOURCES)

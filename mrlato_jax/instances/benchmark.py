@@ -28,7 +28,7 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_type, shorten
 from mrlato_jax.files import load_json, write_atomically
 from mrlato_jax.mec.objective import Objective
-from mrlato_jax.mec.system import System
+from mrlato_jax.mec.system import Power, System
 
 FOLDER, PROBLEMS, REFERENCES, APPLICATIONS = "benchmark", "problems.json", "references.json", "applications"
 FORMAT = "mrlato_jax.benchmark"
@@ -79,6 +79,13 @@ def load_benchmark(folder: str | os.PathLike[str] | None = None) -> Mapping[str,
         InputError: a file is missing, is malformed, or has another content than when it was published.
     """
     root = data_folder() if folder is None else Path(folder)
+    try:
+        return _loaded(root)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; accepted: {AS_WRITTEN}") from None
+
+
+def _loaded(root: Path) -> Mapping[str, Instance]:
     manifest = load_json(root / MANIFEST, AS_WRITTEN)
     entry = manifest.get(FOLDER)
     check_type(f"{root / MANIFEST}: {FOLDER}", entry, dict)
@@ -93,8 +100,10 @@ def load_benchmark(folder: str | os.PathLike[str] | None = None) -> Mapping[str,
                 f"{place / name}: has the hash {shorten(found)}, and {MANIFEST} says {shorten(entry.get(name))};"
                 f" accepted: {AS_WRITTEN}"
             )
+    if missing := sorted(set(problems["instances"]) - set(references["instances"])):
+        raise InputError(f"{place / REFERENCES}: lacks {missing[0]}; accepted: {AS_WRITTEN}")
     graphs = {name: read_json(_file(place, name)) for name in problems["applications"]}
-    systems = {name: System(**fields) for name, fields in problems["systems"].items()}
+    systems = {name: system_of(fields) for name, fields in problems["systems"].items()}
     return MappingProxyType(
         {
             name: _instance(name, fields, problems, graphs, systems, references["instances"][name])
@@ -127,9 +136,31 @@ def _instance(
     )
 
 
+def fields_of(system: System) -> dict[str, Any]:
+    """Returns all fields of a system as JSON values, so that no default of `System` can change a problem."""
+    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(system)))
+    return fields
+
+
+def system_of(fields: Mapping[str, Any]) -> System:
+    """Returns the system of `fields_of`."""
+    return System(**{**fields, "power": Power(**fields["power"])})
+
+
 def write_problems(root: Path, problems: Mapping[str, Any], graphs: Mapping[str, TaskGraph]) -> None:
-    """Writes the problems and their applications, without their hash: `write_references` completes the benchmark."""
+    """Writes the problems and their applications, without their hash: `write_references` completes the benchmark.
+
+    Raises:
+        InputError: the folder has other problems of the same version.
+    """
     place = root / FOLDER
+    if (place / PROBLEMS).exists():
+        before = load_json(place / PROBLEMS, AS_WRITTEN)
+        same = before == problems and all(read_json(_file(place, name)) == graph for name, graph in graphs.items())
+        if before.get("version") == problems["version"] and not same:
+            raise InputError(
+                f"{place / PROBLEMS}: has other problems of version {problems['version']}; accepted: a new version"
+            )
     (place / APPLICATIONS).mkdir(parents=True, exist_ok=True)
     for name, graph in graphs.items():
         write_json(graph, _file(place, name))
@@ -137,11 +168,13 @@ def write_problems(root: Path, problems: Mapping[str, Any], graphs: Mapping[str,
 
 
 def write_references(root: Path, instances: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes the best known plans, and the hashes of problems and references into the manifest."""
+    """Writes the best known plans; once each instance has one, the hashes of problems and references too."""
     place = root / FOLDER
     problems = load_json(place / PROBLEMS, AS_WRITTEN)
     references = {"format": FORMAT, "version": problems["version"], "instances": dict(instances)}
     _write(place / REFERENCES, references)
+    if set(instances) != set(problems["instances"]):
+        return
     manifest = load_json(root / MANIFEST, AS_WRITTEN)
     manifest[FOLDER] = {
         "version": problems["version"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mrlato_jax.dag.task_graph import TaskGraph
@@ -13,6 +15,7 @@ from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.plan import Plan, simulated_plan
 
 ORDER_STEPS = 3000  # of annealing
+BEFORE = "before"  # name of the plan of an earlier entry
 SAME = 1e-9  # relative: a plan that is better by less leaves the known plan as it is
 
 
@@ -29,7 +32,12 @@ class Problem(NamedTuple):
 
 
 def reference(
-    problem: Problem, before: dict[str, Any] | None, search_s: float, proof_s: float, workers: int
+    problem: Problem,
+    before: dict[str, Any] | None,
+    search_s: float,
+    proof_s: float,
+    workers: int,
+    known: Mapping[str, Plan] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Searches for the best plan in any order and bounds all orders; returns the instance's entry of references.json.
 
@@ -42,13 +50,15 @@ def reference(
         search_s: time limit of each optimum, seconds.
         proof_s: time limit of the proof, seconds.
         workers: threads of the proof.
+        known: further plans, by who found them.
     """
     if before is not None and before["proven"]:
         return before
     graph, system, objective = problem
-    found: dict[str, Plan] = {"optimum": optimum(graph, system, time_limit_s=search_s, objective=objective)}
+    found: dict[str, Plan] = {}
     if before is not None:
-        found[before["found_by"]] = simulated_plan(graph, system, before["placement"], before["order"])
+        found[BEFORE] = simulated_plan(graph, system, before["placement"], before["order"])
+    found |= {"optimum": optimum(graph, system, time_limit_s=search_s, objective=objective), **known}
     by, bound = "", 0.0 if before is None else before["lower_bound"]
     for annealed in (False, True):
         if annealed:
@@ -66,7 +76,7 @@ def reference(
         "cost": cost,
         "lower_bound": bound,
         "proven": bound >= cost * (1 - TOLERANCE),
-        "found_by": by,
+        "found_by": before["found_by"] if before is not None and by == BEFORE else by,
         "placement": found[by].placement.tolist(),
         "order": found[by].order.tolist(),
     }

@@ -84,7 +84,7 @@ def verify(instance: Instance, plan: Plan | Mapping[str, Any] | Any) -> Verified
         cost,
         cost / instance.best_known - 1,
         cost / instance.lower_bound - 1 if instance.lower_bound > 0 else float("inf"),
-        cost <= instance.lower_bound * (1 + 2 * TOLERANCE),
+        cost * (1 - TOLERANCE) <= instance.lower_bound,
     )
 
 
@@ -94,7 +94,10 @@ def read_plans(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
     Raises:
         InputError: the file cannot be read or has another form than `PLANS`.
     """
-    content = load_json(Path(path), PLANS)
+    try:
+        content = load_json(Path(path), PLANS)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; accepted: {PLANS}") from None
     if sorted(content) != ["method", "plans"]:
         raise InputError(f"{path}: has the members {shorten(sorted(content))}; accepted: {PLANS}")
     check_type(f"{path}: method", content["method"], str)

@@ -30,12 +30,14 @@ class Disturbance:
         half_duplex: whether uplink and downlink share one medium. The medium carries one transfer at a time, and the
             transfer that was ready first goes first.
         share: share of the rate that is left while others use the link; 1 if nobody does.
-        share_s: mean time for which others use the link, and for which they pause, seconds; exponential.
+        share_s: mean time for which others use the link, and for which they pause, seconds; exponential. An execution
+            has 64 such times, afterwards the link stays as it is: choose more than a 64th of the makespan.
         jitter: each task and transfer has a log-normal factor of mean 1; this is the deviation of its logarithm.
         vm_burst_s: time of computing for which a VM has its full clock in an execution, seconds.
         vm_slowdown: factor by which the VM is slower afterwards.
         rate_changes_within: the rate has a factor within this, which is drawn anew every `rate_period_s`.
-        rate_period_s: seconds between two changes of the rate; an execution begins anywhere between two changes.
+        rate_period_s: seconds between two changes of the rate; an execution begins anywhere between two changes, and
+            has 64 of them.
         seed: seed of the clocks and rates. Executions have seeds of their own.
 
     Raises:

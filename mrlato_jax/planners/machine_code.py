@@ -10,11 +10,14 @@ tasks, by its many arguments: so `run` places a range of tasks, and both records
 
 from __future__ import annotations
 
+import hashlib
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import config, njit
 
 from mrlato_jax.mec.arrays import DagArrays, trimmed
 from mrlato_jax.mec.latency import LOCAL, Schedule
@@ -33,8 +36,32 @@ SECOND, COMPUTE, SEND, RECEIVE, LATEST, DEAREST = range(6)  # indices of `Proble
 HOME, SENT, ENDED = range(3)  # columns of `Trail.ends`
 ON_ITS_WAY = -1.0  # an end that is not known yet
 
-# `nnan`, `nsz`: no number is NaN, and the sign of 0 does not matter. Neither changes a sum.
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
+# Machine code contains functions and constants of these files.
+SOURCES = ("planners/machine_code.py", "planners/machine_orders.py", "planners/bounds.py", "planners/descent.py",
+           "mec/latency.py")  # fmt: skip
+
+
+def _cache_folder() -> str:
+    """Returns the folder of the machine code of these sources: numba looks only at the file of a function itself."""
+    package = Path(__file__).parents[1]
+    sources = hashlib.sha256(b"".join((package / name).read_bytes() for name in SOURCES)).hexdigest()
+    return str(package / "planners" / "__pycache__" / f"machine-code-{sources[:16]}")
+
+
+CACHE_FOLDER = _cache_folder()
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compiles a function when it is called, and keeps the machine code. A decorator.
+
+    numba keeps the code in `CACHE_FOLDER`, or in the user's cache folder if that folder cannot be written.
+    """
+    users, config.CACHE_DIR = config.CACHE_DIR, config.CACHE_DIR or CACHE_FOLDER
+    try:
+        # `nnan`, `nsz`: no number is NaN, and the sign of 0 does not matter. Neither changes a sum.
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})(function)
+    finally:
+        config.CACHE_DIR = users
 
 
 class Problem(NamedTuple):

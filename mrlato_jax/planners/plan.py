@@ -60,7 +60,7 @@ def actions_of(dag: DagArrays, placement: np.ndarray) -> np.ndarray:
 
 
 def simulated_plan(graph: TaskGraph, system: System, placement: Any, order: Any = None) -> Plan:
-    """Simulates a placement and returns its `Plan`. Every `Plan` is made here, so all times come from one simulator.
+    """Simulates a placement and returns its `Plan`.
 
     Args:
         graph: the application.

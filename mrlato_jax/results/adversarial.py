@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
+from mrlato_jax.errors import InputError
 from mrlato_jax.instances.applications import cluster_job
 from mrlato_jax.instances.references import Problem
 from mrlato_jax.learning.ranges import OutsideTrainingWarning
@@ -171,11 +172,14 @@ def worst(
                 cost, bound = compared(case, way)
                 tried += 1
                 new = float(np.log(cost / bound.plan.makespan))
-                if best is None or (bound.proven and cost / bound.plan.makespan - 1 > best.gap):
+                if bound.proven and (best is None or cost / bound.plan.makespan - 1 > best.gap):
                     best = Worst(case, cost, bound, tried)
                 temperature = HOT * (COLD / HOT) ** (step / steps)
                 if new >= value or rng.random() < np.exp((new - value) / temperature):
                     current, value = case, new
-                show(tried, best.gap)
-    assert best is not None
+                show(tried, 0.0 if best is None else best.gap)
+    if best is None:
+        raise InputError(
+            f"steps is {steps} with {restarts} restarts, and no optimum was proven; accepted: more of them"
+        )
     return best._replace(tried=tried)

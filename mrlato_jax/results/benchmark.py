@@ -13,7 +13,7 @@ from mrlato_jax.drawing import COLOURS, LINES, legend_below
 from mrlato_jax.errors import check_choice
 from mrlato_jax.inference.offloader import ORDER_STEPS, Offloader
 from mrlato_jax.instances.benchmark import Instance
-from mrlato_jax.instances.references import Problem
+from mrlato_jax.instances.references import SAME, Problem
 from mrlato_jax.instances.verifying import verify
 from mrlato_jax.learning.ranges import ASSUMED, OutsideTrainingWarning, measure
 from mrlato_jax.planners import (
@@ -98,17 +98,25 @@ def plans_for(name: str, one: Problem) -> bool:
     return True
 
 
-def measured(name: str, way: Way, instances: Mapping[str, Instance]) -> Row:
-    """Plans every instance with a method; the verifier gives the costs."""
+def measured(name: str, way: Way, instances: Mapping[str, Instance]) -> tuple[Row, dict[str, dict[str, list[int]]]]:
+    """Plans every instance with a method; the verifier gives the costs.
+
+    Returns:
+        The row, and the plans that are better than the best known, by instance.
+    """
     row: Row = {}
+    better = {}
     with Progress(len(instances), name) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", OutsideTrainingWarning)
         for number, one in enumerate(instances.values(), start=1):
             asked = Problem(one.graph, one.system, one.objective)
             if plans_for(name, asked):
-                row[one.name] = verify(one, way(asked)).cost
+                plan = way(asked)
+                row[one.name] = verify(one, plan).cost
+                if row[one.name] < one.best_known * (1 - SAME):
+                    better[one.name] = {"placement": plan.placement.tolist(), "order": plan.order.tolist()}
             progress.update(number, instance=one.name)
-    return row
+    return row, better
 
 
 def entered(plans: Mapping[str, Any], instances: Mapping[str, Instance]) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from oracle import Dag, Edge
 
 import mrlato_jax as mj
 from mrlato_jax.instances import applications, catalog
+from mrlato_jax.instances.benchmark import write_problems, write_references
 from mrlato_jax.instances.networks import NETWORKS
 from mrlato_jax.instances.references import Problem, reference
 from mrlato_jax.mec.system import OF_SERVERS, of_servers
@@ -135,6 +137,38 @@ def test_changed_files_are_refused(tmp_path: Path) -> None:
         mj.load_benchmark(tmp_path)
 
 
+def test_the_problems_of_version_1_stay_as_they_are() -> None:
+    """Every field of the systems is stored, so the hash covers powers and rates that are defaults today."""
+    manifest = json.loads((ROOT / "data" / "manifest.json").read_text())["benchmark"]
+    assert manifest["version"] == catalog.VERSION == "1"
+    assert manifest["problems.json"] == "d70cb2d6762f189bf1f7fd62395a01b502c2510ac53385f29566fd2179e38370"
+    stored = json.loads((ROOT / "data" / "benchmark" / "problems.json").read_text())
+    for fields in stored["systems"].values():
+        assert fields.keys() == {field.name for field in dataclasses.fields(mj.System)}
+        assert fields["power"].keys() == {field.name for field in dataclasses.fields(mj.Power)}
+
+
+def test_a_benchmark_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(mj.InputError, match=r"manifest.json: .* accepted: the benchmark as it was published"):
+        mj.load_benchmark(tmp_path)
+    shutil.copy(ROOT / "data" / "manifest.json", tmp_path)
+    shutil.copytree(ROOT / "data" / "benchmark", tmp_path / "benchmark")
+    problems = json.loads((tmp_path / "benchmark" / "problems.json").read_text())
+    rows = json.loads((tmp_path / "benchmark" / "references.json").read_text())["instances"]
+    graphs = {name: mj.read_json(tmp_path / "benchmark/applications" / f"{name}.json") for name in ("chess", "etl")}
+    write_problems(tmp_path, problems, graphs)
+    other = {**graphs, "etl": dataclasses.replace(graphs["etl"], cycles=graphs["etl"].cycles + 1)}
+    with pytest.raises(mj.InputError, match=r"problems.json: has other problems of version 1; accepted: a new version"):
+        write_problems(tmp_path, problems, other)
+    before = (tmp_path / "manifest.json").read_bytes()
+    write_references(tmp_path, {"chess-3g-near": rows["chess-3g-near"]})
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    with pytest.raises(mj.InputError, match=r"references.json: has the hash"):
+        mj.load_benchmark(tmp_path)
+    write_references(tmp_path, rows)
+    assert mj.load_benchmark(tmp_path).keys() == INSTANCES.keys()
+
+
 def test_a_reference_gets_no_worse() -> None:
     pytest.importorskip("ortools")
     one = INSTANCES["antivirus-3g-near"]
@@ -146,4 +180,11 @@ def test_a_reference_gets_no_worse() -> None:
     again = reference(problem, stored, 1.0, 5.0, 1)
     assert again["proven"]
     assert again["cost"] == pytest.approx(one.best_known, rel=1e-9)
+    assert again["found_by"] == "a friend"
     assert reference(problem, {**stored, "proven": True}, 1.0, 5.0, 1)["found_by"] == "a friend"
+    slow = mj.all_local(*problem[:2])
+    poor = {**stored, "cost": problem.cost(slow), "placement": slow.placement.tolist(), "order": slow.order.tolist()}
+    for poor["found_by"] in ("optimum", "a friend"):
+        better = reference(problem, poor, 1.0, 5.0, 1)
+        assert better["cost"] == pytest.approx(one.best_known, rel=1e-9)
+        assert better["found_by"] == "optimum"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ import mrlato_jax as mj
 from mrlato_jax.instances.verifying import read_plans
 
 PHONE = INSTANCES["facebook-3g-near"]
+PHONE_ON_ITS_SYSTEM = PHONE.graph, PHONE.system, PHONE.placement, PHONE.order
 NAMES = ("facebook-3g-near", "facebook-wifi-both", "facebook-3g-near-energy", "navigator-5g-near", "job12-wifi-near")
 
 
@@ -33,6 +35,13 @@ def test_cost_is_the_oracles(name: str) -> None:
         assert found.gap_to_best == pytest.approx(cost / one.best_known - 1, abs=1e-9)
         assert found.gap_to_bound == pytest.approx(cost / one.lower_bound - 1, abs=1e-9)
         assert found.optimal == (one.proven and cost <= one.best_known * (1 + 1e-6))
+
+
+def test_optimal_is_what_is_within_the_proofs_tolerance() -> None:
+    plan = mj.Plan(PHONE.placement, PHONE.order, PHONE.best_known, mj.simulate(*PHONE_ON_ITS_SYSTEM))
+    for excess, optimal in ((0.9e-5, True), (1.1e-5, False), (1.9e-5, False)):
+        one = dataclasses.replace(PHONE, lower_bound=PHONE.best_known / (1 + excess), proven=optimal)
+        assert mj.verify(one, plan).optimal == optimal
 
 
 def test_each_form_of_a_plan() -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 from functools import partial
+from inspect import getsource
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +30,20 @@ def _machine_code() -> None:
     global code
     pytest.importorskip("numba")
     code = engine.machine_code()
+
+
+def test_machine_code_is_kept_for_these_sources_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba itself does not notice a change of another file whose functions a function contains."""
+    assert "NUMBA_CACHE_DIR" in os.environ or list(Path(code.CACHE_FOLDER).rglob("*.nbc"))
+    contained = set()
+    for module in (code, engine.machine_orders()):
+        of_planners = {
+            f"planners/{name}.py" for name in re.findall(r"mrlato_jax\.planners\.(\w+) import", getsource(module))
+        }
+        contained |= of_planners | {f"planners/{module.__name__.rsplit('.', 1)[1]}.py"}
+    assert contained <= set(code.SOURCES)
+    monkeypatch.setattr(code, "SOURCES", code.SOURCES[1:])
+    assert code._cache_folder() != code.CACHE_FOLDER
 
 
 def workspace(case: Case, objective: mj.Objective | None = None) -> Any:

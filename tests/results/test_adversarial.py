@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mrlato_jax as mj
+from mrlato_jax.planners.any_order import TOLERANCE
 from mrlato_jax.results import adversarial
 from mrlato_jax.results.adversarial import RANGES, begun, changed, worst
 
@@ -58,6 +59,7 @@ def test_the_record_can_be_checked() -> None:
         assert span == pytest.approx(row["best_known"], rel=1e-9), name
         assert row["gap"] == pytest.approx(row["cost"] / span - 1, abs=1e-9)
         assert row["proven"]
+        assert row["lower_bound"] >= span * (1 - TOLERANCE)
     row = rows["HEFT-based"]
     graph = mj.read_json(RESULTS / row["application"])
     system = mj.System(ue_hz=1e9, channel="resident", **row["system"])

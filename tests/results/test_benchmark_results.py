@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -23,7 +24,7 @@ RECORD = json.loads((ROOT / "data" / "results" / "benchmark.json").read_text())[
 @pytest.fixture(scope="module")
 def rows() -> dict[str, benchmark.Row]:
     ways = benchmark.ways(None, None)  # type: ignore[arg-type]  # what is measured here has no policy
-    return {name: benchmark.measured(name, ways[name], INSTANCES) for name in ("all-local", "HEFT-based")}
+    return {name: benchmark.measured(name, ways[name], INSTANCES)[0] for name in ("all-local", "HEFT-based")}
 
 
 def test_measured(rows: dict[str, benchmark.Row]) -> None:
@@ -56,6 +57,24 @@ def test_plans_of_others(tmp_path: Path) -> None:
         ran = tiny_run.run_here("benchmark.py", f"--plans={file}", f"--out={tmp_path}", cwd=tmp_path)
         assert ran.returncode == 2
         assert said in ran.stderr
+
+
+def test_names_of_methods_are_not_taken_twice(tmp_path: Path) -> None:
+    for number, name in enumerate(("optimum", "mine", "mine")):
+        (tmp_path / f"{number}.json").write_text(json.dumps({"method": name, "plans": {}}))
+    for files in (["0.json"], ["1.json", "2.json"]):
+        words = [f"--plans={tmp_path / file}" for file in files]
+        ran = tiny_run.run_here("benchmark.py", *words, f"--out={tmp_path}", cwd=tmp_path)
+        assert ran.returncode == 2
+        assert "accepted: a name that no other row has" in ran.stderr
+
+
+def test_better_plans_are_kept() -> None:
+    worse = {name: dataclasses.replace(one, best_known=2 * one.best_known) for name, one in INSTANCES.items()}
+    row, better = benchmark.measured("HEFT-based", benchmark.ways(None, None)["HEFT-based"], worse)  # type: ignore[arg-type]
+    assert better
+    for name, plan in better.items():
+        assert mj.verify(INSTANCES[name], plan).cost == row[name] < worse[name].best_known
 
 
 def test_the_papers_weights_plan_where_they_were_trained() -> None:
