@@ -1,8 +1,9 @@
 """The best plan in a given time: quick rules, a policy's proposals, local search and proof together.
 
-The HEFT-based plan comes first, improved by local search. Then kicks (`machine_code.kick`) and the proof take turns
-until the time or the proof is over. The policy has its turn once the others have had as much time as the policy takes,
-if twice as much is left. Where orders are searched too, these parts have a quarter of the time, and annealing the rest.
+The better of the HEFT-based plan and of all tasks at one site comes first, improved by local search. Then kicks
+(`machine_code.kick`) and the proof take turns until the time or the proof is over. The policy has its turn once the
+others have had as much time as the policy takes, if twice as much is left. Where orders are searched too, these parts
+have a quarter of the time, and annealing the rest.
 With a deadline the makespan is minimised until a plan meets the deadline, then the energy.
 
 Without numba, the parts follow each other once, in coarser steps.
@@ -23,7 +24,18 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
-from mrlato_jax.planners import Plan, SearchedPlan, engine, heft, local_search, optimum, order_search, placement_of
+from mrlato_jax.planners import (
+    Plan,
+    SearchedPlan,
+    all_local,
+    all_offload,
+    engine,
+    heft,
+    local_search,
+    optimum,
+    order_search,
+    placement_of,
+)
 
 FIRST_TURN_S = 2e-4  # of the kicks, and of the proof
 GROWTH = 1.5  # of the next turn
@@ -35,7 +47,7 @@ PLANS_A_SECOND = 5e6  # that local search in JAX compares on one core, times the
 IN_ORDER = 0.25  # of the time, for plans in the priority order where other orders are searched too
 STEPS_A_SECOND = 2.5e5  # of order search in JAX on one core, for DAGs of `STEPS_SIZE` tasks
 STEPS_SIZE, CHAINS = 20, 32
-SOURCES = ("heft", "local_search", "policy", "proof", "order_search")
+SOURCES = ("heft", "one_site", "local_search", "policy", "proof", "order_search")
 
 Result = TypeVar("Result")
 
@@ -48,7 +60,8 @@ class TimedPlan(SearchedPlan):
     """The best plan found in a given time. A pytree; `source` is static.
 
     Attributes:
-        source: the part that found it: "heft", "local_search", "policy", "proof" or "order_search".
+        source: the part that found it: "heft", "one_site" (all tasks at one site), "local_search", "policy", "proof" or
+            "order_search".
         proven: whether no placement in this order costs less (by more than `bounds.TOLERANCE`, relative).
         lower_bound: lower bound of the cost of every placement in this order: seconds, or joules if the plan meets a
             deadline. 0 if the proof did not begin in this order.
@@ -203,7 +216,12 @@ def _take_turns(
     one = max((time.monotonic() - now) / 2, 1e-6)  # seconds to compare a plan: a change simulates the later tasks alone
     work.keep(start, cost)
     credit("heft" if known is None else known.source)
-    work.settle(start, max(1, int((end - time.monotonic()) / one)))
+    if known is None:
+        for site in range(work.dag.num_sites):
+            sites = work.at_one_site(site)
+            work.keep(sites, work.cost_of(sites))
+        credit("one_site")
+    work.settle(work.actions, max(1, int((end - time.monotonic()) / one)))
     credit("local_search")
     if proposed is not None:
         use(proposed)
@@ -270,6 +288,10 @@ def _by_jax(
     began = time.monotonic()
     end = began + time_limit_s
     found = {"heft": SearchedPlan.of(heft(graph, system, objective=goal), evaluations=1)}
+    at_one_site = min(
+        all_local(graph, system), all_offload(graph, system), key=lambda p: goal.key(p.makespan, p.energy)
+    )
+    found["one_site"] = SearchedPlan.of(at_one_site, evaluations=2)
     if proposing_s < end - time.monotonic():
         found["policy"] = propose()
     proof = None

@@ -767,6 +767,11 @@ class Workspace:
         """Returns the cost of a plan, int64[n]."""
         return float(run(self.problem, self.trail, actions, 0, len(actions), True, np.inf))
 
+    def at_one_site(self, site: int) -> np.ndarray:
+        """Returns int64[n] sites: this one, and for tasks whose pins forbid this site the first one that they allow."""
+        allowed = self.problem.allowed[:, :-1]
+        return np.where(allowed[:, site], site, allowed.argmax(axis=1))
+
     def earliest_finish(self) -> np.ndarray:
         """Returns the sites int64[n] of `greedy.earliest_finish`."""
         actions = np.zeros(len(self.dag.ue), np.int64)

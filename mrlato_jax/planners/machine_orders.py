@@ -23,7 +23,7 @@ from mrlato_jax.planners.machine_code import (
 )  # fmt: skip
 
 HOT, COLD = 0.02, 2e-3  # first and last temperature, relative to the cost of the first plan
-FIRST_STEPS = 100  # before the first look at the clock
+FIRST_STEPS = 2500  # times tasks, before the first look at the clock
 CHUNKS = 30  # parts of the cooling; the clock is looked at between them
 
 
@@ -189,7 +189,7 @@ class OrderSearch:
     def run(self, end: float, enough: float = 0.0) -> None:
         """Anneals until a time on the monotonic clock, or until a plan costs at most `enough`."""
         began = now = time.monotonic()
-        steps, whole = FIRST_STEPS, end - began
+        steps, whole = max(1, FIRST_STEPS // len(self.order)), end - began
         while now < end and self.cost > enough:
             share = (now - began) / whole
             self.anneal(steps, share, min(1.0, share + 1 / CHUNKS))

@@ -55,7 +55,7 @@ def test_small_applications_are_proven(policy: mj.Offloader, numba: bool, monkey
         assert plan.makespan == pytest.approx(best.makespan, rel=1e-9)
         assert plan.lower_bound == pytest.approx(plan.makespan, rel=1e-9)
         assert plan.makespan == mj.simulate(app, SYSTEM, plan.placement, plan.order).makespan
-        assert plan.source in ("heft", "local_search", "policy", "proof")
+        assert plan.source in ("heft", "one_site", "local_search", "policy", "proof")
         assert plan.seconds < 5.0
         assert plan.evaluations > 0
     assert isinstance(policy.plan(apps[0], SYSTEM, time_limit_s=5.0), TimedPlan)
@@ -224,3 +224,20 @@ def test_a_warning_does_not_wait_for_the_policy() -> None:
             policy.plan(graph(3), SYSTEM, time_limit_s=1e-3)
         assert len(warned) == 1
         assert warned[0].filename == __file__
+
+
+def test_a_chain_that_pays_as_a_whole_is_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No task of it pays alone, so the HEFT-based plan and its local search keep all tasks on the UE."""
+    n = 12
+    app = mj.TaskGraph.from_edges(
+        cycles=[1e8] * n, upload_bytes=[2e5] * n, download_bytes=[2e5] * n, edges=[(i, i + 1) for i in range(n - 1)]
+    )  # fmt: skip
+    system = mj.System(channel="resident")
+    assert not mj.local_search(app, system, restarts=0).placement.any()
+    code = engine.machine_code()
+    monkeypatch.setattr(code.Workspace, "kick", lambda *_: None)
+    monkeypatch.setattr(code.Proof, "fits", lambda *_: False)
+    plan = in_seconds(app, 0.01, lambda: as_proposal(mj.all_local(app, system)), "chain", system=system)
+    assert plan.source == "one_site"
+    assert plan.placement.all()
+    assert plan.makespan < 0.5 * mj.heft(app, system).makespan
