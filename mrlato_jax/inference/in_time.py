@@ -23,7 +23,7 @@ import numpy as np
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.mec import latency
 from mrlato_jax.mec.objective import Objective
-from mrlato_jax.mec.system import System
+from mrlato_jax.mec.system import CHANNELS, System
 from mrlato_jax.planners import (
     Plan,
     SearchedPlan,
@@ -37,6 +37,11 @@ from mrlato_jax.planners import (
     placement_of,
 )
 
+# Where results stay, changes of one or two tasks reach a local optimum early. So local search also improves this number
+# of random plans. It misses the optimum from the look-ahead plans of 12 applications of `results.kinds`. With five
+# random plans more it finds 9 of these optima, with twenty all.
+RESTARTS = 5
+RESTARTING = 0.25  # of the time at most: where it does not suffice, better plans come from kicks
 FIRST_TURN_S = 2e-4  # of the kicks, and of the proof
 GROWTH = 1.5  # of the next turn
 LEAST_PROOF_S = 1.5e-3  # time left for which the proof is begun or continued; in less, kicks find better plans
@@ -225,6 +230,12 @@ def _take_turns(
     credit("local_search")
     if proposed is not None:
         use(proposed)
+    if CHANNELS[work.dag.channel].results_stay:
+        until = time.monotonic() + RESTARTING * (end - time.monotonic())
+        for _ in range(RESTARTS):
+            if (most := int((until - time.monotonic()) / one)) > 0:
+                work.settle(work.random(), most)
+        credit("local_search")
     turn, share = FIRST_TURN_S, 1.0 if n <= PROVABLE else 0.25
     while (left := end - time.monotonic()) > 0 and work.cost > enough and not (proof is not None and proof.over):
         if proposed is None and time.monotonic() - began > _seconds[proposing] and left > 2 * _seconds[proposing]:
@@ -234,8 +245,8 @@ def _take_turns(
         until = time.monotonic() + min(turn, end - time.monotonic())
         while (now := time.monotonic()) < until:
             before = work.evaluations
-            most = min(max((until - now) / 2 / one, PASSES * n * (work.dag.num_sites - 1)), (end - now) / one)
-            work.kick(max(1, int(most)))
+            some = min(max((until - now) / 2 / one, PASSES * n * (work.dag.num_sites - 1)), (end - now) / one)
+            work.kick(max(1, int(some)))
             one = max(time.monotonic() - now, 1e-7) / max(work.evaluations - before, 1)
         credit("local_search")
         left = end - time.monotonic()

@@ -23,7 +23,7 @@ from mrlato_jax.environment.observation import lookahead_evaluations
 from mrlato_jax.environment.process import makespan_of
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
 from mrlato_jax.inference import weights
-from mrlato_jax.inference.in_time import TimedPlan, plan_in_time
+from mrlato_jax.inference.in_time import RESTARTS, TimedPlan, plan_in_time
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, adapt
 from mrlato_jax.learning.learning_task import (
@@ -64,10 +64,6 @@ SAMPLED_WORK = 2**26  # memory limit: positions squared times samples of one DAG
 MOST_UPDATES = 2**31 - 1
 TEMPERATURES = (0.7, 2.0)  # of the first and of the last sample: best of several ranges on the training families
 IMPROVED = 16  # samples that `search` improves, beside the best candidate
-# Where results stay, changes of one or two tasks reach a local optimum early. So `search` also improves this number of
-# random plans. Local search misses the optimum from the look-ahead plans of 12 applications of `results.kinds`. With
-# five random plans more it finds 9 of these optima, with twenty all.
-RESTARTS = 5
 # Limits of the simulated plans times positions squared, the cost of simulating a plan. Both limits bind from some
 # hundred tasks on, and plan 500 tasks in seconds.
 IMPROVING_WORK = 2**32

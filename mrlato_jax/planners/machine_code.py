@@ -772,6 +772,11 @@ class Workspace:
         allowed = self.problem.allowed[:, :-1]
         return np.where(allowed[:, site], site, allowed.argmax(axis=1))
 
+    def random(self) -> np.ndarray:
+        """Draws sites int64[n] that pins allow, all of them equally likely."""
+        allowed = self.problem.allowed[:, :-1]
+        return np.where(allowed, self._rng.random(allowed.shape), -1).argmax(axis=1)
+
     def earliest_finish(self) -> np.ndarray:
         """Returns the sites int64[n] of `greedy.earliest_finish`."""
         actions = np.zeros(len(self.dag.ue), np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from mrlato_jax.inference.in_time import TimedPlan, plan_in_time
 from mrlato_jax.learning.rollout import init_params
 from mrlato_jax.mec import latency
 from mrlato_jax.planners import engine
+from mrlato_jax.results.kinds import KINDS, drawn
 
 SYSTEM = mj.System()
 
@@ -224,6 +226,18 @@ def test_a_warning_does_not_wait_for_the_policy() -> None:
             policy.plan(graph(3), SYSTEM, time_limit_s=1e-3)
         assert len(warned) == 1
         assert warned[0].filename == __file__
+
+
+def test_random_plans_leave_a_local_optimum_where_results_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = next(kind for kind in KINDS if kind.name == "K=3, results stay")
+    app, system, _ = next(islice(drawn(kind), 3, None))
+    code = engine.machine_code()
+    monkeypatch.setattr(code.Workspace, "kick", lambda *_: None)
+    monkeypatch.setattr(code.Proof, "fits", lambda *_: False)
+    least = mj.optimum(app, system).makespan
+    assert mj.local_search(app, system, restarts=0).makespan > 1.3 * least
+    plan = in_seconds(app, 0.03, lambda: as_proposal(mj.all_local(app, system)), "stuck", system=system)
+    assert plan.makespan == pytest.approx(least, rel=1e-6)
 
 
 def test_a_chain_that_pays_as_a_whole_is_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
