@@ -33,7 +33,7 @@ from mrlato_jax.results.modes import order_searched
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Way = Callable[[Problem], Plan]
+Planner = Callable[[Problem], Plan]
 Row = dict[str, float]
 """The cost of a method's plan in seconds, by instance."""
 
@@ -50,7 +50,7 @@ PROFILED = (
 NOT_PLANNED = "-"
 
 
-def ways(policy: Offloader, paper: Offloader) -> dict[str, Way]:
+def ways(policy: Offloader, paper: Offloader) -> dict[str, Planner]:
     """Returns every method by its name, in the order of tables.
 
     Args:
@@ -58,16 +58,16 @@ def ways(policy: Offloader, paper: Offloader) -> dict[str, Way]:
         paper: the weights `PAPER`, for the paper's kind of system: one server, results that return, no energy.
     """
 
-    def simple(planner: Callable[..., Plan], **more: Any) -> Way:
+    def simple(planner: Callable[..., Plan], **more: Any) -> Planner:
         return lambda one: planner(one.graph, one.system, objective=one.objective, **more)
 
-    def fixed(planner: Callable[..., Plan]) -> Way:
+    def fixed(planner: Callable[..., Plan]) -> Planner:
         return lambda one: planner(one.graph, one.system)
 
-    def learned(mode: str, of: Offloader = policy) -> Way:
+    def learned(mode: str, of: Offloader = policy) -> Planner:
         return lambda one: of.plan(one.graph, one.system, mode, objective=one.objective)
 
-    def in_time(limit_s: float, mode: str = "argmax") -> Way:
+    def in_time(limit_s: float, mode: str = "argmax") -> Planner:
         return lambda one: policy.plan(one.graph, one.system, mode, time_limit_s=limit_s, objective=one.objective)
 
     return {
@@ -98,7 +98,7 @@ def plans_for(name: str, one: Problem) -> bool:
     return True
 
 
-def measured(name: str, way: Way, instances: Mapping[str, Instance]) -> tuple[Row, dict[str, dict[str, list[int]]]]:
+def measured(name: str, way: Planner, instances: Mapping[str, Instance]) -> tuple[Row, dict[str, dict[str, list[int]]]]:
     """Plans every instance with a method; the verifier gives the costs.
 
     Returns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,22 @@ def test_figure_and_flexdo() -> None:
     drawn = benchmark.figure(RECORD, instances)
     names = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert names == [name for name in benchmark.PROFILED if name in RECORD]
+
+
+def test_the_page_has_the_records_numbers() -> None:
+    instances = mj.load_benchmark()
+    page = (ROOT / "docs" / "benchmark.md").read_text().replace("**", "")
+    proven = sum(one.proven for one in instances.values())
+    assert f"{proven} of the {len(instances)} plans are proven optimal" in page.replace("\n", " ")
+    for line in page_lines(RECORD, instances):
+        assert line in page.splitlines()
+
+
+def page_lines(rows: dict[str, benchmark.Row], instances: Mapping[str, mj.Instance]) -> list[str]:
+    """The rows of the page's two tables."""
+    every = f" of {len(instances)}"
+    lines = [
+        [name, *means, f"{worst} ({on})", best.removesuffix(every)]
+        for name, *means, worst, on, best in benchmark.methods_table(rows, instances)[1]
+    ]
+    return [f"| {' | '.join(cells)} |" for cells in [*lines, *benchmark.beside_flexdo(rows, instances)[1]]]
