@@ -252,6 +252,49 @@ class Offloader:
             ]
         return plans[0] if isinstance(graph, TaskGraph) else plans
 
+    def propose(
+        self,
+        graph: TaskGraph,
+        system: System,
+        samples: int = SAMPLES,
+        seed: int = 0,
+        *,
+        objective: Objective | None = None,
+    ) -> list[SearchedPlan]:
+        """Returns the policy's own plans for an application: no search improves them, and no other planner adds one.
+
+        One pass of the encoder serves all plans. They are drawn and simulated side by side.
+
+        Args:
+            graph: the application.
+            system: the system it runs on.
+            samples: plans drawn beside the likeliest one; accepted as in `plan`.
+            seed: seed of the draws.
+            objective: as in `plan`.
+
+        Returns:
+            The likeliest plan and the best 16 of the drawn ones, without repetitions, the best first. Each has the
+            number of plans simulated for all of them.
+
+        Warns:
+            OutsideTrainingWarning: as `plan`.
+
+        Raises:
+            RuntimeError, InputError: as `plan`.
+        """
+        about_to_compute()
+        goal = goal_of(objective)
+        check_type("graph", graph, TaskGraph)
+        check_type("system", system, System)
+        check_number("samples", samples, low=1, integer=True)
+        check_number("seed", seed, low=0, high=2**32 - 1, integer=True)
+        check_decides(self, MODES[1], goal)
+        decided_by = self._checked([graph], [system], MODES[1], samples, goal)
+        size = padded_size(graph.num_tasks)
+        (found,) = self._decoded([graph], [system], decided_by, size, -(-samples // len(decided_by)), seed)
+        distinct = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in found}
+        return sorted(distinct.values(), key=lambda plan: goal.key(plan.makespan, plan.energy))
+
     def _plan_in_time(
         self,
         graph: TaskGraph,

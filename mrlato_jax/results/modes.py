@@ -56,12 +56,15 @@ FIRST, BOUND = "HEFT-based", "optimum"  # the rows that others are compared with
 BEST_S = {LARGE: 10.0}  # time limit of the row `BOUND`, seconds; elsewhere `PROOF_S`
 PROOF_S = 30.0
 SAMPLES = (4, 16, 64)
+PROPOSALS = (4, 16, 64, 256)
 BUDGETS = (300, 1_000, 3_000, 10_000, 30_000)  # evaluations of searches without a policy
 STEPS = (30, 300, 3_000)  # of each chain of order search
 LIMITS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 CP_SAT_S = (0.1, 1.0)
 TIMED, ORDERED = "in a given time", "in a given time, order too"
+PROPOSED = "learned: proposals"
 LOOKS: Mapping[str, tuple[str, Any, str]] = {  # colour, line and marker of the lines of a figure
+    PROPOSED: ("C9", "-", "o"),
     "learned: sample": ("C0", "-", "o"),
     "learned: search": ("C4", "-", "o"),
     TIMED: ("C3", "-", "o"),
@@ -142,6 +145,11 @@ def ways(policy: Offloader, study: str) -> dict[str, Way]:
             asked.graph, asked.system, mode, samples=number, seed=seed, objective=asked.objective
         )
 
+    def proposed(number: int) -> Callable[[Problem, int], Plan]:
+        return lambda asked, seed: policy.propose(
+            asked.graph, asked.system, number, seed, objective=asked.objective
+        )[0]  # fmt: skip
+
     def in_time(mode: str, limit: float) -> Callable[[Problem, int], Plan]:
         return lambda asked, seed: policy.plan(
             asked.graph, asked.system, mode, time_limit_s=limit, seed=seed, objective=asked.objective
@@ -169,6 +177,7 @@ def ways(policy: Offloader, study: str) -> dict[str, Way]:
         found += [Way(f"learned: {mode}, {n}", learned(mode, n)) for n in (SAMPLES[:1] if few else SAMPLES)]
     if not few:
         found.append(Way(f"learned: {MODES[3]}, 64", learned(MODES[3], 64)))
+        found += [Way(f"{PROPOSED}, {n}", proposed(n), argmax) for n in PROPOSALS]
     for mode, name in ((MODES[0], TIMED), (MODES[3], ORDERED)):
         found += [Way(f"{name}, {1e3 * limit:g} ms", in_time(mode, limit)) for limit in LIMITS_S]
     found += [Way(f"HEFT-based and local search, {most:,}", partial(_searched, most, False)) for most in BUDGETS]
@@ -371,7 +380,7 @@ def figure(points: Mapping[str, Point], title: str, against: str) -> Figure:
     for axis, panel in zip(axes, panels, strict=False):
         for kind, (colour, style, marker) in LOOKS.items():
             line = [point for name, point in points.items() if name == kind or _is_of(name, kind)]
-            if kind == "learned: sample" and "learned: argmax" in points:
+            if kind in (PROPOSED, "learned: sample") and line and "learned: argmax" in points:
                 line = [points["learned: argmax"], *line]
             seen = [(spent, panel.gap(point)) for point in line if (spent := panel.spent(point)) is not None]
             if seen:

@@ -344,6 +344,26 @@ def test_each_mode_is_no_worse_than_the_one_before(policy: mj.Offloader, orders:
     assert sums[0] > sums[1] > sums[3]
 
 
+def test_proposals_are_the_policys_own_plans(policy: mj.Offloader) -> None:
+    graph = graphs(8, seed=6)[0]
+    plans = policy.propose(graph, SYSTEM, samples=4, seed=1)
+    spans = [plan.makespan for plan in plans]
+    assert spans == sorted(spans)
+    assert len({tuple(plan.placement) for plan in plans}) == len(plans) > 2
+    likeliest = policy.plan(graph, SYSTEM)
+    assert tuple(likeliest.placement) in {tuple(plan.placement) for plan in plans}
+    assert {plan.evaluations for plan in plans} == {4}  # this policy does not look ahead
+    for plan in plans:
+        assert mj.simulate(graph, SYSTEM, plan.placement, plan.order).makespan == plan.makespan
+    more = policy.propose(graph, SYSTEM, samples=64, seed=1)
+    assert len(more) <= 17
+    assert more[0].makespan < plans[0].makespan  # an untrained policy's draws differ much
+    with pytest.raises(mj.InputError, match="samples is 0; accepted"):
+        policy.propose(graph, SYSTEM, samples=0)
+    with pytest.raises(mj.InputError, match=r"graph is .* accepted: .*TaskGraph"):
+        policy.propose([graph], SYSTEM)  # type: ignore[arg-type]
+
+
 def test_search_finds_what_no_change_of_one_task_betters(policy: mj.Offloader) -> None:
     (graph,) = graphs(9, seed=7)
     plan = policy.plan(graph, SYSTEM, "search")
