@@ -70,7 +70,7 @@ def main(_: list[str]) -> int:
     shown = format_table(header, cells)
     print(shown, flush=True)
     write_atomically(stem.with_name(f"{stem.name}.md"), f"{shown}\n".encode())
-    title = f"{FLAGS.policy or ('general' if study in TITLES else study)}"
+    title = Path(FLAGS.policy or ("general" if study in TITLES else study)).name
     where = TITLES.get(study, f"on {study}'s unseen sets, mean of three")
     write_figure(stem.with_name(f"{stem.name}.png"), lambda: modes.figure(found, f"{title} {where}", against))
     return 0

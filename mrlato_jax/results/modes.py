@@ -382,12 +382,12 @@ def figure(points: Mapping[str, Point], title: str, against: str) -> Figure:
             line = [point for name, point in points.items() if name == kind or _is_of(name, kind)]
             if kind in (PROPOSED, "learned: sample") and line and "learned: argmax" in points:
                 line = [points["learned: argmax"], *line]
-            seen = [(spent, panel.gap(point)) for point in line if (spent := panel.spent(point)) is not None]
+            seen = [(spent, panel.gap(point)) for point in line if (spent := panel.spent(point))]  # the axis has no 0
             if seen:
                 look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 4}
                 axis.plot(*zip(*seen, strict=True), label=kind, **look)
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.10g}"))
+        axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.axhline(0, color=LINES[FIRST if against == FIRST else "optimum"][0], linewidth=1.6)
         axis.grid(alpha=0.25)
