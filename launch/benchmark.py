@@ -30,14 +30,15 @@ from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.results.reproduction import params_hash
 from mrlato_jax.training.run_folder import session
 
-ROWS = "methods"
+ROWS, RECORD = "methods", "benchmark.json"
+RESULTS = LAUNCH.parent / "data" / "results"
 SHOWN = ("HEFT-based", "look-ahead", "learned: argmax", "learned: search", "optimum", "order search")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("policy", "general", "Packaged weights, or a run folder.")
 flags.DEFINE_multi_string("plans", [], "File of plans to verify and to show beside the methods; can be repeated.")
 flags.DEFINE_multi_string("method", [], "Method to measure; can be repeated. Default: all, but none with --plans.")
-flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results"), "Folder of the record, the tables and the figure.")
+flags.DEFINE_string("out", str(RESULTS), "Folder of the record, the tables and the figure.")
 
 
 def main(_: list[str]) -> int:
@@ -61,7 +62,8 @@ def main(_: list[str]) -> int:
         "paper_sha256": params_hash(paper.params),
         "version": session()["versions"]["mrlato_jax"],
     }
-    record = GrowingRecord(out / "benchmark.json", identity)
+    folder = RESULTS if own and not (out / RECORD).exists() else out  # one's own plans stand beside the project's rows
+    record = GrowingRecord(folder / RECORD, identity)
     wanted = FLAGS.method or ([] if own else list(ways))
     for name, way in ways.items():
         if name in wanted and name not in record.rows.get(ROWS, {}):

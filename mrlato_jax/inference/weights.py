@@ -140,7 +140,9 @@ def load(stem: Path) -> StoredPolicy:
         for name, kind in _FIELDS.items():
             check_type(name, description.get(name), kind)
         check_number("iteration", description.get("iteration"), low=0, integer=True)
-        config, stored = TrainConfig.from_json(description["config"]), description.get("ranges")
+        # A file without iterations is one of `Offloader.save`: its policy may be trained for any number.
+        config = TrainConfig.from_json({"iterations": 1, **description["config"]})
+        stored = description.get("ranges")
         known = None if stored is None else ranges.from_json(stored)
     except InputError as error:
         raise InputError(f"{description_path} cannot be read: {error}") from None

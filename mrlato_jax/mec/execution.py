@@ -21,6 +21,7 @@ from mrlato_jax.mec.latency import LOCAL, Schedule, check_placement, one_by_one,
 from mrlato_jax.mec.system import Power, System
 
 UE, UPLINK, VM, DOWNLINK = range(4)  # the kinds of work
+UNDISTURBED = Disturbance()
 CHANGES = 64  # changes of the link that an execution draws, of each sort; afterwards the link stays as it is
 
 
@@ -206,7 +207,12 @@ def by_task(times: Execution, dag: DagArrays) -> Execution:
 
 
 def execute(
-    graph: TaskGraph, system: System, placement: Any, disturbance: Disturbance, seed: int = 0, order: Any = None
+    graph: TaskGraph,
+    system: System,
+    placement: Any,
+    disturbance: Disturbance = UNDISTURBED,
+    seed: int = 0,
+    order: Any = None,
 ) -> Schedule:
     """Executes a plan once on a system that differs from `system` by a disturbance, in float64.
 
@@ -217,7 +223,7 @@ def execute(
         graph: the application.
         system: the system as the planner knows it, with the channel rules "paper".
         placement: the site of each task by its id, as in `simulate`.
-        disturbance: how the real system differs.
+        disturbance: how the real system differs; by default in nothing.
         seed: seed of the execution: of jitter, of others' transfers and of changes of the rate.
         order: scheduling order, task ids; by default `priority_order(graph, system)`.
 

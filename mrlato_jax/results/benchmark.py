@@ -182,8 +182,8 @@ def _gap(gap: float | None) -> str:
     return NOT_PLANNED if gap is None else f"{gap:.1f}"
 
 
-def _mean(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.2f}" if values else NOT_PLANNED
+def _mean(values: Sequence[float], digits: int = 2) -> str:
+    return f"{np.round(np.mean(values), digits) + 0.0:.{digits}f}" if values else NOT_PLANNED  # 0.0 ends -0.0
 
 
 def beside_flexdo(rows: Mapping[str, Row], instances: Mapping[str, Instance]) -> tuple[list[str], list[list[str]]]:
@@ -199,8 +199,8 @@ def beside_flexdo(rows: Mapping[str, Row], instances: Mapping[str, Instance]) ->
         found = gaps({key: cost for key, cost in row.items() if key in jobs}, instances)
         if not found:
             continue
-        means = [np.mean([gap for key, gap in found.items() if key.split("-", 1)[1] == system]) for system in several]
-        cells.append([name, *(f"{mean:.1f}" for mean in means), f"{np.mean(list(found.values())):.1f}"])
+        means = [_mean([gap for key, gap in found.items() if key.split("-", 1)[1] == system], 1) for system in several]
+        cells.append([name, *means, _mean(list(found.values()), 1)])
     cells.append(["FlexDO, as published", *[NOT_PLANNED] * len(several), f"{FLEXDO[0]} to {FLEXDO[1]}"])
     return ["% above the best known", *several, "all jobs"], cells
 

@@ -141,6 +141,7 @@ def test_energy_and_deadlines() -> None:
         plan = in_seconds(app, 5.0, propose, f"goal {number}", objective=goal)
         best = mj.optimum(app, SYSTEM, objective=goal)
         assert plan.proven
+        assert plan.meets_deadline == best.meets_deadline == (number < 2)
         assert goal.key(plan.makespan, plan.energy) == (
             not best.meets_deadline,
             pytest.approx(goal.key(best.makespan, best.energy)[1], rel=1e-9),

@@ -580,6 +580,17 @@ def test_what_is_saved_is_loaded_again(policy: mj.Offloader, tmp_path: Path) -> 
     assert mj.load_offloader(path).label == policy.label
 
 
+@pytest.mark.parametrize("name", ["exp2", "general"])
+def test_a_shipped_policy_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
+    """Its learning rate ends with its training, which the file of a saved policy does not describe."""
+    shipped = mj.load_offloader(name)
+    assert shipped.learning.outer_lr_decay > 0
+    again = mj.load_offloader(shipped.save(tmp_path / "mine"))
+    assert again.learning == shipped.learning
+    assert again.iteration == shipped.iteration
+    jax.tree.map(np.testing.assert_array_equal, again.params, shipped.params)
+
+
 def test_an_adapted_policy_is_saved_too(policy: mj.Offloader, tmp_path: Path) -> None:
     several = graphs(5, 6, seed=14)
     adapted = policy.adapt(several, SYSTEM, updates=1)
