@@ -148,7 +148,8 @@ def _train_together(
         with hosts.agreed():
             logs = [opened.enter_context(run.metrics_log(done, execution.tensorboard)) for run in runs]
         stream = None if hosts.is_first() else opened.enter_context(open(os.devnull, "w"))
-        progress = opened.enter_context(Progress(first.iterations, "meta-training", start=done, stream=stream))
+        stage = "imitating good plans" if first.learning.learn_from == "optimum" else "meta-training"
+        progress = opened.enter_context(Progress(first.iterations, stage, start=done, stream=stream))
         if hosts.any_of_all(stop.requested):
             progress.print(f"stopped before iteration {done + 1}")
             return None
