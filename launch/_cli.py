@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import gc
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -168,6 +169,11 @@ def write_figure(path: Path, draw: Callable[[], Any]) -> None:
         print("no figure: matplotlib is not installed (pip install 'mrlato-jax[plots]')", flush=True)
         return
     write_atomically(path, drawn)
+
+
+def file_name(method: str) -> str:
+    """Returns a method's name as a part of a file's name."""
+    return re.sub("[^a-z0-9]+", "-", method.lower()).strip("-")
 
 
 def _report(error: InputError | OSError) -> int:

@@ -11,11 +11,10 @@ continues with the next method.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-from _cli import LAUNCH, run
+from _cli import LAUNCH, file_name, run
 from absl import flags
 
 import mrlato_jax as mj
@@ -70,7 +69,7 @@ def main(_: list[str]) -> int:
                 progress.update(tried, gap=f"{100 * gap:.1f} %")
 
             found = adversarial.worst(way, FLAGS.seed, FLAGS.steps, FLAGS.restarts, show)
-        file = f"adversarial/{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+        file = f"adversarial/{file_name(name)}.json"
         mj.write_json(found.case.problem.graph, out / file)
         record.add(ROWS, name, described(found, file))
     rows = {name: record.rows[ROWS][name] for name in ways if name in record.rows.get(ROWS, {})}

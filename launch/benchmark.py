@@ -4,7 +4,7 @@
     python launch/benchmark.py --plans=mine.json    # scores the plans of a file, beside what is recorded
 
 Writes OUT/benchmark.json, .md and .png. After a stop, the same command continues with the next method. Plans that are
-better than the best known go into OUT/better-NUMBER.json, for make_benchmark.py. With --plans it measures nothing,
+better than the best known go into OUT/better-METHOD.json, for make_benchmark.py. With --plans it measures nothing,
 prints the tables and writes none. `docs/benchmark.md` has the instances and the form of a file of
 plans.
 """
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from _cli import LAUNCH, run, write_figure
+from _cli import LAUNCH, file_name, run, write_figure
 from absl import flags
 
 import mrlato_jax as mj
@@ -62,20 +63,21 @@ def main(_: list[str]) -> int:
         "paper_sha256": params_hash(paper.params),
         "version": session()["versions"]["mrlato_jax"],
     }
-    folder = RESULTS if own and not (out / RECORD).exists() else out  # one's own plans stand beside the project's rows
-    record = GrowingRecord(folder / RECORD, identity)
     wanted = FLAGS.method or ([] if own else list(ways))
-    for name, way in ways.items():
-        if name in wanted and name not in record.rows.get(ROWS, {}):
-            row, better = benchmark.measured(name, way, instances)
-            if better:
-                content = {"method": name, "plans": better}
-                write_atomically(
-                    out / f"better-{len(record.rows.get(ROWS, {}))}.json", (json.dumps(content) + "\n").encode()
-                )
-            record.add(ROWS, name, row)
-            drop_programs()  # other methods do not use them
-    rows = {name: record.rows[ROWS][name] for name in ways if name in record.rows.get(ROWS, {})}
+    if wanted:
+        record = GrowingRecord(out / RECORD, identity)
+        for name, way in ways.items():
+            if name in wanted and name not in record.rows.get(ROWS, {}):
+                row, better = benchmark.measured(name, way, instances)
+                if better:
+                    content = {"method": name, "plans": better}
+                    write_atomically(out / f"better-{file_name(name)}.json", (json.dumps(content) + "\n").encode())
+                record.add(ROWS, name, row)
+                drop_programs()  # other methods do not use them
+        recorded = record.rows.get(ROWS, {})
+    else:
+        recorded = rows_beside(out, identity)
+    rows = {name: recorded[name] for name in ways if name in recorded}
     proven = sum(one.proven for one in instances.values())
     shown = "\n\n".join(
         [
@@ -92,6 +94,17 @@ def main(_: list[str]) -> int:
     write_atomically(out / "benchmark.md", f"{shown}\n\nEach instance, % above the best known:\n\n{each}\n".encode())
     write_figure(out / "benchmark.png", lambda: benchmark.figure(rows, instances))
     return 0
+
+
+def rows_beside(out: Path, identity: dict[str, Any]) -> dict[str, benchmark.Row]:
+    """Returns the recorded rows of the folder, or else the project's; none if they are of other problems or weights."""
+    folder = out if (out / RECORD).exists() else RESULTS
+    try:
+        found: dict[str, benchmark.Row] = GrowingRecord(folder / RECORD, identity).rows.get(ROWS, {})
+    except InputError as error:
+        print(f"without the other methods: {error}")
+        return {}
+    return found
 
 
 if __name__ == "__main__":

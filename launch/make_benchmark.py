@@ -20,14 +20,12 @@ from absl import flags
 
 import mrlato_jax as mj
 from mrlato_jax.dag.dataset import MANIFEST
-from mrlato_jax.errors import InputError, check_choice, check_number, shorten
+from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.files import check_writable, load_json
 from mrlato_jax.instances import benchmark, catalog
 from mrlato_jax.instances.references import Problem, reference
-from mrlato_jax.instances.verifying import read_plans
-from mrlato_jax.mec.latency import check_placement
-from mrlato_jax.mec.priority import check_order
-from mrlato_jax.planners.plan import Plan, simulated_plan
+from mrlato_jax.instances.verifying import read_plans, recomputed
+from mrlato_jax.planners.plan import Plan
 from mrlato_jax.progress import Progress
 
 FLAGS = flags.FLAGS
@@ -54,27 +52,30 @@ def main(_: list[str]) -> int:
     except FileNotFoundError:
         raise InputError(f"out is {root}, which has no {MANIFEST}; accepted: a folder of data sets") from None
     place = root / benchmark.FOLDER
+    if FLAGS.plans is not None and FLAGS.wfinstances is not None:
+        raise InputError(f"plans is {FLAGS.plans} with --wfinstances; accepted: plans of the stored problems")
     if FLAGS.wfinstances is not None:
         graphs = {**catalog.derived_applications(), **workflows(Path(FLAGS.wfinstances))}
         benchmark.write_problems(root, problems(), graphs)
         (place / benchmark.REFERENCES).unlink(missing_ok=True)  # of other problems
     stored = load_json(place / benchmark.PROBLEMS, benchmark.AS_WRITTEN)
-    method, given = ("", {}) if FLAGS.plans is None else read_plans(FLAGS.plans)
-    for name in given:
-        check_choice("instance", name, stored["instances"])
+    asked = {name: problem_of(place, stored, fields) for name, fields in stored["instances"].items()}
+    known: dict[str, dict[str, Plan]] = {}
+    if FLAGS.plans is not None:
+        method, plans = read_plans(FLAGS.plans)
+        for name, plan in plans.items():
+            check_choice("instance", name, asked)
+            known[name] = {method: recomputed(name, asked[name], plan)}
     path = place / benchmark.REFERENCES
     rows: dict[str, Any] = load_json(path, benchmark.AS_WRITTEN)["instances"] if path.exists() else {}
-    with Progress(len(stored["instances"]), "plans and bounds") as progress:
-        for number, (name, fields) in enumerate(stored["instances"].items(), start=1):
-            problem = Problem(
-                mj.read_json(place / benchmark.APPLICATIONS / f"{fields['application']}.json"),
-                benchmark.system_of(stored["systems"][fields["system"]]),
-                mj.Objective(energy_weight=fields["energy_weight"]),
-            )
-            if (FLAGS.missing and name in rows) or (given and name not in given):
-                continue
-            known = {} if name not in given else {method: plan_of(name, problem, given[name])}
-            rows[name] = reference(problem, rows.get(name), FLAGS.search_s, FLAGS.proof_s, FLAGS.workers, known)
+    if FLAGS.missing:
+        asked = {name: problem for name, problem in asked.items() if name not in rows}
+    if FLAGS.plans is not None:
+        asked = {name: problem for name, problem in asked.items() if name in known}
+    with Progress(len(asked), "plans and bounds") as progress:
+        for number, (name, problem) in enumerate(asked.items(), start=1):
+            limits = FLAGS.search_s, FLAGS.proof_s, FLAGS.workers
+            rows[name] = reference(problem, rows.get(name), *limits, known.get(name, {}))
             benchmark.write_references(root, {key: rows[key] for key in stored["instances"] if key in rows})
             progress.update(number, instance=name, proven=rows[name]["proven"])
     proven = sum(row["proven"] for row in rows.values())
@@ -82,16 +83,13 @@ def main(_: list[str]) -> int:
     return 0
 
 
-def plan_of(name: str, problem: Problem, given: Any) -> Plan:
-    """Returns a plan of a file, checked and simulated anew."""
-    try:
-        placement = check_placement(problem.graph, given["placement"], num_sites=problem.system.num_sites)
-        order = check_order(problem.graph, given["order"])
-    except (KeyError, TypeError):
-        raise InputError(f"{name}: plan is {shorten(given)}; accepted: a placement and an order") from None
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
-    return simulated_plan(problem.graph, problem.system, placement, order)
+def problem_of(place: Path, stored: dict[str, Any], fields: dict[str, Any]) -> Problem:
+    """Returns the problem of an instance in problems.json."""
+    return Problem(
+        mj.read_json(place / benchmark.APPLICATIONS / f"{fields['application']}.json"),
+        benchmark.system_of(stored["systems"][fields["system"]]),
+        mj.Objective(energy_weight=fields["energy_weight"]),
+    )
 
 
 def problems() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge.ue import RESOURCES, Run, Span
-from mrlato_jax.errors import InputError
+from mrlato_jax.errors import InputError, check_type
 from mrlato_jax.mec.disturbance import Disturbance
 from mrlato_jax.mec.execution import Execution, executed, measured_schedule
 from mrlato_jax.mec.latency import LOCAL, check_placement
@@ -32,9 +32,10 @@ def simulated_run(
     Raises:
         InputError: as `mj.execute`, or there are several servers.
     """
-    times = executed(graph, system, placement, disturbance, seed, order)
+    check_type("system", system, System)
     if system.num_servers > 1:
         raise InputError(f"system has {system.num_servers} servers; accepted: one, as a device measures")
+    times = executed(graph, system, placement, disturbance, seed, order)
     sites = check_placement(graph, placement, num_sites=system.num_sites)
     sequence = priority_order(graph, system) if order is None else check_order(graph, order)
     return run_of(times, sites, sequence, system)

@@ -148,8 +148,9 @@ def plan_in_time(
             _by_jax(graph, system, goal, 0.1, propose, 0.0, orders, seed, compiling=True)
         _timed(proposing, propose)
         began = time.monotonic()
+    proposing_s = _seconds.get(proposing, np.inf)  # unless another thread has just dropped it
     if code is None:
-        return _by_jax(graph, system, goal, time_limit_s, propose, _seconds[proposing], orders, seed)
+        return _by_jax(graph, system, goal, time_limit_s, propose, proposing_s, orders, seed)
     end = began + time_limit_s - _seconds.get(finishing, 0.0)
     aims = [goal] if goal.deadline_s is None else [Objective(), goal]
     found: _Found | None = None
@@ -160,7 +161,7 @@ def plan_in_time(
         enough = goal.latest_s if aim is not goal else 0.0
         now = time.monotonic()
         until = now + IN_ORDER * (end - now) if orders else end
-        found = _take_turns(code, work, found, until, enough, propose, proposing)
+        found = _take_turns(code, work, found, until, enough, partial(_timed, proposing, propose), proposing_s)
         if orders:
             found = _search_orders(orders_code, work, found, end, enough, seed)
         plan = _timed(finishing, partial(_simulated, code, found, system))
@@ -189,7 +190,7 @@ def _take_turns(
     end: float,
     enough: float,
     propose: Callable[[], SearchedPlan],
-    proposing: Any,
+    proposing_s: float,
 ) -> _Found:
     """Lets the parts take turns on one `machine_code.Workspace`.
 
@@ -200,7 +201,7 @@ def _take_turns(
         end: time on the monotonic clock.
         enough: cost at which the search is over.
         propose: returns the policy's plan.
-        proposing: key of its time in `_seconds`.
+        proposing_s: seconds that it takes.
     """
     n, source, least, proof = len(work.actions), "heft", np.inf, None
     proposed = None if known is None else known.proposed
@@ -224,16 +225,15 @@ def _take_turns(
     one = max((time.monotonic() - now) / 2, 1e-6)  # seconds to compare a plan: a change simulates the later tasks alone
     work.keep(start, cost)
     credit("heft" if known is None else known.source)
-    if known is None:
-        for site in range(work.dag.num_sites):
-            sites = work.at_one_site(site)
-            work.keep(sites, work.cost_of(sites))
-        credit("one_site")
+    for site in range(work.dag.num_sites):
+        sites = work.at_one_site(site)
+        work.keep(sites, work.cost_of(sites))
+    credit("one_site")
     work.settle(work.actions, max(1, int((end - time.monotonic()) / one)))
     credit("local_search")
     if proposed is not None:
         use(proposed)
-    if CHANNELS[work.dag.channel].results_stay:
+    if CHANNELS[work.dag.channel].results_stay and work.cost > enough:
         until = time.monotonic() + RESTARTING * (end - time.monotonic())
         for _ in range(RESTARTS):
             if (most := int((until - time.monotonic()) / one)) > 0:
@@ -241,8 +241,8 @@ def _take_turns(
         credit("local_search")
     turn, share = FIRST_TURN_S, 1.0 if n <= PROVABLE else 0.25
     while (left := end - time.monotonic()) > 0 and work.cost > enough and not (proof is not None and proof.over):
-        if proposed is None and time.monotonic() - began > _seconds[proposing] and left > 2 * _seconds[proposing]:
-            proposed = _timed(proposing, propose)
+        if proposed is None and time.monotonic() - began > proposing_s and left > 2 * proposing_s:
+            proposed = propose()
             work.evaluations += proposed.evaluations
             use(proposed)
         until = time.monotonic() + min(turn, end - time.monotonic())

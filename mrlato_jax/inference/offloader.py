@@ -256,9 +256,9 @@ class Offloader:
         self,
         graph: TaskGraph,
         system: System,
+        *,
         samples: int = SAMPLES,
         seed: int = 0,
-        *,
         objective: Objective | None = None,
     ) -> list[SearchedPlan]:
         """Returns the policy's own plans for an application: no search improves them, and no other planner adds one.
@@ -268,13 +268,14 @@ class Offloader:
         Args:
             graph: the application.
             system: the system it runs on.
-            samples: plans drawn beside the likeliest one; accepted as in `plan`.
+            samples: plans drawn beside the likeliest one, or a few more with a deadline; accepted as in `plan`.
             seed: seed of the draws.
             objective: as in `plan`.
 
         Returns:
-            The likeliest plan and the best 16 of the drawn ones, without repetitions, the best first. Each has the
-            number of plans simulated for all of them.
+            At most 17 different plans, the best first: the likeliest one and the best drawn ones (of these, the
+            simulator chooses 16 for each objective that the policy decides by: the makespan, if it knows only this).
+            Each has the number of plans simulated for all of them.
 
         Warns:
             OutsideTrainingWarning: as `plan`.
@@ -293,7 +294,9 @@ class Offloader:
         size = padded_size(graph.num_tasks)
         (found,) = self._decoded([graph], [system], decided_by, size, -(-samples // len(decided_by)), seed)
         distinct = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in found}
-        return sorted(distinct.values(), key=lambda plan: goal.key(plan.makespan, plan.energy))
+        best = sorted(distinct.values(), key=lambda plan: goal.key(plan.makespan, plan.energy))[: 1 + IMPROVED]
+        spent = found[0].evaluations + len(decided_by)  # the likeliest plans count, too
+        return [SearchedPlan.of(plan, evaluations=spent) for plan in best]
 
     def _plan_in_time(
         self,

@@ -15,7 +15,6 @@ from mrlato_jax.planners.branch_and_bound import optimum
 from mrlato_jax.planners.plan import Plan, simulated_plan
 
 ORDER_STEPS = 3000  # of annealing
-BEFORE = "before"  # name of the plan of an earlier entry
 SAME = 1e-9  # relative: a plan that is better by less leaves the known plan as it is
 
 
@@ -55,28 +54,30 @@ def reference(
     if before is not None and before["proven"]:
         return before
     graph, system, objective = problem
-    found: dict[str, Plan] = {}
+    found: list[tuple[str, Plan]] = []  # of equal plans the first one counts
     if before is not None:
-        found[BEFORE] = simulated_plan(graph, system, before["placement"], before["order"])
-    found |= {"optimum": optimum(graph, system, time_limit_s=search_s, objective=objective), **known}
-    by, bound = "", 0.0 if before is None else before["lower_bound"]
+        found.append((before["found_by"], simulated_plan(graph, system, before["placement"], before["order"])))
+    found.append(("optimum", optimum(graph, system, time_limit_s=search_s, objective=objective)))
+    found += known.items()
+    by, best = min(found, key=lambda entry: problem.cost(entry[1]))
+    bound = 0.0 if before is None else before["lower_bound"]
     for annealed in (False, True):
         if annealed:
-            found["order search"] = order_search(graph, system, start=found[by], steps=ORDER_STEPS, objective=objective)
-        by = min(found, key=lambda name: problem.cost(found[name]))
-        proof = bounded(graph, system, found[by], objective, proof_s, workers)
+            searched = order_search(graph, system, start=best, steps=ORDER_STEPS, objective=objective)
+            by, best = min((by, best), ("order search", searched), key=lambda entry: problem.cost(entry[1]))
+        proof = bounded(graph, system, best, objective, proof_s, workers)
         bound = max(bound, proof.lower_bound)
-        if problem.cost(proof.plan) < problem.cost(found[by]) * (1 - SAME):
-            by, found["CP-SAT"] = "CP-SAT", proof.plan
+        if problem.cost(proof.plan) < problem.cost(best) * (1 - SAME):
+            by, best = "CP-SAT", proof.plan
         if proof.proven:
             break
-    cost = problem.cost(found[by])
+    cost = problem.cost(best)
     bound = min(bound, cost)
     return {
         "cost": cost,
         "lower_bound": bound,
         "proven": bound >= cost * (1 - TOLERANCE),
-        "found_by": before["found_by"] if before is not None and by == BEFORE else by,
-        "placement": found[by].placement.tolist(),
-        "order": found[by].order.tolist(),
+        "found_by": by,
+        "placement": best.placement.tolist(),
+        "order": best.order.tolist(),
     }

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from mrlato_jax.errors import InputError, check_number, check_type, shorten
 from mrlato_jax.files import load_json
 from mrlato_jax.instances.benchmark import Instance
-from mrlato_jax.mec.latency import check_placement, simulate
+from mrlato_jax.instances.references import Problem
+from mrlato_jax.mec.latency import check_placement
 from mrlato_jax.mec.priority import check_order
 from mrlato_jax.planners.any_order import TOLERANCE
-from mrlato_jax.planners.plan import Plan
+from mrlato_jax.planners.plan import Plan, simulated_plan
 
 SAME = 1e-6  # relative: a claimed cost may differ by less
 PLANS = 'a JSON file {"method": NAME, "plans": {INSTANCE: {"placement": [...], "order": [...], "cost": SECONDS}}}'
@@ -55,16 +56,40 @@ def verify(instance: Instance, plan: Plan | Mapping[str, Any] | Any) -> Verified
             differs from the recomputed cost.
     """
     check_type("instance", instance, Instance)
-    graph, system, goal = instance.graph, instance.system, instance.objective
     if isinstance(plan, Plan):
-        cost = goal.cost(plan.makespan, plan.energy)
+        cost = instance.objective.cost(plan.makespan, plan.energy)
         plan = {"placement": plan.placement, "order": plan.order, "cost": cost}
-    elif not isinstance(plan, Mapping):
+    problem = Problem(instance.graph, instance.system, instance.objective)
+    found = recomputed(instance.name, problem, plan)
+    cost = problem.cost(found)
+    return Verified(
+        found.makespan,
+        found.energy,
+        cost,
+        cost / instance.best_known - 1,
+        cost / instance.lower_bound - 1 if instance.lower_bound > 0 else float("inf"),
+        cost * (1 - TOLERANCE) <= instance.lower_bound,
+    )
+
+
+def recomputed(name: str, problem: Problem, plan: Mapping[str, Any] | Any) -> Plan:
+    """Checks a plan as `verify` does, and simulates it anew.
+
+    Args:
+        name: name of the instance, for messages.
+        problem: the problem of the instance.
+        plan: a mapping or a placement, as in `verify`.
+
+    Raises:
+        InputError: as `verify`.
+    """
+    if not isinstance(plan, Mapping):
         plan = {"placement": plan}
     unknown = sorted(set(plan) - set(_FIELDS))
     if unknown or "placement" not in plan:
         found = f"lacks {_FIELDS[0]}" if not unknown else f"has {shorten(unknown[0])}"
-        raise InputError(f"{instance.name}: plan {found}; accepted: {', '.join(_FIELDS)}, of which placement is needed")
+        raise InputError(f"{name}: plan {found}; accepted: {', '.join(_FIELDS)}, of which placement is needed")
+    graph, system, _ = problem
     order, claimed = plan.get("order"), plan.get("cost")
     try:
         placement = check_placement(graph, plan["placement"], num_sites=system.num_sites)
@@ -73,19 +98,12 @@ def verify(instance: Instance, plan: Plan | Mapping[str, Any] | Any) -> Verified
         if claimed is not None:
             check_number("cost", claimed, low=0.0)
     except InputError as error:
-        raise InputError(f"{instance.name}: {error}") from None
-    schedule = simulate(graph, system, placement, order)
-    cost = goal.cost(schedule.makespan, schedule.energy)
+        raise InputError(f"{name}: {error}") from None
+    again = simulated_plan(graph, system, placement, order)
+    cost = problem.cost(again)
     if claimed is not None and abs(claimed - cost) > SAME * cost:
-        raise InputError(f"{instance.name}: cost is {claimed} s; accepted: {cost:.9g} s, the cost of this plan")
-    return Verified(
-        schedule.makespan,
-        schedule.energy,
-        cost,
-        cost / instance.best_known - 1,
-        cost / instance.lower_bound - 1 if instance.lower_bound > 0 else float("inf"),
-        cost * (1 - TOLERANCE) <= instance.lower_bound,
-    )
+        raise InputError(f"{name}: cost is {claimed} s; accepted: {cost:.9g} s, the cost of this plan")
+    return again
 
 
 def read_plans(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ tasks, by its many arguments: so `run` places a range of tasks, and both records
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,25 +39,28 @@ ON_ITS_WAY = -1.0  # an end that is not known yet
 
 # Machine code contains functions and constants of these files.
 SOURCES = ("planners/machine_code.py", "planners/machine_orders.py", "planners/bounds.py", "planners/descent.py",
-           "mec/latency.py")  # fmt: skip
+           "mec/arrays.py", "mec/latency.py", "mec/objective.py", "mec/system.py")  # fmt: skip
 
 
 def _cache_folder() -> str:
-    """Returns the folder of the machine code of these sources: numba looks only at the file of a function itself."""
+    """Returns the folder of the machine code of these sources: numba looks only at the file of a function itself.
+
+    It is in the folder that the user sets (NUMBA_CACHE_DIR), beside the sources, or in the user's cache.
+    """
     package = Path(__file__).parents[1]
     sources = hashlib.sha256(b"".join((package / name).read_bytes() for name in SOURCES)).hexdigest()
-    return str(package / "planners" / "__pycache__" / f"machine-code-{sources[:16]}")
+    own = package / "planners" / "__pycache__"
+    if not os.access(own if own.exists() else own.parent, os.W_OK):
+        own = Path.home() / ".cache" / "mrlato_jax"
+    return str(Path(config.CACHE_DIR or own) / f"machine-code-{sources[:16]}")
 
 
 CACHE_FOLDER = _cache_folder()
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compiles a function when it is called, and keeps the machine code. A decorator.
-
-    numba keeps the code in `CACHE_FOLDER`, or in the user's cache folder if that folder cannot be written.
-    """
-    users, config.CACHE_DIR = config.CACHE_DIR, config.CACHE_DIR or CACHE_FOLDER
+    """Compiles a function when it is called, and keeps the machine code in `CACHE_FOLDER`. A decorator."""
+    users, config.CACHE_DIR = config.CACHE_DIR, CACHE_FOLDER
     try:
         # `nnan`, `nsz`: no number is NaN, and the sign of 0 does not matter. Neither changes a sum.
         return njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})(function)

@@ -171,19 +171,15 @@ def instances_table(
             str(len(one.graph.edges)),
             f"{one.best_known:.5g}",
             "proven" if one.proven else f"-{100 * (1 - one.lower_bound / one.best_known):.1f} %",
-            *(_gap(found.get(method, {}).get(name)) for method in methods),
+            *(_mean([found[method][name]] if name in found.get(method, {}) else [], 1) for method in methods),
         ]
         for name, one in instances.items()
     ]
     return header, cells
 
 
-def _gap(gap: float | None) -> str:
-    return NOT_PLANNED if gap is None else f"{gap:.1f}"
-
-
 def _mean(values: Sequence[float], digits: int = 2) -> str:
-    return f"{np.round(np.mean(values), digits) + 0.0:.{digits}f}" if values else NOT_PLANNED  # 0.0 ends -0.0
+    return f"{np.round(np.mean(values), digits) + 0.0:.{digits}f}" if values else NOT_PLANNED  # + 0.0: no "-0.0"
 
 
 def beside_flexdo(rows: Mapping[str, Row], instances: Mapping[str, Instance]) -> tuple[list[str], list[list[str]]]:

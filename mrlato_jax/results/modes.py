@@ -147,7 +147,7 @@ def ways(policy: Offloader, study: str) -> dict[str, Way]:
 
     def proposed(number: int) -> Callable[[Problem, int], Plan]:
         return lambda asked, seed: policy.propose(
-            asked.graph, asked.system, number, seed, objective=asked.objective
+            asked.graph, asked.system, samples=number, seed=seed, objective=asked.objective
         )[0]  # fmt: skip
 
     def in_time(mode: str, limit: float) -> Callable[[Problem, int], Plan]:

@@ -237,7 +237,7 @@ def test_random_plans_leave_a_local_optimum_where_results_stay(monkeypatch: pyte
     monkeypatch.setattr(code.Proof, "fits", lambda *_: False)
     least = mj.optimum(app, system).makespan
     assert mj.local_search(app, system, restarts=0).makespan > 1.3 * least
-    plan = in_seconds(app, 0.03, lambda: as_proposal(mj.all_local(app, system)), "stuck", system=system)
+    plan = in_seconds(app, 1.0, lambda: as_proposal(mj.all_local(app, system)), "stuck", system=system)
     assert plan.makespan == pytest.approx(least, rel=1e-6)
 
 
@@ -256,3 +256,22 @@ def test_a_chain_that_pays_as_a_whole_is_offloaded(monkeypatch: pytest.MonkeyPat
     assert plan.source == "one_site"
     assert plan.placement.all()
     assert plan.makespan < 0.5 * mj.heft(app, system).makespan
+
+
+def test_all_tasks_at_one_site_count_by_their_energy_under_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The UE is faster and dearer than the server; no single task saves energy there."""
+    n = 12
+    app = mj.TaskGraph.from_edges(
+        cycles=[1e8] * n, upload_bytes=[5e5] * n, download_bytes=[5e5] * n, edges=[(i, i + 1) for i in range(n - 1)]
+    )  # fmt: skip
+    system = mj.System(channel="resident", power=mj.Power(compute_w=3.0))
+    assert mj.all_local(app, system).makespan < mj.all_offload(app, system).makespan < 1.5
+    code = engine.machine_code()
+    monkeypatch.setattr(code.Workspace, "kick", lambda *_: None)
+    monkeypatch.setattr(code.Workspace, "settle", lambda self, actions, most: None)
+    monkeypatch.setattr(code.Proof, "fits", lambda *_: False)
+    goal = mj.Objective(deadline_s=1.5)
+    plan = in_seconds(app, 0.05, lambda: as_proposal(mj.all_local(app, system)), "dear", system=system, objective=goal)
+    assert plan.source == "one_site"
+    assert plan.placement.all()
+    assert plan.meets_deadline

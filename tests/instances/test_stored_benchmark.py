@@ -188,3 +188,31 @@ def test_a_reference_gets_no_worse() -> None:
         better = reference(problem, poor, 1.0, 5.0, 1)
         assert better["cost"] == pytest.approx(one.best_known, rel=1e-9)
         assert better["found_by"] == "optimum"
+    best = mj.Plan(one.placement, one.order, one.best_known, mj.simulate(*problem[:2], one.placement, one.order))
+    for name in ("optimum", "before", "a friend"):
+        known = reference(problem, poor, 1e-9, 1e-9, 1, {name: best})
+        assert known["cost"] == pytest.approx(one.best_known, rel=1e-9)
+
+
+def test_a_file_of_plans_is_checked_before_any_work(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "data" / "manifest.json", tmp_path)
+    shutil.copytree(ROOT / "data" / "benchmark", tmp_path / "benchmark")
+    before = (tmp_path / "benchmark" / "references.json").read_bytes()
+    file, words = (
+        tmp_path / "mine.json",
+        ("make_benchmark.py", f"--out={tmp_path}", f"--plans={tmp_path / 'mine.json'}"),
+    )
+    for plans, said in (
+        ({"chess": [0]}, "instance is 'chess'"),
+        ({"antivirus-3g-near": [0]}, "antivirus-3g-near: placement is [0]"),
+    ):
+        file.write_text(json.dumps({"method": "mine", "plans": plans}))
+        ran = tiny_run.run_here(*words, cwd=ROOT)
+        assert ran.returncode == 2
+        assert said in ran.stderr
+    ran = tiny_run.run_here(*words, f"--wfinstances={tmp_path}", cwd=ROOT)
+    assert ran.returncode == 2
+    assert "with --wfinstances; accepted: plans of the stored problems" in ran.stderr
+    file.write_text(json.dumps({"method": "mine", "plans": {}}))
+    assert tiny_run.run_here(*words, cwd=ROOT).returncode == 0
+    assert (tmp_path / "benchmark" / "references.json").read_bytes() == before
