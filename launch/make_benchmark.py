@@ -72,7 +72,7 @@ def main(_: list[str]) -> int:
         asked = {name: problem for name, problem in asked.items() if name not in rows}
     if FLAGS.plans is not None:
         asked = {name: problem for name, problem in asked.items() if name in known}
-    with Progress(len(asked), "plans and bounds") as progress:
+    with Progress(max(1, len(asked)), "plans and bounds") as progress:
         for number, (name, problem) in enumerate(asked.items(), start=1):
             limits = FLAGS.search_s, FLAGS.proof_s, FLAGS.workers
             rows[name] = reference(problem, rows.get(name), *limits, known.get(name, {}))
