@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,9 @@ from mrlato_jax.dag.formats.any_format import Unsaid, parsed_any
 from mrlato_jax.dag.formats.reading import in_tasks
 from mrlato_jax.dag.task_graph import PINS, TaskGraph
 from mrlato_jax.errors import InputError, check_choice, escaped, shorten
+from mrlato_jax.inference.in_time import plan_in_time
 from mrlato_jax.inference.offloader import MODES, Offloader
+from mrlato_jax.mec.latency import padded_size
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import (
@@ -33,6 +36,8 @@ from mrlato_jax.progress import Attended, OutOfTimeError
 
 AT_ONCE = "whole application at once"
 LEARNED = "learned"
+ORDERED = "order search"
+ORDERED_S = 0.1  # its time
 MEANINGS = {  # meanings of the rows, simplest plans first
     "all-local": "every task on the device",
     "all-offload": "every task on a server",
@@ -43,6 +48,8 @@ MEANINGS = {  # meanings of the rows, simplest plans first
     "the later tasks",
     "local search": "HEFT-based and random plans, improved by changing one or two tasks",
     "optimum": "proven: no placement in priority order is better; plans in other orders may be",
+    ORDERED: "any order: sites and order are changed at random for a tenth of a second, from the best plan in priority "
+    "order",
     LEARNED: "the trained policy's plan, or the best of its plans and those above, improved (--mode)",
 }
 SAME = 1e-9  # relative difference below which costs count as equal
@@ -71,6 +78,7 @@ ESTIMATES = {  # those of the policy's modes: data/results/bench-offloader.json,
     "quick": Estimate(1.0, 0.01, 1.0),
     "look-ahead": Estimate(2.0, 0.02, 2.0),
     "local search": Estimate(3.0, 1.0, 2.5),
+    ORDERED: Estimate(3.0, 0.2, 1.0),
     "optimum": Estimate(5.0, 0.0, 0.0),  # the time of the proof comes in addition
     "argmax": Estimate(5.0, 0.02, 2.0),
     "sample": Estimate(12.0, 0.3, 2.5),
@@ -158,13 +166,18 @@ def quick_planners(graph: TaskGraph, wanted: Wanted) -> list[Planner]:
 
 
 def long_planners(graph: TaskGraph, wanted: Wanted, attended: Attended) -> list[Planner]:
-    """Returns the planners that take longer: the proof, and the policy or local search.
+    """Returns the planners that take longer: order search (with numba), the proof, and the policy or local search.
 
     Where time is limited, the policy's quickest mode comes before the wanted mode. Local search takes the place of a
     policy that does not know several servers.
     """
     system, goal, policy = wanted.system, wanted.goal, wanted.policy
     planners = []
+    if find_spec("numba") is not None:
+        ahead = partial(look_ahead, graph, system, objective=goal)
+        program = ("without a policy", padded_size(graph.num_tasks), system.channel, system.num_servers)
+        searched = partial(plan_in_time, graph, system, goal, ORDERED_S, ahead, program, wanted.seed, orders=True)
+        planners.append(Planner(ORDERED, searched, ESTIMATES[ORDERED].seconds(graph.num_tasks)))
     if wanted.optimum_s > 0 and graph.num_tasks <= MOST_PROVEN:
 
         def proven() -> Plan:

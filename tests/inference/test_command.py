@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +53,8 @@ def test_a_table_placements_and_two_pictures(app: Path, tmp_path: Path, capsys: 
     optimum = mj.optimum(graph, SYSTEM)
     assert optimum.proven
     assert table["optimum"][0] == f"{1e3 * optimum.makespan:.1f}"
+    if find_spec("numba") is not None:
+        assert float(table["order search"][0]) <= float(table["optimum"][0])
     assert float(table["learned (search)"][0]) <= min(float(table[name][0]) for name in ("HEFT-based", "greedy"))
     places = [line for line in lines if line[0].isdecimal()]
     assert sorted(int(line[1]) for line in places) == list(range(8))
@@ -460,7 +463,8 @@ def test_the_line_of_long_work_says_what_is_quicker(app: Path) -> None:
         asked = dataclasses.replace(wanted(), policy=cast(Any, Policy()), mode=mode, optimum_s=0.0)
         case, attended = comparing.Case(app, graph), cast(Any, Waiting())
         assert [name for name, _ in comparing.find(case, comparing.long_planners(graph, asked, attended), attended)]
-    assert said == ["app.json: learned (argmax)", "app.json: learned (search), --mode=argmax is quicker"]
+    learned = [line for line in said if "learned" in line]
+    assert learned == ["app.json: learned (argmax)", "app.json: learned (search), --mode=argmax is quicker"]
 
 
 def test_too_little_time_for_any_plan_is_one_line(app: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
