@@ -13,10 +13,9 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from _cli import LAUNCH, run
+from _cli import LAUNCH, run, write_figure
 from absl import flags
 
-from mrlato_jax.drawing import png
 from mrlato_jax.errors import check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
@@ -82,7 +81,7 @@ def main(_: list[str]) -> int:
         shown += f"\n\n{total} {PLANS}: {wrong} with a forbidden site."
     print(shown, flush=True)
     write_atomically(out / "kinds.md", f"{shown}\n".encode())
-    write_atomically(out / "kinds.png", png(kinds.figure(rows)))
+    write_figure(out / "kinds.png", lambda: kinds.figure(rows))
     return 0
 
 

@@ -16,9 +16,8 @@ from mrlato_jax.dag.formats.any_format import Unsaid, parsed_any
 from mrlato_jax.dag.formats.reading import in_tasks
 from mrlato_jax.dag.task_graph import PINS, TaskGraph
 from mrlato_jax.errors import InputError, check_choice, escaped, shorten
-from mrlato_jax.inference.in_time import plan_in_time
+from mrlato_jax.inference.in_time import plan_in_time, shape_of
 from mrlato_jax.inference.offloader import MODES, Offloader
-from mrlato_jax.mec.latency import padded_size
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import (
@@ -175,7 +174,7 @@ def long_planners(graph: TaskGraph, wanted: Wanted, attended: Attended) -> list[
     planners = []
     if find_spec("numba") is not None:
         ahead = partial(look_ahead, graph, system, objective=goal)
-        program = ("without a policy", padded_size(graph.num_tasks), system.channel, system.num_servers)
+        program = ("without a policy", *shape_of(graph, system, goal))
         searched = partial(plan_in_time, graph, system, goal, ORDERED_S, ahead, program, wanted.seed, orders=True)
         planners.append(Planner(ORDERED, searched, ESTIMATES[ORDERED].seconds(graph.num_tasks)))
     if wanted.optimum_s > 0 and graph.num_tasks <= MOST_PROVEN:

@@ -2,8 +2,8 @@
 
 The better of the HEFT-based plan and of all tasks at one site comes first, improved by local search. Then kicks
 (`machine_code.kick`) and the proof take turns until the time or the proof is over. The policy has its turn once the
-others have had as much time as the policy takes, if twice as much is left. Where orders are searched too, these parts
-have a quarter of the time, and annealing the rest.
+others have had as much time as the policy takes, if twice as much is left. Where results stay, local search also
+improves random plans. Where orders are searched too, these parts have a quarter of the time, and annealing the rest.
 With a deadline the makespan is minimised until a plan meets the deadline, then the energy.
 
 Without numba, the parts follow each other once, in coarser steps.
@@ -109,6 +109,13 @@ class _Found(NamedTuple):
     bound: float
     evaluations: int
     proposed: SearchedPlan | None
+
+
+def shape_of(graph: TaskGraph, system: System, goal: Objective) -> tuple[Any, ...]:
+    """Returns what shapes the compiled programs for a problem; equal for problems that share them."""
+    rules = system.channel, system.radio, system.num_servers
+    priced = goal.deadline_s is None, goal.prices(system.power) is None
+    return latency.padded_size(graph.num_tasks), graph.is_pinned, *rules, *priced
 
 
 def plan_in_time(

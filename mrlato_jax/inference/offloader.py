@@ -23,7 +23,7 @@ from mrlato_jax.environment.observation import lookahead_evaluations
 from mrlato_jax.environment.process import makespan_of
 from mrlato_jax.errors import InputError, check_choice, check_number, check_type, shorten
 from mrlato_jax.inference import weights
-from mrlato_jax.inference.in_time import RESTARTS, TimedPlan, plan_in_time
+from mrlato_jax.inference.in_time import RESTARTS, TimedPlan, plan_in_time, shape_of
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.adaptation import Adaptation, adapt
 from mrlato_jax.learning.learning_task import (
@@ -293,8 +293,7 @@ class Offloader:
         decided_by = self._checked([graph], [system], MODES[1], samples, goal)
         size = padded_size(graph.num_tasks)
         (found,) = self._decoded([graph], [system], decided_by, size, -(-samples // len(decided_by)), seed)
-        distinct = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in found}
-        best = sorted(distinct.values(), key=lambda plan: goal.key(plan.makespan, plan.energy))[: 1 + IMPROVED]
+        best = sorted(_distinct(found), key=lambda plan: goal.key(plan.makespan, plan.energy))[: 1 + IMPROVED]
         spent = found[0].evaluations + len(decided_by)  # the likeliest plans count, too
         return [SearchedPlan.of(plan, evaluations=spent) for plan in best]
 
@@ -309,10 +308,7 @@ class Offloader:
         time_limit_s: float,
         began: float | None,
     ) -> TimedPlan:
-        program = (
-            self.network, padded_size(graph.num_tasks), graph.is_pinned, system.channel, system.radio,
-            system.num_servers, goal.deadline_s is None, goal.prices(system.power) is None, mode,
-        )  # fmt: skip
+        program = (self.network, mode, *shape_of(graph, system, goal))
         propose = partial(self._plan, [graph], [system], decided_by, MODES[0], SAMPLES, seed, goal)
         orders = mode == TIMED_MODES[-1]
         return plan_in_time(graph, system, goal, time_limit_s, lambda: propose()[0], program, seed, began, orders)
@@ -604,16 +600,20 @@ def _best_of(
         if CHANNELS[system.channel].results_stay:
             rng = np.random.default_rng(seed)
             plans += [random_placement(graph, system, rng) for _ in range(RESTARTS)]
-        starts = {(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in plans}
+        starts = _distinct(plans)
         most = max(1, IMPROVING_WORK // padded_size(graph.num_tasks) ** 2 // len(starts))
         search = partial(local_search, graph, system, restarts=0, seed=seed, max_evaluations=most, objective=goal)
-        for start in starts.values():
+        for start in starts:
             improved = improved.or_else(search(start=start), goal)
     if mode == "search_order":
         steps = max(1, min(ORDER_STEPS, ORDER_WORK // padded_size(graph.num_tasks) ** 2))
         found = order_search(graph, system, start=improved.plan, steps=steps, seed=seed, objective=goal)
         improved = improved.or_else(found, goal)
     return SearchedPlan.of(improved.plan, evaluations=improved.evaluations)
+
+
+def _distinct(plans: Iterable[Plan]) -> list[Plan]:
+    return list({(*plan.placement.tolist(), *plan.order.tolist()): plan for plan in plans}.values())
 
 
 def _check_one_server(systems: Sequence[System]) -> None:

@@ -27,6 +27,7 @@ from mrlato_jax.dag.formats.json_graph import read_json, write_json
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.errors import InputError, check_type, shorten
 from mrlato_jax.files import load_json, write_atomically
+from mrlato_jax.instances.references import Problem
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import Power, System
 
@@ -64,6 +65,11 @@ class Instance:
     proven: bool
     placement: np.ndarray
     order: np.ndarray
+
+    @property
+    def problem(self) -> Problem:
+        """The application, the system and the objective."""
+        return Problem(self.graph, self.system, self.objective)
 
 
 def load_benchmark(folder: str | os.PathLike[str] | None = None) -> Mapping[str, Instance]:

@@ -59,9 +59,8 @@ def verify(instance: Instance, plan: Plan | Mapping[str, Any] | Any) -> Verified
     if isinstance(plan, Plan):
         cost = instance.objective.cost(plan.makespan, plan.energy)
         plan = {"placement": plan.placement, "order": plan.order, "cost": cost}
-    problem = Problem(instance.graph, instance.system, instance.objective)
-    found = recomputed(instance.name, problem, plan)
-    cost = problem.cost(found)
+    found = recomputed(instance.name, instance.problem, plan)
+    cost = instance.problem.cost(found)
     return Verified(
         found.makespan,
         found.energy,

@@ -109,9 +109,8 @@ def measured(name: str, way: Planner, instances: Mapping[str, Instance]) -> tupl
     with Progress(len(instances), name) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", OutsideTrainingWarning)
         for number, one in enumerate(instances.values(), start=1):
-            asked = Problem(one.graph, one.system, one.objective)
-            if plans_for(name, asked):
-                plan = way(asked)
+            if plans_for(name, one.problem):
+                plan = way(one.problem)
                 row[one.name] = verify(one, plan).cost
                 if row[one.name] < one.best_known * (1 - SAME):
                     better[one.name] = {"placement": plan.placement.tolist(), "order": plan.order.tolist()}

@@ -21,9 +21,9 @@ from mrlato_jax.dag.daggen import daggen
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.drawing import LINES
 from mrlato_jax.errors import InputError, shorten
+from mrlato_jax.inference.in_time import shape_of
 from mrlato_jax.inference.offloader import MODES, Offloader
 from mrlato_jax.instances.references import Problem
-from mrlato_jax.mec.latency import padded_size
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import CHANNELS, System
 from mrlato_jax.planners import (
@@ -226,7 +226,7 @@ def measured(way: Way, asked: Sequence[Problem], on_plan: Callable[[int], None] 
         For each application `cost` (seconds) and `seconds` of planning; where plans have them, `evaluations`, `proven`,
         `lower_bound` and `source`.
     """
-    for first in {_shape(one): one for one in reversed(asked)}.values():
+    for first in {shape_of(*one): one for one in reversed(asked)}.values():
         way.plan(first, 0)  # compiles, so that compilation is not timed
     rows: list[dict[str, Any]] = []
     for index, one in enumerate(asked):
@@ -239,13 +239,6 @@ def measured(way: Way, asked: Sequence[Problem], on_plan: Callable[[int], None] 
                 row[name] = getattr(plan, name)
         on_plan(index + 1)
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _shape(asked: Problem) -> tuple[Any, ...]:
-    """Returns what shapes the compiled programs of a problem; equal for problems that share them."""
-    graph, system, goal = asked
-    sizes = padded_size(graph.num_tasks), system.num_servers, system.channel, system.radio
-    return *sizes, graph.is_pinned, goal.deadline_s is None, goal.prices(system.power) is None
 
 
 def complete(record: GrowingRecord, study: Sequence[Setting], every: Mapping[str, Way], stop: GracefulStop) -> bool:

@@ -17,7 +17,7 @@ import mrlato_jax as mj
 from mrlato_jax.instances import applications, catalog
 from mrlato_jax.instances.benchmark import write_problems, write_references
 from mrlato_jax.instances.networks import NETWORKS
-from mrlato_jax.instances.references import Problem, reference
+from mrlato_jax.instances.references import reference
 from mrlato_jax.mec.system import OF_SERVERS, of_servers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,7 +172,7 @@ def test_a_benchmark_that_is_not_whole_is_refused(tmp_path: Path) -> None:
 def test_a_reference_gets_no_worse() -> None:
     pytest.importorskip("ortools")
     one = INSTANCES["antivirus-3g-near"]
-    problem = Problem(one.graph, one.system, one.objective)
+    problem = one.problem
     stored = {
         "cost": one.best_known, "lower_bound": 0.9 * one.best_known, "proven": False, "found_by": "a friend",
         "placement": one.placement.tolist(), "order": one.order.tolist(),
