@@ -2,26 +2,34 @@
 
     taskset -c 0 python launch/measured.py
     python launch/measured.py --disturbance="half-duplex link" --seeds=3 --out=FOLDER
+    python launch/measured.py --testbed --disturbance="half-duplex link" --seeds=3
 
 For each disturbance of mj.DISTURBANCES and each seed, methods plan applications that nobody has executed before. They
-may execute others: to calibrate the model, or to adapt the packaged policy. Every execution is simulated and counted.
-Takes half an hour on a busy core. Writes OUT/measured.json, .md and .png. After a stop, the same command continues.
+may execute others: to calibrate the model, or to adapt the packaged policy. Every execution is counted. Executions are
+simulated, which takes half an hour on a busy core; or with --testbed real, by a device and a server on this machine,
+which takes a quarter of an hour on two quiet cores for each disturbance and seed. Writes OUT/measured.json, .md and
+.png, or OUT/measured-testbed.*. After a stop, the same command continues.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from _cli import LAUNCH, run, write_figure
 from absl import flags
 
-from mrlato_jax.errors import check_choice, check_number
+from mrlato_jax.edge.testbed import Bed, cannot_make
+from mrlato_jax.errors import InputError, check_choice, check_number
 from mrlato_jax.files import check_writable, write_atomically
 from mrlato_jax.inference.load import load_offloader
 from mrlato_jax.mec.disturbance import DISTURBANCES
+from mrlato_jax.mec.system import System
 from mrlato_jax.progress import Progress, format_table
 from mrlato_jax.results import measured
+from mrlato_jax.results.realities import Reality
 from mrlato_jax.results.record import GrowingRecord
 from mrlato_jax.results.reproduction import params_hash
 from mrlato_jax.training.run_folder import session
@@ -29,31 +37,49 @@ from mrlato_jax.training.run_folder import session
 FLAGS = flags.FLAGS
 flags.DEFINE_string("policy", measured.EXPERIMENT, "Packaged weights, or a run folder.")
 flags.DEFINE_multi_string("disturbance", [], "Name of a disturbance; can be repeated. By default all.")
-flags.DEFINE_integer("seeds", measured.Sizes().seeds, "Number of worlds of each disturbance.")
+flags.DEFINE_integer("seeds", None, "Number of worlds of each disturbance. Default: 5, on the testbed 3.")
 flags.DEFINE_integer("iterations", measured.Sizes().iterations, "Meta-iterations on disturbances, from the policy.")
+flags.DEFINE_bool("testbed", False, "Execute on the testbed, with fewer methods, executions and seeds.")
 flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results"), "Folder of the record, the table and the figure.")
 
 
+def reality_of(name: str, seed: int) -> AbstractContextManager[Reality]:
+    """Returns a context of what executes plans."""
+    return measured.tested(name, seed) if FLAGS.testbed else nullcontext(measured.simulated(name, seed))
+
+
 def main(_: list[str]) -> int:
-    check_number("seeds", FLAGS.seeds, low=1, integer=True)
+    if FLAGS.seeds is not None:
+        check_number("seeds", FLAGS.seeds, low=1, integer=True)
     check_number("iterations", FLAGS.iterations, low=1, integer=True)
     for name in FLAGS.disturbance:
         check_choice("disturbance", name, DISTURBANCES)
+    if FLAGS.testbed:
+        for name in FLAGS.disturbance:
+            if wrong := cannot_make(DISTURBANCES[name]):
+                raise InputError(wrong)
     out = Path(FLAGS.out).absolute()
     check_writable(out)
     policy = load_offloader(FLAGS.policy)
-    sizes = measured.Sizes(seeds=FLAGS.seeds, iterations=FLAGS.iterations)
+    sizes = measured.TESTBED_SIZES if FLAGS.testbed else measured.Sizes()
+    sizes = dataclasses.replace(sizes, seeds=FLAGS.seeds or sizes.seeds, iterations=FLAGS.iterations)
+    methods = [name for name in measured.METHOD_NAMES if not (FLAGS.testbed and name in measured.NOT_TESTED)]
     given = dataclasses.asdict(sizes)
     given.pop("seeds")  # a record can get further seeds
-    identity = {
+    identity: dict[str, Any] = {
         "policy": policy.label,
         "params_sha256": params_hash(policy.params),
         "sizes": given,
         "disturbances": {name: dataclasses.asdict(one) for name, one in DISTURBANCES.items()},
         "version": session()["versions"]["mrlato_jax"],
     }
-    record = GrowingRecord(out / "measured.json", identity)
-    names = FLAGS.disturbance or list(DISTURBANCES)
+    if FLAGS.testbed:
+        bed = Bed(System(), [measured.APPLICATION])
+        identity["bed"] = {"vm": bed.vm, "clock": bed.clock, "cores": bed.cores, "speed": measured.SPEED}
+    stem = "measured-testbed" if FLAGS.testbed else "measured"
+    record = GrowingRecord(out / f"{stem}.json", identity)
+    makeable = [name for name, one in DISTURBANCES.items() if not (FLAGS.testbed and cannot_make(one))]
+    names = FLAGS.disturbance or makeable
     for seed in range(sizes.seeds):
         missing = [name for name in names if f"seed {seed}" not in record.rows.get(name, {})]
         if not missing:
@@ -64,14 +90,16 @@ def main(_: list[str]) -> int:
                 trained[name] = measured.trained_on_disturbances(policy, method, sizes, seed)
                 progress.update(number, trained=method)
             for number, name in enumerate(missing, start=3):
-                bench = measured.bench(name, seed, sizes)
-                record.add(name, f"seed {seed}", measured.curves_of(bench, policy, trained, sizes, seed))
+                with reality_of(name, seed) as reality:
+                    bench = measured.bench(seed, sizes, reality)
+                    curves = measured.curves_of(bench, policy, trained, sizes, seed, methods)
+                record.add(name, f"seed {seed}", curves)
                 progress.update(number, measured=name)
     rows = {name: record.rows[name] for name in DISTURBANCES if name in record.rows}
     shown = "\n\n".join(format_table(*table) for table in measured.tables(rows))
     print(shown, flush=True)
-    write_atomically(out / "measured.md", f"{shown}\n".encode())
-    write_figure(out / "measured.png", lambda: measured.figure(rows))
+    write_atomically(out / f"{stem}.md", f"{shown}\n".encode())
+    write_figure(out / f"{stem}.png", lambda: measured.figure(rows))
     return 0
 
 

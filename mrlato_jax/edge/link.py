@@ -2,7 +2,8 @@
 
 The data of all connections wait in one queue per direction, as at one radio, and leave it in packets at the link's
 rate. The rate counts payload: n bytes that enter an idle link have all arrived 8 n / rate + delay seconds later. Each
-packet has a scheduled time, so a late wake-up delays one packet but does not lower the link's rate.
+packet has a scheduled time, so a late wake-up delays one packet but does not lower the link's rate. On a half-duplex
+link both directions share one medium, which carries one packet at a time: the packet that entered first goes first.
 
 The link runs in the event loop that opens it. Other work in that process makes the link late; `start_process` runs the
 link in its own process. This file imports only the standard library and runs as a program by its path:
@@ -96,15 +97,17 @@ class PacedLink:
 
     port: int
 
-    def __init__(self, target: tuple[str, int], rates: Rates) -> None:
+    def __init__(self, target: tuple[str, int], rates: Rates, half_duplex: bool = False) -> None:
         """Describes a link; entering the context opens it.
 
         Args:
             target: host and port to forward to.
             rates: rates of the link.
+            half_duplex: whether both directions share one medium.
         """
         self._target = target
         self._rates = rates
+        self._half_duplex = half_duplex
         self._state = "closed"
 
     async def __aenter__(self) -> PacedLink:
@@ -116,8 +119,10 @@ class PacedLink:
         self._reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._reserve.bind(("127.0.0.1", 0))
         self.port = self._reserve.getsockname()[1]
-        self._up = _Way(self._loop, self._rates.uplink_bps, self._rates.delay_s)
-        self._down = _Way(self._loop, self._rates.downlink_bps, self._rates.delay_s)
+        first = _Medium(self._loop)
+        self._media = [first] if self._half_duplex else [first, _Medium(self._loop)]
+        self._up = _Way(self._media[0], self._rates.uplink_bps, self._rates.delay_s)
+        self._down = _Way(self._media[-1], self._rates.downlink_bps, self._rates.delay_s)
         try:
             self._listen()
         except BaseException:
@@ -135,8 +140,8 @@ class PacedLink:
         for connection in list(self._connections):
             connection.abort()
         self._reserve.close()
-        self._up.close()
-        self._down.close()
+        for medium in self._media:
+            medium.close()
 
     @property
     def rates(self) -> Rates:
@@ -196,14 +201,14 @@ class PacedLink:
     def _pause(self) -> None:
         if self._listener is not None:
             self._loop.remove_reader(self._listener)
-        self._up.pause()
-        self._down.pause()
+        for medium in self._media:
+            medium.pause()
 
     def _resume(self) -> None:
         if self._listener is not None:
             self._loop.add_reader(self._listener, self._accept)
-        self._up.resume()
-        self._down.resume()
+        for medium in self._media:
+            medium.resume()
 
     def _listen(self) -> None:
         listener = socket.socket()
@@ -265,61 +270,66 @@ class PacedLink:
         _Connection(client, server, self._up, self._down, self._connections)
 
 
-class _Way:
-    """One direction of a link: its queue, and the packets on the way."""
+class _Medium:
+    """What carries packets, one at a time: of one direction, or of both directions of a half-duplex link."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, rate: float, delay: float) -> None:
-        self.loop, self.rate, self.delay = loop, rate, delay
-        self.flows: set[_Flow] = set()
-        self.moved_bytes, self.busy_s = 0, 0.0
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop, self.ways = loop, list[_Way]()
+        self.free_at = 0.0  # when the next packet may start, or started
         self.paused_at: float | None = None
-        self._queue: deque[_Piece] = deque()
-        self._queued_bytes = 0
-        self._free_at = 0.0  # when the first piece may start, or started
-        self._travelling: deque[tuple[float, _Piece]] = deque()  # with their arrival times
-        self._last_arrival = 0.0
-        self._full = False
-        self._alarm = _Alarm(loop, self._advance)
+        self.alarm = _Alarm(loop, self.advance)
 
     @property
-    def _most_ahead(self) -> int:
-        return int(min(max(self.rate * AHEAD_S / 8, LEAST_AHEAD), MOST_AHEAD))
+    def now(self) -> float:
+        """The time at which the packets are: the present, or the begin of the pause."""
+        return time.monotonic() if self.paused_at is None else self.paused_at
 
-    def room(self) -> int:
-        """Bytes that may be read now."""
-        return 0 if self._full or self.paused_at is not None else max(self._most_ahead - self._queued_bytes, PACKET)
+    @property
+    def next_way(self) -> _Way | None:
+        """The direction whose first packet is sent now or next; None if no packet waits."""
+        waiting = [way for way in self.ways if way.queue]
+        return min(waiting, key=lambda way: way.queue[0].entered) if waiting else None
 
-    def push(self, flow: _Flow, data: bytes) -> None:
-        """Queues data of a flow; empty data mark its end."""
+    def transmit(self, now: float) -> None:
+        """Moves the packets that have left their queues by `now` to those on the way."""
+        while (way := self.next_way) is not None:
+            piece = way.queue[0]
+            takes = 8 * len(piece.data) / way.rate
+            ends = max(self.free_at, piece.entered) + takes
+            if ends > now:
+                return
+            self.free_at = ends
+            way.leave(ends, takes)
+
+    def advance(self) -> None:
+        """Handles all due events and sets the alarm for the next one."""
+        if self.paused_at is not None:
+            return
         now = time.monotonic()
-        for start in range(0, max(len(data), 1), PACKET):
-            self._queue.append(_Piece(flow, data[start : start + PACKET], now))
-        self._queued_bytes += len(data)
-        if self._queued_bytes >= self._most_ahead:
-            self._full = True
-            self._read_or_wait()
-        if self._alarm.when is None or not data:
-            self._advance()
+        self.transmit(now)
+        for way in self.ways:
+            way.arrive(now)
+        self.alarm.set(self._next(now))
 
-    def set_rate(self, rate: float, delay: float) -> None:
-        """Changes the rate from now on; for a packet being sent, the rate of its remaining part."""
-        now = time.monotonic() if self.paused_at is None else self.paused_at
-        self._transmit(now)
-        if self._queue:
-            piece = self._queue[0]
-            began = max(self._free_at, piece.entered)
-            if began < now:
-                self._free_at = piece.entered = now - (now - began) * self.rate / rate
-        self.rate, self.delay = rate, delay
-        self._advance()
+    def _next(self, now: float) -> float | None:
+        """Returns the time of the next event; packets close together share one event each millisecond."""
+        travelling = [way.travelling for way in self.ways if way.travelling]
+        first = min((packets[0][0] for packets in travelling), default=math.inf)
+        last = max((packets[-1][0] for packets in travelling), default=math.inf)
+        if (way := self.next_way) is not None:
+            begins = max(self.free_at, way.queue[0].entered)
+            first = min(first, begins + 8 * len(way.queue[0].data) / way.rate)
+            last = min(last, begins + sum(8 * way.queued_bytes / way.rate for way in self.ways))
+        return None if first == math.inf else max(first, min(last, now + _TOGETHER_S))
 
     def pause(self) -> None:
         """Stops all packets where they are."""
         if self.paused_at is None:
-            self._advance()
+            self.advance()
             self.paused_at = time.monotonic()
-            self._alarm.set(None)
-            self._read_or_wait()
+            self.alarm.set(None)
+            for way in self.ways:
+                way.read_or_wait()
 
     def resume(self) -> None:
         """Continues; all times shift by the length of the pause."""
@@ -327,71 +337,105 @@ class _Way:
             return
         pause = time.monotonic() - self.paused_at
         self.paused_at = None
-        self._free_at += pause
-        self._last_arrival += pause
-        for piece in self._queue:
-            piece.entered += pause
-        self._travelling = deque((arrives + pause, piece) for arrives, piece in self._travelling)
-        self._advance()
-        self._read_or_wait()
+        self.free_at += pause
+        for way in self.ways:
+            way.shift(pause)
+        self.advance()
+        for way in self.ways:
+            way.read_or_wait()
+
+    def close(self) -> None:
+        self.alarm.close()
+
+
+class _Way:
+    """One direction of a link: its queue, and the packets on the way."""
+
+    def __init__(self, medium: _Medium, rate: float, delay: float) -> None:
+        self.loop, self.rate, self.delay = medium.loop, rate, delay
+        self.flows: set[_Flow] = set()
+        self.moved_bytes, self.busy_s = 0, 0.0
+        self.queue: deque[_Piece] = deque()
+        self.queued_bytes = 0
+        self.travelling: deque[tuple[float, _Piece]] = deque()  # with their arrival times
+        self._last_arrival = 0.0
+        self._full = False
+        self._medium = medium
+        medium.ways.append(self)
+
+    @property
+    def _most_ahead(self) -> int:
+        return int(min(max(self.rate * AHEAD_S / 8, LEAST_AHEAD), MOST_AHEAD))
+
+    def room(self) -> int:
+        """Bytes that may be read now."""
+        stopped = self._full or self._medium.paused_at is not None
+        return 0 if stopped else max(self._most_ahead - self.queued_bytes, PACKET)
+
+    def push(self, flow: _Flow, data: bytes) -> None:
+        """Queues data of a flow; empty data mark its end."""
+        now = time.monotonic()
+        for start in range(0, max(len(data), 1), PACKET):
+            self.queue.append(_Piece(flow, data[start : start + PACKET], now))
+        self.queued_bytes += len(data)
+        if self.queued_bytes >= self._most_ahead:
+            self._full = True
+            self.read_or_wait()
+        if self._medium.alarm.when is None or not data:
+            self._medium.advance()
+
+    def set_rate(self, rate: float, delay: float) -> None:
+        """Changes the rate from now on; for a packet being sent, the rate of its remaining part."""
+        now = self._medium.now
+        self._medium.transmit(now)
+        if self._medium.next_way is self:
+            piece = self.queue[0]
+            began = max(self._medium.free_at, piece.entered)
+            if began < now:
+                self._medium.free_at = now - (now - began) * self.rate / rate
+                piece.entered = min(piece.entered, self._medium.free_at)
+        self.rate, self.delay = rate, delay
+        self._medium.advance()
+
+    def shift(self, seconds: float) -> None:
+        """Moves all packets to later times."""
+        self._last_arrival += seconds
+        for piece in self.queue:
+            piece.entered += seconds
+        self.travelling = deque((arrives + seconds, piece) for arrives, piece in self.travelling)
 
     def forget(self, flow: _Flow) -> None:
         """Drops the remaining packets of an ended flow."""
         self.flows.discard(flow)
-        now = time.monotonic() if self.paused_at is None else self.paused_at
-        self._transmit(now)
-        if self._queue and self._queue[0].flow is flow:
-            self._free_at = max(self._free_at, now)
-        self._queue = deque(piece for piece in self._queue if piece.flow is not flow)
-        self._queued_bytes = sum(len(piece.data) for piece in self._queue)
-        self._travelling = deque(pair for pair in self._travelling if pair[1].flow is not flow)
-        self._advance()
+        now = self._medium.now
+        self._medium.transmit(now)
+        if self._medium.next_way is self and self.queue[0].flow is flow:
+            self._medium.free_at = max(self._medium.free_at, now)
+        self.queue = deque(piece for piece in self.queue if piece.flow is not flow)
+        self.queued_bytes = sum(len(piece.data) for piece in self.queue)
+        self.travelling = deque(pair for pair in self.travelling if pair[1].flow is not flow)
+        self._medium.advance()
 
-    def close(self) -> None:
-        self._alarm.close()
+    def leave(self, ends: float, takes: float) -> None:
+        """Moves the first packet from the queue to those on the way."""
+        piece = self.queue.popleft()
+        self.queued_bytes -= len(piece.data)
+        self._last_arrival = max(self._last_arrival, ends + self.delay)
+        self.travelling.append((self._last_arrival, piece))
+        self.moved_bytes += len(piece.data)
+        self.busy_s += takes
 
-    def _transmit(self, now: float) -> None:
-        """Moves the packets that have left the queue by `now` to those on the way."""
-        while self._queue:
-            piece = self._queue[0]
-            takes = 8 * len(piece.data) / self.rate
-            ends = max(self._free_at, piece.entered) + takes
-            if ends > now:
-                return
-            self._queue.popleft()
-            self._queued_bytes -= len(piece.data)
-            self._free_at = ends
-            self._last_arrival = max(self._last_arrival, ends + self.delay)
-            self._travelling.append((self._last_arrival, piece))
-            self.moved_bytes += len(piece.data)
-            self.busy_s += takes
-
-    def _advance(self) -> None:
-        """Handles all due events and sets the alarm for the next one."""
-        if self.paused_at is not None:
-            return
-        now = time.monotonic()
-        self._transmit(now)
-        while self._travelling and self._travelling[0][0] <= now:
-            _, piece = self._travelling.popleft()
+    def arrive(self, now: float) -> None:
+        """Delivers the packets that have arrived, and reads on if the queue has room."""
+        while self.travelling and self.travelling[0][0] <= now:
+            _, piece = self.travelling.popleft()
             piece.flow.deliver(piece.data)
-        if self._full and self._queued_bytes <= self._most_ahead // 2:
+        if self._full and self.queued_bytes <= self._most_ahead // 2:
             self._full = False
-            self._read_or_wait()
-        self._alarm.set(self._next(now))
+            self.read_or_wait()
 
-    def _next(self, now: float) -> float | None:
-        """Returns the time of the next event; packets close together share one event each millisecond."""
-        first = last = math.inf
-        if self._travelling:
-            first, last = self._travelling[0][0], self._travelling[-1][0]
-        if self._queue:
-            begins = max(self._free_at, self._queue[0].entered)
-            first = min(first, begins + 8 * len(self._queue[0].data) / self.rate)
-            last = min(last, begins + 8 * self._queued_bytes / self.rate)
-        return None if first == math.inf else max(first, min(last, now + _TOGETHER_S))
-
-    def _read_or_wait(self) -> None:
+    def read_or_wait(self) -> None:
+        """Starts or stops reading the sources."""
         for flow in self.flows:
             flow.read_or_wait()
 
@@ -684,12 +728,13 @@ class LinkProcess:
         return Moved(**answer["moved"])
 
 
-def start_process(target: tuple[str, int], rates: Rates) -> LinkProcess:
+def start_process(target: tuple[str, int], rates: Rates, half_duplex: bool = False) -> LinkProcess:
     """Opens a link in its own process, which ends with this one.
 
     Args:
         target: host and port to forward to.
         rates: rates of the link.
+        half_duplex: whether both directions share one medium.
 
     Raises:
         OSError: the process does not start.
@@ -700,6 +745,7 @@ def start_process(target: tuple[str, int], rates: Rates) -> LinkProcess:
         f"--uplink_mbps={float(rates.uplink_bps) / 1e6!r}",
         f"--downlink_mbps={float(rates.downlink_bps) / 1e6!r}",
         f"--delay_ms={float(rates.delay_s) * 1e3!r}",
+        *(["--half_duplex"] if half_duplex else []),
     ]
     process = subprocess.Popen(words + flags, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -734,8 +780,8 @@ def obey(link: PacedLink, order: Any) -> None:
         raise ValueError(f"order is {order!r:.60}; accepted: {orders}, with true, or cut with 'silent'")
 
 
-async def _serve(target: tuple[str, int], rates: Rates) -> None:
-    async with PacedLink(target, rates) as link:
+async def _serve(target: tuple[str, int], rates: Rates, half_duplex: bool) -> None:
+    async with PacedLink(target, rates, half_duplex) as link:
         print(json.dumps({"port": link.port}), flush=True)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
@@ -772,13 +818,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--uplink_mbps", type=float, required=True, help="payload rate to the target, Mbit/s")
     parser.add_argument("--downlink_mbps", type=float, required=True, help="payload rate from the target, Mbit/s")
     parser.add_argument("--delay_ms", type=float, default=0.0, help="propagation delay, ms")
+    parser.add_argument("--half_duplex", action="store_true", help="both directions share one medium")
     options = parser.parse_args(arguments)
     try:
         rates = Rates(options.uplink_mbps * 1e6, options.downlink_mbps * 1e6, options.delay_ms / 1e3)
     except ValueError as error:
         parser.error(str(error))
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(options.target, rates))
+        asyncio.run(_serve(options.target, rates, options.half_duplex))
     return 0
 
 

@@ -4,6 +4,9 @@ As root, each end has its own network namespace, and the kernel shapes the link.
 and a proxy paces their traffic. On two or more cores, the UE has one core and the MEC host with its VMs another; the
 proxy may use either. A quota of processor time sets the UE's clock; if quotas cannot be set, the UE waits after each
 task.
+
+A `Disturbance` makes the testbed differ from the system for which applications are planned: other clocks and rates, a
+half-duplex link, rates that change while applications run.
 """
 
 from __future__ import annotations
@@ -11,19 +14,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import dataclasses
+import math
 import os
+import queue
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import numpy as np
+
+from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.edge import certificates, namespaces, sandbox
-from mrlato_jax.edge.cases import Case, Place, apart, case, deployed, one
+from mrlato_jax.edge.cases import DAGS, Case, Place, apart, case, deployed, one
+from mrlato_jax.edge.dags import program_of
 from mrlato_jax.edge.host_process import HostProcess
 from mrlato_jax.edge.link import LinkProcess, Rates, start_process
 from mrlato_jax.edge.namespaces import ShapedLink
 from mrlato_jax.edge.ue import Run, Ue
 from mrlato_jax.errors import InputError, check_choice, check_type
+from mrlato_jax.mec.disturbance import Disturbance, world_of
+from mrlato_jax.mec.execution import UNDISTURBED
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import Plan
 
@@ -39,8 +54,10 @@ class Bed:
     Args:
         system: a system with one server. The link has its rates; the clocks of the two ends have its ratio.
         names: the applications of the host, as in `cases.case`.
-        link: one of `LINKS`; by default namespaces if this machine supports them.
+        link: one of `LINKS`; by default namespaces if this machine supports them and the link is not half-duplex.
         vm: isolation of the VMs, one of `sandbox.KINDS`; by default bubblewrap if this machine supports it.
+        disturbance: how the testbed differs from the system; one of `mj.DISTURBANCES` without jitter and slow VMs. Its
+            half-duplex link carries packets of both directions in turn, and needs the proxy.
 
     Attributes:
         link: kind of the link.
@@ -49,21 +66,36 @@ class Bed:
         cores: processor cores of the UE and of the MEC host with its VMs; None with fewer than two cores.
 
     Raises:
-        InputError: there are several servers, the VM is slower than the UE, or this machine lacks the link or the
-            isolation.
+        InputError: there are several servers, the VM is slower than the UE, the testbed cannot make the disturbance, or
+            this machine lacks the link or the isolation.
     """
 
-    def __init__(self, system: System, names: Sequence[str], *, link: str | None = None, vm: str | None = None) -> None:
+    def __init__(
+        self,
+        system: System,
+        names: Sequence[str],
+        *,
+        link: str | None = None,
+        vm: str | None = None,
+        disturbance: Disturbance = UNDISTURBED,
+    ) -> None:
         check_type("system", system, System)
+        check_type("disturbance", disturbance, Disturbance)
         if system.num_servers != 1:
             raise InputError(f"system has {system.num_servers} servers; accepted: 1")
-        self._system, self._share = system, one(system.ue_hz) / one(system.vm_hz)
+        if wrong := cannot_make(disturbance):
+            raise InputError(wrong)
+        self._system, self._disturbance = system, disturbance
+        self._real = real_system(system, disturbance)
+        self._share = one(self._real.ue_hz) / one(self._real.vm_hz)
         if self._share > 1:
             raise InputError(
-                f"system has a UE at {system.ue_hz} Hz; accepted: at most the VM's clock, {system.vm_hz} Hz"
+                f"system has a UE at {self._real.ue_hz:g} Hz; accepted: at most the VM's clock, {self._real.vm_hz:g} Hz"
             )
-        self._rates = Rates(one(system.uplink_bps), one(system.downlink_bps))
-        missing = namespaces.available()
+        self._rates = Rates(one(self._real.uplink_bps), one(self._real.downlink_bps))
+        if disturbance.half_duplex and link == "netns":
+            raise InputError("link is netns, but disturbance.half_duplex is True; accepted: paced")
+        missing = "the link is half-duplex" if disturbance.half_duplex else namespaces.available()
         if link == "netns" and missing:
             raise InputError(f"link is netns, but {missing}; accepted: paced")
         self.link = link or ("paced" if missing else "netns")
@@ -91,7 +123,8 @@ class Bed:
             InputError: as in `cases.case`.
         """
         ue_core, vm_core = self.cores or (None, None)
-        return case(name, self._system, arguments, ue=Place(self._share, ue_core), vm=Place(1.0, vm_core))
+        found = case(name, self._real, arguments, ue=Place(self._share, ue_core), vm=Place(1.0, vm_core))
+        return found._replace(system=self._system) if self._real != self._system else found
 
     def __enter__(self) -> Self:
         try:
@@ -105,7 +138,11 @@ class Bed:
             self._stack.callback(self.kill_host)
             self.start_host()
             if self.link == "paced":
-                self._paced = self._stack.enter_context(start_process(("127.0.0.1", self._port), self._rates))
+                target = "127.0.0.1", self._port
+                paced = start_process(target, self._rates, self._disturbance.half_duplex)
+                self._paced = self._stack.enter_context(paced)
+            if changes(self._disturbance):
+                self._stack.enter_context(self._changing())
         except BaseException:
             self._stack.close()
             raise
@@ -172,6 +209,67 @@ class Bed:
 
         return apart(there)
 
+    @contextlib.contextmanager
+    def executing(self) -> Iterator[Callable[[TaskGraph, np.ndarray, np.ndarray], Run]]:
+        """Context of a function that runs a plan of a DAG once: `run(graph, placement, order)`.
+
+        The host needs a DAG among its applications, such as exp2:n20:0; it then runs any DAG.
+        """
+        machine_hz = one(self._real.vm_hz)
+
+        async def serve(calls: queue.SimpleQueue[_Call | None]) -> None:
+            async with self.ue(DAGS) as ue:
+                while (call := await asyncio.to_thread(calls.get)) is not None:
+                    program = program_of(call.graph, machine_hz)
+                    try:
+                        call.result.set_result(await ue.run(program, *call[:3], channel=self._system.channel))
+                    except Exception as error:
+                        call.result.set_exception(error)
+
+        def there(calls: queue.SimpleQueue[_Call | None]) -> None:
+            with self.at_ue():
+                asyncio.run(serve(calls))
+
+        calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        with ThreadPoolExecutor(1) as pool:
+            served = pool.submit(there, calls)
+
+            def run(graph: TaskGraph, placement: np.ndarray, order: np.ndarray) -> Run:
+                call = _Call(graph, placement, order, Future())
+                calls.put(call)
+                both: tuple[Future[Any], ...] = call.result, served
+                wait(both, return_when=FIRST_COMPLETED)
+                if served.done():
+                    served.result()  # raises what ended the UE
+                return call.result.result()
+
+            try:
+                yield run
+            finally:
+                calls.put(None)
+        served.result()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Context in which the rates change as the disturbance says."""
+        over = threading.Event()
+
+        def change() -> None:
+            begin = time.monotonic()
+            for until, factor in factors(self._disturbance):
+                rates = Rates(self._rates.uplink_bps * factor, self._rates.downlink_bps * factor)
+                (self._shaped or self._paced).set_rates(rates)  # type: ignore[union-attr]
+                if over.wait(max(0.0, begin + until - time.monotonic())):
+                    return
+
+        with ThreadPoolExecutor(1) as pool:
+            changed = pool.submit(change)
+            try:
+                yield
+            finally:
+                over.set()
+        changed.result()
+
     def start_host(self) -> None:
         """Starts the MEC host; after a kill, at the same port.
 
@@ -192,6 +290,55 @@ class Bed:
         if self._host is not None:
             self._host.kill()
             self._host = None
+
+
+class _Call(NamedTuple):
+    graph: TaskGraph
+    placement: np.ndarray
+    order: np.ndarray
+    result: Future[Run]
+
+
+def cannot_make(disturbance: Disturbance) -> str | None:
+    """Returns what the testbed cannot make of a disturbance; None if it makes all."""
+    for name in ("jitter", "vm_slowdown"):
+        value, none = getattr(disturbance, name), getattr(UNDISTURBED, name)
+        if value != none:
+            return f"disturbance.{name} is {value!r}; accepted on the testbed: {none!r}"
+    return None
+
+
+def real_system(system: System, disturbance: Disturbance) -> System:
+    """Returns the system with the clocks and rates of the disturbance's world, one server."""
+    world = world_of(disturbance, 1, np.float64)
+    return dataclasses.replace(
+        system,
+        ue_hz=one(system.ue_hz) / float(world.ue),
+        vm_hz=one(system.vm_hz) / float(world.vm[0]),
+        uplink_bps=one(system.uplink_bps) / float(world.uplink[0]),
+        downlink_bps=one(system.downlink_bps) / float(world.downlink[0]),
+    )
+
+
+def changes(disturbance: Disturbance) -> bool:
+    """Returns whether the rates change while applications run."""
+    return disturbance.share < 1 or disturbance.rate_changes_within > 1
+
+
+def factors(disturbance: Disturbance) -> Iterator[tuple[float, float]]:
+    """Yields the factor of the rates over time, without end: pairs of an end, in seconds, and the factor until then."""
+    rng = np.random.default_rng([disturbance.seed, 1])
+    within = math.log(disturbance.rate_changes_within)
+    is_shared, share_until, factor, factor_until = bool(rng.integers(2)), 0.0, 1.0, 0.0
+    while True:
+        now = min(share_until, factor_until)
+        if share_until <= now:
+            is_shared = not is_shared and disturbance.share < 1
+            share_until = now + (rng.exponential(disturbance.share_s) if disturbance.share < 1 else math.inf)
+        if factor_until <= now:
+            factor = math.exp(rng.uniform(-within, within))
+            factor_until = now + (disturbance.rate_period_s if within else math.inf)
+        yield min(share_until, factor_until), factor * (disturbance.share if is_shared else 1.0)
 
 
 @contextlib.contextmanager

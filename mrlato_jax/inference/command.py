@@ -280,6 +280,11 @@ def parser() -> argparse.ArgumentParser:
         f"{MOST_PROVEN} tasks no proof is tried [5]",
     )  # fmt: skip
 
+    effort.add_argument(
+        "--orders_s", type=float, default=0.1, metavar="X",
+        help="seconds for a search of plans in other orders; 0: no search; needs numba (extra `fast`) [0.1]",
+    )  # fmt: skip
+
     output = command_parser.add_argument_group("output")
     output.add_argument("--out", default=".", metavar="DIR", help="folder of the pictures [.]")
     output.add_argument("--nofigures", action="store_true", help="draw no pictures")
@@ -305,7 +310,9 @@ def offload(options: argparse.Namespace, attended: Attended) -> int:
             drawing = False
     policy = load_offloader(options.policy)
     check_decides(policy, options.mode, goal)
-    wanted = Wanted(system, goal, policy, options.mode, options.samples, options.seed, options.optimum_s)
+    wanted = Wanted(
+        system, goal, policy, options.mode, options.samples, options.seed, options.optimum_s, options.orders_s
+    )
     if path.is_dir():
         return offload_folder(path, unsaid, options, wanted, attended, drawing)
     try:
@@ -336,6 +343,7 @@ def offload(options: argparse.Namespace, attended: Attended) -> int:
 def check_options(options: argparse.Namespace) -> None:
     """Raises InputError for numbers out of their range, before any computation."""
     check_number("optimum_s", options.optimum_s, low=0.0)
+    check_number("orders_s", options.orders_s, low=0.0)
     check_number("samples", options.samples, low=1, integer=True)
     check_number("seed", options.seed, low=0, high=2**32 - 1, integer=True)
     if options.seconds is not None:

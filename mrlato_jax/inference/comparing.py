@@ -36,7 +36,6 @@ from mrlato_jax.progress import Attended, OutOfTimeError
 AT_ONCE = "whole application at once"
 LEARNED = "learned"
 ORDERED = "order search"
-ORDERED_S = 0.1  # its time
 MEANINGS = {  # meanings of the rows, simplest plans first
     "all-local": "every task on the device",
     "all-offload": "every task on a server",
@@ -47,8 +46,7 @@ MEANINGS = {  # meanings of the rows, simplest plans first
     "the later tasks",
     "local search": "HEFT-based and random plans, improved by changing one or two tasks",
     "optimum": "proven: no placement in priority order is better; plans in other orders may be",
-    ORDERED: "any order: sites and order are changed at random for a tenth of a second, from the best plan in priority "
-    "order",
+    ORDERED: "any order: sites and order are changed at random for --orders_s, from the best plan in priority order",
     LEARNED: "the trained policy's plan, or the best of its plans and those above, improved (--mode)",
 }
 SAME = 1e-9  # relative difference below which costs count as equal
@@ -115,6 +113,7 @@ class Wanted:
         samples: number of plans that the policy draws.
         seed: seed of the draws.
         optimum_s: seconds for the proof of the optimum; 0: no proof.
+        orders_s: seconds for the search of other orders; 0: no search.
     """
 
     system: System
@@ -124,6 +123,7 @@ class Wanted:
     samples: int
     seed: int
     optimum_s: float
+    orders_s: float
 
     def key(self, plan: Plan) -> tuple[bool, float]:
         """Returns the sorting key of a plan; a better plan has a smaller key."""
@@ -172,11 +172,10 @@ def long_planners(graph: TaskGraph, wanted: Wanted, attended: Attended) -> list[
     """
     system, goal, policy = wanted.system, wanted.goal, wanted.policy
     planners = []
-    if find_spec("numba") is not None:
-        ahead = partial(look_ahead, graph, system, objective=goal)
+    if wanted.orders_s > 0 and find_spec("numba") is not None:
         program = ("without a policy", *shape_of(graph, system, goal))
-        searched = partial(plan_in_time, graph, system, goal, ORDERED_S, ahead, program, wanted.seed, orders=True)
-        planners.append(Planner(ORDERED, searched, ESTIMATES[ORDERED].seconds(graph.num_tasks)))
+        searched = partial(plan_in_time, graph, system, goal, wanted.orders_s, None, program, wanted.seed, orders=True)
+        planners.append(Planner(ORDERED, searched, ESTIMATES[ORDERED].seconds(graph.num_tasks) + wanted.orders_s))
     if wanted.optimum_s > 0 and graph.num_tasks <= MOST_PROVEN:
 
         def proven() -> Plan:

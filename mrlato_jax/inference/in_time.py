@@ -3,7 +3,8 @@
 The better of the HEFT-based plan and of all tasks at one site comes first, improved by local search. Then kicks
 (`machine_code.kick`) and the proof take turns until the time or the proof is over. The policy has its turn once the
 others have had as much time as the policy takes, if twice as much is left. Where results stay, local search also
-improves random plans. Where orders are searched too, these parts have a quarter of the time, and annealing the rest.
+improves random plans. Where orders are searched too, these parts have a quarter of the time, and annealing the rest;
+then the policy is not asked, since annealing finds as good plans without it (`docs/offloader.md`).
 With a deadline the makespan is minimised until a plan meets the deadline, then the energy.
 
 Without numba, the parts follow each other once, in coarser steps.
@@ -123,7 +124,7 @@ def plan_in_time(
     system: System,
     goal: Objective,
     time_limit_s: float,
-    propose: Callable[[], SearchedPlan],
+    propose: Callable[[], SearchedPlan] | None,
     program: Any,
     seed: int,
     began: float | None = None,
@@ -137,7 +138,7 @@ def plan_in_time(
         goal: the objective to minimise.
         time_limit_s: seconds. The first call for a `program` runs every part once before the time begins, so that
             compilation does not count.
-        propose: returns the policy's plan.
+        propose: returns the policy's plan; None to plan without a policy.
         program: what shapes the compiled programs; hashable.
         seed: seed of the kicks and of order search.
         began: when the time began, on the monotonic clock; by default now.
@@ -150,10 +151,14 @@ def plan_in_time(
     code, proposing, finishing = engine.machine_code(), ("policy", program), ("schedule", program)
     orders_code = engine.machine_orders() if orders else None
     if proposing not in _seconds:
-        propose()
         if code is None:
             _by_jax(graph, system, goal, 0.1, propose, 0.0, orders, seed, compiling=True)
-        _timed(proposing, propose)
+        if propose is None:
+            _seconds[proposing] = np.inf
+            plan_in_time(graph, system, goal, 1e-3, None, program, seed, orders=orders)
+        else:
+            propose()
+            _timed(proposing, propose)
         began = time.monotonic()
     proposing_s = _seconds.get(proposing, np.inf)  # unless another thread has just dropped it
     if code is None:
@@ -168,7 +173,8 @@ def plan_in_time(
         enough = goal.latest_s if aim is not goal else 0.0
         now = time.monotonic()
         until = now + IN_ORDER * (end - now) if orders else end
-        found = _take_turns(code, work, found, until, enough, partial(_timed, proposing, propose), proposing_s)
+        asked = None if propose is None else partial(_timed, proposing, propose)
+        found = _take_turns(code, work, found, until, enough, asked, proposing_s)
         if orders:
             found = _search_orders(orders_code, work, found, end, enough, seed)
         plan = _timed(finishing, partial(_simulated, code, found, system))
@@ -196,7 +202,7 @@ def _take_turns(
     known: _Found | None,
     end: float,
     enough: float,
-    propose: Callable[[], SearchedPlan],
+    propose: Callable[[], SearchedPlan] | None,
     proposing_s: float,
 ) -> _Found:
     """Lets the parts take turns on one `machine_code.Workspace`.
@@ -207,7 +213,7 @@ def _take_turns(
         known: what was found for another objective.
         end: time on the monotonic clock.
         enough: cost at which the search is over.
-        propose: returns the policy's plan.
+        propose: returns the policy's plan; None without a policy.
         proposing_s: seconds that it takes.
     """
     n, source, least, proof = len(work.actions), "heft", np.inf, None
@@ -248,7 +254,8 @@ def _take_turns(
         credit("local_search")
     turn, share = FIRST_TURN_S, 1.0 if n <= PROVABLE else 0.25
     while (left := end - time.monotonic()) > 0 and work.cost > enough and not (proof is not None and proof.over):
-        if proposed is None and time.monotonic() - began > proposing_s and left > 2 * proposing_s:
+        has_turn = time.monotonic() - began > proposing_s and left > 2 * proposing_s
+        if propose is not None and proposed is None and has_turn:
             proposed = propose()
             work.evaluations += proposed.evaluations
             use(proposed)
@@ -300,7 +307,7 @@ def _by_jax(
     system: System,
     goal: Objective,
     time_limit_s: float,
-    propose: Callable[[], SearchedPlan],
+    propose: Callable[[], SearchedPlan] | None,
     proposing_s: float,
     orders: bool,
     seed: int,
@@ -318,7 +325,7 @@ def _by_jax(
         all_local(graph, system), all_offload(graph, system), key=lambda p: goal.key(p.makespan, p.energy)
     )
     found["one_site"] = SearchedPlan.of(at_one_site, evaluations=2)
-    if proposing_s < remaining():
+    if propose is not None and proposing_s < remaining():
         found["policy"] = propose()
     proof = None
 

@@ -32,11 +32,13 @@ from mrlato_jax.learning.learning_task import (
     check_times,
     encoded,
     executed_under,
+    executions_of,
     learning_task,
 )
 from mrlato_jax.learning.ranges import OutsideTrainingWarning, Ranges, outside
 from mrlato_jax.mec.arrays import DagArrays, one_for_each, pack, priced
 from mrlato_jax.mec.disturbance import Disturbance, world_of
+from mrlato_jax.mec.execution import Executor
 from mrlato_jax.mec.latency import LOCAL, in_joules, padded_size, power_of_two
 from mrlato_jax.mec.objective import Objective, goal_of
 from mrlato_jax.mec.system import CHANNELS, Power, System
@@ -204,8 +206,9 @@ class Offloader:
                 decide by the makespan, and the objective chooses among their plans.
             time_limit_s: wall time for each graph, seconds. The policy's plan, local search and the proof of the
                 optimum share this time (see `docs/offloader.md`). With the mode "search_order", a search for other
-                orders has most of the time. The other modes have no time limit. Needs numba (extra `fast`) to keep to
-                a few milliseconds. The time begins after the first call for a padded size has compiled.
+                orders has most of the time, and the policy has none: the result is no better with its plan. The other
+                modes have no time limit. Needs numba (extra `fast`) to keep to a few milliseconds. The time begins
+                after the first call for a padded size has compiled.
 
         Returns:
             A `SearchedPlan` for each graph, timed in float64 by the simulator, with the number of plans simulated in
@@ -309,9 +312,13 @@ class Offloader:
         began: float | None,
     ) -> TimedPlan:
         program = (self.network, mode, *shape_of(graph, system, goal))
-        propose = partial(self._plan, [graph], [system], decided_by, MODES[0], SAMPLES, seed, goal)
         orders = mode == TIMED_MODES[-1]
-        return plan_in_time(graph, system, goal, time_limit_s, lambda: propose()[0], program, seed, began, orders)
+
+        def propose() -> SearchedPlan:
+            return self._plan([graph], [system], decided_by, MODES[0], SAMPLES, seed, goal)[0]
+
+        asked = None if orders else propose
+        return plan_in_time(graph, system, goal, time_limit_s, asked, program, seed, began, orders)
 
     def _checked(
         self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, goal: Objective
@@ -415,6 +422,7 @@ class Offloader:
         *,
         objective: Objective | None = None,
         disturbance: Disturbance | None = None,
+        execute: Executor | None = None,
     ) -> Offloader:
         """Returns the policy after gradient steps on applications like those to plan.
 
@@ -427,6 +435,9 @@ class Offloader:
             objective: the objective to minimise; by default the makespan.
             disturbance: how the real system differs from `system`. The policy then decides by `system`, and learns from
                 the measured makespans of simulated executions.
+            execute: executes a plan once on the real system: `execute(graph, placement, order)` returns the measured
+                `Schedule`. The policy then decides by `system`, and learns from these makespans. `curve` has the
+                makespans of the model, and in `sampled_s` those of the executions.
 
         Returns:
             The adapted policy, with its `curve`. This policy does not change.
@@ -435,7 +446,8 @@ class Offloader:
             RuntimeError: as `plan`.
             InputError: there is no graph, the policy has no room for a graph, the policy became NaN, the objective has
                 a deadline, the objective is not the makespan and the policy knows only the makespan, or there is a
-                disturbance and the policy chooses the order or the channel rules are not "paper".
+                disturbance or `execute` and the policy chooses the order or the channel rules are not "paper".
+            Exception: what `execute` raised.
         """
         about_to_compute()
         check_number("updates", updates, low=0, high=MOST_UPDATES, integer=True)
@@ -451,10 +463,18 @@ class Offloader:
             _check_one_server([system])
         graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)
         task = learning_task(graphs, system, self.network, objective=goal)
+        if disturbance is not None and execute is not None:
+            raise InputError("disturbance and execute are both given; accepted: one of them, simulated or real")
+        executions = None
         if disturbance is not None:
             check_type("disturbance", disturbance, Disturbance)
             task = executed_under(task, self.network, world_of(disturbance, system.num_servers))
-        params, curve = adapt(self.network, self.learning, self.params, task, task, updates, jax.random.key(seed))
+        if execute is not None:
+            if not callable(execute):
+                raise InputError(f"execute is {shorten(execute)}; accepted: a function of graph, placement and order")
+            executions = executions_of(task, self.network, graphs, execute)
+        key = jax.random.key(seed)
+        params, curve = adapt(self.network, self.learning, self.params, task, task, updates, key, executions=executions)
         return dataclasses.replace(self, params=params, curve=curve)
 
     @property

@@ -14,8 +14,9 @@ import optax
 from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.errors import InputError
 from mrlato_jax.learning import rollout
-from mrlato_jax.learning.inner import adaptation_round, evaluations, inner_optimizer
-from mrlato_jax.learning.learning_task import LearningTask
+from mrlato_jax.learning.executions import Executions
+from mrlato_jax.learning.inner import adaptation_round, collected_plans, evaluations, inner_optimizer, plans
+from mrlato_jax.learning.learning_task import LearningTask, executed_as
 
 MILLISECONDS = 1e3
 MARKS = (0, 1, 10, 30, 100)  # numbers of updates shown in tables
@@ -32,6 +33,7 @@ class Adaptation:
         entropy: one entry per collection, nats per decision at its last update.
         value_explained: one entry per collection, explained variance of the value targets at its last update.
         simulator_evaluations: plans simulated for the adaptation (see `inner.evaluations`), without the measurements.
+        executions: plans executed for the adaptation, where rewards are measured; 0 where they are those of the model.
     """
 
     latency_s_by_dag: np.ndarray
@@ -39,6 +41,7 @@ class Adaptation:
     entropy: list[float]
     value_explained: list[float]
     simulator_evaluations: int
+    executions: int = 0
 
     @property
     def latency_s(self) -> np.ndarray:
@@ -72,6 +75,7 @@ def adapt(
     updates: int,
     key: jax.Array,
     on_round: OnRound = ignore,
+    executions: Executions | None = None,
 ) -> tuple[Any, Adaptation]:
     """Adapts `params` by `updates` Adam steps, with new trajectories every `inner_steps` steps.
 
@@ -83,6 +87,7 @@ def adapt(
         measured: the DAGs to measure after each update.
         updates: number of Adam steps; 0 only measures.
         key: consumed.
+        executions: executes the plans of each collection, if a program outside JAX measures the rewards.
         on_round: called with `(updates done, latency in ms, entropy)` after each collection.
 
     Returns:
@@ -90,6 +95,7 @@ def adapt(
 
     Raises:
         InputError: the entropy or the parameters became NaN or infinite.
+        Exception: what `executions` raised.
     """
     opt_state = _fresh(learning, params)
     by_dag = [np.asarray(_measure(network, params, measured))]
@@ -98,6 +104,9 @@ def adapt(
     for index in range(rounds):
         round_key = jax.random.fold_in(key, index)
         left = updates - index * learning.inner_steps
+        if executions is not None:
+            wanted = collected_plans(network, learning, params, learning_task, round_key)
+            learning_task = executed_as(learning_task, executions.record(np.asarray(wanted)))
         params, opt_state, metrics = adaptation_round(
             network, learning, params, opt_state, learning_task, measured, round_key, left
         )
@@ -118,14 +127,18 @@ def adapt(
             f"adaptation diverged: parameters are not finite after {updates} updates; accepted: finite values (try a "
             "run with a lower inner_lr)"
         )
-    dags = learning_task.dags
+    dags, sizes = learning_task.dags, np.asarray(learning_task.dags.mask).sum(axis=-1).tolist()
+    executed = rounds * sum(plans(learning, size) for size in sizes) if learning_task.real is not None else 0
+    if executions is not None:
+        executed = executions.count
     count = partial(evaluations, network, learning, num_sites=dags.num_sites, channel=dags.channel)
     return params, Adaptation(
         latency_s_by_dag=np.stack(by_dag[: updates + 1]).astype(np.float64),
         sampled_s=sampled,
         entropy=entropy,
         value_explained=explained,
-        simulator_evaluations=rounds * sum(count(int(size)) for size in np.asarray(dags.mask).sum(axis=-1)),
+        simulator_evaluations=rounds * sum(count(num_tasks=size) for size in sizes),
+        executions=executed,
     )
 
 

@@ -78,7 +78,12 @@ def draw_graphs(learning_task: LearningTask, key: jax.Array, num_graphs: int) ->
     """Draws `num_graphs` DAGs of the learning task without replacement; returns all in order if there are no more."""
     if num_graphs >= learning_task.num_graphs:
         return learning_task
-    return take(learning_task, jax.random.permutation(key, learning_task.num_graphs)[:num_graphs])
+    return take(learning_task, draw_numbers(learning_task.num_graphs, key, num_graphs))
+
+
+def draw_numbers(graphs: int, key: jax.Array, num_graphs: int) -> jax.Array:
+    """Returns the numbers of the DAGs that `draw_graphs` draws with the same key."""
+    return jax.random.permutation(key, graphs)[:num_graphs] if num_graphs < graphs else jnp.arange(graphs)
 
 
 def draw(learning: LearningConfig, learning_task: LearningTask, key: jax.Array) -> tuple[LearningTask, jax.Array]:
@@ -132,6 +137,25 @@ def draw_collection(
         raise InputError("learn_from is 'optimum' on learning tasks without plans; accepted: demonstrations")
     best = learning_task.optimum[:, None]
     return Plans(best, best, learning_task.dags.mask[:, None].astype(learning_task.features.dtype), None)
+
+
+@partial(jax.jit, static_argnames=("network", "learning"))
+def collected_plans(
+    network: NetworkConfig, learning: LearningConfig, params: Any, learning_task: LearningTask, key: jax.Array
+) -> jax.Array:
+    """Returns the plans that `update` will collect with the same arguments, so that a program can execute them first.
+
+    Returns:
+        int32[G, P, N], actions of `plans` of each DAG.
+    """
+    model = learning_task._replace(real=None)
+    if learning.learn_from == "deviations":
+        tried = rollout.deviate(network, params, model, key, learning.rollouts - 1)
+        return jnp.concatenate([tried.own.decisions.actions, tried.others.decisions.actions], axis=1)
+    draws = draw_collection(network, learning, params, model, key)
+    if isinstance(draws, Plans):
+        return draws.actions
+    return rollout.rollout(network, params, model, decode.sampled(draws.gumbel)).decisions.actions
 
 
 def _improved_plans(

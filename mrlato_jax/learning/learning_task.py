@@ -15,9 +15,10 @@ from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.environment.features import FeatureSettings, check_neighbour_width, encode_all, feature_settings
 from mrlato_jax.errors import InputError
+from mrlato_jax.learning.executions import Executions, Recorded
 from mrlato_jax.mec.arrays import DagArrays, alike, out_of_range, pack, trimmed
 from mrlato_jax.mec.disturbance import World
-from mrlato_jax.mec.execution import check_disturbed
+from mrlato_jax.mec.execution import Executor, check_disturbed
 from mrlato_jax.mec.objective import Objective
 from mrlato_jax.mec.system import System
 from mrlato_jax.planners import earliest_finish
@@ -31,7 +32,7 @@ ONE_SERVER = "1 ('general', policies trained with servers=any_servers, and mj.lo
 class Real(NamedTuple):
     """What executions of the plans of G DAGs meet, where rewards are measured."""
 
-    world: World  # each [G, ...]
+    world: World | Recorded  # each [G, ...]
     draws: jax.Array  # uint32[G, 2], data of the key of each DAG's executions; `drawn_anew` replaces them
 
 
@@ -102,16 +103,50 @@ def executed_under(task: LearningTask, network: NetworkConfig, worlds: World | S
     Raises:
         InputError: the policy chooses the order, the channel rules are not "paper", or energy has a weight.
     """
-    dags, graphs = task.dags, task.num_graphs
-    check_disturbed(dags.channel)
-    if not network.in_order:
-        raise InputError("the policy chooses the order; accepted with a disturbance: decides='placement'")
-    if dags.prices is not None:
-        raise InputError("the objective has an energy weight; accepted with a disturbance: the makespan alone")
+    _check_measurable(task, network)
+    graphs = task.num_graphs
     each = [worlds] * graphs if isinstance(worlds, World) else worlds
     if len(each) != graphs:
         raise InputError(f"worlds has {len(each)} entries; accepted: one, or {graphs}, one for each graph")
-    return task._replace(real=Real(stack(each), jnp.zeros((graphs, 2), jnp.uint32)))
+    return task._replace(real=Real(stack(each), _no_draws(graphs)))
+
+
+def executions_of(
+    task: LearningTask, network: NetworkConfig, graphs: Sequence[TaskGraph], execute: Executor
+) -> Executions:
+    """Returns the executions of a learning task's plans by a program outside JAX.
+
+    Args:
+        task: one learning task.
+        network: settings of the network, which decides in the priority order.
+        graphs: its applications.
+        execute: executes a plan once.
+
+    Raises:
+        InputError: as in `executed_under`.
+    """
+    _check_measurable(task, network)
+    order, mask = np.asarray(task.dags.order), np.asarray(task.dags.mask)
+    orders = [row[used].astype(np.int64) for row, used in zip(order, mask, strict=True)]
+    return Executions(graphs, orders, execute)
+
+
+def executed_as(task: LearningTask, recorded: Recorded) -> LearningTask:
+    """Returns the learning task with the rewards of executed plans."""
+    return task._replace(real=Real(recorded, _no_draws(task.num_graphs)))
+
+
+def _no_draws(graphs: int) -> jax.Array:
+    return jnp.zeros((graphs, 2), jnp.uint32)
+
+
+def _check_measurable(task: LearningTask, network: NetworkConfig) -> None:
+    """Raises InputError for a learning task whose rewards cannot be measured."""
+    check_disturbed(task.dags.channel)
+    if not network.in_order:
+        raise InputError("the policy chooses the order; accepted with measured makespans: decides='placement'")
+    if task.dags.prices is not None:
+        raise InputError("the objective has an energy weight; accepted with measured makespans: the makespan alone")
 
 
 def drawn_anew(task: LearningTask, key: jax.Array) -> LearningTask:

@@ -16,6 +16,7 @@ from mrlato_jax.environment import features
 from mrlato_jax.environment.actions import NUM_SIDES
 from mrlato_jax.environment.observation import num_observed
 from mrlato_jax.environment.surroundings import surroundings
+from mrlato_jax.learning.executions import Recorded
 from mrlato_jax.learning.learning_task import LearningTask, drawn_anew
 from mrlato_jax.mec.execution import execution, measured_rewards
 from mrlato_jax.policy import decode
@@ -84,6 +85,8 @@ def measured(learning_task: LearningTask, actions: jax.Array) -> jax.Array:
         actions: int32[G, R, N], sites in the priority order.
     """
     assert learning_task.real is not None
+    if isinstance(learning_task.real.world, Recorded):
+        return learning_task.real.world.of(actions).astype(learning_task.features.dtype)
 
     def of_plan(dag: Any, world: Any, draws: jax.Array, number: jax.Array, sites: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(draws), number)

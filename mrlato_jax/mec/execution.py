@@ -7,6 +7,7 @@ link serves whichever transfer is ready first. Without a disturbance both give t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.dag.task_graph import TaskGraph
-from mrlato_jax.errors import InputError, check_number, check_type
+from mrlato_jax.errors import InputError, check_number, check_type, shorten
 from mrlato_jax.mec.arrays import DagArrays
 from mrlato_jax.mec.disturbance import Disturbance, World, world_of
 from mrlato_jax.mec.latency import LOCAL, Schedule, check_placement, one_by_one, pack_float64
@@ -22,6 +23,7 @@ from mrlato_jax.mec.system import Power, System
 
 UE, UPLINK, VM, DOWNLINK = range(4)  # the kinds of work
 UNDISTURBED = Disturbance()
+Executor = Callable[[TaskGraph, np.ndarray, np.ndarray], Schedule]  # (graph, placement, order): executes a plan once
 CHANGES = 64  # changes of the link that an execution draws, of each sort; afterwards the link stays as it is
 
 
@@ -172,10 +174,26 @@ def measured_rewards(executed: Execution) -> jax.Array:
     return -jnp.diff(makespans, axis=-1, prepend=0)
 
 
+def rewards_of(measured: Schedule, order: np.ndarray) -> np.ndarray:
+    """Returns `measured_rewards` of a measured schedule on the host, float64[n] in scheduling order.
+
+    Raises:
+        InputError: `measured` is not a schedule of as many tasks with finite times.
+    """
+    check_type("measured schedule", measured, Schedule)
+    at_ue = np.maximum(measured.ue_end, measured.download_end)
+    if at_ue.shape != (len(order),) or not np.isfinite(at_ue).all() or (at_ue < 0).any():
+        raise InputError(
+            f"measured schedule has results at the UE at {shorten(at_ue.tolist())} s; accepted: {len(order)} finite "
+            "times from 0 on, one for each task"
+        )
+    return -np.diff(np.maximum.accumulate(at_ue[order]), prepend=0.0)
+
+
 def check_disturbed(channel: str) -> None:
     """Raises InputError for channel rules under which executions are not simulated."""
     if channel != "paper":
-        raise InputError(f"the system has channel {channel!r}; accepted with a disturbance: 'paper'")
+        raise InputError(f"the system has channel {channel!r}; accepted with measured makespans: 'paper'")
 
 
 @jax.jit

@@ -7,41 +7,50 @@ measured makespan relative to the HEFT-based plans of the nominal model, over th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.dag import dataset as datasets
 from mrlato_jax.dag.task_graph import TaskGraph
 from mrlato_jax.drawing import COLOURS, LINES, legend_below
-from mrlato_jax.edge.calibrate import calibrate
-from mrlato_jax.edge.simulated import simulated_run
-from mrlato_jax.edge.ue import Run
+from mrlato_jax.edge.testbed import Bed
 from mrlato_jax.inference.meta_training import run_stage
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.learning import rollout
-from mrlato_jax.learning.inner import InnerState, draw_graphs, inner_optimizer, update
-from mrlato_jax.learning.learning_task import LearningTask, executed_under, learning_task, stack, take
+from mrlato_jax.learning.executions import Executions
+from mrlato_jax.learning.inner import (
+    InnerState,
+    collected_plans,
+    draw_graphs,
+    draw_numbers,
+    inner_optimizer,
+    update,
+)
+from mrlato_jax.learning.learning_task import LearningTask, executed_as, learning_task, stack, take
 from mrlato_jax.learning.meta_batch import TaskPool
-from mrlato_jax.mec.arrays import DagArrays, pack
-from mrlato_jax.mec.disturbance import DISTURBANCES, Disturbance, World, seen_from, world_of
-from mrlato_jax.mec.execution import execution, result_at_ue
+from mrlato_jax.mec.disturbance import DISTURBANCES
 from mrlato_jax.mec.system import QUANTITIES, System
 from mrlato_jax.methods import METHODS
 from mrlato_jax.planners import Plan, heft, local_search
+from mrlato_jax.planners.plan import placement_of
 from mrlato_jax.results.comparison import Estimate, estimate
+from mrlato_jax.results.realities import Chosen, Placed, Reality, Simulated, Tested, calibrated, descend, measured_s
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT, SET = "exp2", "n20"
+APPLICATION = f"{EXPERIMENT}:{SET}:0"  # of the testbed, which then runs any DAG
 TRAINED_ON = ("n15", "n25")  # sets of the simulated meta-training
+SPEED = 2.0  # of the testbed's clocks and rates, so that runs take half the time; the policy's plans are the same
 TRAINING_SEEDS = 10_000  # seeds of disturbances from here on are those of training
 
 HEFT, HEFT_CALIBRATED = "HEFT-based", "HEFT-based, calibrated"
@@ -50,6 +59,7 @@ SHIPPED, SHIPPED_CALIBRATED = "policy, adapted", "policy, calibrated and adapted
 META, DRL = "meta-trained on disturbances, calibrated and adapted", "DRL on disturbances, calibrated and adapted"
 CHOSEN = "adapted policy or local search, whichever measures better"
 FLOOR = "search that knows the disturbance"
+NOT_TESTED = (SHIPPED, FLOOR)  # left out on the testbed: 500 executions, and a search that would need far more
 TRAINED = {META: "mrlato_plus", DRL: "drl"}  # how these are trained
 METHOD_NAMES = (HEFT, HEFT_CALIBRATED, SEARCH, SEARCH_CALIBRATED, SHIPPED, SHIPPED_CALIBRATED, META, DRL, CHOSEN, FLOOR)
 LEARNED = (SHIPPED, SHIPPED_CALIBRATED, META, DRL, CHOSEN)
@@ -92,160 +102,95 @@ class Sizes:
     worlds: int = 40
 
 
-class Bench(NamedTuple):
-    """One world, with the applications to execute and those to plan."""
+TESTBED_SIZES = Sizes(seeds=3, draws=2, choice_draws=1, updates=(3, 10, 30))
 
-    system: System  # as the planners know it
-    disturbance: Disturbance
+
+class Bench(NamedTuple):
+    """What executes plans, with the applications to execute and those to plan."""
+
+    reality: Reality
     executed: Sequence[TaskGraph]
     held_out: Sequence[TaskGraph]
-    world: World  # of one DAG
-    key: jax.Array  # of the executions that score
-    heft_s: float  # mean makespan of the HEFT-based plans of the nominal model
 
 
-def bench(name: str, seed: int, sizes: Sizes) -> Bench:
-    """Returns the bench of a disturbance and a seed."""
+def bench(seed: int, sizes: Sizes, reality: Reality) -> Bench:
+    """Returns a reality with the applications of a seed."""
     dataset = datasets.load(EXPERIMENT)
     graphs = dataset.graphs(dataset.set_names.index(SET))
     chosen = np.random.default_rng(seed).permutation(len(graphs))[: sizes.executed + sizes.held_out]
     executed, held_out = np.split(chosen, [sizes.executed])
-    disturbance = dataclasses.replace(DISTURBANCES[name], seed=seed)
-    empty = Bench(
-        System(),
-        disturbance,
-        [graphs[i] for i in executed],
-        [graphs[i] for i in held_out],
-        world_of(disturbance, 1),
-        jax.random.fold_in(jax.random.key(seed), 1),
-        1.0,
+    return Bench(reality, [graphs[i] for i in executed], [graphs[i] for i in held_out])
+
+
+def simulated(name: str, seed: int) -> Simulated:
+    """Returns the simulated reality of a disturbance and a seed."""
+    return Simulated(System(), dataclasses.replace(DISTURBANCES[name], seed=seed), seed)
+
+
+@contextlib.contextmanager
+def tested(name: str, seed: int) -> Iterator[Tested]:
+    """Context of a testbed with a disturbance and a seed, `SPEED` times as fast as the paper's system.
+
+    Raises:
+        InputError: the testbed cannot make the disturbance.
+    """
+    system = System()
+    system = dataclasses.replace(system, **{quantity: SPEED * getattr(system, quantity) for quantity in QUANTITIES})
+    one = DISTURBANCES[name]
+    disturbance = dataclasses.replace(
+        one, seed=seed, share_s=one.share_s / SPEED, rate_period_s=one.rate_period_s / SPEED
     )
-    plans = [heft(graph, empty.system) for graph in empty.held_out]
-    return empty._replace(heft_s=score_plans(empty, plans, sizes.draws))
+    bed = Bed(system, [APPLICATION], disturbance=disturbance)
+    with bed, bed.executing() as execute:
+        graph = datasets.load(EXPERIMENT).graphs(SET)[0]
+        plan = heft(graph, system)
+        execute(graph, plan.placement, plan.order)  # the first run is slower
+        yield Tested(system, execute)
 
 
-@partial(jax.jit, static_argnames="draws")
-def measured_s(dags: DagArrays, actions: jax.Array, worlds: World, key: jax.Array, draws: int) -> jax.Array:
-    """Executes one plan of each DAG `draws` times; returns the mean makespans [G], seconds.
+def floor(reality: Simulated, graphs: Sequence[TaskGraph], starts: Sequence[Sequence[Plan]], sizes: Sizes) -> float:
+    """Returns the mean makespan of a search that knows the disturbance, seconds.
 
-    Args:
-        dags: leading axis G.
-        actions: int32[G, N], sites in scheduling order.
-        worlds: leading axis G.
-        key: consumed.
-        draws: number of executions of each DAG.
+    The result is the best mean of the starts, and of the plans that `descend` finds from them.
     """
-    keys = jax.random.split(key, (actions.shape[0], draws))
-
-    def once(dag: DagArrays, sites: jax.Array, world: World, key: jax.Array) -> jax.Array:
-        return result_at_ue(execution(dag, sites, world, key)).max()
-
-    of_dag = jax.vmap(once, in_axes=(None, None, None, 0))
-    return jax.vmap(of_dag)(dags, actions, worlds, keys).mean(axis=1)
-
-
-def score_plans(on: Bench, plans: Sequence[Plan], draws: int) -> float:
-    """Returns the mean measured makespan of one plan for each held-out application, relative to `heft_s`."""
-    dags, actions, worlds = planned(on, on.held_out, plans)
-    return float(measured_s(dags, actions, worlds, on.key, draws).mean()) / on.heft_s
-
-
-def planned(on: Bench, graphs: Sequence[TaskGraph], plans: Sequence[Plan]) -> tuple[DagArrays, jax.Array, World]:
-    """Returns applications in the orders of their plans, the plans' actions, and the worlds."""
-    dags = pack(graphs, on.system, orders=[plan.order for plan in plans])
-    sites = [plan.placement[plan.order] for plan in plans]
-    actions = np.zeros(dags.mask.shape, np.int32)
-    for row, of_plan in zip(actions, sites, strict=True):
-        row[: len(of_plan)] = of_plan
-    return jax.tree.map(jnp.asarray, dags), jnp.asarray(actions), stack([on.world] * len(plans))
-
-
-@jax.jit
-def descend(dags: DagArrays, actions: jax.Array, worlds: World, keys: jax.Array) -> jax.Array:
-    """Improves plans on the real system until no other site of one task is better; returns the actions.
-
-    Args:
-        dags: leading axis G.
-        actions: int32[G, N], where the search begins.
-        worlds: leading axis G.
-        keys: [E], of the executions with which every plan is measured.
-    """
-
-    def of_dag(dag: DagArrays, begin: jax.Array, world: World) -> jax.Array:
-        def seconds(sites: jax.Array) -> jax.Array:
-            times = jax.vmap(lambda key: result_at_ue(execution(dag, sites, world, key)).max())(keys)
-            return times.mean()
-
-        def improve(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-            sites, best, _ = state
-            others = jnp.where(jnp.eye(sites.shape[0], dtype=bool), 1 - sites[None], sites[None])
-            reached = jax.vmap(seconds)(others)
-            least = jnp.argmin(reached)
-            better = reached[least] < best * (1 - 1e-6)
-            return jnp.where(better, others[least], sites), jnp.minimum(best, reached[least]), better
-
-        begin_s = seconds(begin)
-        return jax.lax.while_loop(lambda state: state[2], improve, (begin, begin_s, begin_s > 0))[0]
-
-    return jax.vmap(of_dag)(dags, actions, worlds)
-
-
-def floor(on: Bench, starts: Sequence[Sequence[Plan]], sizes: Sizes) -> float:
-    """Returns the score of a search that knows the disturbance: the best of the starts, and of the plans from there."""
-    keys = jax.random.split(jax.random.fold_in(on.key, 1), sizes.floor_draws)
-    scores = []
-    for dags, actions, worlds in (planned(on, on.held_out, plans) for plans in starts):
+    keys = jax.random.split(jax.random.fold_in(reality.key, 1), sizes.floor_draws)
+    makespans = []
+    for dags, actions, worlds in (reality.packed(graphs, plans) for plans in starts):
         for tried in (actions, descend(dags, actions, worlds, keys)):
-            scores.append(float(measured_s(dags, tried, worlds, on.key, sizes.draws).mean()) / on.heft_s)
-    return min(scores)
+            makespans.append(float(measured_s(dags, tried, worlds, reality.key, sizes.draws).mean()))
+    return min(makespans)
 
 
-def calibrated(graphs: Sequence[TaskGraph], runs: Sequence[Run], system: System) -> System:
-    """Returns the system that runs of several applications show: the median of their `calibrate`d clocks and rates."""
-    estimates = [calibrate([run], graph, system).system for graph, run in zip(graphs, runs, strict=True)]
-    changes: dict[str, Any] = {}
-    for name in QUANTITIES:
-        nominal = getattr(system, name)
-        seen = [value for one in estimates if (value := getattr(one, name)) != nominal]
-        changes[name] = float(np.median(seen)) if seen else nominal
-    return dataclasses.replace(system, **changes)
-
-
-def calibration(graphs: Sequence[TaskGraph], system: System, disturbance: Disturbance, seed: int) -> System:
+def calibration(graphs: Sequence[TaskGraph], reality: Reality) -> System:
     """Executes the HEFT-based plan of each application once and returns the `calibrated` system."""
-    plans = [heft(graph, system) for graph in graphs]
-    runs = [
-        simulated_run(graph, system, plan.placement, disturbance, 1000 * seed + number, plan.order)
-        for number, (graph, plan) in enumerate(zip(graphs, plans, strict=True))
-    ]
-    return calibrated(graphs, runs, system)
+    plans = [heft(graph, reality.system) for graph in graphs]
+    runs = [reality.run(*pair, number) for number, pair in enumerate(zip(graphs, plans, strict=True))]
+    return calibrated(graphs, runs, reality.system)
 
 
-def real_task(
-    graphs: Sequence[TaskGraph],
-    known: System,
-    system: System,
-    world: World,
-    network: NetworkConfig,
-    num_positions: int | None = None,
-) -> LearningTask:
-    """Returns applications whose policy sees the system `known`, and whose plans are executed in `world`."""
-    task = learning_task(graphs, known, network, num_positions)
-    return executed_under(task, network, seen_from(world, system, known))
+@partial(jax.jit, static_argnames="network")
+def _decided(network: NetworkConfig, params: Any, task: LearningTask) -> jax.Array:
+    return rollout.decode_greedily(network, params, task._replace(real=None))[0]
 
 
-@partial(jax.jit, static_argnames=("network", "draws"))
-def _score(network: NetworkConfig, params: Any, task: LearningTask, key: jax.Array, draws: int) -> jax.Array:
-    assert task.real is not None
-    actions, _ = rollout.decode_greedily(network, params, task._replace(real=None))
-    return measured_s(task.dags, actions, task.real.world, key, draws).mean()
+def decided(network: NetworkConfig, params: Any, task: LearningTask) -> list[Placed]:
+    """Returns the policy's own plan of each application."""
+    actions = np.asarray(_decided(network, params, task))
+    orders = [row[used] for row, used in zip(np.asarray(task.dags.order), np.asarray(task.dags.mask), strict=True)]
+    return [Placed(placement_of(order, sites), order) for order, sites in zip(orders, actions, strict=True)]
 
 
 _update = jax.jit(update, static_argnames=("network", "learning"))
 
 
 def adapted(
-    network: NetworkConfig, learning: LearningConfig, params: Any, task: LearningTask, updates: Sequence[int], seed: int
+    network: NetworkConfig,
+    learning: LearningConfig,
+    params: Any,
+    task: LearningTask,
+    updates: Sequence[int],
+    seed: int,
+    executions: Executions | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Adapts parameters from measured makespans; yields executions spent and parameters after each of `updates`.
 
@@ -253,15 +198,20 @@ def adapted(
         network: the network's settings.
         learning: `graphs_per_task` applications are drawn for a collection, and `rollouts` plans of each are executed.
         params: where the adaptation begins.
-        task: the applications to execute, with `real`.
+        task: the applications to execute; with `real`, if they are executed in simulation.
         updates: ascending numbers of updates.
         seed: seed of the draws.
+        executions: executes the plans, if they are not executed in simulation.
     """
     state = InnerState(params, inner_optimizer(learning).init(params))
     graphs, m, marks = min(learning.graphs_per_task, task.num_graphs), learning.inner_steps, set(updates)
     for collection in range(-(-max(updates) // m)):
         key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), collection))
         drawn = draw_graphs(task, draw_key, graphs)
+        if executions is not None:
+            wanted = np.asarray(collected_plans(network, learning, state.params, drawn, key))
+            numbers = np.asarray(draw_numbers(task.num_graphs, draw_key, graphs))
+            drawn = executed_as(drawn, executions.record(wanted, numbers.tolist()))
         state, steps, _ = _update(network, learning, state, drawn, key)
         for step in range(m):
             if collection * m + step + 1 in marks:
@@ -280,14 +230,15 @@ def trained_on_disturbances(policy: Offloader, method: str, sizes: Sizes, seed: 
     dataset, rng = datasets.load(EXPERIMENT), np.random.default_rng([seed, 1])
     sets = [dataset.graphs(dataset.set_names.index(name)) for name in TRAINED_ON]
     size = max(graph.num_tasks for graphs in sets for graph in graphs)
-    kinds, system, tasks = list(DISTURBANCES.values()), System(), []
+    kinds, tasks = list(DISTURBANCES.values()), []
     for number in range(sizes.worlds):
         graphs = sets[number // len(kinds) % len(sets)]
         chosen = [graphs[i] for i in rng.permutation(len(graphs))[: sizes.graphs]]
         world_seed = TRAINING_SEEDS * (seed + 1) + number
         disturbance = dataclasses.replace(kinds[number % len(kinds)], seed=world_seed)
-        known = calibration(chosen, system, disturbance, world_seed)
-        tasks.append(real_task(chosen, known, system, world_of(disturbance, 1), policy.network, size))
+        reality = Simulated(System(), disturbance, world_seed)
+        known = calibration(chosen, reality)
+        tasks.append(reality.learning_task(chosen, known, policy.network, size)[0])
     pool = TaskPool(jax.tree.map(lambda leaf: leaf[:, None], stack(tasks)), (size,) * sizes.worlds)
     changes: dict[str, Any] = {
         "graphs_per_task": sizes.graphs,
@@ -304,8 +255,23 @@ def trained_on_disturbances(policy: Offloader, method: str, sizes: Sizes, seed: 
     return thetas[0]
 
 
-def curves_of(on: Bench, policy: Offloader, trained: Mapping[str, Any], sizes: Sizes, seed: int) -> dict[str, Curve]:
-    """Returns the curves of all methods on one bench.
+class _Point(NamedTuple):
+    """A method's plans of the held-out applications, after some executions."""
+
+    method: str
+    spent: int
+    plans: Sequence[Chosen]
+
+
+def curves_of(
+    on: Bench,
+    policy: Offloader,
+    trained: Mapping[str, Any],
+    sizes: Sizes,
+    seed: int,
+    methods: Sequence[str] = METHOD_NAMES,
+) -> dict[str, Curve]:
+    """Returns the curves of methods on one bench. All plans are scored at the end, by executions of their own.
 
     Args:
         on: the bench.
@@ -313,61 +279,59 @@ def curves_of(on: Bench, policy: Offloader, trained: Mapping[str, Any], sizes: S
         trained: parameters of `META` and of `DRL`.
         sizes: sizes of the experiment.
         seed: seed of the draws.
+        methods: of `METHOD_NAMES`, `HEFT` among them; `FLOOR` needs a simulated reality, `CHOSEN` needs
+            `SHIPPED_CALIBRATED` and `SEARCH_CALIBRATED`.
     """
-    network = policy.network
+    network, reality = policy.network, on.reality
     learning = dataclasses.replace(
         policy.learning, graphs_per_task=sizes.graphs, rollouts=sizes.rollouts, inner_lr=sizes.inner_lr
     )
+    points: list[_Point] = []
+    own_s: list[float] = []  # of the calibrated and adapted policy on the executed applications, at each point
 
     def searched(system: System, graphs: Sequence[TaskGraph] = on.held_out) -> list[Plan]:
         return [local_search(graph, system, seed=seed) for graph in graphs]
 
-    def scored(known: System) -> tuple[float, float]:
-        plans = [heft(graph, known) for graph in on.held_out]
-        return score_plans(on, plans, sizes.draws), score_plans(on, searched(known), sizes.draws)
+    def learned(method: str, params: Any, known: System, spent: int) -> None:
+        if method not in methods:
+            return
+        task, executions = reality.learning_task(on.executed, known, network)
+        held_out = learning_task(on.held_out, known, network)
+        adapting = adapted(network, learning, params, task, sizes.updates, seed, executions)
+        for executed, one in itertools.chain([(0, params)], adapting):
+            points.append(_Point(method, spent + executed, decided(network, one, held_out)))
+            if method == SHIPPED_CALIBRATED and CHOSEN in methods:
+                own = [decided(network, one, task)]
+                own_s.extend(reality.makespans(on.executed, own, sizes.choice_draws, 2 + executed))
 
-    def learned(params: Any, known: System, spent: int) -> tuple[Curve, list[float]]:
-        """Returns the curve, and the mean makespan on the executed applications at each point, seconds."""
-        task, held_out = (
-            real_task(graphs, known, on.system, on.world, network) for graphs in (on.executed, on.held_out)
-        )
-        curve, executed_s = [], []
-        points = [(0, params), *adapted(network, learning, params, task, sizes.updates, seed)]
-        for executions, one in points:
-            score = float(_score(network, one, held_out, on.key, sizes.draws)) / on.heft_s
-            curve.append((spent + executions, score))
-            key = jax.random.fold_in(on.key, 2 + executions)
-            executed_s.append(float(_score(network, one, task, key, sizes.choice_draws)))
-        return curve, executed_s
-
-    def chosen(known: System, curve: Curve, executed_s: Sequence[float], search: float) -> Curve:
-        """Returns the curve of a choice between policy and local search, with the executions that decide it."""
-        dags, actions, worlds = planned(on, on.executed, searched(known, on.executed))
-        key, draws = jax.random.fold_in(on.key, 1), sizes.choice_draws
-        rival_s = float(measured_s(dags, actions, worlds, key, draws).mean())
-        more = 2 * draws * len(on.executed)
-        return [
-            (spent + more, score if own_s < rival_s else search)
-            for (spent, score), own_s in zip(curve, executed_s, strict=True)
-        ]
-
-    systems = {k: calibration(on.executed[:k], on.system, on.disturbance, seed) for k in sizes.calibrations}
+    systems = {k: calibration(on.executed[:k], reality) for k in sizes.calibrations}
     last, known = list(systems.items())[-1]
-    of_heft, of_search = zip(*(scored(system) for system in (on.system, *systems.values())), strict=True)
-    spent = (0, *systems)
-    after_calibration = learned(policy.params, known, last)
-    return {
-        HEFT: [(0, of_heft[0])],
-        HEFT_CALIBRATED: list(zip(spent, of_heft, strict=True))[1:],
-        SEARCH: [(0, of_search[0])],
-        SEARCH_CALIBRATED: list(zip(spent, of_search, strict=True))[1:],
-        SHIPPED: learned(policy.params, on.system, 0)[0],
-        SHIPPED_CALIBRATED: after_calibration[0],
-        META: learned(trained[META], known, last)[0],
-        DRL: learned(trained[DRL], known, last)[0],
-        CHOSEN: chosen(known, *after_calibration, of_search[-1]),
-        FLOOR: [(0, floor(on, [searched(on.system), searched(known)], sizes))],
-    }
+    for spent, system in {0: reality.system, **systems}.items():
+        by_heft, by_search = (HEFT_CALIBRATED, SEARCH_CALIBRATED) if spent else (HEFT, SEARCH)
+        points.append(_Point(by_heft, spent, [heft(graph, system) for graph in on.held_out]))
+        points.append(_Point(by_search, spent, searched(system)))
+    learned(SHIPPED, policy.params, reality.system, 0)
+    learned(SHIPPED_CALIBRATED, policy.params, known, last)
+    for method in TRAINED:
+        learned(method, trained.get(method), known, last)
+    makespans = reality.makespans(on.held_out, [point.plans for point in points], sizes.draws)
+    heft_s = makespans[0]
+    curves: dict[str, Curve] = {}
+    for point, makespan in zip(points, makespans, strict=True):
+        curves.setdefault(point.method, []).append((point.spent, makespan / heft_s))
+    if CHOSEN in methods:
+        rival = [searched(known, on.executed)]
+        (rival_s,) = reality.makespans(on.executed, rival, sizes.choice_draws, 1)
+        more, search = 2 * sizes.choice_draws * len(on.executed), curves[SEARCH_CALIBRATED][-1][1]
+        curves[CHOSEN] = [
+            (spent + more, score if own < rival_s else search)
+            for (spent, score), own in zip(curves[SHIPPED_CALIBRATED], own_s, strict=True)
+        ]
+    if FLOOR in methods:
+        assert isinstance(reality, Simulated)
+        starts = [searched(reality.system), searched(known)]
+        curves[FLOOR] = [(0, floor(reality, on.held_out, starts, sizes) / heft_s)]
+    return {name: curves[name] for name in METHOD_NAMES if name in methods}
 
 
 AHEAD = "executions until ahead of calibrated search (% above it in the end)"
@@ -378,6 +342,11 @@ def curve_over_seeds(rows: Mapping[str, Mapping[str, Curve]], method: str) -> tu
     """Returns the executions of a method's curve and its values, [seeds, points]."""
     curves = [of_seed[method] for of_seed in rows.values()]
     return [int(spent) for spent, _ in curves[0]], np.array([[value for _, value in curve] for curve in curves])
+
+
+def methods_of(rows: Rows) -> list[str]:
+    """Returns the methods that have a curve everywhere."""
+    return [name for name in METHOD_NAMES if all(name in one for of_seed in rows.values() for one in of_seed.values())]
 
 
 def leads(rows: Mapping[str, Mapping[str, Curve]], method: str, rival: str) -> np.ndarray:
@@ -405,13 +374,14 @@ def beats_after(rows: Mapping[str, Mapping[str, Curve]], method: str, rival: str
 
 def tables(rows: Rows) -> list[tuple[list[str], list[list[str]]]]:
     """Returns header and cells of two tables: the last point of each method, and when learning beats calibration."""
-    kinds = list(rows)
+    kinds, methods = list(rows), methods_of(rows)
     values = [
         [name, *(_percent(estimate(100 * (curve_over_seeds(rows[kind], name)[1][:, -1] - 1))) for kind in kinds)]
-        for name in METHOD_NAMES[1:]
+        for name in methods
+        if name != HEFT
     ]
     ahead = []
-    for name in LEARNED:
+    for name in (name for name in LEARNED if name in methods):
         found = [beats_after(rows[kind], name, SEARCH_CALIBRATED) for kind in kinds]
         cells = [f"{'never' if after is None else after} ({_percent(lead)})" for after, lead in found]
         ahead.append([name, *cells])
@@ -443,15 +413,16 @@ def figure(rows: Rows) -> Figure:
     from matplotlib import figure as plots
     from matplotlib import ticker
 
-    across = min(4, len(rows))
+    methods, across = methods_of(rows), min(4, len(rows))
     down = -(-len(rows) // across)
     drawn = plots.Figure(figsize=(3.4 * across, 3.1 * down + 0.9), layout="constrained")
     axes = drawn.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for axis, (kind, of_kind) in zip(axes.flat, rows.items(), strict=False):
         axis.axhline(0, color=LINES["local search"][0], linewidth=2, label=SEARCH_CALIBRATED)
-        knows = estimate(leads(of_kind, FLOOR, SEARCH_CALIBRATED)[:, -1]).mean
-        axis.axhline(knows, color=LINES["optimum"][0], linewidth=1.6, label=FLOOR)
-        for name, (colour, style, marker) in LOOKS.items():
+        if FLOOR in methods:
+            knows = estimate(leads(of_kind, FLOOR, SEARCH_CALIBRATED)[:, -1]).mean
+            axis.axhline(knows, color=LINES["optimum"][0], linewidth=1.6, label=FLOOR)
+        for name, (colour, style, marker) in ((name, look) for name, look in LOOKS.items() if name in methods):
             spent, values = curve_over_seeds(of_kind, name)[0], leads(of_kind, name, SEARCH_CALIBRATED)
             last = {executions: estimate(values[:, point]) for point, executions in enumerate(spent) if executions}
             mean = np.array([one.mean for one in last.values()])
@@ -484,5 +455,6 @@ def figure(rows: Rows) -> Figure:
 
 def _first_ahead(rows: Mapping[str, Mapping[str, Curve]]) -> int | None:
     """Returns the least executions after which a learned method stays ahead of calibrated search; None if none does."""
-    found = [beats_after(rows, name, SEARCH_CALIBRATED)[0] for name in LEARNED]
+    learned = [name for name in LEARNED if all(name in of_seed for of_seed in rows.values())]
+    found = [beats_after(rows, name, SEARCH_CALIBRATED)[0] for name in learned]
     return min((after for after in found if after is not None), default=None)

@@ -11,6 +11,7 @@ import os
 import random
 import select
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -46,8 +47,10 @@ def joined(server: socket.socket, port: int) -> tuple[socket.socket, socket.sock
 
 
 @contextlib.contextmanager
-def linked(rates: Rates = FAST) -> Iterator[tuple[LinkProcess, socket.socket, socket.socket, socket.socket]]:
-    with listening() as server, start_process(server.getsockname(), rates) as link:
+def linked(
+    rates: Rates = FAST, half_duplex: bool = False
+) -> Iterator[tuple[LinkProcess, socket.socket, socket.socket, socket.socket]]:
+    with listening() as server, start_process(server.getsockname(), rates, half_duplex) as link:
         client, far = joined(server, link.port)
         with client, far:
             yield link, server, client, far
@@ -144,6 +147,59 @@ def test_messages_one_after_another_and_both_ways_at_once_keep_the_rate() -> Non
         ideal = 8 * 200_000 / 20e6
         most = 1.15 * ideal + 0.01
         assert ideal < quickest(both, most) < most  # ten messages wait for each other
+
+
+def test_a_half_duplex_link_carries_one_packet_at_a_time() -> None:
+    """Each way alone has the rate; both ways at once take turns, so that they end together after the sum of times."""
+    count, (up_s, down_s) = 100_000, (8 * 100_000 / 20e6, 8 * 100_000 / 40e6)
+    with linked(Rates(20e6, 40e6), half_duplex=True) as (link, _, client, far):
+        for sender, receiver, ideal in ((client, far, up_s), (far, client, down_s)):
+            least, most = bounds(ideal)
+            assert least < quickest(lambda s=sender, r=receiver: carried_s(s, r, count), most) < most
+
+        def both() -> float:
+            took: list[float] = []
+            thread = threading.Thread(target=lambda: took.append(carried_s(far, client, count)))
+            began = time.monotonic()
+            thread.start()
+            took.append(carried_s(client, far, count))
+            thread.join()
+            assert min(took) > 1.2 * down_s  # neither way waits until the other one has ended
+            return time.monotonic() - began
+
+        least, most = up_s + down_s - 2e-4, 1.1 * (up_s + down_s) + 0.01
+        assert least < quickest(both, most) < most
+        moved = link.moved
+        assert moved.up_busy_s == pytest.approx(8 * moved.up_bytes / 20e6)
+
+
+def test_a_half_duplex_link_changes_pauses_and_forgets() -> None:
+    """While both ways are full: another rate, a silent cut, and a connection that ends; every other byte arrives."""
+    count = 60_000
+    with linked(Rates(8e6, 8e6), half_duplex=True) as (link, server, client, far):
+        other, other_far = joined(server, link.port)
+        with other, other_far:
+            threads = [
+                threading.Thread(target=end.sendall, args=(bytes(count),)) for end in (client, far, other, other_far)
+            ]
+            began = time.monotonic()
+            for thread in threads:
+                thread.start()
+            time.sleep(0.02)
+            link.set_rates(Rates(16e6, 4e6))
+            link.cut(silent=True)
+            time.sleep(0.05)
+            link.mend()
+            link.set_rates(FAST)
+            for end in (other, client, far, other_far):
+                received(end, count)
+            for thread in threads:
+                thread.join()
+            assert time.monotonic() - began > 0.12
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            far.sendall(bytes(20_000))
+            other.sendall(bytes(20_000))
+        received(client, 20_000)
 
 
 def test_a_delay_comes_once_and_takes_no_rate() -> None:

@@ -245,6 +245,7 @@ def test_an_onnx_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--graph={app}", "--policy=exp9"], "source is 'exp9'; accepted: exp1, exp2, exp3, general"),
         (["--graph={app}", "--samples=0"], "samples is 0; accepted: an integer in [1, inf)"),
         (["--graph={app}", "--optimum_s=-1"], "optimum_s is -1.0; accepted: a finite number in [0, inf)"),
+        (["--graph={app}", "--orders_s=nan"], "orders_s is nan; accepted: a finite number in [0, inf)"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -280,7 +281,7 @@ def test_what_formats_take_is_what_may_be_said() -> None:
 
 
 def wanted(goal: mj.Objective | None = None, system: mj.System = SYSTEM) -> comparing.Wanted:
-    return comparing.Wanted(system, goal or mj.Objective(), cast(Any, None), "search", 64, 0, 5.0)
+    return comparing.Wanted(system, goal or mj.Objective(), cast(Any, None), "search", 64, 0, 5.0, 0.1)
 
 
 def found(plan: mj.Plan, graph: mj.TaskGraph) -> comparing.Found:

@@ -158,9 +158,15 @@ def test_orders_are_searched_where_the_mode_says_so(
         monkeypatch.setattr(engine, "machine_orders", lambda: None)
         monkeypatch.setattr(in_time, "_seconds", {})  # compiles anew before the time begins
     app, limit, resident = graph(20), 0.3 if numba else 3.0, dataclasses.replace(SYSTEM, channel="resident")
+    ask = mj.Offloader._plan
+    asked = []
+    monkeypatch.setattr(mj.Offloader, "_plan", lambda *words: asked.append(1) or ask(*words))
     for system in (SYSTEM, resident):
         within = policy.plan(app, system, time_limit_s=limit)
+        assert asked
+        asked.clear()
         plan = policy.plan(app, system, "search_order", time_limit_s=limit)
+        assert not asked  # the policy
         assert within.order.tolist() == mj.priority_order(app, system).tolist() != plan.order.tolist()
         assert plan.makespan < within.makespan
         assert (plan.source, plan.proven, plan.lower_bound) == ("order_search", False, 0.0)

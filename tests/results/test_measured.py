@@ -14,9 +14,10 @@ from mrlato_jax.config import LearningConfig, NetworkConfig
 from mrlato_jax.drawing import png
 from mrlato_jax.edge.calibrate import calibrate
 from mrlato_jax.edge.simulated import simulated_run
+from mrlato_jax.edge.ue import Run
 from mrlato_jax.inference.offloader import Offloader
 from mrlato_jax.learning.rollout import init_params
-from mrlato_jax.results import measured
+from mrlato_jax.results import measured, realities
 from mrlato_jax.results.measured import (
     CHOSEN,
     DRL,
@@ -48,7 +49,7 @@ def test_a_simulated_run_calibrates_the_model() -> None:
     found = calibrate([run], graph, mj.System())
     expected = mj.simulate(found.graph, found.system, sites, mj.priority_order(graph, mj.System()))
     assert expected.makespan == pytest.approx(run.makespan, rel=1e-6)
-    known = measured.calibrated([graph], [run], mj.System())
+    known = realities.calibrated([graph], [run], mj.System())
     assert known.ue_hz != mj.System().ue_hz
     assert mj.simulate(graph, known, sites).makespan == pytest.approx(
         mj.execute(graph, mj.System(), sites, disturbance, order=mj.priority_order(graph, known)).makespan, rel=1e-6
@@ -58,35 +59,62 @@ def test_a_simulated_run_calibrates_the_model() -> None:
 def test_calibration_finds_the_world_and_its_plans_are_better() -> None:
     """In a world of other clocks, plans by the calibrated model are those by the real one: the floor."""
     sizes = dataclasses.replace(TINY, held_out=6, draws=1)
-    on = measured.bench(CLOCKS, 2, sizes)
-    known = measured.calibration(on.executed, on.system, on.disturbance, 2)
-    assert known.ue_hz * float(on.world.ue) == pytest.approx(1e9, rel=1e-4)
-    assert known.vm_hz * float(on.world.vm[0]) == pytest.approx(1e10, rel=1e-4)
-    plans = [[mj.local_search(graph, one) for graph in on.held_out] for one in (on.system, known)]
-    nominal, calibrated = (measured.score_plans(on, of_system, 1) for of_system in plans)
-    assert measured.score_plans(on, [mj.heft(graph, on.system) for graph in on.held_out], 1) == 1
+    reality = measured.simulated(CLOCKS, 2)
+    on = measured.bench(2, sizes, reality)
+    known = measured.calibration(on.executed, reality)
+    assert known.ue_hz * float(reality.world.ue) == pytest.approx(1e9, rel=1e-4)
+    assert known.vm_hz * float(reality.world.vm[0]) == pytest.approx(1e10, rel=1e-4)
+    plans = [[mj.local_search(graph, one) for graph in on.held_out] for one in (reality.system, known)]
+    nominal, calibrated = reality.makespans(on.held_out, plans, 1)
     assert calibrated < nominal
-    assert measured.floor(on, plans, sizes) <= calibrated
+    assert measured.floor(reality, on.held_out, plans, sizes) <= calibrated
     assert {graph.cycles.tobytes() for graph in on.executed}.isdisjoint(graph.cycles.tobytes() for graph in on.held_out)
 
 
 def test_search_on_the_real_system_ends_where_no_site_is_better() -> None:
-    on = measured.bench("half-duplex link", 1, TINY)
-    dags, begin, worlds = measured.planned(on, on.held_out, [mj.heft(graph, on.system) for graph in on.held_out])
-    keys = jax.random.split(on.key, 1)
-    ended = np.asarray(measured.descend(dags, begin, worlds, keys))
+    reality = measured.simulated("half-duplex link", 1)
+    on = measured.bench(1, TINY, reality)
+    plans = [mj.heft(graph, reality.system) for graph in on.held_out]
+    dags, begin, worlds = reality.packed(on.held_out, plans)
+    keys = jax.random.split(reality.key, 1)
+    ended = np.asarray(realities.descend(dags, begin, worlds, keys))
     for graph, order, sites in zip(on.held_out, np.asarray(dags.order), ended, strict=True):
         placed = np.zeros(graph.num_tasks, int)
         placed[order] = sites
 
         def seconds(placement: np.ndarray, graph: mj.TaskGraph = graph, order: np.ndarray = order) -> float:
-            return mj.execute(graph, on.system, placement, on.disturbance, order=order).makespan
+            return mj.execute(graph, reality.system, placement, reality.disturbance, order=order).makespan
 
         best = seconds(placed)
         for task in range(graph.num_tasks):
             other = placed.copy()
             other[task] = 1 - other[task]
             assert seconds(other) >= best * (1 - 1e-5)
+
+
+@pytest.mark.slow
+def test_a_program_that_executes_plans_gives_the_curves_of_the_simulation() -> None:
+    """Where nothing is random, methods that meet the executions as a testbed would are where they are in simulation."""
+    network = NetworkConfig(units=8, heads=2, layers=1, neighbour_width=32, decoder_input="task_sim")
+    policy = Offloader(network, init_params(network, jax.random.key(0)), "tiny", 0, LearningConfig())
+    reality = measured.simulated("half-duplex link", 3)
+
+    def execute(graph: mj.TaskGraph, placement: np.ndarray, order: np.ndarray) -> Run:
+        return simulated_run(graph, reality.system, placement, reality.disturbance, 0, order)
+
+    methods = [name for name in measured.METHOD_NAMES if name not in (*measured.NOT_TESTED, *measured.TRAINED)]
+    found, expected = (
+        measured.curves_of(measured.bench(3, TINY, one), policy, {}, TINY, 3, methods)
+        for one in (realities.Tested(reality.system, execute), reality)
+    )
+    assert list(found) == list(expected) == methods
+    for name in methods:
+        assert [spent for spent, _ in found[name]] == [spent for spent, _ in expected[name]]
+        values = [[value for _, value in curves[name]] for curves in (found, expected)]
+        np.testing.assert_allclose(*values, rtol=1e-4)
+    shown = measured.tables({"half-duplex link": {"seed 3": found}})
+    assert [row[0] for row in shown[0][1]] == methods[1:]
+    assert png(measured.figure({"half-duplex link": {"seed 3": found}})).startswith(b"\x89PNG")
 
 
 def rows(lead: float) -> measured.Rows:
@@ -126,7 +154,7 @@ def test_the_whole_experiment_is_one_command(tmp_path: Path) -> None:
         not np.array_equal(*pair)
         for pair in zip(jax.tree.leaves(trained[META]), jax.tree.leaves(trained[DRL]), strict=True)
     )
-    on = measured.bench("all of these", 0, TINY)
+    on = measured.bench(0, TINY, measured.simulated("all of these", 0))
     curves = measured.curves_of(on, policy, trained, TINY, 0)
     assert curves == measured.curves_of(on, policy, trained, TINY, 0)
     assert list(curves) == list(measured.METHOD_NAMES)
