@@ -2,13 +2,14 @@
 
     taskset -c 0 python launch/measured.py
     python launch/measured.py --disturbance="half-duplex link" --seeds=3 --out=FOLDER
-    python launch/measured.py --testbed --disturbance="half-duplex link" --seeds=3
+    python launch/measured.py --testbed --disturbance="half-duplex link"
+    python launch/measured.py --testbed --notrained --disturbance="unknown rates" --disturbance="shared link"
 
 For each disturbance of mj.DISTURBANCES and each seed, methods plan applications that nobody has executed before. They
 may execute others: to calibrate the model, or to adapt the packaged policy. Every execution is counted. Executions are
-simulated, which takes half an hour on a busy core; or with --testbed real, by a device and a server on this machine,
-which takes a quarter of an hour on two quiet cores for each disturbance and seed. Writes OUT/measured.json, .md and
-.png, or OUT/measured-testbed.*. After a stop, the same command continues.
+simulated, which takes half an hour on a busy core. With --testbed they are real, by a device and a server on this
+machine; this takes a quarter of an hour on two quiet cores for each disturbance and seed, with --notrained six minutes.
+Writes OUT/measured.json, .md and .png, or OUT/measured-testbed.*. After a stop, the same command continues.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ flags.DEFINE_multi_string("disturbance", [], "Name of a disturbance; can be repe
 flags.DEFINE_integer("seeds", None, "Number of worlds of each disturbance. Default: 5, on the testbed 3.")
 flags.DEFINE_integer("iterations", measured.Sizes().iterations, "Meta-iterations on disturbances, from the policy.")
 flags.DEFINE_bool("testbed", False, "Execute on the testbed, with fewer methods, executions and seeds.")
+flags.DEFINE_bool("trained", True, "Also train policies on disturbances in simulation, and adapt these.")
 flags.DEFINE_string("out", str(LAUNCH.parent / "data" / "results"), "Folder of the record, the table and the figure.")
 
 
@@ -63,7 +65,8 @@ def main(_: list[str]) -> int:
     policy = load_offloader(FLAGS.policy)
     sizes = measured.TESTBED_SIZES if FLAGS.testbed else measured.Sizes()
     sizes = dataclasses.replace(sizes, seeds=FLAGS.seeds or sizes.seeds, iterations=FLAGS.iterations)
-    methods = [name for name in measured.METHOD_NAMES if not (FLAGS.testbed and name in measured.NOT_TESTED)]
+    left_out = {*(measured.NOT_TESTED if FLAGS.testbed else ()), *(() if FLAGS.trained else measured.TRAINED)}
+    methods = [name for name in measured.METHOD_NAMES if name not in left_out]
     given = dataclasses.asdict(sizes)
     given.pop("seeds")  # a record can get further seeds
     identity: dict[str, Any] = {
@@ -75,7 +78,8 @@ def main(_: list[str]) -> int:
     }
     if FLAGS.testbed:
         bed = Bed(System(), [measured.APPLICATION])
-        identity["bed"] = {"vm": bed.vm, "clock": bed.clock, "cores": bed.cores, "speed": measured.SPEED}
+        of_bed = {name: getattr(bed, name) for name in ("link", "vm", "clock", "cores")}
+        identity["bed"] = {**of_bed, "speed": measured.SPEED}
     stem = "measured-testbed" if FLAGS.testbed else "measured"
     record = GrowingRecord(out / f"{stem}.json", identity)
     makeable = [name for name, one in DISTURBANCES.items() if not (FLAGS.testbed and cannot_make(one))]
@@ -84,12 +88,13 @@ def main(_: list[str]) -> int:
         missing = [name for name in names if f"seed {seed}" not in record.rows.get(name, {})]
         if not missing:
             continue
-        with Progress(len(missing) + 2, f"seed {seed}") as progress:
+        training = {name: method for name, method in measured.TRAINED.items() if name in methods}
+        with Progress(len(missing) + len(training), f"seed {seed}") as progress:
             trained = {}
-            for number, (name, method) in enumerate(measured.TRAINED.items(), start=1):
+            for number, (name, method) in enumerate(training.items(), start=1):
                 trained[name] = measured.trained_on_disturbances(policy, method, sizes, seed)
                 progress.update(number, trained=method)
-            for number, name in enumerate(missing, start=3):
+            for number, name in enumerate(missing, start=1 + len(training)):
                 with reality_of(name, seed) as reality:
                     bench = measured.bench(seed, sizes, reality)
                     curves = measured.curves_of(bench, policy, trained, sizes, seed, methods)

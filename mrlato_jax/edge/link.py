@@ -281,7 +281,7 @@ class _Medium:
 
     @property
     def now(self) -> float:
-        """The time at which the packets are: the present, or the begin of the pause."""
+        """The time at which the packets are: the present, or the start of the pause."""
         return time.monotonic() if self.paused_at is None else self.paused_at
 
     @property
@@ -381,7 +381,7 @@ class _Way:
         if self.queued_bytes >= self._most_ahead:
             self._full = True
             self.read_or_wait()
-        if self._medium.alarm.when is None or not data:
+        if self._medium.alarm.when is None or not data or self._full:
             self._medium.advance()
 
     def set_rate(self, rate: float, delay: float) -> None:

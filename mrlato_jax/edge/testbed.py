@@ -36,7 +36,7 @@ from mrlato_jax.edge.host_process import HostProcess
 from mrlato_jax.edge.link import LinkProcess, Rates, start_process
 from mrlato_jax.edge.namespaces import ShapedLink
 from mrlato_jax.edge.ue import Run, Ue
-from mrlato_jax.errors import InputError, check_choice, check_type
+from mrlato_jax.errors import InputError, check_choice, check_type, shorten
 from mrlato_jax.mec.disturbance import Disturbance, world_of
 from mrlato_jax.mec.execution import UNDISTURBED
 from mrlato_jax.mec.system import System
@@ -54,10 +54,10 @@ class Bed:
     Args:
         system: a system with one server. The link has its rates; the clocks of the two ends have its ratio.
         names: the applications of the host, as in `cases.case`.
-        link: one of `LINKS`; by default namespaces if this machine supports them and the link is not half-duplex.
+        link: one of `LINKS`; by default namespaces if this machine supports them and the rates do not change.
         vm: isolation of the VMs, one of `sandbox.KINDS`; by default bubblewrap if this machine supports it.
-        disturbance: how the testbed differs from the system; one of `mj.DISTURBANCES` without jitter and slow VMs. Its
-            half-duplex link carries packets of both directions in turn, and needs the proxy.
+        disturbance: how the testbed differs from the system, without jitter and slow VMs. A half-duplex link needs the
+            proxy; there, packets go in the order in which they come, in whichever direction.
 
     Attributes:
         link: kind of the link.
@@ -89,16 +89,16 @@ class Bed:
         self._real = real_system(system, disturbance)
         self._share = one(self._real.ue_hz) / one(self._real.vm_hz)
         if self._share > 1:
+            where, hertz = "system" if self._real == system else "disturbed system", self._real.ue_hz
             raise InputError(
-                f"system has a UE at {self._real.ue_hz:g} Hz; accepted: at most the VM's clock, {self._real.vm_hz:g} Hz"
+                f"{where} has a UE at {hertz:g} Hz; accepted: at most the VM's clock, {self._real.vm_hz:g} Hz"
             )
         self._rates = Rates(one(self._real.uplink_bps), one(self._real.downlink_bps))
-        if disturbance.half_duplex and link == "netns":
-            raise InputError("link is netns, but disturbance.half_duplex is True; accepted: paced")
-        missing = "the link is half-duplex" if disturbance.half_duplex else namespaces.available()
+        missing = "disturbance.half_duplex is True" if disturbance.half_duplex else namespaces.available()
         if link == "netns" and missing:
             raise InputError(f"link is netns, but {missing}; accepted: paced")
-        self.link = link or ("paced" if missing else "netns")
+        # Each change of the rates in namespaces starts two processes, beside those that are measured.
+        self.link = link or ("paced" if missing or changes(disturbance) else "netns")
         check_choice("link", self.link, LINKS)
         self.vm = vm or ("process" if sandbox.lacks() else "bubblewrap")
         sandbox.check_kind(self.vm)
@@ -110,6 +110,7 @@ class Bed:
         self._host: HostProcess | None = None
         self._shaped: ShapedLink | None = None
         self._paced: LinkProcess | None = None
+        self._changed: Future[None] | None = None
         self._port = 0
 
     def case(self, name: str, arguments: Mapping[str, Any] | None = None) -> Case:
@@ -119,12 +120,16 @@ class Bed:
             name: name of the application.
             arguments: its arguments; by default those of its example.
 
+        Returns:
+            The application. Its system is the one to plan for: without the disturbance, the UE's clock as measured.
+
         Raises:
             InputError: as in `cases.case`.
         """
         ue_core, vm_core = self.cores or (None, None)
         found = case(name, self._real, arguments, ue=Place(self._share, ue_core), vm=Place(1.0, vm_core))
-        return found._replace(system=self._system) if self._real != self._system else found
+        slower = one(found.system.ue_hz) / one(self._real.ue_hz)
+        return found._replace(system=dataclasses.replace(self._system, ue_hz=one(self._system.ue_hz) * slower))
 
     def __enter__(self) -> Self:
         try:
@@ -213,16 +218,26 @@ class Bed:
     def executing(self) -> Iterator[Callable[[TaskGraph, np.ndarray, np.ndarray], Run]]:
         """Context of a function that runs a plan of a DAG once: `run(graph, placement, order)`.
 
-        The host needs a DAG among its applications, such as exp2:n20:0; it then runs any DAG.
+        A run in which something failed has `events`; its placement may be another one. The function raises what
+        `Ue.run` raises, and InputError after the end of the context.
+
+        Raises:
+            InputError: no application of the host is a DAG, such as exp2:n20:0; with one, the host runs any DAG.
         """
+        if DAGS not in self._apps:
+            raise InputError(f"names are {shorten(self._apps)}; accepted for executing: a DAG among them")
         machine_hz = one(self._real.vm_hz)
 
         async def serve(calls: queue.SimpleQueue[_Call | None]) -> None:
             async with self.ue(DAGS) as ue:
                 while (call := await asyncio.to_thread(calls.get)) is not None:
-                    program = program_of(call.graph, machine_hz)
                     try:
-                        call.result.set_result(await ue.run(program, *call[:3], channel=self._system.channel))
+                        program = program_of(call.graph, machine_hz)
+                        run = await ue.run(
+                            program, call.graph, call.placement, call.order, channel=self._system.channel,
+                            power=self._system.power,
+                        )  # fmt: skip
+                        call.result.set_result(run)
                     except Exception as error:
                         call.result.set_exception(error)
 
@@ -239,8 +254,11 @@ class Bed:
                 calls.put(call)
                 both: tuple[Future[Any], ...] = call.result, served
                 wait(both, return_when=FIRST_COMPLETED)
-                if served.done():
+                if self._changed is not None and self._changed.done():
+                    self._changed.result()  # raises what ended the changes of the rates
+                if served.done() and not call.result.done():
                     served.result()  # raises what ended the UE
+                    raise InputError("run is called after the end of its context; accepted: calls within the context")
                 return call.result.result()
 
             try:
@@ -257,18 +275,19 @@ class Bed:
         def change() -> None:
             begin = time.monotonic()
             for until, factor in factors(self._disturbance):
+                if begin + until < time.monotonic():
+                    continue
                 rates = Rates(self._rates.uplink_bps * factor, self._rates.downlink_bps * factor)
                 (self._shaped or self._paced).set_rates(rates)  # type: ignore[union-attr]
                 if over.wait(max(0.0, begin + until - time.monotonic())):
                     return
 
         with ThreadPoolExecutor(1) as pool:
-            changed = pool.submit(change)
+            self._changed = pool.submit(change)
             try:
                 yield
             finally:
                 over.set()
-        changed.result()
 
     def start_host(self) -> None:
         """Starts the MEC host; after a kill, at the same port.
@@ -328,7 +347,7 @@ def changes(disturbance: Disturbance) -> bool:
 def factors(disturbance: Disturbance) -> Iterator[tuple[float, float]]:
     """Yields the factor of the rates over time, without end: pairs of an end, in seconds, and the factor until then."""
     rng = np.random.default_rng([disturbance.seed, 1])
-    within = math.log(disturbance.rate_changes_within)
+    widest = math.log(disturbance.rate_changes_within)
     is_shared, share_until, factor, factor_until = bool(rng.integers(2)), 0.0, 1.0, 0.0
     while True:
         now = min(share_until, factor_until)
@@ -336,8 +355,8 @@ def factors(disturbance: Disturbance) -> Iterator[tuple[float, float]]:
             is_shared = not is_shared and disturbance.share < 1
             share_until = now + (rng.exponential(disturbance.share_s) if disturbance.share < 1 else math.inf)
         if factor_until <= now:
-            factor = math.exp(rng.uniform(-within, within))
-            factor_until = now + (disturbance.rate_period_s if within else math.inf)
+            factor = math.exp(rng.uniform(-widest, widest))
+            factor_until = now + (disturbance.rate_period_s if widest else math.inf)
         yield min(share_until, factor_until), factor * (disturbance.share if is_shared else 1.0)
 
 

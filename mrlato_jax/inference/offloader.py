@@ -243,16 +243,21 @@ class Offloader:
         else:
             graphs, began = _graphs("graph", graph), None
             systems = one_for_each(system, len(graphs))
-        decided_by = self._checked(graphs, systems, mode, samples, goal)
-        if time_limit_s is None:
-            plans = self._plan(graphs, systems, decided_by, mode, samples, seed, goal)
-        else:
+        plans: Sequence[SearchedPlan]
+        if time_limit_s is not None and mode == TIMED_MODES[-1]:
             plans = [
-                self._plan_in_time(
-                    *each, [[objectives[i]] for objectives in decided_by], mode, seed, goal, time_limit_s, began
-                )
-                for i, each in enumerate(zip(graphs, systems, strict=True))
+                plan_in_time(*each, goal, time_limit_s, None, shape_of(*each, goal), seed, began, orders=True)
+                for each in zip(graphs, systems, strict=True)
             ]
+        else:
+            decided_by = self._checked(graphs, systems, mode, samples, goal)
+            if time_limit_s is None:
+                plans = self._plan(graphs, systems, decided_by, mode, samples, seed, goal)
+            else:
+                plans = [
+                    self._plan_in_time(*each, [[one[i]] for one in decided_by], seed, goal, time_limit_s, began)
+                    for i, each in enumerate(zip(graphs, systems, strict=True))
+                ]
         return plans[0] if isinstance(graph, TaskGraph) else plans
 
     def propose(
@@ -305,20 +310,17 @@ class Offloader:
         graph: TaskGraph,
         system: System,
         decided_by: list[list[Objective]],
-        mode: str,
         seed: int,
         goal: Objective,
         time_limit_s: float,
         began: float | None,
     ) -> TimedPlan:
-        program = (self.network, mode, *shape_of(graph, system, goal))
-        orders = mode == TIMED_MODES[-1]
+        program = (self.network, *shape_of(graph, system, goal))
 
         def propose() -> SearchedPlan:
             return self._plan([graph], [system], decided_by, MODES[0], SAMPLES, seed, goal)[0]
 
-        asked = None if orders else propose
-        return plan_in_time(graph, system, goal, time_limit_s, asked, program, seed, began, orders)
+        return plan_in_time(graph, system, goal, time_limit_s, propose, program, seed, began)
 
     def _checked(
         self, graphs: list[TaskGraph], systems: list[System], mode: str, samples: int, goal: Objective
@@ -435,8 +437,10 @@ class Offloader:
             objective: the objective to minimise; by default the makespan.
             disturbance: how the real system differs from `system`. The policy then decides by `system`, and learns from
                 the measured makespans of simulated executions.
-            execute: executes a plan once on the real system: `execute(graph, placement, order)` returns the measured
-                `Schedule`. The policy then decides by `system`, and learns from these makespans. `curve` has the
+            execute: executes a plan once on the real system: `execute(graph, placement, order)` gets int32[n], the site
+                of each task id, and int64[n], the task ids in scheduling order; it returns the measured `Schedule`.
+                The policy then decides by `system`, and learns from these makespans. For each graph and every
+                `learning.inner_steps` updates there are at most `learning.rollouts` executions. `curve` has the
                 makespans of the model, and in `sampled_s` those of the executions.
 
         Returns:
@@ -445,8 +449,9 @@ class Offloader:
         Raises:
             RuntimeError: as `plan`.
             InputError: there is no graph, the policy has no room for a graph, the policy became NaN, the objective has
-                a deadline, the objective is not the makespan and the policy knows only the makespan, or there is a
-                disturbance or `execute` and the policy chooses the order or the channel rules are not "paper".
+                a deadline, the objective is not the makespan and the policy knows only the makespan, there are both
+                `disturbance` and `execute`, or there is one of them and the policy chooses the order, energy has a
+                weight or the channel rules are not "paper"; or `execute` returned something else.
             Exception: what `execute` raised.
         """
         about_to_compute()
@@ -461,17 +466,17 @@ class Offloader:
             raise InputError(f"objective is {goal}; accepted: {known}")
         if not self.network.any_servers:
             _check_one_server([system])
-        graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)
-        task = learning_task(graphs, system, self.network, objective=goal)
         if disturbance is not None and execute is not None:
             raise InputError("disturbance and execute are both given; accepted: one of them, simulated or real")
+        if execute is not None and not callable(execute):
+            raise InputError(f"execute is {shorten(execute)}; accepted: a function of graph, placement and order")
+        graphs = _graphs("graphs", [graphs] if isinstance(graphs, TaskGraph) else graphs)
+        task = learning_task(graphs, system, self.network, objective=goal)
         executions = None
         if disturbance is not None:
             check_type("disturbance", disturbance, Disturbance)
             task = executed_under(task, self.network, world_of(disturbance, system.num_servers))
         if execute is not None:
-            if not callable(execute):
-                raise InputError(f"execute is {shorten(execute)}; accepted: a function of graph, placement and order")
             executions = executions_of(task, self.network, graphs, execute)
         key = jax.random.key(seed)
         params, curve = adapt(self.network, self.learning, self.params, task, task, updates, key, executions=executions)

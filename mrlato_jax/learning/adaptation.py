@@ -104,11 +104,12 @@ def adapt(
     for index in range(rounds):
         round_key = jax.random.fold_in(key, index)
         left = updates - index * learning.inner_steps
+        executed = learning_task
         if executions is not None:
             wanted = collected_plans(network, learning, params, learning_task, round_key)
-            learning_task = executed_as(learning_task, executions.record(np.asarray(wanted)))
+            executed = executed_as(learning_task, executions.record(np.asarray(wanted)))
         params, opt_state, metrics = adaptation_round(
-            network, learning, params, opt_state, learning_task, measured, round_key, left
+            network, learning, params, opt_state, executed, measured, round_key, left
         )
         metrics = jax.device_get(metrics)
         if not np.isfinite(metrics.loss.entropy):
@@ -128,17 +129,18 @@ def adapt(
             "run with a lower inner_lr)"
         )
     dags, sizes = learning_task.dags, np.asarray(learning_task.dags.mask).sum(axis=-1).tolist()
-    executed = rounds * sum(plans(learning, size) for size in sizes) if learning_task.real is not None else 0
     if executions is not None:
-        executed = executions.count
-    count = partial(evaluations, network, learning, num_sites=dags.num_sites, channel=dags.channel)
+        count = executions.count
+    else:
+        count = rounds * sum(plans(learning, size) for size in sizes) if learning_task.real is not None else 0
+    evaluated = partial(evaluations, network, learning, num_sites=dags.num_sites, channel=dags.channel)
     return params, Adaptation(
         latency_s_by_dag=np.stack(by_dag[: updates + 1]).astype(np.float64),
         sampled_s=sampled,
         entropy=entropy,
         value_explained=explained,
-        simulator_evaluations=rounds * sum(count(num_tasks=size) for size in sizes),
-        executions=executed,
+        simulator_evaluations=rounds * sum(evaluated(num_tasks=size) for size in sizes),
+        executions=count,
     )
 
 

@@ -53,7 +53,7 @@ class Executions:
             numbers: the applications; by default all.
 
         Raises:
-            InputError: the measured schedule of a plan is none.
+            InputError: what `execute` returned is not a `Schedule` that `mec.execution.rewards_of` accepts.
             Exception: what `execute` raised.
         """
         rewards = np.zeros(actions.shape, np.float32)
@@ -63,7 +63,7 @@ class Executions:
             for plan, sites in enumerate(actions[row]):
                 name = sites[: len(order)].tobytes()
                 if name not in known:
-                    measured = self._execute(graph, placement_of(order, sites), order)
+                    measured = self._execute(graph, placement_of(order, sites), order.copy())
                     self.count += 1
                     known[name] = rewards_of(measured, order)
                 rewards[row, plan, : len(order)] = known[name]

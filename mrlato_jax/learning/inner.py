@@ -81,9 +81,9 @@ def draw_graphs(learning_task: LearningTask, key: jax.Array, num_graphs: int) ->
     return take(learning_task, draw_numbers(learning_task.num_graphs, key, num_graphs))
 
 
-def draw_numbers(graphs: int, key: jax.Array, num_graphs: int) -> jax.Array:
-    """Returns the numbers of the DAGs that `draw_graphs` draws with the same key."""
-    return jax.random.permutation(key, graphs)[:num_graphs] if num_graphs < graphs else jnp.arange(graphs)
+def draw_numbers(total: int, key: jax.Array, num_graphs: int) -> jax.Array:
+    """Returns the numbers of the DAGs, of `total`, that `draw_graphs` draws with the same key, int32[num_graphs]."""
+    return jax.random.permutation(key, total)[:num_graphs] if num_graphs < total else jnp.arange(total)
 
 
 def draw(learning: LearningConfig, learning_task: LearningTask, key: jax.Array) -> tuple[LearningTask, jax.Array]:

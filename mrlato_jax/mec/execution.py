@@ -7,6 +7,7 @@ link serves whichever transfer is ready first. Without a disturbance both give t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -178,7 +179,7 @@ def rewards_of(measured: Schedule, order: np.ndarray) -> np.ndarray:
     """Returns `measured_rewards` of a measured schedule on the host, float64[n] in scheduling order.
 
     Raises:
-        InputError: `measured` is not a schedule of as many tasks with finite times.
+        InputError: `measured` is not a schedule of as many tasks with finite times, the last of which is the makespan.
     """
     check_type("measured schedule", measured, Schedule)
     at_ue = np.maximum(measured.ue_end, measured.download_end)
@@ -186,6 +187,11 @@ def rewards_of(measured: Schedule, order: np.ndarray) -> np.ndarray:
         raise InputError(
             f"measured schedule has results at the UE at {shorten(at_ue.tolist())} s; accepted: {len(order)} finite "
             "times from 0 on, one for each task"
+        )
+    last = float(at_ue.max())
+    if not math.isclose(last, measured.makespan, rel_tol=1e-6):
+        raise InputError(
+            f"measured schedule has the makespan {measured.makespan} s; accepted: {last} s, when the UE has all results"
         )
     return -np.diff(np.maximum.accumulate(at_ue[order]), prepend=0.0)
 

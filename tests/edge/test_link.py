@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from typing import Any
 import pytest
 
 from mrlato_jax.edge import link as module
-from mrlato_jax.edge.link import LinkProcess, PacedLink, Rates, obey, start_process
+from mrlato_jax.edge.link import PACKET, LinkProcess, PacedLink, Rates, obey, start_process
 from mrlato_jax.errors import InputError
 
 FAST = Rates(20e6, 20e6)
@@ -150,7 +151,7 @@ def test_messages_one_after_another_and_both_ways_at_once_keep_the_rate() -> Non
 
 
 def test_a_half_duplex_link_carries_one_packet_at_a_time() -> None:
-    """Each way alone has the rate; both ways at once take turns, so that they end together after the sum of times."""
+    """Each way alone has the rate; both ways at once take the sum of times, and neither waits for the other's end."""
     count, (up_s, down_s) = 100_000, (8 * 100_000 / 20e6, 8 * 100_000 / 40e6)
     with linked(Rates(20e6, 40e6), half_duplex=True) as (link, _, client, far):
         for sender, receiver, ideal in ((client, far, up_s), (far, client, down_s)):
@@ -164,8 +165,7 @@ def test_a_half_duplex_link_carries_one_packet_at_a_time() -> None:
             thread.start()
             took.append(carried_s(client, far, count))
             thread.join()
-            assert min(took) > 1.2 * down_s  # neither way waits until the other one has ended
-            return time.monotonic() - began
+            return time.monotonic() - began if min(took) > 1.2 * down_s else math.inf
 
         least, most = up_s + down_s - 2e-4, 1.1 * (up_s + down_s) + 0.01
         assert least < quickest(both, most) < most
@@ -173,26 +173,63 @@ def test_a_half_duplex_link_carries_one_packet_at_a_time() -> None:
         assert moved.up_busy_s == pytest.approx(8 * moved.up_bytes / 20e6)
 
 
+def test_a_packet_on_a_half_duplex_link_waits_for_the_other_way() -> None:
+    """Also where the rates change, and where the connection of the packet that is being sent ends."""
+
+    async def arrivals(reset: bool) -> list[float]:
+        with listening() as server:
+            async with PacedLink(server.getsockname(), Rates(8 * PACKET, 8 * PACKET), half_duplex=True) as link:
+                loop = asyncio.get_running_loop()
+                ends = [await asyncio.to_thread(joined, server, link.port) for _ in range(2)]
+                (client, _), (_, far) = ends
+                began = loop.time()
+                client.sendall(bytes(PACKET))  # takes a second
+                await asyncio.sleep(0.1)
+                far.sendall(bytes(PACKET))  # begins after the first one
+                await asyncio.sleep(0.4)
+                if reset:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    client.close()
+                    await asyncio.sleep(0.05)
+                link.set_rates(Rates(80 * PACKET, 80 * PACKET))  # a tenth of a second a packet
+                arrived = []
+                for end in [ends[0][1]] * (not reset) + [ends[1][0]]:
+                    await asyncio.to_thread(received, end, PACKET)
+                    arrived.append(loop.time() - began)
+                for end in itertools.chain(*ends):
+                    end.close()
+                return arrived
+
+    first, second = asyncio.run(arrivals(reset=False))
+    assert 0.54 < first < 0.75  # half of the first packet goes at the old rate
+    assert first + 0.05 < second < first + 0.3
+    (alone,) = asyncio.run(arrivals(reset=True))
+    assert 0.6 < alone < 0.9  # the link is free from the reset on
+
+
 def test_a_half_duplex_link_changes_pauses_and_forgets() -> None:
-    """While both ways are full: another rate, a silent cut, and a connection that ends; every other byte arrives."""
+    """While both ways are full: other rates, a silent cut, and a connection that ends; every other byte arrives."""
     count = 60_000
+    data = [random.Random(name).randbytes(count) for name in range(4)]
     with linked(Rates(8e6, 8e6), half_duplex=True) as (link, server, client, far):
         other, other_far = joined(server, link.port)
         with other, other_far:
             threads = [
-                threading.Thread(target=end.sendall, args=(bytes(count),)) for end in (client, far, other, other_far)
+                threading.Thread(target=end.sendall, args=(data[name],))
+                for name, end in enumerate((client, far, other, other_far))
             ]
             began = time.monotonic()
             for thread in threads:
                 thread.start()
             time.sleep(0.02)
             link.set_rates(Rates(16e6, 4e6))
+            time.sleep(0.02)
             link.cut(silent=True)
             time.sleep(0.05)
             link.mend()
             link.set_rates(FAST)
-            for end in (other, client, far, other_far):
-                received(end, count)
+            for name, end in ((3, other), (1, client), (0, far), (2, other_far)):
+                assert received(end, count) == data[name]
             for thread in threads:
                 thread.join()
             assert time.monotonic() - began > 0.12

@@ -464,6 +464,12 @@ def test_the_line_of_long_work_says_what_is_quicker(app: Path) -> None:
         asked = dataclasses.replace(wanted(), policy=cast(Any, Policy()), mode=mode, optimum_s=0.0)
         case, attended = comparing.Case(app, graph), cast(Any, Waiting())
         assert [name for name, _ in comparing.find(case, comparing.long_planners(graph, asked, attended), attended)]
+        without = comparing.long_planners(graph, dataclasses.replace(asked, orders_s=0.0), attended)
+        assert comparing.ORDERED not in {planner.name for planner in without}
+    longer = dataclasses.replace(wanted(), policy=cast(Any, Policy()), orders_s=0.3)
+    timed = {planner.name: planner for planner in comparing.long_planners(graph, longer, attended)}
+    if find_spec("numba") is not None:
+        assert 0.2 < timed[comparing.ORDERED].find().seconds < 0.6
     learned = [line for line in said if "learned" in line]
     assert learned == ["app.json: learned (argmax)", "app.json: learned (search), --mode=argmax is quicker"]
 

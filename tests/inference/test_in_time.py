@@ -156,7 +156,7 @@ def test_orders_are_searched_where_the_mode_says_so(
     if not numba:
         monkeypatch.setattr(engine, "machine_code", lambda: None)
         monkeypatch.setattr(engine, "machine_orders", lambda: None)
-        monkeypatch.setattr(in_time, "_seconds", {})  # compiles anew before the time begins
+    monkeypatch.setattr(in_time, "_seconds", {})  # compiles anew before the time begins
     app, limit, resident = graph(20), 0.3 if numba else 3.0, dataclasses.replace(SYSTEM, channel="resident")
     ask = mj.Offloader._plan
     asked = []

@@ -105,7 +105,7 @@ class Device:
         return mj.execute(graph, mj.System(), placement, self.disturbance, order=order)
 
 
-@pytest.mark.parametrize("learn_from", ["samples", "deviations"])
+@pytest.mark.parametrize("learn_from", [pytest.param("samples", marks=pytest.mark.slow), "deviations"])
 def test_a_policy_learns_the_same_from_a_program_that_executes_plans(learn_from: str) -> None:
     """Where nothing is random, an outside program and the simulated disturbance give the same policy."""
     settings = {"inner_steps": 2, "rollouts": 3, "learn_from": learn_from, "inner_lr": 1e-2}
@@ -157,6 +157,9 @@ def test_a_failed_execution_ends_the_adaptation() -> None:
     never = dataclasses.replace(schedule, ue_end=np.full(4, np.inf))
     with pytest.raises(mj.InputError, match="accepted: 4 finite times from 0 on"):
         policy.adapt(GRAPHS[:1], mj.System(), updates=1, execute=wrong(never))
+    late = dataclasses.replace(schedule, makespan=9.5)
+    with pytest.raises(mj.InputError, match=r"measured schedule has the makespan 9\.5 s; accepted: "):
+        policy.adapt(GRAPHS[:1], mj.System(), updates=1, execute=wrong(late))
     with pytest.raises(mj.InputError, match="disturbance and execute are both given"):
         policy.adapt(GRAPHS, mj.System(), updates=1, execute=lost, disturbance=SLOW_VM)
     with pytest.raises(mj.InputError, match="execute is 3; accepted: a function of graph, placement and order"):

@@ -117,6 +117,24 @@ def test_a_program_that_executes_plans_gives_the_curves_of_the_simulation() -> N
     assert png(measured.figure({"half-duplex link": {"seed 3": found}})).startswith(b"\x89PNG")
 
 
+def test_a_run_in_which_something_failed_is_run_again() -> None:
+    graph = mj.daggen(6, 0.6, 0.6, np.random.default_rng(0))
+    plan, left = mj.heft(graph, mj.System()), 2
+
+    def execute(graph: mj.TaskGraph, placement: np.ndarray, order: np.ndarray) -> Run:
+        nonlocal left
+        left -= 1
+        run = simulated_run(graph, mj.System(), placement, mj.Disturbance(), 0, order)
+        return dataclasses.replace(run, events=((0.1, "host is lost"),) if left >= 0 else ())
+
+    real = realities.Tested(mj.System(), execute)
+    assert real.run(graph, plan, 0).makespan == pytest.approx(plan.makespan)
+    assert left == -1
+    left = 3
+    with pytest.raises(mj.InputError, match=r"host is lost.*for the 3\. time; accepted: none"):
+        real.run(graph, plan, 0)
+
+
 def rows(lead: float) -> measured.Rows:
     """Made-up curves: in each seed the policy ends `lead` below calibrated search, and not before 40 executions."""
     of_seed = {
