@@ -4,7 +4,7 @@ The better of the HEFT-based plan and of all tasks at one site comes first, impr
 (`machine_code.kick`) and the proof take turns until the time or the proof is over. The policy has its turn once the
 others have had as much time as the policy takes, if twice as much is left. Where results stay, local search also
 improves random plans. Where orders are searched too, these parts have a quarter of the time, and annealing the rest;
-then the policy is not asked, since annealing finds as good plans without it (`docs/offloader.md`).
+then the policy is not asked, since annealing finds as good plans without it.
 With a deadline the makespan is minimised until a plan meets the deadline, then the energy.
 
 Without numba, the parts follow each other once, in coarser steps.

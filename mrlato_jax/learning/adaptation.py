@@ -16,7 +16,7 @@ from mrlato_jax.errors import InputError
 from mrlato_jax.learning import rollout
 from mrlato_jax.learning.executions import Executions
 from mrlato_jax.learning.inner import adaptation_round, collected_plans, evaluations, inner_optimizer, plans
-from mrlato_jax.learning.learning_task import LearningTask, executed_as
+from mrlato_jax.learning.learning_task import LearningTask
 
 MILLISECONDS = 1e3
 MARKS = (0, 1, 10, 30, 100)  # numbers of updates shown in tables
@@ -107,7 +107,7 @@ def adapt(
         executed = learning_task
         if executions is not None:
             wanted = collected_plans(network, learning, params, learning_task, round_key)
-            executed = executed_as(learning_task, executions.record(np.asarray(wanted)))
+            executed = learning_task._replace(real=executions.record(np.asarray(wanted)))
         params, opt_state, metrics = adaptation_round(
             network, learning, params, opt_state, executed, measured, round_key, left
         )

@@ -15,7 +15,7 @@ from mrlato_jax.planners.plan import placement_of
 
 
 class Recorded(NamedTuple):
-    """Executed plans of G DAGs, P of each. Where rewards are measured, this takes the place of a simulated world."""
+    """Executed plans of G DAGs, P of each, and their measured rewards."""
 
     actions: jax.Array  # int32[G, P, N], sites in scheduling order
     rewards: jax.Array  # [G, P, N], as `mec.execution.measured_rewards`

@@ -30,9 +30,9 @@ ONE_SERVER = "1 ('general', policies trained with servers=any_servers, and mj.lo
 
 
 class Real(NamedTuple):
-    """What executions of the plans of G DAGs meet, where rewards are measured."""
+    """What simulated executions of the plans of G DAGs meet, where rewards are measured."""
 
-    world: World | Recorded  # each [G, ...]
+    world: World  # each [G, ...]
     draws: jax.Array  # uint32[G, 2], data of the key of each DAG's executions; `drawn_anew` replaces them
 
 
@@ -43,7 +43,7 @@ class LearningTask(NamedTuple):
     features: jax.Array  # [G, N, F], `environment.features.encode` of each
     heft: jax.Array  # [G], cost of each DAG's HEFT-based plan, seconds; only for progress lines, not for learning
     optimum: jax.Array | None = None  # int32[G, N], actions of the best known plan, if the policy learns from it
-    real: Real | None = None  # if rewards are those of executions; otherwise rewards are those of the model
+    real: Real | Recorded | None = None  # if rewards are those of executions; otherwise rewards are those of the model
 
     @property
     def num_graphs(self) -> int:
@@ -108,7 +108,7 @@ def executed_under(task: LearningTask, network: NetworkConfig, worlds: World | S
     each = [worlds] * graphs if isinstance(worlds, World) else worlds
     if len(each) != graphs:
         raise InputError(f"worlds has {len(each)} entries; accepted: one, or {graphs}, one for each graph")
-    return task._replace(real=Real(stack(each), _no_draws(graphs)))
+    return task._replace(real=Real(stack(each), jnp.zeros((graphs, 2), jnp.uint32)))
 
 
 def executions_of(
@@ -131,15 +131,6 @@ def executions_of(
     return Executions(graphs, orders, execute)
 
 
-def executed_as(task: LearningTask, recorded: Recorded) -> LearningTask:
-    """Returns the learning task with the rewards of executed plans."""
-    return task._replace(real=Real(recorded, _no_draws(task.num_graphs)))
-
-
-def _no_draws(graphs: int) -> jax.Array:
-    return jnp.zeros((graphs, 2), jnp.uint32)
-
-
 def _check_measurable(task: LearningTask, network: NetworkConfig) -> None:
     """Raises InputError for a learning task whose rewards cannot be measured."""
     check_disturbed(task.dags.channel)
@@ -150,8 +141,8 @@ def _check_measurable(task: LearningTask, network: NetworkConfig) -> None:
 
 
 def drawn_anew(task: LearningTask, key: jax.Array) -> LearningTask:
-    """Returns the learning task with new draws for its executions, if rewards are measured."""
-    if task.real is None:
+    """Returns the learning task with new draws for its executions, if executions are simulated."""
+    if not isinstance(task.real, Real):
         return task
     draws = jax.random.key_data(jax.random.split(jax.random.fold_in(key, 1), task.num_graphs))
     return task._replace(real=task.real._replace(draws=draws))

@@ -85,8 +85,8 @@ def measured(learning_task: LearningTask, actions: jax.Array) -> jax.Array:
         actions: int32[G, R, N], sites in the priority order.
     """
     assert learning_task.real is not None
-    if isinstance(learning_task.real.world, Recorded):
-        return learning_task.real.world.of(actions).astype(learning_task.features.dtype)
+    if isinstance(learning_task.real, Recorded):
+        return learning_task.real.of(actions).astype(learning_task.features.dtype)
 
     def of_plan(dag: Any, world: Any, draws: jax.Array, number: jax.Array, sites: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(draws), number)

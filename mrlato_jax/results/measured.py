@@ -34,7 +34,7 @@ from mrlato_jax.learning.inner import (
     inner_optimizer,
     update,
 )
-from mrlato_jax.learning.learning_task import LearningTask, executed_as, learning_task, stack, take
+from mrlato_jax.learning.learning_task import LearningTask, learning_task, stack, take
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.mec.disturbance import DISTURBANCES
 from mrlato_jax.mec.system import QUANTITIES, System
@@ -211,7 +211,7 @@ def adapted(
         if executions is not None:
             wanted = np.asarray(collected_plans(network, learning, state.params, drawn, key))
             numbers = np.asarray(draw_numbers(task.num_graphs, draw_key, graphs))
-            drawn = executed_as(drawn, executions.record(wanted, numbers.tolist()))
+            drawn = drawn._replace(real=executions.record(wanted, numbers.tolist()))
         state, steps, _ = _update(network, learning, state, drawn, key)
         for step in range(m):
             if collection * m + step + 1 in marks:
