@@ -8,7 +8,7 @@
 For each disturbance of mj.DISTURBANCES and each seed, methods plan applications that nobody has executed before. They
 may execute others: to calibrate the model, or to adapt the packaged policy. Every execution is counted. Executions are
 simulated, which takes half an hour on a busy core. With --testbed they are real, by a device and a server on this
-machine; this takes a quarter of an hour on two quiet cores for each disturbance and seed, with --notrained six minutes.
+machine; this takes a quarter of an hour on two quiet cores for a disturbance and a seed (3 to 8 min with --notrained).
 Writes OUT/measured.json, .md and .png, or OUT/measured-testbed.*. After a stop, the same command continues.
 """
 

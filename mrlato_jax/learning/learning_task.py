@@ -126,9 +126,13 @@ def executions_of(
         InputError: as in `executed_under`.
     """
     _check_measurable(task, network)
+    return Executions(graphs, orders_of(task), execute)
+
+
+def orders_of(task: LearningTask) -> list[np.ndarray]:
+    """Returns the scheduling order of each DAG on the host, task ids int64[n]."""
     order, mask = np.asarray(task.dags.order), np.asarray(task.dags.mask)
-    orders = [row[used].astype(np.int64) for row, used in zip(order, mask, strict=True)]
-    return Executions(graphs, orders, execute)
+    return [row[used].astype(np.int64) for row, used in zip(order, mask, strict=True)]
 
 
 def _check_measurable(task: LearningTask, network: NetworkConfig) -> None:

@@ -34,7 +34,7 @@ from mrlato_jax.learning.inner import (
     inner_optimizer,
     update,
 )
-from mrlato_jax.learning.learning_task import LearningTask, learning_task, stack, take
+from mrlato_jax.learning.learning_task import LearningTask, learning_task, orders_of, stack, take
 from mrlato_jax.learning.meta_batch import TaskPool
 from mrlato_jax.mec.disturbance import DISTURBANCES
 from mrlato_jax.mec.system import QUANTITIES, System
@@ -176,8 +176,7 @@ def _decided(network: NetworkConfig, params: Any, task: LearningTask) -> jax.Arr
 def decided(network: NetworkConfig, params: Any, task: LearningTask) -> list[Placed]:
     """Returns the policy's own plan of each application."""
     actions = np.asarray(_decided(network, params, task._replace(real=None)))
-    orders = [row[used] for row, used in zip(np.asarray(task.dags.order), np.asarray(task.dags.mask), strict=True)]
-    return [Placed(placement_of(order, sites), order) for order, sites in zip(orders, actions, strict=True)]
+    return [Placed(placement_of(order, sites), order) for order, sites in zip(orders_of(task), actions, strict=True)]
 
 
 _update = jax.jit(update, static_argnames=("network", "learning"))

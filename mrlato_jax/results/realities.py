@@ -18,12 +18,13 @@ from mrlato_jax.edge.simulated import simulated_run
 from mrlato_jax.edge.ue import Run
 from mrlato_jax.errors import InputError, shorten
 from mrlato_jax.learning.executions import Executions
-from mrlato_jax.learning.learning_task import LearningTask, executed_under, executions_of, learning_task, stack
+from mrlato_jax.learning.learning_task import LearningTask, executed_under, executions_of, learning_task, stack, take
 from mrlato_jax.mec.arrays import DagArrays, pack
 from mrlato_jax.mec.disturbance import Disturbance, World, seen_from, world_of
 from mrlato_jax.mec.execution import execution, result_at_ue
 from mrlato_jax.mec.latency import Schedule
 from mrlato_jax.mec.system import QUANTITIES, System
+from mrlato_jax.planners.plan import actions_of
 
 MOST_TRIES = 3  # of a run on the testbed in which something fails
 
@@ -139,9 +140,7 @@ class Simulated:
     def packed(self, graphs: Sequence[TaskGraph], plans: Sequence[Chosen]) -> tuple[DagArrays, jax.Array, World]:
         """Returns applications in the orders of their plans, the plans' actions, and the worlds."""
         dags = pack(graphs, self.system, orders=[plan.order for plan in plans])
-        actions = np.zeros(dags.mask.shape, np.int32)
-        for row, plan in zip(actions, plans, strict=True):
-            row[: len(plan.order)] = plan.placement[plan.order]
+        actions = np.stack([actions_of(take(dags, row), plan.placement) for row, plan in enumerate(plans)])
         return jax.tree.map(jnp.asarray, dags), jnp.asarray(actions), stack([self.world] * len(plans))
 
 
